@@ -1,0 +1,1 @@
+//! The one wiring file: configuration in, running parts out, drained at the end.

@@ -1,0 +1,1 @@
+//! The clock: the only place that reads one.

@@ -1,0 +1,1 @@
+//! The published fact: is the gate open, and why.

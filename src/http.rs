@@ -1,0 +1,1 @@
+//! The hyper shell that both servers share: limits, accept, drain.

@@ -1,0 +1,1 @@
+//! The vocabulary of AWS Marketplace metering: newtypes, the `Metering` seam, fault classes.

@@ -1,0 +1,1 @@
+//! The probe server: liveness, startup, readiness, entitlement and metrics, read-only.

@@ -1,0 +1,1 @@
+//! The registration loop: performs what `machine` decides.

@@ -1,0 +1,1 @@
+//! Custom usage: intake, ledger, sealing, sending.
