@@ -1,1 +1,213 @@
-//! The clock: the only place that reads one.
+//! The clock: the only module that reads one.
+//!
+//! - Wall time ([`WallClock`]) decides hours, windows, receipt age and grace. It can be followed from the emulator, so
+//!   that a day of metering is tested in seconds.
+//! - Monotonic time ([`monotonic`]) decides retries, timeouts and rate limits. It is never followed, and tests pause it.
+//! - Request signatures (SigV4) and `Date` headers always use the system's real time; the AWS SDK reads it itself.
+//!
+//! This module must not know what its readers decide.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
+
+/// A point in wall time, in milliseconds since the Unix epoch. Shown as RFC 3339 in UTC, whole seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From milliseconds since the epoch.
+    #[must_use]
+    pub const fn from_unix_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// From seconds since the epoch; out-of-range values saturate.
+    #[must_use]
+    pub const fn from_unix_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
+    /// Milliseconds since the epoch.
+    #[must_use]
+    pub const fn unix_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch, rounded down.
+    #[must_use]
+    pub const fn unix_seconds(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// Later by `duration`; saturates.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
+
+    /// Earlier by `duration`; saturates.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(duration)))
+    }
+
+    /// The time from `earlier` to `self` in milliseconds; negative when `earlier` is later.
+    #[must_use]
+    pub const fn millis_since(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The time from `earlier` to `self`, or zero when `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.millis_since(earlier)).unwrap_or(0))
+    }
+
+    /// Reads RFC 3339; `None` when it is not.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = OffsetDateTime::from_unix_timestamp(self.unix_seconds())
+            .ok()
+            .and_then(|t| t.format(&Rfc3339).ok());
+        match text {
+            Some(text) => f.write_str(&text),
+            // Outside the years that RFC 3339 can write: still shown, never a panic.
+            None => write!(f, "@{}", self.unix_seconds()),
+        }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Monotonic time, paused by `tokio::time::pause` in tests.
+#[must_use]
+pub fn monotonic() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
+/// The system's wall time, for the emulator, `probe` and log lines; decisions take it from a [`WallClock`].
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
+pub fn system_now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // A clock before 1970 is a broken clock; the epoch is as good an answer as any and never panics.
+    Timestamp(since.map_or(0, millis))
+}
+
+/// Wall time as the decisions see it.
+#[derive(Debug, Clone)]
+pub struct WallClock {
+    offset_millis: Arc<AtomicI64>,
+    jumps: watch::Sender<u64>,
+    fixed: bool,
+}
+
+impl WallClock {
+    /// The system's own clock.
+    #[must_use]
+    pub fn system() -> Self {
+        Self::with_offset(0)
+    }
+
+    /// A clock that stands still at `at` until [`WallClock::advance`] moves it; for tests of loops.
+    #[must_use]
+    pub fn fixed(at: Timestamp) -> Self {
+        Self { fixed: true, ..Self::with_offset(at.0) }
+    }
+
+    fn with_offset(offset_millis: i64) -> Self {
+        Self {
+            offset_millis: Arc::new(AtomicI64::new(offset_millis)),
+            jumps: watch::Sender::new(0),
+            fixed: false,
+        }
+    }
+
+    /// The present.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let offset = self.offset_millis.load(Ordering::Acquire);
+        if self.fixed { Timestamp(offset) } else { Timestamp(system_now().0.saturating_add(offset)) }
+    }
+
+    /// Sets the present, as read from the clock that is followed. Differences below [`JUMP_MIN`] are the noise of
+    /// reading over HTTP and are left alone.
+    pub fn follow(&self, now: Timestamp) {
+        if now.millis_since(self.now()).unsigned_abs() < JUMP_MIN.as_millis().try_into().unwrap_or(u64::MAX) {
+            return;
+        }
+        let base = if self.fixed { 0 } else { system_now().0 };
+        self.offset_millis.store(now.0.saturating_sub(base), Ordering::Release);
+        self.jumps.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Moves the present forward.
+    pub fn advance(&self, by: Duration) {
+        self.offset_millis.fetch_add(millis(by), Ordering::AcqRel);
+        self.jumps.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Changes whenever the present jumped, so that whoever sleeps until a wall time looks again.
+    #[must_use]
+    pub fn jumps(&self) -> watch::Receiver<u64> {
+        self.jumps.subscribe()
+    }
+}
+
+/// Reading a clock over loopback is off by less than this; anything above is a jump that somebody made.
+pub const JUMP_MIN: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_rfc3339_and_reads_it_back() {
+        let at = Timestamp::from_unix_seconds(1_795_507_200);
+        assert_eq!(at.to_string(), "2026-11-24T08:00:00Z");
+        assert_eq!(Timestamp::parse(&at.to_string()), Some(at));
+        assert_eq!(Timestamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn the_ends_of_time_do_not_panic() {
+        for millis in [i64::MIN, i64::MAX, -1, 0] {
+            let at = Timestamp::from_unix_millis(millis);
+            let _ = (at.to_string(), at.plus(Duration::MAX), at.minus(Duration::MAX), at.since(Timestamp(5)));
+        }
+    }
+
+    #[test]
+    fn a_followed_clock_jumps_once_and_ignores_noise() {
+        let clock = WallClock::fixed(Timestamp::from_unix_seconds(1000));
+        let mut jumps = clock.jumps();
+        clock.follow(Timestamp::from_unix_millis(1_000_100));
+        assert!(!jumps.has_changed().unwrap());
+        clock.follow(Timestamp::from_unix_seconds(4600));
+        assert!(jumps.has_changed().unwrap());
+        jumps.mark_unchanged();
+        assert_eq!(clock.now(), Timestamp::from_unix_seconds(4600));
+    }
+}

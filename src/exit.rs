@@ -1,1 +1,62 @@
-//! Exit codes.
+//! Exit codes: the one list of them (BSD sysexits where one fits, see sysexits(3)).
+//!
+//! An exit code is what an ECS console or `kubectl describe pod` shows when nothing else is left, so each means one
+//! kind of remedy. This module knows nothing of how a code is reached.
+
+use std::process::ExitCode;
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The work is done, or the sidecar was asked to stop and drained.
+    Done,
+    /// `probe` only: the gate is not open.
+    NotOpen,
+    /// The command line is wrong.
+    Usage,
+    /// AWS cannot be reached, or answers with faults of its own.
+    Unavailable,
+    /// A fault of tollgate itself.
+    Internal,
+    /// The ledger cannot be read or written.
+    LedgerIo,
+    /// The token failed verification.
+    Unverified,
+    /// AWS says that the buyer is not entitled.
+    NotEntitled,
+    /// The configuration is wrong, found by us or by AWS.
+    Config,
+    /// `await --timeout` ran out.
+    TimedOut,
+    /// The command of `exec` or `await` exists but cannot be started.
+    CannotExecute,
+    /// The command of `exec` or `await` does not exist.
+    CommandNotFound,
+}
+
+impl Exit {
+    /// The number the parent process sees.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::NotOpen => 1,
+            Self::Usage => 64,
+            Self::Unavailable => 69,
+            Self::Internal => 70,
+            Self::LedgerIo => 74,
+            Self::Unverified => 76,
+            Self::NotEntitled => 77,
+            Self::Config => 78,
+            Self::TimedOut => 124,
+            Self::CannotExecute => 126,
+            Self::CommandNotFound => 127,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}

@@ -1,1 +1,365 @@
-//! The vocabulary of AWS Marketplace metering: newtypes, the `Metering` seam, fault classes.
+//! The vocabulary of AWS Marketplace metering: newtypes for what crosses a border, the [`Metering`] seam to the
+//! service, and the classes that its faults fall into.
+//!
+//! - Names are AWS's own (`ProductCode`, `PublicKeyVersion`, `Nonce`); limits come from the service model
+//!   `meteringmarketplace/2016-01-14`.
+//! - A value of these types is valid: the constructor parses, there are no setters.
+//! - Nothing here knows the AWS SDK; `marketplace/aws.rs` alone translates.
+
+pub mod aws;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+
+/// A product code as AWS issues it: 1–255 characters of `[-a-zA-Z0-9/=:_.@]` (service model, `ProductCode`; the model
+/// allows an empty one, which names no product).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ProductCode(String);
+
+impl ProductCode {
+    /// The code as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Longest product code in the service model.
+pub const PRODUCT_CODE_CHARS_MAX: usize = 255;
+
+impl FromStr for ProductCode {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid(
+                "is empty; take the product code from the product's page in the AWS Marketplace Management Portal",
+            ));
+        }
+        if text.len() > PRODUCT_CODE_CHARS_MAX {
+            return Err(Invalid("is longer than the 255 characters that AWS allows"));
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/=:_.@".contains(&b)) {
+            return Err(Invalid("may hold only letters, digits and - / = : _ . @"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ProductCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The version of a product's public key: an integer of at least 1 (service model, `VersionInteger`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct PublicKeyVersion(i32);
+
+impl PublicKeyVersion {
+    /// The only version that most products ever have.
+    pub const FIRST: Self = Self(1);
+
+    /// Parses a number.
+    pub const fn try_new(version: i64) -> Result<Self, Invalid> {
+        if version < 1 || version > i32::MAX as i64 {
+            return Err(Invalid("must be a whole number from 1 to 2147483647"));
+        }
+        Ok(Self(version as i32))
+    }
+
+    /// The number as the service model types it.
+    #[must_use]
+    pub const fn value(self) -> i32 {
+        self.0
+    }
+}
+
+impl FromStr for PublicKeyVersion {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+        if !plain {
+            return Err(Invalid("must be a whole number from 1 to 2147483647"));
+        }
+        Self::try_new(text.parse().unwrap_or(i64::MAX))
+    }
+}
+
+impl fmt::Display for PublicKeyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What makes one `RegisterUsage` call unlike every other: 1–255 characters (service model, `Nonce`; the model allows
+/// none, which proves no freshness).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Nonce(String);
+
+/// Longest nonce in the service model.
+pub const NONCE_CHARS_MAX: usize = 255;
+
+/// Bytes of randomness in a nonce of ours: as much as the hash that signs it, far beyond any birthday.
+pub const NONCE_BYTES: usize = 32;
+
+impl Nonce {
+    /// From 32 random bytes, as base64url without padding (43 characters).
+    #[must_use]
+    pub fn from_random(bytes: [u8; NONCE_BYTES]) -> Self {
+        use base64::Engine as _;
+        Self(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The nonce as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Nonce {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() || text.chars().count() > NONCE_CHARS_MAX {
+            return Err(Invalid("must have 1 to 255 characters"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Not shown: with the token it can be replayed to whoever trusts the pair.
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nonce(…)")
+    }
+}
+
+/// An AWS region name such as `eu-central-1`: lower-case words and a number, joined by hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Region(String);
+
+/// Longest region name accepted; the longest that AWS has today is 16 characters, and it becomes part of a host name.
+pub const REGION_CHARS_MAX: usize = 32;
+
+impl Region {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Region {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let words: Vec<&str> = text.split('-').collect();
+        let word = |w: &&str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase());
+        let number = |w: &&str| !w.is_empty() && w.len() <= 2 && w.bytes().all(|b| b.is_ascii_digit());
+        let shaped = words.len() >= 3
+            && words.last().is_some_and(number)
+            && words.iter().take(words.len() - 1).all(word)
+            && text.len() <= REGION_CHARS_MAX;
+        if shaped {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Invalid("is not the name of an AWS region, such as us-east-1"))
+        }
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A value that is not of its type; the text follows the name of the setting or field ("product_code may hold only…").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub &'static str);
+
+/// What `RegisterUsage` is asked (AWS API reference, RegisterUsage).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisterUsage {
+    /// The product whose use begins.
+    pub product_code: ProductCode,
+    /// The key that AWS is to sign with.
+    pub public_key_version: PublicKeyVersion,
+    /// Fresh for this call.
+    pub nonce: Nonce,
+}
+
+/// A definitive answer of `RegisterUsage`; nothing in it is verified yet.
+#[derive(Clone)]
+pub struct Registered {
+    /// The compact JWS that AWS sent as `Signature`.
+    pub signature: String,
+    /// Sent once the key version is on its way out.
+    pub public_key_rotation_timestamp: Option<Timestamp>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+}
+
+/// The token is not shown.
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered")
+            .field("public_key_rotation_timestamp", &self.public_key_rotation_timestamp)
+            .field("emulated", &self.emulated)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who must act on a fault, which decides the state, the answer of the probes and when AWS is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultClass {
+    /// AWS says that the buyer is not entitled: the buyer's operator subscribes.
+    Denied,
+    /// AWS rejects what was asked: the seller or the operator corrects the product, key version, region or platform.
+    Misconfigured,
+    /// AWS does not accept who asks, or there is nothing to ask with: the operator corrects role, credentials, clock.
+    Access,
+    /// The session token ran out: reload the credentials and ask at once.
+    ExpiredSession,
+    /// AWS or the network could not answer: nobody acts, it is asked again.
+    Transient,
+}
+
+/// A call that brought no usable answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Who must act.
+    pub class: FaultClass,
+    /// AWS's exception name, or ours where AWS did not answer (`Timeout`, `Dns`, …); the key of `reason.code`.
+    pub code: FaultCode,
+    /// AWS's clock less ours in seconds, from the answer's `Date`, where there was one.
+    pub clock_offset_seconds: Option<i64>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+    /// What was seen, for the debug log only: it may hold account numbers and role names, never a secret.
+    pub detail: String,
+}
+
+impl Fault {
+    /// A fault that no HTTP answer came with.
+    #[must_use]
+    pub fn local(class: FaultClass, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            class,
+            code: FaultCode::known(code),
+            clock_offset_seconds: None,
+            emulated: false,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// The name of a fault: an AWS exception's, or one of ours. At most 64 letters and digits, so that it can stand in a
+/// label, a log line and a URL.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct FaultCode(std::borrow::Cow<'static, str>);
+
+/// Longest fault code kept; AWS's longest exception name here has 34 characters.
+pub const FAULT_CODE_CHARS_MAX: usize = 64;
+
+impl FaultCode {
+    /// A name from our own source.
+    #[must_use]
+    pub const fn known(code: &'static str) -> Self {
+        Self(std::borrow::Cow::Borrowed(code))
+    }
+
+    /// A name from the wire; anything that is not a plain identifier becomes `UnknownError`.
+    #[must_use]
+    pub fn from_wire(code: &str) -> Self {
+        // AWS JSON 1.1 may prefix the namespace ("ns#Name") and suffix a URI ("Name:http://…").
+        let code = code.rsplit('#').next().unwrap_or(code).split(':').next().unwrap_or(code);
+        let plain = !code.is_empty()
+            && code.len() <= FAULT_CODE_CHARS_MAX
+            && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+        if plain { Self(code.to_owned().into()) } else { Self::known("UnknownError") }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for FaultCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A boxed future, as the seam returns it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The metering service, as the loops see it.
+pub trait Metering: Send + Sync {
+    /// Registers this pod or task and returns AWS's signed answer, unverified. One attempt: retries are the caller's.
+    fn register_usage(&self, request: RegisterUsage) -> BoxFuture<'_, Result<Registered, Fault>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn product_codes() {
+        for good in ["demohourly", "1fszvu527waovqeuhpkyx2b5d", "a-b/c=d:e_f.g@h"] {
+            assert_eq!(good.parse::<ProductCode>().unwrap().as_str(), good);
+        }
+        for bad in ["", "two words", "ünder", "a\n", &"x".repeat(256)] {
+            assert!(bad.parse::<ProductCode>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn regions() {
+        for good in ["us-east-1", "us-gov-west-1", "ap-southeast-12", "eusc-de-east-1"] {
+            assert!(good.parse::<Region>().is_ok(), "{good}");
+        }
+        for bad in ["", "us", "useast1", "US-EAST-1", "us-east-", "us-east-1 ", "us--1", "evil.example/x-a-1"]
+        {
+            assert!(bad.parse::<Region>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn key_versions() {
+        for good in ["1", "2", "2147483647"] {
+            assert!(good.parse::<PublicKeyVersion>().is_ok(), "{good}");
+        }
+        for bad in ["", "0", "01", "-1", "+1", "1.0", "2147483648", "99999999999999999999"] {
+            assert!(bad.parse::<PublicKeyVersion>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn fault_codes_from_the_wire_are_plain_identifiers() {
+        let code = |text: &str| FaultCode::from_wire(text).as_str().to_owned();
+        assert_eq!(code("com.amazonaws.x#ThrottlingException"), "ThrottlingException");
+        assert_eq!(code("ThrottlingException:http://internal.amazon.com/"), "ThrottlingException");
+        assert_eq!(code("<html>"), "UnknownError");
+        assert_eq!(code(&"x".repeat(65)), "UnknownError");
+    }
+
+    #[test]
+    fn a_nonce_is_not_shown() {
+        let nonce = Nonce::from_random([7; NONCE_BYTES]);
+        assert_eq!(nonce.as_str().len(), 43);
+        assert!(!format!("{nonce:?}").contains(nonce.as_str()));
+    }
+}
