@@ -1,0 +1,119 @@
+//! The shell over real sockets on loopback: keep-alive, limits, the oldest giving way, drain.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::client::{Ask, ask};
+use super::*;
+
+const LIMITS: Limits = Limits {
+    connections_max: 2,
+    header_timeout: Duration::from_secs(5),
+    header_bytes_max: 8192,
+    request_timeout: Duration::from_secs(5),
+    drain_timeout: Duration::from_secs(5),
+};
+
+#[derive(Clone)]
+struct Echo;
+
+impl Handler for Echo {
+    async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
+        match request.uri().path() {
+            "/abandon" => Err(Abandoned),
+            "/hang" => std::future::pending().await,
+            _ => Ok(match read_body(request.into_body(), 4).await {
+                Ok(bytes) => text(StatusCode::OK, bytes),
+                Err(_) => text(StatusCode::PAYLOAD_TOO_LARGE, ""),
+            }),
+        }
+    }
+}
+
+struct Running {
+    addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn start(limits: Limits) -> Running {
+    let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+    let Address::Tcp(addr) = listener.local_address().unwrap() else { panic!("bound over IP") };
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(serve(listener, limits, Echo, stopped));
+    Running { addr, stop, task }
+}
+
+async fn post(
+    running: &Running,
+    path: &str,
+    body: &'static str,
+) -> Result<Response<Bytes>, client::ClientError> {
+    ask(&Address::Tcp(running.addr), Ask::post(path, body), Duration::from_secs(5)).await
+}
+
+#[tokio::test]
+async fn bodies_are_read_up_to_the_limit() {
+    let running = start(LIMITS);
+    assert_eq!(&post(&running, "/", "1234").await.unwrap().into_body()[..], b"1234");
+    assert_eq!(post(&running, "/", "12345").await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn the_oldest_connection_gives_way() {
+    let running = start(LIMITS);
+    let mut idle = Vec::new();
+    for _ in 0..LIMITS.connections_max {
+        let mut stream = TcpStream::connect(running.addr).await.unwrap();
+        // One answered request each, so that the server has certainly accepted it.
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        idle.push(stream);
+    }
+    assert_eq!(post(&running, "/", "ok").await.unwrap().status(), StatusCode::OK);
+    let mut rest = Vec::new();
+    idle[0].read_to_end(&mut rest).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_hangs_is_answered_408() {
+    let running = start(LIMITS);
+    assert_eq!(post(&running, "/hang", "").await.map(|a| a.status()).ok(), None, "the client gives up first");
+    let patient = ask(&Address::Tcp(running.addr), Ask::get("/hang"), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(patient.status(), StatusCode::REQUEST_TIMEOUT);
+}
+
+#[tokio::test]
+async fn an_abandoned_request_gets_no_answer() {
+    let running = start(LIMITS);
+    assert!(matches!(post(&running, "/abandon", "").await, Err(client::ClientError::Protocol { .. })));
+}
+
+#[tokio::test]
+async fn draining_answers_what_is_in_flight_and_then_ends() {
+    let running = start(LIMITS);
+    let mut stream = TcpStream::connect(running.addr).await.unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nh").await.unwrap();
+    // A second connection is accepted after the first: once it answers, the first is being served.
+    assert_eq!(post(&running, "/", "ok").await.unwrap().status(), StatusCode::OK);
+    running.stop.send_replace(true);
+    stream.write_all(b"i").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hi"), "{answer}");
+    running.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stale_unix_socket_is_taken_over_and_a_live_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "std leaves the file behind");
+    let address = Address::Unix(path.clone());
+    let live = Listener::bind(&address).unwrap();
+    assert_eq!(Listener::bind(&address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    drop(live);
+    assert!(!path.exists());
+}
