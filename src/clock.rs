@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
 use tokio::sync::watch;
 
 /// A point in wall time, in milliseconds since the Unix epoch. Shown as RFC 3339 in UTC, whole seconds.
@@ -101,6 +101,13 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Reads the IMF-fixdate of a `Date` header (RFC 9110, section 5.6.7); `None` when it is not one.
+#[must_use]
+pub fn parse_http_date(text: &str) -> Option<Timestamp> {
+    let parsed = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    Some(Timestamp::from_unix_seconds(parsed.unix_timestamp()))
+}
+
 /// Monotonic time, paused by `tokio::time::pause` in tests.
 #[must_use]
 pub fn monotonic() -> tokio::time::Instant {
@@ -176,6 +183,39 @@ impl WallClock {
     }
 }
 
+/// How often the clock that is followed is read; the contract is at least every 100 ms.
+pub const FOLLOW_EVERY: Duration = Duration::from_millis(50);
+
+/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) for ever. While it cannot be read, `clock`
+/// runs on from what it said last.
+pub async fn follow(clock: WallClock, url: String) {
+    #[derive(serde::Deserialize)]
+    struct Reading {
+        now: String,
+    }
+    let mut ticks = tokio::time::interval(FOLLOW_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reachable = true;
+    loop {
+        ticks.tick().await;
+        let reading = match crate::http::client::get_url(&url, FOLLOW_TIMEOUT).await {
+            Ok(answer) => serde_json::from_slice::<Reading>(answer.body()).ok(),
+            Err(_) => None,
+        };
+        let now = reading.and_then(|reading| Timestamp::parse(&reading.now));
+        if now.is_some() != reachable {
+            reachable = now.is_some();
+            tracing::warn!(url, reachable, "the clock that is followed");
+        }
+        if let Some(now) = now {
+            clock.follow(now);
+        }
+    }
+}
+
+/// The clock is on loopback; a reading that took longer says little about the present.
+const FOLLOW_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Reading a clock over loopback is off by less than this; anything above is a jump that somebody made.
 pub const JUMP_MIN: Duration = Duration::from_millis(250);
 
@@ -189,6 +229,13 @@ mod tests {
         assert_eq!(at.to_string(), "2026-11-24T08:00:00Z");
         assert_eq!(Timestamp::parse(&at.to_string()), Some(at));
         assert_eq!(Timestamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn reads_the_date_header() {
+        let at = parse_http_date("Tue, 24 Nov 2026 08:00:00 GMT").unwrap();
+        assert_eq!(at.to_string(), "2026-11-24T08:00:00Z");
+        assert_eq!(parse_http_date("24/11/2026"), None);
     }
 
     #[test]
