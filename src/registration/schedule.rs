@@ -1,0 +1,227 @@
+//! When to ask again: how long to pause after each kind of fault. Pure: no clock, no randomness of its own, no I/O.
+//!
+//! What makes this hard is not one pod but a deployment: AWS allows `RegisterUsage` 5 calls a second per account and
+//! region (`MeterUsage` 10), and thousands of pods may start in the same second. A pod sees only its own
+//! throttles and how long it has been trying; it cannot know how many others wait. Two costs pull against each other:
+//! with a pause `D` the last pod comes about `0.65 D` after the quota could have served it (the last few find a free
+//! quota, but sleep), and each pod spends one call per `D`. For a herd that needs `T` seconds, `D` should therefore be
+//! small beside `T`, yet grow with it; and `T` is unknown, but at least as long as the pod has waited already.
+//!
+//! Hence one rule, a function of the time waited: pause 0.65 of it, never less than 2.2 s (so that a herd of fifty is
+//! not back at once, and a lone pod is through in under 3 s), never more than a ceiling that rises from 14 s to 21 s
+//! in the first five minutes. Around this, ±30 % at random. What the simulation (`cargo bench --bench herd`) showed:
+//! - Jitter much *narrower* than full jitter is better. It needs to be wide enough to break up clusters (below ±20 % pods
+//!   keep their places relative to each other, and some slots stay crowded while others are empty), but each
+//!   extra per cent keeps the last pod asleep longer: with a constant pause, ±20 to ±30 % leaves 0.65 `D`, ±50 % leaves
+//!   0.75 `D`, alternating short and long pauses leaves more than `D`.
+//! - Growth by attempts instead of time, or other shapes of the curve, only trade one size of herd for another; a curve
+//!   that dips where a herd of exactly 50 or 500 ends is, there alone, and the sizes in between pay for it.
+//! - The time waited is a better measure than the number of attempts: an attempt may take milliseconds (throttled) or ten
+//!   seconds (timed out), and what the pause must be small beside is time.
+//! - Growing without end would be cheaper for AWS and worse for everyone: the ceiling is also how late a pod
+//!   notices that an outage is over. At 21 s a pod without network asks about 180 times an hour.
+//!
+//! Invariants, held by the tests below:
+//! - every pause is above zero and within the bounds that its function documents, for every draw, waited time and attempt;
+//! - nothing overflows, and no input makes a panic.
+//!
+//! It must not know: clocks, the state machine, AWS, and where random bits come from.
+
+use std::time::Duration;
+
+/// A number drawn evenly from [0, 1), made by the caller, so that a schedule can be repeated in a test.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw(f64);
+
+impl Draw {
+    /// The draw that adds no jitter: every pause is exactly its middle value. For tests of the loops.
+    pub const MIDDLE: Self = Self(0.5);
+
+    /// Takes 53 of the 64 random bits, as many as an `f64` holds exactly; every value is below 1.
+    pub fn from_bits(random: u64) -> Self {
+        const STEPS: f64 = (1u64 << 53) as f64;
+        Self((random >> 11) as f64 / STEPS)
+    }
+
+    /// The number itself, at least 0 and below 1.
+    pub fn fraction(self) -> f64 {
+        self.0
+    }
+
+    /// `middle_s` ± `jitter` (a fraction of it).
+    fn around(self, middle_s: f64, jitter: f64) -> Duration {
+        Duration::from_secs_f64(middle_s * (1.0 - jitter + 2.0 * jitter * self.0))
+    }
+}
+
+/// The pause after a fault that is nobody's decision: throttled, a server error, no connection, no usable answer.
+///
+/// `waited` is the time since the first attempt of this unbroken series of such faults began. The first pause is 1.5 to
+/// 2.9 s, and none is longer than 28 s. It serves every operation with a quota of some calls a second.
+pub fn transient(waited: Duration, draw: Draw) -> Duration {
+    let waited_s = waited.as_secs_f64();
+    let ceiling_s = (CEILING_AT_FIRST_S + waited_s / CEILING_RISE).min(CEILING_S);
+    draw.around((GROWTH * waited_s).clamp(FLOOR_S, ceiling_s), JITTER)
+}
+
+/// The pause after a token that failed verification: as [`transient`], but it goes on growing to 5 minutes.
+///
+/// The call itself was served, so this is no queue; what is wrong (a key, a proxy in between) takes people to repair.
+pub fn unverified(waited: Duration, draw: Draw) -> Duration {
+    let ceiling_s = UNVERIFIED_MAX_S / (1.0 + JITTER);
+    draw.around((GROWTH * waited.as_secs_f64()).clamp(FLOOR_S, ceiling_s), JITTER)
+}
+
+/// The pause after AWS refused: 4 to 6 minutes. A subscription or a product is put right by people, and each question
+/// after a refusal takes from the quota that entitled pods of the same account need.
+pub fn refused(draw: Draw) -> Duration {
+    draw.around(REFUSED_S, REFUSED_JITTER)
+}
+
+/// The pause after the `attempt`th (from 1) fault of access in a row: 5 s, 10 s, then 30 s, each ± 10 %.
+///
+/// Roles and web-identity tokens often arrive seconds after the pod (IAM is eventually consistent), hence the quick start.
+pub fn access(attempt: u32, draw: Draw) -> Duration {
+    let middle_s = match attempt {
+        0 | 1 => 5.0,
+        2 => 10.0,
+        _ => 30.0,
+    };
+    draw.around(middle_s, ACCESS_JITTER)
+}
+
+/// The share of the time waited that the next pause takes. Lower favours herds of about a hundred, at more calls for
+/// herds of five hundred; 0.6 to 0.7 are equally good.
+const GROWTH: f64 = 0.65;
+
+/// The shortest pause's middle. 2.2 s × 1.3 = 2.86 s: a pod throttled once is through in under 3 s.
+const FLOOR_S: f64 = 2.2;
+
+/// The ceiling of a pod that has just started. Herds of some hundred reach it, and 14 s keeps them within 1.15 of the
+/// ideal at 8 calls a pod.
+const CEILING_AT_FIRST_S: f64 = 14.0;
+
+/// The ceiling rises by 1 s in so many seconds waited: who waits minutes is one of thousands, and can be more patient.
+const CEILING_RISE: f64 = 40.0;
+
+/// The ceiling for good: herds of five thousand stay at 32 calls a pod, and the end of an outage is noticed within 28 s.
+const CEILING_S: f64 = 21.0;
+
+/// The fraction by which a pause may differ from its middle. See the module's text for why neither 0.1 nor 1.
+const JITTER: f64 = 0.3;
+
+/// The longest pause after a token that failed verification, jitter included.
+const UNVERIFIED_MAX_S: f64 = 300.0;
+
+/// The middle of the pause after a refusal.
+const REFUSED_S: f64 = 300.0;
+
+/// Wide enough that a refused deployment does not ask as one: five thousand pods spread over two minutes.
+const REFUSED_JITTER: f64 = 0.2;
+
+/// Small, since these three pauses are promised; enough that the pods of a node do not ask STS in step.
+const ACCESS_JITTER: f64 = 0.1;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LOWEST: Draw = Draw(0.0);
+
+    fn highest() -> Draw {
+        Draw::from_bits(u64::MAX)
+    }
+
+    fn seconds(s: f64) -> Duration {
+        Duration::from_secs_f64(s)
+    }
+
+    #[test]
+    fn a_draw_is_at_least_zero_and_below_one() {
+        assert_eq!(Draw::from_bits(0), LOWEST);
+        assert!(highest().0 < 1.0 && highest().0 > 0.999_999);
+        assert_eq!(Draw::from_bits(1 << 63), Draw::MIDDLE);
+    }
+
+    #[test]
+    fn a_pod_throttled_once_is_through_in_under_three_seconds() {
+        // The attempt itself takes some 100 ms, and up to 130 ms are left for the second.
+        let slowest = seconds(0.1) + transient(seconds(0.1), highest());
+        assert!(slowest < seconds(2.97), "{slowest:?}");
+        assert!(transient(Duration::ZERO, LOWEST) >= seconds(1.5));
+    }
+
+    #[test]
+    fn the_middle_of_the_pause_follows_the_documented_curve() {
+        for (waited_s, pause_s) in [
+            (0.0, 2.2),
+            (3.0, 2.2),
+            (10.0, 6.5),
+            (20.0, 13.0),
+            (25.0, 14.625),
+            (100.0, 16.5),
+            (280.0, 21.0),
+            (3600.0, 21.0),
+        ] {
+            let pause = transient(seconds(waited_s), Draw::MIDDLE).as_secs_f64();
+            assert!((pause - pause_s).abs() < 1e-6, "after {waited_s} s: {pause} s");
+        }
+    }
+
+    #[test]
+    fn a_failed_token_is_asked_about_ever_more_rarely_but_at_least_every_five_minutes() {
+        assert_eq!(unverified(Duration::ZERO, Draw::MIDDLE), transient(Duration::ZERO, Draw::MIDDLE));
+        assert_eq!(unverified(seconds(100.0), Draw::MIDDLE), seconds(65.0));
+        let longest = unverified(Duration::MAX, highest());
+        assert!(longest <= seconds(300.0) && longest > seconds(299.0), "{longest:?}");
+    }
+
+    #[test]
+    fn access_is_asked_for_after_5_10_and_then_every_30_seconds() {
+        for (attempt, pause_s) in [(0, 5.0), (1, 5.0), (2, 10.0), (3, 30.0), (4, 30.0), (u32::MAX, 30.0)] {
+            assert_eq!(access(attempt, Draw::MIDDLE), seconds(pause_s), "attempt {attempt}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_left_alone_for_about_five_minutes() {
+        assert_eq!(refused(Draw::MIDDLE), seconds(300.0));
+        assert_eq!(refused(LOWEST), seconds(240.0));
+        assert!(refused(highest()) <= seconds(360.0));
+    }
+
+    proptest! {
+        #[test]
+        fn every_pause_is_within_its_bounds(secs in any::<u64>(), nanos in 0u32..1_000_000_000, attempt in any::<u32>(), bits in any::<u64>()) {
+            let (waited, draw) = (Duration::new(secs, nanos), Draw::from_bits(bits));
+            for waited in [waited, Duration::new(secs % 3_600, nanos)] {
+                let pause = transient(waited, draw);
+                prop_assert!(pause >= seconds(1.54) && pause <= seconds(27.3), "{pause:?}");
+                let pause = unverified(waited, draw);
+                prop_assert!(pause >= seconds(1.54) && pause <= seconds(300.0), "{pause:?}");
+            }
+            let pause = refused(draw);
+            prop_assert!(pause >= seconds(240.0) && pause <= seconds(360.0), "{pause:?}");
+            let pause = access(attempt, draw);
+            prop_assert!(pause >= seconds(4.5) && pause <= seconds(33.0), "{pause:?}");
+        }
+
+        #[test]
+        fn who_waited_longer_never_pauses_for_less(a_ms in 0u64..10_000_000, b_ms in 0u64..10_000_000, bits in any::<u64>()) {
+            let (shorter, longer) = (Duration::from_millis(a_ms.min(b_ms)), Duration::from_millis(a_ms.max(b_ms)));
+            let draw = Draw::from_bits(bits);
+            prop_assert!(transient(shorter, draw) <= transient(longer, draw));
+            prop_assert!(unverified(shorter, draw) <= unverified(longer, draw));
+            prop_assert!(transient(longer, draw) <= unverified(longer, draw) + seconds(1e-6));
+        }
+
+        #[test]
+        fn a_higher_draw_is_a_longer_pause(waited_ms in 0u64..10_000_000, a in any::<u64>(), b in any::<u64>()) {
+            let (low, high) = (Draw::from_bits(a.min(b)), Draw::from_bits(a.max(b)));
+            let waited = Duration::from_millis(waited_ms);
+            prop_assert!(transient(waited, low) <= transient(waited, high));
+        }
+    }
+}
