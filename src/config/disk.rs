@@ -1,0 +1,198 @@
+//! The files that configuration reads, behind a seam, and what is compiled into this build.
+//!
+//! - Every read has a limit: a wrong path may name a device or a file of gigabytes.
+//! - Tests and fuzzing use [`MemoryDisk`]: arbitrary paths are harmless there.
+//!
+//! This module must not know what the files mean.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// The seller's file. Compiled in: a path that could be configured could be configured away.
+pub const SELLER_FILE: &str = "/usr/share/tollgate/seller.toml";
+
+/// The operator's file when neither `--config` nor `TOLLGATE_CONFIG` names one.
+pub const DEFAULT_FILE: &str = "/etc/tollgate/tollgate.toml";
+
+/// What is compiled in; tests build their own.
+pub struct Installation<'a> {
+    /// Where the seller's file is.
+    pub seller_file: PathBuf,
+    /// Where the operator's file is unless one is named.
+    pub default_file: PathBuf,
+    /// This build contains the emulator.
+    pub emulator: bool,
+    /// Where files are read.
+    pub disk: &'a dyn Disk,
+}
+
+impl Installation<'static> {
+    /// This build, on the real file system.
+    #[must_use]
+    pub fn compiled_in() -> Self {
+        Self {
+            seller_file: PathBuf::from(SELLER_FILE),
+            default_file: PathBuf::from(DEFAULT_FILE),
+            emulator: cfg!(feature = "emulator"),
+            disk: &SystemDisk,
+        }
+    }
+}
+
+/// What configuration needs of a file system.
+pub trait Disk {
+    /// The whole file. Fails with `FileTooLarge` above `bytes_max` and with `IsADirectory` for a folder.
+    fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>>;
+
+    /// The names in a folder. Fails with `NotADirectory` for a file, with `FileTooLarge` above `names_max` names.
+    fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>>;
+
+    /// Proves that files can be made in `folder` by making one; a missing folder is made. With `keep` unset, what was
+    /// made is removed again.
+    fn try_write(&self, folder: &Path, keep: bool) -> io::Result<()>;
+}
+
+/// The real file system.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+        let file = fs::File::open(path)?;
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    }
+
+    fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            if names.len() == names_max {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn try_write(&self, folder: &Path, keep: bool) -> io::Result<()> {
+        let missing = !folder.try_exists()?;
+        if missing {
+            make_private_folder(folder)?;
+        }
+        let wrote = make_and_remove(&folder.join(WRITE_TEST_NAME));
+        if missing && !keep {
+            let _ = fs::remove_dir(folder);
+        }
+        wrote
+    }
+}
+
+/// The file that [`Disk::try_write`] makes for a moment.
+const WRITE_TEST_NAME: &str = ".tollgate-write-test";
+
+fn make_and_remove(file: &Path) -> io::Result<()> {
+    // A file left by a process that died in these lines must not read as "cannot be written".
+    gone(fs::remove_file(file))?;
+    match fs::OpenOptions::new().write(true).create_new(true).open(file) {
+        Ok(mut made) => {
+            made.write_all(b"\n")?;
+            gone(fs::remove_file(file))
+        }
+        // Another process of this pod proves the same at this moment.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn make_private_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    // The folder will hold a receipt and customers' usage: nobody else's business.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Files that are given; nothing real is touched.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryDisk {
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    read_only: BTreeSet<PathBuf>,
+}
+
+impl MemoryDisk {
+    /// With one more file.
+    #[must_use]
+    pub fn with(mut self, path: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
+        self.files.insert(path.into(), content.into());
+        self
+    }
+
+    /// With one more folder that cannot be written.
+    #[must_use]
+    pub fn with_read_only(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.read_only.insert(folder.into());
+        self
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        self.files.keys().any(|file| file != path && file.starts_with(path))
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+        match self.files.get(path) {
+            Some(bytes) if bytes.len() > bytes_max => Err(io::ErrorKind::FileTooLarge.into()),
+            Some(bytes) => Ok(bytes.clone()),
+            None if self.is_folder(path) => Err(io::ErrorKind::IsADirectory.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>> {
+        if self.files.contains_key(folder) {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        if !self.is_folder(folder) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let inside = self.files.keys().filter_map(|file| file.strip_prefix(folder).ok());
+        let names: BTreeSet<String> = inside
+            .filter_map(|rest| rest.components().next())
+            .map(|name| name.as_os_str().to_string_lossy().into_owned())
+            .collect();
+        if names.len() > names_max {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    fn try_write(&self, folder: &Path, _keep: bool) -> io::Result<()> {
+        let blocked = self.read_only.contains(folder) || self.files.contains_key(folder);
+        if blocked { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+    }
+}
+
+/// What an operator needs to know of a failed read or write; follows the path.
+pub(super) fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "does not exist".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "is a folder, not a file".to_owned(),
+        io::ErrorKind::NotADirectory => "is not a folder".to_owned(),
+        io::ErrorKind::FileTooLarge => "is too large".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_owned(),
+        io::ErrorKind::StorageFull => "no space left".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,179 @@
+//! A TOML file into settings, with the line of each.
+//!
+//! - Every key is a setting: an unknown one is a fault, for a typing error must not become a default.
+//! - Values stay texts here; what a number or a word means is decided once, for all origins, in `parse`.
+
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::fault::Fault;
+use super::setting::{Form, Setting, did_you_mean};
+
+/// Largest file: a hundred times what all settings with comments need.
+pub(super) const FILE_BYTES_MAX: usize = 64 * 1024;
+
+/// A value as somebody wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Raw {
+    /// One text.
+    Text(String),
+    /// The items of a list.
+    List(Vec<String>),
+}
+
+impl Raw {
+    /// The value of a flag or a variable.
+    pub(super) fn from_text(setting: Setting, text: &str) -> Self {
+        match setting.spec().form {
+            Form::List => Self::List(text.split(',').map(|item| item.trim().to_owned()).collect()),
+            Form::Text | Form::Switch => Self::Text(text.to_owned()),
+        }
+    }
+
+    /// One line for people.
+    pub(super) fn to_text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::List(items) => items.join(","),
+        }
+    }
+}
+
+/// One setting of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) setting: Setting,
+    pub(super) raw: Raw,
+    pub(super) line: usize,
+}
+
+/// Reads a file's text; what is wrong goes to `faults`. `Err` when nothing in it can be relied on.
+pub(super) fn parse(path: &Path, bytes: &[u8], faults: &mut Vec<Fault>) -> Result<Vec<Entry>, ()> {
+    let place = |line: usize| format!("{}:{line}", path.display());
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let line = line_of(bytes, error.valid_up_to());
+            faults.push(Fault::of(place(line), "is not UTF-8 text; write the file as UTF-8"));
+            return Err(());
+        }
+    };
+    let table = match DeTable::parse(text) {
+        Ok(table) => table,
+        Err(error) => {
+            let line = line_of(bytes, error.span().map_or(0, |span| span.start));
+            let message = error.message().lines().collect::<Vec<_>>().join(", ");
+            faults.push(Fault::of(place(line), format!("is not valid TOML ({message}); correct the line")));
+            return Err(());
+        }
+    };
+    let mut entries = Vec::new();
+    for (key, value) in table.get_ref() {
+        let line = line_of(bytes, key.span().start);
+        let Some(setting) = Setting::by_name(key.get_ref()) else {
+            faults.push(unknown_key(place(line), key.get_ref()));
+            continue;
+        };
+        match raw(setting, value.get_ref()) {
+            Ok(raw) => entries.push(Entry { setting, raw, line }),
+            Err(problem) => faults.push(Fault::of(format!("{} in {}", key.get_ref(), place(line)), problem)),
+        }
+    }
+    // In reading order, so that faults come in the order of the lines.
+    entries.sort_by_key(|entry| entry.line);
+    Ok(entries)
+}
+
+fn raw(setting: Setting, value: &DeValue<'_>) -> Result<Raw, String> {
+    let form = setting.spec().form;
+    match value {
+        DeValue::String(text) => Ok(Raw::from_text(setting, text)),
+        DeValue::Boolean(flag) if form == Form::Switch => Ok(Raw::Text(flag.to_string())),
+        DeValue::Integer(number) if form == Form::Text && number.radix() == 10 => {
+            Ok(Raw::Text(number.as_str().to_owned()))
+        }
+        DeValue::Array(items) if form == Form::List => {
+            let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+            let texts: Option<Vec<String>> = texts.collect();
+            texts
+                .map(Raw::List)
+                .ok_or_else(|| "holds something that is not a string; quote each item".to_owned())
+        }
+        other => Err(format!(
+            "is a TOML {}; write {}",
+            other.type_str(),
+            match form {
+                Form::Text => "a string in quotes",
+                Form::Switch => "true or false",
+                Form::List => "an array of strings",
+            }
+        )),
+    }
+}
+
+fn unknown_key(place: String, key: &str) -> Fault {
+    let shown = super::fault::quoted(key);
+    let names = Setting::ALL.iter().map(|setting| setting.spec().name);
+    let problem = match did_you_mean(key, names) {
+        Some(name) => format!("the key {shown} is unknown; did you mean {name}?"),
+        None => format!("the key {shown} is unknown; docs/CONFIGURATION.md lists the settings"),
+    };
+    Fault::of(place, problem)
+}
+
+fn line_of(bytes: &[u8], offset: usize) -> usize {
+    1 + bytes.iter().take(offset).filter(|byte| **byte == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Vec<Entry>, String) {
+        let mut faults = Vec::new();
+        let entries = parse(Path::new("t.toml"), text.as_bytes(), &mut faults).unwrap_or_default();
+        (entries, faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn values_keep_their_text_and_their_line() {
+        let (entries, faults) = read(
+            "# seller\nproduct_code = \"demo\"\n\npublic_key_version = 2\nkept_receipt = false\ndimensions = [\"a\", \"b,c\"]\n",
+        );
+        assert_eq!(faults, "");
+        let seen: Vec<_> = entries.into_iter().map(|e| (e.setting, e.raw, e.line)).collect();
+        assert_eq!(
+            seen,
+            [
+                (Setting::ProductCode, Raw::Text("demo".into()), 2),
+                (Setting::PublicKeyVersion, Raw::Text("2".into()), 4),
+                (Setting::KeptReceipt, Raw::Text("false".into()), 5),
+                (Setting::Dimensions, Raw::List(vec!["a".into(), "b,c".into()]), 6),
+            ]
+        );
+    }
+
+    #[test]
+    fn every_fault_names_its_line() {
+        let cases = [
+            ("product_cod = 'x'", "t.toml:1: the key \"product_cod\" is unknown; did you mean product_code?"),
+            ("\nzzz = 1", "t.toml:2: the key \"zzz\" is unknown; docs/CONFIGURATION.md lists the settings"),
+            ("mode = true", "mode in t.toml:1: is a TOML boolean; write a string in quotes"),
+            ("quit = 'x'\n[mode]", "mode in t.toml:2: is a TOML table; write a string in quotes"),
+            (
+                "dimensions = [1]",
+                "dimensions in t.toml:1: holds something that is not a string; quote each item",
+            ),
+            ("settle = 0x10", "settle in t.toml:1: is a TOML integer; write a string in quotes"),
+        ];
+        for (text, fault) in cases {
+            assert_eq!(read(text).1, fault, "{text}");
+        }
+        assert!(read("mode = 'a'\nmode = 'b'").1.starts_with("t.toml:2: is not valid TOML ("));
+        assert!(read("a\nb").1.starts_with("t.toml:1: is not valid TOML ("));
+        let mut faults = Vec::new();
+        assert!(parse(Path::new("t.toml"), b"\n\n\xff", &mut faults).is_err());
+        assert_eq!(faults[0].subject, "t.toml:3");
+    }
+}

@@ -1,0 +1,79 @@
+//! Loading the product's public keys: a folder of `<version>.pem`, or one PEM file.
+//!
+//! All keys are read, and all faults reported: a key that is wrong today is the outage of the day when AWS rotates.
+//! What makes a key acceptable is decided in [`crate::receipt::key`].
+
+use std::io;
+use std::path::Path;
+
+use super::disk::{Disk, describe};
+use super::parse::Problem;
+use crate::marketplace::PublicKeyVersion;
+use crate::receipt::key::{KeyRing, PublicKey};
+
+/// Largest PEM file: an RSA-8192 key has 1.5 KiB; comments around it are welcome.
+const PEM_BYTES_MAX: usize = 16 * 1024;
+
+/// Most names looked at in a folder; AWS has issued no product more than a few keys.
+const FOLDER_NAMES_MAX: usize = 256;
+
+/// What AWS calls the file to use instead of a wrong one.
+const REMEDY: &str =
+    "use the product's public key (BEGIN PUBLIC KEY) from the AWS Marketplace Management Portal";
+
+/// Reads the keys at `path`. A single PEM is version 1 unless `stated` says another.
+pub(super) fn load(
+    disk: &dyn Disk,
+    path: &Path,
+    stated: Option<PublicKeyVersion>,
+) -> Result<KeyRing, Vec<Problem>> {
+    let names = match disk.list(path, FOLDER_NAMES_MAX) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            let version = stated.unwrap_or(PublicKeyVersion::FIRST);
+            let key = read_key(disk, path).map_err(|problem| vec![problem])?;
+            let mut ring = KeyRing::default();
+            ring.insert(version, key);
+            return Ok(ring);
+        }
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(vec!["is a folder of more than 256 files; keep the keys in one of their own".into()]);
+        }
+        Err(error) => {
+            return Err(vec![format!("cannot be read: {}; {REMEDY}", describe(&error)).into()]);
+        }
+    };
+    load_folder(disk, path, &names)
+}
+
+fn load_folder(disk: &dyn Disk, folder: &Path, names: &[String]) -> Result<KeyRing, Vec<Problem>> {
+    let mut ring = KeyRing::default();
+    let mut problems = Vec::new();
+    let mut found = 0_usize;
+    // Kubernetes mounts volumes with hidden bookkeeping entries ("..data"); other files may be notes.
+    let pems = names.iter().filter(|name| !name.starts_with('.'));
+    for (name, stem) in pems.filter_map(|name| Some((name, name.strip_suffix(".pem")?))) {
+        found += 1;
+        let Ok(version) = stem.parse::<PublicKeyVersion>() else {
+            let problem = format!("holds {name:?}; name each key after its version, such as 1.pem");
+            problems.push(problem.into());
+            continue;
+        };
+        match read_key(disk, &folder.join(name)) {
+            Ok(key) => ring.insert(version, key),
+            Err(problem) => problems.push(format!("holds {name:?}, which {problem}").into()),
+        }
+    }
+    if found == 0 {
+        problems.push(format!("holds no <version>.pem, such as 1.pem; {REMEDY}").into());
+    }
+    if problems.is_empty() { Ok(ring) } else { Err(problems) }
+}
+
+fn read_key(disk: &dyn Disk, path: &Path) -> Result<PublicKey, Problem> {
+    let bytes = disk.read(path, PEM_BYTES_MAX).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => format!("is larger than the 16 KiB of a key file; {REMEDY}"),
+        _ => format!("cannot be read: {}; correct the path or its permissions", describe(&error)),
+    })?;
+    PublicKey::from_pem(&bytes).map_err(|error| format!("is not usable: {error}").into())
+}

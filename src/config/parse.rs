@@ -1,0 +1,345 @@
+//! Texts into values: pure, one function for each kind of value.
+//!
+//! A problem is the end of a sentence that begins with the setting's name, and says what to write instead.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{
+    ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse, OnZeroHour,
+};
+use crate::marketplace::Invalid;
+
+/// What is wrong with a text.
+pub(super) type Problem = Cow<'static, str>;
+
+/// Longest duration accepted: beyond a year a number is a slip of the unit.
+pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// Reads a duration: whole numbers with the units `d`, `h`, `m`, `s`, `ms`, largest first, such as `1h30m`.
+///
+/// The one duration syntax of the program, for flags, variables, files and `await --timeout`. The limit is
+/// [`DURATION_MAX`].
+pub fn duration(text: &str) -> Result<Duration, Invalid> {
+    const UNITS: [(&str, u64); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    const NOT_ONE: Invalid =
+        Invalid("is not a duration; write whole numbers with units, such as 1h30m or 45s");
+    const TOO_LONG: Invalid = Invalid("is longer than 366 days; check the unit (d, h, m, s, ms)");
+
+    let mut rest = text;
+    let mut units_left = &UNITS[..];
+    let mut total_ms: u64 = 0;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let letters = rest[digits..].bytes().take_while(u8::is_ascii_lowercase).count();
+        let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
+        let position = units_left.iter().position(|(name, _)| *name == unit).ok_or(NOT_ONE)?;
+        if number.is_empty() {
+            return Err(NOT_ONE);
+        }
+        let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(units_left[position].1));
+        total_ms = ms.and_then(|ms| total_ms.checked_add(ms)).ok_or(TOO_LONG)?;
+        units_left = &units_left[position + 1..];
+        rest = &rest[digits + letters..];
+    }
+    if text.is_empty() {
+        return Err(NOT_ONE);
+    }
+    let total = Duration::from_millis(total_ms);
+    if total > DURATION_MAX { Err(TOO_LONG) } else { Ok(total) }
+}
+
+/// A duration within limits that the setting has; the limit is written as it would be typed.
+pub(super) fn duration_at_most(
+    text: &str,
+    limit: Duration,
+    limit_text: &'static str,
+) -> Result<Duration, Problem> {
+    let value = duration(text).map_err(|invalid| Cow::Borrowed(invalid.0))?;
+    if value > limit { Err(format!("is longer than {limit_text}; choose less").into()) } else { Ok(value) }
+}
+
+/// Smallest ledger that holds its own schema and a day of records.
+const SIZE_BYTES_MIN: u64 = 64 * 1024;
+
+/// Reads a size: a whole number with `B`, `KiB`, `MiB`, `GiB` or `TiB`, such as `512MiB`; bytes without a unit.
+pub(super) fn size(text: &str) -> Result<u64, Problem> {
+    const UNITS: [(&str, u32); 6] = [("", 0), ("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, shift)| *shift);
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .zip(shift)
+        .ok_or("is not a size; write a whole number with a unit, such as 512MiB or 1GiB")
+        .map(|(number, shift)| number.checked_mul(1 << shift))?;
+    match bytes.filter(|bytes| i64::try_from(*bytes).is_ok()) {
+        None => Err("is larger than any disk; check the unit (KiB, MiB, GiB, TiB)".into()),
+        Some(bytes) if bytes < SIZE_BYTES_MIN => Err("is smaller than 64KiB; choose more".into()),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+/// Reads `true`, `false`, `on` or `off`. Both pairs everywhere: YAML turns an unquoted `on` into `true`.
+pub(super) fn switch(text: &str) -> Result<bool, Problem> {
+    match text {
+        "true" | "on" => Ok(true),
+        "false" | "off" => Ok(false),
+        _ => Err("is neither true nor false (on and off are understood too)".into()),
+    }
+}
+
+/// A value that its own type parses.
+pub(super) fn typed<T: std::str::FromStr<Err = Invalid>>(text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|invalid: Invalid| Cow::Borrowed(invalid.0))
+}
+
+pub(super) fn mode(text: &str) -> Result<Mode, Problem> {
+    match text {
+        "hourly" => Ok(Mode::Hourly),
+        "metered" => Ok(Mode::Metered),
+        "saas" => Ok(Mode::Saas),
+        "contract" => Err(
+            "is not in this release (contract pricing needs License Manager); use hourly, metered or saas"
+                .into(),
+        ),
+        _ => Err("is not a mode; use hourly, metered or saas, as the product is priced".into()),
+    }
+}
+
+pub(super) fn on_denied(text: &str) -> Result<OnDenied, Problem> {
+    match text {
+        "hold" => Ok(OnDenied::Hold),
+        "exit" => Ok(OnDenied::Exit),
+        _ => Err("is neither hold nor exit".into()),
+    }
+}
+
+pub(super) fn on_lapse(text: &str) -> Result<OnLapse, Problem> {
+    if text == "keep" {
+        return Ok(OnLapse::Keep);
+    }
+    let Some(after) = text.strip_prefix("close-after:") else {
+        return Err("is neither keep nor close-after:<duration>, such as close-after:6h".into());
+    };
+    duration(after).map(OnLapse::CloseAfter).map_err(|invalid| format!("has a part that {invalid}").into())
+}
+
+pub(super) fn on_expired(text: &str) -> Result<OnExpired, Problem> {
+    match text {
+        "carry" => Ok(OnExpired::Carry),
+        "dead-letter" => Ok(OnExpired::DeadLetter),
+        _ => Err("is neither carry nor dead-letter".into()),
+    }
+}
+
+pub(super) fn on_zero_hour(text: &str) -> Result<OnZeroHour, Problem> {
+    match text {
+        "skip" => Ok(OnZeroHour::Skip),
+        "report" => Ok(OnZeroHour::Report),
+        _ => Err("is neither skip nor report".into()),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Problem> {
+    match text {
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        _ => Err("is neither json nor text".into()),
+    }
+}
+
+/// Longest log filter: a directive for every module there is fits in.
+const LOG_FILTER_CHARS_MAX: usize = 1024;
+
+pub(super) fn log_filter(text: &str) -> Result<String, Problem> {
+    // The plain levels are nearly all that is ever written, and the full parser is slow for the start-up path.
+    if ["off", "error", "warn", "info", "debug", "trace"].contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let parsed = text.len() <= LOG_FILTER_CHARS_MAX
+        && !text.is_empty()
+        && tracing_subscriber::EnvFilter::builder().parse(text).is_ok();
+    if parsed {
+        Ok(text.to_owned())
+    } else {
+        Err("is not a log filter; write a level (error, warn, info, debug, trace) or module=level,…".into())
+    }
+}
+
+/// `sun_path` has 108 bytes with the final NUL (unix(7)).
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+pub(super) fn tcp_addr(text: &str) -> Result<SocketAddr, Problem> {
+    text.parse().map_err(|_| "is not an address; write IP:port, such as 0.0.0.0:19180 or [::]:19180".into())
+}
+
+pub(super) fn listen_addr(text: &str) -> Result<ListenAddr, Problem> {
+    let Some(path) = text.strip_prefix("unix:") else {
+        return text.parse().map(ListenAddr::Tcp).map_err(|_| {
+            "is not an address; write IP:port, such as 127.0.0.1:19181, or unix:/path/to/socket".into()
+        });
+    };
+    if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+        return Err(
+            "has no absolute path of a socket after unix:, such as unix:/run/tollgate/app.sock".into()
+        );
+    }
+    if path.len() > UNIX_PATH_BYTES_MAX {
+        return Err(
+            "has a socket path longer than the 107 bytes that Linux allows; choose a shorter one".into()
+        );
+    }
+    Ok(ListenAddr::Unix(PathBuf::from(path)))
+}
+
+pub(super) fn endpoint_url(text: &str) -> Result<EndpointUrl, Problem> {
+    text.parse()
+}
+
+pub(super) fn clock(text: &str) -> Result<ClockSource, Problem> {
+    if text == "system" {
+        return Ok(ClockSource::System);
+    }
+    endpoint_url(text)
+        .map(ClockSource::Follow)
+        .map_err(|problem| format!("{problem}, or write system").into())
+}
+
+/// Path separators aside, anything can be a path; empty cannot.
+pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("is not a path; name a file or folder, or remove the setting".into());
+    }
+    Ok(Path::new(text).to_owned())
+}
+
+/// Longest dimension name in the service model (`UsageDimension`).
+const DIMENSION_CHARS_MAX: usize = 255;
+
+pub(super) fn dimension(text: &str) -> Result<String, Problem> {
+    let chars = text.chars().count();
+    if chars == 0 || chars > DIMENSION_CHARS_MAX || text.chars().any(char::is_control) {
+        return Err(
+            "holds a dimension name that is empty, longer than 255 characters or not printable".into()
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// AWS Marketplace allows a product at most 200 dimensions.
+const DIMENSIONS_MAX: usize = 200;
+
+pub(super) fn dimensions(items: &[String]) -> Result<Vec<String>, Problem> {
+    if items.is_empty() || items.len() > DIMENSIONS_MAX {
+        return Err("must hold 1 to 200 dimension names; remove the setting to accept any".into());
+    }
+    let mut names = Vec::with_capacity(items.len());
+    for item in items {
+        let name = dimension(item)?;
+        if names.contains(&name) {
+            return Err(format!("names {name:?} twice; remove one").into());
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let good = [
+            ("0s", 0),
+            ("45s", 45_000),
+            ("500ms", 500),
+            ("1h30m", 5_400_000),
+            ("1d2h3m4s5ms", 93_784_005),
+            ("90m", 5_400_000),
+            ("366d", 31_622_400_000),
+        ];
+        for (text, ms) in good {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        let bad = [
+            "",
+            "0",
+            "10",
+            "s",
+            "1",
+            "1m1h",
+            "1h1h",
+            "1.5h",
+            "-1s",
+            "+1s",
+            " 1s",
+            "1s ",
+            "1 s",
+            "1H",
+            "1ms1s",
+            "1w",
+            "1µs",
+            "367d",
+            "99999999999999999999s",
+            "18446744073709551615d",
+            "1h30",
+            "１s",
+        ];
+        for text in bad {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("1GiB", 1 << 30), ("64KiB", 65_536), ("65536", 65_536), ("65536B", 65_536)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in
+            ["", "GiB", "1GB", "1.5GiB", "-1GiB", "1 GiB", "63KiB", "8388608TiB", "99999999999999999999"]
+        {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn listen_addresses() {
+        assert_eq!(listen_addr("[::1]:1"), Ok(ListenAddr::Tcp("[::1]:1".parse().unwrap())));
+        assert_eq!(listen_addr("unix:/run/a.sock"), Ok(ListenAddr::Unix("/run/a.sock".into())));
+        let long = format!("unix:/{}", "x".repeat(107));
+        for text in
+            ["", ":19180", "localhost:1", "1.2.3.4", "1.2.3.4:70000", "unix:", "unix:a", "unix:/", &long]
+        {
+            assert!(listen_addr(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn policies() {
+        assert_eq!(on_lapse("close-after:6h"), Ok(OnLapse::CloseAfter(Duration::from_secs(6 * 3600))));
+        assert!(
+            on_lapse("close-after:").is_err() && on_lapse("close-after:6").is_err() && on_lapse("").is_err()
+        );
+        assert!(mode("contract").unwrap_err().contains("not in this release"));
+        for text in ["on", "true"] {
+            assert_eq!(switch(text), Ok(true));
+        }
+        assert!(switch("yes").is_err() && switch("True").is_err());
+        assert!(log_filter("info,tollgate=debug").is_ok() && log_filter("a=b=c").is_err());
+    }
+
+    #[test]
+    fn dimension_lists() {
+        let list = |names: &[&str]| dimensions(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        assert_eq!(list(&["requests", "gigabytes"]).unwrap().len(), 2);
+        for bad in [&[][..], &[""], &["a", "a"], &["a\n"], &["x"; 201]] {
+            assert!(list(bad).is_err(), "{bad:?}");
+        }
+    }
+}

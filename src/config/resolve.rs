@@ -1,0 +1,270 @@
+//! Which text counts for each setting: the seller's file, else a flag, else the environment, else the operator's file,
+//! else a variable of the AWS SDK where the setting has one, else the default.
+//!
+//! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer is
+//!   told, not overruled in silence.
+//! - Where a seller's file exists, the sealed settings come from it or from the defaults, nowhere else. It also seals
+//!   when it cannot be read.
+//!
+//! This module must not know what a text means.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::disk::{Installation, describe};
+use super::document::{self, Entry, FILE_BYTES_MAX, Raw};
+use super::env::{Environment, filled};
+use super::fault::{Fault, Origin, quoted, shown};
+use super::flags::{CONFIG_FLAG, Flags};
+use super::setting::{ENV_PREFIX, Setting, Spec, did_you_mean};
+
+/// The variable that names the operator's file.
+pub const CONFIG_VARIABLE: &str = "TOLLGATE_CONFIG";
+
+/// The variable that says which pod this is, from the downward API.
+pub const POD_UID_VARIABLE: &str = "TOLLGATE_POD_UID";
+
+/// A Service named `tollgate` makes Kubernetes inject variables that begin like this.
+const SERVICE_VARIABLE_PREFIXES: [&str; 2] = ["TOLLGATE_PORT", "TOLLGATE_SERVICE_"];
+
+/// A text and where it comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Choice {
+    pub(super) raw: Raw,
+    pub(super) origin: Origin,
+}
+
+/// One text, or none, for each setting.
+#[derive(Debug, Default)]
+pub(super) struct Resolution {
+    choices: Vec<Option<Choice>>,
+    pub(super) seller: FileState,
+    pub(super) file: FileState,
+    pub(super) file_origin: Option<Origin>,
+    pub(super) faults: Vec<Fault>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum FileState {
+    /// There is none.
+    #[default]
+    Absent,
+    /// It was read.
+    Read(PathBuf),
+    /// It exists and cannot be used; a fault says why.
+    Broken(PathBuf),
+}
+
+impl FileState {
+    pub(super) fn exists(&self) -> bool {
+        *self != Self::Absent
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self, Self::Broken(_))
+    }
+}
+
+impl Resolution {
+    pub(super) fn choice(&self, setting: Setting) -> Option<&Choice> {
+        self.choices.get(setting as usize).and_then(Option::as_ref)
+    }
+
+    /// A seller's file exists.
+    pub(super) fn sealed(&self) -> bool {
+        self.seller.exists()
+    }
+}
+
+/// Collects all sources and decides between them.
+pub(super) fn resolve(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Resolution {
+    let mut resolution = Resolution::default();
+    let seller = read_seller(installed, &mut resolution);
+    let file = read_file(flags, env, installed, &mut resolution);
+    let ignore_endpoints =
+        filled(env, IGNORE_ENDPOINTS_VARIABLE).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+
+    for &setting in Setting::ALL {
+        let spec = setting.spec();
+        let from_seller = entry(&seller, setting).map(|entry| Choice {
+            raw: entry.raw.clone(),
+            origin: Origin::Seller { path: installed.seller_file.clone(), line: entry.line },
+        });
+        let others = [
+            flags.value(setting).map(|text| (Raw::from_text(setting, text), Origin::Flag(spec.flag))),
+            env.get(spec.env)
+                .map(|text| (Raw::from_text(setting, &text), Origin::Environment(spec.env.into()))),
+            file_choice(&file, setting, &resolution.file),
+        ];
+        let others = others.into_iter().flatten().map(|(raw, origin)| Choice { raw, origin });
+        let others: Vec<Choice> = others.collect();
+        let allowed = resolution.check(spec, from_seller.as_ref(), &others, installed.emulator);
+        let sdk = || {
+            let honoured = !(setting == Setting::EndpointUrl && (ignore_endpoints || resolution.sealed()));
+            honoured.then(|| sdk_choice(setting, spec, env)).flatten()
+        };
+        let chosen = match from_seller {
+            Some(choice) => Some(choice),
+            None if allowed => others.into_iter().next().or_else(sdk),
+            None => None,
+        };
+        resolution.choices.push(chosen);
+    }
+    check_variables(env, &mut resolution);
+    resolution
+}
+
+/// The SDK's switch that makes it ignore endpoints from the environment and from profiles.
+pub(super) const IGNORE_ENDPOINTS_VARIABLE: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
+
+impl Resolution {
+    /// Notes what may not be set where it is set; `false` when the others do not count.
+    fn check(
+        &mut self,
+        spec: &'static Spec,
+        seller: Option<&Choice>,
+        others: &[Choice],
+        emulator: bool,
+    ) -> bool {
+        let problem = if spec.emulator_only && !emulator {
+            if let Some(choice) = seller {
+                self.faults.push(refusal(spec, choice, NO_EMULATOR));
+            }
+            NO_EMULATOR
+        } else if seller.is_some() {
+            "is set by the seller's file, which always wins; remove it here"
+        } else if spec.sealed && self.sealed() {
+            "may be set by the seller's file only, which this image has; remove it here"
+        } else {
+            return true;
+        };
+        self.faults.extend(others.iter().map(|choice| refusal(spec, choice, problem)));
+        false
+    }
+}
+
+const NO_EMULATOR: &str = "cannot be set: this build does not contain the emulator; remove it";
+
+fn refusal(spec: &'static Spec, choice: &Choice, problem: &str) -> Fault {
+    Fault {
+        subject: spec.name.to_owned(),
+        value: Some(shown(spec, &choice.raw.to_text())),
+        origin: Some(choice.origin.clone()),
+        problem: problem.to_owned(),
+    }
+}
+
+fn entry(entries: &[Entry], setting: Setting) -> Option<&Entry> {
+    entries.iter().find(|entry| entry.setting == setting)
+}
+
+fn file_choice(entries: &[Entry], setting: Setting, file: &FileState) -> Option<(Raw, Origin)> {
+    let FileState::Read(path) = file else { return None };
+    let entry = entry(entries, setting)?;
+    Some((entry.raw.clone(), Origin::File { path: path.clone(), line: entry.line }))
+}
+
+fn sdk_choice(setting: Setting, spec: &'static Spec, env: &dyn Environment) -> Option<Choice> {
+    spec.sdk_variables.iter().find_map(|variable| {
+        let raw = Raw::from_text(setting, &filled(env, variable)?);
+        Some(Choice { raw, origin: Origin::Environment((*variable).into()) })
+    })
+}
+
+fn read_seller(installed: &Installation<'_>, resolution: &mut Resolution) -> Vec<Entry> {
+    let (state, entries) = read(installed, &installed.seller_file, false, &mut resolution.faults);
+    resolution.seller = state;
+    entries
+}
+
+fn read_file(
+    flags: &Flags,
+    env: &dyn Environment,
+    installed: &Installation<'_>,
+    resolution: &mut Resolution,
+) -> Vec<Entry> {
+    let by_flag = flags.config.clone().map(|path| (path, Origin::Flag(CONFIG_FLAG)));
+    let by_variable = || {
+        let path = filled(env, CONFIG_VARIABLE)?;
+        Some((PathBuf::from(path), Origin::Environment(CONFIG_VARIABLE.into())))
+    };
+    let named = by_flag.or_else(by_variable);
+    let (path, origin) = named.unwrap_or_else(|| (installed.default_file.clone(), Origin::Default));
+    // Only the default may be absent: a named file that is not there is a typing error.
+    let must_exist = origin != Origin::Default;
+    let (state, entries) = read(installed, &path, must_exist, &mut resolution.faults);
+    resolution.file = state;
+    resolution.file_origin = Some(origin);
+    entries
+}
+
+fn read(
+    installed: &Installation<'_>,
+    path: &Path,
+    must_exist: bool,
+    faults: &mut Vec<Fault>,
+) -> (FileState, Vec<Entry>) {
+    let bytes = match installed.disk.read(path, FILE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => {
+            return (FileState::Absent, Vec::new());
+        }
+        Err(error) => {
+            let problem = match error.kind() {
+                io::ErrorKind::FileTooLarge => "is larger than the 64 KiB of a configuration file".to_owned(),
+                _ => format!("cannot be read: {}; correct the path or its permissions", describe(&error)),
+            };
+            faults.push(Fault::of(path.display().to_string(), problem));
+            return (FileState::Broken(path.to_owned()), Vec::new());
+        }
+    };
+    match document::parse(path, &bytes, faults) {
+        Ok(entries) => (FileState::Read(path.to_owned()), entries),
+        Err(()) => (FileState::Broken(path.to_owned()), Vec::new()),
+    }
+}
+
+/// Looks through the names of all variables: unknown ones of ours are warnings, sealed endpoints faults.
+fn check_variables(env: &dyn Environment, resolution: &mut Resolution) {
+    // A hostile or broken environment must not flood the log.
+    const WARNINGS_MAX: usize = 20;
+    let mut names = env.names();
+    names.sort_unstable();
+    for name in names {
+        if name.starts_with("AWS_ENDPOINT_URL") && resolution.sealed() && filled(env, &name).is_some() {
+            resolution.faults.push(Fault {
+                value: filled(env, &name).map(|value| quoted(&value)),
+                ..Fault::of(
+                    name,
+                    "may not be set beside a seller's file: it leads requests away from AWS; remove it",
+                )
+            });
+        } else if name.starts_with(ENV_PREFIX)
+            && !known_variable(&name)
+            && resolution.warnings.len() < WARNINGS_MAX
+        {
+            resolution.warnings.push(unknown_variable(&name));
+        }
+    }
+}
+
+fn known_variable(name: &str) -> bool {
+    name == CONFIG_VARIABLE
+        || name == POD_UID_VARIABLE
+        || SERVICE_VARIABLE_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || Setting::by_env(name).is_some()
+}
+
+fn unknown_variable(name: &str) -> String {
+    let known =
+        Setting::ALL.iter().map(|setting| setting.spec().env).chain([CONFIG_VARIABLE, POD_UID_VARIABLE]);
+    let shown = name.escape_debug();
+    match did_you_mean(name, known) {
+        Some(near) => {
+            format!("the environment variable {shown} is unknown and ignored; did you mean {near}?")
+        }
+        None => format!("the environment variable {shown} is unknown and ignored"),
+    }
+}

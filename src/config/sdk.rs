@@ -1,0 +1,184 @@
+//! The surroundings that the AWS SDK's conventions describe: region, endpoint, certificate authorities, proxies.
+//!
+//! - An empty variable counts as unset, as in the SDKs.
+//! - With a seller's file no endpoint may come from elsewhere, and that includes the AWS profile files.
+
+use std::path::{Path, PathBuf};
+
+use super::disk::{Disk, describe};
+use super::env::{Environment, filled};
+use super::fault::{Fault, Origin, quoted};
+use super::parse;
+use super::reader::Reader;
+use super::setting::Setting;
+use super::{Aws, EndpointUrl, Proxies, Secret};
+use crate::marketplace::ca_bundle::CaBundle;
+
+/// Where the ECS agent describes the task (AWS: task metadata endpoint version 4).
+const ECS_METADATA_VARIABLE: &str = "ECS_CONTAINER_METADATA_URI_V4";
+
+/// The PEM file of the certificate authorities that are trusted instead of the built-in ones.
+const CA_BUNDLE_VARIABLE: &str = "AWS_CA_BUNDLE";
+
+/// The projected token of IRSA; the SDK reads it, we only look whether it can be read.
+const WEB_IDENTITY_VARIABLE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
+
+/// Variables that are shown beside the settings, because they change where requests go.
+pub(super) const SHOWN_VARIABLES: &[&str] = &[
+    CA_BUNDLE_VARIABLE,
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_USE_FIPS_ENDPOINT",
+    super::resolve::IGNORE_ENDPOINTS_VARIABLE,
+    "AWS_EC2_METADATA_DISABLED",
+    ECS_METADATA_VARIABLE,
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
+/// Reads all of it.
+pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
+    let region = reader.given(Setting::Region, parse::typed);
+    let region_origin = reader.origin(Setting::Region);
+    let endpoint_url = reader.given(Setting::EndpointUrl, parse::endpoint_url);
+    let ca_bundle = ca_bundle(reader);
+    let use_dual_stack = sdk_switch(reader, "AWS_USE_DUALSTACK_ENDPOINT");
+    let use_fips = sdk_switch(reader, "AWS_USE_FIPS_ENDPOINT");
+    let imds_disabled = sdk_switch(reader, "AWS_EC2_METADATA_DISABLED");
+    let ecs_metadata_uri = ecs_metadata_uri(reader);
+    let sealed = reader.resolution.sealed();
+    if sealed {
+        refuse_profile_endpoints(reader);
+    }
+    let endpoint_url = endpoint_url?;
+    if let Some(url) = endpoint_url.as_ref().filter(|url| !url.is_https() && !url.is_loopback()) {
+        reader.warnings.push(format!(
+            "endpoint_url {} sends requests over unencrypted HTTP to another machine",
+            quoted(url.as_str())
+        ));
+    }
+    Some(Aws {
+        region: region?,
+        region_origin,
+        endpoint_url,
+        ecs_metadata_uri,
+        web_identity_token_file: filled(reader.env, WEB_IDENTITY_VARIABLE).map(PathBuf::from),
+        ca_bundle: ca_bundle?,
+        use_dual_stack: use_dual_stack?,
+        use_fips: use_fips?,
+        imds_disabled: imds_disabled?,
+        proxies: proxies(reader.env),
+        sealed,
+    })
+}
+
+fn sdk_switch(reader: &mut Reader<'_>, variable: &'static str) -> Option<bool> {
+    let Some(value) = filled(reader.env, variable) else { return Some(false) };
+    if value.eq_ignore_ascii_case("true") {
+        return Some(true);
+    }
+    if value.eq_ignore_ascii_case("false") {
+        return Some(false);
+    }
+    reader.faults.push(variable_fault(variable, &value, "is neither true nor false".to_owned()));
+    None
+}
+
+fn variable_fault(variable: &'static str, value: &str, problem: String) -> Fault {
+    Fault {
+        subject: variable.to_owned(),
+        value: Some(quoted(value)),
+        origin: Some(Origin::Environment(variable.into())),
+        problem,
+    }
+}
+
+fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<String> {
+    let value = filled(reader.env, ECS_METADATA_VARIABLE)?;
+    if value.parse::<EndpointUrl>().is_ok() {
+        return Some(value);
+    }
+    // The agent injects it; the operator can do nothing about it, and the region may be known otherwise.
+    reader.warnings.push(format!("{ECS_METADATA_VARIABLE} is not a URL and is ignored"));
+    None
+}
+
+fn proxies(env: &dyn Environment) -> Proxies {
+    let either =
+        |upper: &str, lower: &str| filled(env, upper).or_else(|| filled(env, lower)).map(Secret::new);
+    Proxies {
+        https: either("HTTPS_PROXY", "https_proxy"),
+        // Upper-case HTTP_PROXY is honoured: this is no CGI program, where a request header could set it.
+        http: either("HTTP_PROXY", "http_proxy"),
+        all: either("ALL_PROXY", "all_proxy"),
+        no_proxy: filled(env, "NO_PROXY").or_else(|| filled(env, "no_proxy")),
+    }
+}
+
+/// Largest bundle: the whole list of public authorities has a quarter of this.
+const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
+
+fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
+    let Some(value) = filled(reader.env, CA_BUNDLE_VARIABLE) else { return Some(None) };
+    let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX);
+    let problem = match read.map(|pem| CaBundle::from_pem(&pem)) {
+        Ok(Ok(bundle)) => return Some(Some(bundle)),
+        Ok(Err(error)) => format!("{error}; give a PEM file of CA certificates"),
+        Err(error) => format!("cannot be read: {}; correct the path or its permissions", describe(&error)),
+    };
+    reader.faults.push(variable_fault(CA_BUNDLE_VARIABLE, &value, problem));
+    None
+}
+
+/// Largest profile file that is searched; a larger one cannot be trusted to hold no endpoint.
+const PROFILE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The AWS profile files may set endpoints, for all services or in a `services` section. Any such line is refused,
+/// whichever profile it belongs to: which one is active can change without us.
+fn refuse_profile_endpoints(reader: &mut Reader<'_>) {
+    let home = filled(reader.env, "HOME");
+    for (variable, name) in
+        [("AWS_CONFIG_FILE", ".aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")]
+    {
+        let path = filled(reader.env, variable)
+            .map(|path| expand_home(&path, home.as_deref()))
+            .or_else(|| home.as_ref().map(|home| Path::new(home).join(name)));
+        let Some(path) = path else { continue };
+        if let Some(fault) = profile_fault(reader.installed.disk, &path) {
+            reader.faults.push(fault);
+        }
+    }
+}
+
+/// The SDK expands a leading `~/` in these two variables itself, so we must look where it looks.
+fn expand_home(path: &str, home: Option<&str>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => Path::new(home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+fn profile_fault(disk: &dyn Disk, path: &Path) -> Option<Fault> {
+    let refusal = |place: String, problem: &str| {
+        Some(Fault::of(place, format!("{problem}, which a seller's file forbids; remove it")))
+    };
+    let bytes = match disk.read(path, PROFILE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+            return refusal(path.display().to_string(), "is too large to be searched for endpoints");
+        }
+        // What cannot be read cannot lead the SDK anywhere either.
+        Err(_) => return None,
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().position(|line| {
+        let key = line.split(['=', ':']).next().unwrap_or_default().trim();
+        key.eq_ignore_ascii_case("endpoint_url")
+    })?;
+    refusal(format!("{}:{}", path.display(), line + 1), "sets an endpoint for AWS requests")
+}

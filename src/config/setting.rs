@@ -1,0 +1,341 @@
+//! The settings table: the one place where a setting is defined.
+//!
+//! - A name is spelled once; the flag (`--product-code`) and the variable (`TOLLGATE_PRODUCT_CODE`) follow from it at
+//!   compile time. Flags, environment, files, `config print` and `docs/CONFIGURATION.md` are all driven by this table.
+//! - A default is text, read by the same parser as the text of an operator, so that both mean the same.
+//!
+//! This module must not know where values come from, nor what they are parsed into.
+
+/// How a value is given on the command line and in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One text.
+    Text,
+    /// `true` or `false` (also `on` and `off`); as a flag it may stand without a value.
+    Switch,
+    /// A list: separated by commas, or an array in a file.
+    List,
+}
+
+/// What is known of a setting before anyone sets it.
+#[derive(Debug)]
+pub struct Spec {
+    /// The key in a file.
+    pub name: &'static str,
+    /// The long flag, without its two hyphens.
+    pub flag: &'static str,
+    /// The environment variable.
+    pub env: &'static str,
+    /// What a flag's value is called in the help.
+    pub value_name: &'static str,
+    /// One sentence for help and documentation.
+    pub meaning: &'static str,
+    /// The text that stands when nobody sets it.
+    pub default: Option<&'static str>,
+    /// What the documentation shows as the default.
+    pub default_shown: &'static str,
+    /// How it is written.
+    pub form: Form,
+    /// Variables of the AWS SDK that count when nothing of ours sets it, first one first.
+    pub sdk_variables: &'static [&'static str],
+    /// Where a seller's file exists, only that file may set it.
+    pub sealed: bool,
+    /// Settable only in builds that contain the emulator.
+    pub emulator_only: bool,
+    /// The value is the path of a secret. It is shown only while it looks like a path: people put the secret itself
+    /// there by mistake.
+    pub secret_path: bool,
+}
+
+impl Spec {
+    const PLAIN: Self = Self {
+        name: "",
+        flag: "",
+        env: "",
+        value_name: "VALUE",
+        meaning: "",
+        default: None,
+        default_shown: "none",
+        form: Form::Text,
+        sdk_variables: &[],
+        sealed: false,
+        emulator_only: false,
+        secret_path: false,
+    };
+}
+
+macro_rules! settings {
+    ($( $variant:ident = $name:literal, $meaning:literal { $($field:ident: $value:expr),* $(,)? } )+) => {
+        /// The settings, in the order in which they are documented.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Setting {
+            $( #[doc = $meaning] $variant, )+
+        }
+
+        impl Setting {
+            /// Every setting.
+            pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
+        }
+
+        static SPECS: &[Spec] = &[$(
+            Spec {
+                name: $name,
+                flag: {
+                    const BYTES: [u8; $name.len()] = hyphenated($name);
+                    ascii(&BYTES)
+                },
+                env: {
+                    const BYTES: [u8; ENV_PREFIX.len() + $name.len()] = shouted($name);
+                    ascii(&BYTES)
+                },
+                meaning: $meaning,
+                $( $field: $value, )*
+                ..Spec::PLAIN
+            }
+        ),+];
+    };
+}
+
+settings! {
+    Mode = "mode",
+    "How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage) or `saas` (BatchMeterUsage)." {
+        value_name: "MODE", default: Some("hourly"), default_shown: "hourly", sealed: true,
+    }
+    ProductCode = "product_code",
+    "The product code from the AWS Marketplace Management Portal." {
+        value_name: "CODE", default_shown: "required", sealed: true,
+    }
+    PublicKeys = "public_keys",
+    "The product's public keys: a folder of `<version>.pem`, or one PEM file; needed in mode `hourly`." {
+        value_name: "PATH", sealed: true,
+    }
+    PublicKeyVersion = "public_key_version",
+    "The key version that AWS is asked to sign with." {
+        value_name: "N", default_shown: "the highest held", sealed: true,
+    }
+    Region = "region",
+    "The AWS region that this pod or task runs in." {
+        value_name: "REGION", default_shown: "AWS_REGION, else ECS task metadata, else IMDS",
+        sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"],
+    }
+    EndpointUrl = "endpoint_url",
+    "Where the metering service is reached instead of AWS's own endpoint; also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` and `AWS_ENDPOINT_URL`." {
+        value_name: "URL", sealed: true,
+        sdk_variables: &["AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL"],
+    }
+    ProbeAddr = "probe_addr",
+    "Where the probe server listens; `[::]` serves IPv4 too, and stands for `0.0.0.0` where IPv6 is off." {
+        value_name: "ADDR", default: Some("[::]:19180"), default_shown: "[::]:19180",
+    }
+    AppAddr = "app_addr",
+    "Where the application's server listens: a loopback address, `unix:/path`, or any address with `app_token_file`." {
+        value_name: "ADDR", default: Some("127.0.0.1:19181"), default_shown: "127.0.0.1:19181",
+    }
+    AppTokenFile = "app_token_file",
+    "A file with the bearer token that the application's server asks for." {
+        value_name: "FILE", secret_path: true,
+    }
+    StateDir = "state_dir",
+    "The folder for the kept receipt, the grace period and the usage ledger; `none` keeps nothing." {
+        value_name: "DIR", default: Some("/var/lib/tollgate"), default_shown: "/var/lib/tollgate",
+    }
+    UnavailableAfter = "unavailable_after",
+    "After so long without an answer the state is `unavailable`; the asking goes on." {
+        value_name: "DURATION", default: Some("30m"), default_shown: "30m",
+    }
+    GracePeriod = "grace_period",
+    "The gate stands open so long from the first failed attempt while AWS cannot be reached." {
+        value_name: "DURATION", default: Some("0s"), default_shown: "0s", sealed: true,
+    }
+    OnDenied = "on_denied",
+    "When not entitled: `hold` and ask again every five minutes, or `exit`." {
+        value_name: "POLICY", default_shown: "run: hold, exec: exit",
+    }
+    OnLapse = "on_lapse",
+    "In mode `metered`, when the entitlement ends: `keep` the gate open, or `close-after:<duration>`." {
+        value_name: "POLICY", default: Some("keep"), default_shown: "keep",
+    }
+    KeptReceipt = "kept_receipt",
+    "Keep the verified receipt in `state_dir`, for a restart while AWS cannot be reached." {
+        value_name: "ON|OFF", default: Some("on"), default_shown: "on", form: Form::Switch,
+    }
+    Dimensions = "dimensions",
+    "The usage dimensions that are accepted." {
+        value_name: "NAME,…", default_shown: "any", form: Form::List,
+    }
+    EntitlementDimension = "entitlement_dimension",
+    "In mode `metered`, a zero-priced dimension whose hourly report of 0 proves the entitlement." {
+        value_name: "NAME",
+    }
+    Settle = "settle",
+    "How long after its end an hour still takes its own late usage." {
+        value_name: "DURATION", default: Some("2m"), default_shown: "2m",
+    }
+    OnExpired = "on_expired",
+    "Usage that was never attempted and missed AWS's window: `carry` it to the current hour, or `dead-letter` it." {
+        value_name: "POLICY", default: Some("carry"), default_shown: "carry",
+    }
+    OnZeroHour = "on_zero_hour",
+    "An hour without usage: `skip` it, or `report` a quantity of 0." {
+        value_name: "POLICY", default: Some("skip"), default_shown: "skip",
+    }
+    SealOnShutdown = "seal_on_shutdown",
+    "Seal and send the open hour when the process is asked to stop." {
+        value_name: "TRUE|FALSE", default: Some("true"), default_shown: "true", form: Form::Switch,
+    }
+    ShutdownGrace = "shutdown_grace",
+    "How long a stop may take before the rest stays on disk." {
+        value_name: "DURATION", default: Some("20s"), default_shown: "20s",
+    }
+    AwsDoor = "aws_door",
+    "Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can be pointed here." {
+        value_name: "TRUE|FALSE", default: Some("false"), default_shown: "false", form: Form::Switch,
+    }
+    Quit = "quit",
+    "Serve `POST /v1/quit`, which ends the sidecar of a Job." {
+        value_name: "TRUE|FALSE", default: Some("false"), default_shown: "false", form: Form::Switch,
+    }
+    LedgerBytesMax = "ledger_bytes_max",
+    "How large the usage ledger may grow before usage is answered with 503." {
+        value_name: "SIZE", default: Some("1GiB"), default_shown: "1GiB",
+    }
+    LogFormat = "log_format",
+    "`json` or `text`." {
+        value_name: "FORMAT", default_shown: "json, on a terminal text",
+    }
+    LogFilter = "log_filter",
+    "Which log lines are written: a level, or directives such as `info,tollgate::registration=debug`." {
+        value_name: "FILTER", default: Some("info"), default_shown: "info",
+    }
+    AllowEmulated = "allow_emulated",
+    "Accept tokens of the emulator; settable only in builds that contain it." {
+        value_name: "TRUE|FALSE", default: Some("true"), default_shown: "true with the emulator built in, else false",
+        form: Form::Switch, sealed: true, emulator_only: true,
+    }
+    Clock = "clock",
+    "`system`, or the URL of the emulator's `/_emulator/clock`; settable only in builds that contain the emulator." {
+        value_name: "URL", default: Some("system"), default_shown: "system", sealed: true, emulator_only: true,
+    }
+}
+
+impl Setting {
+    /// What is known of it.
+    #[must_use]
+    pub fn spec(self) -> &'static Spec {
+        &SPECS[self as usize]
+    }
+
+    /// The setting of this file key.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|setting| setting.spec().name == name)
+    }
+
+    /// The setting of this environment variable.
+    #[must_use]
+    pub fn by_env(variable: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|setting| setting.spec().env == variable)
+    }
+}
+
+/// What every variable of ours begins with.
+pub const ENV_PREFIX: &str = "TOLLGATE_";
+
+/// The known name nearest to a misspelled one, if one is near.
+pub(super) fn did_you_mean<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Below this likeness a suggestion confuses more than it helps; clap uses a near one for flags.
+    const LIKENESS_MIN: f64 = 0.8;
+    // The comparison is quadratic, and nothing longer can be near.
+    const TYPED_BYTES_MAX: usize = 64;
+    if typed.len() > TYPED_BYTES_MAX {
+        return None;
+    }
+    known
+        .map(|name| (strsim::jaro_winkler(typed, name), name))
+        .filter(|(likeness, _)| *likeness > LIKENESS_MIN)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+const fn hyphenated<const N: usize>(name: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut i = 0;
+    while i < N {
+        let byte = name.as_bytes()[i];
+        bytes[i] = if byte == b'_' { b'-' } else { byte };
+        i += 1;
+    }
+    bytes
+}
+
+const fn shouted<const N: usize>(name: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut i = 0;
+    while i < N {
+        bytes[i] = if i < ENV_PREFIX.len() {
+            ENV_PREFIX.as_bytes()[i]
+        } else {
+            name.as_bytes()[i - ENV_PREFIX.len()].to_ascii_uppercase()
+        };
+        i += 1;
+    }
+    bytes
+}
+
+const fn ascii(bytes: &'static [u8]) -> &'static str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(_) => unreachable!(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flag_and_variable_follow_from_the_name() {
+        let spec = Setting::ProductCode.spec();
+        assert_eq!(
+            (spec.name, spec.flag, spec.env),
+            ("product_code", "product-code", "TOLLGATE_PRODUCT_CODE")
+        );
+        for &setting in Setting::ALL {
+            let spec = setting.spec();
+            assert_eq!(spec.flag, spec.name.replace('_', "-"));
+            assert_eq!(spec.env, format!("TOLLGATE_{}", spec.name.to_uppercase()));
+            assert_eq!(Setting::by_name(spec.name), Some(setting));
+            assert_eq!(Setting::by_env(spec.env), Some(setting));
+            assert!(spec.meaning.ends_with('.'), "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn the_sealed_settings_are_those_that_decide_what_is_paid() {
+        let sealed: Vec<&str> =
+            Setting::ALL.iter().map(|s| s.spec()).filter(|s| s.sealed).map(|s| s.name).collect();
+        assert_eq!(
+            sealed,
+            [
+                "mode",
+                "product_code",
+                "public_keys",
+                "public_key_version",
+                "endpoint_url",
+                "grace_period",
+                "allow_emulated",
+                "clock"
+            ]
+        );
+    }
+
+    #[test]
+    fn near_misses_are_suggested_and_far_ones_are_not() {
+        let names = || Setting::ALL.iter().map(|s| s.spec().name);
+        assert_eq!(did_you_mean("product_cod", names()), Some("product_code"));
+        assert_eq!(did_you_mean("product-code", names()), Some("product_code"));
+        assert_eq!(did_you_mean("probe_address", names()), Some("probe_addr"));
+        assert_eq!(did_you_mean("zzz", names()), None);
+        assert_eq!(did_you_mean(&"product_code".repeat(100), names()), None);
+    }
+}

@@ -1,0 +1,747 @@
+//! Tests of the whole configuration, on files and variables that are given.
+
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::setting::Setting;
+use super::*;
+
+/// A public key such as AWS issues (RSA-3072), made for these tests; nobody holds its private key.
+pub(crate) const TEST_KEY_PEM: &str = include_str!("testdata/rsa3072.pem");
+
+const SELLER: &str = "/usr/share/tollgate/seller.toml";
+const FILE: &str = "/etc/tollgate/tollgate.toml";
+
+/// One configuration to be loaded; the least that is valid, and what a test adds.
+#[derive(Clone)]
+struct Case {
+    flags: Flags,
+    env: Vec<(String, String)>,
+    disk: MemoryDisk,
+    emulator: bool,
+    role: Role,
+}
+
+impl Case {
+    /// Nothing at all.
+    fn empty() -> Self {
+        Self {
+            flags: Flags::default(),
+            env: Vec::new(),
+            disk: MemoryDisk::default(),
+            emulator: true,
+            role: Role::Run,
+        }
+    }
+
+    /// A valid configuration in mode `hourly`.
+    fn hourly() -> Self {
+        Self::empty()
+            .disk("/keys/1.pem", TEST_KEY_PEM)
+            .env("TOLLGATE_PRODUCT_CODE", "demo")
+            .env("TOLLGATE_PUBLIC_KEYS", "/keys")
+    }
+
+    /// A valid configuration in mode `metered`.
+    fn metered() -> Self {
+        Self::empty().env("TOLLGATE_PRODUCT_CODE", "demo").env("TOLLGATE_MODE", "metered")
+    }
+
+    /// A valid image of a seller.
+    fn sealed(more: &str) -> Self {
+        let seller = format!("product_code = \"demo\"\npublic_keys = \"keys\"\n{more}");
+        Self::empty().disk("/usr/share/tollgate/keys/1.pem", TEST_KEY_PEM).disk(SELLER, &seller)
+    }
+
+    fn flag(mut self, setting: Setting, value: &str) -> Self {
+        self.flags = self.flags.with(setting, value);
+        self
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn disk(mut self, path: &str, content: &str) -> Self {
+        self.disk = self.disk.with(path, content);
+        self
+    }
+
+    fn read_only(mut self, folder: &str) -> Self {
+        self.disk = self.disk.with_read_only(folder);
+        self
+    }
+
+    fn role(mut self, role: Role) -> Self {
+        self.role = role;
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, Faults> {
+        let env: MapEnvironment = self.env.iter().cloned().collect();
+        load(&self.flags, &env, &self.installed(), self.role)
+    }
+
+    fn installed(&self) -> Installation<'_> {
+        Installation {
+            seller_file: SELLER.into(),
+            default_file: FILE.into(),
+            emulator: self.emulator,
+            disk: &self.disk,
+        }
+    }
+
+    #[track_caller]
+    fn valid(&self) -> Config {
+        self.load().map(|loaded| loaded.config).map_err(|faults| faults.to_string()).unwrap()
+    }
+
+    #[track_caller]
+    fn warnings(&self) -> Vec<String> {
+        self.load().map_err(|faults| faults.to_string()).unwrap().warnings
+    }
+
+    #[track_caller]
+    fn faults(&self) -> String {
+        self.load().unwrap_err().to_string()
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_table() {
+    let loaded = Case::hourly().load().unwrap();
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let config = loaded.config;
+    assert_eq!(config.product.mode, Mode::Hourly);
+    assert!(config.product.allow_emulated && !config.product.sealed);
+    assert_eq!(config.product.public_key_version, None);
+    assert_eq!(
+        config.registration,
+        Registration {
+            unavailable_after: Duration::from_secs(1800),
+            grace_period: Duration::ZERO,
+            on_denied: OnDenied::Hold,
+            on_lapse: OnLapse::Keep,
+            kept_receipt: true,
+        }
+    );
+    assert_eq!(config.probe.addr.to_string(), "[::]:19180");
+    assert_eq!(config.app.addr.to_string(), "127.0.0.1:19181");
+    assert!(config.app.token.is_none() && !config.app.aws_door && !config.app.quit);
+    assert_eq!(config.state.dir, StateDir::Default("/var/lib/tollgate".into()));
+    assert_eq!(
+        config.usage,
+        Usage {
+            settle: Duration::from_secs(120),
+            on_expired: OnExpired::Carry,
+            on_zero_hour: OnZeroHour::Skip,
+            seal_on_shutdown: true,
+            shutdown_grace: Duration::from_secs(20),
+            ledger_bytes_max: 1 << 30,
+        }
+    );
+    assert_eq!(config.log, Log { format: None, filter: "info".into() });
+    assert_eq!(config.clock, ClockSource::System);
+    assert!(config.aws.region.is_none() && config.aws.endpoint_url.is_none());
+}
+
+#[test]
+fn on_denied_depends_on_who_asks_unless_it_is_set() {
+    let exec = Case::hourly().role(Role::Exec);
+    assert_eq!(exec.valid().registration.on_denied, OnDenied::Exit);
+    assert_eq!(exec.flag(Setting::OnDenied, "hold").valid().registration.on_denied, OnDenied::Hold);
+    let faults = Case::metered().role(Role::Exec).faults();
+    assert!(faults.contains("cannot be used with exec"), "{faults}");
+}
+
+/// The bad input that operators really give: one clear line each.
+#[test]
+fn bad_input_gets_one_line_with_a_remedy() {
+    let key =
+        |file: &str, content: &str| Case::hourly().disk(file, content).env("TOLLGATE_PUBLIC_KEYS", file);
+    let private = format!("-----BEGIN {0}-----\nMC4=\n-----END {0}-----\n", "PRIVATE KEY");
+    let cases: Vec<(Case, &str)> = vec![
+        (
+            key("/k.pem", "hello"),
+            "public_keys = \"/k.pem\" (environment TOLLGATE_PUBLIC_KEYS): is not usable: ",
+        ),
+        (key("/k.pem", ""), "public_keys = \"/k.pem\" (environment TOLLGATE_PUBLIC_KEYS): is not usable: "),
+        (key("/k.pem", include_str!("testdata/rsa1024.pem")), "public_keys = \"/k.pem\""),
+        (key("/k.pem", include_str!("testdata/ec.pem")), "public_keys = \"/k.pem\""),
+        (key("/k.pem", &private), "public_keys = \"/k.pem\""),
+        (
+            key("/k.pem", &"x".repeat(20_000)),
+            "public_keys = \"/k.pem\" (environment TOLLGATE_PUBLIC_KEYS): is larger",
+        ),
+        (
+            Case::hourly().env("TOLLGATE_PUBLIC_KEYS", "/nowhere"),
+            "public_keys = \"/nowhere\" (environment TOLLGATE_PUBLIC_KEYS): cannot be read: does not exist; use the",
+        ),
+        (
+            key("/k/v2.pem", TEST_KEY_PEM).env("TOLLGATE_PUBLIC_KEYS", "/k"),
+            "public_keys = \"/k\" (environment TOLLGATE_PUBLIC_KEYS): holds \"v2.pem\"; name each key",
+        ),
+        (
+            key("/k/notes", "x").env("TOLLGATE_PUBLIC_KEYS", "/k"),
+            "public_keys = \"/k\" (environment TOLLGATE_PUBLIC_KEYS): holds no <version>.pem",
+        ),
+        (
+            Case::hourly().env("TOLLGATE_PUBLIC_KEYS", &private),
+            "public_keys = (a PEM text, not shown) (environment TOLLGATE_PUBLIC_KEYS): ",
+        ),
+        (
+            Case::hourly().env("TOLLGATE_PUBLIC_KEY_VERSION", "3"),
+            "public_key_version = \"3\" (environment TOLLGATE_PUBLIC_KEY_VERSION): is not among the keys held (1); ",
+        ),
+        (
+            Case::hourly().env("TOLLGATE_PRODUCT_CODE", ""),
+            "product_code = \"\" (environment TOLLGATE_PRODUCT_CODE): is empty; ",
+        ),
+        (
+            Case::hourly().env("AWS_REGION", "mars"),
+            "region = \"mars\" (environment AWS_REGION): is not the name of an AWS region",
+        ),
+        (Case::hourly().flag(Setting::Region, ""), "region = \"\" (flag --region): is not the name"),
+        (
+            Case::hourly().flag(Setting::Mode, "contract"),
+            "mode = \"contract\" (flag --mode): is not in this release",
+        ),
+        (
+            Case::hourly().env("TOLLGATE_STATE_DIR", "/ro").read_only("/ro"),
+            "state_dir = \"/ro\" (environment TOLLGATE_STATE_DIR): cannot be written: permission denied; mount a volume",
+        ),
+        (
+            Case::metered().read_only("/var/lib/tollgate"),
+            "state_dir = \"/var/lib/tollgate\" (default): cannot be written: permission denied, and mode metered keeps",
+        ),
+        (
+            Case::hourly().env("TOLLGATE_GRACE_PERIOD", "1h").read_only("/var/lib/tollgate"),
+            "state_dir = \"/var/lib/tollgate\" (default): cannot be written: permission denied, and grace_period",
+        ),
+        (
+            Case::metered().flag(Setting::StateDir, "none"),
+            "state_dir = \"none\" (flag --state-dir): keeps nothing, but mode",
+        ),
+        (
+            Case::hourly().flag(Setting::AppAddr, "0.0.0.0:19181"),
+            "app_addr = \"0.0.0.0:19181\" (flag --app-addr): is reachable",
+        ),
+        (
+            Case::hourly().flag(Setting::AppAddr, "127.0.0.1:19180"),
+            "app_addr = \"127.0.0.1:19180\" (flag --app-addr): collides",
+        ),
+        (
+            Case::hourly().flag(Setting::AppTokenFile, "s3cret"),
+            "app_token_file = (a secret, not shown) (flag --app-token-file): cannot be read",
+        ),
+        (
+            Case::hourly().disk("/t", "two words").flag(Setting::AppTokenFile, "/t"),
+            "app_token_file = \"/t\" (flag --app-token-file): holds no token",
+        ),
+        (
+            Case::hourly().flag(Setting::EndpointUrl, "metering"),
+            "endpoint_url = \"metering\" (flag --endpoint-url): is not a URL",
+        ),
+        (
+            Case::hourly().env("AWS_ENDPOINT_URL", "http://localhost:19181"),
+            "endpoint_url = \"http://localhost:19181\" (environment AWS_ENDPOINT_URL): is this sidecar's own app_addr",
+        ),
+        (
+            Case::hourly().env("AWS_CA_BUNDLE", "/nowhere"),
+            "AWS_CA_BUNDLE = \"/nowhere\" (environment AWS_CA_BUNDLE): cannot be read",
+        ),
+        (
+            Case::hourly().disk("/ca", "x").env("AWS_CA_BUNDLE", "/ca"),
+            "AWS_CA_BUNDLE = \"/ca\" (environment AWS_CA_BUNDLE): holds no ",
+        ),
+        (
+            Case::hourly().env("AWS_USE_FIPS_ENDPOINT", "1"),
+            "AWS_USE_FIPS_ENDPOINT = \"1\" (environment AWS_USE_FIPS_ENDPOINT): is neither true nor false",
+        ),
+        (
+            Case::hourly().env("TOLLGATE_CONFIG", "/nowhere"),
+            "/nowhere: cannot be read: does not exist; correct the path",
+        ),
+        (
+            Case::hourly().disk(FILE, "regoin = 'x'"),
+            "/etc/tollgate/tollgate.toml:1: the key \"regoin\" is unknown; did you mean region?",
+        ),
+        (
+            Case::hourly().disk(FILE, &"#".repeat(70_000)),
+            "/etc/tollgate/tollgate.toml: is larger than the 64 KiB",
+        ),
+        (
+            Case::hourly().disk(FILE, "\nsettle = \"2h\""),
+            "settle = \"2h\" (file /etc/tollgate/tollgate.toml:2): is longer than 59m; ",
+        ),
+        (Case::hourly().flag(Setting::Clock, "sundial"), "clock = \"sundial\" (flag --clock): is not a URL"),
+        (Case::hourly().env("TOLLGATE_POD_UID", "a b"), "TOLLGATE_POD_UID: is not a pod's UID; "),
+    ];
+    for (case, expected) in cases {
+        let faults = case.faults();
+        assert_eq!(faults.lines().count(), 1, "{expected}\n{faults}");
+        assert!(faults.starts_with(expected), "{expected}\n{faults}");
+    }
+    let faults = Case::empty().faults();
+    assert_eq!(faults.lines().count(), 2, "{faults}");
+    assert!(
+        faults.contains("product_code: is required; set TOLLGATE_PRODUCT_CODE")
+            && faults.contains("public_keys")
+    );
+}
+
+#[test]
+fn all_faults_come_at_once() {
+    let case = Setting::ALL.iter().fold(Case::empty(), |case, setting| case.flag(*setting, "\u{1}"));
+    let faults = case.load().unwrap_err();
+    for &setting in Setting::ALL {
+        let name = setting.spec().name;
+        assert!(
+            faults.as_slice().iter().any(|fault| fault.subject == name) || name == "state_dir",
+            "{name}: {faults}"
+        );
+    }
+}
+
+#[test]
+fn an_unwritable_default_folder_is_one_warning_where_nothing_needs_it() {
+    let case = Case::hourly().read_only("/var/lib/tollgate");
+    assert_eq!(case.valid().state.dir, StateDir::None);
+    assert_eq!(case.warnings().len(), 1);
+    assert!(case.warnings()[0].contains("/var/lib/tollgate cannot be written: permission denied"));
+    let none = Case::hourly().flag(Setting::StateDir, "none");
+    assert_eq!((none.valid().state.dir, none.warnings().len()), (StateDir::None, 0));
+    let named = Case::hourly().flag(Setting::StateDir, "/data");
+    assert_eq!(named.valid().state.dir, StateDir::Explicit("/data".into()));
+}
+
+#[test]
+fn keys_are_a_folder_or_one_file() {
+    let version = |n| PublicKeyVersion::try_new(n).unwrap();
+    let held = |case: &Case| case.valid().product.keys.versions().collect::<Vec<_>>();
+    assert_eq!(held(&Case::hourly()), [version(1)]);
+    // Kubernetes mounts bookkeeping entries beside the keys.
+    let two = Case::hourly()
+        .disk("/keys/2.pem", TEST_KEY_PEM)
+        .disk("/keys/..data/1.pem", "x")
+        .disk("/keys/README", "x");
+    assert_eq!(held(&two), [version(1), version(2)]);
+    let one = Case::hourly().disk("/k.pem", TEST_KEY_PEM).env("TOLLGATE_PUBLIC_KEYS", "/k.pem");
+    assert_eq!(held(&one), [version(1)]);
+    assert_eq!(held(&one.env("TOLLGATE_PUBLIC_KEY_VERSION", "7")), [version(7)]);
+    assert_eq!(held(&Case::metered()), []);
+}
+
+#[test]
+fn every_wrong_key_of_a_folder_is_named() {
+    let faults = Case::hourly().disk("/keys/2.pem", "x").disk("/keys/zwei.pem", TEST_KEY_PEM).faults();
+    assert_eq!(faults.lines().count(), 2, "{faults}");
+    assert!(faults.contains("\"2.pem\", which is not usable") && faults.contains("\"zwei.pem\""), "{faults}");
+}
+
+#[test]
+fn paths_in_a_file_are_relative_to_it() {
+    let case = Case::empty()
+        .disk(
+            "/srv/t.toml",
+            "product_code = 'demo'\npublic_keys = 'keys'\napp_token_file = 'token'\nstate_dir = 'state'",
+        )
+        .disk("/srv/keys/1.pem", TEST_KEY_PEM)
+        .disk("/srv/token", "0123456789abcdef\n")
+        .env("TOLLGATE_CONFIG", "/srv/t.toml");
+    let config = case.valid();
+    assert_eq!(config.state.dir.path(), Some(Path::new("/srv/state")));
+    assert_eq!(config.app.token.unwrap().expose(), "0123456789abcdef");
+}
+
+#[test]
+fn the_region_and_the_endpoint_may_come_from_the_sdks_variables() {
+    let case = Case::hourly()
+        .env("AWS_DEFAULT_REGION", "eu-west-1")
+        .env("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        .env("AWS_ENDPOINT_URL_MARKETPLACE_METERING", "http://127.0.0.1:2/x");
+    let aws = case.valid().aws;
+    assert_eq!(aws.region.unwrap().as_str(), "eu-west-1");
+    assert_eq!(aws.endpoint_url.unwrap().as_str(), "http://127.0.0.1:2/x");
+    let case = case.env("AWS_REGION", "us-east-1").env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "TRUE");
+    let aws = case.valid().aws;
+    assert_eq!(aws.region.unwrap().as_str(), "us-east-1");
+    assert_eq!(aws.region_origin.to_string(), "environment AWS_REGION");
+    assert!(aws.endpoint_url.is_none());
+    let aws = case.disk(FILE, "region = 'sa-east-1'").env("AWS_REGION", "").valid().aws;
+    assert_eq!(aws.region.unwrap().as_str(), "sa-east-1");
+}
+
+#[test]
+fn unencrypted_http_to_another_machine_is_a_warning() {
+    let warnings = |url: &str| Case::hourly().flag(Setting::EndpointUrl, url).warnings();
+    assert_eq!(warnings("http://metering.internal:8090").len(), 1);
+    assert!(warnings("http://localhost:8090").is_empty() && warnings("https://metering.internal").is_empty());
+}
+
+#[test]
+fn a_real_bundle_is_read_and_secrets_are_not_shown() {
+    let case = Case::hourly()
+        .disk("/ca.pem", include_str!("testdata/authority.pem"))
+        .disk("/token", "hunter2hunter2hunter2")
+        .env("AWS_CA_BUNDLE", "/ca.pem")
+        .env("https_proxy", "http://u:hunter2@proxy:3128")
+        .flag(Setting::AppTokenFile, "/token")
+        .flag(Setting::AppAddr, "0.0.0.0:19181");
+    let loaded = case.load().unwrap();
+    assert!(loaded.config.aws.ca_bundle.is_some());
+    assert_eq!(loaded.config.aws.proxies.https.as_ref().unwrap().expose(), "http://u:hunter2@proxy:3128");
+    assert!(!format!("{loaded:?}").contains("hunter2"), "{loaded:?}");
+}
+
+#[test]
+fn unknown_variables_are_warnings_and_kubernetes_own_are_not() {
+    let warnings = Case::hourly()
+        .env("TOLLGATE_PORT", "tcp://10.0.0.1:19180")
+        .env("TOLLGATE_PORT_19180_TCP_ADDR", "10.0.0.1")
+        .env("TOLLGATE_SERVICE_HOST", "10.0.0.1")
+        .env("TOLLGATE_POD_UID", "0d1f")
+        .env("TOLLGATE_REGOIN", "x")
+        .warnings();
+    assert_eq!(
+        warnings,
+        ["the environment variable TOLLGATE_REGOIN is unknown and ignored; did you mean TOLLGATE_REGION?"]
+    );
+}
+
+#[test]
+fn settings_without_effect_are_warnings() {
+    let case = Case::hourly()
+        .flag(Setting::EntitlementDimension, "alive")
+        .flag(Setting::Dimensions, "requests, gigabytes");
+    assert_eq!(case.warnings().len(), 2);
+    assert_eq!(case.valid().product.entitlement_dimension, None);
+    let case =
+        Case::metered().flag(Setting::EntitlementDimension, "alive").disk(FILE, "dimensions = ['a,b', 'c']");
+    assert_eq!(case.warnings().len(), 0);
+    let product = case.valid().product;
+    assert_eq!(product.entitlement_dimension.as_deref(), Some("alive"));
+    assert_eq!(product.dimensions.unwrap(), ["a,b", "c"]);
+}
+
+#[test]
+fn the_identity_is_the_uid_else_the_task_else_the_host() {
+    let case = Case::hourly().disk("/proc/sys/kernel/hostname", "pod-7\n");
+    assert_eq!(case.valid().identity.resolve(None), Some("pod-7"));
+    assert_eq!(case.valid().identity.resolve(Some("arn:task")), Some("arn:task"));
+    let case = case.env("TOLLGATE_POD_UID", "0d1f");
+    assert_eq!(case.valid().identity.resolve(Some("arn:task")), Some("0d1f"));
+}
+
+#[test]
+fn the_sellers_file_wins_and_a_conflict_is_told_wherever_it_is() {
+    assert!(Case::sealed("").valid().product.sealed);
+    let sealed = Case::sealed("settle = \"5m\"");
+    assert_eq!(sealed.valid().usage.settle, Duration::from_secs(300));
+    let faults =
+        sealed.flag(Setting::Settle, "5m").env("TOLLGATE_SETTLE", "1m").disk(FILE, "settle = '2m'").faults();
+    assert_eq!(faults.lines().count(), 3, "{faults}");
+    assert!(
+        faults.lines().all(|line| line.contains("is set by the seller's file, which always wins")),
+        "{faults}"
+    );
+}
+
+#[test]
+fn sealed_settings_come_from_the_sellers_file_or_the_defaults() {
+    for setting in Setting::ALL.iter().filter(|setting| setting.spec().sealed) {
+        let spec = setting.spec();
+        let toml = format!("{} = \"x\"", spec.name);
+        let ways = [
+            Case::sealed("").flag(*setting, "x"),
+            Case::sealed("").env(spec.env, "x"),
+            Case::sealed("").disk(FILE, &toml),
+            Case::sealed("").disk("/mine.toml", &toml).env("TOLLGATE_CONFIG", "/mine.toml"),
+        ];
+        for way in ways {
+            let faults = way.faults();
+            assert!(faults.starts_with(&format!("{} = \"x\" (", spec.name)), "{faults}");
+            assert!(faults.contains("seller's file"), "{faults}");
+        }
+    }
+    // What is missing can be put right in one place only, and the remedy says so.
+    let bare = Case::empty().disk(SELLER, "");
+    assert_eq!(
+        bare.faults().matches("; set it in the seller's file /usr/share/tollgate/seller.toml").count(),
+        2
+    );
+    let operator = Case::sealed("").env("AWS_REGION", "us-east-1").flag(Setting::UnavailableAfter, "1m");
+    assert_eq!(operator.valid().registration.unavailable_after, Duration::from_secs(60));
+    // The seller may test against a stand-in with the very image.
+    let endpoint = Case::sealed("endpoint_url = \"http://127.0.0.1:8090\"").valid().aws;
+    assert!(endpoint.endpoint_url.is_some() && endpoint.sealed);
+}
+
+#[test]
+fn a_sellers_file_refuses_every_other_endpoint() {
+    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS"] {
+        let case = Case::sealed("").env(name, "http://127.0.0.1:8090");
+        assert!(
+            case.faults().starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set beside"))
+        );
+        let ignored = case.env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
+        assert_eq!(ignored.faults().lines().count(), 1);
+        assert!(Case::hourly().env(name, "http://127.0.0.1:8090").load().is_ok());
+    }
+    let profile =
+        "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
+    let ways = [
+        Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/config", profile),
+        Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/credentials", profile),
+        Case::sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", profile),
+        Case::sealed("").env("HOME", "/h").env("AWS_SHARED_CREDENTIALS_FILE", "~/c").disk("/h/c", profile),
+    ];
+    for way in ways {
+        assert!(
+            way.faults().contains(":5: sets an endpoint for AWS requests, which a seller's file forbids")
+        );
+    }
+    assert!(
+        Case::sealed("").env("HOME", "/h").disk("/h/.aws/config", "[default]\nregion = x\n").load().is_ok()
+    );
+    let large = Case::sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", &"#".repeat(2_000_000));
+    assert!(large.faults().contains("too large to be searched"));
+}
+
+#[test]
+fn a_broken_sellers_file_still_seals() {
+    for broken in ["product_code =", "prodct_code = 'x'", &"#".repeat(70_000)] {
+        let case = Case::hourly().disk(SELLER, broken);
+        let faults = case.faults();
+        assert!(faults.contains(SELLER), "{faults}");
+        assert!(faults.contains("product_code = \"demo\" (environment TOLLGATE_PRODUCT_CODE): may be set by the seller's file only"), "{faults}");
+    }
+}
+
+#[test]
+fn without_the_emulator_its_settings_cannot_be_set() {
+    let release = |case: Case| Case { emulator: false, ..case };
+    assert!(!release(Case::hourly()).valid().product.allow_emulated);
+    let ways = [
+        release(Case::hourly()).flag(Setting::AllowEmulated, "true"),
+        release(Case::hourly()).env("TOLLGATE_ALLOW_EMULATED", "false"),
+        release(Case::hourly()).disk(FILE, "allow_emulated = true"),
+        release(Case::sealed("allow_emulated = true")),
+        release(Case::hourly()).env("TOLLGATE_CLOCK", "http://127.0.0.1:8090/_emulator/clock"),
+    ];
+    for way in ways {
+        let faults = way.faults();
+        assert!(
+            faults.contains("this build does not contain the emulator") && faults.lines().count() == 1,
+            "{faults}"
+        );
+    }
+    let clock = Case::hourly().env("TOLLGATE_CLOCK", "http://127.0.0.1:8090/_emulator/clock").valid().clock;
+    assert!(matches!(clock, ClockSource::Follow(url) if url.port() == 8090));
+}
+
+#[test]
+fn probe_needs_its_address_and_nothing_else() {
+    let probe = |case: &Case| {
+        let env: MapEnvironment = case.env.iter().cloned().collect();
+        load_probe(&case.flags, &env, &case.installed())
+    };
+    let broken_otherwise = Case::empty().env("AWS_REGION", "mars").env("TOLLGATE_PROBE_ADDR", "127.0.0.1:7");
+    assert_eq!(probe(&broken_otherwise).unwrap().addr.to_string(), "127.0.0.1:7");
+    assert!(probe(&Case::empty().env("TOLLGATE_PROBE_ADDR", "x")).is_err());
+    assert!(probe(&Case::empty().disk(FILE, "=")).is_err());
+}
+
+#[test]
+fn the_real_disk_proves_that_a_folder_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SystemDisk;
+    let state = dir.path().join("a/b");
+    disk.try_write(&state, false).unwrap();
+    assert!(!state.exists());
+    disk.try_write(&state, true).unwrap();
+    assert!(state.is_dir() && std::fs::read_dir(&state).unwrap().next().is_none());
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    assert!(disk.try_write(&file, true).is_err() && disk.try_write(&file.join("below"), true).is_err());
+    assert_eq!(disk.read(&file, 1).unwrap(), b"x");
+    assert_eq!(disk.read(&file, 0).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
+    assert_eq!(disk.read(dir.path(), 9).unwrap_err().kind(), std::io::ErrorKind::IsADirectory);
+    assert_eq!(disk.list(&file, 9).unwrap_err().kind(), std::io::ErrorKind::NotADirectory);
+    assert_eq!(disk.list(dir.path(), 9).unwrap(), ["a", "file"]);
+    assert_eq!(disk.list(dir.path(), 1).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
+}
+
+/// The table of `docs/CONFIGURATION.md` is the table of the program, word for word.
+#[test]
+fn the_documentation_lists_every_setting_with_its_default() {
+    let page = include_str!("../../docs/CONFIGURATION.md");
+    let expected: String = Setting::ALL
+        .iter()
+        .map(|setting| {
+            let spec = setting.spec();
+            let seal = if spec.sealed { "yes" } else { "" };
+            let default = match spec.default {
+                Some(default) if default == spec.default_shown => format!("`{default}`"),
+                _ => spec.default_shown.to_owned(),
+            };
+            format!("| `{}` | {default} | {seal} | {} |\n", spec.name, spec.meaning)
+        })
+        .collect();
+    let table = page.split("<!-- settings -->\n").nth(1).unwrap_or_default();
+    let table = table.split("<!-- end of settings -->").next().unwrap_or_default();
+    let rows: String = table.lines().skip(2).map(|line| format!("{line}\n")).collect();
+    assert_eq!(rows, expected, "docs/CONFIGURATION.md must hold these rows:\n{expected}");
+    for variable in [CONFIG_VARIABLE, POD_UID_VARIABLE].iter().chain(sdk::SHOWN_VARIABLES) {
+        assert!(page.contains(&format!("`{variable}`")), "docs/CONFIGURATION.md must explain {variable}");
+    }
+}
+
+fn setting() -> impl Strategy<Value = Setting> {
+    proptest::sample::select(Setting::ALL)
+}
+
+/// Texts that are near to valid ones, and anything at all.
+fn value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        proptest::sample::select(vec![
+            "hourly",
+            "metered",
+            "saas",
+            "demo",
+            "1",
+            "true",
+            "off",
+            "none",
+            "1h30m",
+            "2m",
+            "1GiB",
+            "keep",
+            "close-after:1h",
+            "carry",
+            "skip",
+            "report",
+            "hold",
+            "exit",
+            "json",
+            "info",
+            "system",
+            "us-east-1",
+            "127.0.0.1:0",
+            "[::]:1",
+            "unix:/s",
+            "http://127.0.0.1:1",
+            "/keys",
+            "/k.pem",
+            "a,b",
+            "-----BEGIN",
+        ])
+        .prop_map(str::to_owned),
+        any::<String>(),
+        "[ -~]{0,40}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_is_configured_can_panic(
+        flags in proptest::collection::vec((setting(), value()), 0..6),
+        env in proptest::collection::vec((setting(), value()), 0..6),
+        stray in proptest::collection::vec(("[A-Z_]{0,20}", value()), 0..4),
+        seller in proptest::option::of(any::<String>()),
+        file in proptest::collection::vec((setting(), value()), 0..6),
+        key in any::<String>(),
+    ) {
+        let mut case = Case::empty().disk("/keys/1.pem", TEST_KEY_PEM).disk("/k.pem", &key);
+        for (setting, value) in &flags {
+            case = case.flag(*setting, value);
+        }
+        for (setting, value) in &env {
+            case = case.env(setting.spec().env, value);
+        }
+        for (name, value) in &stray {
+            case = case.env(&format!("TOLLGATE_{name}"), value).env(&format!("AWS_{name}"), value);
+        }
+        let file: String = file.iter().map(|(s, v)| format!("{} = {v:?}\n", s.spec().name)).collect();
+        case = case.disk(FILE, &file);
+        if let Some(seller) = &seller {
+            case = case.disk(SELLER, seller);
+        }
+        match case.load() {
+            Ok(loaded) => prop_assert!(!loaded.origins.is_empty()),
+            Err(faults) => {
+                prop_assert!(!faults.as_slice().is_empty());
+                for fault in faults.as_slice() {
+                    prop_assert_eq!(fault.to_string().lines().count(), 1, "{:?}", fault);
+                }
+                prop_assert!(faults.summary().len() <= 512);
+            }
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_no_configuration_that_panics(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        let disk = MemoryDisk::default().with(SELLER, bytes.clone()).with(FILE, bytes);
+        let installed = Installation { disk: &disk, ..Installation::compiled_in() };
+        let loaded = load(&Flags::default(), &MapEnvironment::default(), &installed, Role::Run);
+        prop_assert!(loaded.is_err());
+    }
+
+    /// Flags beat the environment, which beats the file, which beats the default; for every subset that sets it.
+    #[test]
+    fn precedence(flag: bool, env: bool, file: bool) {
+        let mut case = Case::hourly();
+        let mut expected = "2m";
+        if file {
+            case = case.disk(FILE, "settle = \"3m\"");
+            expected = "3m";
+        }
+        if env {
+            case = case.env("TOLLGATE_SETTLE", "4m");
+            expected = "4m";
+        }
+        if flag {
+            case = case.flag(Setting::Settle, "5m");
+            expected = "5m";
+        }
+        prop_assert_eq!(case.valid().usage.settle, duration(expected).unwrap());
+    }
+
+    /// Whatever is set beside a seller's file: the seller's value stands, or there is a fault. Never another value.
+    #[test]
+    fn the_seller_always_wins_or_conflicts(
+        setting in setting(), value in value(), place in 0..3,
+    ) {
+        let case = Case::sealed("mode = 'hourly'\ngrace_period = '7m'\nsettle = '7m'");
+        let case = match place {
+            0 => case.flag(setting, &value),
+            1 => case.env(setting.spec().env, &value),
+            _ => case.disk(FILE, &format!("{} = {value:?}", setting.spec().name)),
+        };
+        if let Ok(loaded) = case.load() {
+            let config = loaded.config;
+            prop_assert!(!setting.spec().sealed);
+            prop_assert!(setting != Setting::Settle);
+            prop_assert_eq!(config.product.product_code.as_str(), "demo");
+            prop_assert_eq!(config.registration.grace_period, Duration::from_secs(420));
+            prop_assert_eq!(config.usage.settle, Duration::from_secs(420));
+        }
+    }
+
+    #[test]
+    fn durations_mean_what_they_say(hours in 0_u64..8000, minutes in 0_u64..60, seconds in 0_u64..60) {
+        let text = format!("{hours}h{minutes}m{seconds}s");
+        prop_assert_eq!(duration(&text).unwrap().as_secs(), hours * 3600 + minutes * 60 + seconds);
+    }
+
+    #[test]
+    fn any_text_is_a_duration_or_a_problem(text in any::<String>()) {
+        if let Ok(read) = duration(&text) {
+            prop_assert!(read <= DURATION_MAX);
+        }
+    }
+}
