@@ -7,6 +7,9 @@
 //! - Nothing here knows the AWS SDK; `marketplace/aws.rs` alone translates.
 
 pub mod aws;
+pub mod ca_bundle;
+pub mod fault;
+pub mod region;
 
 use std::fmt;
 use std::future::Future;
@@ -199,6 +202,15 @@ pub struct RegisterUsage {
     pub nonce: Nonce,
 }
 
+/// How to sign the next call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Signing {
+    /// Load the credentials anew first.
+    pub reload_credentials: bool,
+    /// Move the signing clock by so many seconds, as AWS's `Date` showed.
+    pub clock_offset_seconds: i64,
+}
+
 /// A definitive answer of `RegisterUsage`; nothing in it is verified yet.
 #[derive(Clone)]
 pub struct Registered {
@@ -309,7 +321,14 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// The metering service, as the loops see it.
 pub trait Metering: Send + Sync {
     /// Registers this pod or task and returns AWS's signed answer, unverified. One attempt: retries are the caller's.
-    fn register_usage(&self, request: RegisterUsage) -> BoxFuture<'_, Result<Registered, Fault>>;
+    fn register_usage(
+        &self,
+        request: RegisterUsage,
+        signing: Signing,
+    ) -> BoxFuture<'_, Result<Registered, Fault>>;
+
+    /// The region that is asked, once it is known.
+    fn region(&self) -> Option<Region>;
 }
 
 #[cfg(test)]

@@ -1,0 +1,309 @@
+//! The client against servers of a few lines over real sockets: every way an answer can fail, and what it is called.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::marketplace::{Nonce, PublicKeyVersion};
+
+fn client(endpoint_url: String, ca_bundle: Option<CaBundle>) -> Aws {
+    let settings = Settings {
+        region: Some("us-east-1".parse().unwrap()),
+        endpoint_url: Some(endpoint_url),
+        imds_disabled: true,
+        ca_bundle,
+        ..Settings::default()
+    };
+    let mut aws = Aws::new(settings);
+    aws.fixed_credentials = Some(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"));
+    aws
+}
+
+async fn register(aws: &Aws) -> Result<Registered, Fault> {
+    let request = RegisterUsage {
+        product_code: "demohourly".parse().unwrap(),
+        public_key_version: PublicKeyVersion::FIRST,
+        nonce: Nonce::from_random([1; 32]),
+    };
+    aws.register_usage(request, Signing::default()).await
+}
+
+/// What a server does with the one connection it gets.
+enum Act {
+    Answer(Vec<u8>),
+    Reset,
+    Close,
+}
+
+async fn read_request(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let n = stream.read(&mut buffer).await.unwrap();
+        bytes.extend_from_slice(&buffer[..n]);
+        let text = String::from_utf8_lossy(&bytes);
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+        if n == 0 || body.is_some_and(|body| body.ends_with('}')) {
+            return text.into_owned();
+        }
+    }
+}
+
+async fn serve_once(act: Act) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = read_request(&mut stream).await;
+        match act {
+            Act::Answer(bytes) => stream.write_all(&bytes).await.unwrap(),
+            Act::Reset => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+            Act::Close => {}
+        }
+        request
+    });
+    (addr, task)
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes()
+}
+
+async fn outcome(act: Act) -> Result<Registered, Fault> {
+    let (addr, _) = serve_once(act).await;
+    register(&client(format!("http://{addr}"), None)).await
+}
+
+fn class_and_code(outcome: Result<Registered, Fault>) -> (FaultClass, String) {
+    let fault = outcome.unwrap_err();
+    (fault.class, fault.code.as_str().to_owned())
+}
+
+#[tokio::test]
+async fn the_request_is_awss_protocol_and_the_answer_is_read_with_its_marks() {
+    let body = r#"{"PublicKeyRotationTimestamp":1.7955072E9,"Signature":"a.b.c"}"#;
+    let (addr, request) = serve_once(Act::Answer(answer("200 OK", "x-tollgate-emulator: 1\r\n", body))).await;
+    let registered = register(&client(format!("http://{addr}"), None)).await.unwrap();
+    assert_eq!(registered.signature, "a.b.c");
+    assert_eq!(registered.public_key_rotation_timestamp.unwrap().to_string(), "2026-11-24T08:00:00Z");
+    assert!(registered.emulated);
+    let request = request.await.unwrap().to_lowercase();
+    for part in [
+        "post / http/1.1",
+        "x-amz-target: awsmpmeteringservice.registerusage",
+        "content-type: application/x-amz-json-1.1",
+        "/us-east-1/aws-marketplace/aws4_request",
+        r#""productcode":"demohourly""#,
+        r#""publickeyversion":1"#,
+    ] {
+        assert!(request.contains(part), "{part} in {request}");
+    }
+}
+
+#[tokio::test]
+async fn errors_are_told_by_code_not_by_status() {
+    for (status, header, body, class, code) in [
+        (
+            "400 Bad Request",
+            "",
+            r#"{"__type":"ThrottlingException"}"#,
+            FaultClass::Transient,
+            "ThrottlingException",
+        ),
+        (
+            "400 Bad Request",
+            "",
+            r#"{"__type":"com.amazonaws.x#CustomerNotEntitledException","message":"account 1 no"}"#,
+            FaultClass::Denied,
+            "CustomerNotEntitledException",
+        ),
+        (
+            "400 Bad Request",
+            "x-amzn-errortype: PlatformNotSupportedException:http://x/\r\n",
+            "{}",
+            FaultClass::Misconfigured,
+            "PlatformNotSupportedException",
+        ),
+        (
+            "400 Bad Request",
+            "",
+            r#"{"__type":"AccessDeniedException"}"#,
+            FaultClass::Access,
+            "AccessDeniedException",
+        ),
+        (
+            "500 Internal Server Error",
+            "",
+            r#"{"__type":"InternalServiceErrorException"}"#,
+            FaultClass::Transient,
+            "InternalServiceErrorException",
+        ),
+        ("503 Service Unavailable", "", "<html>busy</html>", FaultClass::Transient, "ServiceUnavailable"),
+        ("403 Forbidden", "", "<html>proxy says no</html>", FaultClass::Transient, "InvalidAnswer"),
+        ("200 OK", "", "{}", FaultClass::Transient, "MissingSignature"),
+        ("200 OK", "", r#"{"Signature":nul"#, FaultClass::Transient, "InvalidAnswer"),
+        ("200 OK", "", "<html>welcome</html>", FaultClass::Transient, "InvalidAnswer"),
+    ] {
+        let outcome = outcome(Act::Answer(answer(status, header, body))).await;
+        assert_eq!(class_and_code(outcome), (class, code.to_owned()), "{status} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_transient() {
+    for act in
+        [Act::Reset, Act::Close, Act::Answer(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"Sig".to_vec())]
+    {
+        let (class, _) = class_and_code(outcome(act).await);
+        assert_eq!(class, FaultClass::Transient);
+    }
+    // Bound and dropped: nobody listens there any more.
+    let addr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let refused = register(&client(format!("http://{addr}"), None)).await;
+    assert_eq!(class_and_code(refused), (FaultClass::Transient, "Connection".to_owned()));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_called_dns() {
+    // RFC 6761, section 6.4: names under `.invalid` never resolve.
+    let outcome = register(&client("http://tollgate.invalid".to_owned(), None)).await;
+    assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Dns".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_is_left_after_ten_seconds() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let before = clock::monotonic();
+    let outcome = register(&client(format!("http://{addr}"), None)).await;
+    assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Timeout".to_owned()));
+    assert!(clock::monotonic().duration_since(before) <= ATTEMPT_TIMEOUT + Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn the_offset_of_awss_clock_is_read_from_the_date_of_an_error() {
+    let (addr, _) = serve_once(Act::Answer(answer(
+        "403 Forbidden",
+        "date: Tue, 24 Nov 2026 08:00:00 GMT\r\n",
+        r#"{"__type":"InvalidSignatureException"}"#,
+    )))
+    .await;
+    let before = clock::system_now().unix_seconds();
+    let fault = register(&client(format!("http://{addr}"), None)).await.unwrap_err();
+    let after = clock::system_now().unix_seconds();
+    let offset = fault.clock_offset_seconds.unwrap();
+    assert!((1_795_507_200 - after..=1_795_507_200 - before).contains(&offset), "{offset}");
+}
+
+#[tokio::test]
+async fn without_a_region_the_state_says_so() {
+    let mut aws = client("http://127.0.0.1:9".to_owned(), None);
+    aws.settings.region = None;
+    assert_eq!(class_and_code(register(&aws).await), (FaultClass::Access, "RegionUnknown".to_owned()));
+}
+
+#[tokio::test]
+async fn the_region_comes_from_the_ecs_task_metadata() {
+    let body = r#"{"TaskARN":"arn:aws:ecs:eu-central-1:111122223333:task/demo/1","Cluster":"demo"}"#;
+    let metadata = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = metadata.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = metadata.accept().await.unwrap();
+        let mut request = [0; 1024];
+        let n = stream.read(&mut request).await.unwrap();
+        assert!(request[..n].starts_with(b"GET /v4/id/task "));
+        stream.write_all(&answer("200 OK", "", body)).await.unwrap();
+    });
+    let mut aws = client("http://127.0.0.1:9".to_owned(), None);
+    aws.settings.region = None;
+    aws.settings.ecs_metadata_uri = Some(format!("http://{addr}/v4/id"));
+    let _ = register(&aws).await;
+    assert_eq!(Metering::region(&aws).unwrap().as_str(), "eu-central-1");
+}
+
+#[tokio::test]
+async fn an_unreadable_web_identity_token_is_named() {
+    let mut aws = client("http://127.0.0.1:9".to_owned(), None);
+    aws.fixed_credentials = None;
+    aws.settings.web_identity_token_file = Some("/nonexistent/token".into());
+    let (class, code) = class_and_code(register(&aws).await);
+    assert_eq!((class, code.as_str()), (FaultClass::Access, "WebIdentityTokenUnreadable"));
+}
+
+// === TLS ===
+
+fn tls_server() -> Arc<rustls::ServerConfig> {
+    use rustls_pki_types::pem::PemObject as _;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
+    let certificate =
+        rustls_pki_types::CertificateDer::from_pem_file(format!("{folder}/server.pem")).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::from_pem_file(format!("{folder}/server-key.pem")).unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+    Arc::new(config)
+}
+
+async fn serve_tls_once(body: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let acceptor = tokio_rustls::TlsAcceptor::from(tls_server());
+        let (stream, _) = listener.accept().await.unwrap();
+        let Ok(mut stream) = acceptor.accept(stream).await else { return };
+        let mut request = [0; 8192];
+        let _ = stream.read(&mut request).await;
+        stream.write_all(&answer("200 OK", "", body)).await.unwrap();
+        let _ = stream.shutdown().await;
+    });
+    addr
+}
+
+#[tokio::test]
+async fn the_ca_bundle_is_what_tls_trusts() {
+    let addr = serve_tls_once(r#"{"Signature":"a.b.c"}"#).await;
+    let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
+    let registered = register(&client(format!("https://localhost:{}", addr.port()), Some(ca))).await.unwrap();
+    assert_eq!(registered.signature, "a.b.c");
+}
+
+#[tokio::test]
+async fn a_certificate_of_nobody_we_trust_is_called_tls() {
+    let addr = serve_tls_once("{}").await;
+    let other = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/other-ca.pem")).unwrap();
+    let outcome = register(&client(format!("https://localhost:{}", addr.port()), Some(other))).await;
+    assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
+}
+
+#[tokio::test]
+async fn something_that_speaks_no_tls_is_called_tls() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"SSH-2.0-server\r\n").await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    });
+    let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
+    let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
+    assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
+}
+
+#[test]
+fn local_hosts_are_never_asked_through_a_proxy() {
+    for local in
+        ["localhost", "127.0.0.1", "[::1]", "169.254.169.254", "169.254.170.2", "[fd00:ec2::254]", "fe80::1"]
+    {
+        assert!(is_local(local), "{local}");
+    }
+    for remote in ["metering.marketplace.us-east-1.amazonaws.com", "10.0.0.1", "[2600::1]", ""] {
+        assert!(!is_local(remote), "{remote}");
+    }
+}
