@@ -1,1 +1,365 @@
-//! The published fact: is the gate open, and why.
+//! The published fact: is the gate open, by what proof, and if not, why and what to do.
+//!
+//! - One writer publishes whole facts on a `watch` channel; every reader sees one of them, never a mixture.
+//! - [`Standing::Entitled`] holds a [`Proof`], and each kind of proof has one constructor, in its own module: a gate that
+//!   is `entitled` without a verified answer does not compile.
+//! - Nothing here knows how the fact came about, nor who reads it.
+
+pub mod reason;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::clock::Timestamp;
+use crate::exit::Exit;
+use crate::marketplace::{ProductCode, PublicKeyVersion, Region};
+use crate::receipt::Receipt;
+
+pub use reason::Reason;
+
+/// What lets the gate open.
+#[derive(Debug)]
+pub enum Proof {
+    /// A `RegisterUsage` token, verified against the seller's key.
+    Receipt(Receipt),
+}
+
+impl Proof {
+    /// The word in the entitlement document.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Receipt(_) => "signature",
+        }
+    }
+
+    /// Whether the emulator stands behind it.
+    #[must_use]
+    pub fn emulated(&self) -> bool {
+        match self {
+            Self::Receipt(receipt) => receipt.emulated(),
+        }
+    }
+}
+
+/// The name of a standing, as documents, metrics and logs show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// No answer yet.
+    Pending,
+    /// Proven.
+    Entitled,
+    /// Open without an answer, for a time that the seller chose.
+    Grace,
+    /// Was proven, no longer is, and the seller chose to stay open.
+    Lapsed,
+    /// AWS says no.
+    Denied,
+    /// The question or the asker is wrong.
+    Misconfigured,
+    /// The answer is not AWS's, or not for this question.
+    Unverified,
+    /// No answer for so long that somebody should look.
+    Unavailable,
+}
+
+impl State {
+    /// Every state, in the order of the metric's series.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Entitled,
+        Self::Grace,
+        Self::Lapsed,
+        Self::Denied,
+        Self::Misconfigured,
+        Self::Unverified,
+        Self::Unavailable,
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Entitled => "entitled",
+            Self::Grace => "grace",
+            Self::Lapsed => "lapsed",
+            Self::Denied => "denied",
+            Self::Misconfigured => "misconfigured",
+            Self::Unverified => "unverified",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Who is waiting for whom while the configuration is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejected {
+    /// AWS read the question and rejects it: the same question will not do (403).
+    Question,
+    /// AWS does not accept who asks, or nothing could be asked with: it may do once mended (503).
+    Asker,
+}
+
+/// Where the pod stands. `P` is [`Proof`], or a stand-in for it in tests of the deciding machines.
+#[derive(Debug)]
+pub enum Standing<P = Proof> {
+    /// Nothing was answered yet; the reason is the latest fault, if there was one.
+    Pending(Option<Reason>),
+    /// Proven. The reason says what has been wrong since, if anything (a kept receipt while AWS cannot be reached).
+    Entitled(Arc<P>, Option<Reason>),
+    /// Open until a time although AWS cannot be reached.
+    Grace(Reason, Timestamp),
+    /// Was proven and no longer is.
+    Lapsed(Arc<P>, Reason),
+    /// AWS says that the buyer is not entitled.
+    Denied(Reason),
+    /// Somebody must correct something first.
+    Misconfigured(Rejected, Reason),
+    /// The token failed verification.
+    Unverified(Reason),
+    /// Transient faults for longer than `unavailable_after`.
+    Unavailable(Reason),
+}
+
+impl<P> Clone for Standing<P> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Pending(reason) => Self::Pending(reason.clone()),
+            Self::Entitled(proof, reason) => Self::Entitled(Arc::clone(proof), reason.clone()),
+            Self::Grace(reason, until) => Self::Grace(reason.clone(), *until),
+            Self::Lapsed(proof, reason) => Self::Lapsed(Arc::clone(proof), reason.clone()),
+            Self::Denied(reason) => Self::Denied(reason.clone()),
+            Self::Misconfigured(rejected, reason) => Self::Misconfigured(*rejected, reason.clone()),
+            Self::Unverified(reason) => Self::Unverified(reason.clone()),
+            Self::Unavailable(reason) => Self::Unavailable(reason.clone()),
+        }
+    }
+}
+
+impl<P> Standing<P> {
+    /// Its name.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        match self {
+            Self::Pending(_) => State::Pending,
+            Self::Entitled(..) => State::Entitled,
+            Self::Grace(..) => State::Grace,
+            Self::Lapsed(..) => State::Lapsed,
+            Self::Denied(_) => State::Denied,
+            Self::Misconfigured(..) => State::Misconfigured,
+            Self::Unverified(_) => State::Unverified,
+            Self::Unavailable(_) => State::Unavailable,
+        }
+    }
+
+    /// Whether the main container may run.
+    #[must_use]
+    pub const fn gate_open(&self) -> bool {
+        matches!(self, Self::Entitled(..) | Self::Grace(..) | Self::Lapsed(..))
+    }
+
+    /// What stands behind it, if anything does.
+    #[must_use]
+    pub const fn proof(&self) -> Option<&Arc<P>> {
+        match self {
+            Self::Entitled(proof, _) | Self::Lapsed(proof, _) => Some(proof),
+            _ => None,
+        }
+    }
+
+    /// What is wrong, if anything is.
+    #[must_use]
+    pub const fn reason(&self) -> Option<&Reason> {
+        match self {
+            Self::Pending(reason) | Self::Entitled(_, reason) => reason.as_ref(),
+            Self::Grace(reason, _)
+            | Self::Lapsed(_, reason)
+            | Self::Denied(reason)
+            | Self::Misconfigured(_, reason)
+            | Self::Unverified(reason)
+            | Self::Unavailable(reason) => Some(reason),
+        }
+    }
+
+    /// The exit code of a process that gives up here.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Entitled(..) | Self::Grace(..) | Self::Lapsed(..) => Exit::Done,
+            Self::Pending(_) | Self::Unavailable(_) => Exit::Unavailable,
+            Self::Denied(_) => Exit::NotEntitled,
+            Self::Misconfigured(..) => Exit::Config,
+            Self::Unverified(_) => Exit::Unverified,
+        }
+    }
+}
+
+/// One whole fact.
+#[derive(Debug)]
+pub struct Entitlement<P = Proof> {
+    /// Where the pod stands.
+    pub standing: Standing<P>,
+    /// Since when it has this state.
+    pub since: Timestamp,
+    /// The gate was open at some time since the process started.
+    pub has_opened: bool,
+    /// Questions sent to AWS so far.
+    pub attempts: u64,
+    /// When AWS is asked next, if it will be.
+    pub next_attempt_at: Option<Timestamp>,
+    /// The key version of the latest question.
+    pub public_key_version: Option<PublicKeyVersion>,
+    /// Where AWS is asked, once known.
+    pub region: Option<Region>,
+    /// When the key version in use expires, as AWS said.
+    pub public_key_rotation_timestamp: Option<Timestamp>,
+    /// Some answer came from the emulator.
+    pub emulated: bool,
+}
+
+impl<P> Clone for Entitlement<P> {
+    fn clone(&self) -> Self {
+        Self { standing: self.standing.clone(), region: self.region.clone(), ..*self }
+    }
+}
+
+impl<P> Entitlement<P> {
+    /// Before anything is known.
+    #[must_use]
+    pub const fn initial(now: Timestamp) -> Self {
+        Self {
+            standing: Standing::Pending(None),
+            since: now,
+            has_opened: false,
+            attempts: 0,
+            next_attempt_at: None,
+            public_key_version: None,
+            region: None,
+            public_key_rotation_timestamp: None,
+            emulated: false,
+        }
+    }
+}
+
+/// The publishing end.
+pub type Publisher = watch::Sender<Arc<Entitlement>>;
+/// The reading end.
+pub type Watch = watch::Receiver<Arc<Entitlement>>;
+
+/// A channel that holds the initial fact.
+#[must_use]
+pub fn channel(now: Timestamp) -> (Publisher, Watch) {
+    watch::channel(Arc::new(Entitlement::initial(now)))
+}
+
+/// What never changes while the process runs, for the document.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// `hourly`, `metered` or `saas`.
+    pub mode: &'static str,
+    /// The product.
+    pub product_code: ProductCode,
+}
+
+/// The entitlement document, as every endpoint shows it.
+#[derive(Debug, Serialize)]
+pub struct Document<'a> {
+    state: State,
+    gate: &'static str,
+    proof: Option<&'static str>,
+    mode: &'static str,
+    product_code: &'a ProductCode,
+    public_key_version: Option<PublicKeyVersion>,
+    region: Option<&'a Region>,
+    since: Timestamp,
+    attempts: u64,
+    next_attempt_at: Option<Timestamp>,
+    reason: Option<&'a Reason>,
+    public_key_rotation_timestamp: Option<Timestamp>,
+    emulated: bool,
+    version: &'static str,
+}
+
+impl<'a> Document<'a> {
+    /// Joins the fact with what it is about.
+    #[must_use]
+    pub fn new(subject: &'a Subject, entitlement: &'a Entitlement) -> Self {
+        let standing = &entitlement.standing;
+        Self {
+            state: standing.state(),
+            gate: if standing.gate_open() { "open" } else { "shut" },
+            proof: standing.proof().map(|proof| proof.name()),
+            mode: subject.mode,
+            product_code: &subject.product_code,
+            public_key_version: entitlement.public_key_version,
+            region: entitlement.region.as_ref(),
+            since: entitlement.since,
+            attempts: entitlement.attempts,
+            next_attempt_at: entitlement.next_attempt_at,
+            reason: standing.reason(),
+            public_key_rotation_timestamp: entitlement.public_key_rotation_timestamp,
+            emulated: entitlement.emulated,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+/// Longest line that `probe` prints: what `kubectl describe pod` shows of an exec probe's output without cutting it.
+pub const LINE_BYTES_MAX: usize = 512;
+
+/// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`.
+#[must_use]
+pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Option<&str>) -> String {
+    let (code, message, remedy) =
+        reason.unwrap_or(("NoAnswerYet", "AWS has not answered yet.", "Wait: it is being asked."));
+    let next = next_attempt_at.map_or_else(String::new, |at| format!(" next try {at}"));
+    let mut line: String = format!("{state}: {code}: {message} {remedy}")
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    // The time of the next try is kept whole; the remedy gives way.
+    let room = LINE_BYTES_MAX.saturating_sub(next.len());
+    if line.len() > room {
+        let cut = (0..=room.saturating_sub('…'.len_utf8())).rev().find(|&at| line.is_char_boundary(at));
+        line.truncate(cut.unwrap_or(0));
+        line.push('…');
+    }
+    line + &next
+}
+
+impl Entitlement {
+    /// [`line`] of this fact.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let reason = self.standing.reason().map(|r| (r.code.as_str(), r.message.as_ref(), r.remedy.as_ref()));
+        let next = self.next_attempt_at.map(|at| at.to_string());
+        line(self.standing.state().as_str(), reason, next.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_one_line_of_at_most_512_bytes_and_keeps_the_next_try() {
+        let long = "ü".repeat(600);
+        let shown = line("denied", Some(("Code", "two\nlines", &long)), Some("2026-11-24T08:00:00Z"));
+        assert!(shown.len() <= LINE_BYTES_MAX, "{}", shown.len());
+        assert!(!shown.contains('\n'));
+        assert!(shown.starts_with("denied: Code: two lines ü"));
+        assert!(shown.ends_with("… next try 2026-11-24T08:00:00Z"), "{shown}");
+    }
+
+    #[test]
+    fn without_a_reason_the_line_says_that_nothing_was_answered() {
+        assert_eq!(
+            line("pending", None, None),
+            "pending: NoAnswerYet: AWS has not answered yet. Wait: it is being asked."
+        );
+    }
+}
