@@ -1,1 +1,98 @@
-//! The command line: clap definitions; one file for each subcommand below.
+//! The command line: clap definitions; one thin file for each subcommand below.
+
+pub mod await_gate;
+pub mod config;
+pub mod exec;
+pub mod install;
+pub mod probe;
+pub mod run;
+pub mod verify;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Flags, Installation, LogFormat, ProcessEnvironment, Role};
+use crate::exit::Exit;
+use crate::log;
+
+/// The entitlement and metering sidecar for container products on AWS Marketplace.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar: register, verify, open the gate, serve the probes
+    Run(run::RunArgs),
+    /// Register and verify, then become CMD: the gate inside the product's own image (mode hourly)
+    Exec(exec::ExecArgs),
+    /// Wait until a running sidecar's gate is open, then become CMD or exit 0
+    Await(await_gate::AwaitArgs),
+    /// Copy this program into a folder, for images without cp
+    Install(install::InstallArgs),
+    /// Ask the running sidecar: an exec probe without a shell
+    Probe(probe::ProbeArgs),
+    /// Verify one RegisterUsage token offline and print its claims
+    Verify(verify::VerifyArgs),
+    /// Check the configuration, print it with its origins, or write a seller's first files
+    Config(config::ConfigArgs),
+}
+
+/// Parses the process's arguments and runs the subcommand.
+#[must_use]
+pub fn main() -> Exit {
+    match Cli::try_parse() {
+        Ok(cli) => dispatch(&cli.command),
+        Err(error) => {
+            // Standard output for --help and --version, standard error for the rest; a closed pipe is nobody's fault.
+            let _ = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+                _ => Exit::Usage,
+            }
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> Exit {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Exec(args) => exec::run(args),
+        Command::Await(args) => await_gate::run(args),
+        Command::Install(args) => install::run(args),
+        Command::Probe(args) => probe::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Config(args) => {
+            let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+            config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)
+        }
+    }
+}
+
+/// Loads the configuration and starts the log, or prints every fault.
+fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
+    let loaded = crate::config::load(flags, &ProcessEnvironment, &Installation::compiled_in(), role)
+        .map_err(|faults| complain(Exit::Config, &format!("{faults}\n{}", faults.summary())))?;
+    let filter = log::parse_filter(&loaded.config.log.filter)
+        .map_err(|error| complain(Exit::Config, &format!("log_filter: {error}")))?;
+    let format = match loaded.config.log.format {
+        Some(LogFormat::Json) => log::Format::Json,
+        Some(LogFormat::Text) => log::Format::Text,
+        None => log::Format::default_for_stderr(),
+    };
+    log::start(format, filter);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.config)
+}
+
+/// Says on standard error why the process ends, and returns how.
+#[expect(clippy::print_stderr, reason = "before the log is up, or for a command that has none")]
+fn complain(exit: Exit, message: &str) -> Exit {
+    eprintln!("{message}");
+    exit
+}

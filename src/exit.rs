@@ -28,6 +28,9 @@ pub enum Exit {
     Config,
     /// `await --timeout` ran out.
     TimedOut,
+    /// A signal ended `exec` or `await` before the gate opened (128 + SIGTERM, as a shell says it): 0 would tell a Job that
+    /// its work was done.
+    Terminated,
     /// The command of `exec` or `await` exists but cannot be started.
     CannotExecute,
     /// The command of `exec` or `await` does not exist.
@@ -51,6 +54,7 @@ impl Exit {
             Self::TimedOut => 124,
             Self::CannotExecute => 126,
             Self::CommandNotFound => 127,
+            Self::Terminated => 143,
         }
     }
 }

@@ -1,1 +1,122 @@
-//! Log output.
+//! Log output: one line for each change of state, a summary every five minutes, nothing for each attempt.
+//!
+//! Lines go to standard error, so that `exec` and data-printing commands keep standard output for themselves. Tokens,
+//! nonces and keys are never logged; what AWS says about accounts and roles appears at `debug` only.
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::entitlement::{Entitlement, Watch};
+use crate::marketplace::Region;
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Format {
+    /// Text on a terminal, JSON elsewhere.
+    #[must_use]
+    pub fn default_for_stderr() -> Self {
+        if std::io::stderr().is_terminal() { Self::Text } else { Self::Json }
+    }
+}
+
+/// Libraries that log AWS's texts, with account and role, above `debug`: they speak only when asked by name.
+const QUIET: [&str; 6] = [
+    "aws_config",
+    "aws_runtime",
+    "aws_smithy_runtime",
+    "aws_smithy_http_client",
+    "aws_sdk_sts",
+    "hyper_util",
+];
+
+/// Checks a filter such as `info,tollgate::registration=debug`.
+pub fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
+    let mut parsed = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(filter)
+        .map_err(|error| error.to_string())?;
+    for library in QUIET {
+        if !filter.contains(library) {
+            let directive = format!("{library}=off");
+            parsed = parsed.add_directive(directive.parse().map_err(|_| directive)?);
+        }
+    }
+    Ok(parsed)
+}
+
+/// Starts logging; a second call in the same process (tests) changes nothing.
+pub fn start(format: Format, filter: EnvFilter) {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = match format {
+        Format::Json => {
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
+        Format::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+}
+
+/// How often an unchanged state is said again.
+pub const SUMMARY_EVERY: Duration = Duration::from_secs(300);
+
+/// Logs each change of state or reason, and a summary every [`SUMMARY_EVERY`].
+pub async fn follow(mut entitlement: Watch) {
+    let mut shown = None;
+    loop {
+        let fact = Arc::clone(&entitlement.borrow_and_update());
+        let key = (fact.standing.state(), fact.standing.reason().map(|reason| reason.code.clone()));
+        if shown.as_ref() != Some(&key) {
+            shown = Some(key);
+            say(&fact, "entitlement");
+        }
+        tokio::select! {
+            changed = entitlement.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(SUMMARY_EVERY) => say(&fact, "summary"),
+        }
+    }
+}
+
+fn say(fact: &Entitlement, what: &'static str) {
+    let state = fact.standing.state().as_str();
+    let gate = if fact.standing.gate_open() { "open" } else { "shut" };
+    let attempts = fact.attempts;
+    let emulated = fact.emulated;
+    let region = fact.region.as_ref().map(Region::as_str);
+    let next = fact.next_attempt_at.map(|at| at.to_string());
+    match fact.standing.reason() {
+        None => tracing::info!(state, gate, attempts, region, emulated, "{what}"),
+        Some(reason) => tracing::warn!(
+            state, gate, attempts, region, emulated,
+            code = %reason.code, message_text = %reason.message, remedy = %reason.remedy, next_attempt_at = next,
+            "{what}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_is_none_is_an_error() {
+        assert!(parse_filter("info,tollgate=debug").is_ok());
+        assert!(parse_filter("tollgate=loud").is_err());
+    }
+
+    #[test]
+    fn the_sdk_is_quiet_unless_named() {
+        let filter = parse_filter("info").unwrap().to_string();
+        assert!(filter.contains("aws_config=off"), "{filter}");
+        assert!(!parse_filter("aws_config=debug").unwrap().to_string().contains("aws_config=off"));
+    }
+}

@@ -1,2 +1,7 @@
 //! Parse, dispatch, exit code; nothing else.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tollgate::cli::main().into()
+}

@@ -1,1 +1,172 @@
-//! Metrics: names, units, registry.
+//! Metrics: names, units, labels, in one place. `docs/METRICS.md` documents each; `tests/tidy.rs` compares the two.
+//!
+//! Whoever measures holds the handles of this struct; nobody decides by them. Labels have closed or bounded sets.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::entitlement::{Entitlement, State};
+
+/// How an attempt to register ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Attempt {
+    /// `registered`, `refused`, `unverified` or `failed`.
+    pub outcome: &'static str,
+    /// The fault's code, empty for a success.
+    pub code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Distinct `code` values kept; AWS has about thirty, an impostor could send any number.
+const CODES_MAX: usize = 64;
+
+/// The process's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    state: Family<StateLabel, Gauge>,
+    gate_open: Gauge,
+    emulated: Gauge,
+    attempts: Family<Attempt, Counter>,
+    codes: std::sync::Mutex<std::collections::BTreeSet<String>>,
+    duration: Histogram,
+    entitled_after_refusal: Counter,
+    verification_failures: Family<ReasonLabel, Counter>,
+    clock_skew: Gauge<f64, AtomicU64>,
+}
+
+/// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
+const DURATION_BUCKETS: [f64; 8] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+impl Metrics {
+    /// All series at their start.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", revision())]);
+        registry.register("tollgate_build", "Version and source revision of this binary", build);
+        let state = Family::<StateLabel, Gauge>::default();
+        registry.register(
+            "tollgate_entitlement_state",
+            "1 for the present entitlement state, 0 for the others",
+            state.clone(),
+        );
+        let gate_open = Gauge::default();
+        registry.register("tollgate_gate_open", "1 while the gate is open", gate_open.clone());
+        let emulated = Gauge::default();
+        registry.register("tollgate_emulated", "1 once an answer came from the emulator", emulated.clone());
+        let attempts = Family::<Attempt, Counter>::default();
+        registry.register(
+            "tollgate_registration_attempts",
+            "Calls of RegisterUsage by outcome and code",
+            attempts.clone(),
+        );
+        let duration = Histogram::new(DURATION_BUCKETS);
+        registry.register(
+            "tollgate_registration_duration_seconds",
+            "Duration of one attempt to register, finding region and credentials included",
+            duration.clone(),
+        );
+        let entitled_after_refusal = Counter::default();
+        registry.register(
+            "tollgate_entitled_after_refusal",
+            "Successes after a refusal in the same pod",
+            entitled_after_refusal.clone(),
+        );
+        let verification_failures = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_token_verification_failures",
+            "Tokens that failed verification, by reason",
+            verification_failures.clone(),
+        );
+        let clock_skew = Gauge::<f64, AtomicU64>::default();
+        registry.register(
+            "tollgate_clock_skew_seconds",
+            "AWS's clock less the node's, from the latest answer that AWS rejected",
+            clock_skew.clone(),
+        );
+        Self {
+            registry,
+            state,
+            gate_open,
+            emulated,
+            attempts,
+            codes: std::sync::Mutex::default(),
+            duration,
+            entitled_after_refusal,
+            verification_failures,
+            clock_skew,
+        }
+    }
+
+    /// An attempt ended after `seconds`.
+    pub fn attempted(&self, outcome: &'static str, code: &str, seconds: f64) {
+        let mut codes = self.codes.lock().expect("held for a set insertion only, which cannot panic");
+        let known = codes.contains(code) || (codes.len() < CODES_MAX && codes.insert(code.to_owned()));
+        drop(codes);
+        let code = if known { code.to_owned() } else { "other".to_owned() };
+        self.attempts.get_or_create(&Attempt { outcome, code }).inc();
+        self.duration.observe(seconds);
+    }
+
+    /// A token was refused; `reason` is the verifier's code.
+    pub fn verification_failed(&self, reason: &'static str) {
+        self.verification_failures.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// AWS refused and then accepted.
+    pub fn entitled_after_refusal(&self) {
+        self.entitled_after_refusal.inc();
+    }
+
+    /// AWS's clock differs from ours by so many seconds.
+    #[expect(clippy::cast_precision_loss, reason = "seconds of skew are far below 2^52")]
+    pub fn clock_skew(&self, seconds: i64) {
+        self.clock_skew.set(seconds as f64);
+    }
+
+    /// The text that Prometheus scrapes (OpenMetrics 1.0), with the entitlement as it is now.
+    #[must_use]
+    pub fn encode(&self, entitlement: &Entitlement) -> String {
+        for state in State::ALL {
+            let label = StateLabel { state: state.as_str() };
+            self.state.get_or_create(&label).set(i64::from(entitlement.standing.state() == state));
+        }
+        self.gate_open.set(i64::from(entitlement.standing.gate_open()));
+        self.emulated.set(i64::from(entitlement.emulated));
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("writing to a string cannot fail");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The source revision, where the build names one (`TOLLGATE_REVISION` at compile time).
+#[must_use]
+pub fn revision() -> &'static str {
+    option_env!("TOLLGATE_REVISION").unwrap_or("unknown")
+}

@@ -1,1 +1,115 @@
-//! The probe server: liveness, startup, readiness, entitlement and metrics, read-only.
+//! The probe server: liveness, startup, readiness, entitlement and metrics, read-only, for the kubelet and operators.
+//!
+//! - It answers from the first milliseconds: whatever asks AWS comes after its port is bound.
+//! - It reads one published fact and knows neither registration nor ledger nor AWS.
+//! - Its texts are ours, never AWS's: no account and no role leaks to whoever reaches the port.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
+use hyper::{Request, Response, StatusCode};
+
+use crate::clock::{Timestamp, WallClock};
+use crate::entitlement::{Document, Entitlement, Rejected, Standing, Subject, Watch};
+use crate::http::{self, Abandoned, Body, Handler, Limits};
+use crate::metrics::{self, Metrics};
+
+/// A pod has a handful of probers; a scanner or a broken client is cut before it costs memory.
+pub const LIMITS: Limits = Limits {
+    connections_max: 256,
+    // The kubelet probes every few seconds and never waits for itself.
+    header_timeout: Duration::from_secs(10),
+    header_bytes_max: 8192,
+    // Nothing here waits for anything.
+    request_timeout: Duration::from_secs(5),
+    drain_timeout: Duration::from_secs(2),
+};
+
+/// The probe server's answers.
+#[derive(Debug, Clone)]
+pub struct ProbeServer {
+    subject: Arc<Subject>,
+    entitlement: Watch,
+    metrics: Arc<Metrics>,
+    clock: WallClock,
+}
+
+impl ProbeServer {
+    /// Answers from `entitlement`.
+    #[must_use]
+    pub const fn new(
+        subject: Arc<Subject>,
+        entitlement: Watch,
+        metrics: Arc<Metrics>,
+        clock: WallClock,
+    ) -> Self {
+        Self { subject, entitlement, metrics, clock }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        if !matches!(path, "/livez" | "/startupz" | "/readyz" | "/entitlement" | "/metrics") {
+            return http::text(
+                StatusCode::NOT_FOUND,
+                "not found; there are /livez /startupz /readyz /entitlement /metrics\n",
+            );
+        }
+        if !http::reads(request.method()) {
+            return http::method_not_allowed("GET, HEAD");
+        }
+        let entitlement = Arc::clone(&self.entitlement.borrow());
+        match path {
+            "/livez" => http::text(StatusCode::OK, "ok\n"),
+            "/metrics" => {
+                http::answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode(&entitlement))
+            }
+            "/startupz" => self.document(&entitlement, open_or_503(entitlement.has_opened)),
+            "/readyz" => self.document(&entitlement, open_or_503(entitlement.standing.gate_open())),
+            _ => self.document(&entitlement, entitlement_status(&entitlement.standing)),
+        }
+    }
+
+    fn document(&self, entitlement: &Entitlement, status: StatusCode) -> Response<Body> {
+        let mut response = http::json(status, &Document::new(&self.subject, entitlement));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let seconds = retry_after(entitlement.next_attempt_at, self.clock.now());
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl Handler for ProbeServer {
+    async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
+        let mut response = self.answer(&request);
+        // Whatever stands between must not remember an answer about now.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+}
+
+const fn open_or_503(open: bool) -> StatusCode {
+    if open { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// 200 open, 403 when AWS or the token said no, 503 while there is no answer yet.
+const fn entitlement_status(standing: &Standing) -> StatusCode {
+    match standing {
+        Standing::Entitled(..) | Standing::Grace(..) | Standing::Lapsed(..) => StatusCode::OK,
+        Standing::Denied(_) | Standing::Unverified(_) | Standing::Misconfigured(Rejected::Question, _) => {
+            StatusCode::FORBIDDEN
+        }
+        Standing::Pending(_) | Standing::Unavailable(_) | Standing::Misconfigured(Rejected::Asker, _) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    }
+}
+
+/// Whole seconds until the next attempt, at least 1: while one is under way, its answer is never far.
+fn retry_after(next_attempt_at: Option<Timestamp>, now: Timestamp) -> u64 {
+    next_attempt_at
+        .map_or(1, |at| at.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
+        .max(1)
+}

@@ -1,1 +1,310 @@
-//! The registration loop: performs what `machine` decides.
+//! The registration loop: performs what [`machine`] decides.
+//!
+//! It asks AWS, verifies the answer, publishes the fact, remembers it in the state folder, and sleeps as told. It knows
+//! nothing of usage, nor of who reads the fact.
+
+pub mod machine;
+pub mod memory;
+pub mod schedule;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::time::Instant;
+
+use crate::clock::{self, WallClock};
+use crate::entitlement::{Proof, Publisher};
+use crate::exit::Exit;
+use crate::marketplace::{
+    Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, RegisterUsage, Registered, Signing,
+};
+use crate::metrics::Metrics;
+use crate::receipt::key::KeyRing;
+use crate::receipt::{self, Expected, Receipt};
+use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
+use memory::{Record, Store};
+use schedule::Draw;
+
+/// What registration needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// The product that is registered.
+    pub product_code: ProductCode,
+    /// The seller's public keys.
+    pub keys: KeyRing,
+    /// Accept the emulator's tokens.
+    pub allow_emulated: bool,
+    /// What the seller chose.
+    pub policy: Policy,
+    /// Keep the receipt in the state folder.
+    pub keep_receipt: bool,
+}
+
+/// The loop's surroundings.
+pub struct Registration {
+    config: Config,
+    /// This pod or task, empty where nothing names it.
+    pod: String,
+    metering: Arc<dyn Metering>,
+    clock: WallClock,
+    publisher: Publisher,
+    store: Option<Store>,
+    metrics: Arc<Metrics>,
+    record: Record,
+    random: SystemRandom,
+    started: Instant,
+    emulated: bool,
+}
+
+impl Registration {
+    /// Joins the parts; nothing is asked yet. `store` is the state folder, if there is one.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        pod: String,
+        metering: Arc<dyn Metering>,
+        clock: WallClock,
+        publisher: Publisher,
+        store: Option<Store>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            config,
+            pod,
+            metering,
+            clock,
+            publisher,
+            store,
+            metrics,
+            record: Record::default(),
+            random: SystemRandom::new(),
+            started: clock::monotonic(),
+            emulated: false,
+        }
+    }
+
+    /// Runs until the process should end, and returns how. Once registered it only keeps the fact published.
+    pub async fn run(mut self) -> Exit {
+        let remembered = self.recall();
+        let mut machine = Machine::new(self.config.policy.clone(), remembered, self.clock.now());
+        let mut event = Event::Started;
+        loop {
+            let (next, notes) = machine.step(self.now(), event);
+            self.note(&machine, notes);
+            self.publish(&mut machine);
+            event = match next {
+                Next::Ask(question) => {
+                    let answer = self.ask(&mut machine, question).await;
+                    Event::Answered(answer)
+                }
+                Next::AskIn(delay) => {
+                    self.keep_published(&mut machine, tokio::time::sleep(delay)).await;
+                    Event::Woke
+                }
+                Next::Rest => {
+                    self.keep_published(&mut machine, std::future::pending::<()>()).await;
+                    Event::Woke
+                }
+                Next::Leave(exit) => return exit,
+            };
+        }
+    }
+
+    fn now(&self) -> Now {
+        let mut bytes = [0; 8];
+        // A draw only spreads the retries: without entropy the middle of the range will do.
+        let draw = self
+            .random
+            .fill(&mut bytes)
+            .map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)));
+        Now { wall: self.clock.now(), running: clock::monotonic().duration_since(self.started), draw }
+    }
+
+    fn publish(&self, machine: &mut Machine<Proof>) {
+        let mut fact = machine.entitlement(self.now());
+        fact.region = self.metering.region();
+        fact.emulated = self.emulated;
+        self.publisher.send_replace(Arc::new(fact));
+    }
+
+    /// Waits for `until` while publishing what time alone changes.
+    async fn keep_published<T>(&self, machine: &mut Machine<Proof>, until: impl Future<Output = T>) -> T {
+        tokio::pin!(until);
+        let mut jumps = self.clock.jumps();
+        loop {
+            let changes_in = machine.changes_in(self.now());
+            let change = async {
+                match changes_in {
+                    // One tick late rather than early, so that it has really passed.
+                    Some(delay) => tokio::time::sleep(delay.saturating_add(Duration::from_millis(1))).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = &mut until => return done,
+                () = change => {}
+                _ = jumps.changed() => {}
+            }
+            self.publish(machine);
+        }
+    }
+
+    async fn ask(&mut self, machine: &mut Machine<Proof>, question: Question) -> Answer<Proof> {
+        let Some(nonce) = self.nonce() else {
+            let fault = Fault::local(FaultClass::Transient, "NoEntropy", "the system's random source failed");
+            return Answer::Fault(fault);
+        };
+        let request = RegisterUsage {
+            product_code: self.config.product_code.clone(),
+            public_key_version: question.version,
+            nonce: nonce.clone(),
+        };
+        let signing = Signing {
+            reload_credentials: question.reload_credentials,
+            clock_offset_seconds: question.clock_offset_seconds,
+        };
+        let asked_at = clock::monotonic();
+        let metering = Arc::clone(&self.metering);
+        let call = metering.register_usage(request, signing);
+        let outcome = self.keep_published(machine, call).await;
+        let seconds = clock::monotonic().duration_since(asked_at).as_secs_f64();
+        self.judge(question, &nonce, outcome, seconds)
+    }
+
+    fn judge(
+        &mut self,
+        question: Question,
+        nonce: &Nonce,
+        outcome: Result<Registered, Fault>,
+        seconds: f64,
+    ) -> Answer<Proof> {
+        match outcome {
+            Ok(registered) => {
+                self.emulated |= registered.emulated;
+                match self.verify(question, nonce, &registered) {
+                    Ok(receipt) => {
+                        self.emulated |= receipt.emulated();
+                        self.metrics.attempted("registered", "", seconds);
+                        let rotation = registered.public_key_rotation_timestamp;
+                        Answer::Verified { proof: Proof::Receipt(receipt), rotation }
+                    }
+                    Err(code) => {
+                        self.metrics.attempted("unverified", code, seconds);
+                        self.metrics.verification_failed(code);
+                        Answer::Unverified(code)
+                    }
+                }
+            }
+            Err(fault) => {
+                self.emulated |= fault.emulated;
+                if let Some(offset) = fault.clock_offset_seconds {
+                    self.metrics.clock_skew(offset);
+                }
+                let refused = matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured);
+                let outcome = if refused { "refused" } else { "failed" };
+                self.metrics.attempted(outcome, fault.code.as_str(), seconds);
+                tracing::debug!(code = %fault.code, detail = fault.detail, "attempt failed");
+                Answer::Fault(fault)
+            }
+        }
+    }
+
+    fn verify(
+        &self,
+        question: Question,
+        nonce: &Nonce,
+        registered: &Registered,
+    ) -> Result<Receipt, &'static str> {
+        let Some(key) = self.config.keys.get(question.version) else {
+            return Err("UnknownKeyVersion");
+        };
+        let expected = Expected {
+            product_code: &self.config.product_code,
+            public_key_version: question.version,
+            nonce,
+            now: self.clock.now(),
+            allow_emulated: self.config.allow_emulated,
+        };
+        receipt::verify(&registered.signature, key, &expected).map_err(|error| {
+            tracing::debug!(%error, "the token failed verification");
+            error.code()
+        })
+    }
+
+    /// New for every attempt; `None` when the system has no randomness to give.
+    fn nonce(&self) -> Option<Nonce> {
+        let mut bytes = [0; NONCE_BYTES];
+        self.random.fill(&mut bytes).ok()?;
+        Some(Nonce::from_random(bytes))
+    }
+
+    fn note(&mut self, machine: &Machine<Proof>, notes: Notes) {
+        if notes.entitled_after_refusal {
+            self.metrics.entitled_after_refusal();
+            tracing::warn!("AWS accepted this pod after it had refused it: AWS may not repeat a refusal");
+        }
+        match notes.remember {
+            None => return,
+            Some(Remember::Failing { first_failed_at, refused }) => {
+                self.record.failing(&self.pod, first_failed_at, refused);
+            }
+            Some(Remember::Succeeded) => {
+                let now = self.now();
+                let standing = machine.standing(now);
+                let receipt = standing.proof().map(|proof| match proof.as_ref() {
+                    Proof::Receipt(receipt) => receipt,
+                });
+                let kept = receipt.filter(|_| self.config.keep_receipt);
+                self.record.succeeded(&self.pod, kept, now.wall);
+            }
+        }
+        if let Some(store) = &self.store
+            && let Err(error) = store.save(&self.record)
+        {
+            tracing::warn!(%error, "the state folder cannot be written; a restart will not know of this registration");
+        }
+    }
+
+    /// Reads the state folder and verifies the kept receipt again, exactly as a fresh one.
+    fn recall(&mut self) -> Remembered<Proof> {
+        let Some(store) = &self.store else { return Remembered::default() };
+        self.record = store.load();
+        let same_pod = self.record.pod == self.pod;
+        let kept =
+            self.record.receipt.as_ref().filter(|_| same_pod && self.config.keep_receipt).and_then(|kept| {
+                let now = self.clock.now();
+                let (token, nonce, product_code, public_key_version, stored_at) = kept.parts()?;
+                let key = self.config.keys.get(public_key_version)?;
+                let expected = Expected {
+                    product_code: &self.config.product_code,
+                    public_key_version,
+                    nonce: &nonce,
+                    now,
+                    allow_emulated: self.config.allow_emulated,
+                };
+                if product_code != self.config.product_code {
+                    return None;
+                }
+                match receipt::verify(token, key, &expected) {
+                    Ok(receipt) => {
+                        let until = memory::opens_until(receipt.issued_at().unwrap_or(stored_at), now)?;
+                        Some((Arc::new(Proof::Receipt(receipt)), until))
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the kept receipt does not verify and is ignored");
+                        None
+                    }
+                }
+            });
+        if let Some((proof, _)) = &kept {
+            self.emulated |= proof.emulated();
+        }
+        Remembered {
+            kept,
+            first_failed_at: self.record.first_failed_at(),
+            refused: self.record.refused,
+            refused_before_this_pod: !same_pod,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! `tollgate config init [DIR]`: the files with which a seller begins.
+//!
+//! Nothing is overwritten: all names are looked at before the first is written, and each is created as new.
+
+use std::fs;
+use std::io::{self, Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::config::SELLER_FILE;
+use crate::exit::Exit;
+use crate::marketplace::ProductCode;
+use crate::receipt::key::PublicKey;
+
+/// `tollgate config init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The folder to write to; made if it is missing.
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// The product code, to be written into the seller's file.
+    #[arg(long, value_name = "CODE")]
+    product_code: Option<ProductCode>,
+    /// The product's public key (PEM), to be copied to keys/1.pem.
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+    /// The image of tollgate to build from.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("tollgate:", env!("CARGO_PKG_VERSION")))]
+    image: String,
+}
+
+pub(super) fn run(args: &InitArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
+    match write_files(args) {
+        Ok(names) => {
+            for name in names {
+                writeln!(out, "wrote {}", args.dir.join(name).display())?;
+            }
+            write!(out, "{}", next_steps(args))?;
+            Ok(Exit::Done)
+        }
+        Err(problem) => {
+            writeln!(err, "config init: {problem}")?;
+            Ok(Exit::Usage)
+        }
+    }
+}
+
+/// Why nothing was written, or not everything.
+#[derive(Debug, thiserror::Error)]
+enum InitError {
+    #[error("{} exists already and is not overwritten; name another folder or remove it", .0.display())]
+    Exists(PathBuf),
+    #[error("{} cannot be written: {source}; name another folder", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{} is not usable as public key: {problem}", path.display())]
+    Key { path: PathBuf, problem: String },
+}
+
+fn write_files(args: &InitArgs) -> Result<Vec<&'static str>, InitError> {
+    let key = match &args.public_key {
+        Some(path) => ("keys/1.pem", read_key(path)?),
+        None => ("keys/README", KEYS_README.to_owned()),
+    };
+    let files = [
+        ("seller.toml", seller_file(args.product_code.as_ref())),
+        ("Dockerfile", dockerfile(&args.image)),
+        ("values.yaml", VALUES.to_owned()),
+        key,
+    ];
+    for (name, _) in &files {
+        let path = args.dir.join(name);
+        if path.symlink_metadata().is_ok() {
+            return Err(InitError::Exists(path));
+        }
+    }
+    let keys = args.dir.join("keys");
+    fs::create_dir_all(&keys).map_err(|source| InitError::Write { path: keys, source })?;
+    for (name, text) in &files {
+        let path = args.dir.join(name);
+        write_new(&path, text).map_err(|source| InitError::Write { path, source })?;
+    }
+    Ok(files.iter().map(|(name, _)| *name).collect())
+}
+
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())
+}
+
+fn read_key(path: &Path) -> Result<String, InitError> {
+    // As for the keys of the configuration: an RSA-8192 key has 1.5 KiB.
+    const PEM_BYTES_MAX: u64 = 16 * 1024;
+    let refused = |problem: String| InitError::Key { path: path.to_owned(), problem };
+    let mut pem = Vec::new();
+    let file = fs::File::open(path).map_err(|error| refused(error.to_string()))?;
+    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut pem).map_err(|error| refused(error.to_string()))?;
+    PublicKey::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
+    String::from_utf8(pem).map_err(|_| refused("it is not text".to_owned()))
+}
+
+fn seller_file(product_code: Option<&ProductCode>) -> String {
+    let code = product_code.map(ProductCode::as_str).unwrap_or_default();
+    // A product code holds no character that TOML would have to escape.
+    format!(
+        "# The seller's file. What it sets always wins, and nobody else may set mode, product_code, public_keys,\n\
+         # public_key_version, grace_period, endpoint_url, allow_emulated or clock beside it.\n\
+         \n\
+         # As the product is priced: hourly, metered or saas.\n\
+         mode = \"hourly\"\n\
+         \n\
+         # From the product's page in the AWS Marketplace Management Portal.\n\
+         product_code = \"{code}\"\n\
+         \n\
+         # The product's public keys, one <version>.pem for each; the path is relative to this file.\n\
+         public_keys = \"keys\"\n\
+         \n\
+         # How long the gate may stand open while AWS cannot be reached.\n\
+         grace_period = \"0s\"\n"
+    )
+}
+
+/// Three lines: everything else is in the image that it builds from.
+fn dockerfile(image: &str) -> String {
+    let folder = Path::new(SELLER_FILE).parent().unwrap_or_else(|| Path::new("/")).display();
+    format!("FROM {image}\nCOPY keys/ {folder}/keys/\nCOPY seller.toml {SELLER_FILE}\n")
+}
+
+const VALUES: &str = "\
+# The block for the values of a chart that uses the tollgate library chart. Mode, product code and keys are sealed into
+# the image; what stays is where the image is.
+tollgate:
+  image:
+    # The repository that you push the image of the Dockerfile to.
+    repository: \"\"
+    tag: \"\"
+";
+
+const KEYS_README: &str = "\
+Put the product's public key here as 1.pem (the file begins with BEGIN PUBLIC KEY). The AWS Marketplace Management
+Portal shows it when the product is created. Further versions are 2.pem, 3.pem, and so on.
+";
+
+fn next_steps(args: &InitArgs) -> String {
+    let mut steps = Vec::new();
+    if args.product_code.is_none() {
+        steps.push("set product_code in seller.toml");
+    }
+    if args.public_key.is_none() {
+        steps.push("put the product's public key into keys/1.pem");
+    }
+    steps.push("build the image: docker build -t <your repository> .");
+    steps.push("name it in values.yaml");
+    steps.iter().enumerate().map(|(index, step)| format!("next {}. {step}\n", index + 1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, FromArgMatches as _};
+
+    use super::*;
+    use crate::config::{Flags, Installation, MapEnvironment, Role, load};
+
+    fn init(args: &[&str]) -> (Exit, String, String) {
+        let matches =
+            InitArgs::augment_args(Command::new("init")).get_matches_from([&["init"], args].concat());
+        let args = InitArgs::from_arg_matches(&matches).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let exit = run(&args, &mut out, &mut err).unwrap();
+        (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    /// Loads what was written as the image would hold it.
+    fn load_written(dir: &Path) -> Result<crate::config::Loaded, crate::config::Faults> {
+        let installed = Installation {
+            seller_file: dir.join("seller.toml"),
+            default_file: dir.join("none.toml"),
+            ..Installation::compiled_in()
+        };
+        load(&Flags::default(), &MapEnvironment::default(), &installed, Role::Inspect)
+    }
+
+    #[test]
+    fn what_is_written_is_a_valid_sealed_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("given.pem");
+        fs::write(&key, crate::config::TEST_KEY_PEM).unwrap();
+        let target = dir.path().join("new");
+        let (exit, out, err) = init(&[
+            target.to_str().unwrap(),
+            "--product-code",
+            "demohourly",
+            "--public-key",
+            key.to_str().unwrap(),
+        ]);
+        assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+        assert_eq!(out.lines().filter(|line| line.starts_with("wrote ")).count(), 4);
+        let loaded = load_written(&target).unwrap();
+        assert!(loaded.config.product.sealed);
+        assert_eq!(loaded.config.product.product_code.as_str(), "demohourly");
+        let dockerfile = fs::read_to_string(target.join("Dockerfile")).unwrap();
+        assert_eq!(dockerfile.lines().count(), 3);
+        assert!(dockerfile.ends_with("COPY seller.toml /usr/share/tollgate/seller.toml\n"));
+    }
+
+    #[test]
+    fn what_is_left_to_do_is_a_fault_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(init(&[dir.path().to_str().unwrap()]).0, Exit::Done);
+        let faults = load_written(dir.path()).unwrap_err().to_string();
+        assert_eq!(faults.lines().count(), 2, "{faults}");
+        assert!(faults.contains("product_code") && faults.contains("1.pem"), "{faults}");
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("values.yaml"), "mine").unwrap();
+        let (exit, _, err) = init(&[dir.path().to_str().unwrap()]);
+        assert_eq!(exit, Exit::Usage);
+        assert!(err.contains("values.yaml exists already"), "{err}");
+        assert_eq!(fs::read_to_string(dir.path().join("values.yaml")).unwrap(), "mine");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_wrong_key_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("k");
+        fs::write(&key, "no key").unwrap();
+        let target = dir.path().join("new");
+        let (exit, _, err) = init(&[target.to_str().unwrap(), "--public-key", key.to_str().unwrap()]);
+        assert_eq!(exit, Exit::Usage, "{err}");
+        assert!(!target.exists());
+    }
+}

@@ -1,0 +1,36 @@
+//! `tollgate run`: the sidecar.
+
+use clap::Args;
+
+use crate::app::App;
+use crate::cli::{complain, load};
+use crate::config::{Flags, Role};
+use crate::exit::Exit;
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Runs until a signal, or until the gate's policy says to leave.
+pub fn run(args: &RunArgs) -> Exit {
+    let config = match load(&args.flags, Role::Run) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
+    };
+    let exit = runtime.block_on(async {
+        match App::start(config) {
+            Ok(app) => app.run().await,
+            Err(error) => complain(error.exit(), &error.to_string()),
+        }
+    });
+    // A name look-up may still hang in a thread of its own; it must not hold the process.
+    runtime.shutdown_background();
+    exit
+}

@@ -1,0 +1,445 @@
+//! The deciding half of registration: (state, event, now) in, what to publish and what to do next out.
+//!
+//! Invariants:
+//! - The gate opens by a proof, by the kept receipt while AWS cannot be reached, or by the seller's grace period; by
+//!   nothing else.
+//! - A refusal, a bad token or a misconfiguration ends grace, and only a proof undoes a refusal.
+//! - Every question has its own nonce (the shell draws it) and comes no earlier than the schedule allows.
+//! - An open gate is never asked about again (AWS: `RegisterUsage` once per pod).
+//!
+//! No clock, no socket, no file: `Now` is an argument, and so is the random draw that spreads the retries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::schedule::{self, Draw};
+use crate::clock::Timestamp;
+use crate::entitlement::reason::{self, Reason};
+use crate::entitlement::{Entitlement, Rejected, Standing, State};
+use crate::exit::Exit;
+use crate::marketplace::{Fault, FaultClass, PublicKeyVersion};
+
+/// What the seller chose.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Transient faults for so long make the state `unavailable`.
+    pub unavailable_after: Duration,
+    /// How long the gate is open from the first failed attempt while AWS cannot be reached; zero is never.
+    pub grace_period: Duration,
+    /// Leave instead of asking again after a refusal (`on_denied = "exit"`).
+    pub exit_when_refused: bool,
+    /// Versions of the keys at hand, ascending; never empty.
+    pub versions: Vec<PublicKeyVersion>,
+    /// The version that the configuration names, if it does; then no other is tried.
+    pub stated_version: Option<PublicKeyVersion>,
+}
+
+/// The present, as the machine needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Wall time: receipt age, grace, what people read.
+    pub wall: Timestamp,
+    /// Monotonic time since the machine was made: retries and `unavailable_after`.
+    pub running: Duration,
+    /// Fresh for this event.
+    pub draw: Draw,
+}
+
+/// What the state folder remembers of earlier processes of this pod.
+#[derive(Debug)]
+pub struct Remembered<P> {
+    /// A receipt that still verifies, and when it gets too old to open the gate.
+    pub kept: Option<(Arc<P>, Timestamp)>,
+    /// When the first attempt failed, if none has succeeded since.
+    pub first_failed_at: Option<Timestamp>,
+    /// AWS refused, or a token was bad, and none has succeeded since: no grace.
+    pub refused: bool,
+    /// The refusal was an earlier pod's, on a volume that outlived it.
+    pub refused_before_this_pod: bool,
+}
+
+impl<P> Default for Remembered<P> {
+    fn default() -> Self {
+        Self { kept: None, first_failed_at: None, refused: false, refused_before_this_pod: false }
+    }
+}
+
+/// What one question brought.
+#[derive(Debug)]
+pub enum Answer<P> {
+    /// A verified token.
+    Verified {
+        /// The receipt.
+        proof: P,
+        /// When the key version expires, if AWS says so.
+        rotation: Option<Timestamp>,
+    },
+    /// A token that is not AWS's, or not for this question; the verifier's code.
+    Unverified(&'static str),
+    /// No token.
+    Fault(Fault),
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event<P> {
+    /// The process started.
+    Started,
+    /// The question was answered, or failed.
+    Answered(Answer<P>),
+    /// The time of [`Next::AskIn`] has come.
+    Woke,
+}
+
+/// One question to AWS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question {
+    /// The key version to ask for.
+    pub version: PublicKeyVersion,
+    /// Load the credentials anew first.
+    pub reload_credentials: bool,
+    /// Sign with a clock moved by so many seconds, from AWS's `Date`.
+    pub clock_offset_seconds: i64,
+}
+
+/// What the shell does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Ask now.
+    Ask(Question),
+    /// Sleep, then say [`Event::Woke`].
+    AskIn(Duration),
+    /// Nothing more to ask.
+    Rest,
+    /// End the process.
+    Leave(Exit),
+}
+
+/// What the state folder should remember from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remember {
+    /// The first attempt that failed, and whether a refusal has been among them.
+    Failing {
+        /// When.
+        first_failed_at: Timestamp,
+        /// See [`Remembered::refused`].
+        refused: bool,
+    },
+    /// The latest attempt succeeded.
+    Succeeded,
+}
+
+/// The machine. `P` is the proof; tests use a stand-in.
+#[derive(Debug)]
+pub struct Machine<P> {
+    policy: Policy,
+    memory: Remembered<P>,
+    verdict: Verdict<P>,
+    question: Question,
+    /// Faults in a row of one kind, which the schedule counts.
+    run: Run,
+    /// When, in this process, transient faults began to follow each other.
+    failing_since: Option<Duration>,
+    tried_lower_version: bool,
+    tried_clock_offset: bool,
+    attempts: u64,
+    next_attempt_at: Option<Timestamp>,
+    shown: (State, Timestamp),
+    has_opened: bool,
+    rotation: Option<Timestamp>,
+}
+
+/// The latest word on where the pod stands, less what only time changes.
+#[derive(Debug)]
+enum Verdict<P> {
+    Unanswered(Option<Reason>),
+    Proven(Arc<P>),
+    Denied(Reason),
+    Rejected(Reason),
+    BadToken(Reason),
+    /// Nothing could be asked, or AWS does not accept who asks.
+    NotAsked(Reason),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RunKind {
+    Transient,
+    Access,
+    Unverified,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    kind: RunKind,
+    /// Faults of this kind in a row, the present one included.
+    faults: u32,
+    /// [`Now::running`] at the first of them.
+    since: Duration,
+}
+
+/// What a step changed besides the standing, for the log and the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// For the state folder.
+    pub remember: Option<Remember>,
+    /// A success after a refusal in the same pod (AWS may not repeat a refusal; see the facts on first calls).
+    pub entitled_after_refusal: bool,
+}
+
+impl<P> Machine<P> {
+    /// A machine that has not asked yet.
+    #[must_use]
+    pub fn new(policy: Policy, remembered: Remembered<P>, now: Timestamp) -> Self {
+        let version = policy.stated_version.or_else(|| policy.versions.last().copied());
+        Self {
+            question: Question {
+                version: version.unwrap_or(PublicKeyVersion::FIRST),
+                reload_credentials: false,
+                clock_offset_seconds: 0,
+            },
+            policy,
+            memory: remembered,
+            verdict: Verdict::Unanswered(None),
+            run: Run { kind: RunKind::Transient, faults: 0, since: Duration::ZERO },
+            failing_since: None,
+            tried_lower_version: false,
+            tried_clock_offset: false,
+            attempts: 0,
+            next_attempt_at: None,
+            shown: (State::Pending, now),
+            has_opened: false,
+            rotation: None,
+        }
+    }
+
+    /// Takes in what happened and says what to do.
+    pub fn step(&mut self, now: Now, event: Event<P>) -> (Next, Notes) {
+        let mut notes = Notes::default();
+        let next = match event {
+            Event::Started | Event::Woke => self.ask(),
+            Event::Answered(Answer::Verified { proof, rotation }) => {
+                notes.entitled_after_refusal = self.memory.refused && !self.memory.refused_before_this_pod;
+                notes.remember = Some(Remember::Succeeded);
+                self.memory = Remembered::default();
+                self.rotation = rotation;
+                self.failing_since = None;
+                self.verdict = Verdict::Proven(Arc::new(proof));
+                Next::Rest
+            }
+            Event::Answered(Answer::Unverified(code)) => {
+                let next = self.on_unverified(now, code);
+                notes.remember = self.remember_failure(now, true);
+                next
+            }
+            Event::Answered(Answer::Fault(fault)) => {
+                let definite = !matches!(fault.class, FaultClass::Transient | FaultClass::ExpiredSession);
+                let next = self.on_fault(now, &fault);
+                notes.remember = self.remember_failure(now, definite);
+                next
+            }
+        };
+        self.next_attempt_at = match next {
+            Next::AskIn(delay) => Some(now.wall.plus(delay)),
+            Next::Ask(_) => Some(now.wall),
+            Next::Rest | Next::Leave(_) => None,
+        };
+        (next, notes)
+    }
+
+    fn ask(&mut self) -> Next {
+        self.attempts += 1;
+        let question = self.question;
+        self.question.reload_credentials = false;
+        Next::Ask(question)
+    }
+
+    fn remember_failure(&mut self, now: Now, refused: bool) -> Option<Remember> {
+        let known = (self.memory.first_failed_at, self.memory.refused);
+        let first_failed_at = *self.memory.first_failed_at.get_or_insert(now.wall);
+        self.memory.refused |= refused;
+        self.memory.refused_before_this_pod &= !refused;
+        let changed = known != (self.memory.first_failed_at, self.memory.refused);
+        changed.then_some(Remember::Failing { first_failed_at, refused: self.memory.refused })
+    }
+
+    fn on_unverified(&mut self, now: Now, code: &'static str) -> Next {
+        self.verdict = Verdict::BadToken(reason::unverified(code));
+        self.failing_since = None;
+        let run = self.count(now, RunKind::Unverified);
+        if self.policy.exit_when_refused {
+            return Next::Leave(Exit::Unverified);
+        }
+        Next::AskIn(schedule::unverified(now.running.saturating_sub(run.since), now.draw))
+    }
+
+    fn on_fault(&mut self, now: Now, fault: &Fault) -> Next {
+        let reason = Reason::of(fault.code.clone(), fault.class);
+        match fault.class {
+            FaultClass::Denied => {
+                self.verdict = Verdict::Denied(reason);
+                self.refused(now, Exit::NotEntitled)
+            }
+            FaultClass::Misconfigured => self.on_rejected(now, reason),
+            FaultClass::Access => self.on_access(now, fault, reason),
+            FaultClass::ExpiredSession => {
+                self.unanswered(now, reason);
+                self.question.reload_credentials = true;
+                let run = self.count(now, RunKind::Access);
+                if run.faults == 1 {
+                    self.ask()
+                } else {
+                    Next::AskIn(schedule::access(run.faults - 1, now.draw))
+                }
+            }
+            FaultClass::Transient => {
+                self.unanswered(now, reason);
+                let run = self.count(now, RunKind::Transient);
+                if self.policy.exit_when_refused && self.overdue(now) {
+                    return Next::Leave(self.standing(now).exit());
+                }
+                Next::AskIn(schedule::transient(now.running.saturating_sub(run.since), now.draw))
+            }
+        }
+    }
+
+    fn on_rejected(&mut self, now: Now, reason: Reason) -> Next {
+        let key_version = reason.code.as_str() == "InvalidPublicKeyVersionException";
+        self.verdict = Verdict::Rejected(reason);
+        if key_version && self.policy.stated_version.is_none() {
+            let highest = self.policy.versions.last().copied();
+            let lower = self.policy.versions.iter().rev().find(|version| **version < self.question.version);
+            match lower {
+                Some(&lower) if !self.tried_lower_version => {
+                    self.tried_lower_version = true;
+                    self.question.version = lower;
+                    return self.ask();
+                }
+                _ => self.question.version = highest.unwrap_or(self.question.version),
+            }
+        }
+        self.refused(now, Exit::Config)
+    }
+
+    fn on_access(&mut self, now: Now, fault: &Fault, reason: Reason) -> Next {
+        self.verdict = Verdict::NotAsked(reason);
+        self.failing_since.get_or_insert(now.running);
+        self.question.reload_credentials = true;
+        let run = self.count(now, RunKind::Access);
+        let skewed =
+            fault.clock_offset_seconds.filter(|offset| offset.unsigned_abs() >= CLOCK_OFFSET_SECONDS_MIN);
+        if let (Some(offset), false) = (skewed, self.tried_clock_offset) {
+            self.tried_clock_offset = true;
+            self.question.clock_offset_seconds = offset;
+            return self.ask();
+        }
+        if self.policy.exit_when_refused && self.overdue(now) {
+            return Next::Leave(Exit::Config);
+        }
+        Next::AskIn(schedule::access(run.faults, now.draw))
+    }
+
+    fn refused(&mut self, now: Now, exit: Exit) -> Next {
+        self.failing_since = None;
+        self.run = Run { kind: RunKind::Transient, faults: 0, since: now.running };
+        if self.policy.exit_when_refused {
+            return Next::Leave(exit);
+        }
+        Next::AskIn(schedule::refused(now.draw))
+    }
+
+    /// A fault that says nothing about the entitlement: a refusal that stands keeps standing.
+    fn unanswered(&mut self, now: Now, reason: Reason) {
+        self.failing_since.get_or_insert(now.running);
+        let refusal_stands =
+            matches!(self.verdict, Verdict::Denied(_) | Verdict::Rejected(_) | Verdict::BadToken(_));
+        if !refusal_stands {
+            self.verdict = Verdict::Unanswered(Some(reason));
+        }
+    }
+
+    fn count(&mut self, now: Now, kind: RunKind) -> Run {
+        if self.run.kind != kind || self.run.faults == 0 {
+            self.run = Run { kind, faults: 0, since: now.running };
+        }
+        self.run.faults = self.run.faults.saturating_add(1);
+        self.run
+    }
+
+    fn overdue(&self, now: Now) -> bool {
+        self.failing_since
+            .is_some_and(|since| now.running.saturating_sub(since) >= self.policy.unavailable_after)
+    }
+
+    fn grace_until(&self) -> Option<Timestamp> {
+        if self.memory.refused || self.policy.grace_period.is_zero() {
+            return None;
+        }
+        self.memory.first_failed_at.map(|first| first.plus(self.policy.grace_period))
+    }
+
+    /// Where the pod stands at `now`.
+    #[must_use]
+    pub fn standing(&self, now: Now) -> Standing<P> {
+        let reason = match &self.verdict {
+            Verdict::Proven(proof) => return Standing::Entitled(Arc::clone(proof), None),
+            Verdict::Denied(reason) => return Standing::Denied(reason.clone()),
+            Verdict::Rejected(reason) => return Standing::Misconfigured(Rejected::Question, reason.clone()),
+            Verdict::NotAsked(reason) => return Standing::Misconfigured(Rejected::Asker, reason.clone()),
+            Verdict::BadToken(reason) => return Standing::Unverified(reason.clone()),
+            Verdict::Unanswered(None) => return Standing::Pending(None),
+            Verdict::Unanswered(Some(reason)) => reason.clone(),
+        };
+        let kept = self.memory.kept.as_ref().filter(|(_, until)| now.wall < *until && !self.memory.refused);
+        if let Some((proof, _)) = kept {
+            return Standing::Entitled(Arc::clone(proof), Some(reason));
+        }
+        // A clock that went back behind the first failure must not lengthen the grace period.
+        let grace = self.grace_until().filter(|until| {
+            now.wall < *until && self.memory.first_failed_at.is_some_and(|first| first <= now.wall)
+        });
+        match grace {
+            Some(until) => Standing::Grace(reason, until),
+            None if self.overdue(now) => Standing::Unavailable(reason),
+            None => Standing::Pending(Some(reason)),
+        }
+    }
+
+    /// The whole fact at `now`, less what only the shell knows (region, emulated); call it after each step and whenever [`Machine::changes_in`] has passed.
+    pub fn entitlement(&mut self, now: Now) -> Entitlement<P> {
+        let standing = self.standing(now);
+        if self.shown.0 != standing.state() {
+            self.shown = (standing.state(), now.wall);
+        }
+        self.has_opened |= standing.gate_open();
+        Entitlement {
+            standing,
+            since: self.shown.1,
+            has_opened: self.has_opened,
+            attempts: self.attempts,
+            next_attempt_at: self.next_attempt_at,
+            public_key_version: Some(self.question.version),
+            region: None,
+            public_key_rotation_timestamp: self.rotation,
+            emulated: false,
+        }
+    }
+
+    /// How long until time alone may change the standing. A jump of the wall clock may change it too.
+    #[must_use]
+    pub fn changes_in(&self, now: Now) -> Option<Duration> {
+        if !matches!(self.verdict, Verdict::Unanswered(Some(_))) {
+            return None;
+        }
+        let kept = self.memory.kept.as_ref().map(|(_, until)| *until);
+        let by_wall = [kept, self.grace_until()].into_iter().flatten().filter(|at| *at > now.wall);
+        let overdue = self.failing_since.map(|since| since.saturating_add(self.policy.unavailable_after));
+        let by_running = overdue.and_then(|at| at.checked_sub(now.running)).filter(|left| !left.is_zero());
+        by_wall.map(|at| at.since(now.wall)).chain(by_running).min()
+    }
+}
+
+/// Offsets below this cannot be why AWS rejects a signature (it accepts 5 minutes), less a margin for slow answers.
+pub const CLOCK_OFFSET_SECONDS_MIN: u64 = 240;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,448 @@
+//! The machine by table: every row of the design's fault table, and the laws that no order of events may break.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::marketplace::FaultCode;
+
+const WALL: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A machine with a clock that the test moves.
+struct Bench {
+    machine: Machine<&'static str>,
+    running: Duration,
+    next: Next,
+    notes: Notes,
+}
+
+fn version(number: i64) -> PublicKeyVersion {
+    PublicKeyVersion::try_new(number).unwrap()
+}
+
+fn policy() -> Policy {
+    Policy {
+        unavailable_after: 30 * MINUTE,
+        grace_period: Duration::ZERO,
+        exit_when_refused: false,
+        versions: vec![version(1)],
+        stated_version: None,
+    }
+}
+
+fn fault(class: FaultClass, code: &'static str) -> Fault {
+    Fault::local(class, code, "")
+}
+
+impl Bench {
+    fn new(policy: Policy) -> Self {
+        Self::remembering(policy, Remembered::default())
+    }
+
+    fn remembering(policy: Policy, remembered: Remembered<&'static str>) -> Self {
+        let machine = Machine::new(policy, remembered, WALL);
+        let mut bench = Self { machine, running: Duration::ZERO, next: Next::Rest, notes: Notes::default() };
+        bench.step(Event::Started);
+        bench
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: WALL.plus(self.running), running: self.running, draw: Draw::MIDDLE }
+    }
+
+    fn step(&mut self, event: Event<&'static str>) {
+        (self.next, self.notes) = self.machine.step(self.now(), event);
+    }
+
+    fn fails(&mut self, class: FaultClass, code: &'static str) -> &mut Self {
+        self.step(Event::Answered(Answer::Fault(fault(class, code))));
+        self
+    }
+
+    fn succeeds(&mut self) -> &mut Self {
+        self.step(Event::Answered(Answer::Verified { proof: "token", rotation: None }));
+        self
+    }
+
+    fn later(&mut self, by: Duration) -> &mut Self {
+        self.running += by;
+        self
+    }
+
+    fn state(&self) -> State {
+        self.machine.standing(self.now()).state()
+    }
+
+    fn open(&self) -> bool {
+        self.machine.standing(self.now()).gate_open()
+    }
+
+    fn asks(&self) -> Question {
+        match self.next {
+            Next::Ask(question) => question,
+            other => panic!("asks now, but {other:?}"),
+        }
+    }
+
+    fn asks_in(&self) -> Duration {
+        match self.next {
+            Next::AskIn(delay) => delay,
+            other => panic!("asks later, but {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_first_act_is_to_ask_for_the_highest_key_version() {
+    let bench = Bench::new(Policy { versions: vec![version(1), version(3)], ..policy() });
+    assert_eq!(
+        bench.asks(),
+        Question { version: version(3), reload_credentials: false, clock_offset_seconds: 0 }
+    );
+    assert_eq!((bench.state(), bench.open()), (State::Pending, false));
+}
+
+#[test]
+fn a_proof_opens_the_gate_and_nothing_is_asked_again() {
+    let mut bench = Bench::new(policy());
+    bench.succeeds().later(1000 * MINUTE);
+    assert_eq!((bench.state(), bench.next), (State::Entitled, Next::Rest));
+    assert_eq!(bench.notes.remember, Some(Remember::Succeeded));
+    assert_eq!(bench.machine.changes_in(bench.now()), None);
+}
+
+/// Class, state, and whether the next question comes within half a minute or in about five.
+#[test]
+fn each_row_of_the_fault_table_has_its_state_and_its_patience() {
+    for (class, code, state, soon) in [
+        (FaultClass::Denied, "CustomerNotEntitledException", State::Denied, false),
+        (FaultClass::Misconfigured, "InvalidProductCodeException", State::Misconfigured, false),
+        (FaultClass::Misconfigured, "InvalidRegionException", State::Misconfigured, false),
+        (FaultClass::Misconfigured, "PlatformNotSupportedException", State::Misconfigured, false),
+        (FaultClass::Access, "AccessDeniedException", State::Misconfigured, true),
+        (FaultClass::Access, "CredentialsMissing", State::Misconfigured, true),
+        (FaultClass::Access, "RegionUnknown", State::Misconfigured, true),
+        (FaultClass::Transient, "ThrottlingException", State::Pending, true),
+        (FaultClass::Transient, "Dns", State::Pending, true),
+    ] {
+        let mut bench = Bench::new(policy());
+        bench.fails(class, code);
+        assert_eq!((bench.state(), bench.open()), (state, false), "{code}");
+        let delay = bench.asks_in();
+        if soon {
+            assert!(delay <= Duration::from_secs(30), "{code}: {delay:?}");
+        } else {
+            assert!(delay > 3 * MINUTE && delay < 7 * MINUTE, "{code}: {delay:?}");
+        }
+    }
+}
+
+#[test]
+fn a_rejected_question_and_a_rejected_asker_are_told_apart() {
+    let mut question = Bench::new(policy());
+    question.fails(FaultClass::Misconfigured, "InvalidRegionException");
+    let mut asker = Bench::new(policy());
+    asker.fails(FaultClass::Access, "AccessDeniedException");
+    let rejected = |bench: &Bench| match bench.machine.standing(bench.now()) {
+        Standing::Misconfigured(rejected, _) => rejected,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((rejected(&question), rejected(&asker)), (Rejected::Question, Rejected::Asker));
+}
+
+#[test]
+fn transient_faults_become_unavailable_in_time_and_the_asking_goes_on() {
+    let mut bench = Bench::new(policy());
+    bench.fails(FaultClass::Transient, "Timeout");
+    assert_eq!(bench.machine.changes_in(bench.now()), Some(30 * MINUTE));
+    bench.later(30 * MINUTE - Duration::from_millis(1));
+    assert_eq!(bench.state(), State::Pending);
+    bench.later(Duration::from_millis(1));
+    assert_eq!(bench.state(), State::Unavailable);
+    bench.fails(FaultClass::Transient, "Timeout");
+    assert!(bench.asks_in() <= MINUTE);
+    bench.succeeds();
+    assert_eq!(bench.state(), State::Entitled);
+}
+
+#[test]
+fn a_refusal_stands_until_a_proof_undoes_it() {
+    let mut bench = Bench::new(policy());
+    bench.fails(FaultClass::Denied, "CustomerNotEntitledException").later(5 * MINUTE);
+    bench.fails(FaultClass::Transient, "ThrottlingException").later(60 * MINUTE);
+    assert_eq!(bench.state(), State::Denied);
+    bench.succeeds();
+    assert_eq!((bench.state(), bench.notes.entitled_after_refusal), (State::Entitled, true));
+}
+
+#[test]
+fn a_success_after_mere_throttling_is_not_one_after_a_refusal() {
+    let mut bench = Bench::new(policy());
+    bench.fails(FaultClass::Transient, "ThrottlingException").succeeds();
+    assert!(!bench.notes.entitled_after_refusal);
+}
+
+#[test]
+fn an_expired_session_reloads_the_credentials_at_once_and_then_as_for_the_role() {
+    let mut bench = Bench::new(policy());
+    bench.fails(FaultClass::ExpiredSession, "ExpiredTokenException");
+    assert!(bench.asks().reload_credentials);
+    assert_eq!(bench.state(), State::Pending);
+    bench.fails(FaultClass::ExpiredSession, "ExpiredTokenException");
+    assert!(bench.asks_in() <= Duration::from_secs(10));
+    bench.step(Event::Woke);
+    assert!(bench.asks().reload_credentials);
+}
+
+#[test]
+fn after_an_access_fault_the_credentials_are_loaded_anew() {
+    let mut bench = Bench::new(policy());
+    bench.fails(FaultClass::Access, "AccessDeniedException");
+    bench.step(Event::Woke);
+    assert!(bench.asks().reload_credentials);
+}
+
+#[test]
+fn a_signature_fault_with_a_clock_that_is_off_is_tried_once_with_the_offset() {
+    let mut bench = Bench::new(policy());
+    let skewed = || Fault {
+        clock_offset_seconds: Some(-900),
+        ..fault(FaultClass::Access, "InvalidSignatureException")
+    };
+    bench.step(Event::Answered(Answer::Fault(skewed())));
+    assert_eq!(bench.asks().clock_offset_seconds, -900);
+    bench.step(Event::Answered(Answer::Fault(skewed())));
+    bench.asks_in();
+    assert_eq!(bench.state(), State::Misconfigured);
+}
+
+#[test]
+fn a_clock_within_what_aws_accepts_is_not_the_reason() {
+    let mut bench = Bench::new(policy());
+    let fault =
+        Fault { clock_offset_seconds: Some(100), ..fault(FaultClass::Access, "InvalidSignatureException") };
+    bench.step(Event::Answered(Answer::Fault(fault)));
+    bench.asks_in();
+}
+
+#[test]
+fn an_unknown_key_version_is_followed_by_the_next_lower_one_once() {
+    let mut bench = Bench::new(Policy { versions: vec![version(1), version(2), version(3)], ..policy() });
+    bench.fails(FaultClass::Misconfigured, "InvalidPublicKeyVersionException");
+    assert_eq!(bench.asks().version, version(2));
+    bench.fails(FaultClass::Misconfigured, "InvalidPublicKeyVersionException");
+    bench.asks_in();
+    bench.step(Event::Woke);
+    assert_eq!(bench.asks().version, version(3));
+}
+
+#[test]
+fn a_stated_key_version_is_the_only_one() {
+    let mut bench = Bench::new(Policy {
+        versions: vec![version(1), version(2)],
+        stated_version: Some(version(2)),
+        ..policy()
+    });
+    bench.fails(FaultClass::Misconfigured, "InvalidPublicKeyVersionException");
+    bench.asks_in();
+}
+
+#[test]
+fn a_bad_token_is_asked_again_by_the_schedule_up_to_five_minutes() {
+    let mut bench = Bench::new(policy());
+    for _ in 0..100 {
+        bench.step(Event::Answered(Answer::Unverified("SignatureInvalid")));
+        assert_eq!((bench.state(), bench.open()), (State::Unverified, false));
+        let delay = bench.asks_in();
+        assert!(delay <= 5 * MINUTE, "{delay:?}");
+        bench.later(delay);
+    }
+}
+
+#[test]
+fn who_exits_when_refused_says_why_by_its_code() {
+    let policy = || Policy { exit_when_refused: true, ..policy() };
+    for (class, code, exit) in [
+        (FaultClass::Denied, "CustomerNotEntitledException", Exit::NotEntitled),
+        (FaultClass::Misconfigured, "PlatformNotSupportedException", Exit::Config),
+    ] {
+        let mut bench = Bench::new(policy());
+        bench.fails(class, code);
+        assert_eq!(bench.next, Next::Leave(exit), "{code}");
+    }
+    let mut bench = Bench::new(policy());
+    bench.step(Event::Answered(Answer::Unverified("NonceMismatch")));
+    assert_eq!(bench.next, Next::Leave(Exit::Unverified));
+    for (class, exit) in [(FaultClass::Transient, Exit::Unavailable), (FaultClass::Access, Exit::Config)] {
+        let mut bench = Bench::new(policy());
+        bench.fails(class, "AnyCode");
+        bench.asks_in();
+        bench.later(30 * MINUTE).fails(class, "AnyCode");
+        assert_eq!(bench.next, Next::Leave(exit));
+    }
+}
+
+// === grace and the kept receipt ===
+
+fn graceful() -> Policy {
+    Policy { grace_period: 60 * MINUTE, ..policy() }
+}
+
+#[test]
+fn grace_opens_at_the_first_failure_and_ends_on_time() {
+    let mut bench = Bench::new(graceful());
+    assert!(!bench.open(), "nothing has failed yet");
+    bench.fails(FaultClass::Transient, "Dns");
+    assert_eq!((bench.state(), bench.open()), (State::Grace, true));
+    assert!(matches!(bench.notes.remember, Some(Remember::Failing { refused: false, .. })));
+    bench.later(60 * MINUTE - Duration::from_millis(1));
+    assert_eq!(bench.state(), State::Grace);
+    bench.later(Duration::from_millis(1));
+    assert_eq!((bench.state(), bench.open()), (State::Unavailable, false));
+}
+
+#[test]
+fn a_restart_does_not_begin_a_new_grace() {
+    let remembered = Remembered { first_failed_at: Some(WALL.minus(59 * MINUTE)), ..Remembered::default() };
+    let mut bench = Bench::remembering(graceful(), remembered);
+    bench.fails(FaultClass::Transient, "Dns");
+    assert_eq!(bench.state(), State::Grace);
+    bench.later(2 * MINUTE);
+    assert!(!bench.open());
+}
+
+#[test]
+fn a_clock_set_back_does_not_lengthen_the_grace() {
+    let remembered = Remembered { first_failed_at: Some(WALL.plus(MINUTE)), ..Remembered::default() };
+    let mut bench = Bench::remembering(graceful(), remembered);
+    bench.fails(FaultClass::Transient, "Dns");
+    assert!(!bench.open());
+}
+
+#[test]
+fn a_refusal_a_bad_token_or_a_misconfiguration_ends_grace_for_good() {
+    for event in [
+        || Event::Answered(Answer::Fault(fault(FaultClass::Denied, "CustomerNotEntitledException"))),
+        || Event::Answered(Answer::Fault(fault(FaultClass::Misconfigured, "InvalidRegionException"))),
+        || Event::Answered(Answer::Fault(fault(FaultClass::Access, "AccessDeniedException"))),
+        || Event::Answered(Answer::Unverified("SignatureInvalid")),
+    ] {
+        let mut bench = Bench::new(graceful());
+        bench.fails(FaultClass::Transient, "Dns");
+        assert!(bench.open());
+        bench.step(event());
+        assert!(!bench.open());
+        bench.fails(FaultClass::Transient, "Dns");
+        assert!(!bench.open(), "{:?}", bench.state());
+    }
+}
+
+#[test]
+fn a_refusal_of_an_earlier_pod_on_the_same_volume_ends_grace_too() {
+    let remembered = Remembered { refused: true, refused_before_this_pod: true, ..Remembered::default() };
+    let mut bench = Bench::remembering(graceful(), remembered);
+    bench.fails(FaultClass::Transient, "Dns");
+    assert!(!bench.open());
+    bench.succeeds();
+    assert!(!bench.notes.entitled_after_refusal, "it was not this pod that was refused");
+}
+
+fn with_kept_receipt() -> Bench {
+    let kept = Some((Arc::new("kept"), WALL.plus(60 * MINUTE)));
+    Bench::remembering(policy(), Remembered { kept, ..Remembered::default() })
+}
+
+#[test]
+fn the_kept_receipt_opens_only_while_aws_cannot_be_reached_and_only_while_young() {
+    let mut bench = with_kept_receipt();
+    assert!(!bench.open(), "AWS is asked first");
+    bench.fails(FaultClass::Transient, "ConnectTimeout");
+    let standing = bench.machine.standing(bench.now());
+    assert_eq!(standing.state(), State::Entitled);
+    assert!(standing.reason().is_some_and(|reason| reason.code == FaultCode::known("ConnectTimeout")));
+    assert_eq!(bench.machine.changes_in(bench.now()), Some(30 * MINUTE).min(Some(60 * MINUTE)));
+    bench.later(60 * MINUTE);
+    assert!(!bench.open());
+}
+
+#[test]
+fn a_definite_answer_beats_the_kept_receipt() {
+    let mut bench = with_kept_receipt();
+    bench.fails(FaultClass::Transient, "ConnectTimeout");
+    assert!(bench.open());
+    bench.fails(FaultClass::Denied, "CustomerNotEntitledException");
+    assert!(!bench.open());
+    bench.fails(FaultClass::Transient, "ConnectTimeout");
+    assert!(!bench.open());
+}
+
+// === laws ===
+
+fn any_event() -> impl Strategy<Value = (u32, u8)> {
+    (0..7200u32, 0..8u8)
+}
+
+fn event_of(kind: u8) -> Event<&'static str> {
+    Event::Answered(match kind {
+        0 => Answer::Fault(fault(FaultClass::Denied, "CustomerNotEntitledException")),
+        1 => Answer::Fault(fault(FaultClass::Misconfigured, "InvalidPublicKeyVersionException")),
+        2 => Answer::Fault(fault(FaultClass::Access, "AccessDeniedException")),
+        3 => Answer::Fault(fault(FaultClass::ExpiredSession, "ExpiredTokenException")),
+        4 => Answer::Unverified("NonceMismatch"),
+        5 | 6 => Answer::Fault(fault(FaultClass::Transient, "ThrottlingException")),
+        _ => Answer::Verified { proof: "token", rotation: None },
+    })
+}
+
+proptest! {
+    /// Without grace and without a kept receipt, the gate is open exactly when a proof has come.
+    #[test]
+    fn only_a_proof_opens(events in prop::collection::vec(any_event(), 0..40)) {
+        let mut bench = Bench::new(Policy { versions: vec![version(1), version(2)], ..policy() });
+        for (seconds, kind) in events {
+            bench.later(Duration::from_secs(seconds.into()));
+            bench.step(event_of(kind));
+            prop_assert_eq!(bench.open(), kind == 7);
+            if kind == 7 {
+                prop_assert_eq!(bench.next, Next::Rest);
+                break;
+            }
+        }
+    }
+
+    /// Grace is never open after a definite no, whatever came before and since.
+    #[test]
+    fn no_grace_after_a_no(events in prop::collection::vec(any_event(), 0..40)) {
+        let mut bench = Bench::new(graceful());
+        let mut refused = false;
+        for (seconds, kind) in events {
+            bench.later(Duration::from_secs(seconds.into()));
+            bench.step(event_of(kind));
+            refused |= matches!(kind, 0..=2 | 4);
+            if kind == 7 {
+                break;
+            }
+            prop_assert!(!(refused && bench.open()), "{:?}", bench.state());
+        }
+    }
+
+    /// The time of the next question is published, and never further away than five minutes and a half.
+    #[test]
+    fn asking_never_stops(events in prop::collection::vec((0..600u32, 0..7u8), 1..40)) {
+        let mut bench = Bench::new(policy());
+        for (seconds, kind) in events {
+            bench.later(Duration::from_secs(seconds.into()));
+            bench.step(event_of(kind));
+            let now = bench.now();
+            let fact = bench.machine.entitlement(now);
+            match bench.next {
+                Next::Ask(_) => {}
+                Next::AskIn(delay) => {
+                    prop_assert!(delay <= Duration::from_secs(400), "{delay:?}");
+                    prop_assert_eq!(fact.next_attempt_at, Some(now.wall.plus(delay)));
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}
