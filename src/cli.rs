@@ -2,6 +2,8 @@
 
 pub mod await_gate;
 pub mod config;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 pub mod exec;
 pub mod install;
 pub mod probe;
@@ -37,6 +39,9 @@ enum Command {
     Probe(probe::ProbeArgs),
     /// Verify one RegisterUsage token offline and print its claims
     Verify(verify::VerifyArgs),
+    /// Serve a stand-in for AWS Marketplace's metering service, for laptops and tests
+    #[cfg(feature = "emulator")]
+    Emulator(emulator::EmulatorArgs),
     /// Check the configuration, print it with its origins, or write a seller's first files
     Config(config::ConfigArgs),
 }
@@ -65,6 +70,8 @@ fn dispatch(command: &Command) -> Exit {
         Command::Install(args) => install::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Verify(args) => verify::run(args),
+        #[cfg(feature = "emulator")]
+        Command::Emulator(args) => emulator::run(args),
         Command::Config(args) => {
             let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)

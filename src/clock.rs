@@ -70,6 +70,16 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.millis_since(earlier)).unwrap_or(0))
     }
 
+    /// RFC 3339 with milliseconds, for clocks that are read over HTTP.
+    #[must_use]
+    pub fn to_rfc3339_millis(self) -> String {
+        let whole = self.to_string();
+        match whole.strip_suffix('Z') {
+            Some(seconds) => format!("{seconds}.{:03}Z", self.0.rem_euclid(1000)),
+            None => whole,
+        }
+    }
+
     /// Reads RFC 3339; `None` when it is not.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -60,6 +60,8 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// From the order to drain until connections still busy are cut.
     pub drain_timeout: Duration,
+    /// An abandoned TCP connection is reset (RST) rather than closed (FIN): a crash rather than an end.
+    pub reset_when_abandoned: bool,
 }
 
 /// Where a server listens.
@@ -177,8 +179,8 @@ pub async fn serve(
     let connection_stop = stop.clone();
     loop {
         tokio::select! {
-            accepted = accept(&listener) => match accepted {
-                Ok(stream) => connections.start(stream, connection_stop.clone()),
+            accepted = accept(&listener, &limits) => match accepted {
+                Ok(accepted) => connections.start(accepted, connection_stop.clone()),
                 Err(error) => {
                     // Out of descriptors or memory: free the oldest and give the kernel a moment, rather than spin.
                     tracing::debug!(%error, "accept failed");
@@ -202,18 +204,30 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// After a failed accept; long enough to not burn a core, short enough for a probe's timeout of one second.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+struct Accepted {
+    stream: Box<dyn Stream>,
+    /// A second handle to the socket, to reset it by.
+    socket: Option<socket2::Socket>,
+}
+
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn accept(listener: &Listener) -> io::Result<Box<dyn Stream>> {
+async fn accept(listener: &Listener, limits: &Limits) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             // Answers are one small segment; waiting for a second only delays the probe.
             let _ = stream.set_nodelay(true);
-            Ok(Box::new(stream))
+            let socket = match limits.reset_when_abandoned {
+                true => Some(socket2::SockRef::from(&stream).try_clone()?),
+                false => None,
+            };
+            Ok(Accepted { stream: Box::new(stream), socket })
         }
-        Listener::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+        Listener::Unix(listener, _) => {
+            Ok(Accepted { stream: Box::new(listener.accept().await?.0), socket: None })
+        }
     }
 }
 
@@ -230,14 +244,14 @@ impl<H: Handler> Connections<H> {
         Self { limits, handler, tasks: JoinSet::new(), open: VecDeque::new() }
     }
 
-    fn start(&mut self, stream: Box<dyn Stream>, stop: watch::Receiver<bool>) {
+    fn start(&mut self, accepted: Accepted, stop: watch::Receiver<bool>) {
         if self.open.len() >= self.limits.connections_max {
             self.open.retain(|task| !task.is_finished());
         }
         if self.open.len() >= self.limits.connections_max {
             self.cut_oldest();
         }
-        let task = serve_connection(stream, self.limits, self.handler.clone(), stop);
+        let task = serve_connection(accepted, self.limits, self.handler.clone(), stop);
         self.open.push_back(self.tasks.spawn(task));
     }
 
@@ -258,7 +272,7 @@ impl<H: Handler> Connections<H> {
 }
 
 async fn serve_connection(
-    stream: Box<dyn Stream>,
+    accepted: Accepted,
     limits: Limits,
     handler: impl Handler,
     mut stop: watch::Receiver<bool>,
@@ -277,11 +291,17 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes_max.max(HYPER_BUFFER_MIN))
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(accepted.stream), service);
     tokio::pin!(connection);
     tokio::select! {
         // A peer that went away, spoke nonsense or was too slow concerns nobody else.
-        _ = connection.as_mut() => return,
+        ended = connection.as_mut() => {
+            if let (Err(_), Some(socket)) = (ended, accepted.socket) {
+                // A linger time of zero turns the close into a reset.
+                let _ = socket.set_linger(Some(Duration::ZERO));
+            }
+            return;
+        }
         () = stopped(&mut stop) => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;

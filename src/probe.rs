@@ -25,6 +25,7 @@ pub const LIMITS: Limits = Limits {
     // Nothing here waits for anything.
     request_timeout: Duration::from_secs(5),
     drain_timeout: Duration::from_secs(2),
+    reset_when_abandoned: false,
 };
 
 /// The probe server's answers.

@@ -12,6 +12,7 @@ const LIMITS: Limits = Limits {
     header_bytes_max: 8192,
     request_timeout: Duration::from_secs(5),
     drain_timeout: Duration::from_secs(5),
+    reset_when_abandoned: false,
 };
 
 #[derive(Clone)]
