@@ -5,8 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use tollgate::clock::Timestamp;
 use tollgate::marketplace::{
-    FAULT_CODE_CHARS_MAX, FaultCode, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode, PublicKeyVersion,
-    REGION_CHARS_MAX, Region,
+    FAULT_CODE_CHARS_MAX, FaultCode, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode,
+    PublicKeyVersion, REGION_CHARS_MAX, Region,
 };
 
 fuzz_target!(|text: &str| {

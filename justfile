@@ -1,0 +1,122 @@
+# The whole developer interface; .ci/run calls nothing else. `just` alone lists it.
+# Tools beside cargo: `python3 -m pip install --require-hashes -r .ci/tools.txt`.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# The release image is amd64 and arm64; the size budget holds for each.
+target := `rustc -vV | sed -n 's/^host: //p'`
+static_binary := "target" / target / "release/tollgate"
+size_max_mib := "7"
+
+_list:
+    @just --list --unsorted
+
+# Everything quick: what to run before a commit.
+check: fmt-check clippy tidy test
+
+# Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
+ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke test
+
+# Formats the sources.
+fmt:
+    cargo fmt
+    cargo fmt --manifest-path fuzz/Cargo.toml
+
+# Fails on unformatted sources.
+fmt-check:
+    cargo fmt --check
+    cargo fmt --manifest-path fuzz/Cargo.toml --check
+
+# Lints both builds: with the emulator, and as released.
+clippy:
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --no-default-features -- -D warnings
+
+# Builds the documentation, private items too: every link between modules must hold.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+# All tests and documentation tests: the README's command.
+test:
+    cargo test --locked
+
+# The tests (not those in documentation) each in a process of its own, hung ones ended: `just nextest -E 'test(name)'`.
+nextest *args:
+    cargo nextest run --locked {{ args }}
+
+# The rules of the house: imports, module docs, names, documents. Seconds; part of `test`.
+tidy:
+    cargo test --locked --test tidy
+
+# Bans, licences and sources of dependencies. Needs no network.
+deny:
+    cargo deny --locked check bans licenses sources
+
+# Known vulnerabilities. Fetches the RustSec database, so it is not part of `ci`: run it when Cargo.lock changes.
+advisories:
+    cargo deny --locked check advisories
+
+# One crypto library, ring: no other may be in any build.
+crypto:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for crate in aws-lc-rs aws-lc-sys openssl-sys; do
+        for features in --all-features --no-default-features; do
+            # `cargo tree -i` fails when the crate is absent, which is what is wanted; any other failure is not.
+            if found=$(cargo tree --locked --target all --edges all $features --invert "$crate" 2>&1); then
+                # Present only as an unused option of another crate: an empty answer with a warning.
+                if [ -n "$(grep -v '^warning' <<<"$found" | grep -v '^$' || true)" ]; then
+                    printf '%s is in the tree:\n%s\n' "$crate" "$found" >&2
+                    exit 1
+                fi
+            elif ! grep -q 'did not match any packages' <<<"$found"; then
+                printf '%s\n' "$found" >&2
+                exit 1
+            fi
+        done
+    done
+    echo "crypto: ring alone"
+
+# The static binary of the release image (no emulator), within its size budget.
+release-binary:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # An explicit target keeps the flag from build scripts and procedural macros, which cannot be static.
+    RUSTFLAGS="-C target-feature=+crt-static" \
+        cargo build --release --locked --no-default-features --target {{ target }}
+    bytes=$(stat -c %s {{ static_binary }})
+    echo "release binary: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
+    [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
+
+# Benchmarks, as ratios in one run; the results stand in docs/PERFORMANCE.md.
+bench *args:
+    cargo bench --locked {{ args }}
+
+# Builds every fuzz target and runs each for some seconds, from its seeds.
+fuzz-smoke seconds="20":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # The product's lock, so that the fuzzed code is the shipped code; cargo adds only libFuzzer's wrapper to it.
+    cp Cargo.lock fuzz/Cargo.lock
+    # No sanitizer: there is no unsafe code of ours to watch, and sanitizers would need a nightly toolchain.
+    cargo fuzz build --sanitizer none
+    targets=$(cargo fuzz list)
+    [ -n "$targets" ]
+    for target in $targets; do
+        just fuzz "$target" {{ seconds }}
+    done
+
+# Fuzzes one target for some seconds; a finding is kept under fuzz/artifacts, and belongs into the target's seeds.
+fuzz target seconds="600":
+    @test -n "$(ls fuzz/seeds/{{ target }})"
+    @mkdir -p fuzz/corpus/{{ target }}
+    cargo fuzz run --sanitizer none {{ target }} fuzz/corpus/{{ target }} fuzz/seeds/{{ target }} -- \
+        -max_total_time={{ seconds }} -max_len=16384 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1
+
+# The emulator and the sidecar together: watch the gate open.
+demo *args:
+    cargo run --locked -- demo {{ args }}
+
+# Independent witnesses: AWS's own client and other implementations of JOSE against the built binary.
+witness:
+    tests/witness/run

@@ -1,0 +1,88 @@
+//! Names that operators rely on: what the sources use and what the documents promise must be the same.
+
+use std::collections::BTreeSet;
+
+use crate::source::Source;
+use crate::words::names;
+
+/// Environment variables that the sources name and the document does not.
+///
+/// A name that ends in `_` stands for a family (`TOLLGATE_SERVICE_`), which the document must name too. The bare prefix
+/// is only how names are put together.
+pub(crate) fn undocumented_keys(sources: &[Source], document: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in sources {
+        for (line, text) in &source.strings {
+            for key in keys(text) {
+                if key != "TOLLGATE_" && !document.contains(&key) {
+                    found.push(format!("{}:{line}: {key} is not in docs/CONFIGURATION.md", source.path));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Environment variables that the document promises and nothing reads. A setting is read by its lower-case name.
+pub(crate) fn unread_keys(sources: &[Source], document: &str) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    for (_, text) in sources.iter().flat_map(|source| &source.strings) {
+        known.insert(text.clone());
+        known.extend(keys(text));
+    }
+    keys(document)
+        .into_iter()
+        .filter(|key| !known.contains(key))
+        .filter(|key| !known.contains(&key.trim_start_matches("TOLLGATE_").to_ascii_lowercase()))
+        .map(|key| format!("docs/CONFIGURATION.md: {key} is read nowhere in src"))
+        .collect()
+}
+
+fn keys(text: &str) -> BTreeSet<String> {
+    names(text, "TOLLGATE_", |c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// Metrics that only one side knows, and reserved ones that exist.
+///
+/// The document's tables name them in their first column. Under the heading `Reserved` stand names that are fixed but
+/// not served yet.
+pub(crate) fn metric_differences(sources: &[Source], document: &str) -> Vec<String> {
+    let is_metrics =
+        |source: &&Source| source.path == "src/metrics.rs" || source.path.starts_with("src/metrics/");
+    let strings = sources.iter().filter(is_metrics).flat_map(|source| &source.strings);
+    let registered: BTreeSet<String> = strings.filter_map(|(_, text)| metric(text)).collect();
+    let (served, reserved) = document.split_once("\n## Reserved").unwrap_or((document, ""));
+    let (served, reserved) = (documented(served), documented(reserved));
+
+    let mut found = Vec::new();
+    found.extend(
+        registered
+            .difference(&served)
+            .filter(|name| !reserved.contains(*name))
+            .map(|name| format!("src/metrics.rs: {name} is not in docs/METRICS.md")),
+    );
+    found.extend(
+        served
+            .difference(&registered)
+            .map(|name| format!("docs/METRICS.md: {name} is not in src/metrics.rs")),
+    );
+    found.extend(
+        reserved
+            .intersection(&registered)
+            .map(|name| format!("docs/METRICS.md: {name} is served; move it from Reserved into its table")),
+    );
+    found
+}
+
+fn documented(text: &str) -> BTreeSet<String> {
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    cells.filter_map(|cell| metric(cell.split(['`', '{']).next()?)).collect()
+}
+
+/// A metric's name without the ending that the encoder adds to counters and information.
+fn metric(text: &str) -> Option<String> {
+    let plain = text.strip_prefix("tollgate_")?;
+    let named = !plain.is_empty() && plain.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let bare = text.strip_suffix("_total").or_else(|| text.strip_suffix("_info")).unwrap_or(text);
+    named.then(|| bare.to_owned())
+}
