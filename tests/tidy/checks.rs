@@ -129,7 +129,7 @@ fn unfinished_words_are_found_alone_only() {
 
 #[test]
 fn paths_of_one_machine_are_found() {
-    for name in ["work", "root", "home"] {
+    for name in ["work", "root", "farm"] {
         assert_eq!(words::machine_paths("a.md", &format!("see /{name}/x")).len(), 1);
         assert_eq!(
             words::machine_paths("a.md", &format!("see ./{name}/x and a/{name}/x")),
@@ -171,6 +171,7 @@ fn long_lines_and_a_long_main_are_found() {
     let fits = "é".repeat(words::COLUMNS_MAX);
     assert_eq!(words::long_lines(&Source::new("src/a.rs", &fits)), Vec::<String>::new());
     assert_eq!(words::long_lines(&Source::new("src/a.rs", &format!("{fits}é"))).len(), 1);
+    assert_eq!(words::long_lines(&Source::new("src/a/tests.rs", &format!("{fits}é"))), Vec::<String>::new());
     let fits = "x\n".repeat(words::MAIN_LINES_MAX);
     assert_eq!(words::long_main(&Source::new("src/main.rs", &fits)), Vec::<String>::new());
     assert_eq!(words::long_main(&Source::new("src/main.rs", &format!("{fits}x\n"))).len(), 1);
@@ -210,6 +211,12 @@ fn environment_variables_of_one_side_are_found() {
     assert_eq!(unread_keys(&sources, document), Vec::<String>::new());
     assert_eq!(undocumented_keys(&sources, "nothing").len(), 1);
     assert_eq!(unread_keys(&sources, "`TOLLGATE_REGIONS`").len(), 1);
+    let test = format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{ {source} }}");
+    assert_eq!(undocumented_keys(&[Source::new("src/config.rs", &test)], "nothing"), Vec::<String>::new());
+    assert_eq!(
+        undocumented_keys(&[Source::new("src/config/tests.rs", source)], "nothing"),
+        Vec::<String>::new()
+    );
 }
 
 #[test]

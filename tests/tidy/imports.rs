@@ -179,7 +179,7 @@ fn forbids(rule: &Rule, mention: &Mention) -> bool {
         Some(end) => path.ends_with(&end.split("::").collect::<Vec<_>>()),
         None => starts_with(&path, pattern),
     };
-    rule.never.iter().any(|pattern| covered(pattern)) && !rule.allow.iter().any(|pattern| covered(pattern))
+    rule.never.iter().any(covered) && !rule.allow.iter().any(covered)
 }
 
 fn starts_with(path: &[&str], pattern: &str) -> bool {
