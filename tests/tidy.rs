@@ -168,3 +168,9 @@ fn every_environment_variable_is_documented_and_read() {
 fn every_metric_is_documented_and_served() {
     assert_none(names::metric_differences(&sources(&["src"]), &document("docs/METRICS.md")));
 }
+
+#[test]
+fn every_fuzz_target_is_built() {
+    let files: Vec<String> = sources(&["fuzz"]).into_iter().map(|source| source.path).collect();
+    assert_none(names::forgotten_targets(&files, &document("fuzz/Cargo.toml")));
+}

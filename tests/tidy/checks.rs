@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::imports::{RULES, unknown_modules, violations};
-use crate::names::{metric_differences, undocumented_keys, unread_keys};
+use crate::names::{forgotten_targets, metric_differences, undocumented_keys, unread_keys};
 use crate::source::Source;
 use crate::words;
 
@@ -240,4 +240,11 @@ fn metrics_of_one_side_are_found() {
     assert_eq!(metric_differences(&sources, reserved).len(), 1);
     // The same literal elsewhere registers nothing.
     assert_eq!(metric_differences(&[Source::new("src/log.rs", source)], "").len(), 0);
+}
+
+#[test]
+fn a_fuzz_target_that_is_never_built_is_found() {
+    let files = ["fuzz/fuzz_targets/token.rs".to_owned()];
+    assert_eq!(forgotten_targets(&files, "path = \"fuzz_targets/config.rs\"").len(), 1);
+    assert_eq!(forgotten_targets(&files, "path = \"fuzz_targets/token.rs\""), Vec::<String>::new());
 }

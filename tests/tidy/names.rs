@@ -76,6 +76,13 @@ pub(crate) fn metric_differences(sources: &[Source], document: &str) -> Vec<Stri
     found
 }
 
+/// Fuzz targets that are written but never built: each needs its `[[bin]]`.
+pub(crate) fn forgotten_targets(files: &[String], manifest: &str) -> Vec<String> {
+    let targets = files.iter().filter_map(|path| path.strip_prefix("fuzz/fuzz_targets/"));
+    let forgotten = targets.filter(|file| !manifest.contains(&format!("path = \"fuzz_targets/{file}\"")));
+    forgotten.map(|file| format!("fuzz/fuzz_targets/{file} has no [[bin]] in fuzz/Cargo.toml")).collect()
+}
+
 fn documented(text: &str) -> BTreeSet<String> {
     let cells = text.lines().filter_map(|line| line.strip_prefix("| `"));
     cells.filter_map(|cell| metric(cell.split(['`', '{']).next()?)).collect()
