@@ -2,7 +2,7 @@
 //!
 //! - Wall time ([`WallClock`]) decides hours, windows, receipt age and grace. It can be followed from the emulator, so
 //!   that a day of metering is tested in seconds.
-//! - Monotonic time ([`monotonic`]) decides retries, timeouts and rate limits. It is never followed, and tests pause it.
+//! - Monotonic time ([`monotonic`]) decides retries, timeouts and rate limits. It is never followed; tests pause it.
 //! - Request signatures (SigV4) and `Date` headers always use the system's real time; the AWS SDK reads it itself.
 //!
 //! This module must not know what its readers decide.
@@ -80,10 +80,15 @@ impl Timestamp {
         }
     }
 
-    /// Reads RFC 3339; `None` when it is not.
+    /// Reads RFC 3339; `None` when it is not, or when its offset carries it out of the years 0–9999 of UTC: what could
+    /// not be shown again is not read.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        let shown = parsed.checked_to_offset(time::UtcOffset::UTC)?;
+        if !(0..=9999).contains(&shown.year()) {
+            return None;
+        }
         i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
     }
 }
@@ -266,5 +271,13 @@ mod tests {
         assert!(jumps.has_changed().unwrap());
         jumps.mark_unchanged();
         assert_eq!(clock.now(), Timestamp::from_unix_seconds(4600));
+    }
+
+    #[test]
+    fn a_time_that_could_not_be_shown_again_is_not_read() {
+        // Both are RFC 3339; in UTC they lie in the years 10000 and -1.
+        assert_eq!(Timestamp::parse("9999-12-31T23:58:12-23:59"), None);
+        assert_eq!(Timestamp::parse("0000-01-01T00:00:00+23:59"), None);
+        assert!(Timestamp::parse("9999-12-31T23:59:59Z").is_some());
     }
 }

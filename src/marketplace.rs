@@ -294,8 +294,9 @@ impl FaultCode {
     /// A name from the wire; anything that is not a plain identifier becomes `UnknownError`.
     #[must_use]
     pub fn from_wire(code: &str) -> Self {
-        // AWS JSON 1.1 may prefix the namespace ("ns#Name") and suffix a URI ("Name:http://…").
-        let code = code.rsplit('#').next().unwrap_or(code).split(':').next().unwrap_or(code);
+        // AWS JSON 1.1 may prefix the namespace ("ns#Name") and suffix a URI ("Name:http://…"), which may hold a `#`.
+        let code = code.split(':').next().unwrap_or(code);
+        let code = code.rsplit('#').next().unwrap_or(code);
         let plain = !code.is_empty()
             && code.len() <= FAULT_CODE_CHARS_MAX
             && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
@@ -371,6 +372,7 @@ mod tests {
         let code = |text: &str| FaultCode::from_wire(text).as_str().to_owned();
         assert_eq!(code("com.amazonaws.x#ThrottlingException"), "ThrottlingException");
         assert_eq!(code("ThrottlingException:http://internal.amazon.com/"), "ThrottlingException");
+        assert_eq!(code("ns#ThrottlingException:http://internal.amazon.com/#top"), "ThrottlingException");
         assert_eq!(code("<html>"), "UnknownError");
         assert_eq!(code(&"x".repeat(65)), "UnknownError");
     }
