@@ -90,7 +90,7 @@ release-binary:
 
 # Benchmarks, as ratios in one run; the results stand in docs/PERFORMANCE.md.
 bench *args:
-    cargo bench --locked {{ args }}
+    cargo bench --locked --bench '*' {{ args }}
 
 # Builds every fuzz target and runs each for some seconds, from its seeds.
 fuzz-smoke seconds="20":
