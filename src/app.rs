@@ -1,4 +1,5 @@
-//! The one wiring file: configuration in, running parts out, drained at the end. No decision about business is made here.
+//! The one wiring file: configuration in, running parts out, drained at the end. No decision about business is made
+//! here.
 
 use std::io;
 use std::sync::Arc;

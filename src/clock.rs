@@ -201,8 +201,8 @@ impl WallClock {
 /// How often the clock that is followed is read; the contract is at least every 100 ms.
 pub const FOLLOW_EVERY: Duration = Duration::from_millis(50);
 
-/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) for ever. While it cannot be read, `clock`
-/// runs on from what it said last.
+/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) for ever. While it cannot be read,
+/// `clock` runs on from what it said last.
 pub async fn follow(clock: WallClock, url: String) {
     #[derive(serde::Deserialize)]
     struct Reading {

@@ -1,8 +1,8 @@
 //! The published fact: is the gate open, by what proof, and if not, why and what to do.
 //!
 //! - One writer publishes whole facts on a `watch` channel; every reader sees one of them, never a mixture.
-//! - [`Standing::Entitled`] holds a [`Proof`], and each kind of proof has one constructor, in its own module: a gate that
-//!   is `entitled` without a verified answer does not compile.
+//! - [`Standing::Entitled`] holds a [`Proof`], and each kind of proof has one constructor, in its own module: a gate
+//!   that is `entitled` without a verified answer does not compile.
 //! - Nothing here knows how the fact came about, nor who reads it.
 
 pub mod reason;

@@ -28,8 +28,8 @@ pub enum Exit {
     Config,
     /// `await --timeout` ran out.
     TimedOut,
-    /// A signal ended `exec` or `await` before the gate opened (128 + SIGTERM, as a shell says it): 0 would tell a Job that
-    /// its work was done.
+    /// A signal ended `exec` or `await` before the gate opened (128 + SIGTERM, as a shell says it): 0 would tell a
+    /// Job that its work was done.
     Terminated,
     /// The command of `exec` or `await` exists but cannot be started.
     CannotExecute,

@@ -2,8 +2,8 @@
 //!
 //! [`verify`] is pure and the only constructor of a [`Receipt`]. It accepts exactly one form, and refuses the rest:
 //! - a compact JWS of three parts (RFC 7515, section 3.1), at most 8 KiB, strict base64url without padding;
-//! - a header with `alg` = `PS256`, `typ` absent or `JWT`, neither `crit` nor `b64`; what it says about keys (`kid`, `jwk`,
-//!   `jku`, `x5u`, `x5c`) is ignored: the key is the seller's, of the version that was asked for;
+//! - a header with `alg` = `PS256`, `typ` absent or `JWT`, neither `crit` nor `b64`; what it says about keys (`kid`,
+//!   `jwk`, `jku`, `x5u`, `x5c`) is ignored: the key is the seller's, of the version that was asked for;
 //! - a payload that names product code, nonce and key version, all three, each once, in one casing (camelCase as AWS
 //!   sends it, or PascalCase as its documents show it), and equal to what was asked;
 //! - `exp`, `nbf` and `iat` are not required, since the nonce proves freshness, but must make sense if present.

@@ -1,5 +1,5 @@
-//! Signals and supervision: the first SIGTERM or SIGINT drains, a second one ends at once, and a part that ends by itself
-//! ends the process, so that a half-dead gate cannot go on answering.
+//! Signals and supervision: the first SIGTERM or SIGINT drains, a second one ends at once, and a part that ends by
+//! itself ends the process, so that a half-dead gate cannot go on answering.
 
 use std::io;
 

@@ -1,7 +1,7 @@
 //! `tollgate exec -- CMD ARGS…`: the gate inside the product's own image.
 //!
-//! Registers, verifies, and then becomes CMD (`execve`): the process ID stays, nothing of tollgate stays resident. While
-//! it waits it serves the probes, so that an operator can read why. When it is not entitled, CMD never starts.
+//! Registers, verifies, and then becomes CMD (`execve`): the process ID stays, nothing of tollgate stays resident.
+//! While it waits it serves the probes, so that an operator can read why. When it is not entitled, CMD never starts.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -57,7 +57,8 @@ pub fn run(args: &ExecArgs) -> Exit {
     }
 }
 
-/// Replaces this process by `command`, with its environment less tollgate's own variables. Returns only when that fails.
+/// Replaces this process by `command`, with its environment less tollgate's own variables. Returns only when that
+/// fails.
 ///
 /// Sockets and files are close-on-exec, and the standard library puts the signals back to their defaults.
 pub(super) fn become_command(command: &[String]) -> Exit {

@@ -1,7 +1,7 @@
 //! Why the gate is shut and what to do, by fault code: the one catalogue of texts for operators.
 //!
-//! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these are shown to whoever can reach the
-//! probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
+//! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these are shown to whoever can reach
+//! the probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
 
 use std::borrow::Cow;
 

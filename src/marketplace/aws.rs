@@ -47,7 +47,8 @@ use super::{
 };
 use crate::clock::{self, Timestamp};
 
-/// Connect timeout: just over one SYN retransmission (1 s, then 2 s), so that one lost packet does not lose the attempt.
+/// Connect timeout: just over one SYN retransmission (1 s, then 2 s), so that one lost packet does not lose the
+/// attempt.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 
 /// One whole attempt, finding region and credentials included: far above AWS's answer times, and short enough that the

@@ -1,7 +1,8 @@
 //! The seller's public keys: what AWS shows in the Marketplace Management Portal, parsed and judged before it is used.
 //!
-//! One key is a PEM block `PUBLIC KEY` (SubjectPublicKeyInfo, RFC 7468 section 13) that holds an RSA key of 2048 to 8192
-//! bits. Everything else is refused with what it is and what to do, since each of them has been pasted by somebody.
+//! One key is a PEM block `PUBLIC KEY` (SubjectPublicKeyInfo, RFC 7468 section 13) that holds an RSA key of 2048 to
+//! 8192 bits. Everything else is refused with what it is and what to do, since each of them has been pasted by
+//! somebody.
 
 use std::collections::BTreeMap;
 use std::fmt;

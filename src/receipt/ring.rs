@@ -1,8 +1,8 @@
 //! The `CryptoProvider` that lets jsonwebtoken verify with ring: PS256 and nothing else, so that no other algorithm can
 //! be talked into.
 //!
-//! ring's `RSA_PSS_2048_8192_SHA256` is RSASSA-PSS with SHA-256, MGF1 with SHA-256 and a salt of exactly 32 bytes, which
-//! is what PS256 means (RFC 7518, section 3.5).
+//! ring's `RSA_PSS_2048_8192_SHA256` is RSASSA-PSS with SHA-256, MGF1 with SHA-256 and a salt of exactly 32 bytes,
+//! which is what PS256 means (RFC 7518, section 3.5).
 
 use std::sync::Once;
 

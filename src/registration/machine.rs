@@ -404,7 +404,8 @@ impl<P> Machine<P> {
         }
     }
 
-    /// The whole fact at `now`, less what only the shell knows (region, emulated); call it after each step and whenever [`Machine::changes_in`] has passed.
+    /// The whole fact at `now`, less what only the shell knows (region, emulated); call it after each step and
+    /// whenever [`Machine::changes_in`] has passed.
     pub fn entitlement(&mut self, now: Now) -> Entitlement<P> {
         let standing = self.standing(now);
         if self.shown.0 != standing.state() {

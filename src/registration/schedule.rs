@@ -10,19 +10,20 @@
 //! Hence one rule, a function of the time waited: pause 0.65 of it, never less than 2.2 s (so that a herd of fifty is
 //! not back at once, and a lone pod is through in under 3 s), never more than a ceiling that rises from 14 s to 21 s
 //! in the first five minutes. Around this, ±30 % at random. What the simulation (`cargo bench --bench herd`) showed:
-//! - Jitter much *narrower* than full jitter is better. It needs to be wide enough to break up clusters (below ±20 % pods
-//!   keep their places relative to each other, and some slots stay crowded while others are empty), but each
+//! - Jitter much *narrower* than full jitter is better. It needs to be wide enough to break up clusters (below ±20 %
+//!   pods keep their places relative to each other, and some slots stay crowded while others are empty), but each
 //!   extra per cent keeps the last pod asleep longer: with a constant pause, ±20 to ±30 % leaves 0.65 `D`, ±50 % leaves
 //!   0.75 `D`, alternating short and long pauses leaves more than `D`.
 //! - Growth by attempts instead of time, or other shapes of the curve, only trade one size of herd for another; a curve
 //!   that dips where a herd of exactly 50 or 500 ends is, there alone, and the sizes in between pay for it.
-//! - The time waited is a better measure than the number of attempts: an attempt may take milliseconds (throttled) or ten
-//!   seconds (timed out), and what the pause must be small beside is time.
+//! - The time waited is a better measure than the number of attempts: an attempt may take milliseconds (throttled) or
+//!   ten seconds (timed out), and what the pause must be small beside is time.
 //! - Growing without end would be cheaper for AWS and worse for everyone: the ceiling is also how late a pod
 //!   notices that an outage is over. At 21 s a pod without network asks about 180 times an hour.
 //!
 //! Invariants, held by the tests below:
-//! - every pause is above zero and within the bounds that its function documents, for every draw, waited time and attempt;
+//! - every pause is above zero and within the bounds that its function documents, for every draw, waited time and
+//!   attempt;
 //! - nothing overflows, and no input makes a panic.
 //!
 //! It must not know: clocks, the state machine, AWS, and where random bits come from.
@@ -80,7 +81,8 @@ pub fn refused(draw: Draw) -> Duration {
 
 /// The pause after the `attempt`th (from 1) fault of access in a row: 5 s, 10 s, then 30 s, each ± 10 %.
 ///
-/// Roles and web-identity tokens often arrive seconds after the pod (IAM is eventually consistent), hence the quick start.
+/// Roles and web-identity tokens often arrive seconds after the pod (IAM is eventually consistent), hence the quick
+/// start.
 pub fn access(attempt: u32, draw: Draw) -> Duration {
     let middle_s = match attempt {
         0 | 1 => 5.0,
@@ -104,7 +106,8 @@ const CEILING_AT_FIRST_S: f64 = 14.0;
 /// The ceiling rises by 1 s in so many seconds waited: who waits minutes is one of thousands, and can be more patient.
 const CEILING_RISE: f64 = 40.0;
 
-/// The ceiling for good: herds of five thousand stay at 32 calls a pod, and the end of an outage is noticed within 28 s.
+/// The ceiling for good: herds of five thousand stay at 32 calls a pod, and the end of an outage is noticed within 28
+/// s.
 const CEILING_S: f64 = 21.0;
 
 /// The fraction by which a pause may differ from its middle. See the module's text for why neither 0.1 nor 1.
