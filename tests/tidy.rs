@@ -31,8 +31,6 @@ const MODULES_TO_COME: &[&str] = &[
     "marketplace::allocation",
     "marketplace::hour",
     "marketplace::quantity",
-    "registration::machine",
-    "registration::schedule",
     "usage::intake",
     "usage::ledger*",
     "usage::policy",

@@ -171,6 +171,10 @@ fn long_lines_and_a_long_main_are_found() {
     let fits = "é".repeat(words::COLUMNS_MAX);
     assert_eq!(words::long_lines(&Source::new("src/a.rs", &fits)), Vec::<String>::new());
     assert_eq!(words::long_lines(&Source::new("src/a.rs", &format!("{fits}é"))).len(), 1);
+    assert_eq!(
+        words::long_lines(&Source::new("src/a.rs", &format!("const A: &str = \"{fits}\";"))),
+        Vec::<String>::new()
+    );
     assert_eq!(words::long_lines(&Source::new("src/a/tests.rs", &format!("{fits}é"))), Vec::<String>::new());
     let fits = "x\n".repeat(words::MAIN_LINES_MAX);
     assert_eq!(words::long_main(&Source::new("src/main.rs", &fits)), Vec::<String>::new());
