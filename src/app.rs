@@ -63,7 +63,9 @@ impl App {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let signals = Signals::new()?;
         let probe_listener = bind("probe_addr", &config.probe.addr)?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), probe_addr = %config.probe.addr, "tollgate started");
+        // The address that was bound: port 0 asks the kernel for one.
+        let probe_addr = probe_listener.local_address()?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %probe_addr, "tollgate started");
 
         let mut parts = Parts::new();
         let clock = WallClock::system();
@@ -115,10 +117,12 @@ impl App {
             }
         };
         let exit = self.parts.supervise(&mut self.signals, opened).await;
-        if exit == Exit::Done {
-            let open = self.entitlement.borrow().standing.gate_open();
-            return if open { Ok(()) } else { Err(Exit::Terminated) };
-        }
+        let open = self.entitlement.borrow().standing.gate_open();
+        let exit = match exit {
+            Exit::Done if open => return Ok(()),
+            Exit::Done => Exit::Terminated,
+            other => other,
+        };
         self.last_line(exit);
         Err(exit)
     }

@@ -3,6 +3,8 @@
 pub mod await_gate;
 pub mod config;
 #[cfg(feature = "emulator")]
+pub mod demo;
+#[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod exec;
 pub mod install;
@@ -39,6 +41,9 @@ enum Command {
     Probe(probe::ProbeArgs),
     /// Verify one RegisterUsage token offline and print its claims
     Verify(verify::VerifyArgs),
+    /// See the gate open: emulator and sidecar together, and what happens between them
+    #[cfg(feature = "emulator")]
+    Demo(demo::DemoArgs),
     /// Serve a stand-in for AWS Marketplace's metering service, for laptops and tests
     #[cfg(feature = "emulator")]
     Emulator(emulator::EmulatorArgs),
@@ -70,6 +75,8 @@ fn dispatch(command: &Command) -> Exit {
         Command::Install(args) => install::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Verify(args) => verify::run(args),
+        #[cfg(feature = "emulator")]
+        Command::Demo(args) => demo::run(args),
         #[cfg(feature = "emulator")]
         Command::Emulator(args) => emulator::run(args),
         Command::Config(args) => {

@@ -205,8 +205,8 @@ impl Shared {
         keys.and_then(|keys| keys.last_key_value()).map_or(1, |(version, _)| *version)
     }
 
-    /// Loads or makes the keys of a product that are not in memory yet. Only products that are registered sign anything:
-    /// the others' keys would cost seconds for nothing.
+    /// Loads or makes the keys of a product that are not in memory yet. Only products that are registered sign
+    /// anything: the others' keys would cost seconds for nothing.
     fn make_keys(&self, product_code: &str) -> io::Result<()> {
         let missing: Vec<i32> = {
             let state = self.state();

@@ -26,8 +26,6 @@ const NOT_OURS: [&str; 9] =
 /// Modules of the design that are still to be written: the rules about them stand already.
 const MODULES_TO_COME: &[&str] = &[
     "api::door",
-    "cli::demo",
-    "cli::emulator",
     "marketplace::allocation",
     "marketplace::hour",
     "marketplace::quantity",

@@ -1,5 +1,5 @@
-//! Faults by script: rules that say which call goes wrong, how, and how often. Deterministic: by count, or by a generator
-//! with a seed.
+//! Faults by script: rules that say which call goes wrong, how, and how often. Deterministic: by count, or by
+//! a generator with a seed.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The `Signature` of RegisterUsage: a PS256 JWS over product code, nonce and key version, and every bad one that a client
-//! should refuse.
+//! The `Signature` of RegisterUsage: a PS256 JWS over product code, nonce and key version, and every bad one
+//! that a client should refuse.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,5 +1,5 @@
-//! AWS JSON 1.1 over HTTP, as the metering service speaks it: how a request names its operation, and what an error looks
-//! like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
+//! AWS JSON 1.1 over HTTP, as the metering service speaks it: how a request names its operation, and what an
+//! error looks like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
 
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue};

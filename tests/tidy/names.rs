@@ -10,13 +10,16 @@ const NOT_SETTINGS: [&str; 2] = ["TOLLGATE_", "TOLLGATE_REVISION"];
 
 /// Environment variables that the sources name and the document does not.
 ///
-/// A name that ends in `_` stands for a family (`TOLLGATE_SERVICE_`), which the document must name too.
+/// A setting is named by its row. A name that ends in `_` stands for a family (`TOLLGATE_SERVICE_`), which the document
+/// must name too.
 pub(crate) fn undocumented_keys(sources: &[Source], document: &str) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources {
         for (line, text) in source.strings.iter().filter(|(line, _)| !source.is_test(*line)) {
             for key in keys(text) {
-                if !NOT_SETTINGS.contains(&key.as_str()) && !document.contains(&key) {
+                let row = format!("| `{}` |", key.trim_start_matches("TOLLGATE_").to_ascii_lowercase());
+                let known = document.contains(&key) || document.contains(&row);
+                if !NOT_SETTINGS.contains(&key.as_str()) && !known {
                     found.push(format!("{}:{line}: {key} is not in docs/CONFIGURATION.md", source.path));
                 }
             }

@@ -1,5 +1,5 @@
-//! `BatchMeterUsage` (AWS Marketplace API reference): up to 25 records of many customers, judged one by one, except that
-//! one bad timestamp, dimension or product fails them all.
+//! `BatchMeterUsage` (AWS Marketplace API reference): up to 25 records of many customers, judged one by one,
+//! except that one bad timestamp, dimension or product fails them all.
 
 use serde_json::{Map, Value, json};
 use time::{Month, OffsetDateTime};

@@ -1,0 +1,216 @@
+//! `tollgate demo`: the emulator and the sidecar, each a process of its own, and what happens between them, told.
+//!
+//! The sidecar is the real one: it is configured by environment variables as in a pod, and reaches the emulator over
+//! HTTP.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::Args;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::cli::complain;
+use crate::clock;
+use crate::config::{Environment as _, ProcessEnvironment, setting};
+use crate::exit::Exit;
+use crate::http::Address;
+use crate::http::client::{Ask, ask};
+use crate::shutdown::Signals;
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End with exit code 0 as soon as the gate is open, instead of staying up
+    #[arg(long)]
+    once: bool,
+}
+
+/// Linux's name for the running program's file.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Keys are made within seconds even without optimisation, and registration takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two looks at the sidecar.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// One request to either of them.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Tells the story; ends by itself or by a signal.
+pub fn run(args: &DemoArgs) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
+    };
+    runtime.block_on(async {
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => return complain(Exit::Internal, &format!("cannot take signals over: {error}")),
+        };
+        tokio::select! {
+            told = tell(args.once) => match told {
+                Ok(()) => Exit::Done,
+                Err(error) => complain(Exit::Internal, &format!("the demo failed: {error}")),
+            },
+            _ = signals.next() => Exit::Done,
+        }
+    })
+}
+
+/// What the emulator prints when it is ready.
+#[derive(serde::Deserialize)]
+struct Facts {
+    endpoint: String,
+    product_code: String,
+    public_key_version: i32,
+    public_keys: String,
+    clock: String,
+}
+
+async fn tell(once: bool) -> io::Result<()> {
+    let started = clock::monotonic();
+    say("tollgate demo: AWS's metering service (emulated) and the sidecar, each a process of its own");
+    say("  1. emulator: making an RSA-3072 key, as large as AWS's …");
+    let folder = tempfile::tempdir()?;
+    let (_emulator, facts) = start_emulator(folder.path()).await?;
+    say(&format!("     ready at {} with product {}", facts.endpoint, facts.product_code));
+    let probe_addr = free_probe_addr()?;
+    let mut sidecar = start_sidecar(&facts, probe_addr, folder.path())?;
+    say(&format!("  2. sidecar: tollgate run, probes at http://{probe_addr}"));
+    let document = wait_until_open(probe_addr, &mut sidecar).await?;
+    tell_the_call(&facts).await?;
+    let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
+    say(&format!(
+        "  5. verified: PS256 signature, product code, nonce and key version, against {}/{}.pem",
+        facts.public_keys, facts.public_key_version
+    ));
+    say(&format!(
+        "  6. gate {} at {}: state {}, proof {}, attempts {}, emulated {}",
+        text("gate"),
+        text("since"),
+        text("state"),
+        text("proof"),
+        document["attempts"],
+        document["emulated"]
+    ));
+    let took = clock::monotonic().duration_since(started);
+    say(&format!("The gate is open, {} ms after the demo began.", took.as_millis()));
+    if once {
+        return Ok(());
+    }
+    say("");
+    say("It stays up; try in another terminal, and end it with Ctrl-C:");
+    say(&format!("  curl -i http://{probe_addr}/readyz         # what the kubelet asks"));
+    say(&format!("  curl -s http://{probe_addr}/entitlement    # the whole story"));
+    say(&format!("  curl -s http://{probe_addr}/metrics"));
+    say(&format!("  curl -s {}/_emulator/calls       # what AWS would have seen", facts.endpoint));
+    let status = sidecar.wait().await?;
+    Err(io::Error::other(format!("the sidecar ended: {status}")))
+}
+
+#[expect(clippy::print_stdout, reason = "the story is the product of this command")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+/// A child that sees none of the caller's AWS and tollgate settings, and ends with the demo.
+fn child(arguments: &[&str]) -> Command {
+    let mut command = Command::new(OWN_PROGRAM);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    for name in ProcessEnvironment.names() {
+        if name.starts_with(setting::ENV_PREFIX) || name.starts_with("AWS_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+async fn start_emulator(folder: &Path) -> io::Result<(Child, Facts)> {
+    let state = folder.join("emulator");
+    let mut command = child(&["emulator", "--addr", "127.0.0.1:0", "--json"]);
+    let mut emulator = command.arg("--state").arg(&state).stdout(Stdio::piped()).spawn()?;
+    let stdout = emulator.stdout.take().ok_or_else(|| io::Error::other("the emulator has no output"))?;
+    let first = tokio::time::timeout(PATIENCE, BufReader::new(stdout).lines().next_line()).await;
+    match first {
+        Ok(Ok(Some(line))) => Ok((emulator, serde_json::from_str(&line)?)),
+        _ => Err(io::Error::other("the emulator did not start; its own message stands above")),
+    }
+}
+
+/// The usual probe port where it is free, so that the documents' curl lines fit; else any.
+fn free_probe_addr() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:19180").or_else(|_| TcpListener::bind("127.0.0.1:0"))?;
+    listener.local_addr()
+}
+
+fn start_sidecar(facts: &Facts, probe_addr: SocketAddr, folder: &Path) -> io::Result<Child> {
+    let log = std::fs::File::create(folder.join("sidecar.log"))?;
+    child(&["run"])
+        .env("TOLLGATE_PRODUCT_CODE", &facts.product_code)
+        .env("TOLLGATE_PUBLIC_KEYS", &facts.public_keys)
+        .env("TOLLGATE_ENDPOINT_URL", &facts.endpoint)
+        .env("TOLLGATE_CLOCK", &facts.clock)
+        .env("TOLLGATE_PROBE_ADDR", probe_addr.to_string())
+        .env("TOLLGATE_STATE_DIR", "none")
+        .env("TOLLGATE_POD_UID", "demo-pod")
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_ACCESS_KEY_ID", "demo-pod")
+        .env("AWS_SECRET_ACCESS_KEY", "demo")
+        .stderr(log)
+        .spawn()
+}
+
+/// The entitlement document once the gate is open, or why it does not open.
+async fn wait_until_open(probe_addr: SocketAddr, sidecar: &mut Child) -> io::Result<Value> {
+    let started = clock::monotonic();
+    let mut shown = String::new();
+    loop {
+        let answer = ask(&Address::Tcp(probe_addr), Ask::get("/entitlement"), ANSWER_TIMEOUT).await;
+        let document: Value =
+            answer.ok().and_then(|a| serde_json::from_slice(a.body()).ok()).unwrap_or_default();
+        if document["gate"] == "open" {
+            return Ok(document);
+        }
+        let reason = document["reason"]["message"].as_str().unwrap_or("waiting for the first answer");
+        if reason != shown {
+            say(&format!("     gate shut: {reason} …"));
+            reason.clone_into(&mut shown);
+        }
+        if let Some(status) = sidecar.try_wait()? {
+            return Err(io::Error::other(format!("the sidecar ended: {status}")));
+        }
+        if clock::monotonic().duration_since(started) > PATIENCE {
+            return Err(io::Error::other(format!("the gate did not open: {document}")));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What went over the wire, as the emulator recorded it.
+async fn tell_the_call(facts: &Facts) -> io::Result<()> {
+    let address = facts.endpoint.trim_start_matches("http://").parse().map_err(io::Error::other)?;
+    let answer = ask(&Address::Tcp(address), Ask::get("/_emulator/calls"), ANSWER_TIMEOUT).await;
+    let calls: Value = serde_json::from_slice(answer.map_err(io::Error::other)?.body())?;
+    let call = calls["calls"].as_array().and_then(|calls| calls.last()).cloned().unwrap_or_default();
+    let nonce = call["request"]["Nonce"].as_str().unwrap_or_default();
+    say(&format!(
+        "  3. nonce sent: RegisterUsage, product {}, key version {}, nonce {nonce}",
+        call["request"]["ProductCode"].as_str().unwrap_or_default(),
+        call["request"]["PublicKeyVersion"]
+    ));
+    let token = call["answer"]["Signature"].as_str().unwrap_or_default();
+    let part = |index: usize| {
+        let bytes = token.split('.').nth(index).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+    };
+    say(&format!("  4. token received: {} bytes, header {}, claims {}", token.len(), part(0), part(1)));
+    Ok(())
+}

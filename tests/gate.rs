@@ -1,0 +1,17 @@
+//! Ring three: the whole binary against the emulator, each a process of its own, over real sockets.
+//!
+//! Nothing here sleeps to wait: a test reads the sidecar's log until the line that it waits for.
+
+#![cfg(feature = "emulator")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
+
+#[path = "gate/commands.rs"]
+mod commands;
+#[path = "gate/faults.rs"]
+mod faults;
+#[path = "gate/processes.rs"]
+mod processes;
+#[path = "gate/restarts.rs"]
+mod restarts;
+#[path = "gate/story.rs"]
+mod story;

@@ -1,0 +1,234 @@
+//! The other commands: probe, exec, await, install, verify, demo.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output, Stdio};
+
+use crate::processes::{Emulator, Sidecar, command, unused_addr};
+
+fn probe(question: &str, addr: &str) -> Output {
+    command(&["probe", question, "--probe-addr", addr]).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn probe_says_nothing_while_the_gate_is_open_and_one_line_while_it_is_shut() {
+    let emulator = Emulator::start();
+    emulator.admin("/_emulator/pods", r#"{"access_key":"pod-shut","account_id":"444455556666"}"#);
+    let mut open = Sidecar::start(emulator.sidecar("pod-open"));
+    let mut shut = Sidecar::start(emulator.sidecar("pod-shut"));
+    open.wait_for("entitled");
+    shut.wait_for("denied");
+    for question in ["live", "startup", "ready"] {
+        let output = probe(question, &open.addr.to_string());
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""), "{question}");
+    }
+    for question in ["startup", "ready"] {
+        let output = probe(question, &shut.addr.to_string());
+        let line = stdout(&output);
+        assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+        assert!(line.len() <= 512 && line.starts_with("denied: CustomerNotEntitledException: "), "{line}");
+        assert!(line.contains("Subscribe") && line.contains(" next try 20"), "{line}");
+    }
+    assert_eq!(probe("live", &shut.addr.to_string()).status.code(), Some(0));
+}
+
+#[test]
+fn probe_names_a_sidecar_that_does_not_run() {
+    let addr = unused_addr().to_string();
+    let output = probe("ready", &addr);
+    let line = stdout(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(line.starts_with("unreachable: ProbeUnreachable: ") && line.contains(&addr), "{line}");
+}
+
+fn exec(emulator: &Emulator, pod: &str, program: &[&str]) -> Command {
+    let mut exec = command(&["exec", "--"]);
+    exec.args(program);
+    emulator.configure(&mut exec, pod);
+    exec
+}
+
+#[test]
+fn exec_becomes_the_command_once_the_gate_is_open() {
+    let emulator = Emulator::start();
+    let sockets = "ls -l /proc/$$/fd | grep -c socket:";
+    let script =
+        format!(r#"echo "$$ $1 ${{KEPT:-unset}} ${{TOLLGATE_PRODUCT_CODE:-gone}} $({sockets})"; exit 7"#);
+    let mut exec = exec(&emulator, "pod-exec", &["/bin/sh", "-c", &script, "sh", "argument"]);
+    let process =
+        exec.env("KEPT", "kept").env("PATH", "/usr/bin:/bin").stdout(Stdio::piped()).spawn().unwrap();
+    let pid = process.id();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "the command's own exit code");
+    let line = stdout(&output);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(
+        words[..4],
+        [pid.to_string().as_str(), "argument", "kept", "gone"],
+        "same process, own environment"
+    );
+    assert!(
+        words[4..].iter().all(|fd| fd.parse::<u32>().is_ok_and(|fd| fd <= 3)),
+        "no socket is left: {line}"
+    );
+}
+
+#[test]
+fn exec_never_starts_the_command_without_entitlement() {
+    let emulator = Emulator::start();
+    emulator.admin("/_emulator/pods", r#"{"access_key":"pod-no","account_id":"444455556666"}"#);
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("started");
+    let output = exec(&emulator, "pod-no", &["/bin/touch", mark.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(77));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.lines().last().unwrap().contains("denied: CustomerNotEntitledException: "), "{log}");
+    assert!(!mark.exists());
+}
+
+#[test]
+fn exec_says_when_the_command_cannot_be_started() {
+    let emulator = Emulator::start();
+    let missing = exec(&emulator, "pod-127", &["/nonexistent/program"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(127));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("not-executable");
+    std::fs::write(&file, "text").unwrap();
+    let denied = exec(&emulator, "pod-126", &[file.to_str().unwrap()]).output().unwrap();
+    assert_eq!(denied.status.code(), Some(126));
+}
+
+#[test]
+fn exec_serves_the_probes_while_it_waits_and_a_signal_ends_it_without_success() {
+    let emulator = Emulator::start();
+    emulator.admin("/_emulator/faults", r#"{"fault":"throttle"}"#);
+    let mut waiting = Sidecar::start(exec(&emulator, "pod-wait", &["/bin/true"]));
+    waiting.wait_for_code("pending", "ThrottlingException");
+    assert_eq!(waiting.get("/startupz").status, 503);
+    waiting.signal("TERM");
+    let (status, last) = waiting.end();
+    assert_eq!(status.code(), Some(143), "0 would tell a Job that its work was done");
+    assert!(last.contains("pending: ThrottlingException: "), "{last}");
+}
+
+#[test]
+fn exec_is_for_mode_hourly_only() {
+    let emulator = Emulator::start();
+    let output =
+        exec(&emulator, "pod-mode", &["/bin/true"]).env("TOLLGATE_MODE", "metered").output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+}
+
+#[test]
+fn await_waits_for_the_gate_and_becomes_the_command() {
+    let emulator = Emulator::start();
+    emulator.admin("/_emulator/faults", r#"{"fault":"throttle","count":1}"#);
+    let sidecar = Sidecar::start(emulator.sidecar("pod-await"));
+    let addr = sidecar.addr.to_string();
+    let output = command(&["await", "--probe-addr", &addr, "--", "/bin/echo", "started"]).output().unwrap();
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "started\n"));
+    let output = command(&["await", "--probe-addr", &addr]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn await_gives_up_in_time_and_says_why() {
+    let addr = unused_addr().to_string();
+    let output = command(&["await", "--timeout", "300ms", "--probe-addr", &addr]).output().unwrap();
+    assert_eq!(output.status.code(), Some(124));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("unreachable: ProbeUnreachable"), "{text}");
+}
+
+#[test]
+fn install_copies_a_program_that_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    // Twice: the second replaces the first.
+    for _ in 0..2 {
+        assert_eq!(command(&["install", dir]).status().unwrap().code(), Some(0));
+    }
+    let installed = folder.path().join("tollgate");
+    assert_eq!(std::fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing half-written is left");
+    let output = Command::new(&installed).arg("--version").output().unwrap();
+    assert!(stdout(&output).starts_with("tollgate "));
+    let missing = command(&["install", "/nonexistent"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(78));
+}
+
+#[test]
+fn verify_judges_one_token_offline() {
+    use std::io::Write as _;
+    let emulator = Emulator::start();
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-verify"));
+    sidecar.wait_for("entitled");
+    let call = emulator.calls()["calls"][0].clone();
+    let (token, nonce) =
+        (call["answer"]["Signature"].as_str().unwrap(), call["request"]["Nonce"].as_str().unwrap());
+    let key = emulator.public_keys.join("1.pem");
+    let verify = |nonce: &str, extra: &[&str]| {
+        let mut verify = command(&["verify", "--product-code", "demohourly", "--public-key-version", "1"]);
+        verify.arg("--public-key").arg(&key).args(["--nonce", nonce]).args(extra);
+        verify
+    };
+    let good = verify(nonce, &["--allow-emulated", token]).output().unwrap();
+    assert_eq!(good.status.code(), Some(0));
+    let claims: serde_json::Value = serde_json::from_str(&stdout(&good)).unwrap();
+    assert_eq!(claims["nonce"], nonce);
+
+    let mut piped = verify(nonce, &["--allow-emulated", "-"]);
+    let mut process = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    writeln!(process.stdin.take().unwrap(), "{token}").unwrap();
+    assert_eq!(process.wait_with_output().unwrap().status.code(), Some(0));
+
+    for (nonce, extra, code) in [
+        ("another", ["--allow-emulated", token], "NonceMismatch"),
+        (nonce, ["--json", token], "EmulatedToken"),
+        (nonce, ["--allow-emulated", "a.b.c"], "TokenMalformed"),
+    ] {
+        let output = verify(nonce, &extra).output().unwrap();
+        assert_eq!(output.status.code(), Some(76));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.starts_with(&format!("unverified: {code}: ")), "{text}");
+    }
+    let bad_key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/keys/rsa3072-test-only.pem");
+    let output = command(&[
+        "verify",
+        "--product-code",
+        "x",
+        "--public-key-version",
+        "1",
+        "--nonce",
+        "n",
+        "--public-key",
+    ])
+    .args([bad_key, token])
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("private key"));
+}
+
+#[test]
+fn the_demo_tells_its_story_and_ends() {
+    let output = command(&["demo", "--once"]).output().unwrap();
+    let story = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{story}");
+    for part in ["nonce sent", "token received", "verified", "gate open", "proof signature"] {
+        assert!(story.contains(part), "{part}: {story}");
+    }
+    assert!(story.lines().count() <= 12, "{story}");
+}
+
+#[test]
+fn a_wrong_command_line_is_64() {
+    for arguments in [&["nonsense"][..], &["run", "--no-such-flag"], &["probe", "perhaps"], &["verify"], &[]]
+    {
+        assert_eq!(command(arguments).output().unwrap().status.code(), Some(64), "{arguments:?}");
+    }
+    assert_eq!(command(&["--help"]).output().unwrap().status.code(), Some(0));
+}

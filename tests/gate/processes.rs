@@ -1,0 +1,216 @@
+//! Starting the binary as emulator and as sidecar, and talking to them.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
+
+/// A hang of the thing under test ends the test rather than the build.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The binary with none of the caller's settings.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    command
+}
+
+/// One HTTP answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.headers.lines();
+        lines
+            .filter_map(|line| line.split_once(": "))
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v)
+    }
+}
+
+/// Sends one request and reads until the server closes.
+pub(crate) fn http(addr: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (headers, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status =
+        headers.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{text}"));
+    Answer { status, headers: headers.to_owned(), body: body.to_owned() }
+}
+
+/// An emulator process.
+pub(crate) struct Emulator {
+    process: Child,
+    pub(crate) addr: SocketAddr,
+    pub(crate) public_keys: PathBuf,
+}
+
+impl Emulator {
+    /// Starts one. All tests of a build share the keys of one state folder, since making them costs time.
+    pub(crate) fn start() -> Self {
+        Self::start_in(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator"), &[])
+    }
+
+    pub(crate) fn start_in(state: &Path, extra: &[&str]) -> Self {
+        let mut process = command(&["emulator", "--addr", "127.0.0.1:0", "--json", "--state"])
+            .arg(state)
+            .args(extra)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let facts: Value = serde_json::from_str(&first).unwrap();
+        let addr = facts["endpoint"].as_str().unwrap().trim_start_matches("http://").parse().unwrap();
+        Self { process, addr, public_keys: facts["public_keys"].as_str().unwrap().into() }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Posts to the admin interface.
+    pub(crate) fn admin(&self, path: &str, body: &str) -> Value {
+        let answer = http(self.addr, "POST", path, body);
+        assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
+        answer.json()
+    }
+
+    pub(crate) fn calls(&self) -> Value {
+        http(self.addr, "GET", "/_emulator/calls", "").json()
+    }
+
+    /// A sidecar that asks this emulator as the pod `pod`.
+    pub(crate) fn sidecar(&self, pod: &str) -> Command {
+        let mut command = command(&["run"]);
+        self.configure(&mut command, pod);
+        command
+    }
+
+    pub(crate) fn configure(&self, command: &mut Command, pod: &str) {
+        command
+            .env("TOLLGATE_PRODUCT_CODE", "demohourly")
+            .env("TOLLGATE_PUBLIC_KEYS", &self.public_keys)
+            .env("TOLLGATE_ENDPOINT_URL", self.endpoint())
+            .env("TOLLGATE_PROBE_ADDR", "127.0.0.1:0")
+            .env("TOLLGATE_STATE_DIR", "none")
+            .env("TOLLGATE_POD_UID", pod)
+            .env("TOLLGATE_LOG_FORMAT", "json")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_ACCESS_KEY_ID", pod)
+            .env("AWS_SECRET_ACCESS_KEY", "any");
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A sidecar process whose log is read line by line.
+pub(crate) struct Sidecar {
+    pub(crate) process: Child,
+    log: BufReader<ChildStderr>,
+    pub(crate) seen: Vec<String>,
+    pub(crate) addr: SocketAddr,
+}
+
+impl Sidecar {
+    /// Starts `command` and waits until its ports are bound.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap());
+        let mut sidecar = Self { process, log, seen: Vec::new(), addr: "127.0.0.1:0".parse().unwrap() };
+        let started = sidecar.read_until(|line| line["message"] == "tollgate started");
+        sidecar.addr = started["probe_addr"].as_str().unwrap().parse().unwrap();
+        sidecar
+    }
+
+    /// The first log line from here on that fits; panics when the process ends before.
+    pub(crate) fn read_until(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let mut line = String::new();
+            if self.log.read_line(&mut line).unwrap() == 0 {
+                panic!("the process ended without the line that was waited for:\n{}", self.seen.concat());
+            }
+            self.seen.push(line.clone());
+            let parsed: Value = serde_json::from_str(&line).unwrap_or_default();
+            if fits(&parsed) {
+                return parsed;
+            }
+        }
+    }
+
+    /// Waits for a state's line.
+    pub(crate) fn wait_for(&mut self, state: &str) -> Value {
+        self.read_until(|line| line["message"] == "entitlement" && line["state"] == state)
+    }
+
+    /// Waits for the line of a state with a reason.
+    pub(crate) fn wait_for_code(&mut self, state: &str, code: &str) -> Value {
+        self.read_until(|line| {
+            line["message"] == "entitlement" && line["state"] == state && line["code"] == code
+        })
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        http(self.addr, "GET", path, "")
+    }
+
+    pub(crate) fn document(&self) -> Value {
+        self.get("/entitlement").json()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let status =
+            Command::new("kill").args(["-s", signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Reads the log to its end and returns how the process ended, with its last line.
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).unwrap();
+        self.seen.push(rest);
+        let all = self.seen.concat();
+        let last = all.lines().last().unwrap_or_default().to_owned();
+        (self.process.wait().unwrap(), last)
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// An address where nobody listens.
+pub(crate) fn unused_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

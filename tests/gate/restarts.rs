@@ -1,0 +1,139 @@
+//! Signals, kill -9, restarts, and the times when AWS cannot be reached.
+
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+
+use crate::processes::{Emulator, Sidecar, unused_addr};
+
+fn with_state(emulator: &Emulator, pod: &str, state: &std::path::Path) -> Command {
+    let mut command = emulator.sidecar(pod);
+    command.env("TOLLGATE_STATE_DIR", state);
+    command
+}
+
+#[test]
+fn the_kept_receipt_opens_the_gate_of_a_restarted_pod_while_aws_is_away() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let mut first = Sidecar::start(with_state(&emulator, "pod-kept", state.path()));
+    first.wait_for("entitled");
+    first.signal("KILL");
+    assert_eq!(first.end().0.signal(), Some(9));
+
+    let away = format!("http://{}", unused_addr());
+    let mut command = with_state(&emulator, "pod-kept", state.path());
+    command.env("TOLLGATE_ENDPOINT_URL", &away);
+    let mut restarted = Sidecar::start(command);
+    let line = restarted.wait_for("entitled");
+    assert_eq!(line["code"], "Connection", "open, and the reason is shown: {line}");
+    assert_eq!(restarted.get("/readyz").status, 200);
+    assert!(restarted.document()["next_attempt_at"].is_string(), "the asking goes on");
+
+    // Neither another pod nor another product nor a seller who switched it off gets in by it.
+    for (name, value) in [
+        ("TOLLGATE_POD_UID", "another-pod"),
+        ("TOLLGATE_PRODUCT_CODE", "another"),
+        ("TOLLGATE_KEPT_RECEIPT", "off"),
+    ] {
+        let mut command = with_state(&emulator, "pod-kept", state.path());
+        command.env("TOLLGATE_ENDPOINT_URL", &away).env(name, value);
+        let mut other = Sidecar::start(command);
+        other.wait_for_code("pending", "Connection");
+        assert_eq!(other.get("/readyz").status, 503, "{name}={value}");
+    }
+}
+
+#[test]
+fn a_kept_receipt_that_was_tampered_with_opens_nothing() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let mut first = Sidecar::start(with_state(&emulator, "pod-tampered", state.path()));
+    first.wait_for("entitled");
+    drop(first);
+    let path = state.path().join("registration.json");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    let token = record["receipt"]["token"].as_str().unwrap();
+    let forged = format!("{}A{}", &token[..token.len() - 10], &token[token.len() - 9..]);
+    assert_ne!(forged, token, "one character in 64 would be the same; then this test needs another place");
+    record["receipt"]["token"] = forged.into();
+    for content in [record.to_string(), kept[..kept.len() / 2].to_owned(), String::new()] {
+        std::fs::write(&path, &content).unwrap();
+        let mut command = with_state(&emulator, "pod-tampered", state.path());
+        command.env("TOLLGATE_ENDPOINT_URL", format!("http://{}", unused_addr()));
+        let mut restarted = Sidecar::start(command);
+        restarted.wait_for_code("pending", "Connection");
+        assert_eq!(restarted.get("/readyz").status, 503, "{content}");
+    }
+}
+
+#[test]
+fn grace_opens_while_aws_is_away_and_a_refusal_ends_it_for_restarts_too() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let away = format!("http://{}", unused_addr());
+    let start = |endpoint: &str| {
+        let mut command = with_state(&emulator, "pod-grace", state.path());
+        command.env("TOLLGATE_GRACE_PERIOD", "1h").env("TOLLGATE_ENDPOINT_URL", endpoint);
+        Sidecar::start(command)
+    };
+    let mut graced = start(&away);
+    graced.wait_for("grace");
+    assert_eq!((graced.get("/readyz").status, graced.document()["proof"].is_null()), (200, true));
+    drop(graced);
+    emulator.admin("/_emulator/pods", r#"{"access_key":"pod-grace","account_id":"444455556666"}"#);
+    let mut refused = start(&emulator.endpoint());
+    refused.wait_for("denied");
+    drop(refused);
+    let mut again = start(&away);
+    again.wait_for_code("pending", "Connection");
+    assert_eq!(again.get("/readyz").status, 503);
+}
+
+#[test]
+fn sigterm_and_sigint_drain_and_exit_0() {
+    let emulator = Emulator::start();
+    for signal in ["TERM", "INT"] {
+        let mut sidecar = Sidecar::start(emulator.sidecar("pod-signal"));
+        sidecar.wait_for("entitled");
+        sidecar.signal(signal);
+        assert_eq!(sidecar.end().0.code(), Some(0), "{signal}");
+    }
+    // While it still asks, too.
+    emulator.admin("/_emulator/faults", r#"{"fault":"hang"}"#);
+    let sidecar = Sidecar::start(emulator.sidecar("pod-hanging"));
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_busy_port_is_named_with_its_setting() {
+    let emulator = Emulator::start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let mut command = emulator.sidecar("pod-busy");
+    let output = command.env("TOLLGATE_PROBE_ADDR", &addr).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8(output.stderr).unwrap();
+    for part in [addr.as_str(), "probe_addr", "another container of this pod may hold it"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn secrets_are_not_logged_at_info() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let mut sidecar = Sidecar::start(with_state(&emulator, "pod-secrets", state.path()));
+    sidecar.wait_for("entitled");
+    let kept: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(state.path().join("registration.json")).unwrap())
+            .unwrap();
+    let log = sidecar.seen.concat();
+    for secret in [&kept["receipt"]["token"], &kept["receipt"]["nonce"]] {
+        assert!(!log.contains(secret.as_str().unwrap()), "{log}");
+    }
+    let probes = sidecar.get("/entitlement").body + &sidecar.get("/metrics").body;
+    assert!(!probes.contains(kept["receipt"]["token"].as_str().unwrap()));
+}

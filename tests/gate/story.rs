@@ -1,0 +1,159 @@
+//! The main job: register, verify, open; and what the probe server answers meanwhile.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use crate::processes::{Emulator, Sidecar, http};
+
+#[test]
+fn the_gate_opens_on_a_verified_signature() {
+    let emulator = Emulator::start();
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-story"));
+    sidecar.wait_for("entitled");
+    let document = sidecar.document();
+    for (member, value) in [
+        ("state", "entitled"),
+        ("gate", "open"),
+        ("proof", "signature"),
+        ("mode", "hourly"),
+        ("product_code", "demohourly"),
+        ("region", "us-east-1"),
+    ] {
+        assert_eq!(document[member], value, "{document}");
+    }
+    assert_eq!((&document["attempts"], &document["emulated"]), (&1.into(), &true.into()));
+    assert!(document["reason"].is_null() && document["next_attempt_at"].is_null());
+    for path in ["/livez", "/startupz", "/readyz", "/entitlement"] {
+        assert_eq!(sidecar.get(path).status, 200, "{path}");
+    }
+    // The emulator saw one call, with a nonce of 32 bytes in base64url.
+    let calls = emulator.calls();
+    let nonce = calls["calls"][0]["request"]["Nonce"].as_str().unwrap();
+    assert_eq!((calls["total"].as_u64(), nonce.len()), (Some(1), 43));
+}
+
+#[test]
+fn every_attempt_has_a_nonce_of_its_own() {
+    let emulator = Emulator::start();
+    emulator.admin("/_emulator/faults", r#"{"fault":"throttle","count":1}"#);
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-nonce"));
+    sidecar.wait_for("entitled");
+    let calls = emulator.calls();
+    assert_eq!(calls["total"], 2);
+    assert_ne!(calls["calls"][0]["request"]["Nonce"], calls["calls"][1]["request"]["Nonce"]);
+}
+
+#[test]
+fn probes_answer_while_registration_hangs() {
+    let emulator = Emulator::start();
+    emulator.admin("/_emulator/faults", r#"{"fault":"hang"}"#);
+    let sidecar = Sidecar::start(emulator.sidecar("pod-hang"));
+    for _ in 0..50 {
+        assert_eq!(sidecar.get("/livez").status, 200);
+        let answer = sidecar.get("/readyz");
+        assert_eq!((answer.status, answer.json()["state"].as_str()), (503, Some("pending")));
+        assert!(
+            answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().is_ok_and(|s| s >= 1))
+        );
+    }
+}
+
+#[test]
+fn the_probe_server_speaks_http_as_it_should() {
+    let emulator = Emulator::start();
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-http"));
+    sidecar.wait_for("entitled");
+    let head = http(sidecar.addr, "HEAD", "/readyz", "");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    assert!(head.header("content-length").is_some_and(|length| length != "0"));
+    assert_eq!(head.header("cache-control"), Some("no-store"));
+    let post = http(sidecar.addr, "POST", "/readyz", "x");
+    assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
+    assert_eq!(sidecar.get("/nothing").status, 404);
+    let metrics = sidecar.get("/metrics");
+    assert!(
+        metrics.header("content-type").is_some_and(|text| text.starts_with("application/openmetrics-text"))
+    );
+    assert!(metrics.body.contains("tollgate_gate_open 1"), "{}", metrics.body);
+    assert!(metrics.body.ends_with("# EOF\n"));
+}
+
+#[test]
+fn too_large_headers_are_refused_and_nobody_else_notices() {
+    let emulator = Emulator::start();
+    let sidecar = Sidecar::start(emulator.sidecar("pod-headers"));
+    let mut stream = TcpStream::connect(sidecar.addr).unwrap();
+    let flood = format!("GET /readyz HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
+    // The server may close before it has read everything: then the write fails, which is as good.
+    let _ = stream.write_all(flood.as_bytes());
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert_eq!(sidecar.get("/livez").status, 200);
+}
+
+#[test]
+fn it_listens_on_ipv4_and_ipv6_at_once() {
+    let emulator = Emulator::start();
+    let mut command = emulator.sidecar("pod-dual");
+    command.env("TOLLGATE_PROBE_ADDR", "[::]:0");
+    let sidecar = Sidecar::start(command);
+    let port = sidecar.addr.port();
+    assert_eq!(http(format!("127.0.0.1:{port}").parse().unwrap(), "GET", "/livez", "").status, 200);
+    // A machine without IPv6 has no [::1] to connect to, and `bind` fell back to 0.0.0.0.
+    if sidecar.addr.is_ipv6() {
+        assert_eq!(http(format!("[::1]:{port}").parse().unwrap(), "GET", "/livez", "").status, 200);
+    }
+}
+
+#[test]
+fn the_region_is_found_in_the_ecs_task_metadata() {
+    let emulator = Emulator::start();
+    let metadata = TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://{}/v4/task-id", metadata.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        // Asked for the region; the pod's identity is stated and needs no question.
+        let (mut stream, _) = metadata.accept().unwrap();
+        let mut request = [0; 1024];
+        let n = stream.read(&mut request).unwrap();
+        let body = r#"{"TaskARN":"arn:aws:ecs:us-east-1:111122223333:task/demo/1"}"#;
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        String::from_utf8_lossy(&request[..n]).into_owned()
+    });
+    let mut command = emulator.sidecar("pod-ecs");
+    command.env_remove("AWS_REGION").env("ECS_CONTAINER_METADATA_URI_V4", uri);
+    let mut sidecar = Sidecar::start(command);
+    sidecar.wait_for("entitled");
+    assert_eq!(sidecar.document()["region"], "us-east-1");
+    assert!(server.join().unwrap().starts_with("GET /v4/task-id/task "));
+}
+
+#[test]
+fn a_rotated_key_is_shown_and_an_unknown_version_falls_back_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let emulator = Emulator::start_in(&folder.path().join("state"), &[]);
+    // The seller holds a version that AWS does not know yet, beside the one that it knows.
+    let keys = folder.path().join("keys");
+    std::fs::create_dir(&keys).unwrap();
+    std::fs::copy(emulator.public_keys.join("1.pem"), keys.join("1.pem")).unwrap();
+    let unknown = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/keys/rsa3072-test-only.pub.pem");
+    std::fs::copy(unknown, keys.join("2.pem")).unwrap();
+    let start = |pod: &str| {
+        let mut command = emulator.sidecar(pod);
+        command.env("TOLLGATE_PUBLIC_KEYS", &keys);
+        let mut sidecar = Sidecar::start(command);
+        sidecar.wait_for("entitled");
+        sidecar.document()
+    };
+    let fallen_back = start("pod-fallback");
+    assert_eq!((&fallen_back["public_key_version"], &fallen_back["attempts"]), (&1.into(), &2.into()));
+    // AWS rotates: version 2 appears, version 1 gets an end.
+    emulator.admin("/_emulator/products", r#"{"product_code":"demohourly","rotate":true}"#);
+    std::fs::copy(emulator.public_keys.join("2.pem"), keys.join("2.pem")).unwrap();
+    let rotated = start("pod-rotated");
+    assert_eq!((&rotated["public_key_version"], &rotated["attempts"]), (&2.into(), &1.into()));
+    std::fs::remove_file(keys.join("2.pem")).unwrap();
+    let old = start("pod-old");
+    assert_eq!(old["public_key_version"], 1);
+    assert!(old["public_key_rotation_timestamp"].is_string(), "{old}");
+}
