@@ -314,8 +314,11 @@ pub const LINE_BYTES_MAX: usize = 512;
 /// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`.
 #[must_use]
 pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Option<&str>) -> String {
-    let (code, message, remedy) =
-        reason.unwrap_or(("NoAnswerYet", "AWS has not answered yet.", "Wait: it is being asked."));
+    let (code, message, remedy) = reason.unwrap_or(if state == State::Pending.as_str() {
+        ("NoAnswerYet", "AWS has not answered yet.", "Wait: it is being asked.")
+    } else {
+        ("GateOpen", "The gate is open.", "Nothing to do.")
+    });
     let next = next_attempt_at.map_or_else(String::new, |at| format!(" next try {at}"));
     let mut line: String = format!("{state}: {code}: {message} {remedy}")
         .chars()
@@ -356,7 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reason_the_line_says_that_nothing_was_answered() {
+    fn without_a_reason_the_line_says_what_the_state_means() {
+        assert_eq!(line("entitled", None, None), "entitled: GateOpen: The gate is open. Nothing to do.");
         assert_eq!(
             line("pending", None, None),
             "pending: NoAnswerYet: AWS has not answered yet. Wait: it is being asked."

@@ -308,3 +308,6 @@ impl Registration {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@
 mod commands;
 #[path = "gate/faults.rs"]
 mod faults;
+#[path = "gate/network.rs"]
+mod network;
 #[path = "gate/processes.rs"]
 mod processes;
 #[path = "gate/restarts.rs"]

@@ -137,3 +137,21 @@ fn secrets_are_not_logged_at_info() {
     let probes = sidecar.get("/entitlement").body + &sidecar.get("/metrics").body;
     assert!(!probes.contains(kept["receipt"]["token"].as_str().unwrap()));
 }
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    use std::io::Write as _;
+    let emulator = Emulator::start();
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-twice"));
+    sidecar.wait_for("entitled");
+    // A request that has begun and is not finished holds the drain open.
+    let mut busy = std::net::TcpStream::connect(sidecar.addr).unwrap();
+    busy.write_all(b"GET /readyz HTTP/1.1\r\n").unwrap();
+    // An answer on a later connection: the busy one has certainly been accepted.
+    assert_eq!(sidecar.get("/livez").status, 200);
+    sidecar.signal("TERM");
+    sidecar.read_until(|line| line["message"] == "draining");
+    sidecar.signal("TERM");
+    sidecar.read_until(|line| line["message"].as_str().is_some_and(|text| text.starts_with("second signal")));
+    assert_eq!(sidecar.end().0.code(), Some(70));
+}

@@ -1,0 +1,173 @@
+//! The loop over paused time, with a metering service of a few lines that signs as AWS does.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
+use rustls_pki_types::pem::PemObject as _;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::entitlement::{self, State, Watch};
+use crate::marketplace::{BoxFuture, PublicKeyVersion, Region};
+use crate::receipt::key::PublicKey;
+
+const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
+const PRIVATE: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pem");
+const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+
+/// What the service does with the next call; when nothing is left to do, it signs.
+enum Act {
+    Fail(FaultClass, &'static str),
+    Hang,
+}
+
+struct Service {
+    acts: Mutex<VecDeque<Act>>,
+    nonces: Mutex<Vec<String>>,
+    pair: RsaKeyPair,
+}
+
+impl Service {
+    fn new(acts: impl IntoIterator<Item = Act>) -> Arc<Self> {
+        let der = rustls_pki_types::PrivatePkcs8KeyDer::from_pem_slice(PRIVATE).unwrap();
+        let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap();
+        Arc::new(Self { acts: Mutex::new(acts.into_iter().collect()), nonces: Mutex::default(), pair })
+    }
+
+    fn sign(&self, request: &RegisterUsage) -> String {
+        let claims = serde_json::json!({
+            "productCode": request.product_code.as_str(),
+            "nonce": request.nonce.as_str(),
+            "publicKeyVersion": request.public_key_version.value(),
+        });
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"PS256","typ":"JWT"}"#);
+        let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let mut signature = vec![0; self.pair.public().modulus_len()];
+        self.pair.sign(&RSA_PSS_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).unwrap();
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+impl Metering for Service {
+    fn register_usage(&self, request: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
+        Box::pin(async move {
+            self.nonces.lock().unwrap().push(request.nonce.as_str().to_owned());
+            let act = self.acts.lock().unwrap().pop_front();
+            match act {
+                Some(Act::Fail(class, code)) => Err(Fault::local(class, code, "")),
+                Some(Act::Hang) => std::future::pending().await,
+                None => Ok(Registered {
+                    signature: self.sign(&request),
+                    public_key_rotation_timestamp: None,
+                    emulated: false,
+                }),
+            }
+        })
+    }
+
+    fn region(&self) -> Option<Region> {
+        "us-east-1".parse().ok()
+    }
+}
+
+fn config(grace_period: Duration) -> Config {
+    let mut keys = KeyRing::default();
+    keys.insert(PublicKeyVersion::FIRST, PublicKey::from_pem(PUBLIC).unwrap());
+    Config {
+        product_code: "demohourly".parse().unwrap(),
+        policy: Policy {
+            unavailable_after: Duration::from_secs(1800),
+            grace_period,
+            exit_when_refused: false,
+            versions: keys.versions().collect(),
+            stated_version: None,
+        },
+        keys,
+        allow_emulated: false,
+        keep_receipt: true,
+    }
+}
+
+fn start(service: &Arc<Service>, grace_period: Duration, store: Option<Store>) -> (Watch, WallClock) {
+    let clock = WallClock::fixed(START);
+    let (publisher, watch) = entitlement::channel(START);
+    let metering: Arc<dyn Metering> = Arc::clone(service) as Arc<dyn Metering>;
+    let metrics = Arc::new(Metrics::new());
+    let registration = Registration::new(
+        config(grace_period),
+        "pod-1".into(),
+        metering,
+        clock.clone(),
+        publisher,
+        store,
+        metrics,
+    );
+    tokio::spawn(registration.run());
+    (watch, clock)
+}
+
+async fn until(watch: &mut Watch, state: State) {
+    watch.wait_for(|fact| fact.standing.state() == state).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttles_are_waited_out_with_a_new_nonce_each() {
+    let throttled = || Act::Fail(FaultClass::Transient, "ThrottlingException");
+    let service = Service::new([throttled(), throttled(), throttled()]);
+    let (mut watch, _) = start(&service, Duration::ZERO, None);
+    until(&mut watch, State::Entitled).await;
+    let nonces = service.nonces.lock().unwrap();
+    let distinct: std::collections::BTreeSet<_> = nonces.iter().collect();
+    assert_eq!((nonces.len(), distinct.len()), (4, 4));
+    assert_eq!(watch.borrow().attempts, 4);
+    assert_eq!(watch.borrow().region.as_ref().unwrap().as_str(), "us-east-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_state_changes_in_time_while_a_call_hangs() {
+    let service = Service::new([Act::Fail(FaultClass::Transient, "Timeout"), Act::Hang]);
+    let (mut watch, _) = start(&service, Duration::ZERO, None);
+    until(&mut watch, State::Pending).await;
+    let began = clock::monotonic();
+    until(&mut watch, State::Unavailable).await;
+    assert_eq!(clock::monotonic().duration_since(began).as_secs(), 1800);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_pod_is_asked_about_again_in_minutes_not_seconds() {
+    let service = Service::new([Act::Fail(FaultClass::Denied, "CustomerNotEntitledException")]);
+    let (mut watch, _) = start(&service, Duration::ZERO, None);
+    until(&mut watch, State::Denied).await;
+    let began = clock::monotonic();
+    until(&mut watch, State::Entitled).await;
+    let waited = clock::monotonic().duration_since(began).as_secs();
+    assert!((240..=360).contains(&waited), "{waited} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn grace_ends_by_the_wall_clock_even_when_it_jumps() {
+    let service = Service::new([Act::Fail(FaultClass::Transient, "Dns"), Act::Hang]);
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    let (mut watch, clock) = start(&service, Duration::from_secs(3600), Some(store.clone()));
+    until(&mut watch, State::Grace).await;
+    assert_eq!(store.load().first_failed_at(), Some(START), "a restart will count from here");
+    clock.advance(Duration::from_secs(3601));
+    until(&mut watch, State::Pending).await;
+    assert!(watch.borrow().has_opened);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_is_remembered_and_forgets_the_failures_before() {
+    let service = Service::new([Act::Fail(FaultClass::Transient, "Dns")]);
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    let (mut watch, _) = start(&service, Duration::ZERO, Some(store.clone()));
+    until(&mut watch, State::Entitled).await;
+    // Published after it was written: who reads the fact may rely on the file.
+    let record = store.load();
+    assert!(record.receipt.is_some() && record.first_failed_at().is_none());
+}
