@@ -195,7 +195,7 @@ pub fn unverified(code: &'static str) -> Reason {
         remedy: "Check what answers in AWS's place (endpoint, proxy). Tell the seller of this product; the seller checks \
                  the public key of this version."
             .into(),
-        docs: runbook("unverified"),
+        docs: runbook(code),
     }
 }
 
@@ -218,6 +218,16 @@ mod tests {
             );
             assert!(!line.contains('…'), "{code}: {} bytes", line.len());
             assert!(!message.contains('\n') && !remedy.contains("  "), "{code}");
+        }
+    }
+
+    #[test]
+    fn every_code_has_its_section_in_the_runbook() {
+        let runbook = include_str!("../../docs/RUNBOOK.md");
+        let verifier = crate::receipt::VerifyError::ALL.iter().map(|error| error.code());
+        let lines = ["NoAnswerYet", "ProbeUnreachable", "NotTollgate", "InvalidConfiguration"];
+        for code in codes().chain(verifier).chain(lines) {
+            assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");
         }
     }
 

@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""Measures the built binary beside what an engineer would use instead, as ratios within one run.
+
+Usage: measure.py PROGRAM [RELEASE_PROGRAM]
+
+PROGRAM is a release build with the emulator, which plays AWS on loopback; RELEASE_PROGRAM is the static one without
+it, of which the size is measured. Needs curl 7.75 or newer (--aws-sigv4), boto3 and wrk.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROUNDS = 30
+PROBE_SECONDS = 5
+
+BOTO3 = """
+import boto3, os
+client = boto3.client("meteringmarketplace", endpoint_url=os.environ["ENDPOINT"])
+client.register_usage(ProductCode="demohourly", PublicKeyVersion=1, Nonce="benchmark")
+"""
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def ask(port, path):
+    """The status of one GET, or None while nobody listens."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as stream:
+            stream.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+            return int(stream.recv(64).split(b" ")[1])
+    except ConnectionRefusedError:
+        return None
+
+
+def post(endpoint, path, body):
+    host, port = endpoint.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as stream:
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        stream.sendall((head + body).encode())
+        assert stream.recv(64).startswith(b"HTTP/1.1 200"), (path, body)
+
+
+class Bench:
+    def __init__(self, program):
+        self.program = program
+        self.folder = tempfile.mkdtemp()
+        self.emulator = subprocess.Popen(
+            [program, "emulator", "--addr", "127.0.0.1:0", "--json", "--state", self.folder + "/emulator"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.facts = json.loads(self.emulator.stdout.readline())
+        self.endpoint = self.facts["endpoint"]
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "ENDPOINT": self.endpoint,
+            "TOLLGATE_PRODUCT_CODE": "demohourly",
+            "TOLLGATE_PUBLIC_KEYS": self.facts["public_keys"],
+            "TOLLGATE_ENDPOINT_URL": self.endpoint,
+            "TOLLGATE_STATE_DIR": "none",
+            "TOLLGATE_POD_UID": "benchmark",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "benchmark",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def close(self):
+        self.emulator.send_signal(signal.SIGTERM)
+        self.emulator.wait()
+        shutil.rmtree(self.folder)
+
+    def sidecar(self, core=None):
+        port = free_port()
+        command = [self.program, "run"]
+        if core is not None:
+            command = ["taskset", "-c", str(core), *command]
+        environment = {**self.environment, "TOLLGATE_PROBE_ADDR": f"127.0.0.1:{port}"}
+        return port, subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    def start_to_ready(self):
+        started = time.perf_counter()
+        port, process = self.sidecar()
+        while ask(port, "/readyz") != 200:
+            pass
+        took = time.perf_counter() - started
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        return took
+
+    def timed(self, command):
+        started = time.perf_counter()
+        subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started
+
+    def curl(self):
+        body = '{"ProductCode":"demohourly","PublicKeyVersion":1,"Nonce":"benchmark"}'
+        return self.timed([
+            "curl", "--silent", "--show-error", "--fail", "--aws-sigv4", "aws:amz:us-east-1:aws-marketplace",
+            "--user", "benchmark:any", "-H", "content-type: application/x-amz-json-1.1",
+            "-H", "x-amz-target: AWSMPMeteringService.RegisterUsage", "--data", body, self.endpoint + "/",
+        ])
+
+    def boto3(self):
+        return self.timed([sys.executable, "-c", BOTO3])
+
+    def memory(self):
+        """Resident and anonymous kibibytes of a sidecar that is open and was probed."""
+        port, process = self.sidecar()
+        while ask(port, "/readyz") != 200:
+            pass
+        for _ in range(200):
+            ask(port, "/readyz")
+            ask(port, "/metrics")
+        with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
+            text = status.read()
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        return [int(re.search(rf"{name}:\s+(\d+) kB", text).group(1)) for name in ("VmRSS", "RssAnon")]
+
+    def probes(self, path, hang):
+        """Answers a second of a sidecar on one core, and how many of them were not 2xx."""
+        if hang:
+            post(self.endpoint, "/_emulator/faults", '{"fault":"hang"}')
+        port, process = self.sidecar(core=0)
+        while ask(port, "/livez") != 200 or (not hang and ask(port, "/readyz") != 200):
+            pass
+        report = subprocess.run(
+            ["taskset", "-c", "1", "wrk", "-t1", "-c16", f"-d{PROBE_SECONDS}s", f"http://127.0.0.1:{port}{path}"],
+            check=True, capture_output=True, text=True,
+        ).stdout
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        failed = re.search(r"Non-2xx or 3xx responses: (\d+)", report)
+        sockets = re.search(r"Socket errors: (.*)", report)
+        errors = sum(int(number) for number in re.findall(r"\d+", sockets.group(1))) if sockets else 0
+        rate = float(re.search(r"Requests/sec:\s+([\d.]+)", report).group(1))
+        return rate, (int(failed.group(1)) if failed else 0) + errors
+
+
+def main():
+    program = sys.argv[1]
+    bench = Bench(program)
+    try:
+        bench.start_to_ready(), bench.curl(), bench.boto3()
+        ready, curl = [], []
+        for _ in range(ROUNDS):
+            ready.append(bench.start_to_ready())
+            curl.append(bench.curl())
+        boto3 = [bench.boto3() for _ in range(5)]
+        resident, anonymous = bench.memory()
+        rate, failed = bench.probes("/readyz", hang=False)
+        hanging_rate, hanging_failed = bench.probes("/livez", hang=True)
+    finally:
+        bench.close()
+    ready, curl, boto3 = (statistics.median(times) * 1000 for times in (ready, curl, boto3))
+    rows = [
+        ("process start to `/readyz` 200", f"{ready:.1f} ms", f"≤ one `curl --aws-sigv4` call ({curl:.1f} ms)", ready <= curl),
+        ("the same beside a boto3 script", f"1/{boto3 / ready:.0f}", f"< 1/25 ({boto3:.0f} ms)", ready < boto3 / 25),
+        ("resident memory, idle and open", f"{resident / 1024:.1f} MiB", "≤ 9 MiB", resident <= 9 * 1024),
+        ("of which anonymous", f"{anonymous / 1024:.1f} MiB", "≤ 2 MiB", anonymous <= 2 * 1024),
+        ("probe answers a second, one core", f"{rate:,.0f}", "≥ 40,000", rate >= 40_000),
+        ("probes that failed meanwhile", str(failed), "0", failed == 0),
+        ("probes that failed while registration hangs", f"{hanging_failed} ({hanging_rate:,.0f}/s)", "0", hanging_failed == 0),
+    ]
+    if len(sys.argv) > 2:
+        size = os.path.getsize(sys.argv[2])
+        rows.append(("static release binary without the emulator", f"{size / 2**20:.2f} MiB", "≤ 7 MiB", size <= 7 * 2**20))
+    print("| what | measured | goal | |\n| --- | ---: | --- | --- |")
+    for what, measured, goal, reached in rows:
+        print(f"| {what} | {measured} | {goal} | {'reached' if reached else 'MISSED'} |")
+    sys.exit(0 if all(reached for *_, reached in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()
