@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke test
+ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness test
 
 # Formats the sources.
 fmt:

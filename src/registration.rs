@@ -13,7 +13,7 @@ use std::time::Duration;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
-use crate::clock::{self, WallClock};
+use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::{Proof, Publisher};
 use crate::exit::Exit;
 use crate::marketplace::{
@@ -187,6 +187,7 @@ impl Registration {
                         self.emulated |= receipt.emulated();
                         self.metrics.attempted("registered", "", seconds);
                         let rotation = registered.public_key_rotation_timestamp;
+                        self.warn_of(question, &receipt, rotation);
                         Answer::Verified { proof: Proof::Receipt(receipt), rotation }
                     }
                     Err(code) => {
@@ -207,6 +208,26 @@ impl Registration {
                 tracing::debug!(code = %fault.code, detail = fault.detail, "attempt failed");
                 Answer::Fault(fault)
             }
+        }
+    }
+
+    /// What a good answer still gives reason to say.
+    fn warn_of(&self, question: Question, receipt: &Receipt, rotation: Option<Timestamp>) {
+        if let Some(at) = rotation {
+            let version = question.version;
+            let higher = self.config.keys.versions().any(|held| held > version);
+            let remedy = if higher {
+                "a higher version is in the image: remove public_key_version so that it is used"
+            } else {
+                "ship an image with the product's new public key beside this one"
+            };
+            tracing::warn!(%version, expires_at = %at, remedy, "the public key version in use expires");
+        }
+        if let Some(seconds) = receipt.clock_warning() {
+            tracing::warn!(
+                seconds,
+                "the token was issued at another time than the node's clock shows: check NTP"
+            );
         }
     }
 

@@ -143,7 +143,10 @@ fn a_rotated_key_is_shown_and_an_unknown_version_falls_back_once() {
         command.env("TOLLGATE_PUBLIC_KEYS", &keys);
         let mut sidecar = Sidecar::start(command);
         sidecar.wait_for("entitled");
-        sidecar.document()
+        let warned = sidecar.seen.concat().contains("the public key version in use expires");
+        let document = sidecar.document();
+        assert_eq!(warned, document["public_key_rotation_timestamp"].is_string(), "{document}");
+        document
     };
     let fallen_back = start("pod-fallback");
     assert_eq!((&fallen_back["public_key_version"], &fallen_back["attempts"]), (&1.into(), &2.into()));
