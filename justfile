@@ -88,9 +88,13 @@ release-binary:
     echo "release binary: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
     [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
 
-# Benchmarks, as ratios in one run; the results stand in docs/PERFORMANCE.md.
-bench *args:
-    cargo bench --locked --bench '*' {{ args }}
+# Benchmarks, as ratios in one run; the results stand in docs/PERFORMANCE.md. Needs curl and wrk.
+bench: release-binary
+    cargo bench --locked --bench herd
+    cargo build --release --locked
+    test -x target/witness/bin/python || python3 -m venv target/witness
+    target/witness/bin/pip install --quiet --disable-pip-version-check -r tests/witness/requirements.txt
+    target/witness/bin/python benches/measure.py target/release/tollgate {{ static_binary }}
 
 # Builds every fuzz target and runs each for some seconds, from its seeds.
 fuzz-smoke seconds="20":

@@ -375,7 +375,7 @@ pub enum OnZeroHour {
 pub struct Log {
     /// How lines look; `None` for JSON, or text on a terminal.
     pub format: Option<LogFormat>,
-    /// Which lines are written, as `tracing_subscriber::EnvFilter` parses it.
+    /// Which lines are written, as `tracing_subscriber::filter::Targets` parses it.
     pub filter: String,
 }
 

@@ -7,8 +7,10 @@ use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::entitlement::{Entitlement, Watch};
 use crate::marketplace::Region;
@@ -41,29 +43,28 @@ const QUIET: [&str; 6] = [
 ];
 
 /// Checks a filter such as `info,tollgate::registration=debug`.
-pub fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
-    let mut parsed = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(filter)
-        .map_err(|error| error.to_string())?;
+pub fn parse_filter(filter: &str) -> Result<Targets, String> {
+    let mut parsed: Targets =
+        filter.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())?;
     for library in QUIET {
         if !filter.contains(library) {
-            let directive = format!("{library}=off");
-            parsed = parsed.add_directive(directive.parse().map_err(|_| directive)?);
+            parsed = parsed.with_target(library, LevelFilter::OFF);
         }
     }
     Ok(parsed)
 }
 
 /// Starts logging; a second call in the same process (tests) changes nothing.
-pub fn start(format: Format, filter: EnvFilter) {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let _ = match format {
+pub fn start(format: Format, filter: Targets) {
+    let terminal = std::io::stderr().is_terminal();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match format {
         Format::Json => {
-            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+            layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
-        Format::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
+        Format::Text => layer.with_target(false).with_ansi(terminal).boxed(),
     };
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
 }
 
 /// How often an unchanged state is said again.

@@ -163,7 +163,9 @@ pub(super) fn log_filter(text: &str) -> Result<String, Problem> {
     }
     let parsed = text.len() <= LOG_FILTER_CHARS_MAX
         && !text.is_empty()
-        && tracing_subscriber::EnvFilter::builder().parse(text).is_ok();
+        // The parser takes any text for the name of a target; those that exist are Rust paths.
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:=,".contains(&b))
+        && text.parse::<tracing_subscriber::filter::Targets>().is_ok();
     if parsed {
         Ok(text.to_owned())
     } else {
