@@ -10,12 +10,39 @@
 //!
 //! It knows no clock, no file and no network: key, question and time are arguments.
 //!
-//! A receipt cannot be made in any other way:
+//! A receipt cannot be made in any other way. Whoever is handed one may read it:
+//!
+//! ```
+//! fn holds<T: Send + Sync>() {}
+//! fn product(receipt: &tollgate::receipt::Receipt) -> &str {
+//!     receipt.product_code().as_str()
+//! }
+//! holds::<tollgate::receipt::Receipt>();
+//! ```
+//!
+//! Its fields are private, so it has no literal, and an old one is no start for a new one:
 //!
 //! ```compile_fail,E0451
-//! use tollgate::receipt::Receipt;
-//! // The fields are private, there is no `new`, and neither `Clone`, `Default` nor `Deserialize`.
-//! let forged = Receipt { token: "a.b.c".to_owned() };
+//! fn forge(old: tollgate::receipt::Receipt) -> tollgate::receipt::Receipt {
+//!     tollgate::receipt::Receipt { token: "a.b.c".to_owned(), ..old }
+//! }
+//! ```
+//!
+//! It cannot be copied, made from nothing, or read from a file:
+//!
+//! ```compile_fail,E0277
+//! fn holds<T: Clone>() {}
+//! holds::<tollgate::receipt::Receipt>();
+//! ```
+//!
+//! ```compile_fail,E0277
+//! fn holds<T: Default>() {}
+//! holds::<tollgate::receipt::Receipt>();
+//! ```
+//!
+//! ```compile_fail,E0277
+//! fn holds<T: for<'de> serde::Deserialize<'de>>() {}
+//! holds::<tollgate::receipt::Receipt>();
 //! ```
 
 mod json;
@@ -237,8 +264,9 @@ pub fn verify(token: &str, key: &PublicKey, expected: &Expected<'_>) -> Result<R
     let claims = Members::parse(&payload).ok_or(VerifyError::PayloadInvalid)?;
     verify_question(&claims, expected)?;
     let issued_at = verify_times(&claims, expected.now)?;
-    // Anything but a plain `false` counts: the mark is there to be seen.
-    let emulated = claims.raw("emulated").is_some_and(|mark| mark != "false");
+    // Anything but a plain `false` counts, in any casing: the mark is there to be seen.
+    let emulated =
+        claims.names().any(|name| same_word(name, "emulated") && claims.raw(name) != Some("false"));
     if emulated && !expected.allow_emulated {
         return Err(VerifyError::EmulatedToken);
     }

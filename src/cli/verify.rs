@@ -1,23 +1,28 @@
 //! `tollgate verify`: the sidecar's own check of one token, offline.
+//!
+//! What passes here passes in the sidecar, and the other way round: both call [`receipt::verify`]. It asks nobody and
+//! reads no configuration, so that a seller can check a token and a key on any machine.
 
-use std::fs;
-use std::io::{self, Read as _};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::cli::complain;
-use crate::clock;
+use crate::clock::{self, Timestamp};
+use crate::entitlement;
 use crate::exit::Exit;
 use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use crate::receipt::key::PublicKey;
-use crate::receipt::{self, Expected, TOKEN_BYTES_MAX};
+use crate::receipt::{self, Expected, Receipt, TOKEN_BYTES_MAX, VerifyError};
 
 /// Arguments of `verify`.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub struct VerifyArgs {
     /// The product code that the token must name
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", allow_hyphen_values = true)]
     product_code: ProductCode,
     /// The key version that the token must name
     #[arg(long, value_name = "N")]
@@ -26,10 +31,20 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     public_key: PathBuf,
     /// The nonce that the token must answer
-    #[arg(long)]
+    // One in 64 of the sidecar's own begins with a hyphen.
+    #[arg(long, allow_hyphen_values = true)]
     nonce: Nonce,
-    /// Accept a token of the tollgate emulator
-    #[arg(long)]
+    /// Accept a token of the tollgate emulator, as the sidecar of this build does
+    #[cfg(feature = "emulator")]
+    #[arg(
+        long,
+        value_name = "TRUE|FALSE",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set,
+        default_value = "true",
+        default_missing_value = "true"
+    )]
     allow_emulated: bool,
     /// Print JSON; it is what is printed anyway
     #[arg(long)]
@@ -39,65 +54,154 @@ pub struct VerifyArgs {
     token: String,
 }
 
+impl VerifyArgs {
+    /// As the setting of this name: true in builds with the emulator, and not settable in builds without.
+    const fn allow_emulated(&self) -> bool {
+        #[cfg(feature = "emulator")]
+        return self.allow_emulated;
+        #[cfg(not(feature = "emulator"))]
+        return false;
+    }
+}
+
+/// Neither token nor nonce is shown.
+impl fmt::Debug for VerifyArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifyArgs")
+            .field("product_code", &self.product_code)
+            .field("public_key_version", &self.public_key_version)
+            .field("public_key", &self.public_key)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Largest key file read; a PEM of RSA-8192 has less than 2 KiB.
 const KEY_BYTES_MAX: u64 = 64 * 1024;
 
-/// Prints the claims and exits 0, or says why not: 76 the token, 78 the key file, 74 standard input.
-#[expect(clippy::print_stdout, reason = "the claims on standard output are the product of this command")]
+/// Prints the claims and exits 0, or says in one line why not: 76 the token, 78 the key file, 74 input and output.
 pub fn run(args: &VerifyArgs) -> Exit {
-    let path = args.public_key.display();
-    let mut pem = Vec::new();
-    let read =
-        fs::File::open(&args.public_key).and_then(|file| file.take(KEY_BYTES_MAX).read_to_end(&mut pem));
-    if let Err(error) = read {
-        return complain(
-            Exit::Config,
-            &format!("public_key: {path} cannot be read: {error}; give the seller's PEM file"),
-        );
-    }
-    let key = match PublicKey::from_pem(&pem) {
-        Ok(key) => key,
-        Err(error) => return complain(Exit::Config, &format!("public_key: {path} {error}")),
+    let receipt = match check(args, &mut io::stdin(), clock::system_now()) {
+        Ok(receipt) => receipt,
+        Err(refusal) => return complain(refusal.exit, &refusal.line),
     };
-    let token = match token(args) {
-        Ok(token) => token,
-        Err(error) => {
-            return complain(Exit::Usage, &format!("the token cannot be read from standard input: {error}"));
-        }
+    for note in notes(&receipt) {
+        complain(Exit::Done, &note);
+    }
+    match writeln!(io::stdout(), "{}", receipt.claims_json()) {
+        Ok(()) => Exit::Done,
+        Err(error) => complain(
+            Exit::LedgerIo,
+            &format!("failed: OutputUnwritable: the claims cannot be written to standard output: {error}"),
+        ),
+    }
+}
+
+/// Why there is no receipt, as one line.
+#[derive(Debug)]
+struct Refusal {
+    exit: Exit,
+    line: String,
+}
+
+fn check(args: &VerifyArgs, stdin: &mut dyn Read, now: Timestamp) -> Result<Receipt, Refusal> {
+    let key = key(args)?;
+    let token = match args.token.as_str() {
+        "-" => read_token(stdin)?,
+        token => token.to_owned(),
     };
     let expected = Expected {
         product_code: &args.product_code,
         public_key_version: args.public_key_version,
         nonce: &args.nonce,
-        now: clock::system_now(),
-        allow_emulated: args.allow_emulated,
+        now,
+        allow_emulated: args.allow_emulated(),
     };
-    match receipt::verify(&token, &key, &expected) {
-        Ok(receipt) => {
-            if let Some(seconds) = receipt.clock_warning() {
-                complain(
-                    Exit::Done,
-                    &format!("note: the token was issued {seconds} s from now by this machine's clock"),
-                );
-            }
-            println!("{}", receipt.claims_json());
-            Exit::Done
+    receipt::verify(&token, &key, &expected).map_err(refused)
+}
+
+fn key(args: &VerifyArgs) -> Result<PublicKey, Refusal> {
+    let path = args.public_key.display();
+    let unusable = |message: &str, remedy: &str| {
+        let reason = ("PublicKeyUnusable", message, remedy);
+        Refusal { exit: Exit::Config, line: entitlement::line("misconfigured", Some(reason), None) }
+    };
+    let mut pem = Vec::new();
+    File::open(&args.public_key).and_then(|file| file.take(KEY_BYTES_MAX).read_to_end(&mut pem)).map_err(
+        |error| {
+            unusable(&format!("public_key: {path} cannot be read: {error};"), "give the seller's PEM file")
+        },
+    )?;
+    PublicKey::from_pem(&pem).map_err(|error| unusable(&format!("public_key: {path}"), &error.to_string()))
+}
+
+fn read_token(stdin: &mut dyn Read) -> Result<String, Refusal> {
+    let mut bytes = Vec::new();
+    // The longest token, a line end, and one byte more, so that what is longer is refused for its length.
+    let read = stdin.take(TOKEN_BYTES_MAX as u64 + 3).read_to_end(&mut bytes);
+    if let Err(error) = read {
+        return Err(Refusal {
+            exit: Exit::LedgerIo,
+            line: format!("failed: InputUnreadable: the token cannot be read from standard input: {error}"),
+        });
+    }
+    // The line end that `echo` adds is not part of the token.
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
         }
-        Err(error) => complain(Exit::Unverified, &format!("unverified: {}: {error}", error.code())),
+    }
+    if bytes.len() > TOKEN_BYTES_MAX {
+        return Err(refused(VerifyError::TooLong));
+    }
+    String::from_utf8(bytes).map_err(|_| refused(VerifyError::Malformed))
+}
+
+fn refused(error: VerifyError) -> Refusal {
+    let message = format!("{error};");
+    let reason = (error.code(), message.as_str(), remedy(error));
+    Refusal { exit: Exit::Unverified, line: entitlement::line("unverified", Some(reason), None) }
+}
+
+/// What whoever holds the token and typed the rest can do about it.
+const fn remedy(error: VerifyError) -> &'static str {
+    match error {
+        VerifyError::TooLong | VerifyError::Malformed => {
+            "give the whole Signature of RegisterUsage and nothing else"
+        }
+        VerifyError::SignatureInvalid => {
+            "check that --public-key is the product's key of this version, and the token whole"
+        }
+        VerifyError::ProductCodeMismatch => "check --product-code",
+        VerifyError::NonceMismatch => "check --nonce; each call of RegisterUsage has its own",
+        VerifyError::PublicKeyVersionMismatch => "check --public-key-version",
+        VerifyError::Expired | VerifyError::NotYetValid => {
+            "check this machine's clock, or ask AWS for a new token"
+        }
+        VerifyError::EmulatedToken => "only AWS's own tokens count here",
+        VerifyError::HeaderInvalid
+        | VerifyError::AlgorithmNotAllowed
+        | VerifyError::TypeNotAllowed
+        | VerifyError::ExtensionNotAllowed
+        | VerifyError::PayloadInvalid
+        | VerifyError::ClaimAmbiguous
+        | VerifyError::ClaimMissing
+        | VerifyError::TimeInvalid => "AWS makes no such token: check where it comes from",
     }
 }
 
-fn token(args: &VerifyArgs) -> io::Result<String> {
-    if args.token != "-" {
-        return Ok(args.token.clone());
+/// What a verified token leaves to say, on standard error: the claims alone are the output.
+fn notes(receipt: &Receipt) -> Vec<String> {
+    let mut notes = Vec::new();
+    if receipt.emulated() {
+        notes.push("note: the token was made by the tollgate emulator: it proves no entitlement".to_owned());
     }
-    let mut text = String::new();
-    // One byte more than the limit, so that a longer one is refused for its length and not for its end.
-    io::stdin().take(TOKEN_BYTES_MAX as u64 + 2).read_to_string(&mut text)?;
-    // The line end that `echo` adds is not part of the token.
-    Ok(text
-        .strip_suffix('\n')
-        .map(|line| line.strip_suffix('\r').unwrap_or(line))
-        .unwrap_or(&text)
-        .to_owned())
+    if let Some(seconds) = receipt.clock_warning() {
+        let (seconds, when) = (seconds.unsigned_abs(), if seconds > 0 { "after" } else { "before" });
+        notes.push(format!("note: the token was issued {seconds} s {when} now by this machine's clock"));
+    }
+    notes
 }
+
+#[cfg(test)]
+mod tests;
