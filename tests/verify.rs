@@ -2,6 +2,8 @@
 //!
 //! What each exit code means is design: 0 verified, 64 command line, 76 the token, 78 the key file.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot start its subject fails")]
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -7,7 +7,6 @@ use ::ring::signature::{
     RSA_PKCS1_SHA256, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
 use ::ring::{hmac, signature};
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -395,6 +394,11 @@ fn the_emulators_tokens_open_nothing_unless_allowed() {
         assert!(judge_with(&token, &KEY, true).unwrap().emulated());
     }
     assert!(!judge(&token_of(HEADER, &with("emulated", json!(false)))).unwrap().emulated());
+    for other_casing in ["Emulated", "EMULATED"] {
+        let token = token_of(HEADER, &with(other_casing, json!(true)));
+        assert_eq!(refusal(&token), VerifyError::EmulatedToken, "{other_casing}");
+        assert!(judge_with(&token, &KEY, true).unwrap().emulated());
+    }
 }
 
 #[test]
@@ -414,45 +418,20 @@ fn ring_and_we_agree_on_what_the_key_is() {
     assert!(key.verify(message, &signature).is_ok());
 }
 
-static GOOD: LazyLock<String> = LazyLock::new(|| token_of(HEADER, &claims().to_string()));
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    /// Whatever bytes come: an answer, never a panic, never a receipt.
-    #[test]
-    fn noise_is_refused(token in ".{0,200}") {
-        prop_assert!(judge(&token).is_err());
+/// What a whole JSON parser would choke on is not even looked at, so long as it is nobody's claim.
+#[test]
+fn depth_and_odd_numbers_in_other_claims_do_no_harm() {
+    let deep = format!("{}{}", "[".repeat(2000), "]".repeat(2000));
+    for odd in [deep.as_str(), "1e999", "-0", r#""\ud800""#, r#"{"nonce":"x","nonce":"y","PRODUCTCODE":1}"#] {
+        let payload = claims().to_string().replacen('{', &format!(r#"{{"other":{odd},"#), 1);
+        let receipt = judge(&token_of(HEADER, &payload)).unwrap();
+        assert_eq!(receipt.claims_json(), payload, "shown as it was signed");
+        let header = HEADER.replacen('{', &format!(r#"{{"other":{odd},"#), 1);
+        assert!(judge(&token_of(&header, &claims().to_string())).is_ok(), "{header:.60}");
     }
-
-    #[test]
-    fn noise_in_three_parts_is_refused(header in "[A-Za-z0-9_-]{0,60}", payload in "[A-Za-z0-9_-]{0,200}", signature in "[A-Za-z0-9_-]{512}") {
-        let token = format!("{header}.{payload}.{signature}");
-        prop_assert!(judge(&token).is_err());
-    }
-
-    /// Every change of one character of a good token is refused: there is one spelling of it only.
-    #[test]
-    fn one_changed_character_is_refused(at in any::<prop::sample::Index>(), to in "[A-Za-z0-9_.=+/ -]") {
-        let good = GOOD.as_str();
-        let at = at.index(good.len());
-        prop_assume!(good[at..=at] != to);
-        let changed = format!("{}{to}{}", &good[..at], &good[at + 1..]);
-        prop_assert!(judge(&changed).is_err());
-    }
-
-    /// A good token stays good whatever nonce and product code AWS's patterns allow.
-    #[test]
-    fn every_nonce_comes_back(nonce in "\\PC{1,100}", product in "[-a-zA-Z0-9/=:_.@]{1,80}") {
-        let payload = json!({"productCode": product, "nonce": nonce, "publicKeyVersion": 1}).to_string();
-        let (product_code, nonce) = (product.parse().unwrap(), nonce.parse().unwrap());
-        let expected = Expected {
-            product_code: &product_code,
-            public_key_version: PublicKeyVersion::FIRST,
-            nonce: &nonce,
-            now: Timestamp::from_unix_seconds(NOW_S),
-            allow_emulated: false,
-        };
-        prop_assert!(verify(&token_of(HEADER, &payload), &KEY, &expected).is_ok());
-    }
+    let open = "[".repeat(5000);
+    assert_eq!(refusal(&token_of(HEADER, &open)), VerifyError::PayloadInvalid);
+    assert_eq!(refusal(&token_of(&open, &claims().to_string())), VerifyError::HeaderInvalid);
 }
+
+mod properties;

@@ -127,3 +127,12 @@ fn emulated_tokens_are_accepted_as_by_the_sidecar_unless_told_otherwise() {
     let args = args(&["--allow-emulated", TOKEN]);
     assert!(args.allow_emulated() && args.token == TOKEN);
 }
+
+#[cfg(not(feature = "emulator"))]
+#[test]
+fn emulated_tokens_are_refused_and_no_flag_changes_that() {
+    assert!(!args(&[]).allow_emulated());
+    let typed = ["verify", "--product-code=x", "--public-key-version=1", "--public-key=x", "--nonce=x", "x"];
+    assert!(Whole::try_parse_from(typed).is_ok());
+    assert!(Whole::try_parse_from(typed.iter().chain(&["--allow-emulated"])).is_err());
+}
