@@ -77,8 +77,9 @@ impl PublicKey {
         let text = String::from_utf8_lossy(bytes);
         let labels: Vec<&str> =
             text.split(BEGIN).skip(1).map(|block| block.split("--").next().unwrap_or(block)).collect();
-        // A private key outranks every other fault: whatever else is wrong, this one must be heard.
-        if labels.iter().any(|label| label.ends_with("PRIVATE KEY")) || text.contains("PRIVATE KEY-----") {
+        // A private key outranks every other fault: whatever else is wrong, this one must be heard. Its last line tells
+        // too, should the first be missing.
+        if text.contains("PRIVATE KEY-----") {
             return Err(KeyError::PrivateKey);
         }
         match labels[..] {
