@@ -175,7 +175,7 @@ fn verify_judges_one_token_offline() {
         verify.arg("--public-key").arg(&key).args(["--nonce", nonce]).args(extra);
         verify
     };
-    let good = verify(nonce, &["--allow-emulated", token]).output().unwrap();
+    let good = verify(nonce, &["--json", token]).output().unwrap();
     assert_eq!(good.status.code(), Some(0));
     let claims: serde_json::Value = serde_json::from_str(&stdout(&good)).unwrap();
     assert_eq!(claims["nonce"], nonce);
@@ -187,7 +187,7 @@ fn verify_judges_one_token_offline() {
 
     for (nonce, extra, code) in [
         ("another", ["--allow-emulated", token], "NonceMismatch"),
-        (nonce, ["--json", token], "EmulatedToken"),
+        (nonce, ["--allow-emulated=false", token], "EmulatedToken"),
         (nonce, ["--allow-emulated", "a.b.c"], "TokenMalformed"),
     ] {
         let output = verify(nonce, &extra).output().unwrap();
