@@ -113,7 +113,8 @@ impl App {
         let opened = async move {
             match entitlement.wait_for(|fact| fact.standing.gate_open()).await {
                 Ok(_) => Exit::Done,
-                Err(_) => Exit::Internal,
+                // The publisher went with the registration, whose own end says how the process ends.
+                Err(_) => std::future::pending().await,
             }
         };
         let exit = self.parts.supervise(&mut self.signals, opened).await;
