@@ -335,7 +335,7 @@ pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Op
 }
 
 impl Entitlement {
-    /// [`line`] of this fact.
+    /// [`line()`] of this fact.
     #[must_use]
     pub fn line(&self) -> String {
         let reason = self.standing.reason().map(|r| (r.code.as_str(), r.message.as_ref(), r.remedy.as_ref()));
