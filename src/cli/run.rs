@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::app::App;
 use crate::cli::{complain, load};
-use crate::config::{Flags, Role};
+use crate::config::{Flags, Mode, Role};
 use crate::exit::Exit;
 
 /// Arguments of `run`.
@@ -20,6 +20,10 @@ pub fn run(args: &RunArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
+    if config.product.mode != Mode::Hourly {
+        let text = format!("mode: {} is not in this version, which does hourly only", config.product.mode);
+        return complain(Exit::Config, &text);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
