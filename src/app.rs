@@ -150,7 +150,9 @@ pub fn address(addr: &ListenAddr) -> Address {
     }
 }
 
-fn aws_settings(aws: &config::Aws) -> Settings {
+/// What the client needs of the configuration.
+#[must_use]
+pub fn aws_settings(aws: &config::Aws) -> Settings {
     Settings {
         region: aws.region.clone(),
         endpoint_url: aws.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),

@@ -4,6 +4,7 @@ pub mod await_gate;
 pub mod config;
 #[cfg(feature = "emulator")]
 pub mod demo;
+pub mod doctor;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod exec;
@@ -47,6 +48,8 @@ enum Command {
     /// Serve a stand-in for AWS Marketplace's metering service, for laptops and tests
     #[cfg(feature = "emulator")]
     Emulator(emulator::EmulatorArgs),
+    /// Check everything between this container and an open gate, step by step
+    Doctor(doctor::DoctorArgs),
     /// Check the configuration, print it with its origins, or write a seller's first files
     Config(config::ConfigArgs),
 }
@@ -79,6 +82,7 @@ fn dispatch(command: &Command) -> Exit {
         Command::Demo(args) => demo::run(args),
         #[cfg(feature = "emulator")]
         Command::Emulator(args) => emulator::run(args),
+        Command::Doctor(args) => doctor::run(args, &ProcessEnvironment, &Installation::compiled_in()),
         Command::Config(args) => {
             let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)

@@ -228,6 +228,8 @@ pub struct Aws {
     pub endpoint_url: Option<EndpointUrl>,
     /// Where the ECS agent describes the task.
     pub ecs_metadata_uri: Option<String>,
+    /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` and `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
+    pub container_credentials: [Option<String>; 2],
     /// `AWS_WEB_IDENTITY_TOKEN_FILE`.
     pub web_identity_token_file: Option<PathBuf>,
     /// Trusted instead of the system's certificate authorities.

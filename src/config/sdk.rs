@@ -20,6 +20,11 @@ const ECS_METADATA_VARIABLE: &str = "ECS_CONTAINER_METADATA_URI_V4";
 /// The PEM file of the certificate authorities that are trusted instead of the built-in ones.
 const CA_BUNDLE_VARIABLE: &str = "AWS_CA_BUNDLE";
 
+/// Where the ECS agent or the EKS Pod Identity agent hands out credentials; the SDK asks there, `doctor` tells them
+/// apart.
+const CONTAINER_VARIABLES: [&str; 2] =
+    ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
+
 /// The projected token of IRSA; the SDK reads it, we only look whether it can be read.
 const WEB_IDENTITY_VARIABLE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
 
@@ -67,6 +72,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
         region_origin,
         endpoint_url,
         ecs_metadata_uri,
+        container_credentials: CONTAINER_VARIABLES.map(|variable| filled(reader.env, variable)),
         web_identity_token_file: filled(reader.env, WEB_IDENTITY_VARIABLE).map(PathBuf::from),
         ca_bundle: ca_bundle?,
         use_dual_stack: use_dual_stack?,

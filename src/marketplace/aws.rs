@@ -138,6 +138,13 @@ pub struct Aws {
     fixed_credentials: Option<Credentials>,
 }
 
+/// What an answer to [`Aws::reach`] showed.
+#[derive(Debug, Clone, Copy)]
+pub struct Reached {
+    /// The endpoint's clock less ours in seconds, from its `Date`.
+    pub clock_offset_seconds: Option<i64>,
+}
+
 #[derive(Debug, Clone)]
 struct Ready {
     client: sdk::Client,
@@ -252,6 +259,67 @@ impl Aws {
             loader = loader.endpoint_url(url);
         }
         sdk::Client::new(&loader.load().await)
+    }
+
+    /// The region and the source of the credentials, found as for a call; for `doctor`.
+    pub async fn inspect(&self) -> Result<(Region, CredentialSource), Fault> {
+        let found = async {
+            self.ready(Signing::default()).await?;
+            let region = self.region().await?;
+            Ok((region, self.credential_source().unwrap_or(CredentialSource::Other)))
+        };
+        tokio::time::timeout(ATTEMPT_TIMEOUT, found).await.unwrap_or_else(|_| {
+            Err(Fault::local(
+                FaultClass::Transient,
+                "Timeout",
+                "finding region and credentials took too long",
+            ))
+        })
+    }
+
+    /// The URL that is asked, as the SDK resolves it (region, dual-stack, FIPS); for `doctor`.
+    pub async fn endpoint(&self, use_dual_stack: bool, use_fips: bool) -> Result<String, Fault> {
+        use sdk::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
+        let unresolved =
+            |error: String| Fault::local(FaultClass::Misconfigured, "InvalidRegionException", error);
+        if let Some(url) = &self.settings.endpoint_url {
+            return Ok(url.clone());
+        }
+        let region = self.region().await?;
+        let params = Params::builder()
+            .region(region.as_str())
+            .use_dual_stack(use_dual_stack)
+            .use_fips(use_fips)
+            .build()
+            .map_err(|error| unresolved(error.to_string()))?;
+        let endpoint = DefaultResolver::new().resolve_endpoint(&params).await;
+        endpoint.map(|endpoint| endpoint.url().to_owned()).map_err(|error| unresolved(error.to_string()))
+    }
+
+    /// Asks `url` anything, unsigned, by the way that a call would take; for `doctor`. Any answer proves name,
+    /// connection, proxy and TLS; its status says nothing.
+    pub async fn reach(&self, url: &str) -> Result<Reached, Fault> {
+        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+        let connector = match Way::to(url) {
+            Way::Direct => direct(Some(&settings), None),
+            Way::Plain => plain(Some(&settings), None),
+            Way::Tls => trusting(self.settings.ca_bundle.as_ref(), Some(&settings), None),
+        };
+        let mut request = HttpRequest::empty();
+        request
+            .set_uri(url)
+            .map_err(|error| Fault::local(FaultClass::Misconfigured, "RequestNotBuilt", error.to_string()))?;
+        let called = tokio::time::timeout(ATTEMPT_TIMEOUT, connector.call(request)).await;
+        match called {
+            Ok(Ok(response)) => {
+                Ok(Reached { clock_offset_seconds: clock_offset(response.headers().get("date")) })
+            }
+            Ok(Err(error)) => {
+                let code = if error.is_timeout() { timeout_code(&error) } else { dispatch_code(&error) };
+                Err(Fault::local(FaultClass::Transient, code, DisplayErrorContext(&error).to_string()))
+            }
+            Err(_) => Err(Fault::local(FaultClass::Transient, "Timeout", "no answer in time")),
+        }
     }
 
     async fn register_usage_once(
@@ -424,6 +492,12 @@ struct Marks {
     clock_offset_seconds: Option<i64>,
 }
 
+/// The clock of whoever sent this `Date`, less ours.
+fn clock_offset(date: Option<&str>) -> Option<i64> {
+    let date = clock::parse_http_date(date?)?;
+    Some(date.unix_seconds().saturating_sub(clock::system_now().unix_seconds()))
+}
+
 /// An interceptor that notes the answer's headers, which the SDK drops from a success.
 #[derive(Debug, Clone, Default)]
 struct Seen(Arc<Mutex<Marks>>);
@@ -449,10 +523,7 @@ impl Intercept for Seen {
         let headers = context.response().headers();
         let marks = Marks {
             emulated: headers.get(EMULATOR_HEADER).is_some(),
-            clock_offset_seconds: headers
-                .get("date")
-                .and_then(clock::parse_http_date)
-                .map(|date| date.unix_seconds().saturating_sub(clock::system_now().unix_seconds())),
+            clock_offset_seconds: clock_offset(headers.get("date")),
         };
         *self.0.lock().expect("held for one copy only, which cannot panic") = marks;
         Ok(())
@@ -494,40 +565,65 @@ struct Routes {
 
 impl Routes {
     fn new(ca_bundle: Option<CaBundle>) -> Self {
-        let tls = move |settings: Option<&HttpConnectorSettings>, components: Option<&RuntimeComponents>| {
-            let mut context = tls::TlsContext::builder();
-            if let Some(bundle) = &ca_bundle {
-                let store = tls::TrustStore::empty().with_pem_certificate(bundle.pem().to_vec());
-                context = context.with_trust_store(store);
-            }
-            connector(settings, components)
-                .proxy_config(ProxyConfig::from_env())
-                .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-                .tls_context(context.build().expect("every certificate of the bundle was parsed"))
-                .build()
-        };
-        let plain = |settings: Option<&HttpConnectorSettings>, components: Option<&RuntimeComponents>| {
-            connector(settings, components).proxy_config(ProxyConfig::from_env()).build_http()
-        };
-        let direct = |settings: Option<&HttpConnectorSettings>, components: Option<&RuntimeComponents>| {
-            connector(settings, components).build_http()
-        };
         Self {
             direct: HttpBuilder::new().build_with_connector_fn(direct),
             plain: HttpBuilder::new().build_with_connector_fn(plain),
-            tls: HttpBuilder::new().build_with_connector_fn(tls),
+            tls: HttpBuilder::new().build_with_connector_fn(move |settings, components| {
+                trusting(ca_bundle.as_ref(), settings, components)
+            }),
         }
     }
 
     fn to(&self, uri: &str) -> &SharedHttpClient {
+        match Way::to(uri) {
+            Way::Direct => &self.direct,
+            Way::Plain => &self.plain,
+            Way::Tls => &self.tls,
+        }
+    }
+}
+
+enum Way {
+    Direct,
+    Plain,
+    Tls,
+}
+
+impl Way {
+    fn to(uri: &str) -> Self {
         let parsed: Option<hyper::Uri> = uri.parse().ok();
         let host = parsed.as_ref().and_then(hyper::Uri::host).unwrap_or_default();
         match parsed.as_ref().and_then(hyper::Uri::scheme_str) {
-            Some("http") if is_local(host) => &self.direct,
-            Some("http") => &self.plain,
-            _ => &self.tls,
+            Some("http") if is_local(host) => Self::Direct,
+            Some("http") => Self::Plain,
+            _ => Self::Tls,
         }
     }
+}
+
+fn direct(settings: Option<&HttpConnectorSettings>, components: Option<&RuntimeComponents>) -> Connector {
+    connector(settings, components).build_http()
+}
+
+fn plain(settings: Option<&HttpConnectorSettings>, components: Option<&RuntimeComponents>) -> Connector {
+    connector(settings, components).proxy_config(ProxyConfig::from_env()).build_http()
+}
+
+fn trusting(
+    ca_bundle: Option<&CaBundle>,
+    settings: Option<&HttpConnectorSettings>,
+    components: Option<&RuntimeComponents>,
+) -> Connector {
+    let mut context = tls::TlsContext::builder();
+    if let Some(bundle) = ca_bundle {
+        context =
+            context.with_trust_store(tls::TrustStore::empty().with_pem_certificate(bundle.pem().to_vec()));
+    }
+    connector(settings, components)
+        .proxy_config(ProxyConfig::from_env())
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+        .tls_context(context.build().expect("every certificate of the bundle was parsed"))
+        .build()
 }
 
 fn connector(
