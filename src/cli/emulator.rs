@@ -1,6 +1,5 @@
 //! `tollgate emulator`: AWS Marketplace's metering service on a laptop.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -8,30 +7,43 @@ use clap::Args;
 use tokio::sync::watch;
 
 use crate::cli::complain;
-use crate::emulator::{Emulator, Facts, Options, StartError};
+use crate::emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
 use crate::exit::Exit;
 use crate::http::Address;
 use crate::shutdown::Signals;
 
 /// Arguments of `emulator`.
 #[derive(Debug, Args)]
+#[command(after_long_help = AFTER_HELP)]
 pub struct EmulatorArgs {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
     addr: SocketAddr,
-    /// The folder that keeps the signing keys; without it they last as long as the process
+    /// The folder that keeps keys, bill, world and clock over restarts; without it they last as long as the process
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Throttle as AWS does: 5 RegisterUsage and 10 of each other call a second for each account
+    /// The folder that keeps the signing keys, when several emulators share it; else --state
+    #[arg(long, value_name = "DIR")]
+    keys: Option<PathBuf>,
+    /// Products, customers and pods (TOML) in place of the default world
+    #[arg(long, value_name = "FILE")]
+    world: Option<PathBuf>,
+    /// Print the default world, to start your own from, and exit
+    #[arg(long)]
+    print_world: bool,
+    /// Answer an open question of AWS's documents; GET /_emulator/switches lists them. Repeatable
+    #[arg(long, value_name = "NAME=ANSWER", value_parser = parse_switch)]
+    switch: Vec<(String, String)>,
+    /// Throttle as AWS does: 5 RegisterUsage and 10 of each other call a second for each account and region
     #[arg(long)]
     quotas: bool,
-    /// An access key whose requests are verified against --secret-key; all others are then refused
+    /// The only access key to accept; its signatures are verified against --secret-key
     #[arg(long, value_name = "KEY", requires = "secret_key")]
     access_key: Option<String>,
     /// The secret of --access-key
     #[arg(long, value_name = "SECRET", requires = "access_key")]
     secret_key: Option<String>,
-    /// Makes faults by chance repeatable
+    /// Another seed gives other faults by chance, the same seed the same
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Print one line of JSON when ready, for scripts
@@ -39,10 +51,42 @@ pub struct EmulatorArgs {
     json: bool,
 }
 
+const AFTER_HELP: &str = "\
+Point any AWS SDK at it; every access key is one pod:
+  export AWS_ENDPOINT_URL_MARKETPLACE_METERING=http://127.0.0.1:8090
+  export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any
+
+Then, in a browser or with curl:
+  GET  /                       a page about products, pods, calls and the bill
+  GET  /_emulator              every admin path
+  GET  /_emulator/ledger       what AWS would bill (?format=csv)
+  POST /_emulator/clock        {\"advance\":\"1h\"}
+  POST /_emulator/faults       {\"operation\":\"RegisterUsage\",\"fault\":\"throttle\",\"count\":3}
+  POST /_emulator/customers    {\"account_id\":\"111122223333\",\"subscribed\":false}
+  POST /_emulator/products     {\"product_code\":\"demohourly\",\"rotate\":true}
+
+Exit codes: 0 ended by a signal, 78 wrong world file, address or folder.";
+
+fn parse_switch(text: &str) -> Result<(String, String), String> {
+    let (name, answer) = text.split_once('=').ok_or("it has the form NAME=ANSWER")?;
+    Ok((name.trim().to_owned(), answer.trim().to_owned()))
+}
+
 /// Serves until a signal.
 pub fn run(args: &EmulatorArgs) -> Exit {
-    let (state, _temporary) = match &args.state {
-        Some(state) => (state.clone(), None),
+    if args.print_world {
+        return print_world();
+    }
+    let world = match args.world.as_ref().map(|path| (path, std::fs::read_to_string(path))) {
+        None => None,
+        Some((_, Ok(text))) => Some(text),
+        Some((path, Err(error))) => {
+            let text = format!("cannot read the world file {}: {error}", path.display());
+            return complain(Exit::Config, &text);
+        }
+    };
+    let (keys, _temporary) = match args.keys.as_ref().or(args.state.as_ref()) {
+        Some(folder) => (folder.clone(), None),
         None => match tempfile::tempdir() {
             Ok(folder) => (folder.path().to_owned(), Some(folder)),
             Err(error) => {
@@ -53,40 +97,55 @@ pub fn run(args: &EmulatorArgs) -> Exit {
             }
         },
     };
-    let secrets = args.access_key.iter().cloned().zip(args.secret_key.iter().cloned());
     let options = Options {
         address: Address::Tcp(args.addr),
-        state,
+        state: args.state.clone(),
+        keys,
+        world,
+        switches: args.switch.clone(),
         quotas: args.quotas,
-        secrets: HashMap::from_iter(secrets),
+        credentials: args.access_key.clone().zip(args.secret_key.clone()),
         seed: args.seed,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
-    runtime.block_on(async {
-        let (emulator, mut signals) = match open(options) {
-            Ok(opened) => opened,
-            Err(error) => return complain(Exit::Config, &error.to_string()),
-        };
-        announce(&emulator.facts(), args.json);
-        let stop = watch::Sender::new(false);
-        let serve = emulator.serve(stop.subscribe());
-        tokio::pin!(serve);
-        tokio::select! {
-            () = &mut serve => return Exit::Internal,
-            _ = signals.next() => {}
-        }
-        stop.send_replace(true);
-        serve.await;
-        Exit::Done
-    })
+    runtime.block_on(serve(options, args))
 }
 
-fn open(options: Options) -> Result<(Emulator, Signals), StartError> {
-    let signals = Signals::new()?;
-    Ok((Emulator::open(options)?, signals))
+async fn serve(options: Options, args: &EmulatorArgs) -> Exit {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return complain(Exit::Internal, &format!("cannot take signals over: {error}")),
+    };
+    let emulator = match Emulator::open(options) {
+        Ok(emulator) => emulator,
+        Err(StartError::World(faults)) => {
+            let file =
+                args.world.as_ref().map_or_else(|| "--switch".to_owned(), |path| path.display().to_string());
+            let told: Vec<String> = faults.lines().map(|fault| format!("{file}: {fault}")).collect();
+            return complain(Exit::Config, &told.join("\n"));
+        }
+        Err(error) => return complain(Exit::Config, &error.to_string()),
+    };
+    announce(emulator.facts(), args.json);
+    let stop = watch::Sender::new(false);
+    let serve = emulator.serve(stop.subscribe());
+    tokio::pin!(serve);
+    tokio::select! {
+        () = &mut serve => return Exit::Internal,
+        _ = signals.next() => {}
+    }
+    stop.send_replace(true);
+    serve.await;
+    Exit::Done
+}
+
+#[expect(clippy::print_stdout, reason = "the file is what was asked for")]
+fn print_world() -> Exit {
+    print!("{DEFAULT_WORLD}");
+    Exit::Done
 }
 
 #[expect(
@@ -101,8 +160,8 @@ fn announce(facts: &Facts, json: bool) {
     println!("tollgate emulator: AWS Marketplace metering at {}", facts.endpoint);
     println!("  product {} with key version {}", facts.product_code, facts.public_key_version);
     println!("  public keys in {}", facts.public_keys.display());
-    println!("  clock at {}", facts.clock);
-    println!("point any AWS SDK at it:");
+    println!("  a page for browsers at {}/, the admin paths at {}/_emulator", facts.endpoint, facts.endpoint);
+    println!("point any AWS SDK at it; every access key is one pod:");
     println!("  export AWS_ENDPOINT_URL_MARKETPLACE_METERING={}", facts.endpoint);
     println!("  export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any");
 }

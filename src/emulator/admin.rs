@@ -1,16 +1,58 @@
 //! The admin interface under `/_emulator/…`: the clock, faults, the world, and what happened.
+//!
+//! Orders are JSON; what is wrong with one is told as `{"error"}` with 400, and then nothing is changed. A page of another
+//! origin cannot give orders: a browser tells where a request comes from.
 
-use std::time::Duration;
+use std::io;
+use std::sync::Arc;
 
-use hyper::{Method, Response, StatusCode};
+use hyper::header::{HOST, ORIGIN};
+use hyper::http::request::Parts;
+use hyper::{Response, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::Shared;
-use super::fault::RuleDocument;
+use super::bill::{Filter, registration_token};
+use super::calls::Wanted;
+use super::change::Change;
+use super::credentials::decoded;
+use super::engine::Engine;
+use super::fault::{NAMES, RuleDocument};
+use super::token::Flaw;
 use super::wire::Operation;
-use crate::clock::Timestamp;
+use super::world::World;
+use super::world::document::{CustomerDocument, OrderError, PodDocument, ProductDocument};
+use super::world::switches::TABLE;
+use crate::clock::{Timestamp, system_now};
 use crate::http::{self, Body};
+
+/// The paths, for whoever asks for `/_emulator`.
+const PATHS: [(&str, &str); 17] = [
+    ("GET /_emulator/clock", "the emulated time"),
+    ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),
+    (
+        "GET /_emulator/ledger",
+        "what AWS would bill; ?format=csv, ?product_code= ?account_id= ?dimension= ?pod=",
+    ),
+    ("GET /_emulator/calls", "requests and answers; ?limit= ?after= ?operation= ?pod= ?outcome="),
+    ("GET /_emulator/faults", "the rules and what they did"),
+    ("POST /_emulator/faults", "a rule, a list of rules, or {\"seed\": 7}"),
+    ("DELETE /_emulator/faults", "removes all rules"),
+    ("GET /_emulator/world", "products, customers, pods, switches"),
+    ("POST /_emulator/world", "a world file (TOML) in place of the world"),
+    ("POST /_emulator/products", "makes or changes a product; \"rotate\": true adds a key version"),
+    ("POST /_emulator/customers", "makes or changes a customer"),
+    ("POST /_emulator/pods", "declares or changes a pod"),
+    ("GET /_emulator/switches", "the questions that AWS's documents leave open, and the answers in force"),
+    ("POST /_emulator/switches", "{\"dry_run\": \"exception\"}"),
+    ("POST /_emulator/tokens", "{\"account_id\": \"111122223333\"}: a registration token"),
+    (
+        "GET /_emulator/credentials/NAME",
+        "credentials for the pod of this name, as an ECS container endpoint gives them",
+    ),
+    ("POST /_emulator/reset", "everything as it was at the start; the keys stay"),
+];
 
 /// What is posted to `/_emulator/clock`.
 #[derive(Deserialize)]
@@ -22,260 +64,415 @@ struct ClockDocument {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CustomerDocument {
-    account_id: String,
-    subscribed: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PodDocument {
-    access_key: String,
-    account_id: Option<String>,
-    platform_supported: Option<bool>,
-    allowed: Option<bool>,
-    region: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProductDocument {
-    product_code: String,
-    dimensions: Option<Vec<String>>,
-    /// Adds the next key version and lets the newest so far expire at this time, or in an hour.
-    rotate: Option<bool>,
-    /// Operations that answer DisabledApiException.
-    disabled: Option<Vec<String>>,
-    concurrent_agreements: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct TokenDocument {
     account_id: String,
+    product_code: Option<String>,
 }
 
-/// Which of two answers the service gives where AWS's documents leave it open.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SwitchesDocument {
-    refuse_again: Option<bool>,
-    dry_run_exception: Option<bool>,
-    batch_rounds_to_hour: Option<bool>,
-    hour_before_start_out_of_bounds: Option<bool>,
-    pascal_case_claims: Option<bool>,
+/// Why an admin request is not answered.
+enum Refusal {
+    /// The order is wrong.
+    Order(String),
+    /// The emulator could not carry it out.
+    State(io::Error),
+    NotFound,
+    Method(&'static str),
 }
 
-/// An answer, or a text that says what is wrong with the request.
-type Answered = Result<Value, String>;
-
-/// Answers one admin request.
-pub(super) fn answer(
-    shared: &Shared,
-    method: &Method,
-    path: &str,
-    query: &str,
-    body: &[u8],
-) -> Response<Body> {
-    let answered = match (method.as_str(), path) {
-        ("GET", "/_emulator/clock") => Ok(clock(shared)),
-        ("POST", "/_emulator/clock") => set_clock(shared, body),
-        ("GET", "/_emulator/ledger") if query.contains("format=csv") => {
-            return http::answer(
-                StatusCode::OK,
-                "text/csv; charset=utf-8",
-                shared.state().service.bill.csv(),
-            );
-        }
-        ("GET", "/_emulator/ledger") => Ok(shared.state().service.bill.json()),
-        ("GET", "/_emulator/calls") => Ok(shared.state().calls.json(limit(query))),
-        ("POST", "/_emulator/faults") => faults(shared, body),
-        ("DELETE", "/_emulator/faults") => {
-            shared.state().script.clear();
-            Ok(json!({}))
-        }
-        ("POST", "/_emulator/reset") => shared.reset().map(|()| json!({})),
-        ("POST", "/_emulator/customers") => customer(shared, body),
-        ("POST", "/_emulator/pods") => pod(shared, body),
-        ("POST", "/_emulator/products") => product(shared, body),
-        ("POST", "/_emulator/switches") => switches(shared, body),
-        ("POST", "/_emulator/tokens") => token(shared, body),
-        ("GET", "/_emulator/world") => Ok(shared.world_json()),
-        _ => {
-            return http::json(
-                StatusCode::NOT_FOUND,
-                &json!({"error": "there is no such admin path or method"}),
-            );
-        }
-    };
-    match answered {
-        Ok(value) => http::json(StatusCode::OK, &value),
-        Err(error) => http::json(StatusCode::BAD_REQUEST, &json!({"error": error})),
+impl From<OrderError> for Refusal {
+    fn from(error: OrderError) -> Self {
+        Self::Order(error.to_string())
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| error.to_string())
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::State(error)
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(error: String) -> Self {
+        Self::Order(error)
+    }
+}
+
+type Answered = Result<Value, Refusal>;
+
+/// Answers one admin request.
+pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> Response<Body> {
+    let path = parts.uri.path().trim_start_matches("/_emulator").trim_start_matches('/');
+    let query = Query(parts.uri.query().unwrap_or_default());
+    let reads = http::reads(&parts.method);
+    if !reads && foreign(parts) {
+        let error = json!({"error": "orders from a page of another origin are refused"});
+        return http::json(StatusCode::FORBIDDEN, &error);
+    }
+    if reads && path == "ledger" && query.text("format").as_deref() == Some("csv") {
+        let csv = engine.state().service.bill.csv(&query.filter());
+        return http::answer(StatusCode::OK, "text/csv; charset=utf-8", csv);
+    }
+    let answered = if reads {
+        read(engine, path, &query)
+    } else {
+        order(engine, parts.method.as_str(), path, body).await
+    };
+    let (status, message) = match answered {
+        Ok(value) => return http::json(StatusCode::OK, &value),
+        Err(Refusal::Method(allow)) => return http::method_not_allowed(allow),
+        Err(Refusal::Order(message)) => (StatusCode::BAD_REQUEST, message),
+        Err(Refusal::State(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(Refusal::NotFound) => {
+            (StatusCode::NOT_FOUND, "there is no such path; GET /_emulator lists those there are".to_owned())
+        }
+    };
+    http::json(status, &json!({"error": message}))
+}
+
+/// Whether a browser says that the request comes from another site's page.
+fn foreign(parts: &Parts) -> bool {
+    let Some(origin) = parts.headers.get(ORIGIN) else { return false };
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_none_or(|(_, of)| of != host)
+}
+
+/// The part of a URL after the question mark.
+struct Query<'a>(&'a str);
+
+impl Query<'_> {
+    fn text(&self, name: &str) -> Option<String> {
+        let mut pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| decoded(value)).filter(|value| !value.is_empty())
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, String> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| format!("{name} must be a whole number, not {text:?}"))
+    }
+
+    fn filter(&self) -> Filter {
+        Filter {
+            product_code: self.text("product_code"),
+            account_id: self.text("account_id"),
+            dimension: self.text("dimension"),
+            pod: self.text("pod"),
+        }
+    }
 }
 
 /// Calls shown unless `limit` says otherwise.
-const CALLS_SHOWN: usize = 100;
+const CALLS_SHOWN: u64 = 100;
 
-fn limit(query: &str) -> usize {
-    let given = query.split('&').find_map(|part| part.strip_prefix("limit="));
-    given.and_then(|text| text.parse().ok()).unwrap_or(CALLS_SHOWN)
+fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
+    let state = engine.state();
+    Ok(match path {
+        "" => Value::Object(PATHS.iter().map(|(path, what)| ((*path).to_owned(), json!(what))).collect()),
+        "clock" => json!({"now": state.clock.now().to_rfc3339_millis()}),
+        "ledger" => state.service.bill.json(&query.filter()),
+        "calls" => {
+            let limit = query.number("limit")?.unwrap_or(CALLS_SHOWN);
+            state.calls.json(&Wanted {
+                limit: usize::try_from(limit).unwrap_or(usize::MAX),
+                after: query.number("after")?.unwrap_or(0),
+                operation: query.text("operation"),
+                pod: query.text("pod"),
+                outcome: query.text("outcome"),
+            })
+        }
+        "faults" => {
+            let mut faults = state.script.json();
+            let table = |names: &mut dyn Iterator<Item = (&str, &str)>| {
+                Value::Object(names.map(|(name, what)| (name.to_owned(), json!(what))).collect())
+            };
+            faults["faults"] = table(&mut NAMES.into_iter());
+            faults["tokens"] = table(&mut Flaw::ALL.into_iter().map(|(_, name, what)| (name, what)));
+            faults["exceptions"] = Operation::ALL
+                .iter()
+                .map(|operation| (operation.name(), json!(operation.exceptions())))
+                .collect();
+            faults
+        }
+        "switches" => switches_json(&state.service.world),
+        "world" => {
+            drop(state);
+            world_json(engine)
+        }
+        _ => {
+            drop(state);
+            return match path.strip_prefix("credentials/") {
+                Some(name) => {
+                    let issued = engine.state().sessions.issue(system_now(), &decoded(name), None)?;
+                    Ok(issued.json())
+                }
+                None if PATHS
+                    .iter()
+                    .any(|(known, _)| known.strip_prefix("POST /_emulator/") == Some(path)) =>
+                {
+                    Err(Refusal::Method("POST"))
+                }
+                None => Err(Refusal::NotFound),
+            };
+        }
+    })
 }
 
-fn clock(shared: &Shared) -> Value {
-    json!({"now": shared.clock.now().to_rfc3339_millis()})
+async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> Answered {
+    match (method, path) {
+        ("POST", "clock") => set_clock(engine, body),
+        ("POST", "faults") => faults(engine, body).await,
+        ("DELETE", "faults") => {
+            engine.state().script.clear();
+            Ok(json!({}))
+        }
+        ("POST", "reset") => {
+            engine.reset()?;
+            Ok(json!({}))
+        }
+        ("POST", "world") => world(engine, body).await,
+        ("POST", "products") => product(engine, body).await,
+        ("POST", "customers") => customer(engine, body),
+        ("POST", "pods") => pod(engine, body),
+        ("POST", "switches") => switches(engine, body).await,
+        ("POST", "tokens") => token(engine, body),
+        (_, "faults") => Err(Refusal::Method("GET, HEAD, POST, DELETE")),
+        (_, "clock" | "world" | "switches") => Err(Refusal::Method("GET, HEAD, POST")),
+        (_, "" | "ledger" | "calls") => Err(Refusal::Method("GET, HEAD")),
+        (_, "reset" | "products" | "customers" | "pods" | "tokens") => Err(Refusal::Method("POST")),
+        (_, path) if path.starts_with("credentials/") => Err(Refusal::Method("GET, HEAD")),
+        _ => Err(Refusal::NotFound),
+    }
 }
 
-fn set_clock(shared: &Shared, body: &[u8]) -> Answered {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body)
+        .map_err(|error| format!("the body is not the order that belongs here: {error}"))
+}
+
+fn set_clock(engine: &Engine, body: &[u8]) -> Answered {
     let document: ClockDocument = parse(body)?;
-    match (document.advance, document.now) {
+    let mut state = engine.state();
+    let moved = match (document.advance, document.now) {
         (Some(advance), None) => {
-            let by = super::duration(&advance).ok_or("advance must be a duration such as 1h30m")?;
-            shared.clock.advance(by);
+            let by = super::duration(&advance)
+                .ok_or_else(|| format!("{advance:?} is no duration such as 1h30m"))?;
+            state.clock.advanced(by)
         }
         (None, Some(now)) => {
-            shared
-                .clock
-                .set(Timestamp::parse(&now).ok_or("now must be a time such as 2026-11-24T08:00:00Z")?);
+            let at = Timestamp::parse(&now)
+                .ok_or_else(|| format!("{now:?} is no time such as 2026-11-24T08:00:00Z"))?;
+            state.clock.at(at)
         }
-        _ => return Err("give either \"advance\" or \"now\"".to_owned()),
-    }
-    Ok(clock(shared))
+        _ => return Err(Refusal::Order("give either \"advance\" or \"now\"".to_owned())),
+    };
+    let clock = moved.ok_or_else(|| "the calendar ends with the year 9999".to_owned())?;
+    state.make(&[Change::Clock { ahead_millis: clock.ahead_millis }])?;
+    Ok(json!({"now": state.clock.now().to_rfc3339_millis()}))
 }
 
-fn faults(shared: &Shared, body: &[u8]) -> Answered {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Posted {
-        Seed { seed: u64 },
-        One(Box<RuleDocument>),
-        Many(Vec<RuleDocument>),
+/// What may be posted to `/_emulator/faults`.
+enum Posted {
+    Seed(u64),
+    Rules(Vec<RuleDocument>),
+}
+
+fn posted(body: &[u8]) -> Result<Posted, String> {
+    let value: Value = parse(body)?;
+    if let Some(seed) = value.get("seed") {
+        let only = value.as_object().is_some_and(|members| members.len() == 1);
+        let seed = seed.as_u64().filter(|_| only);
+        return seed.map(Posted::Seed).ok_or_else(|| "a seed is a whole number, and comes alone".to_owned());
     }
-    let rules = match parse::<Posted>(body) {
-        Ok(Posted::Seed { seed }) => {
-            shared.state().script.seed(seed);
-            return Ok(json!({}));
+    let rules = if value.is_array() { value } else { json!([value]) };
+    serde_json::from_value(rules).map(Posted::Rules).map_err(|error| error.to_string())
+}
+
+async fn faults(engine: &Arc<Engine>, body: &[u8]) -> Answered {
+    match posted(body)? {
+        Posted::Seed(seed) => engine.state().script.reseed(seed),
+        Posted::Rules(rules) => {
+            engine.state().script.add(rules)?;
+            blocking(engine, Engine::make_stranger).await?;
         }
-        Ok(Posted::One(rule)) => vec![*rule],
-        Ok(Posted::Many(rules)) => rules,
-        // The untagged reading hides what was wrong; this one tells it.
-        Err(_) => vec![parse::<RuleDocument>(body)?],
+    }
+    Ok(engine.state().script.json())
+}
+
+/// Making a key takes seconds, in which others are served.
+async fn blocking(engine: &Arc<Engine>, work: fn(&Engine) -> io::Result<()>) -> io::Result<()> {
+    let engine = Arc::clone(engine);
+    tokio::task::spawn_blocking(move || work(&engine))
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+async fn world(engine: &Arc<Engine>, body: &[u8]) -> Answered {
+    let text = std::str::from_utf8(body).map_err(|_| "a world file is text".to_owned())?;
+    let world = Box::new(World::of_toml(text)?);
+    engine.state().make(&[Change::World { world }])?;
+    blocking(engine, Engine::make_keys).await?;
+    Ok(world_json(engine))
+}
+
+async fn product(engine: &Arc<Engine>, body: &[u8]) -> Answered {
+    let order: ProductDocument = parse(body)?;
+    let product_code = {
+        let mut state = engine.state();
+        let (product_code, product) = state.service.world.ordered_product(state.clock.now(), order)?;
+        state.make(&[Change::Product { product_code: product_code.clone(), product }])?;
+        product_code
     };
-    let mut state = shared.state();
-    for rule in rules {
-        state.script.add(rule)?;
-    }
-    Ok(json!({}))
+    blocking(engine, Engine::make_keys).await?;
+    Ok(product_json(engine, &engine.state().service.world, &product_code))
 }
 
-fn customer(shared: &Shared, body: &[u8]) -> Answered {
-    let document: CustomerDocument = parse(body)?;
-    let account_id = document.account_id;
-    if account_id.is_empty() || !account_id.bytes().all(|b| b.is_ascii_digit()) {
-        return Err("account_id must be digits".to_owned());
-    }
-    let mut state = shared.state();
-    let world = &mut state.service.world;
-    let customer = world.customer_entry(&account_id);
-    if let Some(subscribed) = document.subscribed {
-        customer.subscribed = subscribed;
-    }
-    Ok(
-        json!({"account_id": account_id, "license_arn": customer.license_arn, "subscribed": customer.subscribed}),
-    )
+fn customer(engine: &Engine, body: &[u8]) -> Answered {
+    let order: CustomerDocument = parse(body)?;
+    let mut state = engine.state();
+    let (account_id, customer) = state.service.world.ordered_customer(order)?;
+    state.make(&[Change::Customer { account_id: account_id.clone(), customer }])?;
+    Ok(customer_json(&state.service.world, &account_id))
 }
 
-fn pod(shared: &Shared, body: &[u8]) -> Answered {
-    let document: PodDocument = parse(body)?;
-    let now = shared.clock.now();
-    let mut state = shared.state();
-    let Some(pod) = state.service.world.pod(&document.access_key, now) else {
-        return Err("the emulator holds no more pods; POST /_emulator/reset".to_owned());
-    };
-    if let Some(account_id) = document.account_id {
-        pod.account_id = account_id;
-    }
-    if let Some(supported) = document.platform_supported {
-        pod.platform_supported = supported;
-    }
-    if let Some(allowed) = document.allowed {
-        pod.allowed = allowed;
-    }
-    if let Some(region) = document.region {
-        pod.region = region;
-    }
-    Ok(json!({"access_key": document.access_key, "account_id": pod.account_id, "region": pod.region}))
+fn pod(engine: &Engine, body: &[u8]) -> Answered {
+    let order: PodDocument = parse(body)?;
+    let mut state = engine.state();
+    let (name, pod) = state.service.world.ordered_pod(order)?;
+    state.make(&[Change::Pod { name: name.clone(), pod }])?;
+    Ok(pod_json(&state.service.world, &name, None))
 }
 
-/// How long a rotated key version stays good.
-const ROTATION_NOTICE: Duration = Duration::from_secs(3600);
-
-fn product(shared: &Shared, body: &[u8]) -> Answered {
-    let document: ProductDocument = parse(body)?;
-    let mut disabled = None;
-    for name in document.disabled.iter().flatten() {
-        let operation = Operation::of_name(name).ok_or_else(|| format!("{name:?} is no operation"))?;
-        disabled.get_or_insert_with(std::collections::BTreeSet::new).insert(operation);
-    }
-    if document.disabled.as_ref().is_some_and(Vec::is_empty) {
-        disabled = Some(std::collections::BTreeSet::new());
-    }
-    let now = shared.clock.now();
-    let mut state = shared.state();
-    let product = state.service.world.products.entry(document.product_code.clone()).or_default();
-    if product.keys.is_empty() {
-        product.keys.insert(1, None);
-    }
-    if document.rotate == Some(true)
-        && let Some(mut newest) = product.keys.last_entry()
+async fn switches(engine: &Arc<Engine>, body: &[u8]) -> Answered {
+    let answers: std::collections::BTreeMap<String, String> = parse(body)?;
     {
-        newest.get_mut().get_or_insert_with(|| now.plus(ROTATION_NOTICE));
-        let next = newest.key() + 1;
-        product.keys.insert(next, None);
+        let mut state = engine.state();
+        let mut switches = state.service.world.switches;
+        for (name, answer) in &answers {
+            switches.set(name, answer)?;
+        }
+        state.make(&[Change::Switches { switches }])?;
     }
-    if let Some(dimensions) = document.dimensions {
-        product.dimensions = dimensions.into_iter().collect();
-    }
-    if let Some(disabled) = disabled {
-        product.disabled = disabled;
-    }
-    if let Some(concurrent) = document.concurrent_agreements {
-        product.concurrent_agreements = concurrent;
-    }
-    drop(state);
-    shared.make_keys(&document.product_code).map_err(|error| error.to_string())?;
-    Ok(shared.product_json(&document.product_code))
+    blocking(engine, Engine::make_keys).await?;
+    Ok(engine.state().service.world.switches.json())
 }
 
-fn switches(shared: &Shared, body: &[u8]) -> Answered {
-    let document: SwitchesDocument = parse(body)?;
-    let mut state = shared.state();
-    let switches = &mut state.service.world.switches;
-    for (switch, wanted) in [
-        (&mut switches.refuse_again, document.refuse_again),
-        (&mut switches.dry_run_exception, document.dry_run_exception),
-        (&mut switches.batch_rounds_to_hour, document.batch_rounds_to_hour),
-        (&mut switches.hour_before_start_out_of_bounds, document.hour_before_start_out_of_bounds),
-        (&mut switches.pascal_case_claims, document.pascal_case_claims),
-    ] {
-        *switch = wanted.unwrap_or(*switch);
+fn token(engine: &Engine, body: &[u8]) -> Answered {
+    let TokenDocument { account_id, product_code } = parse(body)?;
+    let mut state = engine.state();
+    let world = &state.service.world;
+    if !world.customers.contains_key(&account_id) {
+        let text = format!("there is no customer {account_id:?}; POST /_emulator/customers makes one");
+        return Err(Refusal::Order(text));
     }
-    Ok(json!({}))
-}
-
-fn token(shared: &Shared, body: &[u8]) -> Answered {
-    let document: TokenDocument = parse(body)?;
-    let now = shared.clock.now();
-    let mut state = shared.state();
-    if !state.service.world.customers.contains_key(&document.account_id) {
-        return Err(format!(
-            "there is no customer {:?}; POST /_emulator/customers makes one",
-            document.account_id
+    let product_code = product_code.or_else(|| world.saas_product().map(str::to_owned));
+    let Some(product_code) = product_code.filter(|code| world.products.contains_key(code)) else {
+        return Err(Refusal::Order("there is no such product with pricing \"saas\"".to_owned()));
+    };
+    if !state.service.bill.token_room() {
+        return Err(Refusal::Order(
+            "no more tokens can be issued; POST /_emulator/reset forgets them".to_owned(),
         ));
     }
-    Ok(json!({"token": state.service.bill.issue_token(&document.account_id, now)}))
+    let token = registration_token(state.service.bill.token_count(), &account_id, &product_code);
+    let at = state.clock.now().unix_millis();
+    state.make(&[Change::TokenIssued {
+        token: token.clone(),
+        account_id,
+        product_code: product_code.clone(),
+        at,
+    }])?;
+    Ok(json!({"token": token, "product_code": product_code}))
+}
+
+fn world_json(engine: &Engine) -> Value {
+    let state = engine.state();
+    let world = &state.service.world;
+    let products: Vec<Value> = world.products.keys().map(|code| product_json(engine, world, code)).collect();
+    let customers: Vec<Value> =
+        world.customers.keys().map(|account_id| customer_json(world, account_id)).collect();
+    let seen: std::collections::BTreeMap<&str, Timestamp> = state.service.bill.pods().collect();
+    let names: std::collections::BTreeSet<&str> =
+        world.pods.keys().map(String::as_str).chain(seen.keys().copied()).take(PODS_SHOWN).collect();
+    let pods: Vec<Value> =
+        names.into_iter().map(|name| pod_json(world, name, seen.get(name).copied())).collect();
+    json!({
+        "region": world.region,
+        "regions": world.regions,
+        "account_id": world.account_id,
+        "platform": world.platform,
+        "seller_account_id": world.seller_account_id,
+        "disabled_regions": world.disabled_regions,
+        "products": products,
+        "customers": customers,
+        "pods": pods,
+        "pods_seen": seen.len(),
+        "switches": world.switches.json(),
+    })
+}
+
+/// Pods listed with the world; of more, the number tells.
+const PODS_SHOWN: usize = 1000;
+
+fn product_json(engine: &Engine, world: &World, product_code: &str) -> Value {
+    let Some(product) = world.products.get(product_code) else { return Value::Null };
+    let keys = product.keys.iter().map(
+        |(version, key)| json!({"version": version, "expires_at": key.expires_at.map(|at| at.to_string())}),
+    );
+    json!({
+        "product_code": product_code,
+        "pricing": product.pricing,
+        "agreements": product.agreements,
+        "seller_account_id": product.seller_account_id.as_ref().unwrap_or(&world.seller_account_id),
+        "dimensions": product.dimensions,
+        "disabled": product.disabled,
+        "keys": keys.collect::<Vec<_>>(),
+        "public_key_versions": product.keys.keys().collect::<Vec<_>>(),
+        "public_keys": engine.keys.public_keys(product_code),
+    })
+}
+
+fn customer_json(world: &World, account_id: &str) -> Value {
+    let Some(customer) = world.customers.get(account_id) else { return Value::Null };
+    let licenses = world.products.keys().flat_map(|code| world.licenses(account_id, code));
+    let licenses: Vec<Value> = licenses
+        .map(|license| {
+            json!({
+                "product_code": license.product_code,
+                "license_arn": license.arn,
+                "agreement_id": license.agreement_id,
+                "subscribed": license.subscribed,
+                "active_from": license.active_from.map(|at| at.to_string()),
+                "active_until": license.active_until.map(|at| at.to_string()),
+            })
+        })
+        .collect();
+    json!({
+        "account_id": account_id,
+        "identifier": customer.identifier,
+        "subscribed": customer.subscribed,
+        "licenses": licenses,
+    })
+}
+
+fn pod_json(world: &World, name: &str, first_call: Option<Timestamp>) -> Value {
+    let pod = world.pod(name);
+    json!({
+        "name": name,
+        "declared": world.pods.contains_key(name),
+        "account_id": pod.account_id,
+        "region": pod.region,
+        "platform": pod.platform,
+        "denied": pod.denied,
+        "started_at": pod.started_at.map(|at| at.to_string()),
+        "first_call": first_call.map(|at| at.to_string()),
+    })
+}
+
+fn switches_json(world: &World) -> Value {
+    let answers = world.switches.json();
+    let switches = TABLE.iter().map(|entry| {
+        let about =
+            json!({"answer": answers[entry.name], "answers": entry.answers, "question": entry.question});
+        (entry.name.to_owned(), about)
+    });
+    Value::Object(switches.collect())
 }

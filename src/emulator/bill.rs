@@ -1,174 +1,325 @@
-//! What AWS would bill: one record for each source, product, customer, dimension and hour, and the tokens that make
-//! calls idempotent.
+//! The memory of what AWS would bill: records, registrations, and the tokens that make calls idempotent.
+//!
+//! - One record for each product, customer, dimension, hour and form of report; a second value never replaces the first.
+//! - Only [`Bill::apply`] changes it, so that replaying a journal gives the same bill.
+//! - Its size is bounded: when it is full, [`Bill::room`] says so and nothing more is billed.
 
-use std::collections::{BTreeMap, HashMap};
+mod names;
+mod show;
 
-use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use names::{Name, Names};
+
+pub(super) use show::Filter;
+
+use super::change::{Allocation, Change, ClientToken, Digest, FormText, Recorded};
 use super::decimal::Micros;
 use crate::clock::Timestamp;
 
-/// Who reported: AWS deduplicates by it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Source {
-    /// MeterUsage of one pod, by its access key.
-    Pod(String),
-    /// BatchMeterUsage of the seller, by the way in which the customer is named.
-    Seller { licensed: bool },
-}
-
 /// What makes a record the same record.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Key {
-    pub(super) product_code: String,
-    pub(super) account_id: String,
-    pub(super) dimension: String,
-    pub(super) hour: Timestamp,
-    pub(super) source: Source,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    product: Name,
+    account: Name,
+    dimension: Name,
+    form: Form,
+    hour: i64,
 }
 
-/// A billed value.
-#[derive(Debug, Clone)]
-pub(super) struct Record {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Form {
+    Pod(Name),
+    /// The second number makes each record another.
+    Agent(Name, u64),
+    Product,
+    License(Name),
+}
+
+#[derive(Debug)]
+struct Record {
+    key: Key,
+    timestamp: i64,
     quantity: Micros,
-    /// Quantity and allocations by value; equal texts are identical repeats.
-    content: String,
-    id: String,
-    /// Calls that reported it, repeats included.
+    allocations: Box<[Allocation]>,
+    /// The first [`CALLS_KEPT`] calls that reported it.
+    calls: Vec<u64>,
+    call_count: u64,
+}
+
+/// A record as decisions see it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) id: u64,
+    pub(super) quantity: Micros,
+    pub(super) allocations: &'a [Allocation],
+}
+
+/// A pod's registration of a product.
+#[derive(Debug)]
+struct Registration {
+    account: Name,
+    first_at: i64,
+    first_call: u64,
     calls: u64,
+    entitled: bool,
 }
 
-impl Record {
-    pub(super) fn new(quantity: Micros, content: String) -> Self {
-        Self { quantity, content, id: String::new(), calls: 0 }
-    }
+/// A registration token of a buyer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RegistrationToken {
+    pub(super) account_id: String,
+    pub(super) product_code: String,
+    pub(super) issued_at: Timestamp,
+    pub(super) resolved: bool,
 }
-
-/// Registration tokens and client tokens kept of each; when there are more, all are forgotten.
-const TOKENS_MAX: usize = 1_000_000;
 
 /// The memory of what was billed.
 #[derive(Debug, Default)]
 pub(super) struct Bill {
-    records: BTreeMap<Key, Record>,
-    next_id: u64,
-    client_tokens: HashMap<String, (Key, String)>,
-    registration_tokens: HashMap<String, (String, Timestamp)>,
+    names: Names,
+    records: Vec<Record>,
+    by_key: HashMap<Key, u64>,
+    bytes: usize,
+    registrations: BTreeMap<(Name, Name), Registration>,
+    seen: BTreeMap<Name, i64>,
+    client_tokens: HashMap<Digest, (Digest, u64)>,
+    /// The same, oldest first.
+    client_tokens_by_age: VecDeque<Digest>,
+    registration_tokens: BTreeMap<String, RegistrationToken>,
+    /// The highest call that is on the bill, so that numbering goes on after a restart.
+    last_call: u64,
 }
+
+/// Calls named for each record: enough to see who reported it twice.
+const CALLS_KEPT: usize = 8;
+
+/// Bytes of all records: a million plain ones fit, with some tens of megabytes to spare for allocations.
+const BYTES_MAX: usize = 256 << 20;
+
+/// What a record costs beside its allocations: the record, its key in the map, its list of calls.
+const RECORD_BYTES: usize = 200;
+
+/// Pods remembered: larger than any cluster, and some tens of megabytes.
+const PODS_MAX: usize = 100_000;
+
+/// Client tokens remembered; older ones are forgotten, which at AWS happens too, after a time it does not tell.
+const CLIENT_TOKENS_MAX: usize = 1 << 18;
+
+/// Registration tokens that can be issued.
+const REGISTRATION_TOKENS_MAX: usize = 100_000;
 
 impl Bill {
-    /// Records a value: its id, or the id of the record with another value that is there already.
-    pub(super) fn record(&mut self, key: Key, mut record: Record) -> Result<String, String> {
-        if let Some(existing) = self.records.get_mut(&key) {
-            if existing.content != record.content {
-                return Err(existing.id.clone());
-            }
-            existing.calls += 1;
-            return Ok(existing.id.clone());
+    /// What keeps a further record of this many allocations, or a new pod, from being billed.
+    pub(super) fn room(&self, pod: &str, allocations: &[Allocation]) -> Result<(), &'static str> {
+        if self.bytes.saturating_add(record_bytes(allocations)) > BYTES_MAX {
+            return Err("the emulator's bill is full (256 MiB): POST /_emulator/reset empties it");
         }
-        self.next_id += 1;
-        record.id = format!("00000000-0000-4000-8000-{:012x}", self.next_id);
-        record.calls = 1;
-        let id = record.id.clone();
-        self.records.insert(key, record);
-        Ok(id)
+        let new = self.names.find(pod).is_none_or(|name| !self.seen.contains_key(&name));
+        if new && self.seen.len() >= PODS_MAX {
+            return Err(
+                "the emulator remembers 100,000 pods and no more: POST /_emulator/reset forgets them",
+            );
+        }
+        Ok(())
     }
 
-    /// Whether the client token is new or came with the same request before.
-    pub(super) fn claim_token(&mut self, token: &str, key: &Key, content: &str) -> bool {
-        match self.client_tokens.get(token) {
-            Some((known, known_content)) => known == key && known_content == content,
-            None => {
-                if self.client_tokens.len() >= TOKENS_MAX {
-                    self.client_tokens.clear();
+    /// Whether another registration token can be issued.
+    pub(super) fn token_room(&self) -> bool {
+        self.registration_tokens.len() < REGISTRATION_TOKENS_MAX
+    }
+
+    /// How many registration tokens were issued.
+    pub(super) fn token_count(&self) -> usize {
+        self.registration_tokens.len()
+    }
+
+    /// The record that this one would repeat or contradict.
+    pub(super) fn find(&self, record: &Recorded) -> Option<Known<'_>> {
+        let form = match &record.form {
+            FormText::Pod(pod) => Form::Pod(self.names.find(pod)?),
+            FormText::Agent(_) => return None,
+            FormText::Product => Form::Product,
+            FormText::License(arn) => Form::License(self.names.find(arn)?),
+        };
+        let key = Key {
+            product: self.names.find(&record.product_code)?,
+            account: self.names.find(&record.account_id)?,
+            dimension: self.names.find(&record.dimension)?,
+            form,
+            hour: record.hour,
+        };
+        self.by_key.get(&key).and_then(|id| self.known(*id))
+    }
+
+    /// The record with this number.
+    pub(super) fn known(&self, id: u64) -> Option<Known<'_>> {
+        let record = self.records.get(usize::try_from(id).ok()?)?;
+        Some(Known { id, quantity: record.quantity, allocations: &record.allocations })
+    }
+
+    /// The number that the next record gets.
+    pub(super) fn next_id(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    /// The request that a client token stands for, and its record.
+    pub(super) fn client_token(&self, token: &Digest) -> Option<(Digest, u64)> {
+        self.client_tokens.get(token).copied()
+    }
+
+    /// Whether a pod is registered for a product: entitled once, or refused.
+    pub(super) fn registration(&self, pod: &str, product_code: &str) -> Option<bool> {
+        let key = (self.names.find(pod)?, self.names.find(product_code)?);
+        self.registrations.get(&key).map(|registration| registration.entitled)
+    }
+
+    /// When a pod called first.
+    pub(super) fn first_call(&self, pod: &str) -> Option<Timestamp> {
+        let at = self.seen.get(&self.names.find(pod)?)?;
+        Some(Timestamp::from_unix_millis(*at))
+    }
+
+    /// The token of this text.
+    pub(super) fn registration_token(&self, token: &str) -> Option<&RegistrationToken> {
+        self.registration_tokens.get(token)
+    }
+
+    /// The highest number of a call on the bill.
+    pub(super) const fn last_call(&self) -> u64 {
+        self.last_call
+    }
+
+    /// Makes a change; those that are not the bill's leave it alone.
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Seen { pod, at } => {
+                let name = self.names.intern(pod);
+                self.seen.entry(name).or_insert(*at);
+            }
+            Change::Registered { pod, product_code, account_id, at, call, entitled } => {
+                let key = (self.names.intern(pod), self.names.intern(product_code));
+                let account = self.names.intern(account_id);
+                let fresh =
+                    Registration { account, first_at: *at, first_call: *call, calls: 0, entitled: *entitled };
+                let registration = self.registrations.entry(key).or_insert(fresh);
+                if *entitled && !registration.entitled {
+                    // Billing begins with the first call that was accepted.
+                    (registration.first_at, registration.first_call) = (*at, *call);
                 }
-                self.client_tokens.insert(token.to_owned(), (key.clone(), content.to_owned()));
-                true
+                registration.calls += 1;
+                registration.entitled |= entitled;
+                self.last_call = self.last_call.max(*call);
+            }
+            Change::Recorded { record } => self.record(record),
+            Change::Repeated { record, call, client_token } => {
+                if let Some(known) = usize::try_from(*record).ok().and_then(|id| self.records.get_mut(id)) {
+                    known.call_count += 1;
+                    if known.calls.len() < CALLS_KEPT {
+                        known.calls.push(*call);
+                    }
+                }
+                self.remember(*client_token, *record);
+                self.last_call = self.last_call.max(*call);
+            }
+            Change::TokenIssued { token, account_id, product_code, at } => {
+                let issued = RegistrationToken {
+                    account_id: account_id.clone(),
+                    product_code: product_code.clone(),
+                    issued_at: Timestamp::from_unix_millis(*at),
+                    resolved: false,
+                };
+                self.registration_tokens.insert(token.clone(), issued);
+            }
+            Change::TokenResolved { token, .. } => {
+                if let Some(token) = self.registration_tokens.get_mut(token) {
+                    token.resolved = true;
+                }
+            }
+            Change::Clock { .. }
+            | Change::World { .. }
+            | Change::Product { .. }
+            | Change::Customer { .. }
+            | Change::Pod { .. }
+            | Change::Switches { .. } => {}
+        }
+    }
+
+    fn record(&mut self, recorded: &Recorded) {
+        let id = self.next_id();
+        let form = match &recorded.form {
+            FormText::Pod(pod) => Form::Pod(self.names.intern(pod)),
+            FormText::Agent(pod) => Form::Agent(self.names.intern(pod), id),
+            FormText::Product => Form::Product,
+            FormText::License(arn) => Form::License(self.names.intern(arn)),
+        };
+        let key = Key {
+            product: self.names.intern(&recorded.product_code),
+            account: self.names.intern(&recorded.account_id),
+            dimension: self.names.intern(&recorded.dimension),
+            form,
+            hour: recorded.hour,
+        };
+        self.bytes += record_bytes(&recorded.allocations);
+        self.by_key.insert(key, id);
+        self.records.push(Record {
+            key,
+            timestamp: recorded.timestamp,
+            quantity: recorded.quantity,
+            allocations: recorded.allocations.clone().into_boxed_slice(),
+            calls: vec![recorded.call],
+            call_count: 1,
+        });
+        self.remember(recorded.client_token, id);
+        self.last_call = self.last_call.max(recorded.call);
+    }
+
+    fn remember(&mut self, token: Option<ClientToken>, record: u64) {
+        let Some(ClientToken { token, request }) = token else { return };
+        if self.client_tokens.insert(token, (request, record)).is_none() {
+            self.client_tokens_by_age.push_back(token);
+        }
+        while self.client_tokens_by_age.len() > CLIENT_TOKENS_MAX {
+            if let Some(oldest) = self.client_tokens_by_age.pop_front() {
+                self.client_tokens.remove(&oldest);
             }
         }
     }
+}
 
-    /// Issues a registration token for a customer.
-    pub(super) fn issue_token(&mut self, account_id: &str, now: Timestamp) -> String {
-        if self.registration_tokens.len() >= TOKENS_MAX {
-            self.registration_tokens.clear();
-        }
-        self.next_id += 1;
-        let token = format!("emulated-registration-token-{:012x}", self.next_id);
-        self.registration_tokens.insert(token.clone(), (account_id.to_owned(), now));
-        token
-    }
-
-    pub(super) fn registration_token(&self, token: &str) -> Option<(String, Timestamp)> {
-        self.registration_tokens.get(token).cloned()
-    }
-
-    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.records.iter().map(|(key, record)| {
-            let (operation, pod) = match &key.source {
-                Source::Pod(pod) => ("MeterUsage", Some(pod.as_str())),
-                Source::Seller { .. } => ("BatchMeterUsage", None),
-            };
-            Row { operation, pod, key, record }
+fn record_bytes(allocations: &[Allocation]) -> usize {
+    let texts: usize = allocations
+        .iter()
+        .map(|allocation| {
+            let tags =
+                allocation.tags.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<String>());
+            size_of::<Allocation>() + tags.sum::<usize>()
         })
-    }
-
-    /// Every billed record.
-    pub(super) fn json(&self) -> Value {
-        let rows: Vec<Value> = self
-            .rows()
-            .map(|row| {
-                json!({
-                    "operation": row.operation,
-                    "pod": row.pod,
-                    "product_code": row.key.product_code,
-                    "account_id": row.key.account_id,
-                    "dimension": row.key.dimension,
-                    "hour": row.key.hour.to_string(),
-                    "quantity": row.record.quantity.to_string(),
-                    "metering_record_id": row.record.id,
-                    "calls": row.record.calls,
-                })
-            })
-            .collect();
-        json!({"records": rows})
-    }
-
-    /// The same as CSV (RFC 4180).
-    pub(super) fn csv(&self) -> String {
-        let mut csv =
-            "operation,pod,product_code,account_id,dimension,hour,quantity,metering_record_id,calls\r\n"
-                .to_owned();
-        for row in self.rows() {
-            let fields = [
-                row.operation.to_owned(),
-                row.pod.unwrap_or_default().to_owned(),
-                row.key.product_code.clone(),
-                row.key.account_id.clone(),
-                row.key.dimension.clone(),
-                row.key.hour.to_string(),
-                row.record.quantity.to_string(),
-                row.record.id.clone(),
-                row.record.calls.to_string(),
-            ];
-            csv.push_str(&fields.map(|field| quoted(&field)).join(","));
-            csv.push_str("\r\n");
-        }
-        csv
-    }
+        .sum();
+    RECORD_BYTES + texts
 }
 
-struct Row<'a> {
-    operation: &'static str,
-    pod: Option<&'a str>,
-    key: &'a Key,
-    record: &'a Record,
+/// How a record's number is told: as AWS's ids look, and the same in every run.
+pub(super) fn record_id(id: u64) -> String {
+    format!("00000000-0000-4000-8000-{:012x}", id + 1)
 }
 
-fn quoted(field: &str) -> String {
-    if field.contains([',', '"', '\r', '\n']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.to_owned()
-    }
+/// How a call's number is told.
+pub(super) fn request_id(call: u64) -> String {
+    format!("00000000-0000-4000-9000-{call:012x}")
 }
+
+/// A registration token, in the alphabet that AWS's have: blanks and plus signs get lost in careless redirects. The same
+/// in every run; nobody's money depends on it.
+pub(super) fn registration_token(number: usize, account_id: &str, product_code: &str) -> String {
+    let text = format!("registration token {number} of {account_id} for {product_code}");
+    let halves = [format!("{text}/1"), format!("{text}/2"), format!("{text}/3")];
+    let digests = halves.map(|half| ring::digest::digest(&ring::digest::SHA256, half.as_bytes()));
+    let bytes: Vec<u8> = digests.iter().flat_map(|digest| digest.as_ref().iter().copied()).collect();
+    STANDARD.encode(bytes.get(..91).unwrap_or(&bytes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,84 +4,192 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
+use super::bill::request_id;
 use crate::clock::Timestamp;
 
-/// Calls kept; with texts cut at [`TEXT_CHARS_MAX`] that is at most some 40 MB. Counts go on for ever.
-const CALLS_MAX: usize = 10_000;
+/// Memory for calls in full; the oldest give way. Counts go on for ever.
+const BYTES_MAX: usize = 32 << 20;
 
 /// Of a request's or an answer's text.
-const TEXT_CHARS_MAX: usize = 2048;
+const TEXT_BYTES_MAX: usize = 4096;
+
+/// What a call costs beside its texts.
+const CALL_BYTES: usize = 200;
+
+/// Kinds of outcome counted apart; a script can invent exceptions without end.
+const COUNTS_MAX: usize = 1000;
 
 /// One call.
 #[derive(Debug)]
 pub(super) struct Call {
+    pub(super) number: u64,
     pub(super) at: Timestamp,
+    /// As the target named it; empty when it named none.
     pub(super) operation: &'static str,
-    pub(super) pod: String,
-    pub(super) region: String,
-    /// `ok`, or the exception, or the fault that hit.
-    pub(super) outcome: String,
-    pub(super) request: String,
-    pub(super) answer: String,
+    pub(super) pod: Box<str>,
+    pub(super) region: Box<str>,
+    /// `ok`, or the exception, or `none` when nothing was decided.
+    pub(super) outcome: Box<str>,
+    /// The scripted fault that hit.
+    pub(super) fault: Option<Box<str>>,
+    /// Of the answer; none when there was none.
+    pub(super) status: Option<u16>,
+    pub(super) request: Box<str>,
+    pub(super) answer: Box<str>,
 }
 
 /// The latest calls, and how many there were of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     total: u64,
-    counts: BTreeMap<(&'static str, String), u64>,
+    counts: BTreeMap<(&'static str, Box<str>), u64>,
     latest: VecDeque<Call>,
+    bytes: usize,
+}
+
+/// Which calls are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// At most so many, the latest.
+    pub(super) limit: usize,
+    /// Only calls with a higher number.
+    pub(super) after: u64,
+    pub(super) operation: Option<String>,
+    pub(super) pod: Option<String>,
+    pub(super) outcome: Option<String>,
 }
 
 impl Calls {
     pub(super) fn add(&mut self, mut call: Call) {
-        cut(&mut call.request);
-        cut(&mut call.answer);
+        call.request = cut(call.request);
+        call.answer = cut(call.answer);
         self.total += 1;
-        *self.counts.entry((call.operation, call.outcome.clone())).or_default() += 1;
-        if self.latest.len() >= CALLS_MAX {
-            self.latest.pop_front();
+        let kind = (call.operation, call.outcome.clone());
+        if self.counts.len() < COUNTS_MAX || self.counts.contains_key(&kind) {
+            *self.counts.entry(kind).or_default() += 1;
         }
+        self.bytes += call.bytes();
         self.latest.push_back(call);
+        while self.bytes > BYTES_MAX
+            && let Some(oldest) = self.latest.pop_front()
+        {
+            self.bytes -= oldest.bytes();
+        }
     }
 
-    /// The counts, and the latest `limit` calls, newest last.
-    pub(super) fn json(&self, limit: usize) -> Value {
+    /// The counts, and the latest calls that are wanted, newest last.
+    pub(super) fn json(&self, wanted: &Wanted) -> Value {
         let counts: Vec<Value> = self
             .counts
             .iter()
             .map(|((operation, outcome), count)| json!({"operation": operation, "outcome": outcome, "count": count}))
             .collect();
-        let skip = self.latest.len().saturating_sub(limit);
-        let calls: Vec<Value> = self
-            .latest
-            .iter()
-            .skip(skip)
-            .map(|call| {
-                json!({
-                    "at": call.at.to_string(),
-                    "operation": call.operation,
-                    "pod": call.pod,
-                    "region": call.region,
-                    "outcome": call.outcome,
-                    "request": text(&call.request),
-                    "answer": text(&call.answer),
-                })
-            })
-            .collect();
-        json!({"total": self.total, "counts": counts, "calls": calls})
+        let fits = |call: &&Call| {
+            let is =
+                |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+            call.number > wanted.after
+                && is(&wanted.operation, call.operation)
+                && is(&wanted.pod, &call.pod)
+                && is(&wanted.outcome, &call.outcome)
+        };
+        let mut calls: Vec<Value> =
+            self.latest.iter().rev().filter(fits).take(wanted.limit).map(Call::json).collect();
+        calls.reverse();
+        json!({"total": self.total, "kept": self.latest.len(), "counts": counts, "calls": calls})
     }
 }
 
-fn cut(text: &mut String) {
-    if let Some((end, _)) = text.char_indices().nth(TEXT_CHARS_MAX) {
-        text.truncate(end);
-        text.push('…');
-        text.shrink_to_fit();
+impl Call {
+    fn bytes(&self) -> usize {
+        CALL_BYTES
+            + self.pod.len()
+            + self.region.len()
+            + self.outcome.len()
+            + self.request.len()
+            + self.answer.len()
     }
+
+    fn json(&self) -> Value {
+        json!({
+            "number": self.number,
+            "request_id": request_id(self.number),
+            "at": self.at.to_string(),
+            "operation": self.operation,
+            "pod": self.pod,
+            "region": self.region,
+            "outcome": self.outcome,
+            "fault": self.fault,
+            "status": self.status,
+            "request": text(&self.request),
+            "answer": text(&self.answer),
+        })
+    }
+}
+
+fn cut(text: Box<str>) -> Box<str> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text;
+    }
+    let mut end = TEXT_BYTES_MAX;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", text.get(..end).unwrap_or_default()).into()
 }
 
 /// JSON as JSON, the rest as text.
 fn text(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| json!(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(number: u64, request: &str) -> Call {
+        Call {
+            number,
+            at: Timestamp::from_unix_seconds(0),
+            operation: "MeterUsage",
+            pod: format!("pod-{}", number % 2).into(),
+            region: "us-east-1".into(),
+            outcome: "ok".into(),
+            fault: None,
+            status: Some(200),
+            request: request.into(),
+            answer: "{}".into(),
+        }
+    }
+
+    const ALL: Wanted = Wanted { limit: usize::MAX, after: 0, operation: None, pod: None, outcome: None };
+
+    #[test]
+    fn memory_is_bounded_and_counting_goes_on() {
+        let mut calls = Calls::default();
+        let long = "ü".repeat(TEXT_BYTES_MAX);
+        for number in 1..=20_000 {
+            calls.add(call(number, &long));
+        }
+        assert!(calls.bytes <= BYTES_MAX);
+        assert!(calls.latest.len() > 5_000);
+        let json = calls.json(&Wanted { limit: 3, ..ALL });
+        assert_eq!(json["total"], 20_000);
+        assert_eq!(json["counts"][0]["count"], 20_000);
+        assert_eq!(json["calls"].as_array().unwrap().len(), 3);
+        assert_eq!(json["calls"][2]["number"], 20_000);
+        assert!(json["calls"][2]["request"].as_str().unwrap().ends_with("ü…"));
+    }
+
+    #[test]
+    fn calls_are_found_by_what_they_are() {
+        let mut calls = Calls::default();
+        for number in 1..=10 {
+            calls.add(call(number, "{\"a\": 1}"));
+        }
+        let json = calls.json(&Wanted { after: 6, pod: Some("pod-0".to_owned()), ..ALL });
+        let numbers: Vec<u64> =
+            json["calls"].as_array().unwrap().iter().filter_map(|call| call["number"].as_u64()).collect();
+        assert_eq!(numbers, [8, 10]);
+        assert_eq!(json["calls"][0]["request"]["a"], 1);
+    }
 }

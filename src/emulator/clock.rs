@@ -1,30 +1,48 @@
 //! The emulated clock: the system's, moved by whoever asks. Signatures and `Date` headers stay real.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::clock::{Timestamp, system_now};
 
 /// Wall time of the emulated service.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct EmulatedClock {
-    offset_millis: AtomicI64,
+    /// How far it is ahead of the system's; negative when it was set back.
+    pub(super) ahead_millis: i64,
 }
 
+/// The year 9999: the last that RFC 3339 can write.
+const LATEST: Timestamp = Timestamp::from_unix_seconds(253_402_300_799);
+
 impl EmulatedClock {
-    pub(super) fn now(&self) -> Timestamp {
-        Timestamp::from_unix_millis(
-            system_now().unix_millis().saturating_add(self.offset_millis.load(Ordering::Acquire)),
-        )
+    pub(super) fn now(self) -> Timestamp {
+        Timestamp::from_unix_millis(system_now().unix_millis().saturating_add(self.ahead_millis))
     }
 
-    pub(super) fn advance(&self, by: Duration) {
-        let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-        let add = |offset: i64| Some(offset.saturating_add(millis));
-        let _ = self.offset_millis.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+    /// The clock moved forward; `None` beyond the calendar's end.
+    pub(super) fn advanced(self, by: Duration) -> Option<Self> {
+        self.at(self.now().plus(by))
     }
 
-    pub(super) fn set(&self, now: Timestamp) {
-        self.offset_millis.store(now.millis_since(system_now()), Ordering::Release);
+    /// The clock set to a time; `None` beyond the calendar's end.
+    pub(super) fn at(self, now: Timestamp) -> Option<Self> {
+        let ahead_millis = now.millis_since(system_now());
+        (now <= LATEST).then_some(Self { ahead_millis })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_runs_on_from_where_it_was_put() {
+        let noon = Timestamp::from_unix_seconds(1_795_521_600);
+        let clock = EmulatedClock::default().at(noon).unwrap();
+        let later = clock.advanced(Duration::from_secs(3600)).unwrap();
+        let elapsed = later.now().millis_since(noon);
+        // As long as the test takes, and an hour.
+        assert!((3_600_000..3_660_000).contains(&elapsed), "{elapsed}");
+        assert_eq!(clock.advanced(Duration::MAX), None);
     }
 }

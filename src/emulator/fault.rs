@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::token::Flaw;
 use super::wire::{Operation, ServiceError};
@@ -19,19 +20,43 @@ pub(super) enum Kind {
     Delay(Duration),
     /// No answer at all; nothing is processed.
     Hang,
+    /// The call is processed, and its answer never comes.
+    HangAfter,
     /// The connection is reset before the call is processed.
     ResetBefore,
     /// The call is processed, and the connection reset before its answer: the record is billed, the answer lost.
     ResetAfter,
-    /// The answer ends in the middle of its body.
+    /// The call is processed, and its answer ends in the middle of its body.
     Truncate,
-    /// 200 with a body that is no JSON.
+    /// The call is processed, and its answer comes a few bytes at a time, for so long.
+    Trickle(Duration),
+    /// The call is processed, and answered with 200 and a body that is no JSON.
     InvalidJson,
     /// RegisterUsage: 200 without `Signature`.
     NoSignature,
     /// RegisterUsage: a token that must be refused.
     Token(Flaw),
+    /// BatchMeterUsage: so many records at the end of the batch are not processed.
+    Unprocessed(usize),
 }
+
+/// The faults' names with what they do, for the page and the messages.
+pub(super) const NAMES: [(&str, &str); 14] = [
+    ("throttle", "ThrottlingException, nothing is processed"),
+    ("exception", "any exception, named by \"exception\"; nothing is processed"),
+    ("http", "a page of HTML with \"status\" (503 unless stated); nothing is processed"),
+    ("delay", "processed and answered after \"delay\", such as 2s"),
+    ("hang", "no answer; nothing is processed"),
+    ("hang-after", "no answer; the call is processed"),
+    ("reset-before", "the connection is reset; nothing is processed"),
+    ("reset-after", "the connection is reset; the call is processed: billed, and the answer lost"),
+    ("truncate", "processed; the answer ends in the middle"),
+    ("trickle", "processed; the answer comes slowly, over \"delay\""),
+    ("invalid-json", "processed; 200 with a body that is no JSON"),
+    ("no-signature", "RegisterUsage: 200 without Signature"),
+    ("token", "RegisterUsage: a bad token, named by \"token\""),
+    ("unprocessed", "BatchMeterUsage: the last \"records\" (1 unless stated) are left unprocessed"),
+];
 
 /// A rule as it is kept.
 #[derive(Debug, Clone)]
@@ -39,9 +64,21 @@ struct Rule {
     operation: Option<Operation>,
     pod: Option<String>,
     kind: Kind,
+    /// As it was posted.
+    name: String,
     probability: f64,
+    /// Calls that fit and still pass.
+    skip: u64,
     /// Calls still to hit; `None` is without end.
     left: Option<u64>,
+    hits: u64,
+}
+
+/// A fault that hits a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hit {
+    pub(super) kind: Kind,
+    pub(super) name: String,
 }
 
 /// A rule as it is posted to `/_emulator/faults`.
@@ -56,6 +93,8 @@ pub(super) struct RuleDocument {
     status: Option<u16>,
     delay: Option<String>,
     token: Option<String>,
+    records: Option<usize>,
+    skip: Option<u64>,
     count: Option<u64>,
     probability: Option<f64>,
 }
@@ -70,64 +109,81 @@ const DELAY_MAX: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(super) struct Script {
     rules: Vec<Rule>,
+    seed: u64,
     random: u64,
 }
 
 impl Script {
     pub(super) const fn new(seed: u64) -> Self {
-        Self { rules: Vec::new(), random: seed }
+        Self { rules: Vec::new(), seed, random: seed }
     }
 
     pub(super) fn clear(&mut self) {
         self.rules.clear();
     }
 
-    pub(super) fn seed(&mut self, seed: u64) {
-        self.random = seed;
+    pub(super) const fn reseed(&mut self, seed: u64) {
+        (self.seed, self.random) = (seed, seed);
     }
 
-    /// Adds a rule, or says what is wrong with it.
-    pub(super) fn add(&mut self, document: RuleDocument) -> Result<(), String> {
-        if self.rules.len() >= RULES_MAX {
+    /// Whether a rule makes tokens with a key that is no product's.
+    pub(super) fn needs_stranger(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.kind, Kind::Token(flaw) if flaw.needs_stranger()))
+    }
+
+    /// Adds rules, all or none, or says what is wrong with them.
+    pub(super) fn add(&mut self, documents: Vec<RuleDocument>) -> Result<(), String> {
+        if self.rules.len() + documents.len() > RULES_MAX {
             return Err(format!(
-                "there are {RULES_MAX} rules already; DELETE /_emulator/faults removes them"
+                "at most {RULES_MAX} rules are possible, and there are {}; DELETE /_emulator/faults removes them",
+                self.rules.len()
             ));
         }
-        let operation = match &document.operation {
-            None => None,
-            Some(name) => Some(Operation::of_name(name).ok_or_else(|| {
-                format!("operation {name:?} is none of RegisterUsage, MeterUsage, BatchMeterUsage, ResolveCustomer")
-            })?),
-        };
-        let probability = document.probability.unwrap_or(1.0);
-        if !(0.0..=1.0).contains(&probability) {
-            return Err("probability must be between 0 and 1".to_owned());
-        }
-        let kind = kind(&document)?;
-        let rule = Rule { operation, pod: document.pod, kind, probability, left: document.count };
-        self.rules.push(rule);
+        let rules = documents.into_iter().map(rule).collect::<Result<Vec<_>, _>>()?;
+        self.rules.extend(rules);
         Ok(())
     }
 
     /// The fault that hits this call, if one does. The first rule that fits wins, and is used up by one.
-    pub(super) fn hit(&mut self, operation: Operation, pod: &str) -> Option<Kind> {
+    pub(super) fn hit(&mut self, operation: Operation, pod: &str) -> Option<Hit> {
         for index in 0..self.rules.len() {
-            let rule = &self.rules[index];
+            let rule = self.rules.get_mut(index)?;
             let fits = rule.operation.is_none_or(|wanted| wanted == operation)
                 && rule.pod.as_deref().is_none_or(|wanted| wanted == pod)
                 && rule.left != Some(0);
             if !fits {
                 continue;
             }
+            if rule.skip > 0 {
+                rule.skip -= 1;
+                continue;
+            }
             let probability = rule.probability;
             if probability < 1.0 && self.draw() >= probability {
                 continue;
             }
-            let rule = &mut self.rules[index];
+            let rule = self.rules.get_mut(index)?;
             rule.left = rule.left.map(|left| left - 1);
-            return Some(rule.kind.clone());
+            rule.hits += 1;
+            return Some(Hit { kind: rule.kind.clone(), name: rule.name.clone() });
         }
         None
+    }
+
+    /// Seed and rules, with what they did so far.
+    pub(super) fn json(&self) -> Value {
+        let rules = self.rules.iter().map(|rule| {
+            json!({
+                "operation": rule.operation.map(Operation::name),
+                "pod": rule.pod,
+                "fault": rule.name,
+                "probability": rule.probability,
+                "skip": rule.skip,
+                "left": rule.left,
+                "hits": rule.hits,
+            })
+        });
+        json!({"seed": self.seed, "rules": rules.collect::<Vec<_>>()})
     }
 
     /// splitmix64 (Steele, Lea, Flood 2014): small, and the same for the same seed everywhere.
@@ -143,83 +199,133 @@ impl Script {
     }
 }
 
+fn rule(document: RuleDocument) -> Result<Rule, String> {
+    let operation = match &document.operation {
+        None => None,
+        Some(name) => Some(Operation::of_name(name).ok_or_else(|| {
+            let names = Operation::ALL.map(Operation::name).join(", ");
+            format!("operation {name:?} is none of {names}")
+        })?),
+    };
+    let probability = document.probability.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&probability) {
+        return Err("probability must be between 0 and 1".to_owned());
+    }
+    let kind = kind(&document)?;
+    let only = match kind {
+        Kind::NoSignature | Kind::Token(_) => Some(Operation::RegisterUsage),
+        Kind::Unprocessed(_) => Some(Operation::BatchMeterUsage),
+        _ => None,
+    };
+    if let Some(only) = only
+        && operation.is_some_and(|operation| operation != only)
+    {
+        return Err(format!("fault {:?} is for {} only", document.fault, only.name()));
+    }
+    let name = match &kind {
+        Kind::Exception(error) if document.fault == "exception" => error.code.clone().into_owned(),
+        Kind::Token(flaw) => format!("token {}", flaw.name()),
+        Kind::Html(status) => format!("http {status}"),
+        _ => document.fault.clone(),
+    };
+    Ok(Rule {
+        operation: operation.or(only),
+        pod: document.pod,
+        kind,
+        name,
+        probability,
+        skip: document.skip.unwrap_or(0),
+        left: document.count,
+        hits: 0,
+    })
+}
+
 fn kind(document: &RuleDocument) -> Result<Kind, String> {
+    let delay = || {
+        let text = document.delay.as_deref();
+        let text = text.ok_or_else(|| format!("fault {:?} needs \"delay\", such as 2s", document.fault))?;
+        let delay = super::duration(text).filter(|delay| *delay <= DELAY_MAX);
+        delay.ok_or_else(|| format!("delay must be a duration such as 2s, at most 1h, not {text:?}"))
+    };
     Ok(match document.fault.as_str() {
-        "throttle" => Kind::Exception(ServiceError::new("ThrottlingException", "Rate exceeded (scripted)")),
-        "exception" => {
-            let code =
-                document.exception.clone().ok_or("fault \"exception\" needs \"exception\", its name")?;
-            let plain =
-                !code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric());
-            if !plain {
-                return Err(format!("exception {code:?} is no exception's name"));
-            }
-            let message =
-                document.message.clone().unwrap_or_else(|| "scripted by /_emulator/faults".to_owned());
-            Kind::Exception(ServiceError::new(code, message))
-        }
+        "throttle" => Kind::Exception(ServiceError::new("ThrottlingException", "Rate exceeded")),
+        "exception" => Kind::Exception(exception(document)?),
         "http" => {
             let status = document.status.unwrap_or(503);
             if !(400..=599).contains(&status) {
-                return Err("status must be between 400 and 599".to_owned());
+                return Err(format!("status must be between 400 and 599, not {status}"));
             }
             Kind::Html(status)
         }
-        "delay" => {
-            let text = document.delay.as_deref().ok_or("fault \"delay\" needs \"delay\", such as 2s")?;
-            Kind::Delay(
-                super::duration(text)
-                    .filter(|delay| *delay <= DELAY_MAX)
-                    .ok_or("delay must be like 2s, at most 1h")?,
-            )
-        }
+        "delay" => Kind::Delay(delay()?),
+        "trickle" => Kind::Trickle(delay()?),
         "hang" => Kind::Hang,
+        "hang-after" => Kind::HangAfter,
         "reset-before" => Kind::ResetBefore,
         "reset-after" => Kind::ResetAfter,
         "truncate" => Kind::Truncate,
         "invalid-json" => Kind::InvalidJson,
         "no-signature" => Kind::NoSignature,
+        "unprocessed" => Kind::Unprocessed(document.records.unwrap_or(1)),
         "token" => {
             let name = document.token.as_deref().ok_or("fault \"token\" needs \"token\", the flaw")?;
-            let names: Vec<&str> = Flaw::ALL.iter().map(|(name, _)| *name).collect();
-            Kind::Token(
-                Flaw::of_name(name).ok_or_else(|| format!("token must be one of {}", names.join(", ")))?,
-            )
+            Kind::Token(Flaw::of_name(name).ok_or_else(|| {
+                let names: Vec<&str> = Flaw::ALL.iter().map(|(_, name, _)| *name).collect();
+                format!("token must be one of {}, not {name:?}", names.join(", "))
+            })?)
         }
         other => {
-            return Err(format!(
-                "fault {other:?} is none of throttle, exception, http, delay, hang, reset-before, reset-after, truncate, \
-                 invalid-json, no-signature, token"
-            ));
+            let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+            return Err(format!("fault {other:?} is none of {}", names.join(", ")));
         }
     })
+}
+
+/// Longest name of an exception: AWS's longest is 34.
+const EXCEPTION_CHARS_MAX: usize = 64;
+
+fn exception(document: &RuleDocument) -> Result<ServiceError, String> {
+    let code = document.exception.clone().ok_or("fault \"exception\" needs \"exception\", its name")?;
+    let plain = !code.is_empty()
+        && code.len() <= EXCEPTION_CHARS_MAX
+        && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    if !plain {
+        return Err(format!("exception {code:?} is no exception's name"));
+    }
+    let message = document.message.clone();
+    Ok(ServiceError::new(code, message.unwrap_or_else(|| "scripted by /_emulator/faults".to_owned())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn documents(rules: &[&str]) -> Vec<RuleDocument> {
+        rules.iter().map(|rule| serde_json::from_str(rule).unwrap()).collect()
+    }
+
     fn script(rules: &[&str]) -> Script {
         let mut script = Script::new(7);
-        for rule in rules {
-            script.add(serde_json::from_str(rule).unwrap()).unwrap();
-        }
+        script.add(documents(rules)).unwrap();
         script
     }
 
     #[test]
     fn rules_hit_what_they_name_as_often_as_they_say() {
         let mut script = script(&[
-            r#"{"operation":"RegisterUsage","fault":"throttle","count":2}"#,
+            r#"{"operation":"RegisterUsage","fault":"throttle","count":2,"skip":1}"#,
             r#"{"pod":"POD-B","fault":"hang"}"#,
         ]);
         assert_eq!(script.hit(Operation::MeterUsage, "POD-A"), None);
+        assert_eq!(script.hit(Operation::RegisterUsage, "POD-A"), None);
         for _ in 0..2 {
-            let kind = script.hit(Operation::RegisterUsage, "POD-A");
-            assert!(matches!(kind, Some(Kind::Exception(error)) if error.code == "ThrottlingException"));
+            let hit = script.hit(Operation::RegisterUsage, "POD-A").unwrap();
+            assert!(matches!(hit.kind, Kind::Exception(error) if error.code == "ThrottlingException"));
         }
         assert_eq!(script.hit(Operation::RegisterUsage, "POD-A"), None);
-        assert_eq!(script.hit(Operation::RegisterUsage, "POD-B"), Some(Kind::Hang));
+        assert_eq!(script.hit(Operation::RegisterUsage, "POD-B").unwrap().kind, Kind::Hang);
+        assert_eq!(script.json()["rules"][0]["hits"], 2);
+        assert_eq!(script.json()["rules"][0]["left"], 0);
     }
 
     #[test]
@@ -234,18 +340,33 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_makes_no_sense_is_refused() {
+    fn every_named_fault_can_be_had_and_every_other_is_refused() {
+        for (name, _) in NAMES {
+            let mut rule = json!({"fault": name});
+            match name {
+                "exception" => rule["exception"] = json!("DisabledApiException"),
+                "delay" | "trickle" => rule["delay"] = json!("2s"),
+                "token" => rule["token"] = json!("alg-none"),
+                _ => {}
+            }
+            let rule = rule.to_string();
+            assert_eq!(script(&[&rule]).json()["rules"].as_array().unwrap().len(), 1, "{rule}");
+        }
         for bad in [
             r#"{"fault":"nonsense"}"#,
             r#"{"fault":"exception"}"#,
+            r#"{"fault":"exception","exception":"a b"}"#,
             r#"{"fault":"delay","delay":"soon"}"#,
+            r#"{"fault":"delay"}"#,
             r#"{"fault":"token","token":"rusty"}"#,
+            r#"{"fault":"token","token":"alg-none","operation":"MeterUsage"}"#,
             r#"{"fault":"http","status":200}"#,
             r#"{"fault":"hang","operation":"Dance"}"#,
             r#"{"fault":"hang","probability":2}"#,
         ] {
-            let document = serde_json::from_str(bad).unwrap();
-            assert!(Script::new(0).add(document).is_err(), "{bad}");
+            let mut script = Script::new(0);
+            assert!(script.add(documents(&[r#"{"fault":"hang"}"#, bad])).is_err(), "{bad}");
+            assert_eq!(script.json()["rules"], json!([]), "a refused order leaves nothing behind");
         }
         assert!(serde_json::from_str::<RuleDocument>(r#"{"fault":"hang","x":1}"#).is_err());
     }

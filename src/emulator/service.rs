@@ -1,6 +1,8 @@
-//! What the metering service decides: (world, bill, request, now) in, answer out. No sockets and no files.
+//! What the metering service decides: (world, bill, request, now) in, answer and changes out. No sockets, no files, no
+//! clock, no keys: what is to be signed is part of the answer.
 //!
-//! The order of checks is AWS's as far as it is known: who asks, then the shape of the request, then what it means.
+//! The order of checks is AWS's as far as it is known: who asks and may they, then the shape of the request, then the
+//! place it comes from, then what it means.
 
 mod batch;
 mod meter;
@@ -8,90 +10,211 @@ mod register;
 mod resolve;
 mod usage;
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 
 use super::bill::Bill;
-use super::check::Structure;
-use super::keys::SigningKey;
-use super::sigv4::Signer;
-use super::token::Flaw;
-use super::wire::{Operation, Outcome, ServiceError};
-use super::world::{Customer, Pod, World};
+use super::change::Change;
+use super::token::Claims;
+use super::wire::{self, Operation, ServiceError};
+use super::world::switches::Switch;
+use super::world::{Platform, PodView, Product, World};
 use crate::clock::Timestamp;
-
-/// The private keys by product and version.
-pub(super) type Keys = HashMap<(String, i32), SigningKey>;
 
 /// Everything that the service remembers.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) world: World,
-    pub(super) keys: Keys,
     pub(super) bill: Bill,
 }
 
 /// One authenticated request.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) operation: Operation,
-    pub(super) signer: &'a Signer,
+    /// The pod that signed.
+    pub(super) pod: &'a str,
+    /// The region that it signed for.
+    pub(super) region: &'a str,
+    /// As the model accepts it.
     pub(super) body: &'a Value,
     pub(super) body_bytes: usize,
     pub(super) now: Timestamp,
-    /// Make this bad token instead of a good one.
-    pub(super) flaw: Option<Flaw>,
+    /// The number of the call.
+    pub(super) call: u64,
+    /// Of a batch, so many records at its end are left unprocessed, by order of a fault.
+    pub(super) unprocessed: usize,
 }
+
+/// What the service answers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Answer {
+    /// As it stands.
+    Document(Value),
+    /// With the token that is to be made of the claims.
+    Sign { claims: Claims, document: Value },
+}
+
+/// What the service answers, and what is so from now on.
+#[derive(Debug)]
+pub(super) struct Decision {
+    pub(super) outcome: Result<Answer, ServiceError>,
+    pub(super) changes: Vec<Change>,
+}
+
+type Decided = Result<Answer, ServiceError>;
 
 impl Service {
     /// Decides one request.
-    pub(super) fn decide(&mut self, request: &Request<'_>) -> Outcome {
-        let body = Structure::root(request.body)?;
-        let Some(pod) = self.world.pod(&request.signer.access_key, request.now) else {
-            return Err(ServiceError::new(
-                "InternalServiceErrorException",
-                "the emulator holds no more pods",
-            ));
-        };
-        if !pod.allowed {
-            return Err(ServiceError::new(
-                "AccessDeniedException",
-                format!(
-                    "User: arn:aws:sts::{}:assumed-role/demo/pod is not authorized to perform: aws-marketplace:{}",
-                    pod.account_id,
-                    request.operation.name()
-                ),
-            ));
+    pub(super) fn decide(&self, request: &Request<'_>) -> Decision {
+        let mut changes = Vec::new();
+        let outcome = self.judge(request, &mut changes);
+        if self.bill.first_call(request.pod).is_none() && self.bill.room(request.pod, &[]).is_ok() {
+            let seen = Change::Seen { pod: request.pod.to_owned(), at: request.now.unix_millis() };
+            changes.insert(0, seen);
         }
-        let pod = pod.clone();
+        Decision { outcome, changes }
+    }
+
+    /// Makes a change, decided now or read from the journal.
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::World { world } => self.world = World::clone(world),
+            Change::Product { product_code, product } => {
+                self.world.products.insert(product_code.clone(), product.clone());
+            }
+            Change::Customer { account_id, customer } => {
+                self.world.customers.insert(account_id.clone(), customer.clone());
+            }
+            Change::Pod { name, pod } => {
+                self.world.pods.insert(name.clone(), pod.clone());
+            }
+            Change::Switches { switches } => self.world.switches = *switches,
+            Change::Clock { .. }
+            | Change::Seen { .. }
+            | Change::Registered { .. }
+            | Change::Recorded { .. }
+            | Change::Repeated { .. }
+            | Change::TokenIssued { .. }
+            | Change::TokenResolved { .. } => self.bill.apply(change),
+        }
+    }
+
+    fn judge(&self, request: &Request<'_>, changes: &mut Vec<Change>) -> Decided {
+        let pod = self.pod(request);
+        if pod.denied.is_some_and(|denied| denied.contains(&request.operation)) {
+            return Err(self.denied(&pod, request));
+        }
         match request.operation {
-            Operation::RegisterUsage => register::decide(self, &pod, request, &body),
-            Operation::MeterUsage => meter::decide(self, &pod, request, &body),
-            Operation::BatchMeterUsage => batch::decide(self, request, &body),
-            Operation::ResolveCustomer => resolve::decide(self, request, &body),
+            Operation::RegisterUsage => register::decide(self, &pod, request, changes),
+            Operation::MeterUsage => meter::decide(self, &pod, request, changes),
+            Operation::BatchMeterUsage => batch::decide(self, request, changes),
+            Operation::ResolveCustomer => resolve::decide(self, request, changes),
         }
     }
 
-    fn customer(&self, account_id: &str) -> Option<&Customer> {
-        self.world.customers.get(account_id)
+    fn pod<'a>(&'a self, request: &Request<'a>) -> PodView<'a> {
+        let mut pod = self.world.pod(request.pod);
+        if pod.started_at.is_none() && self.world.switches.second(Switch::PodStart) {
+            pod.started_at = Some(self.bill.first_call(request.pod).unwrap_or(request.now));
+        }
+        pod
     }
 
-    fn subscribed(&self, pod: &Pod) -> bool {
-        self.customer(&pod.account_id).is_some_and(|customer| customer.subscribed)
-    }
-
-    fn product_error() -> ServiceError {
+    fn denied(&self, pod: &PodView<'_>, request: &Request<'_>) -> ServiceError {
+        let dry_run = request.body.get("DryRun") == Some(&Value::Bool(true));
+        let code = if dry_run && self.world.switches.second(Switch::DryRun) {
+            "UnauthorizedException"
+        } else {
+            "AccessDeniedException"
+        };
+        let action = request.operation.name();
         ServiceError::new(
-            "InvalidProductCodeException",
-            "The product code passed does not match the product code used for publishing the product.",
+            code,
+            format!(
+                "User: arn:aws:sts::{}:assumed-role/emulated/{} is not authorized to perform: aws-marketplace:{action} \
+                 because no identity-based policy allows the aws-marketplace:{action} action",
+                pod.account_id, pod.name
+            ),
         )
     }
 
-    fn disabled(&self, product_code: &str, operation: Operation) -> Result<(), ServiceError> {
-        let product = self.world.products.get(product_code);
-        if product.is_some_and(|product| product.disabled.contains(&operation)) {
+    /// The product, when the operation belongs to it.
+    fn product(&self, code: &str, operation: Operation) -> Result<&Product, ServiceError> {
+        let wrong = |hint: &str| {
+            let message =
+                "The product code passed does not match the product code used for publishing the product.";
+            ServiceError::new("InvalidProductCodeException", format!("{message}{hint}"))
+        };
+        let Some(product) = self.world.products.get(code) else {
+            return Err(wrong(" (emulator: GET /_emulator/world lists those that exist)"));
+        };
+        let seller_side = matches!(operation, Operation::BatchMeterUsage | Operation::ResolveCustomer);
+        if seller_side && self.world.foreign(product) {
+            return Err(wrong(" (emulator: it is another seller's)"));
+        }
+        if !product.pricing.allows(operation) && !self.world.switches.second(Switch::PricingMismatch) {
+            return Err(wrong(match operation {
+                Operation::RegisterUsage => {
+                    " (emulator: RegisterUsage is for products with pricing = \"hourly\")"
+                }
+                Operation::MeterUsage => " (emulator: MeterUsage is for products with pricing = \"metered\")",
+                _ => " (emulator: the operation is for products with pricing = \"saas\")",
+            }));
+        }
+        Ok(product)
+    }
+
+    /// Whether the operation is switched off, for the product or in the region.
+    fn disabled(&self, product: Option<&Product>, request: &Request<'_>) -> Result<(), ServiceError> {
+        let in_region = self.world.disabled_regions.get(&request.operation);
+        let disabled = product.is_some_and(|product| product.disabled.contains(&request.operation))
+            || in_region.is_some_and(|regions| regions.contains(request.region));
+        if disabled {
             return Err(ServiceError::new("DisabledApiException", "The API is disabled in the Region."));
         }
         Ok(())
     }
+
+    fn refused_fargate(&self, platform: Platform) -> bool {
+        platform == Platform::EksFargate && self.world.switches.second(Switch::EksFargate)
+    }
+
+    /// The emulator's own bounds are no fault of the caller.
+    fn room(&self, pod: &str, allocations: &[super::change::Allocation]) -> Result<(), ServiceError> {
+        self.bill
+            .room(pod, allocations)
+            .map_err(|message| ServiceError::new("InternalServiceErrorException", message))
+    }
 }
+
+fn dimension_error(dimension: &str, product: &Product) -> ServiceError {
+    let known: Vec<&str> = product.dimensions.iter().map(String::as_str).collect();
+    ServiceError::new(
+        "InvalidUsageDimensionException",
+        format!(
+            "The usage dimension does not match one of the UsageDimensions associated with products. (emulator: \
+             {dimension:?} is none of {known:?})"
+        ),
+    )
+}
+
+fn not_entitled() -> ServiceError {
+    ServiceError::new(
+        "CustomerNotEntitledException",
+        "Exception thrown when the customer does not have a valid subscription for the product.",
+    )
+}
+
+fn out_of_bounds(why: &str) -> ServiceError {
+    ServiceError::new(
+        "TimestampOutOfBoundsException",
+        format!("The timestamp value passed in the UsageRecord is out of allowed range. (emulator: {why})"),
+    )
+}
+
+fn members<'a, T: serde::Deserialize<'a>>(request: &Request<'a>) -> Result<T, ServiceError> {
+    wire::members(request.body)
+}
+
+#[cfg(test)]
+mod tests;

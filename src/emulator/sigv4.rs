@@ -1,30 +1,34 @@
-//! Signature Version 4 as the service checks it: always for form, service and clock, and for truth where the secret of
-//! the access key is known (AWS, "Create a signed AWS API request").
-
-use std::collections::HashMap;
+//! Signature Version 4 as the service checks it: always for form, service, region and clock, and for truth where the
+//! secret of the access key is known (AWS, "Create a signed AWS API request").
 
 use hyper::header::HeaderMap;
 use ring::{digest, hmac};
 use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
+use super::credentials::{PREFIX, Session, Sessions};
 use super::wire::ServiceError;
+use super::world::{Secret, World};
 use crate::clock::Timestamp;
 
 /// The service's name in every credential scope.
 const SERVICE: &str = "aws-marketplace";
 
-/// How old a request may be.
+const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+
+/// How old a request may be, or how far ahead.
 const SKEW_SECONDS_MAX: i64 = 300;
 
 /// Who signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Signer {
-    pub(super) access_key: String,
+    /// The session's name, else the access key.
+    pub(super) pod: String,
     pub(super) region: String,
 }
 
 /// What a signature covers.
+#[derive(Clone, Copy)]
 pub(super) struct Signed<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a [u8],
@@ -32,91 +36,153 @@ pub(super) struct Signed<'a> {
     pub(super) now: Timestamp,
 }
 
+/// Whose secrets are known.
+#[derive(Clone, Copy)]
+pub(super) struct Keyring<'a> {
+    pub(super) world: &'a World,
+    pub(super) sessions: &'a Sessions,
+    /// With it, every other access key is refused, but for sessions and pods with a secret.
+    pub(super) only: Option<&'a (String, Secret)>,
+}
+
+/// The `Authorization` header, taken apart.
+struct Authorization<'a> {
+    access_key: &'a str,
+    date: &'a str,
+    region: &'a str,
+    signed_headers: &'a str,
+    signature: &'a str,
+}
+
+fn invalid(message: impl Into<String>) -> ServiceError {
+    ServiceError::new("InvalidSignatureException", message)
+}
+
+fn incomplete(message: &str) -> ServiceError {
+    ServiceError::new("IncompleteSignatureException", message)
+}
+
+fn unknown_key() -> ServiceError {
+    ServiceError::new("UnrecognizedClientException", "The security token included in the request is invalid.")
+}
+
 /// Checks the `Authorization` of a `POST /`.
-pub(super) fn check(signed: &Signed<'_>, secrets: &HashMap<String, String>) -> Result<Signer, ServiceError> {
-    let invalid = |message: &str| ServiceError::new("InvalidSignatureException", message);
-    let Some(authorization) = header(signed.headers, "authorization") else {
+pub(super) fn check(signed: Signed<'_>, keyring: Keyring<'_>) -> Result<Signer, ServiceError> {
+    let Some(text) = header(signed.headers, "authorization") else {
         return Err(ServiceError::new("MissingAuthenticationTokenException", "Missing Authentication Token"));
     };
-    let incomplete = || {
-        ServiceError::new(
-            "IncompleteSignatureException",
-            "Authorization must be AWS4-HMAC-SHA256 with Credential, SignedHeaders and Signature",
-        )
-    };
-    let parameters = authorization.strip_prefix("AWS4-HMAC-SHA256").ok_or_else(incomplete)?;
-    let parameter = |name: &str| {
-        let mut all = parameters.split(',').map(str::trim);
-        all.find_map(|part| part.strip_prefix(name)?.strip_prefix('=')).ok_or_else(incomplete)
-    };
-    let (credential, signed_headers, signature) =
-        (parameter("Credential")?, parameter("SignedHeaders")?, parameter("Signature")?);
-    let scope: Vec<&str> = credential.split('/').collect();
-    let [access_key, date, region, service, terminator] = scope[..] else { return Err(incomplete()) };
-    if terminator != "aws4_request" || access_key.is_empty() || region.is_empty() {
-        return Err(incomplete());
+    let authorization = Authorization::parse(text)?;
+    if !keyring.world.regions.contains(authorization.region) {
+        let text = format!("Credential should be scoped to a valid region, not '{}'.", authorization.region);
+        return Err(invalid(text));
     }
-    if service != SERVICE {
-        return Err(invalid("Credential should be scoped to correct service: 'aws-marketplace'."));
-    }
-    let amz_date = header(signed.headers, "x-amz-date").ok_or_else(incomplete)?;
-    check_date(amz_date, date, signed.now)?;
-    let names: Vec<&str> = signed_headers.split(';').collect();
+    let amz_date = header(signed.headers, "x-amz-date").ok_or_else(|| incomplete("X-Amz-Date is missing"))?;
+    check_date(amz_date, authorization.date, signed.now)?;
+    let names: Vec<&str> = authorization.signed_headers.split(';').collect();
     if !names.contains(&"host") || !names.contains(&"x-amz-date") {
         return Err(invalid("'Host' and 'X-Amz-Date' must be signed headers."));
     }
-    if !secrets.is_empty() {
-        let Some(secret) = secrets.get(access_key) else {
-            return Err(ServiceError::new(
-                "UnrecognizedClientException",
-                "The security token included in the request is invalid.",
-            ));
-        };
-        let canonical = canonical_request(signed, &names, signed_headers).ok_or_else(incomplete)?;
-        let scope = format!("{date}/{region}/{SERVICE}/aws4_request");
-        let text = format!(
-            "AWS4-HMAC-SHA256\n{amz_date}\n{scope}\n{}",
-            hex(digest::digest(&digest::SHA256, canonical.as_bytes()))
-        );
-        let tag = sign(&signing_key(secret, date, region), text.as_bytes());
-        // The secret is the test's own; there is nobody to time this.
-        if hex(tag) != signature {
-            return Err(invalid(
-                "The request signature we calculated does not match the signature you provided. Check your AWS Secret \
-                 Access Key and signing method.",
-            ));
-        }
-    } else if signature.len() != 64 || !signature.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(incomplete());
+    if !names.is_sorted() {
+        return Err(incomplete("SignedHeaders must be in the order of the alphabet"));
     }
-    Ok(Signer { access_key: access_key.to_owned(), region: region.to_owned() })
+    let session = session(signed, keyring, authorization.access_key)?;
+    let secret = match session {
+        Some(session) => Some(&session.secret),
+        None => keyring.secret(authorization.access_key)?,
+    };
+    if let Some(secret) = secret {
+        verify(signed, &authorization, &names, amz_date, secret)?;
+    }
+    let pod = session.map_or(authorization.access_key, |session| session.name.as_str());
+    Ok(Signer { pod: pod.to_owned(), region: authorization.region.to_owned() })
+}
+
+impl<'a> Authorization<'a> {
+    fn parse(text: &'a str) -> Result<Self, ServiceError> {
+        let form = || {
+            incomplete(
+                "Authorization must be AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/aws-marketplace/aws4_request, \
+                 SignedHeaders=…, Signature=… with 64 hexadecimal digits",
+            )
+        };
+        let parameters = text.strip_prefix(ALGORITHM).ok_or_else(form)?;
+        let parameter = |name: &str| {
+            let mut all = parameters.split(',').map(str::trim);
+            all.find_map(|part| part.strip_prefix(name)?.strip_prefix('=')).ok_or_else(form)
+        };
+        let (signed_headers, signature) = (parameter("SignedHeaders")?, parameter("Signature")?);
+        // From the right: an access key may hold slashes, the rest may not.
+        let mut scope = parameter("Credential")?.rsplitn(5, '/');
+        let (Some(end), Some(service), Some(region), Some(date), Some(access_key)) =
+            (scope.next(), scope.next(), scope.next(), scope.next(), scope.next())
+        else {
+            return Err(form());
+        };
+        if end != "aws4_request" || access_key.is_empty() || access_key.len() > ACCESS_KEY_BYTES_MAX {
+            return Err(form());
+        }
+        if service != SERVICE {
+            return Err(invalid("Credential should be scoped to correct service: 'aws-marketplace'."));
+        }
+        if signature.len() != 64 || !signature.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(form());
+        }
+        Ok(Self { access_key, date, region, signed_headers, signature })
+    }
+}
+
+/// AWS IAM API reference, AccessKeyId: 16 to 128 characters; shorter ones are handy names for pods.
+const ACCESS_KEY_BYTES_MAX: usize = 128;
+
+/// The session of the access key, when the emulator handed it out.
+fn session<'a>(
+    signed: Signed<'_>,
+    keyring: Keyring<'a>,
+    access_key: &str,
+) -> Result<Option<&'a Session>, ServiceError> {
+    let Some(session) = keyring.sessions.find(access_key) else {
+        return if access_key.starts_with(PREFIX) { Err(unknown_key()) } else { Ok(None) };
+    };
+    if header(signed.headers, "x-amz-security-token") != Some(session.token.0.as_str()) {
+        return Err(unknown_key());
+    }
+    if session.expires_at <= signed.now {
+        let message = "The security token included in the request is expired";
+        return Err(ServiceError::new("ExpiredTokenException", message));
+    }
+    Ok(Some(session))
+}
+
+impl<'a> Keyring<'a> {
+    fn secret(self, access_key: &str) -> Result<Option<&'a Secret>, ServiceError> {
+        if let Some((key, secret)) = self.only
+            && key == access_key
+        {
+            return Ok(Some(secret));
+        }
+        let declared = self.world.pods.get(access_key).and_then(|pod| pod.secret_key.as_ref());
+        if self.only.is_some() && declared.is_none() {
+            return Err(unknown_key());
+        }
+        Ok(declared)
+    }
 }
 
 fn check_date(amz_date: &str, scope_date: &str, now: Timestamp) -> Result<(), ServiceError> {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
     let parsed = PrimitiveDateTime::parse(amz_date, format).ok().map(PrimitiveDateTime::assume_utc);
     let Some(at) = parsed.map(OffsetDateTime::unix_timestamp) else {
-        return Err(ServiceError::new(
-            "IncompleteSignatureException",
-            "X-Amz-Date must be in ISO 8601 basic format",
-        ));
+        return Err(incomplete("X-Amz-Date must be in ISO 8601 basic format, such as 20261124T080000Z"));
     };
-    if !amz_date.starts_with(scope_date) {
-        return Err(ServiceError::new(
-            "InvalidSignatureException",
-            "Date in Credential scope does not match X-Amz-Date.",
-        ));
+    if amz_date.split('T').next() != Some(scope_date) {
+        return Err(invalid("Date in Credential scope does not match X-Amz-Date."));
     }
     let age = now.unix_seconds() - at;
     if age > SKEW_SECONDS_MAX {
-        return Err(ServiceError::new(
-            "InvalidSignatureException",
-            format!("Signature expired: {amz_date} is {age} s old"),
-        ));
+        return Err(invalid(format!("Signature expired: {amz_date} is {age} s old")));
     }
     if age < -SKEW_SECONDS_MAX {
-        let text = format!("Signature not yet current: {amz_date} is {} s in the future", -age);
-        return Err(ServiceError::new("InvalidSignatureException", text));
+        return Err(invalid(format!("Signature not yet current: {amz_date} is {} s in the future", -age)));
     }
     Ok(())
 }
@@ -125,17 +191,48 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
+fn verify(
+    signed: Signed<'_>,
+    authorization: &Authorization<'_>,
+    names: &[&str],
+    amz_date: &str,
+    secret: &Secret,
+) -> Result<(), ServiceError> {
+    let canonical = canonical_request(signed, names, authorization.signed_headers)
+        .ok_or_else(|| invalid("A header that SignedHeaders names is missing or not text."))?;
+    let Authorization { date, region, .. } = authorization;
+    let text = format!(
+        "{ALGORITHM}\n{amz_date}\n{date}/{region}/{SERVICE}/aws4_request\n{}",
+        hex(digest::digest(&digest::SHA256, canonical.as_bytes()))
+    );
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &signing_key(&secret.0, date, region));
+    let same = hmac::verify(&key, text.as_bytes(), &unhex(authorization.signature));
+    same.map_err(|_| {
+        invalid(
+            "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access \
+             Key and signing method.",
+        )
+    })
+}
+
 /// The canonical request of a `POST /` without a query.
-fn canonical_request(signed: &Signed<'_>, names: &[&str], signed_headers: &str) -> Option<String> {
+fn canonical_request(signed: Signed<'_>, names: &[&str], signed_headers: &str) -> Option<String> {
     let mut canonical = "POST\n/\n\n".to_owned();
     for name in names {
-        let value = header(signed.headers, name)?;
-        let squeezed: Vec<&str> = value.split_ascii_whitespace().collect();
-        canonical.push_str(&format!("{name}:{}\n", squeezed.join(" ")));
+        let values = signed.headers.get_all(*name);
+        let values: Option<Vec<String>> =
+            values.iter().map(|value| Some(squeezed(value.to_str().ok()?))).collect();
+        let values = values.filter(|values| !values.is_empty())?;
+        canonical.push_str(&format!("{name}:{}\n", values.join(",")));
     }
     let payload = hex(digest::digest(&digest::SHA256, signed.body));
     canonical.push_str(&format!("\n{signed_headers}\n{payload}"));
     Some(canonical)
+}
+
+/// Without blanks at the ends, and with single blanks between.
+fn squeezed(value: &str) -> String {
+    value.split(' ').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn sign(key: &[u8], message: &[u8]) -> hmac::Tag {
@@ -151,5 +248,20 @@ fn signing_key(secret: &str, date: &str, region: &str) -> Vec<u8> {
 }
 
 fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| char::from(DIGITS.get(usize::from(value)).copied().unwrap_or(b'?'));
+    bytes.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
+
+/// The bytes of an even number of hexadecimal digits.
+fn unhex(text: &str) -> Vec<u8> {
+    let digit =
+        |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).unwrap_or(0);
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| pair.iter().fold(0, |byte, digits| byte << 4 | digit(*digits)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,107 +1,85 @@
-//! The `Signature` of RegisterUsage: a PS256 JWS over product code, nonce and key version, and every bad one
-//! that a client should refuse.
+//! The `Signature` of RegisterUsage: a PS256 JWS over product code, nonce and key version, and every bad one that a
+//! client must refuse.
+
+mod flaw;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair};
-use serde_json::{Value, json};
+use ring::signature::{RSA_PSS_SHA256, RsaEncoding, RsaKeyPair};
+use serde_json::{Map, Value, json};
 
+pub(super) use self::flaw::Flaw;
+use super::keys::SigningKey;
 use crate::clock::Timestamp;
 
 /// What is signed.
-pub(super) struct Claims<'a> {
-    pub(super) product_code: &'a str,
-    pub(super) public_key_version: i64,
-    pub(super) nonce: Option<&'a str>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claims {
+    pub(super) product_code: String,
+    pub(super) public_key_version: i32,
+    pub(super) nonce: Option<String>,
     pub(super) issued_at: Timestamp,
+    /// Claims in PascalCase, as AWS's documents show them.
     pub(super) pascal_case: bool,
+    /// Without a nonce the claim is null rather than absent.
+    pub(super) null_nonce: bool,
+    pub(super) with_issued_at: bool,
 }
 
-/// What is wrong with a token on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flaw {
-    WrongNonce,
-    MissingNonce,
-    WrongProductCode,
-    WrongKeyVersion,
-    WrongSignature,
-    AlgorithmNone,
-    AlgorithmRs256,
-    Expired,
-    Garbage,
-    Empty,
+/// Names of the three claims that bind a token to its request.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    product_code: &'static str,
+    nonce: &'static str,
+    public_key_version: &'static str,
 }
 
-impl Flaw {
-    pub(super) const ALL: [(&'static str, Self); 10] = [
-        ("wrong-nonce", Self::WrongNonce),
-        ("missing-nonce", Self::MissingNonce),
-        ("wrong-product-code", Self::WrongProductCode),
-        ("wrong-key-version", Self::WrongKeyVersion),
-        ("wrong-signature", Self::WrongSignature),
-        ("alg-none", Self::AlgorithmNone),
-        ("alg-rs256", Self::AlgorithmRs256),
-        ("expired", Self::Expired),
-        ("garbage", Self::Garbage),
-        ("empty", Self::Empty),
-    ];
+const CAMEL: Names =
+    Names { product_code: "productCode", nonce: "nonce", public_key_version: "publicKeyVersion" };
+const PASCAL: Names =
+    Names { product_code: "ProductCode", nonce: "Nonce", public_key_version: "PublicKeyVersion" };
 
-    pub(super) fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, flaw)| flaw)
+impl Claims {
+    const fn names(&self) -> Names {
+        if self.pascal_case { PASCAL } else { CAMEL }
     }
-}
 
-impl Claims<'_> {
-    fn payload(&self, flaw: Option<Flaw>) -> Value {
-        let [product_code, nonce, version] = if self.pascal_case {
-            ["ProductCode", "Nonce", "PublicKeyVersion"]
-        } else {
-            ["productCode", "nonce", "publicKeyVersion"]
-        };
-        let mut payload = json!({
-            product_code: self.product_code,
-            version: self.public_key_version,
-            "iat": self.issued_at.unix_seconds(),
-            "emulated": true,
-        });
-        if let Some(text) = self.nonce {
-            payload[nonce] = json!(text);
+    fn payload(&self) -> Map<String, Value> {
+        let names = self.names();
+        let mut payload = Map::new();
+        payload.insert(names.product_code.to_owned(), json!(self.product_code));
+        payload.insert(names.public_key_version.to_owned(), json!(self.public_key_version));
+        if self.nonce.is_some() || self.null_nonce {
+            payload.insert(names.nonce.to_owned(), json!(self.nonce));
         }
-        match flaw {
-            Some(Flaw::WrongNonce) => payload[nonce] = json!("not-the-nonce-that-was-sent"),
-            Some(Flaw::MissingNonce) => {
-                payload.as_object_mut().map(|members| members.remove(nonce));
-            }
-            Some(Flaw::WrongProductCode) => payload[product_code] = json!("another-product"),
-            Some(Flaw::WrongKeyVersion) => payload[version] = json!(self.public_key_version + 1),
-            Some(Flaw::Expired) => payload["exp"] = json!(self.issued_at.unix_seconds() - 86_400),
-            _ => {}
+        if self.with_issued_at {
+            payload.insert("iat".to_owned(), json!(self.issued_at.unix_seconds()));
         }
+        // So that nobody takes it for AWS's.
+        payload.insert("emulated".to_owned(), json!(true));
         payload
     }
 }
 
-/// Signs the claims, or makes the bad token that was asked for.
-pub(super) fn token(claims: &Claims<'_>, pair: &RsaKeyPair, flaw: Option<Flaw>) -> String {
-    let (algorithm, padding): (_, &'static dyn RsaEncoding) = match flaw {
-        Some(Flaw::Garbage) => return "this is not a token".to_owned(),
-        Some(Flaw::Empty) => return String::new(),
-        Some(Flaw::AlgorithmNone) => ("none", &RSA_PSS_SHA256),
-        Some(Flaw::AlgorithmRs256) => ("RS256", &RSA_PKCS1_SHA256),
-        _ => ("PS256", &RSA_PSS_SHA256),
-    };
-    let header = json!({"alg": algorithm, "typ": "JWT"}).to_string();
-    let message = format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode(header),
-        URL_SAFE_NO_PAD.encode(claims.payload(flaw).to_string())
-    );
+/// Signs the claims.
+pub(super) fn token(claims: &Claims, key: &SigningKey) -> String {
+    let header = json!({"alg": "PS256", "typ": "JWT"});
+    let message = message(&header.to_string(), &Value::Object(claims.payload()).to_string());
+    let signature = sign(&key.pair, &RSA_PSS_SHA256, &message);
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn message(header: &str, payload: &str) -> String {
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload))
+}
+
+fn sign(pair: &RsaKeyPair, padding: &'static dyn RsaEncoding, message: &str) -> Vec<u8> {
     let mut signature = vec![0; pair.public().modulus_len()];
     pair.sign(padding, &SystemRandom::new(), message.as_bytes(), &mut signature)
         .expect("the buffer has the modulus's length, and the system's random source works");
-    if flaw == Some(Flaw::WrongSignature) {
-        signature[0] ^= 1;
-    }
-    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+    signature
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,15 +1,26 @@
-//! AWS JSON 1.1 over HTTP, as the metering service speaks it: how a request names its operation, and what an
-//! error looks like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
+//! AWS JSON 1.1 over HTTP, as the metering service speaks it: how a request names its operation, how its members read,
+//! and what an error looks like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
+//!
+//! The structs are the emulator's own; the client side has others.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::decimal::Micros;
+use super::model;
+use crate::clock::Timestamp;
 use crate::http::{self, Body};
 
 /// The namespace of the service's shapes.
 const NAMESPACE: &str = "com.amazonaws.services.marketplacemetering";
+
+/// The namespace of what every service of AWS's framework answers by itself.
+const FRAMEWORK: &str = "com.amazon.coral.service";
 
 /// The prefix of `X-Amz-Target`.
 const TARGET_PREFIX: &str = "AWSMPMeteringService.";
@@ -18,7 +29,7 @@ const TARGET_PREFIX: &str = "AWSMPMeteringService.";
 pub(super) const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
 /// An operation of the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Operation {
     RegisterUsage,
     MeterUsage,
@@ -42,33 +53,221 @@ impl Operation {
     pub(super) fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| operation.name() == name)
     }
+
+    /// The exceptions that the model gives the operation, in the model's order.
+    pub(super) const fn exceptions(self) -> &'static [&'static str] {
+        match self {
+            Self::RegisterUsage => &[
+                "InvalidProductCodeException",
+                "InvalidRegionException",
+                "InvalidPublicKeyVersionException",
+                "PlatformNotSupportedException",
+                "CustomerNotEntitledException",
+                "ThrottlingException",
+                "InternalServiceErrorException",
+                "DisabledApiException",
+            ],
+            Self::MeterUsage => &[
+                "InternalServiceErrorException",
+                "InvalidProductCodeException",
+                "InvalidUsageDimensionException",
+                "InvalidTagException",
+                "InvalidUsageAllocationsException",
+                "InvalidEndpointRegionException",
+                "TimestampOutOfBoundsException",
+                "DuplicateRequestException",
+                "IdempotencyConflictException",
+                "ThrottlingException",
+                "CustomerNotEntitledException",
+            ],
+            Self::BatchMeterUsage => &[
+                "InternalServiceErrorException",
+                "InvalidProductCodeException",
+                "InvalidUsageDimensionException",
+                "InvalidTagException",
+                "InvalidUsageAllocationsException",
+                "InvalidCustomerIdentifierException",
+                "TimestampOutOfBoundsException",
+                "ThrottlingException",
+                "DisabledApiException",
+                "InvalidLicenseException",
+            ],
+            Self::ResolveCustomer => &[
+                "InvalidTokenException",
+                "ExpiredTokenException",
+                "ThrottlingException",
+                "InternalServiceErrorException",
+                "DisabledApiException",
+            ],
+        }
+    }
 }
 
 /// The operation that the headers name.
 pub(super) fn operation(headers: &HeaderMap) -> Result<Operation, ServiceError> {
-    let unknown = || {
-        ServiceError::new("UnknownOperationException", "the X-Amz-Target names no operation of this service")
-    };
-    let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.split(';').next().map(str::trim) != Some(CONTENT_TYPE) {
-        return Err(ServiceError::new(
-            "UnknownOperationException",
-            "the Content-Type must be application/x-amz-json-1.1",
-        ));
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let unknown = |message: &str| ServiceError::new("UnknownOperationException", message);
+    let media_type = header("content-type").split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case(CONTENT_TYPE) {
+        return Err(unknown("the Content-Type must be application/x-amz-json-1.1"));
     }
-    let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    target.strip_prefix(TARGET_PREFIX).and_then(Operation::of_name).ok_or_else(unknown)
+    let name = header("x-amz-target").strip_prefix(TARGET_PREFIX);
+    name.and_then(Operation::of_name)
+        .ok_or_else(|| unknown("X-Amz-Target names no operation of this service"))
+}
+
+/// Reads a body and checks it against the model. An empty one is a structure without members.
+pub(super) fn parse(operation: Operation, bytes: &[u8]) -> Result<Value, ServiceError> {
+    let body = if bytes.is_empty() {
+        json!({})
+    } else {
+        serde_json::from_slice(bytes).map_err(|error| {
+            ServiceError::new("SerializationException", format!("the body is no JSON: {error}"))
+        })?
+    };
+    model::check(operation, &body)?;
+    Ok(body)
+}
+
+/// Reads the members of a body that the model accepts.
+pub(super) fn members<'a, T: Deserialize<'a>>(body: &'a Value) -> Result<T, ServiceError> {
+    T::deserialize(body).map_err(|error| ServiceError::new("SerializationException", error.to_string()))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RegisterUsage<'a> {
+    #[serde(borrow)]
+    pub(super) product_code: Cow<'a, str>,
+    pub(super) public_key_version: i32,
+    pub(super) nonce: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct MeterUsage<'a> {
+    #[serde(borrow)]
+    pub(super) product_code: Cow<'a, str>,
+    timestamp: f64,
+    #[serde(borrow)]
+    pub(super) usage_dimension: Cow<'a, str>,
+    usage_quantity: Option<u32>,
+    usage_quantity_as_decimal: Option<Cow<'a, str>>,
+    pub(super) dry_run: Option<bool>,
+    pub(super) usage_allocations: Option<Vec<UsageAllocation<'a>>>,
+    pub(super) client_token: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct BatchMeterUsage<'a> {
+    #[serde(borrow)]
+    pub(super) usage_records: Vec<UsageRecord<'a>>,
+    pub(super) product_code: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct UsageRecord<'a> {
+    timestamp: f64,
+    #[serde(borrow)]
+    pub(super) customer_identifier: Option<Cow<'a, str>>,
+    pub(super) dimension: Cow<'a, str>,
+    quantity: Option<u32>,
+    quantity_as_decimal: Option<Cow<'a, str>>,
+    pub(super) usage_allocations: Option<Vec<UsageAllocation<'a>>>,
+    #[serde(rename = "CustomerAWSAccountId")]
+    pub(super) customer_aws_account_id: Option<Cow<'a, str>>,
+    pub(super) license_arn: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct UsageAllocation<'a> {
+    allocated_usage_quantity: Option<u32>,
+    #[serde(borrow)]
+    allocated_usage_quantity_as_decimal: Option<Cow<'a, str>>,
+    pub(super) tags: Option<Vec<Tag<'a>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Tag<'a> {
+    #[serde(borrow)]
+    pub(super) key: Cow<'a, str>,
+    pub(super) value: Cow<'a, str>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ResolveCustomer<'a> {
+    #[serde(borrow)]
+    pub(super) registration_token: Cow<'a, str>,
+}
+
+/// A quantity as it was written: AWS wants the parts of a record all in one of the two forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    Whole(Micros),
+    Decimal(Micros),
+    /// In neither member.
+    Absent,
+}
+
+fn written(whole: Option<u32>, decimal: Option<&str>, names: [&str; 2]) -> Result<Written, ServiceError> {
+    match (whole, decimal) {
+        (Some(_), Some(_)) => {
+            Err(ServiceError::validation(format!("You can't specify both {} and {}.", names[0], names[1])))
+        }
+        (Some(whole), None) => Ok(Written::Whole(Micros::of_integer(whole))),
+        (None, Some(text)) => Ok(Micros::parse(text).map_or(Written::Absent, Written::Decimal)),
+        (None, None) => Ok(Written::Absent),
+    }
+}
+
+impl MeterUsage<'_> {
+    pub(super) fn quantity(&self) -> Result<Written, ServiceError> {
+        let names = ["UsageQuantity", "UsageQuantityAsDecimal"];
+        written(self.usage_quantity, self.usage_quantity_as_decimal.as_deref(), names)
+    }
+
+    pub(super) fn timestamp(&self) -> Timestamp {
+        timestamp(self.timestamp)
+    }
+}
+
+impl UsageRecord<'_> {
+    pub(super) fn quantity(&self) -> Result<Written, ServiceError> {
+        written(self.quantity, self.quantity_as_decimal.as_deref(), ["Quantity", "QuantityAsDecimal"])
+    }
+
+    pub(super) fn timestamp(&self) -> Timestamp {
+        timestamp(self.timestamp)
+    }
+}
+
+impl UsageAllocation<'_> {
+    pub(super) fn quantity(&self) -> Result<Written, ServiceError> {
+        let names = ["AllocatedUsageQuantity", "AllocatedUsageQuantityAsDecimal"];
+        written(self.allocated_usage_quantity, self.allocated_usage_quantity_as_decimal.as_deref(), names)
+    }
+}
+
+/// Seconds since the epoch, possibly with a fraction; milliseconds are what the protocol keeps.
+fn timestamp(seconds: f64) -> Timestamp {
+    #[expect(clippy::cast_possible_truncation, reason = "the model's check bounds it far below 2^53")]
+    Timestamp::from_unix_millis((seconds * 1000.0).round() as i64)
 }
 
 /// An error as the service answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServiceError {
-    pub(super) code: String,
+    pub(super) code: Cow<'static, str>,
     pub(super) message: String,
 }
 
 impl ServiceError {
-    pub(super) fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into() }
     }
 
@@ -78,9 +277,9 @@ impl ServiceError {
     }
 
     /// 400 for every modelled error, `ThrottlingException` included, but 500 for the service's own (AWS Marketplace API
-    /// reference, "Errors" of each operation).
+    /// reference, "Errors" of each operation); 403 where AWS's list of common errors says so.
     pub(super) fn status(&self) -> StatusCode {
-        match self.code.as_str() {
+        match self.code.as_ref() {
             "InternalServiceErrorException" => StatusCode::INTERNAL_SERVER_ERROR,
             "MissingAuthenticationTokenException"
             | "InvalidSignatureException"
@@ -92,32 +291,97 @@ impl ServiceError {
     }
 
     pub(super) fn body(&self) -> Value {
-        let name = if self.code.starts_with("Serialization") || self.code.starts_with("UnknownOperation") {
-            format!("com.amazon.coral.service#{}", self.code)
-        } else {
-            format!("{NAMESPACE}#{}", self.code)
-        };
-        json!({"__type": name, "message": self.message})
+        let modelled =
+            Operation::ALL.iter().any(|operation| operation.exceptions().contains(&self.code.as_ref()));
+        let namespace = if modelled { NAMESPACE } else { FRAMEWORK };
+        json!({"__type": format!("{namespace}#{}", self.code), "message": self.message})
     }
 }
 
 /// What an operation answers, before it becomes HTTP.
 pub(super) type Outcome = Result<Value, ServiceError>;
 
-/// The HTTP answer for an outcome.
-pub(super) fn response(outcome: &Outcome, request_id: &str) -> Response<Body> {
-    let (status, body) = match outcome {
+/// Status and body of an outcome.
+pub(super) fn rendered(outcome: &Outcome) -> (StatusCode, String) {
+    match outcome {
         Ok(value) => (StatusCode::OK, value.to_string()),
         Err(error) => (error.status(), error.body().to_string()),
-    };
-    let mut response = http::answer(status, CONTENT_TYPE, Bytes::from(body));
+    }
+}
+
+/// The HTTP answer for an outcome that was rendered to `status` and `body`.
+pub(super) fn response(
+    outcome: &Outcome,
+    status: StatusCode,
+    body: impl Into<Bytes>,
+    request_id: &str,
+) -> Response<Body> {
+    let mut response = http::answer(status, CONTENT_TYPE, body);
+    let headers = response.headers_mut();
     if let Err(error) = outcome
         && let Ok(value) = HeaderValue::from_str(&error.code)
     {
-        response.headers_mut().insert("x-amzn-errortype", value);
+        headers.insert("x-amzn-errortype", value);
     }
     if let Ok(value) = HeaderValue::from_str(request_id) {
-        response.headers_mut().insert("x-amzn-requestid", value);
+        headers.insert("x-amzn-requestid", value);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (hyper::header::HeaderName::from_static(name), HeaderValue::from_static(value))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_target_names_the_operation() {
+        let json = ("content-type", "application/x-amz-json-1.1");
+        for (target, found) in [
+            ("AWSMPMeteringService.MeterUsage", Some(Operation::MeterUsage)),
+            ("AWSMPMeteringService.meterusage", None),
+            ("MeterUsage", None),
+            ("", None),
+        ] {
+            assert_eq!(operation(&headers(&[json, ("x-amz-target", target)])).ok(), found, "{target}");
+        }
+        let plain =
+            [("content-type", "application/json"), ("x-amz-target", "AWSMPMeteringService.MeterUsage")];
+        assert_eq!(operation(&headers(&plain)).unwrap_err().code, "UnknownOperationException");
+    }
+
+    #[test]
+    fn modelled_errors_are_400_but_the_services_own_is_500() {
+        for operation in Operation::ALL {
+            for code in operation.exceptions() {
+                let error = ServiceError::new(*code, "text");
+                let expected = if *code == "InternalServiceErrorException" { 500 } else { 400 };
+                assert_eq!(error.status().as_u16(), expected, "{code}");
+                assert_eq!(error.body()["__type"], format!("{NAMESPACE}#{code}"));
+            }
+        }
+        assert_eq!(
+            ServiceError::validation("x").body()["__type"],
+            format!("{FRAMEWORK}#ValidationException")
+        );
+    }
+
+    #[test]
+    fn a_quantity_stands_in_one_member() {
+        let both = json!({"Timestamp": 1, "Dimension": "d", "Quantity": 1, "QuantityAsDecimal": "1"});
+        let record: UsageRecord<'_> = members(&both).unwrap();
+        assert_eq!(record.quantity().unwrap_err().code, "ValidationException");
+        let neither = json!({"Timestamp": 1.9996, "Dimension": "d"});
+        let record: UsageRecord<'_> = members(&neither).unwrap();
+        assert_eq!(record.quantity(), Ok(Written::Absent));
+        assert_eq!(record.timestamp(), Timestamp::from_unix_millis(2000));
+    }
 }

@@ -1,139 +1,294 @@
-//! Who exists in the emulated marketplace: products, customers, pods, regions, and which answer AWS gives where its
-//! documents leave it open.
+//! Who exists in the emulated marketplace: products, customers with their licences, pods, regions.
+//!
+//! - The world only changes by order: a world file (`document`) or the admin interface. What calls do to it is the
+//!   bill's business.
+//! - Everything that a caller may name is bounded, so that no order can fill the memory.
+
+pub(super) mod document;
+pub(super) mod switches;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
+use self::switches::Switches;
 use super::wire::Operation;
 use crate::clock::Timestamp;
 
+/// How a product is sold; AWS prescribes the operation for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Pricing {
+    /// By the hour of a pod or task: `RegisterUsage`.
+    #[default]
+    Hourly,
+    /// By custom dimensions that the software in the buyer's account reports: `MeterUsage`.
+    Metered,
+    /// By dimensions that the seller's own service reports: `BatchMeterUsage` and `ResolveCustomer`.
+    Saas,
+}
+
+impl Pricing {
+    /// Whether the operation belongs to products sold like this.
+    pub(super) const fn allows(self, operation: Operation) -> bool {
+        match operation {
+            Operation::RegisterUsage => matches!(self, Self::Hourly),
+            Operation::MeterUsage => matches!(self, Self::Metered),
+            Operation::BatchMeterUsage | Operation::ResolveCustomer => matches!(self, Self::Saas),
+        }
+    }
+}
+
+/// How a SaaS product's seller names customers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Agreements {
+    /// In migration: both forms are served, and the same usage in both is billed twice, as AWS warns.
+    #[default]
+    Either,
+    /// `ProductCode` with `CustomerIdentifier` or `CustomerAWSAccountId`.
+    Legacy,
+    /// Concurrent Agreements: `CustomerAWSAccountId` with `LicenseArn`, never `ProductCode` or `CustomerIdentifier`.
+    Concurrent,
+}
+
+/// One version of a product's key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeyVersion {
+    /// From when on it is rotated; RegisterUsage then tells `PublicKeyRotationTimestamp`.
+    #[serde(with = "super::change::millis_option")]
+    pub(super) expires_at: Option<Timestamp>,
+}
+
 /// A product.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Product {
+    pub(super) pricing: Pricing,
+    pub(super) agreements: Agreements,
+    /// Whose product it is, when it is not the world's seller: then its tokens and its code are foreign.
+    pub(super) seller_account_id: Option<String>,
     pub(super) dimensions: BTreeSet<String>,
-    /// Key versions; the time is when the version expires, once it was rotated.
-    pub(super) keys: BTreeMap<i32, Option<Timestamp>>,
+    pub(super) keys: BTreeMap<i32, KeyVersion>,
+    /// Operations that answer `DisabledApiException`.
     pub(super) disabled: BTreeSet<Operation>,
-    /// Concurrent Agreements: records name account and licence, never customer identifier and product code.
-    pub(super) concurrent_agreements: bool,
+}
+
+/// One agreement of a customer about one product.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct License {
+    pub(super) product_code: String,
+    pub(super) arn: String,
+    pub(super) agreement_id: String,
+    pub(super) subscribed: bool,
+    #[serde(with = "super::change::millis_option")]
+    pub(super) active_from: Option<Timestamp>,
+    #[serde(with = "super::change::millis_option")]
+    pub(super) active_until: Option<Timestamp>,
 }
 
 /// A buyer's account.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Customer {
     pub(super) identifier: String,
-    pub(super) license_arn: String,
-    pub(super) agreement_id: String,
+    /// Whether it is subscribed to the products that no licence below names, present and future.
     pub(super) subscribed: bool,
+    pub(super) licenses: Vec<License>,
 }
 
-/// Who signs a request: one access key is one pod.
-#[derive(Debug, Clone)]
+impl Customer {
+    /// The licences about a product: those declared, else the one that every customer has with every product.
+    fn licenses_for(&self, account_id: &str, product_code: &str) -> Vec<License> {
+        let declared = self.licenses.iter().filter(|license| license.product_code == product_code);
+        let declared: Vec<License> = declared.cloned().collect();
+        if !declared.is_empty() {
+            return declared;
+        }
+        vec![License {
+            product_code: product_code.to_owned(),
+            arn: format!("arn:aws:license-manager::{account_id}:license:l-{product_code}"),
+            agreement_id: format!("agmt-{account_id}"),
+            subscribed: self.subscribed,
+            active_from: None,
+            active_until: None,
+        }]
+    }
+}
+
+/// A secret access key; never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Secret(pub(super) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Where a pod runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Platform {
+    #[default]
+    Eks,
+    EksFargate,
+    Ecs,
+    EcsFargate,
+    /// Bedrock AgentCore Runtime: reports are not rounded to the hour, and `ClientToken` alone deduplicates.
+    Agentcore,
+    Ec2,
+    /// Credentials of the node, not of the pod.
+    NodeRole,
+    /// A laptop, a data centre, another cloud.
+    Elsewhere,
+}
+
+impl Platform {
+    pub(super) const NAMES: [(&'static str, Self); 8] = [
+        ("eks", Self::Eks),
+        ("eks-fargate", Self::EksFargate),
+        ("ecs", Self::Ecs),
+        ("ecs-fargate", Self::EcsFargate),
+        ("agentcore", Self::Agentcore),
+        ("ec2", Self::Ec2),
+        ("node-role", Self::NodeRole),
+        ("elsewhere", Self::Elsewhere),
+    ];
+}
+
+/// A declared pod; one that was never declared has the world's defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pod {
-    pub(super) account_id: String,
-    pub(super) platform_supported: bool,
-    pub(super) region: String,
-    pub(super) allowed: bool,
+    pub(super) account_id: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) platform: Option<Platform>,
+    /// Operations that its role may not call.
+    pub(super) denied: BTreeSet<Operation>,
+    #[serde(with = "super::change::millis_option")]
     pub(super) started_at: Option<Timestamp>,
-    /// The first RegisterUsage of the pod was answered; AWS gives entitlement errors on the first call only.
-    pub(super) registered: bool,
+    /// With it the pod's signatures are verified.
+    pub(super) secret_key: Option<Secret>,
 }
 
-/// Where AWS's documents leave two answers open.
+/// A pod with the world's defaults filled in.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Switches {
-    /// A pod that was refused is refused again, rather than accepted on its second call.
-    pub(super) refuse_again: bool,
-    /// DryRun answers with the exception `DryRunOperation`, rather than with 200.
-    pub(super) dry_run_exception: bool,
-    /// BatchMeterUsage rounds timestamps to the hour for deduplication.
-    pub(super) batch_rounds_to_hour: bool,
-    /// An hour that began before the pod did is out of bounds.
-    pub(super) hour_before_start_out_of_bounds: bool,
-    /// Claims in PascalCase, as AWS's documents show them, rather than in camelCase, as AWS's verifiers read them.
-    pub(super) pascal_case_claims: bool,
+pub(super) struct PodView<'a> {
+    pub(super) name: &'a str,
+    pub(super) account_id: &'a str,
+    pub(super) region: &'a str,
+    pub(super) platform: Platform,
+    pub(super) started_at: Option<Timestamp>,
+    pub(super) denied: Option<&'a BTreeSet<Operation>>,
 }
 
 /// Everything that exists.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct World {
+    /// Of pods that name none.
     pub(super) region: String,
+    /// Where the service answers.
+    pub(super) regions: BTreeSet<String>,
+    /// Of pods that name none: the buyer's account.
+    pub(super) account_id: String,
+    /// Of pods that name none.
+    pub(super) platform: Platform,
+    pub(super) seller_account_id: String,
     pub(super) products: BTreeMap<String, Product>,
     pub(super) customers: BTreeMap<String, Customer>,
-    pub(super) default_account: String,
-    /// The product that licences and registration tokens belong to.
-    pub(super) saas_product: String,
     pub(super) pods: BTreeMap<String, Pod>,
+    /// Operations that are disabled in a region.
+    pub(super) disabled_regions: BTreeMap<Operation, BTreeSet<String>>,
     pub(super) switches: Switches,
 }
 
-/// Most pods remembered; an access key costs a few hundred bytes.
-pub(super) const PODS_MAX: usize = 100_000;
+/// Where the service has endpoints (`endpoints.json` of botocore, partitions aws and aws-us-gov, and the commercial China
+/// and sovereign regions of its endpoint rules).
+const REGIONS: &str = "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 \
+                       ap-southeast-1 ap-southeast-2 ap-southeast-3 ap-southeast-4 ca-central-1 cn-northwest-1 \
+                       eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 \
+                       eusc-de-east-1 il-central-1 me-central-1 me-south-1 sa-east-1 us-east-1 us-east-2 us-gov-east-1 \
+                       us-gov-west-1 us-west-1 us-west-2";
 
 impl World {
-    /// The world that needs no file.
-    pub(super) fn default_world() -> Self {
-        let first_key = || BTreeMap::from([(1, None)]);
-        let dimensions = || ["requests", "gigabytes"].map(str::to_owned).into();
-        let metered = || Product { dimensions: dimensions(), keys: first_key(), ..Product::default() };
-        let customer = |account: &str, license: &str, agreement: &str, subscribed| {
-            let customer = Customer {
-                identifier: format!("customer-{account}"),
-                license_arn: format!("arn:aws:license-manager::{account}:license:{license}"),
-                agreement_id: agreement.to_owned(),
-                subscribed,
-            };
-            (account.to_owned(), customer)
-        };
+    /// A marketplace without products and customers.
+    pub(super) fn empty() -> Self {
         Self {
             region: "us-east-1".to_owned(),
-            products: BTreeMap::from([
-                ("demohourly".to_owned(), Product { keys: first_key(), ..Product::default() }),
-                ("demometered".to_owned(), metered()),
-                ("demosaas".to_owned(), metered()),
-            ]),
-            customers: BTreeMap::from([
-                customer("111122223333", "l-demo", "agmt-demo", true),
-                customer("444455556666", "l-none", "agmt-none", false),
-            ]),
-            default_account: "111122223333".to_owned(),
-            saas_product: "demosaas".to_owned(),
+            regions: REGIONS.split_whitespace().map(str::to_owned).collect(),
+            account_id: "111122223333".to_owned(),
+            platform: Platform::Eks,
+            seller_account_id: "777788889999".to_owned(),
+            products: BTreeMap::new(),
+            customers: BTreeMap::new(),
             pods: BTreeMap::new(),
-            switches: Switches {
-                refuse_again: true,
-                dry_run_exception: false,
-                batch_rounds_to_hour: true,
-                hour_before_start_out_of_bounds: false,
-                pascal_case_claims: false,
-            },
+            disabled_regions: BTreeMap::new(),
+            switches: Switches::default(),
         }
     }
 
-    /// The customer with this account, made if it is new.
-    pub(super) fn customer_entry(&mut self, account_id: &str) -> &mut Customer {
-        self.customers.entry(account_id.to_owned()).or_insert_with(|| Customer {
-            identifier: format!("customer-{account_id}"),
-            license_arn: format!("arn:aws:license-manager::{account_id}:license:l-{account_id}"),
-            agreement_id: format!("agmt-{account_id}"),
-            subscribed: true,
+    /// The pod of this name.
+    pub(super) fn pod<'a>(&'a self, name: &'a str) -> PodView<'a> {
+        let pod = self.pods.get(name);
+        PodView {
+            name,
+            account_id: pod.and_then(|pod| pod.account_id.as_deref()).unwrap_or(&self.account_id),
+            region: pod.and_then(|pod| pod.region.as_deref()).unwrap_or(&self.region),
+            platform: pod.and_then(|pod| pod.platform).unwrap_or(self.platform),
+            started_at: pod.and_then(|pod| pod.started_at),
+            denied: pod.map(|pod| &pod.denied),
+        }
+    }
+
+    /// The licences of an account about a product.
+    pub(super) fn licenses(&self, account_id: &str, product_code: &str) -> Vec<License> {
+        let customer = self.customers.get(account_id);
+        customer.map(|customer| customer.licenses_for(account_id, product_code)).unwrap_or_default()
+    }
+
+    /// Whether the account has a subscription to the product, by any agreement.
+    pub(super) fn subscribed(&self, account_id: &str, product_code: &str) -> bool {
+        self.licenses(account_id, product_code).iter().any(|license| license.subscribed)
+    }
+
+    /// The customer with this legacy identifier.
+    pub(super) fn account_of_identifier(&self, identifier: &str) -> Option<&str> {
+        let mut customers = self.customers.iter();
+        customers.find(|(_, customer)| customer.identifier == identifier).map(|(account, _)| account.as_str())
+    }
+
+    /// The licence with this ARN, and whose it is.
+    pub(super) fn license(&self, arn: &str) -> Option<(&str, License)> {
+        self.customers.iter().find_map(|(account_id, customer)| {
+            let mut codes = self.products.keys();
+            let license = codes.find_map(|code| {
+                let mut licenses = customer.licenses_for(account_id, code).into_iter();
+                licenses.find(|license| license.arn == arn)
+            })?;
+            Some((account_id.as_str(), license))
         })
     }
 
-    /// The pod that signs with `access_key`, made on its first call.
-    pub(super) fn pod(&mut self, access_key: &str, now: Timestamp) -> Option<&mut Pod> {
-        if !self.pods.contains_key(access_key) {
-            if self.pods.len() >= PODS_MAX {
-                return None;
-            }
-            let pod = Pod {
-                account_id: self.default_account.clone(),
-                platform_supported: true,
-                region: self.region.clone(),
-                allowed: true,
-                started_at: Some(now),
-                registered: false,
-            };
-            self.pods.insert(access_key.to_owned(), pod);
-        }
-        self.pods.get_mut(access_key)
+    /// Whether another seller published the product.
+    pub(super) fn foreign(&self, product: &Product) -> bool {
+        product.seller_account_id.as_ref().is_some_and(|seller| *seller != self.seller_account_id)
+    }
+
+    /// The first product of this seller that is sold as a service: what registration tokens are for.
+    pub(super) fn saas_product(&self) -> Option<&str> {
+        let mut products = self.products.iter();
+        let found = products.find(|(_, product)| product.pricing == Pricing::Saas && !self.foreign(product));
+        found.map(|(code, _)| code.as_str())
+    }
+
+    /// The product that a demonstration uses: the first that is sold by the hour, else the first.
+    pub(super) fn showpiece(&self) -> Option<(&str, &Product)> {
+        let hourly = self.products.iter().find(|(_, product)| product.pricing == Pricing::Hourly);
+        hourly.or_else(|| self.products.iter().next()).map(|(code, product)| (code.as_str(), product))
+    }
+}
+
+impl License {
+    /// Whether a time lies in the licence's activation period.
+    pub(super) fn active_at(&self, at: Timestamp) -> bool {
+        self.active_from.is_none_or(|from| from <= at) && self.active_until.is_none_or(|until| at < until)
     }
 }

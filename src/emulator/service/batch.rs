@@ -1,203 +1,284 @@
-//! `BatchMeterUsage` (AWS Marketplace API reference): up to 25 records of many customers, judged one by one,
-//! except that one bad timestamp, dimension or product fails them all.
+//! `BatchMeterUsage` (AWS Marketplace API reference): up to 25 records of many customers, judged one by one, except that
+//! one bad timestamp, dimension, quantity or product fails them all.
+
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
-use time::{Month, OffsetDateTime};
+use time::OffsetDateTime;
 
-use super::meter::usage_text;
-use super::usage::{Usage, hour, usage};
-use super::{Outcome, Request, Service, ServiceError, Structure};
+use super::usage::{AHEAD_SECONDS_MAX, hour, read, repeats};
+use super::{Answer, Change, Decided, Request, Service, ServiceError, out_of_bounds};
 use crate::clock::Timestamp;
-use crate::emulator::bill::{Key, Record, Source};
-use crate::emulator::check::{ACCOUNT_ID, DIMENSION, LICENSE_ARN, PRODUCT_CODE, UP_TO_255};
+use crate::emulator::bill::{Known, record_id};
+use crate::emulator::change::{FormText, Recorded};
+use crate::emulator::wire::{BatchMeterUsage, Operation, UsageRecord};
+use crate::emulator::world::switches::Switch;
+use crate::emulator::world::{Agreements, License, Product};
 
-/// Most records of a call (service model, `UsageRecordList`).
-const RECORDS_MAX: usize = 25;
-
-/// Largest call (AWS Marketplace API reference, BatchMeterUsage).
+/// Requests must be smaller (AWS Marketplace API reference, BatchMeterUsage: "less than 1 MB").
 const REQUEST_BYTES_MAX: usize = 1_000_000;
 
-/// How far back a record may lie, in seconds.
+/// How far back a record may lie, in seconds: less than that.
 const WINDOW_SECONDS: i64 = 24 * 3600;
 
-/// A month is closed for records so long after its end, in hours.
-const MONTH_END_GRACE_HOURS: i64 = 6;
+/// After its end a month is open for records so long, in seconds.
+const MONTH_GRACE_SECONDS: i64 = 6 * 3600;
 
-struct Asked<'a> {
-    account_id: Option<String>,
-    license_arn: Option<&'a str>,
-    customer_identifier: Option<&'a str>,
-    dimension: &'a str,
-    timestamp: Timestamp,
-    usage: Usage,
+/// A record that passed what fails a whole batch.
+struct Checked {
+    report: Recorded,
+    subscribed: bool,
     echo: Value,
 }
 
-pub(super) fn decide(service: &mut Service, request: &Request<'_>, body: &Structure<'_>) -> Outcome {
+/// A customer found, with the licence that named it.
+type Found = (String, Option<License>);
+
+pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec<Change>) -> Decided {
     if request.body_bytes >= REQUEST_BYTES_MAX {
-        return Err(ServiceError::new(
-            "RequestEntityTooLargeException",
-            "The request must be smaller than 1 MB.",
-        ));
+        let message = format!("The request has {} bytes; it must be smaller than 1 MB.", request.body_bytes);
+        return Err(ServiceError::new("RequestEntityTooLargeException", message));
     }
-    let product_code = body.text("ProductCode", PRODUCT_CODE)?;
-    let list = body.required_list("UsageRecords", 0, RECORDS_MAX)?;
+    let asked: BatchMeterUsage<'_> = super::members(request)?;
+    service.disabled(None, request)?;
+    let (product_code, product) = product_of(service, &asked)?;
+    service.disabled(Some(product), request)?;
     let echoes = request.body.get("UsageRecords").and_then(Value::as_array);
-    let mut records = Vec::with_capacity(list.len());
-    for (index, structure) in list.iter().enumerate() {
-        let echo = echoes.and_then(|echoes| echoes.get(index)).cloned().unwrap_or_default();
-        records.push(read(structure, echo)?);
+    let echoes = echoes.into_iter().flatten();
+    let mut records = Vec::with_capacity(asked.usage_records.len());
+    for (record, echo) in asked.usage_records.iter().zip(echoes) {
+        let batch = (product_code.as_str(), product, asked.product_code.is_some());
+        records.push(check(service, batch, record, request, echo)?);
     }
-    let product_code = product_of(service, product_code, &records)?;
-    service.disabled(&product_code, request.operation)?;
-    check_all(service, &product_code, &records, request.now)?;
-    let mut results = Vec::new();
-    for record in records {
-        results.push(judge(service, &product_code, record)?);
+    let processed = records.len().saturating_sub(request.unprocessed);
+    let unprocessed: Vec<Value> =
+        records.split_off(processed).into_iter().map(|record| record.echo).collect();
+    for record in &records {
+        service.room(request.pod, &record.report.allocations)?;
     }
-    Ok(json!({"Results": results, "UnprocessedRecords": []}))
+    let results = judge(service, records, changes);
+    Ok(Answer::Document(json!({"Results": results, "UnprocessedRecords": unprocessed})))
 }
 
-fn read<'a>(structure: &Structure<'a>, echo: Value) -> Result<Asked<'a>, ServiceError> {
-    let timestamp = structure.required_timestamp("Timestamp")?;
-    let dimension = structure.required_text("Dimension", DIMENSION)?;
-    let customer_identifier = structure.text("CustomerIdentifier", UP_TO_255)?;
-    let account_id = structure.text("CustomerAWSAccountId", ACCOUNT_ID)?.map(str::to_owned);
-    let license_arn = structure.text("LicenseArn", LICENSE_ARN)?;
-    if customer_identifier.is_some() && account_id.is_some() {
-        return Err(ServiceError::new(
-            "InvalidCustomerIdentifierException",
-            "CustomerIdentifier and CustomerAWSAccountID are mutually exclusive.",
-        ));
-    }
-    if customer_identifier.is_none() && account_id.is_none() {
-        return Err(ServiceError::new(
-            "InvalidCustomerIdentifierException",
-            "A record must name its customer.",
-        ));
-    }
-    let usage = usage(structure, "Quantity", "QuantityAsDecimal")?;
-    Ok(Asked { account_id, license_arn, customer_identifier, dimension, timestamp, usage, echo })
-}
-
-/// The product of the call: named for the legacy integration, found by the licence under Concurrent Agreements.
-fn product_of(service: &Service, named: Option<&str>, records: &[Asked<'_>]) -> Result<String, ServiceError> {
-    let licensed = records.iter().filter(|record| record.license_arn.is_some()).count();
-    match named {
-        Some(_) if licensed > 0 => Err(ServiceError::new(
-            "InvalidLicenseException",
-            "ProductCode cannot be given together with LicenseArn.",
-        )),
-        Some(code) if service.world.products.contains_key(code) => {
-            if service.world.products.get(code).is_some_and(|product| product.concurrent_agreements) {
+/// The product of the call: named for the legacy integration, found by the licences under Concurrent Agreements.
+fn product_of<'a>(
+    service: &'a Service,
+    asked: &BatchMeterUsage<'_>,
+) -> Result<(String, &'a Product), ServiceError> {
+    let license =
+        |record: &UsageRecord<'_>| record.license_arn.as_deref().and_then(|arn| service.world.license(arn));
+    let code = match asked.product_code.as_deref() {
+        Some(code) => code.to_owned(),
+        // Without records there is nothing that could name a product, and nothing to bill.
+        None if asked.usage_records.is_empty() => {
+            return Err(ServiceError::validation(
+                "Without ProductCode, UsageRecords must name a LicenseArn.",
+            ));
+        }
+        None => match asked.usage_records.iter().find_map(license) {
+            Some((_, license)) => license.product_code,
+            None if asked.usage_records.iter().any(|record| record.license_arn.is_some()) => {
+                return Err(invalid_license("there is no such LicenseArn"));
+            }
+            None => {
                 return Err(ServiceError::new(
-                    "InvalidLicenseException",
-                    "This product uses Concurrent Agreements: records name LicenseArn, the request no ProductCode.",
+                    "InvalidProductCodeException",
+                    "ProductCode is required for records without LicenseArn.",
                 ));
             }
-            Ok(code.to_owned())
-        }
-        Some(_) => Err(Service::product_error()),
-        None if licensed == records.len() => {
-            // The licence belongs to a product; the emulated ones are all of the one that is sold as SaaS.
-            Ok(service.world.saas_product.clone())
-        }
-        None => Err(Service::product_error()),
+        },
+    };
+    let product = service.product(&code, Operation::BatchMeterUsage)?;
+    Ok((code, product))
+}
+
+fn invalid_license(why: &str) -> ServiceError {
+    let message = "Ensure the LicenseArn is valid, matches the customer, and usage is within the license activation period.";
+    ServiceError::new("InvalidLicenseException", format!("{message} (emulator: {why})"))
+}
+
+fn check(
+    service: &Service,
+    (product_code, product, named): (&str, &Product, bool),
+    record: &UsageRecord<'_>,
+    request: &Request<'_>,
+    echo: &Value,
+) -> Result<Checked, ServiceError> {
+    check_form(service, product, named, record)?;
+    let (quantity, allocations) = read(record.quantity()?, record.usage_allocations.as_deref())?;
+    if !product.dimensions.contains(record.dimension.as_ref()) {
+        return Err(super::dimension_error(&record.dimension, product));
+    }
+    let timestamp = record.timestamp();
+    check_time(timestamp, request.now)?;
+    let found = customer_of(service, product_code, record, timestamp)?;
+    let (account_id, subscribed) = match &found {
+        Some((account_id, Some(license))) => (account_id.clone(), license.subscribed),
+        Some((account_id, None)) => (account_id.clone(), service.world.subscribed(account_id, product_code)),
+        None => (String::new(), false),
+    };
+    let rounded = if service.world.switches.second(Switch::BatchHours) { timestamp } else { hour(timestamp) };
+    let form = match found.and_then(|(_, license)| license) {
+        // The two forms are two records: who sends both is billed twice, as AWS warns.
+        Some(license) => FormText::License(license.arn),
+        None => FormText::Product,
+    };
+    let report = Recorded {
+        product_code: product_code.to_owned(),
+        account_id,
+        dimension: record.dimension.clone().into_owned(),
+        form,
+        hour: rounded.unix_millis(),
+        timestamp: timestamp.unix_millis(),
+        quantity,
+        allocations,
+        call: request.call,
+        client_token: None,
+    };
+    Ok(Checked { report, subscribed, echo: echo.clone() })
+}
+
+/// Which members may name product and customer together (model text of BatchMeterUsage and UsageRecord).
+fn check_form(
+    service: &Service,
+    product: &Product,
+    named: bool,
+    record: &UsageRecord<'_>,
+) -> Result<(), ServiceError> {
+    let customer = |text: &str| Err(ServiceError::new("InvalidCustomerIdentifierException", text));
+    let by_identifier = record.customer_identifier.is_some();
+    let by_account = record.customer_aws_account_id.is_some();
+    let by_license = record.license_arn.is_some();
+    if by_identifier && by_account {
+        return customer(
+            "CustomerIdentifier and CustomerAWSAccountId exclude each other: name the customer once.",
+        );
+    }
+    if !by_identifier && !by_account {
+        return customer("A UsageRecord names its customer with CustomerAWSAccountId.");
+    }
+    if by_license && by_identifier {
+        return customer("LicenseArn goes with CustomerAWSAccountId, not with CustomerIdentifier.");
+    }
+    if by_license && named && !service.world.switches.second(Switch::LicenseWithProductCode) {
+        return Err(ServiceError::validation(
+            "Do not send ProductCode with LicenseArn: the licence names the product, and both would be billed.",
+        ));
+    }
+    if !by_license && !named {
+        return Err(invalid_license("a record has no LicenseArn, and the request no ProductCode"));
+    }
+    match product.agreements {
+        Agreements::Concurrent if !by_license => Err(invalid_license(
+            "the product has Concurrent Agreements: records need LicenseArn, the request no ProductCode",
+        )),
+        Agreements::Legacy if by_license => Err(invalid_license(
+            "the product has no Concurrent Agreements: send ProductCode instead of LicenseArn",
+        )),
+        _ => Ok(()),
     }
 }
 
-fn check_all(
+/// The customer of a record; `None` is one that does not exist, where that is no exception.
+fn customer_of(
     service: &Service,
     product_code: &str,
-    records: &[Asked<'_>],
-    now: Timestamp,
-) -> Result<(), ServiceError> {
-    let product = service.world.products.get(product_code).ok_or_else(Service::product_error)?;
-    let kinds: std::collections::BTreeSet<bool> = records.iter().map(|record| record.usage.decimal).collect();
-    if kinds.len() > 1 {
-        return Err(ServiceError::validation(
-            "Integer and decimal quantities cannot be mixed in one request.",
+    record: &UsageRecord<'_>,
+    timestamp: Timestamp,
+) -> Result<Option<Found>, ServiceError> {
+    let world = &service.world;
+    let account_id = match (&record.customer_identifier, &record.customer_aws_account_id) {
+        (Some(identifier), _) => world.account_of_identifier(identifier).map(str::to_owned),
+        (None, Some(account_id)) => {
+            world.customers.contains_key(account_id.as_ref()).then(|| account_id.clone().into_owned())
+        }
+        (None, None) => None,
+    };
+    let Some(account_id) = account_id else {
+        if world.switches.second(Switch::UnknownCustomer) {
+            return Ok(None);
+        }
+        return Err(ServiceError::new(
+            "InvalidCustomerIdentifierException",
+            "You have metered usage for a CustomerIdentifier that does not exist.",
         ));
+    };
+    let Some(arn) = record.license_arn.as_deref() else { return Ok(Some((account_id, None))) };
+    match world.license(arn) {
+        None => Err(invalid_license("there is no such LicenseArn")),
+        Some((owner, _)) if owner != account_id => {
+            Err(invalid_license("the LicenseArn is another customer's"))
+        }
+        Some((_, license)) if license.product_code != product_code => {
+            Err(invalid_license("a request is for one product, and the licences are of several"))
+        }
+        Some((_, license)) if !license.active_at(timestamp) => {
+            Err(invalid_license("the timestamp is outside the license's activation period"))
+        }
+        Some((_, license)) => Ok(Some((account_id, Some(license)))),
     }
-    for record in records {
-        if !product.dimensions.contains(record.dimension) {
-            return Err(ServiceError::new(
-                "InvalidUsageDimensionException",
-                "The usage dimension does not match one of the UsageDimensions associated with products.",
-            ));
-        }
-        if !in_window(record.timestamp, now) {
-            return Err(ServiceError::new(
-                "TimestampOutOfBoundsException",
-                "The timestamp value passed in the UsageRecord is out of allowed range.",
-            ));
-        }
-        if let Some(arn) = record.license_arn
-            && !service.world.customers.values().any(|customer| customer.license_arn == arn)
-        {
-            return Err(ServiceError::new("InvalidLicenseException", "The LicenseArn is unknown."));
-        }
-        if service.account_of(record).is_none() {
-            return Err(ServiceError::new(
-                "InvalidCustomerIdentifierException",
-                "You have metered usage for a CustomerIdentifier that does not exist.",
-            ));
-        }
+}
+
+/// Within 24 hours, and not of a month that is closed: the previous month ends at 06:00 UTC on the first.
+fn check_time(timestamp: Timestamp, now: Timestamp) -> Result<(), ServiceError> {
+    let age_millis = now.millis_since(timestamp);
+    if age_millis >= WINDOW_SECONDS * 1000 {
+        return Err(out_of_bounds("it is 24 hours old or older"));
+    }
+    if age_millis < -AHEAD_SECONDS_MAX * 1000 {
+        return Err(out_of_bounds("it lies in the future"));
+    }
+    let month = |at: Timestamp| {
+        let at = OffsetDateTime::from_unix_timestamp(at.unix_seconds()).ok()?;
+        Some((at.year(), u8::from(at.month())))
+    };
+    let grace = Timestamp::from_unix_seconds(now.unix_seconds() - MONTH_GRACE_SECONDS);
+    if month(timestamp) < month(grace) {
+        return Err(out_of_bounds("its month is closed since 06:00 UTC on the first"));
     }
     Ok(())
 }
 
-/// Within 24 hours, and not of a month that is closed: the previous month ends at 06:00 UTC on the first.
-fn in_window(timestamp: Timestamp, now: Timestamp) -> bool {
-    let age_seconds = now.unix_seconds() - timestamp.unix_seconds();
-    if !(-300..WINDOW_SECONDS).contains(&age_seconds) {
-        return false;
+/// Judges the records in their order; a batch may repeat or contradict itself.
+fn judge(service: &Service, records: Vec<Checked>, changes: &mut Vec<Change>) -> Vec<Value> {
+    let mut next_id = service.bill.next_id();
+    let mut own: HashMap<String, (u64, Recorded)> = HashMap::new();
+    let mut results = Vec::with_capacity(records.len());
+    for Checked { report, subscribed, echo } in records {
+        if !subscribed {
+            results.push(result("CustomerNotSubscribed", None, echo));
+            continue;
+        }
+        let key = format!("{:?}", (&report.account_id, &report.dimension, &report.form, report.hour));
+        let in_batch = own.get(&key).map(|(id, earlier)| Known {
+            id: *id,
+            quantity: earlier.quantity,
+            allocations: &earlier.allocations,
+        });
+        match in_batch.or_else(|| service.bill.find(&report)) {
+            Some(known) if repeats(&known, &report, service.world.switches) => {
+                changes.push(Change::Repeated { record: known.id, call: report.call, client_token: None });
+                results.push(result("Success", Some(known.id), echo));
+            }
+            // "A previously metered UsageRecord had the same customer, dimension, and time, but a different quantity."
+            Some(known) => results.push(result("DuplicateRecord", Some(known.id), echo)),
+            None => {
+                changes.push(Change::Recorded { record: Box::new(report.clone()) });
+                results.push(result("Success", Some(next_id), echo));
+                own.insert(key, (next_id, report));
+                next_id += 1;
+            }
+        }
     }
-    let month = |at: Timestamp| -> Option<(i32, Month)> {
-        OffsetDateTime::from_unix_timestamp(at.unix_seconds()).ok().map(|at| (at.year(), at.month()))
-    };
-    let six_hours_ago = Timestamp::from_unix_seconds(now.unix_seconds() - MONTH_END_GRACE_HOURS * 3600);
-    month(timestamp) == month(now) || month(timestamp) == month(six_hours_ago)
+    results
 }
 
-impl Service {
-    fn account_of(&self, record: &Asked<'_>) -> Option<String> {
-        if let Some(account_id) = &record.account_id {
-            return self.world.customers.contains_key(account_id).then(|| account_id.clone());
-        }
-        let identifier = record.customer_identifier?;
-        let mut customers = self.world.customers.iter();
-        customers
-            .find(|(_, customer)| customer.identifier == identifier)
-            .map(|(account_id, _)| account_id.clone())
+fn result(status: &str, id: Option<u64>, echo: Value) -> Value {
+    let mut result = Map::new();
+    result.insert("UsageRecord".to_owned(), echo);
+    if let Some(id) = id {
+        result.insert("MeteringRecordId".to_owned(), json!(record_id(id)));
     }
-}
-
-fn judge(service: &mut Service, product_code: &str, record: Asked<'_>) -> Result<Value, ServiceError> {
-    let account_id = service.account_of(&record).unwrap_or_default();
-    let result = |status: &str, id: Option<String>, echo: Value| {
-        let mut result = Map::new();
-        result.insert("UsageRecord".to_owned(), echo);
-        result.insert("Status".to_owned(), json!(status));
-        if let Some(id) = id {
-            result.insert("MeteringRecordId".to_owned(), json!(id));
-        }
-        Ok(Value::Object(result))
-    };
-    if !service.customer(&account_id).is_some_and(|customer| customer.subscribed) {
-        return result("CustomerNotSubscribed", None, record.echo);
-    }
-    let rounds = service.world.switches.batch_rounds_to_hour;
-    let key = Key {
-        // A customer that is named in both ways is billed twice, as AWS warns.
-        source: Source::Seller { licensed: record.license_arn.is_some() },
-        product_code: product_code.to_owned(),
-        account_id,
-        dimension: record.dimension.to_owned(),
-        hour: if rounds { hour(record.timestamp) } else { record.timestamp },
-    };
-    match service.bill.record(key, Record::new(record.usage.quantity, usage_text(&record.usage))) {
-        Ok(id) => result("Success", Some(id), record.echo),
-        Err(id) => result("DuplicateRecord", Some(id), record.echo),
-    }
+    result.insert("Status".to_owned(), json!(status));
+    Value::Object(result)
 }

@@ -2,96 +2,168 @@
 
 use serde_json::json;
 
-use super::usage::{hour, usage};
-use super::{Outcome, Pod, Request, Service, ServiceError, Structure};
-use crate::emulator::bill::{Key, Record, Source};
-use crate::emulator::check::{CLIENT_TOKEN, DIMENSION, PRODUCT_CODE};
-use std::time::Duration;
+use super::usage::{AHEAD_SECONDS_MAX, fingerprint, hour, read, repeats};
+use super::{Answer, Change, Decided, Request, Service, ServiceError, not_entitled, out_of_bounds};
+use crate::clock::Timestamp;
+use crate::emulator::bill::record_id;
+use crate::emulator::change::{ClientToken, FormText, Recorded};
+use crate::emulator::wire::MeterUsage;
+use crate::emulator::world::switches::Switch;
+use crate::emulator::world::{Platform, PodView};
 
-/// How far back a record may lie.
-const WINDOW: Duration = Duration::from_secs(6 * 3600);
-
-/// A record may be this far ahead of the service's clock, for clocks differ.
-const AHEAD_MAX: Duration = Duration::from_secs(300);
+/// How far back a record may lie, in seconds.
+const WINDOW_SECONDS: i64 = 6 * 3600;
 
 pub(super) fn decide(
-    service: &mut Service,
-    pod: &Pod,
+    service: &Service,
+    pod: &PodView<'_>,
     request: &Request<'_>,
-    body: &Structure<'_>,
-) -> Outcome {
-    let product_code = body.required_text("ProductCode", PRODUCT_CODE)?;
-    let timestamp = body.required_timestamp("Timestamp")?;
-    let dimension = body.required_text("UsageDimension", DIMENSION)?;
-    let client_token = body.text("ClientToken", CLIENT_TOKEN)?;
-    let dry_run = body.boolean("DryRun")?.unwrap_or_default();
-    let usage = usage(body, "UsageQuantity", "UsageQuantityAsDecimal")?;
+    changes: &mut Vec<Change>,
+) -> Decided {
+    let asked: MeterUsage<'_> = super::members(request)?;
+    let (quantity, allocations) = read(asked.quantity()?, asked.usage_allocations.as_deref())?;
+    let switches = service.world.switches;
+    let dry_run = asked.dry_run == Some(true);
+    if dry_run && !switches.second(Switch::DryRunChecks) {
+        return dry_run_answer(service);
+    }
+    check_place(service, pod, request)?;
+    let product = service.product(&asked.product_code, request.operation)?;
+    if !service.world.subscribed(pod.account_id, &asked.product_code) {
+        return Err(not_entitled());
+    }
+    if !product.dimensions.contains(asked.usage_dimension.as_ref()) {
+        return Err(super::dimension_error(&asked.usage_dimension, product));
+    }
+    check_time(service, pod, asked.timestamp(), request.now)?;
+    service.room(pod.name, &allocations)?;
+    let agent = pod.platform == Platform::Agentcore;
+    let report = Recorded {
+        product_code: asked.product_code.clone().into_owned(),
+        account_id: pod.account_id.to_owned(),
+        dimension: asked.usage_dimension.clone().into_owned(),
+        form: if agent { FormText::Agent(pod.name.to_owned()) } else { FormText::Pod(pod.name.to_owned()) },
+        hour: if agent { asked.timestamp() } else { hour(asked.timestamp()) }.unix_millis(),
+        timestamp: asked.timestamp().unix_millis(),
+        quantity,
+        allocations,
+        call: request.call,
+        client_token: client_token(service, pod, &asked, agent)?,
+    };
+    let (id, change) = judge(service, report)?;
     if dry_run {
-        // It checks permission, which was granted above; AWS's documents give it two forms.
-        if service.world.switches.dry_run_exception {
-            let text = "Request would have succeeded, but DryRun flag is set.";
-            return Err(ServiceError::new("DryRunOperation", text));
-        }
-        return Ok(json!({}));
+        return dry_run_answer(service);
     }
-    if request.signer.region != pod.region {
-        return Err(ServiceError::new(
-            "InvalidEndpointRegionException",
-            "The endpoint being called is in an AWS Region different from your EC2 instance, ECS task, or EKS pod.",
-        ));
-    }
-    let Some(product) = service.world.products.get(product_code) else {
-        return Err(Service::product_error());
-    };
-    if !product.dimensions.contains(dimension) {
-        return Err(ServiceError::new(
-            "InvalidUsageDimensionException",
-            "The usage dimension does not match one of the UsageDimensions associated with products.",
-        ));
-    }
-    let hour = hour(timestamp);
-    let oldest = request.now.minus(WINDOW);
-    let before_start = service.world.switches.hour_before_start_out_of_bounds
-        && pod.started_at.is_some_and(|started| hour < started);
-    if timestamp < oldest || timestamp > request.now.plus(AHEAD_MAX) || before_start {
-        return Err(ServiceError::new(
-            "TimestampOutOfBoundsException",
-            "The timestamp value passed in the UsageRecord is out of allowed range.",
-        ));
-    }
-    if !service.subscribed(pod) {
-        return Err(ServiceError::new(
-            "CustomerNotEntitledException",
-            "Exception thrown when the customer does not have a valid subscription for the product.",
-        ));
-    }
-    let key = Key {
-        source: Source::Pod(request.signer.access_key.clone()),
-        product_code: product_code.to_owned(),
-        account_id: pod.account_id.clone(),
-        dimension: dimension.to_owned(),
-        hour,
-    };
-    if let Some(token) = client_token {
-        let same = service.bill.claim_token(token, &key, &usage_text(&usage));
-        if !same {
-            return Err(ServiceError::new(
-                "IdempotencyConflictException",
-                "The ClientToken is being used for multiple requests.",
-            ));
-        }
-    }
-    match service.bill.record(key, Record::new(usage.quantity, usage_text(&usage))) {
-        Ok(id) => Ok(json!({"MeteringRecordId": id})),
-        Err(_) => Err(ServiceError::new(
-            "DuplicateRequestException",
-            "A metering record has already been emitted by the same EC2 instance, ECS task, or EKS pod for the given \
-             {usageDimension, timestamp} with a different usageQuantity.",
-        )),
-    }
+    changes.push(change);
+    Ok(Answer::Document(json!({"MeteringRecordId": record_id(id)})))
 }
 
-/// Equal by value: 17 and 17.00 are the same.
-pub(super) fn usage_text(usage: &super::usage::Usage) -> String {
-    format!("{} {:?}", usage.quantity, usage.allocations)
+/// The documents give the answer to a granted dry run two forms.
+fn dry_run_answer(service: &Service) -> Decided {
+    if service.world.switches.second(Switch::DryRun) {
+        let text = "Request would have succeeded, but DryRun flag is set.";
+        return Err(ServiceError::new("DryRunOperation", text));
+    }
+    Ok(Answer::Document(json!({})))
+}
+
+fn check_place(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> Result<(), ServiceError> {
+    // The model has no exception for platforms here; who is no instance, task or pod has no subscription either.
+    let unknown = matches!(pod.platform, Platform::NodeRole | Platform::Elsewhere);
+    if unknown || service.refused_fargate(pod.platform) {
+        let error = not_entitled();
+        let hint = "(emulator: the credentials are not those of an EC2 instance, ECS task or EKS pod)";
+        return Err(ServiceError::new(error.code, format!("{} {hint}", error.message)));
+    }
+    if request.region != pod.region {
+        return Err(ServiceError::new(
+            "InvalidEndpointRegionException",
+            format!(
+                "The endpoint being called is in an AWS Region different from your EC2 instance, ECS task, or EKS pod. The \
+                 Region of the Metering Service endpoint and the AWS Region of the resource must match. (emulator: the pod \
+                 runs in {}, the request is signed for {})",
+                pod.region, request.region
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_time(
+    service: &Service,
+    pod: &PodView<'_>,
+    timestamp: Timestamp,
+    now: Timestamp,
+) -> Result<(), ServiceError> {
+    let age_millis = now.millis_since(timestamp);
+    if age_millis > WINDOW_SECONDS * 1000 {
+        return Err(out_of_bounds("it is more than 6 hours old"));
+    }
+    if age_millis < -AHEAD_SECONDS_MAX * 1000 {
+        return Err(out_of_bounds("it lies in the future"));
+    }
+    if let Some(started_at) = pod.started_at {
+        if timestamp < started_at {
+            return Err(out_of_bounds("it is before the start of the software"));
+        }
+        if hour(timestamp) < started_at && service.world.switches.second(Switch::HourBeforeStart) {
+            return Err(out_of_bounds("its hour began before the software started"));
+        }
+    }
+    Ok(())
+}
+
+/// The digest of the token in its scope, and of all that must be the same when it comes again.
+fn client_token(
+    service: &Service,
+    pod: &PodView<'_>,
+    asked: &MeterUsage<'_>,
+    agent: bool,
+) -> Result<Option<ClientToken>, ServiceError> {
+    let Some(token) = asked.client_token.as_deref() else {
+        if agent {
+            let text = "ClientToken is required on Amazon Bedrock AgentCore Runtime, where nothing else tells reports apart";
+            return Err(ServiceError::validation(text));
+        }
+        return Ok(None);
+    };
+    let scope =
+        if service.world.switches.second(Switch::ClientTokenScope) { pod.account_id } else { pod.name };
+    let (quantity, allocations) = read(asked.quantity()?, asked.usage_allocations.as_deref())?;
+    Ok(Some(ClientToken {
+        token: fingerprint(&[scope.as_bytes(), token.as_bytes()]),
+        request: fingerprint(&[
+            asked.product_code.as_bytes(),
+            asked.usage_dimension.as_bytes(),
+            &asked.timestamp().unix_millis().to_be_bytes(),
+            quantity.to_string().as_bytes(),
+            format!("{allocations:?}").as_bytes(),
+        ]),
+    }))
+}
+
+/// The record that answers, and what it changes.
+fn judge(service: &Service, report: Recorded) -> Result<(u64, Change), ServiceError> {
+    let repeated = |id| Change::Repeated { record: id, call: report.call, client_token: report.client_token };
+    if let Some(token) = report.client_token
+        && let Some((request, id)) = service.bill.client_token(&token.token)
+    {
+        if request != token.request {
+            let message = "The ClientToken is being used for multiple requests.";
+            return Err(ServiceError::new("IdempotencyConflictException", message));
+        }
+        return Ok((id, repeated(id)));
+    }
+    match service.bill.find(&report) {
+        Some(known) if repeats(&known, &report, service.world.switches) => Ok((known.id, repeated(known.id))),
+        Some(known) => Err(ServiceError::new(
+            "DuplicateRequestException",
+            format!(
+                "A metering record has already been emitted by the same EC2 instance, ECS task, or EKS pod for the given \
+                 {{usageDimension, timestamp}} with a different usageQuantity. (emulator: {} is recorded, {} came now)",
+                known.quantity, report.quantity
+            ),
+        )),
+        None => Ok((service.bill.next_id(), Change::Recorded { record: Box::new(report) })),
+    }
 }

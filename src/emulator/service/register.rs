@@ -1,69 +1,107 @@
 //! `RegisterUsage` (AWS Marketplace API reference): product, key version and nonce in, a signed statement out.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Outcome, Pod, Request, Service, ServiceError, Structure};
+use super::{Answer, Change, Claims, Decided, Request, Service, ServiceError, not_entitled};
 use crate::clock::Timestamp;
-use crate::emulator::check::{PRODUCT_CODE, UP_TO_255};
-use crate::emulator::token::{self, Claims};
+use crate::emulator::wire::RegisterUsage;
+use crate::emulator::world::switches::Switch;
+use crate::emulator::world::{Platform, PodView};
 
 pub(super) fn decide(
-    service: &mut Service,
-    pod: &Pod,
+    service: &Service,
+    pod: &PodView<'_>,
     request: &Request<'_>,
-    body: &Structure<'_>,
-) -> Outcome {
-    let product_code = body.required_text("ProductCode", PRODUCT_CODE)?;
-    let version = body.required_integer("PublicKeyVersion", 1, i32::MAX.into())?;
-    let nonce = body.text("Nonce", UP_TO_255)?;
-    if !pod.platform_supported {
-        return Err(ServiceError::new(
-            "PlatformNotSupportedException",
-            "AWS Marketplace does not support metering usage from the underlying platform. Currently, Amazon ECS, Amazon \
-             EKS, and AWS Fargate are supported.",
-        ));
-    }
-    if request.signer.region != pod.region {
+    changes: &mut Vec<Change>,
+) -> Decided {
+    let asked: RegisterUsage<'_> = super::members(request)?;
+    check_platform(service, pod)?;
+    if request.region != pod.region {
         return Err(ServiceError::new(
             "InvalidRegionException",
-            "RegisterUsage must be called in the same AWS Region the ECS task was launched in.",
+            format!(
+                "RegisterUsage must be called in the same AWS Region the ECS task was launched in. (emulator: the pod runs \
+                 in {}, the request is signed for {})",
+                pod.region, request.region
+            ),
         ));
     }
-    service.disabled(product_code, request.operation)?;
-    let Some(product) = service.world.products.get(product_code) else {
-        return Err(Service::product_error());
-    };
-    let key_version = i32::try_from(version).ok().filter(|version| product.keys.contains_key(version));
-    let Some(rotation) = key_version.and_then(|version| product.keys.get(&version).copied()) else {
-        return Err(ServiceError::new("InvalidPublicKeyVersionException", "Public Key version is invalid."));
-    };
-    // Entitlement is checked on a pod's first call only; whether a refused one counts as the first is not documented.
+    service.disabled(None, request)?;
+    let product = service.product(&asked.product_code, request.operation)?;
+    service.disabled(Some(product), request)?;
+    let rotation = rotation(service, product.keys.get(&asked.public_key_version).copied(), request.now)?;
+    service.room(pod.name, &[])?;
+    admit(service, pod, request, &asked, changes)?;
+
     let switches = service.world.switches;
-    let refused = !pod.registered && !service.subscribed(pod);
-    if let Some(pod) = service.world.pods.get_mut(&request.signer.access_key) {
-        pod.registered |= !(refused && switches.refuse_again);
-    }
-    if refused {
-        return Err(ServiceError::new(
-            "CustomerNotEntitledException",
-            "Exception thrown when the customer does not have a valid subscription for the product.",
-        ));
-    }
-    let key = service.keys.get(&(product_code.to_owned(), key_version.unwrap_or_default()));
-    let Some(key) = key else {
-        return Err(ServiceError::new(
-            "InternalServiceErrorException",
-            "the emulator has no key of this version",
-        ));
-    };
     let claims = Claims {
-        product_code,
-        public_key_version: version,
-        nonce,
+        product_code: asked.product_code.into_owned(),
+        public_key_version: asked.public_key_version,
+        nonce: asked.nonce.map(std::borrow::Cow::into_owned),
         issued_at: request.now,
-        pascal_case: switches.pascal_case_claims,
+        pascal_case: switches.second(Switch::ClaimCase),
+        null_nonce: switches.second(Switch::AbsentNonce),
+        with_issued_at: !switches.second(Switch::IssuedAt),
     };
-    let signature = token::token(&claims, &key.pair, request.flaw);
-    let rotation = rotation.map(Timestamp::unix_seconds);
-    Ok(json!({"PublicKeyRotationTimestamp": rotation, "Signature": signature}))
+    let document = match rotation {
+        Some(at) => json!({"PublicKeyRotationTimestamp": at.unix_seconds()}),
+        None if switches.second(Switch::AbsentRotation) => json!({}),
+        None => json!({"PublicKeyRotationTimestamp": Value::Null}),
+    };
+    Ok(Answer::Sign { claims, document })
+}
+
+fn check_platform(service: &Service, pod: &PodView<'_>) -> Result<(), ServiceError> {
+    let message = match pod.platform {
+        Platform::Eks | Platform::Ecs | Platform::EcsFargate => return Ok(()),
+        Platform::EksFargate if !service.refused_fargate(pod.platform) => return Ok(()),
+        Platform::NodeRole => "This operation can only be called from within an ECS task or an EKS pod",
+        Platform::EksFargate | Platform::Agentcore | Platform::Ec2 | Platform::Elsewhere => {
+            "AWS Marketplace does not support metering usage from the underlying platform. Currently, Amazon ECS, Amazon \
+             EKS, and AWS Fargate are supported."
+        }
+    };
+    Err(ServiceError::new("PlatformNotSupportedException", message))
+}
+
+/// When the key was rotated, if it was.
+fn rotation(
+    service: &Service,
+    key: Option<crate::emulator::world::KeyVersion>,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, ServiceError> {
+    let invalid = || ServiceError::new("InvalidPublicKeyVersionException", "Public Key version is invalid.");
+    let rotated = key.ok_or_else(invalid)?.expires_at.filter(|at| *at <= now);
+    if rotated.is_some() && service.world.switches.second(Switch::ExpiredKey) {
+        return Err(invalid());
+    }
+    Ok(rotated)
+}
+
+/// AWS judges entitlement on a pod's first call only: an admitted pod stays admitted.
+fn admit(
+    service: &Service,
+    pod: &PodView<'_>,
+    request: &Request<'_>,
+    asked: &RegisterUsage<'_>,
+    changes: &mut Vec<Change>,
+) -> Result<(), ServiceError> {
+    let before = service.bill.registration(pod.name, &asked.product_code);
+    let entitled = match before {
+        Some(true) => true,
+        Some(false) if service.world.switches.second(Switch::RefusedRegistration) => true,
+        _ => service.world.subscribed(pod.account_id, &asked.product_code),
+    };
+    // A refusal is remembered once, so that asking for ever costs nothing.
+    if entitled || before.is_none() {
+        changes.push(Change::Registered {
+            pod: pod.name.to_owned(),
+            product_code: asked.product_code.clone().into_owned(),
+            account_id: pod.account_id.to_owned(),
+            at: request.now.unix_millis(),
+            call: request.call,
+            entitled,
+        });
+    }
+    if entitled { Ok(()) } else { Err(not_entitled()) }
 }

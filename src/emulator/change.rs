@@ -1,0 +1,144 @@
+//! What can happen to the emulated service, as data: every decision is a list of these, and the journal is a file of them.
+//!
+//! A change says what is so from now on, never how it was decided; replaying the same changes gives the same state.
+
+use serde::{Deserialize, Serialize};
+
+use super::decimal::Micros;
+use super::world::switches::Switches;
+use super::world::{Customer, Pod, Product, World};
+use crate::clock::Timestamp;
+
+/// One change. The journal's format: variants and members are only ever added, the latter with `serde(default)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Change {
+    /// The emulated clock is so far ahead of the system's, in milliseconds.
+    Clock {
+        ahead_millis: i64,
+    },
+    /// The world is another one.
+    World {
+        world: Box<World>,
+    },
+    Product {
+        product_code: String,
+        product: Product,
+    },
+    Customer {
+        account_id: String,
+        customer: Customer,
+    },
+    Pod {
+        name: String,
+        pod: Pod,
+    },
+    Switches {
+        switches: Switches,
+    },
+    /// A pod called for the first time.
+    Seen {
+        pod: String,
+        at: i64,
+    },
+    /// A pod registered, or was refused as not entitled.
+    Registered {
+        pod: String,
+        product_code: String,
+        account_id: String,
+        at: i64,
+        call: u64,
+        entitled: bool,
+    },
+    /// A record is billed.
+    Recorded {
+        record: Box<Recorded>,
+    },
+    /// A record was reported again, the same.
+    Repeated {
+        record: u64,
+        call: u64,
+        client_token: Option<ClientToken>,
+    },
+    /// A registration token was issued for a customer.
+    TokenIssued {
+        token: String,
+        account_id: String,
+        product_code: String,
+        at: i64,
+    },
+    /// It was resolved for the first time.
+    TokenResolved {
+        token: String,
+        at: i64,
+    },
+}
+
+/// A billed record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Recorded {
+    pub(super) product_code: String,
+    pub(super) account_id: String,
+    pub(super) dimension: String,
+    pub(super) form: FormText,
+    /// The hour, or the exact time where nothing is rounded, in milliseconds.
+    pub(super) hour: i64,
+    /// As it was reported, in milliseconds.
+    pub(super) timestamp: i64,
+    pub(super) quantity: Micros,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) allocations: Vec<Allocation>,
+    pub(super) call: u64,
+    pub(super) client_token: Option<ClientToken>,
+}
+
+/// Who reported a record, and in which form: records of different forms are different records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FormText {
+    /// MeterUsage of one pod.
+    Pod(String),
+    /// MeterUsage of AgentCore: every accepted call is a record.
+    Agent(String),
+    /// BatchMeterUsage with ProductCode.
+    Product,
+    /// BatchMeterUsage with LicenseArn.
+    License(String),
+}
+
+/// A share of a record's quantity with its tags, sorted by key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(super) struct Allocation {
+    pub(super) tags: Vec<(String, String)>,
+    pub(super) quantity: Micros,
+}
+
+/// A ClientToken and the request that it stands for, both as digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ClientToken {
+    pub(super) token: Digest,
+    pub(super) request: Digest,
+}
+
+/// Half of a SHA-256: 2^64 tokens are needed for a collision by chance.
+pub(super) type Digest = [u64; 2];
+
+/// [`Timestamp`]s as milliseconds.
+pub(super) mod millis_option {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Timestamp;
+
+    pub(in crate::emulator) fn serialize<S: Serializer>(
+        at: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        at.map(Timestamp::unix_millis).serialize(serializer)
+    }
+
+    pub(in crate::emulator) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<i64>::deserialize(deserializer)?.map(Timestamp::from_unix_millis))
+    }
+}

@@ -1,0 +1,162 @@
+//! The state folder's memory: every change as a line of JSON, written before its call is answered.
+//!
+//! - A line is written whole with one system call, so a killed emulator loses nothing that it answered; only a machine
+//!   that loses power may.
+//! - A torn last line is what a kill in the middle of a write leaves: it is cut off. Anything else that cannot be read is an
+//!   error with its line number, and the file is left as it is.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::change::Change;
+
+/// The file below the state folder.
+const FILE: &str = "journal.jsonl";
+
+/// Largest journal: some four million changes, and no surprise for a laptop's disk.
+const BYTES_MAX: u64 = 1 << 30;
+
+/// Where changes are kept.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Journal {
+    /// Opens the journal of a folder, and hands every change in it to `apply`, oldest first.
+    pub(super) fn open(folder: &Path, mut apply: impl FnMut(&Change)) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let path = folder.join(FILE);
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+        // Two writers would bill the same hour twice.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let text =
+                    format!("{} is in use by another emulator; give each its own --state", path.display());
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(error),
+        }
+        let mut reader = BufReader::new(&file);
+        let (mut line, mut number, mut bytes) = (String::new(), 0_u64, 0_u64);
+        loop {
+            line.clear();
+            let read = reader.read_line(&mut line)?;
+            if read == 0 {
+                break;
+            }
+            number += 1;
+            if !line.ends_with('\n') {
+                tracing::warn!(path = %path.display(), number, "the journal's torn last line is cut off");
+                file.set_len(bytes)?;
+                break;
+            }
+            let change = serde_json::from_str(&line).map_err(|error| {
+                let text = format!("{}:{number}: {error}; remove the file to start anew", path.display());
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?;
+            apply(&change);
+            bytes += read as u64;
+        }
+        Ok(Self { file, path, bytes })
+    }
+
+    /// Writes changes. On an error nothing of them counts.
+    pub(super) fn append(&mut self, changes: &[Change]) -> io::Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut lines = Vec::with_capacity(256 * changes.len());
+        for change in changes {
+            serde_json::to_writer(&mut lines, change)?;
+            lines.push(b'\n');
+        }
+        let bytes = self.bytes + lines.len() as u64;
+        if bytes > BYTES_MAX {
+            let text = format!("{} has reached 1 GiB; POST /_emulator/reset empties it", self.path.display());
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        if let Err(error) = self.file.write_all(&lines) {
+            // Half a line would make the next one unreadable.
+            self.file.set_len(self.bytes)?;
+            return Err(error);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(pod: &str) -> Change {
+        Change::Seen { pod: pod.to_owned(), at: 1 }
+    }
+
+    fn read(folder: &Path) -> io::Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        Journal::open(folder, |change| changes.push(change.clone())).map(|_| changes)
+    }
+
+    #[test]
+    fn changes_come_back_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap();
+        journal.append(&[seen("a"), seen("b")]).unwrap();
+        journal.append(&[seen("c")]).unwrap();
+        drop(journal);
+        assert_eq!(read(folder.path()).unwrap(), [seen("a"), seen("b"), seen("c")]);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_cut_off_and_a_broken_one_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap();
+        journal.append(&[seen("a"), seen("b")]).unwrap();
+        drop(journal);
+        let path = folder.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
+        assert_eq!(read(folder.path()).unwrap(), [seen("a")]);
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap();
+        journal.append(&[seen("c")]).unwrap();
+        drop(journal);
+        assert_eq!(read(folder.path()).unwrap(), [seen("a"), seen("c")]);
+
+        std::fs::write(&path, b"{\"seen\":{\"pod\":\"a\",\"at\":1}}\nnonsense\n").unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("journal.jsonl:2: "), "{error}");
+    }
+
+    #[test]
+    fn one_writer_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let _journal = Journal::open(folder.path(), |_| {}).unwrap();
+        let error = Journal::open(folder.path(), |_| {}).unwrap_err();
+        assert!(error.to_string().contains("another emulator"), "{error}");
+    }
+
+    #[test]
+    fn cleared_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap();
+        journal.append(&[seen("a")]).unwrap();
+        journal.clear().unwrap();
+        journal.append(&[seen("b")]).unwrap();
+        drop(journal);
+        assert_eq!(read(folder.path()).unwrap(), [seen("b")]);
+    }
+}

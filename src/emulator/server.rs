@@ -1,0 +1,272 @@
+//! The emulator over HTTP: who is asked, which fault hits, and how the answer goes out.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::Value;
+use tokio::time::Sleep;
+
+use super::bill::request_id;
+use super::calls::Call;
+use super::engine::{Decided, Engine, Pending};
+use super::fault::Kind;
+use super::sigv4::Signed;
+use super::wire::{self, Outcome, ServiceError};
+use super::{HEADER, admin, credentials};
+use crate::clock::system_now;
+use crate::http::{self, Abandoned, Body, BodyError, Handler, ReadBodyError};
+
+/// Largest request read; AWS's largest is below 1 MB, and one that is a little larger deserves AWS's own answer.
+const REQUEST_BYTES_MAX: usize = 2 << 20;
+
+/// The page for people, whole: it needs nothing else.
+const PAGE: &str = include_str!("page.html");
+
+/// What the page may do: run its own script and ask its own server.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:";
+
+/// The handler.
+#[derive(Debug, Clone)]
+pub(super) struct Server(pub(super) Arc<Engine>);
+
+impl Handler for Server {
+    async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
+        let mut response = self.route(request).await?;
+        response.headers_mut().insert(HEADER, HeaderValue::from_static("1"));
+        Ok(response)
+    }
+}
+
+impl Server {
+    async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
+        let (parts, body) = request.into_parts();
+        let bytes = match http::read_body(body, REQUEST_BYTES_MAX).await {
+            Ok(bytes) => bytes,
+            Err(ReadBodyError::TooLarge) => {
+                return Ok(http::text(StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than 2 MiB\n"));
+            }
+            Err(ReadBodyError::Broken) => return Err(Abandoned),
+        };
+        let path = parts.uri.path();
+        if path == "/_emulator" || path.starts_with("/_emulator/") {
+            return Ok(admin::answer(&self.0, &parts, &bytes).await);
+        }
+        match (&parts.method, path) {
+            (&Method::POST, "/") if is_form(&parts.headers) => Ok(self.sts(&bytes)),
+            (&Method::POST, "/") => self.call(&parts.headers, &bytes).await,
+            (method, "/") if http::reads(method) => {
+                let mut page = http::answer(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+                page.headers_mut().insert("content-security-policy", HeaderValue::from_static(PAGE_POLICY));
+                Ok(page)
+            }
+            (_, "/") => Ok(http::method_not_allowed("GET, HEAD, POST")),
+            _ => Ok(http::text(StatusCode::NOT_FOUND, "not found; GET / is a page about the emulator\n")),
+        }
+    }
+
+    fn sts(&self, form: &Bytes) -> Response<Body> {
+        let (status, xml) = credentials::sts(&mut self.0.state().sessions, system_now(), form);
+        http::answer(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), "text/xml", xml)
+    }
+
+    /// One call of the metering service.
+    async fn call(&self, headers: &HeaderMap, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
+        let engine = &self.0;
+        let number = engine.number();
+        let asked = wire::operation(headers);
+        let authenticated = asked.clone().and_then(|operation| {
+            let signer = engine.authenticate(Signed { headers, body: bytes, now: system_now() })?;
+            let fault = engine.state().script.hit(operation, &signer.pod);
+            Ok(Pending { number, operation, signer, fault })
+        });
+        let pending = match authenticated {
+            Ok(pending) => pending,
+            Err(error) => {
+                let name = asked.map_or("", wire::Operation::name);
+                return Ok(self.refuse(number, name, error, bytes));
+            }
+        };
+        match pending.fault.as_ref().map(|hit| &hit.kind) {
+            Some(Kind::Delay(delay)) => tokio::time::sleep(*delay).await,
+            Some(Kind::Hang) => {
+                self.note(&pending, bytes, None, None, "");
+                std::future::pending::<()>().await;
+            }
+            Some(Kind::ResetBefore) => {
+                self.note(&pending, bytes, None, None, "");
+                return Err(Abandoned);
+            }
+            Some(Kind::Html(status)) => return Ok(self.html(&pending, bytes, *status)),
+            _ => {}
+        }
+        let outcome = self.outcome(&pending, bytes).await;
+        self.finish(&pending, bytes, &outcome).await
+    }
+
+    /// The answer to a request that was not let in.
+    fn refuse(
+        &self,
+        number: u64,
+        operation: &'static str,
+        error: ServiceError,
+        bytes: &Bytes,
+    ) -> Response<Body> {
+        let outcome = Err(error);
+        let (status, body) = wire::rendered(&outcome);
+        self.0.note(Call {
+            number,
+            at: self.0.now(),
+            operation,
+            pod: Box::default(),
+            region: Box::default(),
+            outcome: code(&outcome).into(),
+            fault: None,
+            status: Some(status.as_u16()),
+            request: String::from_utf8_lossy(bytes).into(),
+            answer: body.clone().into(),
+        });
+        wire::response(&outcome, status, body, &request_id(number))
+    }
+
+    async fn outcome(&self, pending: &Pending, bytes: &Bytes) -> Outcome {
+        let (claims, document) = match self.0.decide(pending, bytes) {
+            Decided::Done(outcome) => return outcome,
+            Decided::Sign { claims, document } => (claims, document),
+        };
+        let fault = pending.fault.as_ref().map(|hit| hit.kind.clone());
+        let signed = if self.0.has_key(&claims) {
+            self.0.sign(&claims, document, fault.as_ref())
+        } else {
+            // Making a key takes seconds, in which others are served.
+            let engine = Arc::clone(&self.0);
+            let made = tokio::task::spawn_blocking(move || engine.sign(&claims, document, fault.as_ref()));
+            made.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+        };
+        signed.map_err(|error| ServiceError::new("InternalServiceErrorException", error.to_string()))
+    }
+
+    /// The answer as it goes out, spoilt where the script says so.
+    async fn finish(
+        &self,
+        pending: &Pending,
+        bytes: &Bytes,
+        outcome: &Outcome,
+    ) -> Result<Response<Body>, Abandoned> {
+        let (status, body) = wire::rendered(outcome);
+        let kind = pending.fault.as_ref().map(|hit| &hit.kind);
+        let sent = !matches!(kind, Some(Kind::ResetAfter | Kind::HangAfter));
+        self.note(pending, bytes, Some(outcome), sent.then_some(status), &body);
+        match kind {
+            Some(Kind::ResetAfter) => Err(Abandoned),
+            Some(Kind::HangAfter) => std::future::pending().await,
+            Some(Kind::InvalidJson) => {
+                Ok(http::answer(StatusCode::OK, wire::CONTENT_TYPE, "{\"Signature\": nul"))
+            }
+            Some(Kind::Truncate) => Ok(slow(status, body, Duration::ZERO, true)),
+            Some(Kind::Trickle(over)) => Ok(slow(status, body, *over, false)),
+            _ => Ok(wire::response(outcome, status, body, &request_id(pending.number))),
+        }
+    }
+
+    fn html(&self, pending: &Pending, bytes: &Bytes, status: u16) -> Response<Body> {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let page =
+            format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>\n");
+        self.note(pending, bytes, None, Some(status), &page);
+        http::answer(status, "text/html", page)
+    }
+
+    fn note(
+        &self,
+        pending: &Pending,
+        bytes: &Bytes,
+        outcome: Option<&Outcome>,
+        status: Option<StatusCode>,
+        answer: &str,
+    ) {
+        self.0.note(Call {
+            number: pending.number,
+            at: self.0.now(),
+            operation: pending.operation.name(),
+            pod: pending.signer.pod.as_str().into(),
+            region: pending.signer.region.as_str().into(),
+            outcome: outcome.map_or("none", code).into(),
+            fault: pending.fault.as_ref().map(|hit| hit.name.as_str().into()),
+            status: status.map(|status| status.as_u16()),
+            request: String::from_utf8_lossy(bytes).into(),
+            answer: answer.into(),
+        });
+    }
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    content_type.starts_with(b"application/x-www-form-urlencoded")
+}
+
+fn code(outcome: &Result<Value, ServiceError>) -> &str {
+    outcome.as_ref().map_or_else(|error| error.code.as_ref(), |_| "ok")
+}
+
+/// An answer in pieces over some time; one that breaks off ends after half of them.
+fn slow(status: StatusCode, body: String, over: Duration, breaks: bool) -> Response<Body> {
+    let bytes = Bytes::from(body);
+    let length = bytes.len();
+    let pieces = Pieces {
+        piece: length.div_ceil(PIECES).max(1),
+        left: if breaks { bytes.slice(..length / 2) } else { bytes },
+        pause: over / u32::try_from(PIECES).unwrap_or(1),
+        waiting: None,
+        breaks,
+    };
+    let mut response = Response::new(pieces.boxed());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(wire::CONTENT_TYPE));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}
+
+/// Pieces of a slow answer.
+const PIECES: usize = 16;
+
+struct Pieces {
+    left: Bytes,
+    piece: usize,
+    pause: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+    breaks: bool,
+}
+
+// A timer that runs belongs to one task; the body is polled by one connection only.
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.left.is_empty() {
+            return Poll::Ready(self.breaks.then(|| Err("cut on purpose".into())));
+        }
+        if !self.pause.is_zero() {
+            let pause = self.pause;
+            let timer = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.waiting = None;
+        }
+        let piece = self.piece.min(self.left.len());
+        Poll::Ready(Some(Ok(Frame::data(self.left.split_to(piece)))))
+    }
+}

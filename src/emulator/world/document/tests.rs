@@ -1,0 +1,167 @@
+use super::*;
+
+fn faults(text: &str) -> Vec<String> {
+    World::of_toml(text).unwrap_err().0
+}
+
+#[test]
+fn the_default_world_is_the_one_of_the_contract() {
+    let world = World::of_default();
+    assert_eq!((world.region.as_str(), world.account_id.as_str()), ("us-east-1", "111122223333"));
+    let pricings: Vec<(&str, Pricing)> =
+        world.products.iter().map(|(code, product)| (code.as_str(), product.pricing)).collect();
+    assert_eq!(
+        pricings,
+        [("demohourly", Pricing::Hourly), ("demometered", Pricing::Metered), ("demosaas", Pricing::Saas)]
+    );
+    for code in ["demometered", "demosaas"] {
+        assert!(world.products[code].dimensions.iter().eq(["gigabytes", "requests"]));
+        assert!(world.subscribed("111122223333", code));
+        assert!(!world.subscribed("444455556666", code));
+    }
+    let (owner, license) = world.license("arn:aws:license-manager::111122223333:license:l-demo").unwrap();
+    assert_eq!((owner, license.product_code.as_str()), ("111122223333", "demosaas"));
+    assert_eq!(world.switches, super::super::switches::Switches::default());
+}
+
+#[test]
+fn faults_of_a_file_are_told_all_at_once_with_their_lines() {
+    let text = r#"
+region = "moon"
+
+[switches]
+dry_run = "maybe"
+
+[[products]]
+product_code = "white space"
+disabled = ["MeterUsage", "Dance"]
+
+[[products]]
+product_code = "p"
+pricing = "saas"
+keys = [{ version = 1, expires_at = "soon" }, { version = 0 }]
+
+[[customers]]
+account_id = "1"
+
+[[customers]]
+account_id = "111122223333"
+[[customers.licenses]]
+product_code = "q"
+
+[[pods]]
+region = "us-east-1"
+
+[[pods]]
+access_key = "a"
+platform = "toaster"
+"#;
+    let told = faults(text);
+    for (line, part) in [
+        (2, "region: \"moon\" is no AWS region"),
+        (5, "switches.dry_run: dry_run is \"answer\" or \"exception\""),
+        (8, "products[0].product_code: \"white space\" is no ProductCode"),
+        (9, "products[0].disabled[1]: \"Dance\" is no operation"),
+        (14, "products[1].keys[0].expires_at: \"soon\" is no time"),
+        (14, "products[1].keys[1].version: key versions begin with 1"),
+        (17, "customers[0].account_id: \"1\" is no AWS account"),
+        (22, "customers[1].licenses[0].product_code: there is no product \"q\"; there are p"),
+        (24, "pods[0]: a pod is named by access_key or by session"),
+        (29, "pods[1].platform: \"toaster\" is no platform"),
+    ] {
+        assert!(
+            told.iter().any(|fault| fault.starts_with(&format!("line {line}: {part}"))),
+            "{part}: {told:#?}"
+        );
+    }
+    assert_eq!(told.len(), 10, "{told:#?}");
+}
+
+#[test]
+fn syntax_and_unknown_members_have_lines_too() {
+    assert_eq!(faults("region = \"us-east-1\"\nregion = \"us-east-2\"\n").len(), 1);
+    assert!(faults("a = 1\n[[products\n")[0].starts_with("line 2: "), "{:?}", faults("a = 1\n[[products\n"));
+    let unknown =
+        faults("region = \"us-east-1\"\n\n[[products]]\nproduct_code = \"p\"\ndimension = [\"d\"]\n");
+    assert!(unknown[0].starts_with("line 5: unknown field `dimension`, expected one of"), "{unknown:?}");
+    let pricing = faults("[[products]]\nproduct_code = \"p\"\npricing = \"free\"\n");
+    assert!(
+        pricing[0].starts_with("line 3: unknown variant `free`, expected one of `hourly`"),
+        "{pricing:?}"
+    );
+}
+
+#[test]
+fn names_are_given_once() {
+    let twice = faults("[[products]]\nproduct_code = \"p\"\n[[products]]\nproduct_code = \"p\"\n");
+    assert_eq!(twice, ["line 4: products[1].product_code: the product is declared twice"]);
+    let license = r#"
+[[products]]
+product_code = "p"
+[[customers]]
+account_id = "111122223333"
+licenses = [{ product_code = "p", license_arn = "arn:aws:lm::1:x" }, { product_code = "p", license_arn = "arn:aws:lm::1:x" }]
+"#;
+    assert!(faults(license)[0].contains("is another licence's"), "{:?}", faults(license));
+}
+
+fn order<T: serde::de::DeserializeOwned>(json: &str) -> T {
+    serde_json::from_str(json).unwrap()
+}
+
+const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+
+#[test]
+fn orders_change_what_they_name_and_nothing_else() {
+    let world = World::of_default();
+    let rotated = world
+        .ordered_product(NOW, order(r#"{"product_code":"demohourly","rotate":true,"rotate_after":"1h"}"#))
+        .unwrap()
+        .1;
+    assert_eq!(rotated.keys[&1].expires_at, Some(NOW.plus(Duration::from_secs(3600))));
+    assert_eq!(rotated.keys[&2].expires_at, None);
+    assert_eq!(rotated.pricing, Pricing::Hourly);
+
+    let (_, gone) =
+        world.ordered_customer(order(r#"{"account_id":"111122223333","subscribed":false}"#)).unwrap();
+    assert!(!gone.subscribed && gone.licenses.iter().all(|license| !license.subscribed));
+    let (_, partly) = world
+        .ordered_customer(order(
+            r#"{"account_id":"111122223333","subscribed":false,"product_code":"demometered"}"#,
+        ))
+        .unwrap();
+    let mut after = world.clone();
+    after.customers.insert("111122223333".to_owned(), partly);
+    assert!(!after.subscribed("111122223333", "demometered"));
+    assert!(after.subscribed("111122223333", "demosaas"));
+    assert_eq!(
+        after.license("arn:aws:license-manager::111122223333:license:l-demo").unwrap().0,
+        "111122223333"
+    );
+
+    let (name, pod) = world.ordered_pod(order(r#"{"session":"pod-7","denied":["MeterUsage"]}"#)).unwrap();
+    assert_eq!((name.as_str(), pod.denied.len(), pod.region), ("pod-7", 1, None));
+}
+
+#[test]
+fn a_new_customer_bought_everything_unless_it_says_what() {
+    let mut world = World::of_default();
+    let (account_id, customer) = world.ordered_customer(order(r#"{"account_id":"999900001111"}"#)).unwrap();
+    world.customers.insert(account_id, customer);
+    assert!(world.subscribed("999900001111", "demohourly"));
+    let arn = "arn:aws:license-manager::999900001111:license:l-demosaas";
+    assert_eq!(world.license(arn).unwrap().1.agreement_id, "agmt-999900001111");
+
+    let some = r#"{"account_id":"999900002222","licenses":[{"product_code":"demosaas"}]}"#;
+    let (account_id, customer) = world.ordered_customer(order(some)).unwrap();
+    world.customers.insert(account_id, customer);
+    assert!(world.subscribed("999900002222", "demosaas"));
+    assert!(!world.subscribed("999900002222", "demohourly"));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let (_, pod) =
+        World::of_default().ordered_pod(order(r#"{"access_key":"a","secret_key":"hush"}"#)).unwrap();
+    assert!(!format!("{pod:?}").contains("hush"));
+}

@@ -1,0 +1,239 @@
+//! Switches: where AWS's documents leave an answer open, the emulator can give either.
+//!
+//! Each has a name, two named answers and the question it settles. The first answer is the default: the one that the
+//! evidence favours, or, without evidence, the one that is harder on a client.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// A question that AWS's documents leave open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::emulator) enum Switch {
+    AbsentNonce,
+    AbsentRotation,
+    AllocationsDiffer,
+    BatchHours,
+    ClaimCase,
+    ClientTokenScope,
+    DryRun,
+    DryRunChecks,
+    EksFargate,
+    ExpiredKey,
+    HourBeforeStart,
+    IssuedAt,
+    LicenseWithProductCode,
+    PodStart,
+    PricingMismatch,
+    RefusedRegistration,
+    ResolveQuota,
+    TokenResubmission,
+    UnknownCustomer,
+}
+
+/// A switch's name, its answers (the first is the default), and its question.
+pub(in crate::emulator) struct Entry {
+    switch: Switch,
+    pub(in crate::emulator) name: &'static str,
+    pub(in crate::emulator) answers: [&'static str; 2],
+    pub(in crate::emulator) question: &'static str,
+}
+
+const fn entry(
+    switch: Switch,
+    name: &'static str,
+    answers: [&'static str; 2],
+    question: &'static str,
+) -> Entry {
+    Entry { switch, name, answers, question }
+}
+
+/// All switches, in the order of the enum.
+pub(in crate::emulator) const TABLE: [Entry; 19] = [
+    entry(
+        Switch::AbsentNonce,
+        "absent_nonce",
+        ["omitted", "null"],
+        "RegisterUsage without Nonce: is the token's claim left out or null?",
+    ),
+    entry(
+        Switch::AbsentRotation,
+        "absent_rotation",
+        ["null", "omitted"],
+        "RegisterUsage with a current key: is PublicKeyRotationTimestamp null or left out?",
+    ),
+    entry(
+        Switch::AllocationsDiffer,
+        "allocations_differ",
+        ["duplicate", "same"],
+        "A repeat with the same quantity but other allocations: a conflict, or the same record?",
+    ),
+    entry(
+        Switch::BatchHours,
+        "batch_hours",
+        ["rounded", "exact"],
+        "BatchMeterUsage: is the timestamp rounded down to the hour before records are compared?",
+    ),
+    entry(
+        Switch::ClaimCase,
+        "claim_case",
+        ["camel", "pascal"],
+        "The token's claims: productCode, as AWS's verifiers read them, or ProductCode, as its documents show them?",
+    ),
+    entry(
+        Switch::ClientTokenScope,
+        "client_token_scope",
+        ["pod", "account"],
+        "Is a ClientToken known for the pod that sent it, or for the buyer's whole account?",
+    ),
+    entry(
+        Switch::DryRun,
+        "dry_run",
+        ["answer", "exception"],
+        "MeterUsage with DryRun and permission: 200 without a record, or the exception DryRunOperation?",
+    ),
+    entry(
+        Switch::DryRunChecks,
+        "dry_run_checks",
+        ["permission", "everything"],
+        "MeterUsage with DryRun: is only the permission checked, or all that a real call checks?",
+    ),
+    entry(
+        Switch::EksFargate,
+        "eks_fargate",
+        ["supported", "refused"],
+        "Is a pod of platform eks-fargate served like one of platform eks?",
+    ),
+    entry(
+        Switch::ExpiredKey,
+        "expired_key",
+        ["signed", "refused"],
+        "RegisterUsage with a rotated key version: signed with PublicKeyRotationTimestamp, or \
+         InvalidPublicKeyVersionException?",
+    ),
+    entry(
+        Switch::HourBeforeStart,
+        "hour_before_start",
+        ["accepted", "refused"],
+        "A timestamp after the pod's start in an hour that began before it: accepted, or out of bounds?",
+    ),
+    entry(
+        Switch::IssuedAt,
+        "issued_at",
+        ["seconds", "omitted"],
+        "The token's iat: seconds since 1970, or absent?",
+    ),
+    entry(
+        Switch::LicenseWithProductCode,
+        "license_with_product_code",
+        ["refused", "accepted"],
+        "BatchMeterUsage with both ProductCode and LicenseArn: refused, or accepted and billed apart?",
+    ),
+    entry(
+        Switch::PodStart,
+        "pod_start",
+        ["unknown", "first-call"],
+        "When does the software of a pod without started_at begin: not known, or with its first call?",
+    ),
+    entry(
+        Switch::PricingMismatch,
+        "pricing_mismatch",
+        ["refused", "accepted"],
+        "An operation that does not belong to the product's pricing: InvalidProductCodeException, or served?",
+    ),
+    entry(
+        Switch::RefusedRegistration,
+        "refused_registration",
+        ["refused-again", "accepted"],
+        "RegisterUsage again from a pod that was refused as not entitled: judged again, or accepted because only the \
+         first call is judged?",
+    ),
+    entry(
+        Switch::ResolveQuota,
+        "resolve_quota",
+        ["10-per-second", "none"],
+        "ResolveCustomer, which AWS's list of quotas does not name: throttled like the others, or never?",
+    ),
+    entry(
+        Switch::TokenResubmission,
+        "token_resubmission",
+        ["accepted", "expired"],
+        "ResolveCustomer with a token that was resolved before: the same customer, or ExpiredTokenException?",
+    ),
+    entry(
+        Switch::UnknownCustomer,
+        "unknown_customer",
+        ["exception", "not-subscribed"],
+        "BatchMeterUsage for a customer that does not exist: InvalidCustomerIdentifierException, or status \
+         CustomerNotSubscribed?",
+    ),
+];
+
+/// The answers in force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::emulator) struct Switches {
+    /// A bit for each switch, set for its second answer.
+    second: u32,
+}
+
+impl Switches {
+    /// Whether the switch's second answer is in force.
+    pub(in crate::emulator) const fn second(self, switch: Switch) -> bool {
+        self.second & (1 << switch as u32) != 0
+    }
+
+    /// Sets a switch to one of its answers, both by name.
+    pub(in crate::emulator) fn set(&mut self, name: &str, answer: &str) -> Result<(), String> {
+        let Some(entry) = TABLE.iter().find(|entry| entry.name == name) else {
+            let names: Vec<&str> = TABLE.iter().map(|entry| entry.name).collect();
+            return Err(format!("there is no switch {name:?}; there are {}", names.join(", ")));
+        };
+        let bit = 1 << entry.switch as u32;
+        match entry.answers.iter().position(|known| *known == answer) {
+            Some(0) => self.second &= !bit,
+            Some(_) => self.second |= bit,
+            None => {
+                let [first, second] = entry.answers;
+                return Err(format!("{name} is {first:?} or {second:?}, not {answer:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Name and answer of every switch.
+    pub(in crate::emulator) fn json(self) -> Value {
+        let pairs = TABLE.iter().map(|entry| {
+            let answer = entry.answers[usize::from(self.second(entry.switch))];
+            (entry.name.to_owned(), json!(answer))
+        });
+        Value::Object(pairs.collect::<Map<_, _>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_switch_has_both_answers() {
+        for (index, entry) in TABLE.iter().enumerate() {
+            assert_eq!(entry.switch as usize, index, "{}", entry.name);
+            let mut switches = Switches::default();
+            assert!(!switches.second(entry.switch));
+            switches.set(entry.name, entry.answers[1]).unwrap();
+            assert!(switches.second(entry.switch));
+            assert_eq!(switches.json()[entry.name], entry.answers[1]);
+            switches.set(entry.name, entry.answers[0]).unwrap();
+            assert_eq!(switches, Switches::default());
+        }
+    }
+
+    #[test]
+    fn wrong_names_are_told_with_the_right_ones() {
+        let mut switches = Switches::default();
+        assert!(switches.set("dryrun", "answer").unwrap_err().contains("dry_run"));
+        assert_eq!(
+            switches.set("dry_run", "yes").unwrap_err(),
+            r#"dry_run is "answer" or "exception", not "yes""#
+        );
+    }
+}
