@@ -3,11 +3,12 @@
 //! - It speaks AWS JSON 1.1 over plain HTTP, so that an unmodified AWS SDK needs one environment variable.
 //! - Its wire structs are its own: were they shared with the client side, a misspelt field would cancel out.
 //! - Every answer carries `x-tollgate-emulator: 1` and every token `emulated: true`, so that nobody takes it for AWS.
-//! - Decisions are pure (`service`): (state, request, now) in, answer and changes out; `engine` makes the changes, `server`
-//!   and `admin` speak HTTP.
+//! - Decisions are pure (`service`): (state, request, now) in, answer and changes out; `engine` makes the changes,
+//!   `server` and `admin` speak HTTP.
 //!
-//! Reading order: `wire` and `model` (what a request is), `world` (who exists), `service` (what is decided), `change` and
-//! `bill` (what is remembered), `engine`, `server`. The sidecar never imports it; they meet over HTTP only.
+//! Reading order: `wire` and `model` (what a request is), `world` (who exists), `service` (what is decided),
+//! `change` and `bill` (what is remembered), `engine`, `server`. The sidecar never imports it; they meet over HTTP
+//! only.
 
 mod admin;
 mod bill;
@@ -153,6 +154,12 @@ impl Emulator {
     #[must_use]
     pub const fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Whether another emulator has the state folder, so that this one keeps its bill in memory only.
+    #[must_use]
+    pub fn forgets(&self) -> bool {
+        self.engine.forgets
     }
 
     /// Serves until `stop` turns true.

@@ -129,6 +129,9 @@ async fn serve(options: Options, args: &EmulatorArgs) -> Exit {
         }
         Err(error) => return complain(Exit::Config, &error.to_string()),
     };
+    if emulator.forgets() {
+        warn("another emulator has the state folder: this one keeps bill, world and clock in memory only");
+    }
     announce(emulator.facts(), args.json);
     let stop = watch::Sender::new(false);
     let serve = emulator.serve(stop.subscribe());
@@ -140,6 +143,11 @@ async fn serve(options: Options, args: &EmulatorArgs) -> Exit {
     stop.send_replace(true);
     serve.await;
     Exit::Done
+}
+
+#[expect(clippy::print_stderr, reason = "standard output is for the start-up lines")]
+fn warn(message: &str) {
+    eprintln!("tollgate emulator: {message}");
 }
 
 #[expect(clippy::print_stdout, reason = "the file is what was asked for")]

@@ -1,7 +1,7 @@
 //! The admin interface under `/_emulator/…`: the clock, faults, the world, and what happened.
 //!
-//! Orders are JSON; what is wrong with one is told as `{"error"}` with 400, and then nothing is changed. A page of another
-//! origin cannot give orders: a browser tells where a request comes from.
+//! Orders are JSON; what is wrong with one is told as `{"error"}` with 400, and then nothing is changed. A page of
+//! another origin cannot give orders: a browser tells where a request comes from.
 
 use std::io;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The memory of what AWS would bill: records, registrations, and the tokens that make calls idempotent.
 //!
-//! - One record for each product, customer, dimension, hour and form of report; a second value never replaces the first.
+//! - One record for each product, customer, dimension, hour and form of report; a second value never replaces the
+//!   first.
 //! - Only [`Bill::apply`] changes it, so that replaying a journal gives the same bill.
 //! - Its size is bounded: when it is full, [`Bill::room`] says so and nothing more is billed.
 
@@ -311,8 +312,8 @@ pub(super) fn request_id(call: u64) -> String {
     format!("00000000-0000-4000-9000-{call:012x}")
 }
 
-/// A registration token, in the alphabet that AWS's have: blanks and plus signs get lost in careless redirects. The same
-/// in every run; nobody's money depends on it.
+/// A registration token, in the alphabet that AWS's have: blanks and plus signs get lost in careless redirects. The
+/// same in every run; nobody's money depends on it.
 pub(super) fn registration_token(number: usize, account_id: &str, product_code: &str) -> String {
     let text = format!("registration token {number} of {account_id} for {product_code}");
     let halves = [format!("{text}/1"), format!("{text}/2"), format!("{text}/3")];

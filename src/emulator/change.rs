@@ -1,4 +1,5 @@
-//! What can happen to the emulated service, as data: every decision is a list of these, and the journal is a file of them.
+//! What can happen to the emulated service, as data: every decision is a list of these, and the journal is a file of
+//! them.
 //!
 //! A change says what is so from now on, never how it was decided; replaying the same changes gives the same state.
 

@@ -1,9 +1,9 @@
 //! Credentials for pods that have a name: what IRSA and ECS hand to a real pod, handed out by the emulator.
 //!
-//! - `GET /_emulator/credentials/<session>` answers as an ECS container endpoint does, and `AssumeRoleWithWebIdentity` as
-//!   STS does, so that an SDK's own chain can be rehearsed.
-//! - Their signatures are always verified, for the emulator knows the secret; the pod is the session's name, whatever the
-//!   access key, as pods at AWS outlive their keys.
+//! - `GET /_emulator/credentials/<session>` answers as an ECS container endpoint does, and
+//!   `AssumeRoleWithWebIdentity` as STS does, so that an SDK's own chain can be rehearsed.
+//! - Their signatures are always verified, for the emulator knows the secret; the pod is the session's name,
+//!   whatever the access key, as pods at AWS outlive their keys.
 //! - They live in real time, as signatures do, and not longer than the process.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -215,7 +215,8 @@ mod tests {
     #[test]
     fn sts_answers_in_its_own_words() {
         let mut sessions = Sessions::default();
-        let form = b"Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fa%26b&RoleSessionName=pod-7\
+        let form =
+            b"Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fa%26b&RoleSessionName=pod-7\
                      &WebIdentityToken=t";
         let (status, xml) = sts(&mut sessions, NOW, form);
         assert_eq!(status, 200, "{xml}");

@@ -36,6 +36,8 @@ pub(super) struct Engine {
     seed: u64,
     /// As it was at the start, for `reset`.
     first_world: World,
+    /// A state folder was wanted, but another emulator has it: what happens here is kept in memory.
+    pub(super) forgets: bool,
     state: Mutex<State>,
 }
 
@@ -78,6 +80,7 @@ impl Engine {
             })
         });
         let journal = journal.transpose().map_err(StartError::State)?;
+        let shared = matches!(journal, Some(None));
         let last_call = service.bill.last_call();
         let state = State {
             service,
@@ -86,7 +89,7 @@ impl Engine {
             sessions: Sessions::default(),
             calls: Calls::default(),
             quotas: Quotas::default(),
-            journal,
+            journal: journal.flatten(),
             last_call,
         };
         let engine = Self {
@@ -95,6 +98,7 @@ impl Engine {
             only: options.credentials.map(|(access_key, secret)| (access_key, Secret(secret))),
             seed: options.seed,
             first_world: world,
+            forgets: shared,
             state: Mutex::new(state),
         };
         engine.make_keys().map_err(StartError::Keys)?;

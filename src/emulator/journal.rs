@@ -2,10 +2,10 @@
 //!
 //! - A line is written whole with one system call, so a killed emulator loses nothing that it answered; only a machine
 //!   that loses power may.
-//! - A torn last line is what a kill in the middle of a write leaves: it is cut off. Anything else that cannot be read is an
-//!   error with its line number, and the file is left as it is.
+//! - A torn last line is what a kill in the middle of a write leaves: it is cut off. Anything else that cannot be
+//!   read is an error with its line number, and the file is left as it is.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -26,20 +26,17 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of a folder, and hands every change in it to `apply`, oldest first.
-    pub(super) fn open(folder: &Path, mut apply: impl FnMut(&Change)) -> io::Result<Self> {
+    /// Opens the journal of a folder, and hands every change in it to `apply`, oldest first. `None` when another
+    /// emulator has it.
+    pub(super) fn open(folder: &Path, mut apply: impl FnMut(&Change)) -> io::Result<Option<Self>> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join(FILE);
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
         // Two writers would bill the same hour twice.
         match file.try_lock() {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let text =
-                    format!("{} is in use by another emulator; give each its own --state", path.display());
-                return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
-            }
-            Err(std::fs::TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
         }
         let mut reader = BufReader::new(&file);
         let (mut line, mut number, mut bytes) = (String::new(), 0_u64, 0_u64);
@@ -62,7 +59,7 @@ impl Journal {
             apply(&change);
             bytes += read as u64;
         }
-        Ok(Self { file, path, bytes })
+        Ok(Some(Self { file, path, bytes }))
     }
 
     /// Writes changes. On an error nothing of them counts.
@@ -114,7 +111,7 @@ mod tests {
     #[test]
     fn changes_come_back_in_their_order() {
         let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), |_| {}).unwrap();
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap().unwrap();
         journal.append(&[seen("a"), seen("b")]).unwrap();
         journal.append(&[seen("c")]).unwrap();
         drop(journal);
@@ -124,14 +121,14 @@ mod tests {
     #[test]
     fn a_torn_last_line_is_cut_off_and_a_broken_one_named() {
         let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), |_| {}).unwrap();
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap().unwrap();
         journal.append(&[seen("a"), seen("b")]).unwrap();
         drop(journal);
         let path = folder.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
         assert_eq!(read(folder.path()).unwrap(), [seen("a")]);
-        let mut journal = Journal::open(folder.path(), |_| {}).unwrap();
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap().unwrap();
         journal.append(&[seen("c")]).unwrap();
         drop(journal);
         assert_eq!(read(folder.path()).unwrap(), [seen("a"), seen("c")]);
@@ -144,15 +141,17 @@ mod tests {
     #[test]
     fn one_writer_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let _journal = Journal::open(folder.path(), |_| {}).unwrap();
-        let error = Journal::open(folder.path(), |_| {}).unwrap_err();
-        assert!(error.to_string().contains("another emulator"), "{error}");
+        let first = Journal::open(folder.path(), |_| {}).unwrap();
+        assert!(first.is_some());
+        assert!(Journal::open(folder.path(), |_| {}).unwrap().is_none());
+        drop(first);
+        assert!(Journal::open(folder.path(), |_| {}).unwrap().is_some());
     }
 
     #[test]
     fn cleared_is_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), |_| {}).unwrap();
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap().unwrap();
         journal.append(&[seen("a")]).unwrap();
         journal.clear().unwrap();
         journal.append(&[seen("b")]).unwrap();

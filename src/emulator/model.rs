@@ -353,7 +353,8 @@ mod tests {
         assert!(message.starts_with("ValidationException: 3 validation errors detected: "), "{message}");
         for part in [
             "Value 'white space' at 'productCode' failed to satisfy constraint: Member must satisfy regular expression",
-            "Value '0' at 'publicKeyVersion' failed to satisfy constraint: Member must have value greater than or equal to 1",
+            "Value '0' at 'publicKeyVersion' failed to satisfy constraint: Member must have value greater than or \
+             equal to 1",
             "at 'nonce' failed to satisfy constraint: Member must have length less than or equal to 255",
         ] {
             assert!(message.contains(part), "{message}");

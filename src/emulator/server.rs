@@ -31,7 +31,8 @@ const REQUEST_BYTES_MAX: usize = 2 << 20;
 const PAGE: &str = include_str!("page.html");
 
 /// What the page may do: run its own script and ask its own server.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:";
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                           connect-src 'self'; img-src data:";
 
 /// The handler.
 #[derive(Debug, Clone)]

@@ -209,7 +209,8 @@ fn verify(
     let same = hmac::verify(&key, text.as_bytes(), &unhex(authorization.signature));
     same.map_err(|_| {
         invalid(
-            "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access \
+            "The request signature we calculated does not match the signature you provided. Check your AWS Secret \
+             Access \
              Key and signing method.",
         )
     })

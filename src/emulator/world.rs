@@ -200,8 +200,8 @@ pub(super) struct World {
     pub(super) switches: Switches,
 }
 
-/// Where the service has endpoints (`endpoints.json` of botocore, partitions aws and aws-us-gov, and the commercial China
-/// and sovereign regions of its endpoint rules).
+/// Where the service has endpoints (`endpoints.json` of botocore, partitions aws and aws-us-gov, and the commercial
+/// China and sovereign regions of its endpoint rules).
 const REGIONS: &str = "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 \
                        ap-southeast-1 ap-southeast-2 ap-southeast-3 ap-southeast-4 ca-central-1 cn-northwest-1 \
                        eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 \

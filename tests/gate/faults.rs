@@ -87,7 +87,7 @@ fn a_token_that_is_not_the_answer_opens_nothing() {
         ("wrong-product-code", "ProductCodeMismatch"),
         ("wrong-key-version", "PublicKeyVersionMismatch"),
         ("wrong-signature", "SignatureInvalid"),
-        ("alg-none", "AlgorithmNotAllowed"),
+        ("alg-none", "TokenMalformed"),
         ("alg-rs256", "AlgorithmNotAllowed"),
         ("expired", "TokenExpired"),
         ("garbage", "TokenMalformed"),

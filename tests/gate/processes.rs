@@ -68,14 +68,14 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// Starts one. All tests of a build share the keys of one state folder, since making them costs time.
+    /// Starts one. All tests of a build share the keys of one folder, since making them costs time.
     pub(crate) fn start() -> Self {
         Self::start_in(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator"), &[])
     }
 
-    pub(crate) fn start_in(state: &Path, extra: &[&str]) -> Self {
-        let mut process = command(&["emulator", "--addr", "127.0.0.1:0", "--json", "--state"])
-            .arg(state)
+    pub(crate) fn start_in(keys: &Path, extra: &[&str]) -> Self {
+        let mut process = command(&["emulator", "--addr", "127.0.0.1:0", "--json", "--keys"])
+            .arg(keys)
             .args(extra)
             .stdout(Stdio::piped())
             .spawn()

@@ -1,3 +1,5 @@
+//! The bill against what it must never do.
+
 use super::*;
 
 fn recorded(pod: &str, quantity: u32, call: u64) -> Recorded {

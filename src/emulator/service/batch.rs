@@ -1,5 +1,5 @@
-//! `BatchMeterUsage` (AWS Marketplace API reference): up to 25 records of many customers, judged one by one, except that
-//! one bad timestamp, dimension, quantity or product fails them all.
+//! `BatchMeterUsage` (AWS Marketplace API reference): up to 25 records of many customers, judged one by one, except
+//! that one bad timestamp, dimension, quantity or product fails them all.
 
 use std::collections::HashMap;
 
@@ -93,7 +93,8 @@ fn product_of<'a>(
 }
 
 fn invalid_license(why: &str) -> ServiceError {
-    let message = "Ensure the LicenseArn is valid, matches the customer, and usage is within the license activation period.";
+    let message =
+        "the LicenseArn must be a licence of this customer, and the usage within the time of the licence";
     ServiceError::new("InvalidLicenseException", format!("{message} (emulator: {why})"))
 }
 

@@ -79,8 +79,10 @@ fn check_place(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> R
         return Err(ServiceError::new(
             "InvalidEndpointRegionException",
             format!(
-                "The endpoint being called is in an AWS Region different from your EC2 instance, ECS task, or EKS pod. The \
-                 Region of the Metering Service endpoint and the AWS Region of the resource must match. (emulator: the pod \
+                "The endpoint being called is in an AWS Region different from your EC2 instance, ECS task, or EKS \
+                 pod. The \
+                 Region of the Metering Service endpoint and the AWS Region of the resource must match. (emulator: \
+                 the pod \
                  runs in {}, the request is signed for {})",
                 pod.region, request.region
             ),
@@ -122,7 +124,7 @@ fn client_token(
 ) -> Result<Option<ClientToken>, ServiceError> {
     let Some(token) = asked.client_token.as_deref() else {
         if agent {
-            let text = "ClientToken is required on Amazon Bedrock AgentCore Runtime, where nothing else tells reports apart";
+            let text = "ClientToken is required on Amazon Bedrock AgentCore Runtime: nothing else tells its reports apart";
             return Err(ServiceError::validation(text));
         }
         return Ok(None);
@@ -159,7 +161,8 @@ fn judge(service: &Service, report: Recorded) -> Result<(u64, Change), ServiceEr
         Some(known) => Err(ServiceError::new(
             "DuplicateRequestException",
             format!(
-                "A metering record has already been emitted by the same EC2 instance, ECS task, or EKS pod for the given \
+                "A metering record has already been emitted by the same EC2 instance, ECS task, or EKS pod for the \
+                 given \
                  {{usageDimension, timestamp}} with a different usageQuantity. (emulator: {} is recorded, {} came now)",
                 known.quantity, report.quantity
             ),

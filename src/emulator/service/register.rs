@@ -20,7 +20,8 @@ pub(super) fn decide(
         return Err(ServiceError::new(
             "InvalidRegionException",
             format!(
-                "RegisterUsage must be called in the same AWS Region the ECS task was launched in. (emulator: the pod runs \
+                "RegisterUsage must be called in the same AWS Region the ECS task was launched in. (emulator: the \
+                 pod runs \
                  in {}, the request is signed for {})",
                 pod.region, request.region
             ),
@@ -57,7 +58,8 @@ fn check_platform(service: &Service, pod: &PodView<'_>) -> Result<(), ServiceErr
         Platform::EksFargate if !service.refused_fargate(pod.platform) => return Ok(()),
         Platform::NodeRole => "This operation can only be called from within an ECS task or an EKS pod",
         Platform::EksFargate | Platform::Agentcore | Platform::Ec2 | Platform::Elsewhere => {
-            "AWS Marketplace does not support metering usage from the underlying platform. Currently, Amazon ECS, Amazon \
+            "AWS Marketplace does not support metering usage from the underlying platform. Currently, Amazon ECS, \
+             Amazon \
              EKS, and AWS Fargate are supported."
         }
     };

@@ -28,8 +28,10 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
         return Err(ServiceError::new(
             "ExpiredTokenException",
             "The submitted registration token has expired. This can happen if the buyer's browser takes too long to \
-             redirect to your page, the buyer has resubmitted the registration token, or your application has held on to \
-             the registration token for too long. Your SaaS registration website should redeem this token as soon as it is \
+             redirect to your page, the buyer has resubmitted the registration token, or your application has held \
+             on to \
+             the registration token for too long. Your SaaS registration website should redeem this token as soon \
+             as it is \
              submitted by the buyer's browser.",
         ));
     }

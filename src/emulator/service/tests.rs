@@ -1,3 +1,5 @@
+//! Decisions of the service, by tables of requests: AWS's documents, rule by rule.
+
 #![expect(clippy::needless_pass_by_value, reason = "tables of bodies read better without ampersands")]
 
 use serde_json::json;
@@ -425,7 +427,11 @@ fn allocations_add_up_in_the_form_of_the_total_with_their_own_tags() {
         assert_eq!(bench.meter(json!({"UsageAllocations": allocations})), code, "{allocations}");
     }
     let mut bench = Bench::new();
-    let parts = json!([{"AllocatedUsageQuantityAsDecimal": "0.5"}, {"AllocatedUsageQuantityAsDecimal": "0.75", "Tags": [{"Key": "k", "Value": "v"}]}]);
+    let tags = json!([{"Key": "k", "Value": "v"}]);
+    let parts = json!([
+        {"AllocatedUsageQuantityAsDecimal": "0.5"},
+        {"AllocatedUsageQuantityAsDecimal": "0.75", "Tags": tags},
+    ]);
     let body = json!({"UsageQuantity": null, "UsageQuantityAsDecimal": "1.25", "UsageAllocations": parts});
     assert_eq!(bench.meter(body), "ok");
     assert_eq!(bench.quantities(), ["1.25"]);

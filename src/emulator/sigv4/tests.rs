@@ -1,3 +1,5 @@
+//! Signatures: AWS's own example, and each way in which one can be wrong.
+
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::*;

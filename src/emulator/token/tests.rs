@@ -1,3 +1,5 @@
+//! Tokens against an RSA implementation that did not sign them.
+
 use ring::signature::{KeyPair as _, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
 use rsa::sha2::Sha256;
 

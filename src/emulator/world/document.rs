@@ -101,6 +101,8 @@ pub(in crate::emulator) struct PodDocument {
     region: Option<String>,
     platform: Option<String>,
     denied: Option<Vec<String>>,
+    /// All operations or none, in place of `denied`.
+    allowed: Option<bool>,
     started_at: Option<String>,
     secret_key: Option<String>,
 }
@@ -541,8 +543,12 @@ impl PodDocument {
         if let Some(platform) = self.platform {
             pod.platform = faults.platform(at.member("platform"), &platform);
         }
-        if let Some(denied) = self.denied {
-            pod.denied = faults.operations(&at.member("denied"), &denied);
+        match (self.denied, self.allowed) {
+            (Some(_), Some(_)) => faults.add(at.member("allowed"), "give either allowed or denied"),
+            (Some(denied), None) => pod.denied = faults.operations(&at.member("denied"), &denied),
+            (None, Some(true)) => pod.denied = BTreeSet::new(),
+            (None, Some(false)) => pod.denied = Operation::ALL.into(),
+            (None, None) => {}
         }
         if self.started_at.is_some() {
             pod.started_at = faults.time(at.member("started_at"), self.started_at.as_ref());

@@ -1,3 +1,5 @@
+//! World files: what is read, and what each mistake is told as.
+
 use super::*;
 
 fn faults(text: &str) -> Vec<String> {
@@ -100,7 +102,9 @@ fn names_are_given_once() {
 product_code = "p"
 [[customers]]
 account_id = "111122223333"
-licenses = [{ product_code = "p", license_arn = "arn:aws:lm::1:x" }, { product_code = "p", license_arn = "arn:aws:lm::1:x" }]
+licenses = [
+  { product_code = "p", license_arn = "arn:aws:lm::1:x" },
+  { product_code = "p", license_arn = "arn:aws:lm::1:x" }]
 "#;
     assert!(faults(license)[0].contains("is another licence's"), "{:?}", faults(license));
 }
