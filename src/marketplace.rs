@@ -6,9 +6,12 @@
 //! - A value of these types is valid: the constructor parses, there are no setters.
 //! - Nothing here knows the AWS SDK; `marketplace/aws.rs` alone translates.
 
+pub mod allocation;
 pub mod aws;
 pub mod ca_bundle;
 pub mod fault;
+pub mod hour;
+pub mod quantity;
 pub mod region;
 
 use std::fmt;
@@ -19,6 +22,10 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+
+pub use allocation::{Allocation, TagSet};
+pub use hour::Hour;
+pub use quantity::Quantity;
 
 /// A product code as AWS issues it: 1–255 characters of `[-a-zA-Z0-9/=:_.@]` (service model, `ProductCode`; the model
 /// allows an empty one, which names no product).

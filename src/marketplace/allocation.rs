@@ -1,0 +1,184 @@
+//! Allocations: how a record's quantity splits by tags, for the buyer's cost reports (AWS Marketplace API reference,
+//! `UsageAllocation`, `Tag`). Pure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Invalid, Quantity};
+
+/// Most allocations of one record (service model).
+pub const ALLOCATIONS_MAX: usize = 2500;
+/// Most tags of one allocation (service model).
+pub const TAGS_MAX: usize = 5;
+/// Longest tag key (service model).
+pub const TAG_KEY_CHARS_MAX: usize = 100;
+/// Longest tag value (service model).
+pub const TAG_VALUE_CHARS_MAX: usize = 256;
+
+/// A set of tags that AWS takes; the empty one stands for usage without tags.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct TagSet(BTreeMap<String, String>);
+
+impl TagSet {
+    /// The tags by key.
+    #[must_use]
+    pub const fn tags(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The one text that stands for this set on disk: JSON with sorted keys.
+    #[must_use]
+    pub fn canonical(&self) -> String {
+        serde_json::to_string(&self.0).expect("a map of strings is JSON")
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for TagSet {
+    type Error = Invalid;
+
+    fn try_from(tags: BTreeMap<String, String>) -> Result<Self, Invalid> {
+        if tags.len() > TAGS_MAX {
+            return Err(Invalid("has more than 5 tags"));
+        }
+        for (key, value) in &tags {
+            if key.is_empty()
+                || key.len() > TAG_KEY_CHARS_MAX
+                || value.is_empty()
+                || value.len() > TAG_VALUE_CHARS_MAX
+            {
+                return Err(Invalid(
+                    "has a tag whose key is not of 1 to 100, or whose value not of 1 to 256 characters",
+                ));
+            }
+            if !key.bytes().chain(value.bytes()).all(allowed) {
+                return Err(Invalid(
+                    "has a tag with a character that AWS does not take; letters, digits, space and \
+                                    punctuation of ASCII up to @ and _ are taken",
+                ));
+            }
+        }
+        Ok(Self(tags))
+    }
+}
+
+/// `[a-zA-Z0-9+ -=._:\/@]`, where `+ -=` holds the range from space to `=` (service model, `TagKey`, `TagValue`).
+const fn allowed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b' '..=b'=' | b'_' | b'@' | b'\\')
+}
+
+/// A part of a record's quantity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocation {
+    /// What it is tagged with.
+    pub tags: TagSet,
+    /// How much of the record's quantity it is.
+    pub quantity: Quantity,
+}
+
+/// Splits a record: none where nothing is tagged; otherwise one for each tag set, the largest first where there are more
+/// than AWS takes, and all that is beyond in the untagged one. The sum of the parts is the sum of `shares`.
+#[must_use]
+pub fn allocate(shares: &BTreeMap<TagSet, Quantity>) -> Vec<Allocation> {
+    if shares.keys().all(TagSet::is_empty) {
+        return Vec::new();
+    }
+    let mut tagged: Vec<(&TagSet, Quantity)> = shares
+        .iter()
+        .filter(|(tags, _)| !tags.is_empty())
+        .map(|(tags, quantity)| (tags, *quantity))
+        .collect();
+    let mut untagged = shares.get(&TagSet::default()).copied().unwrap_or_default();
+    let room = if untagged == Quantity::ZERO && tagged.len() <= ALLOCATIONS_MAX {
+        ALLOCATIONS_MAX
+    } else {
+        ALLOCATIONS_MAX - 1
+    };
+    if tagged.len() > room {
+        // The largest shares keep their tags; equal ones in the order of their tags, so that a retry splits the same.
+        tagged.sort_by_key(|(tags, quantity)| (std::cmp::Reverse(*quantity), *tags));
+        for (_, quantity) in tagged.drain(room..) {
+            untagged = untagged.checked_add(quantity).unwrap_or(Quantity::MAX);
+        }
+        tagged.sort();
+    }
+    let mut allocations: Vec<Allocation> =
+        tagged.into_iter().map(|(tags, quantity)| Allocation { tags: tags.clone(), quantity }).collect();
+    if untagged != Quantity::ZERO {
+        allocations.push(Allocation { tags: TagSet::default(), quantity: untagged });
+    }
+    allocations
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tags(pairs: &[(&str, &str)]) -> Result<TagSet, Invalid> {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect::<BTreeMap<_, _>>()
+            .try_into()
+    }
+
+    #[test]
+    fn awss_bounds_of_tags() {
+        assert!(tags(&[("team", "a b+c-d=e._:/@1")]).is_ok());
+        assert!(tags(&[(&"k".repeat(100), &"v".repeat(256))]).is_ok());
+        let six: Vec<(String, &str)> = (0..6).map(|i| (i.to_string(), "v")).collect();
+        let six: Vec<(&str, &str)> = six.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+        for bad in [&[("", "v")][..], &[("k", "")], &[("k", "ü")], &[("k", "a~b")], &[("k", "a\nb")], &six] {
+            assert!(tags(bad).is_err(), "{bad:?}");
+        }
+        assert!(tags(&[(&"k".repeat(101), "v")]).is_err() && tags(&[("k", &"v".repeat(257))]).is_err());
+    }
+
+    #[test]
+    fn untagged_usage_has_no_allocations() {
+        let shares = BTreeMap::from([(TagSet::default(), "5".parse().unwrap())]);
+        assert!(allocate(&shares).is_empty());
+    }
+
+    fn shares() -> impl Strategy<Value = BTreeMap<TagSet, Quantity>> {
+        let share = (0..4000_u32, 1..1_000_000_u64);
+        prop::collection::vec(share, 0..3000).prop_map(|shares| {
+            let mut map = BTreeMap::new();
+            for (tag, micros) in shares {
+                let set =
+                    if tag == 0 { TagSet::default() } else { tags(&[("t", &tag.to_string())]).unwrap() };
+                map.insert(set, Quantity::from_micros(micros).unwrap());
+            }
+            map
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Sum equal, tag sets unique, at most 2,500, and only whole shares are moved.
+        #[test]
+        fn what_is_split_is_what_was_there(shares in shares()) {
+            let split = allocate(&shares);
+            let total = |quantities: &mut dyn Iterator<Item = Quantity>| quantities.map(Quantity::micros).sum::<u64>();
+            if !split.is_empty() {
+                prop_assert_eq!(total(&mut split.iter().map(|a| a.quantity)), total(&mut shares.values().copied()));
+            }
+            prop_assert!(split.len() <= ALLOCATIONS_MAX);
+            let unique: std::collections::BTreeSet<_> = split.iter().map(|a| &a.tags).collect();
+            prop_assert_eq!(unique.len(), split.len());
+            for allocation in split.iter().filter(|a| !a.tags.is_empty()) {
+                prop_assert_eq!(shares.get(&allocation.tags), Some(&allocation.quantity));
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Quantities: exact numbers of millionths, since money is not rounded.
+//!
+//! Read from their text, never through floating point: `0.1` has no exact double. Bounds are AWS's (service model,
+//! `UsageQuantity`, `UsageQuantityAsDecimal`). Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Invalid;
+
+/// A quantity of usage, in millionths; at most [`Quantity::MAX`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Quantity(u64);
+
+/// Millionths in one.
+const SCALE: u64 = 1_000_000;
+
+/// Most decimal places that AWS takes.
+pub const DECIMAL_PLACES_MAX: usize = 6;
+
+impl Quantity {
+    /// None.
+    pub const ZERO: Self = Self(0);
+
+    /// The largest that AWS takes as an integer: 2,147,483,647.
+    pub const INTEGER_MAX: Self = Self(2_147_483_647 * SCALE);
+
+    /// The largest that AWS takes at all: 9,999,999,999.999999.
+    pub const MAX: Self = Self(9_999_999_999_999_999);
+
+    /// From millionths; `None` above [`Quantity::MAX`].
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Option<Self> {
+        if micros <= Self::MAX.0 { Some(Self(micros)) } else { None }
+    }
+
+    /// In millionths.
+    #[must_use]
+    pub const fn micros(self) -> u64 {
+        self.0
+    }
+
+    /// Whether there is no fraction.
+    #[must_use]
+    pub const fn is_whole(self) -> bool {
+        self.0.is_multiple_of(SCALE)
+    }
+
+    /// The integer, if there is no fraction and AWS takes it as one.
+    #[must_use]
+    pub fn integer(self) -> Option<i32> {
+        (self.is_whole() && self <= Self::INTEGER_MAX).then(|| i32::try_from(self.0 / SCALE).ok()).flatten()
+    }
+
+    /// The sum, or `None` above [`Quantity::MAX`].
+    #[must_use]
+    pub const fn checked_add(self, other: Self) -> Option<Self> {
+        Self::from_micros(self.0.saturating_add(other.0))
+    }
+
+    /// What is left of `self` without `other`; zero when `other` is more.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl FromStr for Quantity {
+    type Err = Invalid;
+
+    /// `12`, `12.5`, `0.000001`: no sign, no exponent, no leading zeros, at most six places.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || (whole.len() > 1 && whole.starts_with('0')) {
+            return Err(Invalid(
+                "must be a number of at least 0 without sign or exponent, such as 12 or 0.5",
+            ));
+        }
+        if fraction.len() > DECIMAL_PLACES_MAX {
+            return Err(Invalid("has more than 6 decimal places"));
+        }
+        let above = Invalid("is above 9999999999.999999, the most that AWS takes in one report");
+        if whole.len() > 10 {
+            return Err(above);
+        }
+        let whole: u64 = whole.parse().map_err(|_| above)?;
+        let fraction: u64 = format!("{fraction:0<6}").parse().map_err(|_| above)?;
+        Self::from_micros(whole * SCALE + fraction).ok_or(above)
+    }
+}
+
+impl fmt::Display for Quantity {
+    /// The shortest text that AWS's pattern takes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction) = (self.0 / SCALE, self.0 % SCALE);
+        if fraction == 0 {
+            return write!(f, "{whole}");
+        }
+        let digits = format!("{fraction:06}");
+        write!(f, "{whole}.{}", digits.trim_end_matches('0'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_read_exactly() {
+        for (text, micros) in [
+            ("0", 0),
+            ("17", 17_000_000),
+            ("17.00", 17_000_000),
+            ("0.1", 100_000),
+            ("0.000001", 1),
+            ("2147483647", 2_147_483_647_000_000),
+            ("9999999999.999999", 9_999_999_999_999_999),
+        ] {
+            assert_eq!(text.parse(), Ok(Quantity(micros)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for bad in [
+            "", ".", "1.", ".5", "-1", "+1", "1e3", "1E3", "01", "00", " 1", "1 ", "1,5", "NaN", "0x10",
+            "1_000", "٣",
+        ] {
+            assert!(bad.parse::<Quantity>().is_err(), "{bad}");
+        }
+        assert!("1.0000001".parse::<Quantity>().unwrap_err().0.contains("decimal places"));
+        for large in ["10000000000", "99999999999999999999999999"] {
+            assert!(large.parse::<Quantity>().unwrap_err().0.contains("above"), "{large}");
+        }
+    }
+
+    #[test]
+    fn integers_are_whole_and_fit_awss_integer() {
+        let quantity = |text: &str| text.parse::<Quantity>().unwrap();
+        assert_eq!(quantity("2147483647").integer(), Some(i32::MAX));
+        assert_eq!(quantity("2147483648").integer(), None);
+        assert_eq!(quantity("1.5").integer(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn shown_and_read_back(micros in 0..=Quantity::MAX.0) {
+            let quantity = Quantity(micros);
+            prop_assert_eq!(quantity.to_string().parse(), Ok(quantity));
+        }
+
+        #[test]
+        fn any_text_is_a_quantity_or_refused(text in "\\PC{0,30}") {
+            if let Ok(quantity) = text.parse::<Quantity>() {
+                prop_assert!(quantity <= Quantity::MAX);
+            }
+        }
+    }
+}
