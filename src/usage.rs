@@ -1,1 +1,8 @@
-//! Custom usage: intake, ledger, sealing, sending.
+//! Custom usage, from the application's report to AWS's bill.
+//!
+//! Intake acknowledges what is on disk; the ledger sums it by hour and seals closed hours; the sender sends sealed
+//! records until AWS has answered. Intake and sender never meet: the ledger is between them.
+
+pub mod event;
+pub mod ledger;
+pub mod seal;

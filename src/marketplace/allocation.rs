@@ -83,8 +83,8 @@ pub struct Allocation {
     pub quantity: Quantity,
 }
 
-/// Splits a record: none where nothing is tagged; otherwise one for each tag set, the largest first where there are more
-/// than AWS takes, and all that is beyond in the untagged one. The sum of the parts is the sum of `shares`.
+/// Splits a record: none where nothing is tagged; otherwise one for each tag set. Where there are more than AWS takes,
+/// the largest keep their tags and the rest goes untagged. The sum of the parts is the sum of `shares`.
 #[must_use]
 pub fn allocate(shares: &BTreeMap<TagSet, Quantity>) -> Vec<Allocation> {
     if shares.keys().all(TagSet::is_empty) {

@@ -1,0 +1,348 @@
+//! The ledger against its own promises: repeats, late events, closed hours, restarts, other processes, damage; and
+//! against a model of a few lines that holds everything in memory.
+
+use std::collections::{BTreeSet, HashMap};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::marketplace::Quantity;
+use crate::usage::event::Customer;
+
+/// 2026-11-24T08:00:00Z, the start of an hour.
+const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const SETTLE: Duration = Duration::from_secs(120);
+
+fn settings(pod: &str) -> Settings {
+    Settings { pod: pod.to_owned(), settle: SETTLE, bytes_max: 1 << 30, started_at: START }
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    ledger: Option<Ledger>,
+    pod: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Some(Ledger::open(folder.path(), settings("pod-1")).unwrap());
+        Self { folder, ledger, pod: "pod-1".to_owned() }
+    }
+
+    fn ledger(&mut self) -> &mut Ledger {
+        self.ledger.as_mut().unwrap()
+    }
+
+    /// Ends the process, in effect: nothing is told to the ledger.
+    fn restart(&mut self, pod: &str) {
+        self.ledger = None;
+        pod.clone_into(&mut self.pod);
+        self.ledger = Some(Ledger::open(self.folder.path(), settings(pod)).unwrap());
+    }
+
+    fn take(&mut self, event: Event, now: Timestamp) -> Taken {
+        self.ledger().take(&[event], now).unwrap()[0]
+    }
+
+    fn total(&mut self, dimension: &str) -> Totals {
+        let totals = self.ledger().totals().unwrap();
+        assert!(totals.values().all(|totals| totals.balances()), "{totals:?}");
+        totals.get(dimension).copied().unwrap_or_default()
+    }
+}
+
+fn event(id: Option<&str>, micros: u64, at: Timestamp) -> Event {
+    let mut content = [0; 32];
+    content[..8].copy_from_slice(&micros.to_be_bytes());
+    Event {
+        id: id.map(str::to_owned),
+        dimension: "requests".to_owned(),
+        quantity: Quantity::from_micros(micros).unwrap(),
+        at,
+        tags: TagSet::default(),
+        customer: Customer::Own,
+        content,
+    }
+}
+
+#[test]
+fn a_key_counts_once_and_another_content_under_it_is_a_conflict() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.take(event(Some("a"), 5, START), START), Taken::Accepted);
+    assert_eq!(bench.take(event(Some("a"), 5, START), START), Taken::Duplicate);
+    assert_eq!(bench.take(event(Some("a"), 6, START), START), Taken::Conflict);
+    bench.restart("pod-1");
+    assert_eq!(bench.take(event(Some("a"), 5, START), START.plus(HOUR)), Taken::Duplicate);
+    assert_eq!(bench.total("requests").accepted, 5);
+}
+
+#[test]
+fn a_key_is_forgotten_after_two_days() {
+    let mut bench = Bench::new();
+    bench.take(event(Some("a"), 5, START), START);
+    let later = START.plus(KEYS_KEPT + MINUTE);
+    bench.ledger().seal_closed(later).unwrap();
+    assert_eq!(bench.take(event(Some("a"), 5, later), later), Taken::Accepted);
+}
+
+#[test]
+fn an_hour_takes_its_own_events_until_it_settles_and_none_afterwards() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 1, START.plus(10 * MINUTE)), START.plus(10 * MINUTE));
+    let settling = START.plus(HOUR + MINUTE);
+    bench.take(event(None, 2, START.plus(59 * MINUTE)), settling);
+    assert_eq!(bench.ledger().seal_closed(settling).unwrap(), 0, "not closed yet");
+    let closed = START.plus(HOUR + SETTLE);
+    assert_eq!(bench.ledger().seal_closed(closed).unwrap(), 1);
+    bench.take(event(None, 4, START.plus(59 * MINUTE)), closed);
+    bench.ledger().seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
+    let records = bench.ledger().unsent(10).unwrap();
+    let shown: Vec<_> =
+        records.iter().map(|record| (record.hour, record.quantity.micros(), record.late_from)).collect();
+    let first = Hour::of(START);
+    assert_eq!(shown, [(first, 3, None), (first.next(), 4, Some(first))]);
+    assert_eq!(records[0].timestamp, START.plus(10 * MINUTE), "the first event's time");
+}
+
+#[test]
+fn an_hour_that_was_sealed_early_stays_closed_even_when_the_clock_goes_back() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 1, START), START.plus(MINUTE));
+    bench.ledger().seal_now(START.plus(2 * MINUTE)).unwrap();
+    bench.restart("pod-1");
+    for now in [START.plus(3 * MINUTE), START.minus(3 * HOUR)] {
+        bench.take(event(None, 2, now), now);
+    }
+    bench.ledger().seal_closed(START.plus(5 * HOUR)).unwrap();
+    let records = bench.ledger().unsent(10).unwrap();
+    let hours: Vec<_> = records.iter().map(|record| (record.hour, record.quantity.micros())).collect();
+    assert_eq!(hours, [(Hour::of(START), 1), (Hour::of(START).next(), 4)]);
+}
+
+#[test]
+fn a_sealed_record_is_the_same_on_every_retry_and_after_a_restart() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 1_500_000, START), START);
+    bench.ledger().seal_now(START.plus(MINUTE)).unwrap();
+    let first = bench.ledger().unsent(10).unwrap();
+    bench.ledger().attempt(&[first[0].id], START.plus(2 * MINUTE)).unwrap();
+    bench.restart("pod-1");
+    let again = bench.ledger().unsent(10).unwrap();
+    let fixed =
+        |record: &Record| (record.quantity, record.decimal, record.timestamp, record.client_token.clone());
+    assert_eq!(fixed(&first[0]), fixed(&again[0]));
+    assert_eq!((again[0].in_doubt, again[0].attempts), (true, 1), "attempted before the call");
+    assert_eq!(first[0].client_token.len(), 32);
+}
+
+#[test]
+fn answers_move_the_balance_and_doubt_is_never_carried() {
+    let mut bench = Bench::new();
+    for hour in 0..4_u32 {
+        let at = START.plus(hour * HOUR);
+        bench.take(event(None, 1 << hour, at), at);
+    }
+    let now = START.plus(5 * HOUR);
+    bench.ledger().seal_closed(now).unwrap();
+    let ids: Vec<i64> = bench.ledger().unsent(10).unwrap().iter().map(|record| record.id).collect();
+    let ledger = bench.ledger();
+    ledger.answered(ids[0], &Answered::Accepted(Some("r-1".into())), now).unwrap();
+    ledger.answered(ids[1], &Answered::Dead("InvalidUsageDimensionException".into()), now).unwrap();
+    ledger.answered(ids[2], &Answered::Carry("expired".into()), now).unwrap();
+    ledger.attempt(&[ids[3]], now).unwrap();
+    ledger.answered(ids[3], &Answered::Carry("expired".into()), now).unwrap();
+    assert_eq!(bench.total("requests"), Totals { accepted: 15, billed: 1, pending: 12, dead: 2 });
+    let doubtful = bench.ledger().unsent(10).unwrap();
+    assert_eq!((doubtful.len(), doubtful[0].id, doubtful[0].in_doubt), (1, ids[3], true));
+    // An answer for a record that has one already changes nothing.
+    bench.ledger().answered(ids[0], &Answered::Dead("late".into()), now).unwrap();
+    assert_eq!(bench.total("requests").billed, 1);
+}
+
+#[test]
+fn usage_that_an_earlier_pod_left_open_is_reported_by_this_one_and_says_so() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 7, START), START);
+    bench.restart("pod-2");
+    let now = START.plus(2 * HOUR);
+    bench.ledger().seal_closed(now).unwrap();
+    bench.ledger().seal_now(now).unwrap();
+    let records = bench.ledger().unsent(10).unwrap();
+    let shown: Vec<_> =
+        records.iter().map(|r| (r.pod.as_str(), r.hour, r.late_from, r.quantity.micros())).collect();
+    assert_eq!(shown, [("pod-2", Hour::of(now), Some(Hour::of(START)), 7)]);
+    assert_eq!(bench.total("requests"), Totals { accepted: 7, pending: 7, ..Totals::default() });
+}
+
+#[test]
+fn a_second_process_gets_a_clear_error() {
+    let bench = Bench::new();
+    let error = Ledger::open(bench.folder.path(), settings("pod-1")).unwrap_err();
+    assert!(matches!(error, LedgerError::InUse(_)), "{error:?}");
+    assert!(error.to_string().contains("only one sidecar"));
+}
+
+#[test]
+fn a_newer_ledger_is_refused_and_left_untouched() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 7, START), START);
+    let path = bench.folder.path().join(FILE_NAME);
+    bench.ledger = None;
+    {
+        let connection = Connection::open(&path).unwrap();
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'min_reader'", []).unwrap();
+        connection.pragma_update(None, "journal_mode", "DELETE").unwrap();
+    }
+    let before = std::fs::read(&path).unwrap();
+    let error = Ledger::open(bench.folder.path(), settings("pod-1")).unwrap_err();
+    assert!(matches!(error, LedgerError::TooNew { min_reader: 99, .. }), "{error:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_full_ledger_refuses_before_the_disk_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger =
+        Ledger::open(folder.path(), Settings { bytes_max: 64 * 1024, ..settings("pod-1") }).unwrap();
+    let mut refused = None;
+    for index in 0..100_000 {
+        match ledger.take(&[event(Some(&format!("key-{index}")), 1, START)], START) {
+            Ok(_) => {}
+            Err(error) => {
+                refused = Some((index, error));
+                break;
+            }
+        }
+    }
+    let (index, error) = refused.unwrap();
+    assert!(matches!(error, LedgerError::Full { bytes_max: 65_536, .. }), "{error:?}");
+    assert_eq!(ledger.totals().unwrap()["requests"].accepted, index, "what was acknowledged is there");
+}
+
+/// Every kind of damage to the file: an error or the whole truth, never a panic, never a smaller sum.
+#[test]
+fn damage_is_told_and_never_a_smaller_sum() {
+    let mut bench = Bench::new();
+    for index in 0..200 {
+        bench.take(event(Some(&format!("key-{index}")), 1, START), START);
+    }
+    bench.ledger = None;
+    let path = bench.folder.path().join(FILE_NAME);
+    let whole = std::fs::read(&path).unwrap();
+    let mut told = 0;
+    for step in 0..64 {
+        let mut bytes = whole.clone();
+        if step % 2 == 0 {
+            bytes.truncate(whole.len() * step / 64);
+        } else {
+            let at = whole.len() * step / 64;
+            bytes[at..(at + 64).min(whole.len())].fill(0xa5);
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let checked = Ledger::open(bench.folder.path(), settings("pod-1"))
+            .and_then(|ledger| ledger.check().and_then(|()| ledger.totals()));
+        match checked {
+            Ok(totals) if bytes.is_empty() => assert!(totals.is_empty(), "an empty file is a new ledger"),
+            Ok(totals) => assert_eq!(totals.get("requests").map(|t| t.accepted), Some(200), "step {step}"),
+            Err(error) => {
+                told += 1;
+                assert!(error.to_string().contains(FILE_NAME), "{error}");
+            }
+        }
+    }
+    assert!(told > 32, "{told}");
+}
+
+// === the model ===
+
+#[derive(Debug, Clone)]
+enum Step {
+    Take { key: u8, micros: u64, age_minutes: u16 },
+    Wait { minutes: u16 },
+    SealNow,
+    Answer { index: u8, kind: u8 },
+    Restart { pod: u8 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..40u8, 1..5_000_000u64, 0..180u16)
+            .prop_map(|(key, micros, age_minutes)| Step::Take { key, micros, age_minutes }),
+        3 => (1..100u16).prop_map(|minutes| Step::Wait { minutes }),
+        1 => Just(Step::SealNow),
+        3 => (0..8u8, 0..5u8).prop_map(|(index, kind)| Step::Answer { index, kind }),
+        1 => (1..3u8).prop_map(|pod| Step::Restart { pod }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever happens in whatever order: acknowledged = billed + pending + dead, to the millionth, and what was
+    /// sealed never changes.
+    #[test]
+    fn the_ledger_keeps_every_balance(steps in prop::collection::vec(step(), 1..60)) {
+        let mut bench = Bench::new();
+        let mut now = START.plus(4 * HOUR);
+        let mut keys: HashMap<u8, u64> = HashMap::new();
+        let (mut accepted, mut billed, mut dead) = (0, 0, 0);
+        let mut sealed: HashMap<i64, (Quantity, Timestamp, String)> = HashMap::new();
+        for step in steps {
+            match step {
+                Step::Take { key, micros, age_minutes } => {
+                    let at = now.minus(MINUTE * u32::from(age_minutes));
+                    let taken = bench.take(event(Some(&key.to_string()), micros, at), now);
+                    let expected = match keys.get(&key) {
+                        None => Taken::Accepted,
+                        Some(known) if *known == micros => Taken::Duplicate,
+                        Some(_) => Taken::Conflict,
+                    };
+                    prop_assert_eq!(taken, expected);
+                    if taken == Taken::Accepted {
+                        keys.insert(key, micros);
+                        accepted += micros;
+                    }
+                }
+                Step::Wait { minutes } => {
+                    now = now.plus(MINUTE * u32::from(minutes));
+                    bench.ledger().seal_closed(now).unwrap();
+                }
+                Step::SealNow => {
+                    bench.ledger().seal_now(now).unwrap();
+                }
+                Step::Restart { pod } => bench.restart(&format!("pod-{pod}")),
+                Step::Answer { index, kind } => {
+                    let unsent = bench.ledger().unsent(100).unwrap();
+                    let Some(record) = unsent.get(usize::from(index)) else { continue };
+                    let answered = match kind {
+                        0 => Answered::Accepted(None),
+                        1 => Answered::Refused("refused".into()),
+                        2 => {
+                            bench.ledger().attempt(&[record.id], now).unwrap();
+                            Answered::Unknown("timeout".into())
+                        }
+                        3 => Answered::Carry("expired".into()),
+                        _ => Answered::Dead("dead".into()),
+                    };
+                    billed += if kind == 0 { record.quantity.micros() } else { 0 };
+                    dead += if kind == 4 { record.quantity.micros() } else { 0 };
+                    bench.ledger().answered(record.id, &answered, now).unwrap();
+                }
+            }
+            let totals = bench.total("requests");
+            prop_assert_eq!((totals.accepted, totals.billed, totals.dead), (accepted, billed, dead));
+            for record in bench.ledger().records(1000).unwrap() {
+                let fixed = (record.quantity, record.timestamp, record.client_token.clone());
+                let known = sealed.entry(record.id).or_insert_with(|| fixed.clone());
+                prop_assert_eq!(&*known, &fixed);
+            }
+        }
+        // One record for each pod and hour: AWS takes one value.
+        let records = bench.ledger().records(1000).unwrap();
+        let slots: BTreeSet<_> = records.iter().map(|record| (&record.pod, record.hour)).collect();
+        prop_assert_eq!(slots.len(), records.len());
+    }
+}

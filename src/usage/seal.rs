@@ -1,0 +1,147 @@
+//! Sealing: a closed hour becomes a record that never changes again. Pure.
+//!
+//! Quantity, split, time and `ClientToken` are fixed once; every retry sends the same. What is above AWS's maximum is
+//! left over for the current hour, never dropped.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::marketplace::allocation::allocate;
+use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
+
+/// What an hour of one customer and dimension summed up to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// By tags.
+    pub shares: BTreeMap<TagSet, Share>,
+}
+
+/// A part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// In millionths: unlike a record, a sum may be above what AWS takes.
+    pub micros: u64,
+    /// The first event's time.
+    pub first_at: Timestamp,
+}
+
+/// A sealed hour, as it is kept and sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The sum, at most AWS's maximum.
+    pub quantity: Quantity,
+    /// Quantity and allocations go as decimals.
+    pub decimal: bool,
+    /// The split, empty where nothing is tagged.
+    pub allocations: Vec<Allocation>,
+    /// The hour's first event.
+    pub timestamp: Timestamp,
+    /// What the maximum left over, by tags.
+    pub rest: BTreeMap<TagSet, u64>,
+}
+
+/// Seals a sum; `None` when there is nothing in it.
+#[must_use]
+pub fn seal(hour: Hour, sum: &Sum) -> Option<Sealed> {
+    let first_at = sum.shares.values().map(|share| share.first_at).min()?;
+    // A record's time is within its hour, whatever an event said: AWS counts by it.
+    let timestamp =
+        first_at.max(hour.start()).min(Timestamp::from_unix_millis(hour.end().unix_millis() - 1000));
+    let (mut shares, mut rest) = (BTreeMap::new(), BTreeMap::new());
+    let mut total = Quantity::ZERO;
+    for (tags, share) in &sum.shares {
+        let room = Quantity::MAX.saturating_sub(total).micros();
+        let taken = share.micros.min(room);
+        if let Some(quantity) = Quantity::from_micros(taken).filter(|quantity| *quantity != Quantity::ZERO) {
+            total = total.checked_add(quantity).unwrap_or(Quantity::MAX);
+            shares.insert(tags.clone(), quantity);
+        }
+        if share.micros > taken {
+            rest.insert(tags.clone(), share.micros - taken);
+        }
+    }
+    let allocations = allocate(&shares);
+    let integers = total.integer().is_some() && allocations.iter().all(|a| a.quantity.integer().is_some());
+    Some(Sealed { quantity: total, decimal: !integers, allocations, timestamp, rest })
+}
+
+/// An allocation as it is kept on disk.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StoredAllocation {
+    /// The tags.
+    pub tags: TagSet,
+    /// The quantity in millionths.
+    pub micros: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: Hour = Hour::from_number(498_752);
+
+    fn tags(name: &str) -> TagSet {
+        if name.is_empty() {
+            return TagSet::default();
+        }
+        BTreeMap::from([("team".to_owned(), name.to_owned())]).try_into().unwrap()
+    }
+
+    fn sum(shares: &[(&str, u64, i64)]) -> Sum {
+        let share = |(name, micros, second): &(&str, u64, i64)| {
+            let first_at = Timestamp::from_unix_seconds(HOUR.start().unix_seconds() + second);
+            (tags(name), Share { micros: *micros, first_at })
+        };
+        Sum { shares: shares.iter().map(share).collect() }
+    }
+
+    #[test]
+    fn whole_sums_are_integers_and_everything_else_is_decimal() {
+        let decimal = |shares: &[(&str, u64, i64)]| seal(HOUR, &sum(shares)).unwrap().decimal;
+        assert!(!decimal(&[("", 5_000_000, 0)]));
+        assert!(decimal(&[("", 5_500_000, 0)]));
+        assert!(!decimal(&[("a", 1_000_000, 0), ("b", 2_000_000, 0)]));
+        assert!(decimal(&[("a", 500_000, 0), ("b", 500_000, 0)]), "the total is whole, its parts are not");
+        assert!(decimal(&[("", 2_147_483_648_000_000, 0)]), "too large for AWS's integer");
+    }
+
+    #[test]
+    fn the_time_is_the_first_events_and_within_the_hour() {
+        let sealed = seal(HOUR, &sum(&[("a", 1, 1800), ("b", 1, 90)])).unwrap();
+        assert_eq!(sealed.timestamp.since(HOUR.start()).as_secs(), 90);
+        assert_eq!(seal(HOUR, &sum(&[("", 1, -50)])).unwrap().timestamp, HOUR.start());
+        assert_eq!(Hour::of(seal(HOUR, &sum(&[("", 1, 9000)])).unwrap().timestamp), HOUR);
+        assert_eq!(seal(HOUR, &Sum::default()), None);
+    }
+
+    #[test]
+    fn what_is_above_awss_maximum_is_left_over() {
+        let max = Quantity::MAX.micros();
+        let sealed = seal(HOUR, &sum(&[("a", max - 1, 0), ("b", 3, 0)])).unwrap();
+        assert_eq!(sealed.quantity, Quantity::MAX);
+        assert_eq!(sealed.rest, BTreeMap::from([(tags("b"), 2)]));
+    }
+
+    proptest! {
+        /// Nothing appears and nothing is lost: what is sealed and what is left over is what there was.
+        #[test]
+        fn sealed_and_rest_are_the_sum(parts in prop::collection::vec((0..20u8, 0..=Quantity::MAX.micros()), 1..30)) {
+            let mut sum = Sum::default();
+            for (name, micros) in parts {
+                let name = if name == 0 { String::new() } else { name.to_string() };
+                sum.shares.insert(tags(&name), Share { micros, first_at: HOUR.start() });
+            }
+            let total: u64 = sum.shares.values().map(|share| share.micros).sum();
+            let sealed = seal(HOUR, &sum).unwrap();
+            prop_assert_eq!(sealed.quantity.micros() + sealed.rest.values().sum::<u64>(), total);
+            if !sealed.allocations.is_empty() {
+                let split: u64 = sealed.allocations.iter().map(|a| a.quantity.micros()).sum();
+                prop_assert_eq!(split, sealed.quantity.micros());
+            }
+        }
+    }
+}
