@@ -209,6 +209,36 @@ pub struct RegisterUsage {
     pub nonce: Nonce,
 }
 
+/// What `MeterUsage` is asked (AWS Marketplace API reference, MeterUsage).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeterUsage {
+    /// The product that was used.
+    pub product_code: ProductCode,
+    /// What of it.
+    pub dimension: String,
+    /// When; AWS counts it to the hour.
+    pub timestamp: Timestamp,
+    /// How much.
+    pub quantity: Quantity,
+    /// Send quantities as decimals (`…AsDecimal`) rather than as integers.
+    pub decimal: bool,
+    /// The split by tags, empty for none.
+    pub allocations: Vec<Allocation>,
+    /// The same on every retry of the same record.
+    pub client_token: String,
+    /// Check the permission only.
+    pub dry_run: bool,
+}
+
+/// A definitive answer of `MeterUsage`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metered {
+    /// AWS's id of the record, if it named one.
+    pub metering_record_id: Option<String>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+}
+
 /// How to sign the next call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Signing {
@@ -334,6 +364,9 @@ pub trait Metering: Send + Sync {
         request: RegisterUsage,
         signing: Signing,
     ) -> BoxFuture<'_, Result<Registered, Fault>>;
+
+    /// Reports usage of this pod's own account, or checks the permission to. One attempt.
+    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>>;
 
     /// The region that is asked, once it is known.
     fn region(&self) -> Option<Region>;

@@ -24,6 +24,18 @@ pub struct Attempt {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UsageEvent {
+    dimension: String,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UsageRecord {
+    dimension: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
 }
@@ -35,6 +47,9 @@ struct ReasonLabel {
 
 /// Distinct `code` values kept; AWS has about thirty, an impostor could send any number.
 const CODES_MAX: usize = 64;
+
+/// Distinct `dimension` values kept; then `other`. AWS allows a product some hundred at most.
+const DIMENSIONS_MAX: usize = 200;
 
 /// The process's metrics.
 #[derive(Debug)]
@@ -49,6 +64,9 @@ pub struct Metrics {
     entitled_after_refusal: Counter,
     verification_failures: Family<ReasonLabel, Counter>,
     clock_skew: Gauge<f64, AtomicU64>,
+    usage_events: Family<UsageEvent, Counter>,
+    usage_records: Family<UsageRecord, Counter>,
+    dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -101,7 +119,22 @@ impl Metrics {
             "AWS's clock less the node's, from the latest answer that AWS rejected",
             clock_skew.clone(),
         );
+        let usage_events = Family::<UsageEvent, Counter>::default();
+        registry.register(
+            "tollgate_usage_events",
+            "Events of the application by status",
+            usage_events.clone(),
+        );
+        let usage_records = Family::<UsageRecord, Counter>::default();
+        registry.register(
+            "tollgate_usage_records",
+            "What became of hour records, by outcome",
+            usage_records.clone(),
+        );
         Self {
+            usage_events,
+            usage_records,
+            dimensions: std::sync::Mutex::default(),
             registry,
             state,
             gate_open,
@@ -123,6 +156,25 @@ impl Metrics {
         let code = if known { code.to_owned() } else { "other".to_owned() };
         self.attempts.get_or_create(&Attempt { outcome, code }).inc();
         self.duration.observe(seconds);
+    }
+
+    /// An event was `accepted`, `duplicate` or `rejected`.
+    pub fn usage_event(&self, dimension: &str, status: &'static str, count: u64) {
+        let dimension = self.known_dimension(dimension);
+        self.usage_events.get_or_create(&UsageEvent { dimension, status }).inc_by(count);
+    }
+
+    /// An hour record was `accepted`, `refused`, `unknown`, `carried` or `dead`.
+    pub fn usage_record(&self, dimension: &str, outcome: &'static str) {
+        let dimension = self.known_dimension(dimension);
+        self.usage_records.get_or_create(&UsageRecord { dimension, outcome }).inc();
+    }
+
+    fn known_dimension(&self, dimension: &str) -> String {
+        let mut known = self.dimensions.lock().expect("held for a set insertion only, which cannot panic");
+        let kept =
+            known.contains(dimension) || (known.len() < DIMENSIONS_MAX && known.insert(dimension.to_owned()));
+        if kept { dimension.to_owned() } else { "other".to_owned() }
     }
 
     /// A token was refused; `reason` is the verifier's code.

@@ -5,4 +5,6 @@
 
 pub mod event;
 pub mod ledger;
+pub mod policy;
 pub mod seal;
+pub mod sender;

@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject as _;
 use super::*;
 use crate::clock::Timestamp;
 use crate::entitlement::{self, State, Watch};
-use crate::marketplace::{BoxFuture, PublicKeyVersion, Region};
+use crate::marketplace::{BoxFuture, MeterUsage, Metered, PublicKeyVersion, Region};
 use crate::receipt::key::PublicKey;
 
 const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
@@ -66,6 +66,10 @@ impl Metering for Service {
                 }),
             }
         })
+    }
+
+    fn meter_usage(&self, _: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        Box::pin(async { Err(Fault::local(FaultClass::Misconfigured, "NotAsked", "")) })
     }
 
     fn region(&self) -> Option<Region> {

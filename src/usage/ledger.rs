@@ -20,6 +20,7 @@
 //! file whose `min_reader` is above its own schema, and touches nothing.
 
 mod rows;
+pub mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ const CACHE_KIB: i64 = 512;
 const CHECKPOINT_PAGES: i64 = 512;
 
 /// Why the ledger cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
     /// Another process holds it.
     #[error(
@@ -150,6 +151,10 @@ impl Ledger {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         transaction.execute_batch(TABLES).map_err(failed)?;
+        // Whoever wrote this ended between a call and its answer.
+        transaction
+            .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])
+            .map_err(failed)?;
         let ledger_id = random_hex().ok_or_else(|| LedgerError::Io("no random bytes".to_owned()))?;
         let start =
             [("schema", SCHEMA.to_string()), ("min_reader", SCHEMA.to_string()), ("ledger_id", ledger_id)];
@@ -262,7 +267,7 @@ impl Ledger {
         for id in ids {
             transaction
                 .execute(
-                    "UPDATE records SET in_doubt = 1, attempts = attempts + 1, updated_at = ?2 WHERE id = ?1",
+                    "UPDATE records SET attempting = 1, attempts = attempts + 1, updated_at = ?2 WHERE id = ?1",
                     params![id, now.unix_millis()],
                 )
                 .map_err(failed)?;
@@ -412,7 +417,7 @@ CREATE TABLE IF NOT EXISTS records (
     id INTEGER PRIMARY KEY, pod TEXT NOT NULL, customer TEXT NOT NULL, dimension TEXT NOT NULL, hour INTEGER NOT NULL,
     micros INTEGER NOT NULL, decimal INTEGER NOT NULL, allocations TEXT NOT NULL, timestamp INTEGER NOT NULL,
     client_token TEXT NOT NULL, late_from INTEGER, state TEXT NOT NULL, in_doubt INTEGER NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0, code TEXT, metering_record_id TEXT, sealed_at INTEGER NOT NULL,
+    attempting INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, code TEXT, metering_record_id TEXT, sealed_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL, UNIQUE (pod, customer, dimension, hour)) STRICT;
 CREATE INDEX IF NOT EXISTS records_state ON records (state, hour);
 CREATE TABLE IF NOT EXISTS accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;

@@ -89,6 +89,8 @@ pub struct Record {
     pub code: Option<String>,
     /// AWS's id of it.
     pub metering_record_id: Option<String>,
+    /// When it was sealed.
+    pub sealed_at: Timestamp,
 }
 
 /// What is noted about a record.
@@ -289,7 +291,7 @@ pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> ru
     };
     let sql = format!(
         "SELECT id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, late_from,
-             state, in_doubt, attempts, code, metering_record_id
+             state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at
          FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1"
     );
     let mut statement = connection.prepare_cached(&sql)?;
@@ -324,6 +326,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         attempts: row.get(13)?,
         code: row.get(14)?,
         metering_record_id: row.get(15)?,
+        sealed_at: Timestamp::from_unix_millis(row.get(16)?),
     })
 }
 
@@ -335,7 +338,8 @@ pub(super) fn answer(
     answered: &Answered,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let (state, in_doubt, code, record_id) = match answered {
+    // Doubt sticks until an answer is about the record itself: a refusal of a retry says nothing of the call before.
+    let (state, doubt, code, record_id) = match answered {
         Answered::Accepted(record_id) => (State::Accepted, false, None, record_id.as_deref()),
         Answered::Refused(code) => (State::Sealed, false, Some(code), None),
         Answered::Unknown(code) => (State::Sealed, true, Some(code), None),
@@ -347,11 +351,11 @@ pub(super) fn answer(
     }
     transaction
         .prepare_cached(
-            "UPDATE records SET state = ?2, in_doubt = ?3, code = ?4,
+            "UPDATE records SET state = ?2, in_doubt = in_doubt OR ?3, attempting = 0, code = ?4,
                  metering_record_id = coalesce(?5, metering_record_id), updated_at = ?6
-             WHERE id = ?1 AND state = 'sealed' AND (?2 <> 'carried' OR in_doubt = 0)",
+             WHERE id = ?1 AND state = 'sealed' AND (?2 <> 'carried' OR (in_doubt = 0 AND attempting = 0))",
         )?
-        .execute(params![id, state.as_str(), in_doubt, code, record_id, now.unix_millis()])
+        .execute(params![id, state.as_str(), doubt, code, record_id, now.unix_millis()])
         .map(|_| ())
 }
 
@@ -366,7 +370,7 @@ fn carry_record(
     let found = transaction
         .query_row(
             "SELECT customer, dimension, hour, micros, allocations FROM records
-             WHERE id = ?1 AND state = 'sealed' AND in_doubt = 0",
+             WHERE id = ?1 AND state = 'sealed' AND in_doubt = 0 AND attempting = 0",
             [id],
             |row| {
                 Ok((
@@ -398,15 +402,23 @@ pub(super) fn totals(connection: &Connection) -> rusqlite::Result<BTreeMap<Strin
         }
         Ok(())
     };
-    read("SELECT dimension, micros FROM accepted", |totals, micros| totals.accepted += micros)?;
+    read("SELECT dimension, micros FROM accepted", |totals, micros| {
+        totals.accepted += micros;
+    })?;
     read("SELECT dimension, sum(micros) FROM sums GROUP BY dimension", |totals, micros| {
-        totals.pending += micros
+        totals.pending += micros;
     })?;
     let of_state = |state: &str| {
         format!("SELECT dimension, sum(micros) FROM records WHERE state = '{state}' GROUP BY dimension")
     };
-    read(&of_state("sealed"), |totals, micros| totals.pending += micros)?;
-    read(&of_state("accepted"), |totals, micros| totals.billed += micros)?;
-    read(&of_state("dead"), |totals, micros| totals.dead += micros)?;
+    read(&of_state("sealed"), |totals, micros| {
+        totals.pending += micros;
+    })?;
+    read(&of_state("accepted"), |totals, micros| {
+        totals.billed += micros;
+    })?;
+    read(&of_state("dead"), |totals, micros| {
+        totals.dead += micros;
+    })?;
     Ok(totals)
 }

@@ -153,6 +153,10 @@ fn answers_move_the_balance_and_doubt_is_never_carried() {
     ledger.answered(ids[1], &Answered::Dead("InvalidUsageDimensionException".into()), now).unwrap();
     ledger.answered(ids[2], &Answered::Carry("expired".into()), now).unwrap();
     ledger.attempt(&[ids[3]], now).unwrap();
+    ledger.answered(ids[3], &Answered::Unknown("Timeout".into()), now).unwrap();
+    // A throttle of the retry does not tell what became of the first call.
+    ledger.attempt(&[ids[3]], now).unwrap();
+    ledger.answered(ids[3], &Answered::Refused("ThrottlingException".into()), now).unwrap();
     ledger.answered(ids[3], &Answered::Carry("expired".into()), now).unwrap();
     assert_eq!(bench.total("requests"), Totals { accepted: 15, billed: 1, pending: 12, dead: 2 });
     let doubtful = bench.ledger().unsent(10).unwrap();

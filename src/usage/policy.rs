@@ -1,0 +1,228 @@
+//! What to do with a sealed record, and what an answer means for it. Pure.
+//!
+//! - A record is sent unchanged until AWS answers definitely, inside AWS's window.
+//! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what is in
+//!   doubt may have been billed, and becomes a dead letter.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::marketplace::{Fault, FaultClass};
+use crate::usage::ledger::{Answered, Record};
+
+/// How records of one kind of call are sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// AWS takes a record so long after its time.
+    pub window: Duration,
+    /// Carry what expired and is certainly not billed, rather than keep it as a dead letter.
+    pub carry_expired: bool,
+    /// After sealing, so that the pods of an account do not all report at once.
+    pub phase: Duration,
+}
+
+/// AWS takes MeterUsage records of the last 6 hours (AWS Marketplace API reference, MeterUsage).
+pub const METER_USAGE_WINDOW: Duration = Duration::from_secs(6 * 3600);
+
+/// A call that leaves this late may arrive after the window.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// The longest phase: ten calls a second serve six thousand pods in it.
+pub const PHASE_MAX: Duration = Duration::from_secs(600);
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Todo {
+    /// Send it.
+    Send,
+    /// Not yet.
+    WaitUntil(Timestamp),
+    /// Its window is over: note this.
+    Give(Answered),
+}
+
+impl Policy {
+    /// What to do with a sealed record at `now`; `hurry` leaves out the phase, for a shutdown.
+    #[must_use]
+    pub fn todo(&self, record: &Record, now: Timestamp, hurry: bool) -> Todo {
+        let deadline = record.timestamp.plus(self.window.saturating_sub(MARGIN));
+        if now >= deadline {
+            return Todo::Give(self.expired(record));
+        }
+        let due = record.sealed_at.plus(self.phase);
+        // A phase never costs the window.
+        if !hurry && record.attempts == 0 && now < due && due < deadline {
+            return Todo::WaitUntil(due);
+        }
+        Todo::Send
+    }
+
+    fn expired(&self, record: &Record) -> Answered {
+        if record.in_doubt {
+            return Answered::Dead("in_doubt".to_owned());
+        }
+        let code = record.code.clone().unwrap_or_else(|| "expired".to_owned());
+        if self.carry_expired { Answered::Carry(code) } else { Answered::Dead(code) }
+    }
+
+    /// When half of a record's window has passed, which is time for an alarm.
+    #[must_use]
+    pub fn alarm_at(&self, record: &Record) -> Timestamp {
+        record.timestamp.plus(self.window / 2)
+    }
+
+    /// What a failed call says about a record whose doubt before the call was `was_in_doubt`.
+    #[must_use]
+    pub fn judge(&self, was_in_doubt: bool, fault: &Fault) -> Answered {
+        let code = fault.code.as_str().to_owned();
+        match code.as_str() {
+            // AWS holds another value for this hour: what we would send will never be taken.
+            "DuplicateRequestException" | "IdempotencyConflictException" => Answered::Dead(code),
+            "TimestampOutOfBoundsException" if was_in_doubt => Answered::Dead("in_doubt".to_owned()),
+            "TimestampOutOfBoundsException" if self.carry_expired => Answered::Carry(code),
+            "TimestampOutOfBoundsException"
+            | "InvalidUsageDimensionException"
+            | "InvalidTagException"
+            | "InvalidUsageAllocationsException"
+            | "InvalidProductCodeException"
+            | "ValidationException" => {
+                if was_in_doubt {
+                    Answered::Unknown(code)
+                } else {
+                    Answered::Dead(code)
+                }
+            }
+            _ if processed_unknown(fault) => Answered::Unknown(code),
+            _ => Answered::Refused(code),
+        }
+    }
+}
+
+/// Whether the call may have been processed although no answer says so.
+fn processed_unknown(fault: &Fault) -> bool {
+    const NEVER_SENT: [&str; 6] =
+        ["ThrottlingException", "Dns", "Tls", "ConnectTimeout", "CredentialsUnavailable", "RegionUnknown"];
+    fault.class == FaultClass::Transient && !NEVER_SENT.contains(&fault.code.as_str())
+}
+
+/// A pod's own phase: the same on every start, spread over pods (FNV-1a, so that it needs no state).
+#[must_use]
+pub fn phase_of(pod: &str) -> Duration {
+    let hash = pod.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    Duration::from_millis(hash % u64::try_from(PHASE_MAX.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::marketplace::{Hour, Quantity};
+    use crate::usage::event::Customer;
+    use crate::usage::ledger::State;
+
+    const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn policy() -> Policy {
+        Policy { window: METER_USAGE_WINDOW, carry_expired: true, phase: Duration::from_secs(300) }
+    }
+
+    fn record() -> Record {
+        Record {
+            id: 1,
+            pod: "pod".into(),
+            customer: Customer::Own,
+            dimension: "requests".into(),
+            hour: Hour::of(AT),
+            quantity: Quantity::ZERO,
+            decimal: false,
+            allocations: Vec::new(),
+            timestamp: AT,
+            client_token: "token".into(),
+            late_from: None,
+            state: State::Sealed,
+            in_doubt: false,
+            attempts: 0,
+            code: None,
+            metering_record_id: None,
+            sealed_at: AT.plus(HOUR),
+        }
+    }
+
+    fn fault(class: FaultClass, code: &'static str) -> Fault {
+        Fault::local(class, code, "")
+    }
+
+    #[test]
+    fn a_record_waits_for_its_phase_once_and_not_in_a_hurry() {
+        let sealed = AT.plus(HOUR);
+        assert_eq!(
+            policy().todo(&record(), sealed, false),
+            Todo::WaitUntil(sealed.plus(Duration::from_secs(300)))
+        );
+        assert_eq!(policy().todo(&record(), sealed, true), Todo::Send);
+        assert_eq!(policy().todo(&Record { attempts: 1, ..record() }, sealed, false), Todo::Send);
+        let late = Record { sealed_at: AT.plus(6 * HOUR - 2 * MARGIN), ..record() };
+        assert_eq!(policy().todo(&late, late.sealed_at, false), Todo::Send, "a phase never costs the window");
+    }
+
+    #[test]
+    fn at_the_end_of_the_window_certainty_decides() {
+        let end = AT.plus(6 * HOUR);
+        let todo = |policy: Policy, record: &Record| policy.todo(record, end, false);
+        let refused = Record { attempts: 3, code: Some("CustomerNotEntitledException".into()), ..record() };
+        let doubtful = Record { attempts: 1, in_doubt: true, ..record() };
+        assert_eq!(todo(policy(), &record()), Todo::Give(Answered::Carry("expired".into())));
+        assert_eq!(
+            todo(policy(), &refused),
+            Todo::Give(Answered::Carry("CustomerNotEntitledException".into()))
+        );
+        assert_eq!(todo(policy(), &doubtful), Todo::Give(Answered::Dead("in_doubt".into())), "never carried");
+        let keep = Policy { carry_expired: false, ..policy() };
+        assert_eq!(todo(keep, &record()), Todo::Give(Answered::Dead("expired".into())));
+    }
+
+    #[test]
+    fn what_each_answer_means() {
+        use FaultClass::{Access, Denied, Misconfigured, Transient};
+        let judge = |doubt, class, code| policy().judge(doubt, &fault(class, code));
+        for (class, code, expected) in [
+            (Transient, "ThrottlingException", Answered::Refused("ThrottlingException".into())),
+            (Transient, "Dns", Answered::Refused("Dns".into())),
+            (Transient, "Timeout", Answered::Unknown("Timeout".into())),
+            (Transient, "Connection", Answered::Unknown("Connection".into())),
+            (Transient, "ServiceUnavailable", Answered::Unknown("ServiceUnavailable".into())),
+            (
+                Denied,
+                "CustomerNotEntitledException",
+                Answered::Refused("CustomerNotEntitledException".into()),
+            ),
+            (Access, "AccessDeniedException", Answered::Refused("AccessDeniedException".into())),
+            (Misconfigured, "DuplicateRequestException", Answered::Dead("DuplicateRequestException".into())),
+            (
+                Misconfigured,
+                "InvalidUsageDimensionException",
+                Answered::Dead("InvalidUsageDimensionException".into()),
+            ),
+            (
+                Misconfigured,
+                "TimestampOutOfBoundsException",
+                Answered::Carry("TimestampOutOfBoundsException".into()),
+            ),
+        ] {
+            assert_eq!(judge(false, class, code), expected, "{code}");
+        }
+        let out = judge(true, Misconfigured, "TimestampOutOfBoundsException");
+        assert_eq!(out, Answered::Dead("in_doubt".into()), "the first call may have been billed");
+    }
+
+    #[test]
+    fn phases_are_spread_and_repeatable() {
+        let phases: Vec<Duration> = (0..200).map(|index| phase_of(&format!("pod-{index}"))).collect();
+        assert!(phases.iter().all(|phase| *phase < PHASE_MAX));
+        let halves = phases.iter().filter(|phase| **phase < PHASE_MAX / 2).count();
+        assert!((60..140).contains(&halves), "{halves}");
+        assert_eq!(phase_of("pod-1"), phases[1]);
+    }
+}
