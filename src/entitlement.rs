@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::exit::Exit;
 use crate::marketplace::{ProductCode, PublicKeyVersion, Region};
 use crate::receipt::Receipt;
+use crate::registration::permission::Permission;
 
 pub use reason::Reason;
 
@@ -24,6 +25,8 @@ pub use reason::Reason;
 pub enum Proof {
     /// A `RegisterUsage` token, verified against the seller's key.
     Receipt(Receipt),
+    /// AWS lets the pod report usage.
+    Permission(Permission),
 }
 
 impl Proof {
@@ -32,6 +35,7 @@ impl Proof {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Receipt(_) => "signature",
+            Self::Permission(_) => "permission",
         }
     }
 
@@ -40,6 +44,7 @@ impl Proof {
     pub fn emulated(&self) -> bool {
         match self {
             Self::Receipt(receipt) => receipt.emulated(),
+            Self::Permission(permission) => permission.emulated(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! records until AWS has answered. Intake and sender never meet: the ledger is between them.
 
 pub mod event;
+pub mod intake;
 pub mod ledger;
 pub mod policy;
 pub mod seal;

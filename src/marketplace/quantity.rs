@@ -93,13 +93,19 @@ impl FromStr for Quantity {
 impl fmt::Display for Quantity {
     /// The shortest text that AWS's pattern takes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, fraction) = (self.0 / SCALE, self.0 % SCALE);
-        if fraction == 0 {
-            return write!(f, "{whole}");
-        }
-        let digits = format!("{fraction:06}");
-        write!(f, "{whole}.{}", digits.trim_end_matches('0'))
+        f.write_str(&show(self.0))
     }
+}
+
+/// Millionths as the shortest decimal text; a sum may be above what one report takes.
+#[must_use]
+pub fn show(micros: u64) -> String {
+    let (whole, fraction) = (micros / SCALE, micros % SCALE);
+    if fraction == 0 {
+        return whole.to_string();
+    }
+    let digits = format!("{fraction:06}");
+    format!("{whole}.{}", digits.trim_end_matches('0'))
 }
 
 #[cfg(test)]
