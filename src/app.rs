@@ -1,12 +1,17 @@
 //! The one wiring file: configuration in, running parts out, drained at the end. No decision about business is made
 //! here.
 
+mod metering;
+
 use std::io;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
+use crate::api::{self, AppServer};
 use crate::clock::{self, WallClock};
-use crate::config::{self, ClockSource, Config, ListenAddr, OnDenied};
-use crate::entitlement::{self, Subject, Watch};
+use crate::config::{self, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
+use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::http::{self, Address, Listener};
 use crate::log;
@@ -16,7 +21,8 @@ use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
 use crate::registration::machine::Policy;
 use crate::registration::memory::Store;
-use crate::registration::{self, Registration};
+use crate::registration::permission::ANY_DIMENSION;
+use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Parts, Signals, until};
 
 /// Why the process could not start; nothing is left half-started.
@@ -51,21 +57,40 @@ impl StartError {
     }
 }
 
+/// What a process serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The gate alone, for `exec`.
+    Gate,
+    /// The application's server too, for `run`.
+    Sidecar,
+}
+
 /// The sidecar, with its ports bound and nothing asked yet.
 pub struct App {
     parts: Parts,
     signals: Signals,
     entitlement: Watch,
+    quit: watch::Sender<bool>,
+    drain: Option<metering::Drain>,
 }
 
 impl App {
     /// Binds the ports and starts every part. Must be called inside the runtime.
-    pub fn start(config: Config) -> Result<Self, StartError> {
+    pub fn start(config: Config, scope: Scope) -> Result<Self, StartError> {
         let signals = Signals::new()?;
         let probe_listener = bind("probe_addr", &config.probe.addr)?;
-        // The address that was bound: port 0 asks the kernel for one.
+        let app_listener = match scope {
+            Scope::Sidecar => Some(bind("app_addr", &config.app.addr)?),
+            Scope::Gate => None,
+        };
+        // The addresses that were bound: port 0 asks the kernel for one.
         let probe_addr = probe_listener.local_address()?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), %probe_addr, "tollgate started");
+        let app_addr = app_listener.as_ref().map(Listener::local_address).transpose()?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"), %probe_addr, app_addr = app_addr.map(tracing::field::display),
+            "tollgate started"
+        );
 
         let mut parts = Parts::new();
         let clock = WallClock::system();
@@ -75,34 +100,68 @@ impl App {
         }
         let metrics = Arc::new(Metrics::new());
         let (publisher, entitlement) = entitlement::channel(clock.now());
+        let (tell, hear) = word::channel();
         let subject = Arc::new(Subject {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
         });
+        let aws: Arc<dyn Metering> = Arc::new(Aws::new(aws_settings(&config.aws)));
 
-        let server = ProbeServer::new(subject, entitlement.clone(), Arc::clone(&metrics), clock.clone());
+        let server =
+            ProbeServer::new(Arc::clone(&subject), entitlement.clone(), Arc::clone(&metrics), clock.clone());
         parts.spawn("probe server", http::serve(probe_listener, probe::LIMITS, server, parts.stop()));
         parts.spawn("log", until(parts.stop(), log::follow(entitlement.clone())));
 
-        let metering: Arc<dyn Metering> = Arc::new(Aws::new(aws_settings(&config.aws)));
+        let surroundings =
+            Surroundings { aws: Arc::clone(&aws), clock: clock.clone(), metrics: Arc::clone(&metrics) };
+        let usage = metering::start(&config, &surroundings, tell, &mut parts);
+        let quit = watch::Sender::new(false);
+        if let Some(listener) = app_listener {
+            let server = AppServer {
+                subject,
+                entitlement: entitlement.clone(),
+                token: config.app.token.clone().map(Arc::new),
+                usage: usage.as_ref().map(|usage| usage.part.clone()),
+                quit: config.app.quit.then(|| quit.clone()),
+            };
+            parts.spawn("app server", http::serve(listener, api::LIMITS, server, parts.stop()));
+        }
+
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
-        let metadata_uri = config.aws.ecs_metadata_uri.clone();
-        let identity = config.identity.clone();
+        let pod = pod(&config);
+        let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
         let registration = registration_config(config);
         parts.spawn_deciding("registration", async move {
-            let task_arn = match identity.uid {
-                Some(_) => None,
-                None => region::task_arn(metadata_uri.as_deref()).await,
-            };
-            let pod = identity.resolve(task_arn.as_deref()).unwrap_or_default().to_owned();
-            Registration::new(registration, pod, metering, clock, publisher, store, metrics).run().await
+            if let Some(mut open) = ledger_open {
+                // A gate that opens onto a ledger that cannot be written would lose what it lets through.
+                let _ = open.wait_for(|open| *open).await;
+            }
+            let pod = pod.await;
+            let surroundings =
+                registration::Surroundings { metering: aws, clock, publisher, store, metrics, hear };
+            Registration::new(registration, pod, surroundings).run().await
         });
-        Ok(Self { parts, signals, entitlement })
+        Ok(Self { parts, signals, entitlement, quit, drain })
     }
 
-    /// Runs until a signal or until the policy says to leave; drains; says how the process ends.
+    /// Runs until a signal, an order to quit, or until the policy says to leave; drains; says how the process ends.
     pub async fn run(mut self) -> Exit {
-        let exit = self.parts.supervise(&mut self.signals, std::future::pending()).await;
+        let mut quit = self.quit.subscribe();
+        let quit = async move {
+            let _ = quit.wait_for(|quit| *quit).await;
+            tracing::info!("asked to quit: draining");
+            Exit::Done
+        };
+        let drain = self.drain.clone();
+        let draining = async {
+            if let Some(drain) = &drain {
+                drain.run().await;
+            }
+        };
+        let exit = self.parts.supervise(&mut self.signals, quit, draining).await;
+        if let Some(drain) = &drain {
+            drain.tell_what_remains().await;
+        }
         self.last_line(exit);
         exit
     }
@@ -117,7 +176,7 @@ impl App {
                 Err(_) => std::future::pending().await,
             }
         };
-        let exit = self.parts.supervise(&mut self.signals, opened).await;
+        let exit = self.parts.supervise(&mut self.signals, opened, std::future::ready(())).await;
         let open = self.entitlement.borrow().standing.gate_open();
         let exit = match exit {
             Exit::Done if open => return Ok(()),
@@ -163,19 +222,55 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
     }
 }
 
+/// Which pod or task this is; empty where nothing names it.
+fn pod(config: &Config) -> impl Future<Output = String> + Send + use<> {
+    let (identity, metadata_uri) = (config.identity.clone(), config.aws.ecs_metadata_uri.clone());
+    async move {
+        let task_arn = match identity.uid {
+            Some(_) => None,
+            None => region::task_arn(metadata_uri.as_deref()).await,
+        };
+        identity.resolve(task_arn.as_deref()).unwrap_or_default().to_owned()
+    }
+}
+
 fn registration_config(config: Config) -> registration::Config {
-    let product = config.product;
+    let (product, registration) = (config.product, config.registration);
+    let versions = product.keys.versions().collect();
+    let asking = match (product.mode, product.entitlement_dimension) {
+        (Mode::Hourly, _) => {
+            Asking::Signature { keys: product.keys, keep_receipt: registration.kept_receipt }
+        }
+        (Mode::Metered, Some(dimension)) => Asking::ZeroReport(dimension),
+        (Mode::Metered, None) => {
+            let first = product.dimensions.into_iter().flatten().next();
+            Asking::Permission(first.unwrap_or_else(|| ANY_DIMENSION.to_owned()))
+        }
+        (Mode::Saas, _) => Asking::Seller,
+    };
     registration::Config {
         policy: Policy {
-            unavailable_after: config.registration.unavailable_after,
-            grace_period: config.registration.grace_period,
-            exit_when_refused: config.registration.on_denied == OnDenied::Exit,
-            versions: product.keys.versions().collect(),
+            unavailable_after: registration.unavailable_after,
+            grace_period: registration.grace_period,
+            exit_when_refused: registration.on_denied == OnDenied::Exit,
+            versions,
             stated_version: product.public_key_version,
+            renewed_hourly: matches!(asking, Asking::ZeroReport(_)),
+            close_lapsed_after: match registration.on_lapse {
+                OnLapse::Keep => None,
+                OnLapse::CloseAfter(after) => Some(after),
+            },
         },
         product_code: product.product_code,
-        keys: product.keys,
+        asking,
         allow_emulated: product.allow_emulated,
-        keep_receipt: config.registration.kept_receipt,
     }
+}
+
+/// What every part is given.
+#[derive(Clone)]
+struct Surroundings {
+    aws: Arc<dyn Metering>,
+    clock: WallClock,
+    metrics: Arc<Metrics>,
 }

@@ -70,6 +70,22 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.millis_since(earlier)).unwrap_or(0))
     }
 
+    /// The first moment of the next month, in UTC; the end of time where the calendar has no such month.
+    #[must_use]
+    pub fn next_month(self) -> Self {
+        let date = OffsetDateTime::from_unix_timestamp(self.unix_seconds()).ok();
+        let next = date.and_then(|at| {
+            let (year, month) = match at.month() {
+                time::Month::December => (at.year() + 1, time::Month::January),
+                month => (at.year(), month.next()),
+            };
+            time::Date::from_calendar_date(year, month, 1).ok()
+        });
+        next.map_or(Self(i64::MAX), |date| {
+            Self::from_unix_seconds(date.midnight().assume_utc().unix_timestamp())
+        })
+    }
+
     /// RFC 3339 with milliseconds, for clocks that are read over HTTP.
     #[must_use]
     pub fn to_rfc3339_millis(self) -> String {
@@ -191,6 +207,23 @@ impl WallClock {
         self.jumps.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// Waits until the present has reached `at`, by passing or by a jump.
+    pub async fn wait_until(&self, at: Timestamp) {
+        let mut jumps = self.jumps();
+        loop {
+            let now = self.now();
+            if now >= at {
+                return;
+            }
+            // A tick late rather than early; a clock that stands still moves by jumps only.
+            let left = at.since(now).saturating_add(Duration::from_millis(1));
+            tokio::select! {
+                () = tokio::time::sleep(left), if !self.fixed => {}
+                _ = jumps.changed() => {}
+            }
+        }
+    }
+
     /// Changes whenever the present jumped, so that whoever sleeps until a wall time looks again.
     #[must_use]
     pub fn jumps(&self) -> watch::Receiver<u64> {
@@ -254,10 +287,24 @@ mod tests {
     }
 
     #[test]
+    fn months_end_where_the_calendar_says() {
+        let next = |text: &str| Timestamp::parse(text).unwrap().next_month().to_string();
+        assert_eq!(next("2026-11-24T08:00:00Z"), "2026-12-01T00:00:00Z");
+        assert_eq!(next("2026-12-31T23:59:59Z"), "2027-01-01T00:00:00Z");
+        assert_eq!(next("2028-02-01T00:00:00Z"), "2028-03-01T00:00:00Z");
+    }
+
+    #[test]
     fn the_ends_of_time_do_not_panic() {
         for millis in [i64::MIN, i64::MAX, -1, 0] {
             let at = Timestamp::from_unix_millis(millis);
-            let _ = (at.to_string(), at.plus(Duration::MAX), at.minus(Duration::MAX), at.since(Timestamp(5)));
+            let _ = (
+                at.to_string(),
+                at.next_month(),
+                at.plus(Duration::MAX),
+                at.minus(Duration::MAX),
+                at.since(Timestamp(5)),
+            );
         }
     }
 

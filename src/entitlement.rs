@@ -6,6 +6,7 @@
 //! - Nothing here knows how the fact came about, nor who reads it.
 
 pub mod reason;
+pub mod word;
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::exit::Exit;
 use crate::marketplace::{ProductCode, PublicKeyVersion, Region};
 use crate::receipt::Receipt;
-use crate::registration::permission::Permission;
+use crate::registration::permission::{Permission, Seller, ZeroReport};
 
 pub use reason::Reason;
 
@@ -25,8 +26,12 @@ pub use reason::Reason;
 pub enum Proof {
     /// A `RegisterUsage` token, verified against the seller's key.
     Receipt(Receipt),
+    /// AWS accepted a report of 0 in the dimension that is made for this.
+    Metered(ZeroReport),
     /// AWS lets the pod report usage.
     Permission(Permission),
+    /// The seller's own account reports.
+    Seller(Seller),
 }
 
 impl Proof {
@@ -35,7 +40,9 @@ impl Proof {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Receipt(_) => "signature",
+            Self::Metered(_) => "metering",
             Self::Permission(_) => "permission",
+            Self::Seller(_) => "seller",
         }
     }
 
@@ -44,7 +51,9 @@ impl Proof {
     pub fn emulated(&self) -> bool {
         match self {
             Self::Receipt(receipt) => receipt.emulated(),
+            Self::Metered(report) => report.emulated(),
             Self::Permission(permission) => permission.emulated(),
+            Self::Seller(_) => false,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod aws;
 pub mod ca_bundle;
 pub mod fault;
 pub mod hour;
+pub mod operation;
 pub mod quantity;
 pub mod region;
 
@@ -21,10 +22,12 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::clock::Timestamp;
-
 pub use allocation::{Allocation, TagSet};
 pub use hour::Hour;
+pub use operation::{
+    BatchMeterUsage, BatchMetered, Forwarded, Identified, MeterUsage, Metered, RecordStatus, RegisterUsage,
+    Registered, ResolvedCustomer, Signing, UsageRecord,
+};
 pub use quantity::Quantity;
 
 /// A product code as AWS issues it: 1–255 characters of `[-a-zA-Z0-9/=:_.@]` (service model, `ProductCode`; the model
@@ -198,77 +201,6 @@ impl fmt::Display for Region {
 #[error("{0}")]
 pub struct Invalid(pub &'static str);
 
-/// What `RegisterUsage` is asked (AWS API reference, RegisterUsage).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegisterUsage {
-    /// The product whose use begins.
-    pub product_code: ProductCode,
-    /// The key that AWS is to sign with.
-    pub public_key_version: PublicKeyVersion,
-    /// Fresh for this call.
-    pub nonce: Nonce,
-}
-
-/// What `MeterUsage` is asked (AWS Marketplace API reference, MeterUsage).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MeterUsage {
-    /// The product that was used.
-    pub product_code: ProductCode,
-    /// What of it.
-    pub dimension: String,
-    /// When; AWS counts it to the hour.
-    pub timestamp: Timestamp,
-    /// How much.
-    pub quantity: Quantity,
-    /// Send quantities as decimals (`…AsDecimal`) rather than as integers.
-    pub decimal: bool,
-    /// The split by tags, empty for none.
-    pub allocations: Vec<Allocation>,
-    /// The same on every retry of the same record.
-    pub client_token: String,
-    /// Check the permission only.
-    pub dry_run: bool,
-}
-
-/// A definitive answer of `MeterUsage`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metered {
-    /// AWS's id of the record, if it named one.
-    pub metering_record_id: Option<String>,
-    /// The answer carried the emulator's mark.
-    pub emulated: bool,
-}
-
-/// How to sign the next call.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Signing {
-    /// Load the credentials anew first.
-    pub reload_credentials: bool,
-    /// Move the signing clock by so many seconds, as AWS's `Date` showed.
-    pub clock_offset_seconds: i64,
-}
-
-/// A definitive answer of `RegisterUsage`; nothing in it is verified yet.
-#[derive(Clone)]
-pub struct Registered {
-    /// The compact JWS that AWS sent as `Signature`.
-    pub signature: String,
-    /// Sent once the key version is on its way out.
-    pub public_key_rotation_timestamp: Option<Timestamp>,
-    /// The answer carried the emulator's mark.
-    pub emulated: bool,
-}
-
-/// The token is not shown.
-impl fmt::Debug for Registered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registered")
-            .field("public_key_rotation_timestamp", &self.public_key_rotation_timestamp)
-            .field("emulated", &self.emulated)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Who must act on a fault, which decides the state, the answer of the probes and when AWS is asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultClass {
@@ -367,6 +299,22 @@ pub trait Metering: Send + Sync {
 
     /// Reports usage of this pod's own account, or checks the permission to. One attempt.
     fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>>;
+
+    /// Reports usage of the seller's customers. One attempt.
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        signing: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>>;
+
+    /// Turns a buyer's registration token into the customer. One attempt.
+    fn resolve_customer(&self, token: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>>;
+
+    /// Finds region and credentials; no call is made with them.
+    fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>>;
+
+    /// Sends an application's own call, signed anew, and returns AWS's answer as it came. One attempt.
+    fn forward(&self, target: String, body: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>>;
 
     /// The region that is asked, once it is known.
     fn region(&self) -> Option<Region>;

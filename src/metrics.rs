@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::clock::Timestamp;
 use crate::entitlement::{Entitlement, State};
 
 /// How an attempt to register ended.
@@ -67,6 +68,11 @@ pub struct Metrics {
     usage_events: Family<UsageEvent, Counter>,
     usage_records: Family<UsageRecord, Counter>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
+    unsent: Gauge,
+    oldest_unsent: Gauge,
+    dead_letters: Gauge,
+    ledger_bytes: Gauge,
+    commit_duration: Histogram,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -131,7 +137,19 @@ impl Metrics {
             "What became of hour records, by outcome",
             usage_records.clone(),
         );
+        let [unsent, oldest_unsent, dead_letters, ledger_bytes] = ledger_gauges(&mut registry);
+        let commit_duration = Histogram::new(COMMIT_BUCKETS);
+        registry.register(
+            "tollgate_ledger_commit_duration_seconds",
+            "Duration of one durable commit of usage, its fsync included",
+            commit_duration.clone(),
+        );
         Self {
+            unsent,
+            oldest_unsent,
+            dead_letters,
+            ledger_bytes,
+            commit_duration,
             usage_events,
             usage_records,
             dimensions: std::sync::Mutex::default(),
@@ -168,6 +186,20 @@ impl Metrics {
     pub fn usage_record(&self, dimension: &str, outcome: &'static str) {
         let dimension = self.known_dimension(dimension);
         self.usage_records.get_or_create(&UsageRecord { dimension, outcome }).inc();
+    }
+
+    /// The ledger's figures: unsent records, the time of the oldest, dead letters, size.
+    pub fn ledger(&self, unsent: u64, oldest_unsent: Option<Timestamp>, dead: u64, bytes: u64) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.unsent.set(gauge(unsent));
+        self.oldest_unsent.set(oldest_unsent.map_or(0, Timestamp::unix_seconds));
+        self.dead_letters.set(gauge(dead));
+        self.ledger_bytes.set(gauge(bytes));
+    }
+
+    /// A commit took so many seconds.
+    pub fn committed(&self, seconds: f64) {
+        self.commit_duration.observe(seconds);
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
@@ -212,6 +244,26 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Seconds. An fsync takes a fraction of a millisecond on a good disk and some hundred on a network volume.
+const COMMIT_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
+
+fn ledger_gauges(registry: &mut Registry) -> [Gauge; 4] {
+    [
+        ("tollgate_usage_unsent_records", "Sealed hour records that AWS has not answered definitely"),
+        (
+            "tollgate_usage_oldest_unsent_timestamp_seconds",
+            "Time of the oldest unsent record; 0 while there is none",
+        ),
+        ("tollgate_usage_dead_letters", "Hour records that will not be billed unless they are replayed"),
+        ("tollgate_ledger_bytes", "Size of the ledger's data"),
+    ]
+    .map(|(name, help)| {
+        let gauge = Gauge::default();
+        registry.register(name, help, gauge.clone());
+        gauge
+    })
 }
 
 /// The content type of [`Metrics::encode`].

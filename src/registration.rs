@@ -5,6 +5,7 @@
 
 pub mod machine;
 pub mod memory;
+pub mod permission;
 pub mod schedule;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
 use crate::clock::{self, Timestamp, WallClock};
+use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher};
 use crate::exit::Exit;
 use crate::marketplace::{
@@ -24,6 +26,7 @@ use crate::receipt::key::KeyRing;
 use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{Record, Store};
+use permission::{Permission, Seller, ZeroReport};
 use schedule::Draw;
 
 /// What registration needs to know.
@@ -31,17 +34,59 @@ use schedule::Draw;
 pub struct Config {
     /// The product that is registered.
     pub product_code: ProductCode,
-    /// The seller's public keys.
-    pub keys: KeyRing,
-    /// Accept the emulator's tokens.
+    /// Which proof opens the gate.
+    pub asking: Asking,
+    /// Accept the emulator's answers.
     pub allow_emulated: bool,
     /// What the seller chose.
     pub policy: Policy,
-    /// Keep the receipt in the state folder.
-    pub keep_receipt: bool,
 }
 
-/// The loop's surroundings.
+/// Which proof opens the gate, and what it takes to ask for it.
+#[derive(Debug)]
+pub enum Asking {
+    /// `hourly`: a signed answer of `RegisterUsage`.
+    Signature {
+        /// The seller's public keys.
+        keys: KeyRing,
+        /// Keep the receipt in the state folder.
+        keep_receipt: bool,
+    },
+    /// `metered`: a dry run of `MeterUsage` in this dimension.
+    Permission(String),
+    /// `metered`: a report of 0 in this dimension, each hour.
+    ZeroReport(String),
+    /// `saas`: credentials are there.
+    Seller,
+}
+
+impl Asking {
+    const fn keys(&self) -> Option<&KeyRing> {
+        if let Self::Signature { keys, .. } = self { Some(keys) } else { None }
+    }
+
+    const fn keeps_receipt(&self) -> bool {
+        matches!(self, Self::Signature { keep_receipt: true, .. })
+    }
+}
+
+/// What registration reads, writes and tells.
+pub struct Surroundings {
+    /// The service that is asked.
+    pub metering: Arc<dyn Metering>,
+    /// Wall time.
+    pub clock: WallClock,
+    /// Where the fact is published.
+    pub publisher: Publisher,
+    /// The state folder, if there is one.
+    pub store: Option<Store>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// AWS's word from elsewhere.
+    pub hear: Hear,
+}
+
+/// The loop.
 pub struct Registration {
     config: Config,
     /// This pod or task, empty where nothing names it.
@@ -51,6 +96,7 @@ pub struct Registration {
     publisher: Publisher,
     store: Option<Store>,
     metrics: Arc<Metrics>,
+    hear: Hear,
     record: Record,
     random: SystemRandom,
     started: Instant,
@@ -58,17 +104,10 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Joins the parts; nothing is asked yet. `store` is the state folder, if there is one.
+    /// Joins the parts; nothing is asked yet.
     #[must_use]
-    pub fn new(
-        config: Config,
-        pod: String,
-        metering: Arc<dyn Metering>,
-        clock: WallClock,
-        publisher: Publisher,
-        store: Option<Store>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
+        let Surroundings { metering, clock, publisher, store, metrics, hear } = surroundings;
         Self {
             config,
             pod,
@@ -77,6 +116,7 @@ impl Registration {
             publisher,
             store,
             metrics,
+            hear,
             record: Record::default(),
             random: SystemRandom::new(),
             started: clock::monotonic(),
@@ -102,6 +142,11 @@ impl Registration {
                     self.keep_published(&mut machine, tokio::time::sleep(delay)).await;
                     Event::Woke
                 }
+                Next::AskAt(at) => {
+                    let clock = self.clock.clone();
+                    self.keep_published(&mut machine, async move { clock.wait_until(at).await }).await;
+                    Event::Woke
+                }
                 Next::Rest => {
                     self.keep_published(&mut machine, std::future::pending::<()>()).await;
                     Event::Woke
@@ -124,7 +169,10 @@ impl Registration {
     fn publish(&self, machine: &mut Machine<Proof>) {
         let mut fact = machine.entitlement(self.now());
         fact.region = self.metering.region();
-        fact.emulated = self.emulated;
+        fact.emulated = self.emulated || self.hear.borrow().emulated;
+        if self.config.asking.keys().is_none() {
+            fact.public_key_version = None;
+        }
         self.publisher.send_replace(Arc::new(fact));
     }
 
@@ -132,6 +180,9 @@ impl Registration {
     async fn keep_published<T>(&self, machine: &mut Machine<Proof>, until: impl Future<Output = T>) -> T {
         tokio::pin!(until);
         let mut jumps = self.clock.jumps();
+        let mut hear = self.hear.clone();
+        // Whoever told may be gone, or never have been: then there is nothing to hear.
+        let mut telling = true;
         loop {
             let changes_in = machine.changes_in(self.now());
             let change = async {
@@ -145,6 +196,11 @@ impl Registration {
                 done = &mut until => return done,
                 () = change => {}
                 _ = jumps.changed() => {}
+                heard = hear.changed(), if telling => {
+                    telling = heard.is_ok();
+                    let refusal = hear.borrow_and_update().refusal.clone();
+                    machine.hear(self.now(), refusal.as_ref());
+                }
             }
             self.publish(machine);
         }
@@ -155,21 +211,72 @@ impl Registration {
             let fault = Fault::local(FaultClass::Transient, "NoEntropy", "the system's random source failed");
             return Answer::Fault(fault);
         };
-        let request = RegisterUsage {
-            product_code: self.config.product_code.clone(),
-            public_key_version: question.version,
-            nonce: nonce.clone(),
-        };
         let signing = Signing {
             reload_credentials: question.reload_credentials,
             clock_offset_seconds: question.clock_offset_seconds,
         };
         let asked_at = clock::monotonic();
         let metering = Arc::clone(&self.metering);
-        let call = metering.register_usage(request, signing);
-        let outcome = self.keep_published(machine, call).await;
-        let seconds = clock::monotonic().duration_since(asked_at).as_secs_f64();
-        self.judge(question, &nonce, outcome, seconds)
+        let (product_code, now) = (&self.config.product_code, self.clock.now());
+        let proof = match &self.config.asking {
+            Asking::Signature { .. } => {
+                let request = RegisterUsage {
+                    product_code: product_code.clone(),
+                    public_key_version: question.version,
+                    nonce: nonce.clone(),
+                };
+                let call = metering.register_usage(request, signing);
+                let outcome = self.keep_published(machine, call).await;
+                return self.judge(question, &nonce, outcome, seconds_since(asked_at));
+            }
+            Asking::Permission(dimension) => {
+                let request = permission::dry_run(product_code, dimension, now, nonce.as_str());
+                let call = metering.meter_usage(request, signing);
+                self.keep_published(machine, call)
+                    .await
+                    .map(|answer| Proof::Permission(Permission::of(&answer)))
+            }
+            Asking::ZeroReport(dimension) => {
+                let request = permission::zero_report(product_code, dimension, now, nonce.as_str());
+                let call = metering.meter_usage(request, signing);
+                self.keep_published(machine, call).await.map(|answer| Proof::Metered(ZeroReport::of(&answer)))
+            }
+            Asking::Seller => {
+                let call = metering.identify(signing);
+                self.keep_published(machine, call).await.map(|found| Proof::Seller(Seller::of(found)))
+            }
+        };
+        self.judge_unsigned(proof, seconds_since(asked_at))
+    }
+
+    /// An answer that nothing signs is taken as it came, but for the emulator's.
+    fn judge_unsigned(&mut self, outcome: Result<Proof, Fault>, seconds: f64) -> Answer<Proof> {
+        match outcome {
+            Ok(proof) if proof.emulated() && !self.config.allow_emulated => {
+                let code = receipt::VerifyError::EmulatedToken.code();
+                self.metrics.attempted("unverified", code, seconds);
+                self.metrics.verification_failed(code);
+                Answer::Unverified(code)
+            }
+            Ok(proof) => {
+                self.emulated |= proof.emulated();
+                self.metrics.attempted("registered", "", seconds);
+                Answer::Verified { proof, rotation: None }
+            }
+            Err(fault) => self.failed(fault, seconds),
+        }
+    }
+
+    fn failed(&mut self, fault: Fault, seconds: f64) -> Answer<Proof> {
+        self.emulated |= fault.emulated;
+        if let Some(offset) = fault.clock_offset_seconds {
+            self.metrics.clock_skew(offset);
+        }
+        let refused = matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured);
+        let outcome = if refused { "refused" } else { "failed" };
+        self.metrics.attempted(outcome, fault.code.as_str(), seconds);
+        tracing::debug!(code = %fault.code, detail = fault.detail, "attempt failed");
+        Answer::Fault(fault)
     }
 
     fn judge(
@@ -197,17 +304,7 @@ impl Registration {
                     }
                 }
             }
-            Err(fault) => {
-                self.emulated |= fault.emulated;
-                if let Some(offset) = fault.clock_offset_seconds {
-                    self.metrics.clock_skew(offset);
-                }
-                let refused = matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured);
-                let outcome = if refused { "refused" } else { "failed" };
-                self.metrics.attempted(outcome, fault.code.as_str(), seconds);
-                tracing::debug!(code = %fault.code, detail = fault.detail, "attempt failed");
-                Answer::Fault(fault)
-            }
+            Err(fault) => self.failed(fault, seconds),
         }
     }
 
@@ -215,7 +312,8 @@ impl Registration {
     fn warn_of(&self, question: Question, receipt: &Receipt, rotation: Option<Timestamp>) {
         if let Some(at) = rotation {
             let version = question.version;
-            let higher = self.config.keys.versions().any(|held| held > version);
+            let higher =
+                self.config.asking.keys().is_some_and(|keys| keys.versions().any(|held| held > version));
             let remedy = if higher {
                 "a higher version is in the image: remove public_key_version so that it is used"
             } else {
@@ -237,7 +335,7 @@ impl Registration {
         nonce: &Nonce,
         registered: &Registered,
     ) -> Result<Receipt, &'static str> {
-        let Some(key) = self.config.keys.get(question.version) else {
+        let Some(key) = self.config.asking.keys().and_then(|keys| keys.get(question.version)) else {
             return Err("UnknownKeyVersion");
         };
         let expected = Expected {
@@ -273,10 +371,11 @@ impl Registration {
             Some(Remember::Succeeded) => {
                 let now = self.now();
                 let standing = machine.standing(now);
-                let receipt = standing.proof().map(|proof| match proof.as_ref() {
-                    Proof::Receipt(receipt) => receipt,
+                let receipt = standing.proof().and_then(|proof| match proof.as_ref() {
+                    Proof::Receipt(receipt) => Some(receipt),
+                    Proof::Metered(_) | Proof::Permission(_) | Proof::Seller(_) => None,
                 });
-                let kept = receipt.filter(|_| self.config.keep_receipt);
+                let kept = receipt.filter(|_| self.config.asking.keeps_receipt());
                 self.record.succeeded(&self.pod, kept, now.wall);
             }
         }
@@ -293,31 +392,33 @@ impl Registration {
         self.record = store.load();
         let same_pod = self.record.pod == self.pod;
         let kept =
-            self.record.receipt.as_ref().filter(|_| same_pod && self.config.keep_receipt).and_then(|kept| {
-                let now = self.clock.now();
-                let (token, nonce, product_code, public_key_version, stored_at) = kept.parts()?;
-                let key = self.config.keys.get(public_key_version)?;
-                let expected = Expected {
-                    product_code: &self.config.product_code,
-                    public_key_version,
-                    nonce: &nonce,
-                    now,
-                    allow_emulated: self.config.allow_emulated,
-                };
-                if product_code != self.config.product_code {
-                    return None;
-                }
-                match receipt::verify(token, key, &expected) {
-                    Ok(receipt) => {
-                        let until = memory::opens_until(receipt.issued_at().unwrap_or(stored_at), now)?;
-                        Some((Arc::new(Proof::Receipt(receipt)), until))
+            self.record.receipt.as_ref().filter(|_| same_pod && self.config.asking.keeps_receipt()).and_then(
+                |kept| {
+                    let now = self.clock.now();
+                    let (token, nonce, product_code, public_key_version, stored_at) = kept.parts()?;
+                    let key = self.config.asking.keys()?.get(public_key_version)?;
+                    let expected = Expected {
+                        product_code: &self.config.product_code,
+                        public_key_version,
+                        nonce: &nonce,
+                        now,
+                        allow_emulated: self.config.allow_emulated,
+                    };
+                    if product_code != self.config.product_code {
+                        return None;
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, "the kept receipt does not verify and is ignored");
-                        None
+                    match receipt::verify(token, key, &expected) {
+                        Ok(receipt) => {
+                            let until = memory::opens_until(receipt.issued_at().unwrap_or(stored_at), now)?;
+                            Some((Arc::new(Proof::Receipt(receipt)), until))
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "the kept receipt does not verify and is ignored");
+                            None
+                        }
                     }
-                }
-            });
+                },
+            );
         if let Some((proof, _)) = &kept {
             self.emulated |= proof.emulated();
         }
@@ -328,6 +429,10 @@ impl Registration {
             refused_before_this_pod: !same_pod,
         }
     }
+}
+
+fn seconds_since(asked_at: Instant) -> f64 {
+    clock::monotonic().duration_since(asked_at).as_secs_f64()
 }
 
 #[cfg(test)]

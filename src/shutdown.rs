@@ -71,8 +71,14 @@ impl Parts {
         });
     }
 
-    /// Runs until a signal, `done`, or the end of a part; drains; and says how the process ends.
-    pub async fn supervise(&mut self, signals: &mut Signals, done: impl Future<Output = Exit>) -> Exit {
+    /// Runs until a signal, `done`, or the end of a part; drains; and says how the process ends. `drain` runs before the
+    /// parts are told to stop, where nothing has failed.
+    pub async fn supervise(
+        &mut self,
+        signals: &mut Signals,
+        done: impl Future<Output = Exit>,
+        drain: impl Future<Output = ()>,
+    ) -> Exit {
         let exit = tokio::select! {
             name = signals.next() => {
                 tracing::info!(signal = name, "draining");
@@ -91,6 +97,15 @@ impl Parts {
                 }
             },
         };
+        if exit == Exit::Done {
+            tokio::select! {
+                () = drain => {}
+                name = signals.next() => {
+                    tracing::warn!(signal = name, "second signal: ending at once");
+                    return Exit::Internal;
+                }
+            }
+        }
         self.stop.send_replace(true);
         tokio::select! {
             () = async { while self.tasks.join_next().await.is_some() {} } => exit,

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use clap::Args;
 
-use crate::app::App;
+use crate::app::{App, Scope};
 use crate::cli::{complain, load};
 use crate::config::{Environment as _, Flags, Mode, ProcessEnvironment, Role, setting};
 use crate::exit::Exit;
@@ -45,7 +45,7 @@ pub fn run(args: &ExecArgs) -> Exit {
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
     let gate = runtime.block_on(async {
-        match App::start(config) {
+        match App::start(config, Scope::Gate) {
             Ok(app) => app.run_until_open().await,
             Err(error) => Err(complain(error.exit(), &error.to_string())),
         }

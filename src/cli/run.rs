@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use crate::app::App;
+use crate::app::{App, Scope};
 use crate::cli::{complain, load};
-use crate::config::{Flags, Mode, Role};
+use crate::config::{Flags, Role};
 use crate::exit::Exit;
 
 /// Arguments of `run`.
@@ -20,16 +20,12 @@ pub fn run(args: &RunArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    if config.product.mode != Mode::Hourly {
-        let text = format!("mode: {} is not in this version, which does hourly only", config.product.mode);
-        return complain(Exit::Config, &text);
-    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
     let exit = runtime.block_on(async {
-        match App::start(config) {
+        match App::start(config, Scope::Sidecar) {
             Ok(app) => app.run().await,
             Err(error) => complain(error.exit(), &error.to_string()),
         }

@@ -6,6 +6,8 @@
 //! - Every fault is mapped here, once, to a [`Fault`]; nothing of the SDK leaves this file.
 //! - Link-local and loopback addresses (IMDS, ECS, the emulator) are never asked through a proxy.
 
+mod usage;
+
 use std::error::Error as StdError;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -43,8 +45,8 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use super::ca_bundle::CaBundle;
 use super::fault::{Answer, classify};
 use super::{
-    BoxFuture, Fault, FaultClass, FaultCode, MeterUsage, Metered, Metering, Quantity, Region, RegisterUsage,
-    Registered, Signing, region,
+    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, FaultCode, Forwarded, Identified,
+    MeterUsage, Metered, Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, region,
 };
 use crate::clock::{self, Timestamp};
 
@@ -360,115 +362,48 @@ impl Aws {
     }
 }
 
-impl Aws {
-    async fn meter_usage_once(&self, request: MeterUsage, signing: Signing) -> Result<Metered, Fault> {
-        let client = self.ready(signing).await?;
-        let seen = Seen::default();
-        let timestamp = sdk::primitives::DateTime::from_millis(request.timestamp.unix_millis());
-        let mut call = client
-            .meter_usage()
-            .product_code(request.product_code.as_str())
-            .usage_dimension(&request.dimension)
-            .timestamp(timestamp)
-            .client_token(&request.client_token);
-        if request.dry_run {
-            call = call.dry_run(true);
-        }
-        let call = call.customize().interceptor(seen.clone());
-        let answer = if request.dry_run {
-            call.send().await
-        } else {
-            // The SDK in hand does not know the decimal members, and one form for all is one thing to get right: quantity
-            // and allocations are put into the body before it is signed.
-            let members = usage_members(&request);
-            call.mutate_request(move |http| add_members(http, &members)).send().await
-        };
-        let seen = seen.take();
-        match answer {
-            Ok(output) => {
-                Ok(Metered { metering_record_id: output.metering_record_id, emulated: seen.emulated })
-            }
-            Err(error) => {
-                let fault = sdk_fault(&error, seen);
-                // AWS documents the success of a dry run in two forms: as 200, and as this exception.
-                if request.dry_run && fault.code.as_str() == "DryRunOperation" {
-                    return Ok(Metered { metering_record_id: None, emulated: seen.emulated });
-                }
-                Err(fault)
-            }
-        }
-    }
-}
-
-/// Quantity and allocations, as integers or as decimals (service model, `UsageQuantity…`, `UsageAllocation`).
-fn usage_members(request: &MeterUsage) -> serde_json::Map<String, serde_json::Value> {
-    let quantity = |integer: &str, decimal: &str, quantity: Quantity| match quantity.integer() {
-        Some(whole) if !request.decimal => (integer.to_owned(), serde_json::Value::from(whole)),
-        _ => (decimal.to_owned(), serde_json::Value::from(quantity.to_string())),
-    };
-    let mut members =
-        serde_json::Map::from_iter([quantity("UsageQuantity", "UsageQuantityAsDecimal", request.quantity)]);
-    if !request.allocations.is_empty() {
-        let allocations: Vec<serde_json::Value> = request
-            .allocations
-            .iter()
-            .map(|allocation| {
-                let part = quantity(
-                    "AllocatedUsageQuantity",
-                    "AllocatedUsageQuantityAsDecimal",
-                    allocation.quantity,
-                );
-                let mut object = serde_json::Map::from_iter([part]);
-                if !allocation.tags.is_empty() {
-                    let tags = allocation.tags.tags().iter();
-                    let tags: Vec<_> =
-                        tags.map(|(key, value)| serde_json::json!({"Key": key, "Value": value})).collect();
-                    object.insert("Tags".to_owned(), tags.into());
-                }
-                object.into()
-            })
-            .collect();
-        members.insert("UsageAllocations".to_owned(), allocations.into());
-    }
-    members
-}
-
-/// Adds members to a JSON body; a body that is none is left for AWS to refuse.
-fn add_members(request: &mut HttpRequest, members: &serde_json::Map<String, serde_json::Value>) {
-    let body = request.body().bytes().and_then(|bytes| serde_json::from_slice(bytes).ok());
-    let Some(serde_json::Value::Object(mut object)) = body else { return };
-    object.extend(members.clone());
-    let bytes = serde_json::Value::Object(object).to_string().into_bytes();
-    request.headers_mut().insert("content-length", bytes.len().to_string());
-    *request.body_mut() = aws_smithy_types::body::SdkBody::from(bytes);
-}
-
 impl Metering for Aws {
-    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
-        Box::pin(async move {
-            let attempt = self.meter_usage_once(request, signing);
-            tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
-                Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out"))
-            })
-        })
-    }
-
     fn register_usage(
         &self,
         request: RegisterUsage,
         signing: Signing,
     ) -> BoxFuture<'_, Result<Registered, Fault>> {
-        Box::pin(async move {
-            let attempt = self.register_usage_once(request, signing);
-            tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
-                Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out"))
-            })
-        })
+        Box::pin(attempt(self.register_usage_once(request, signing)))
+    }
+
+    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        Box::pin(attempt(self.meter_usage_once(request, signing)))
+    }
+
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        signing: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+        Box::pin(attempt(self.batch_meter_usage_once(request, signing)))
+    }
+
+    fn resolve_customer(&self, token: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+        Box::pin(attempt(self.resolve_customer_once(token)))
+    }
+
+    fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+        Box::pin(attempt(async move { self.ready(signing).await.map(|_| Identified) }))
+    }
+
+    fn forward(&self, target: String, body: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        Box::pin(attempt(self.forward_once(target, body)))
     }
 
     fn region(&self) -> Option<Region> {
         self.region.get().cloned()
     }
+}
+
+async fn attempt<T>(attempt: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(ATTEMPT_TIMEOUT, attempt)
+        .await
+        .unwrap_or_else(|_| Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out")))
 }
 
 fn timeouts() -> TimeoutConfig {

@@ -5,7 +5,8 @@
 //!   nothing else.
 //! - A refusal, a bad token or a misconfiguration ends grace, and only a proof undoes a refusal.
 //! - Every question has its own nonce (the shell draws it) and comes no earlier than the schedule allows.
-//! - An open gate is never asked about again (AWS: `RegisterUsage` once per pod).
+//! - An open gate is never asked about again (AWS: `RegisterUsage` once per pod), unless the proof is a report of one
+//!   hour; a refusal after it opened is a lapse, and a lapse shuts it only where the seller says so.
 //!
 //! No clock, no socket, no file: `Now` is an argument, and so is the random draw that spreads the retries.
 
@@ -17,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::entitlement::reason::{self, Reason};
 use crate::entitlement::{Entitlement, Rejected, Standing, State};
 use crate::exit::Exit;
-use crate::marketplace::{Fault, FaultClass, PublicKeyVersion};
+use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion};
 
 /// What the seller chose.
 #[derive(Debug, Clone)]
@@ -32,6 +33,10 @@ pub struct Policy {
     pub versions: Vec<PublicKeyVersion>,
     /// The version that the configuration names, if it does; then no other is tried.
     pub stated_version: Option<PublicKeyVersion>,
+    /// The proof is a report of this hour only, and is asked for again in each.
+    pub renewed_hourly: bool,
+    /// A refusal after the gate has opened shuts it after so long; `None` is never.
+    pub close_lapsed_after: Option<Duration>,
 }
 
 /// The present, as the machine needs it.
@@ -109,6 +114,8 @@ pub enum Next {
     Ask(Question),
     /// Sleep, then say [`Event::Woke`].
     AskIn(Duration),
+    /// Sleep until this wall time, then say [`Event::Woke`].
+    AskAt(Timestamp),
     /// Nothing more to ask.
     Rest,
     /// End the process.
@@ -153,7 +160,10 @@ pub struct Machine<P> {
 #[derive(Debug)]
 enum Verdict<P> {
     Unanswered(Option<Reason>),
-    Proven(Arc<P>),
+    /// The reason is what has been wrong since, short of a refusal.
+    Proven(Arc<P>, Option<Reason>),
+    /// AWS refused at [`Now::running`] after it had been proven.
+    Lapsed(Arc<P>, Reason, Duration),
     Denied(Reason),
     Rejected(Reason),
     BadToken(Reason),
@@ -223,8 +233,8 @@ impl<P> Machine<P> {
                 self.memory = Remembered::default();
                 self.rotation = rotation;
                 self.failing_since = None;
-                self.verdict = Verdict::Proven(Arc::new(proof));
-                Next::Rest
+                self.verdict = Verdict::Proven(Arc::new(proof), None);
+                if self.policy.renewed_hourly { Next::AskAt(renewal(now)) } else { Next::Rest }
             }
             Event::Answered(Answer::Unverified(code)) => {
                 let next = self.on_unverified(now, code);
@@ -240,6 +250,7 @@ impl<P> Machine<P> {
         };
         self.next_attempt_at = match next {
             Next::AskIn(delay) => Some(now.wall.plus(delay)),
+            Next::AskAt(at) => Some(at),
             Next::Ask(_) => Some(now.wall),
             Next::Rest | Next::Leave(_) => None,
         };
@@ -272,8 +283,52 @@ impl<P> Machine<P> {
         Next::AskIn(schedule::unverified(now.running.saturating_sub(run.since), now.draw))
     }
 
+    /// AWS's word from outside registration, about a gate that is or was open: a refusal, or its end.
+    pub fn hear(&mut self, now: Now, refusal: Option<&FaultCode>) {
+        self.verdict = match (std::mem::replace(&mut self.verdict, Verdict::Unanswered(None)), refusal) {
+            (Verdict::Proven(proof, _), Some(code)) => {
+                Verdict::Lapsed(proof, Reason::of(code.clone(), FaultClass::Denied), now.running)
+            }
+            (Verdict::Lapsed(proof, ..), None) => Verdict::Proven(proof, None),
+            (verdict, _) => verdict,
+        };
+    }
+
+    /// A renewal failed. Only a refusal says anything about the entitlement.
+    fn on_renewal_fault(&mut self, now: Now, fault: &Fault, proof: Arc<P>) -> Next {
+        let reason = Reason::of(fault.code.clone(), fault.class);
+        if fault.class == FaultClass::Denied {
+            self.verdict = Verdict::Proven(proof, None);
+            self.hear(now, Some(&fault.code));
+            return Next::AskIn(schedule::refused(now.draw));
+        }
+        self.verdict = Verdict::Proven(proof, Some(reason));
+        let kind = match fault.class {
+            FaultClass::Transient => RunKind::Transient,
+            _ => RunKind::Access,
+        };
+        self.question.reload_credentials = kind == RunKind::Access;
+        let run = self.count(now, kind);
+        Next::AskIn(match kind {
+            RunKind::Transient => schedule::transient(now.running.saturating_sub(run.since), now.draw),
+            _ => schedule::access(run.faults, now.draw),
+        })
+    }
+
     fn on_fault(&mut self, now: Now, fault: &Fault) -> Next {
         let reason = Reason::of(fault.code.clone(), fault.class);
+        match &self.verdict {
+            // A lapse stands until AWS says otherwise.
+            Verdict::Lapsed(..) => {
+                self.count(now, RunKind::Access);
+                return Next::AskIn(schedule::refused(now.draw));
+            }
+            Verdict::Proven(proof, _) => {
+                let proof = Arc::clone(proof);
+                return self.on_renewal_fault(now, fault, proof);
+            }
+            _ => {}
+        }
         match fault.class {
             FaultClass::Denied => {
                 self.verdict = Verdict::Denied(reason);
@@ -370,6 +425,11 @@ impl<P> Machine<P> {
             .is_some_and(|since| now.running.saturating_sub(since) >= self.policy.unavailable_after)
     }
 
+    fn lapse_is_over(&self, now: Now, since: Duration) -> bool {
+        let after = self.policy.close_lapsed_after;
+        after.is_some_and(|after| now.running.saturating_sub(since) >= after)
+    }
+
     fn grace_until(&self) -> Option<Timestamp> {
         if self.memory.refused || self.policy.grace_period.is_zero() {
             return None;
@@ -381,7 +441,11 @@ impl<P> Machine<P> {
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing<P> {
         let reason = match &self.verdict {
-            Verdict::Proven(proof) => return Standing::Entitled(Arc::clone(proof), None),
+            Verdict::Proven(proof, reason) => return Standing::Entitled(Arc::clone(proof), reason.clone()),
+            Verdict::Lapsed(_, reason, since) if self.lapse_is_over(now, *since) => {
+                return Standing::Denied(reason.clone());
+            }
+            Verdict::Lapsed(proof, reason, _) => return Standing::Lapsed(Arc::clone(proof), reason.clone()),
             Verdict::Denied(reason) => return Standing::Denied(reason.clone()),
             Verdict::Rejected(reason) => return Standing::Misconfigured(Rejected::Question, reason.clone()),
             Verdict::NotAsked(reason) => return Standing::Misconfigured(Rejected::Asker, reason.clone()),
@@ -428,6 +492,9 @@ impl<P> Machine<P> {
     /// How long until time alone may change the standing. A jump of the wall clock may change it too.
     #[must_use]
     pub fn changes_in(&self, now: Now) -> Option<Duration> {
+        if let (Verdict::Lapsed(_, _, since), Some(after)) = (&self.verdict, self.policy.close_lapsed_after) {
+            return since.saturating_add(after).checked_sub(now.running).filter(|left| !left.is_zero());
+        }
         if !matches!(self.verdict, Verdict::Unanswered(Some(_))) {
             return None;
         }
@@ -438,6 +505,15 @@ impl<P> Machine<P> {
         by_wall.map(|at| at.since(now.wall)).chain(by_running).min()
     }
 }
+
+/// In the next hour, after a random part of the ten minutes over which an account's pods are spread.
+fn renewal(now: Now) -> Timestamp {
+    let spread = Duration::from_secs_f64(now.draw.fraction() * RENEWAL_SPREAD.as_secs_f64());
+    Hour::of(now.wall).end().plus(spread)
+}
+
+/// AWS takes ten reports a second for each account and region: six thousand pods in this time.
+const RENEWAL_SPREAD: Duration = Duration::from_secs(600);
 
 /// Offsets below this cannot be why AWS rejects a signature (it accepts 5 minutes), less a margin for slow answers.
 pub const CLOCK_OFFSET_SECONDS_MIN: u64 = 240;

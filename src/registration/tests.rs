@@ -10,8 +10,11 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::entitlement::{self, State, Watch};
-use crate::marketplace::{BoxFuture, MeterUsage, Metered, PublicKeyVersion, Region};
+use crate::entitlement::{self, State, Watch, word};
+use crate::marketplace::{
+    BatchMeterUsage, BatchMetered, BoxFuture, FaultCode, Forwarded, Identified, MeterUsage, Metered,
+    PublicKeyVersion, Quantity, Region, ResolvedCustomer,
+};
 use crate::receipt::key::PublicKey;
 
 const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
@@ -27,6 +30,7 @@ enum Act {
 struct Service {
     acts: Mutex<VecDeque<Act>>,
     nonces: Mutex<Vec<String>>,
+    reports: Mutex<Vec<MeterUsage>>,
     pair: RsaKeyPair,
 }
 
@@ -34,7 +38,12 @@ impl Service {
     fn new(acts: impl IntoIterator<Item = Act>) -> Arc<Self> {
         let der = rustls_pki_types::PrivatePkcs8KeyDer::from_pem_slice(PRIVATE).unwrap();
         let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap();
-        Arc::new(Self { acts: Mutex::new(acts.into_iter().collect()), nonces: Mutex::default(), pair })
+        Arc::new(Self {
+            acts: Mutex::new(acts.into_iter().collect()),
+            nonces: Mutex::default(),
+            reports: Mutex::default(),
+            pair,
+        })
     }
 
     fn sign(&self, request: &RegisterUsage) -> String {
@@ -68,8 +77,39 @@ impl Metering for Service {
         })
     }
 
-    fn meter_usage(&self, _: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
-        Box::pin(async { Err(Fault::local(FaultClass::Misconfigured, "NotAsked", "")) })
+    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        Box::pin(async move {
+            self.reports.lock().unwrap().push(request);
+            match self.acts.lock().unwrap().pop_front() {
+                Some(Act::Fail(class, code)) => Err(Fault::local(class, code, "")),
+                Some(Act::Hang) | None => Ok(Metered { metering_record_id: None, emulated: false }),
+            }
+        })
+    }
+
+    fn batch_meter_usage(
+        &self,
+        _: BatchMeterUsage,
+        _: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+        unreachable!("registration reports nothing of customers")
+    }
+
+    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+        unreachable!("registration resolves no customer")
+    }
+
+    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+        Box::pin(async {
+            match self.acts.lock().unwrap().pop_front() {
+                Some(Act::Fail(class, code)) => Err(Fault::local(class, code, "")),
+                Some(Act::Hang) | None => Ok(Identified),
+            }
+        })
+    }
+
+    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        unreachable!("registration forwards nothing")
     }
 
     fn region(&self) -> Option<Region> {
@@ -88,27 +128,31 @@ fn config(grace_period: Duration) -> Config {
             exit_when_refused: false,
             versions: keys.versions().collect(),
             stated_version: None,
+            renewed_hourly: false,
+            close_lapsed_after: None,
         },
-        keys,
+        asking: Asking::Signature { keys, keep_receipt: true },
         allow_emulated: false,
-        keep_receipt: true,
     }
 }
 
 fn start(service: &Arc<Service>, grace_period: Duration, store: Option<Store>) -> (Watch, WallClock) {
+    let (_, hear) = word::channel();
+    start_with(service, config(grace_period), store, hear)
+}
+
+fn start_with(
+    service: &Arc<Service>,
+    config: Config,
+    store: Option<Store>,
+    hear: Hear,
+) -> (Watch, WallClock) {
     let clock = WallClock::fixed(START);
     let (publisher, watch) = entitlement::channel(START);
     let metering: Arc<dyn Metering> = Arc::clone(service) as Arc<dyn Metering>;
     let metrics = Arc::new(Metrics::new());
-    let registration = Registration::new(
-        config(grace_period),
-        "pod-1".into(),
-        metering,
-        clock.clone(),
-        publisher,
-        store,
-        metrics,
-    );
+    let surroundings = Surroundings { metering, clock: clock.clone(), publisher, store, metrics, hear };
+    let registration = Registration::new(config, "pod-1".into(), surroundings);
     tokio::spawn(registration.run());
     (watch, clock)
 }
@@ -174,4 +218,60 @@ async fn a_success_is_remembered_and_forgets_the_failures_before() {
     // Published after it was written: who reads the fact may rely on the file.
     let record = store.load();
     assert!(record.receipt.is_some() && record.first_failed_at().is_none());
+}
+
+fn asking(asking: Asking) -> Config {
+    let mut config = config(Duration::ZERO);
+    config.policy.renewed_hourly = matches!(asking, Asking::ZeroReport(_));
+    config.policy.close_lapsed_after = Some(Duration::from_secs(3600));
+    Config { asking, ..config }
+}
+
+#[tokio::test(start_paused = true)]
+async fn permission_is_asked_for_by_a_dry_run_and_a_lapse_is_heard() {
+    let service = Service::new([Act::Fail(FaultClass::Access, "AccessDeniedException")]);
+    let (tell, hear) = word::channel();
+    let (mut watch, _) = start_with(&service, asking(Asking::Permission("requests".into())), None, hear);
+    until(&mut watch, State::Misconfigured).await;
+    until(&mut watch, State::Entitled).await;
+    let fact = Arc::clone(&watch.borrow());
+    assert_eq!((fact.standing.proof().unwrap().name(), fact.public_key_version), ("permission", None));
+    assert!(
+        service.reports.lock().unwrap().iter().all(|report| report.dry_run && report.dimension == "requests")
+    );
+    let refusal = Some(FaultCode::known("CustomerNotEntitledException"));
+    tell.send_modify(|word| word.refusal = refusal);
+    until(&mut watch, State::Lapsed).await;
+    until(&mut watch, State::Denied).await;
+    tell.send_modify(|word| word.refusal = None);
+    until(&mut watch, State::Entitled).await;
+    assert_eq!(service.reports.lock().unwrap().len(), 2, "an open gate is not asked about again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_of_zero_is_made_once_an_hour() {
+    let service = Service::new([]);
+    let (_, hear) = word::channel();
+    let (mut watch, clock) = start_with(&service, asking(Asking::ZeroReport("alive".into())), None, hear);
+    until(&mut watch, State::Entitled).await;
+    assert_eq!(watch.borrow().standing.proof().unwrap().name(), "metering");
+    for attempts in 2..5 {
+        clock.advance(Duration::from_secs(3600 + 600));
+        watch.wait_for(|fact| fact.attempts == attempts).await.unwrap();
+        until(&mut watch, State::Entitled).await;
+    }
+    let reports = service.reports.lock().unwrap();
+    assert!(reports.iter().all(|report| !report.dry_run && report.quantity == Quantity::ZERO));
+    let tokens: std::collections::BTreeSet<_> = reports.iter().map(|report| &report.client_token).collect();
+    assert_eq!(tokens.len(), reports.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seller_needs_credentials_only() {
+    let service = Service::new([Act::Fail(FaultClass::Access, "CredentialsMissing")]);
+    let (_, hear) = word::channel();
+    let (mut watch, _) = start_with(&service, asking(Asking::Seller), None, hear);
+    until(&mut watch, State::Misconfigured).await;
+    until(&mut watch, State::Entitled).await;
+    assert_eq!(watch.borrow().standing.proof().unwrap().name(), "seller");
 }

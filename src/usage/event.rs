@@ -129,6 +129,8 @@ pub struct Rules {
     pub dimensions: Option<Vec<String>>,
     /// Events name a customer (mode `saas`), or must not.
     pub customers: bool,
+    /// Reports of 0 in it are what keeps the gate open; usage in it would contradict them.
+    pub entitlement_dimension: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -193,6 +195,9 @@ fn event(document: Document<'_>, rules: &Rules, now: Timestamp) -> Result<Event,
     }
     if rules.dimensions.as_ref().is_some_and(|allowed| !allowed.contains(&document.dimension)) {
         return reject("dimension is not one of those that the seller configured (dimensions)");
+    }
+    if rules.entitlement_dimension.as_ref() == Some(&document.dimension) {
+        return reject("dimension is the entitlement_dimension, which takes no usage");
     }
     let text = document.quantity.get().trim_matches('"');
     let quantity: Quantity = text.parse().map_err(|error| Rejected(format!("quantity {error}")))?;

@@ -3,10 +3,13 @@
 //! It knows the ledger and nothing of what sends from it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::clock::WallClock;
+use crate::clock::{self, WallClock};
 use crate::metrics::Metrics;
 use crate::usage::event::{self, BadRequest, Event, Rules};
 use crate::usage::ledger::writer::Writer;
@@ -77,5 +80,86 @@ impl Intake {
         };
         self.metrics.usage_event(&event.dimension, status, 1);
         Outcome { id: event.id, status, error }
+    }
+}
+
+/// When usage was last under way, for a shutdown that must not come between an application and its last report.
+#[derive(Debug, Clone)]
+pub struct Activity(Arc<watch::Sender<(usize, Instant)>>);
+
+impl Activity {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(watch::Sender::new((0, clock::monotonic()))))
+    }
+
+    /// A request begins; it ends when the answer is dropped.
+    #[must_use]
+    pub fn begin(&self) -> Busy {
+        self.0.send_modify(|(busy, at)| (*busy, *at) = (*busy + 1, clock::monotonic()));
+        Busy(self.clone())
+    }
+
+    /// Waits until no request has been under way for `quiet`.
+    pub async fn quiet_for(&self, quiet: Duration) {
+        let mut changes = self.0.subscribe();
+        let mut from = clock::monotonic();
+        loop {
+            let (busy, at) = *changes.borrow_and_update();
+            from = from.max(at);
+            tokio::select! {
+                () = tokio::time::sleep_until(from + quiet), if busy == 0 => return,
+                _ = changes.changed() => {}
+            }
+        }
+    }
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct Busy(Activity);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|(busy, at)| (*busy, *at) = (*busy - 1, clock::monotonic()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_begins_with_the_end_of_the_last_request() {
+        let (activity, began) = (Activity::new(), clock::monotonic());
+        let busy = activity.begin();
+        let quiet = tokio::spawn({
+            let activity = activity.clone();
+            async move { activity.quiet_for(2 * SECOND).await }
+        });
+        tokio::time::sleep(5 * SECOND).await;
+        assert!(!quiet.is_finished(), "a request is under way");
+        drop(busy);
+        tokio::time::sleep(SECOND).await;
+        drop(activity.begin());
+        quiet.await.unwrap();
+        assert_eq!(clock::monotonic().duration_since(began), 8 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_application_that_never_reports_costs_the_quiet_time_only() {
+        let (activity, began) = (Activity::new(), clock::monotonic());
+        tokio::time::sleep(10 * SECOND).await;
+        activity.quiet_for(2 * SECOND).await;
+        assert_eq!(clock::monotonic().duration_since(began), 12 * SECOND);
     }
 }

@@ -10,16 +10,20 @@
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
 //!
 //! # Schema 1
-//! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `last_closed` (the number of the latest closed hour).
+//! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `last_closed` (the number of the latest closed hour), `pod`
+//!   and `started_at` (when its first process started).
 //! - `keys(id, content, seen_at)`: idempotency keys of the last 48 hours.
 //! - `sums(pod, customer, dimension, hour, tags, micros, first_at, late_from)`: hours that are open, by tag set.
 //! - `records(…)`: sealed hours; unique by (pod, customer, dimension, hour).
 //! - `accepted(dimension, micros)`: all that was ever acknowledged.
+//! - `settled(dimension, micros)`: what the accepted records that were removed held.
 //!
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`; a program refuses a
 //! file whose `min_reader` is above its own schema, and touches nothing.
 
+mod quarantine;
 mod rows;
+mod upkeep;
 pub mod writer;
 
 use std::collections::BTreeMap;
@@ -35,15 +39,15 @@ use crate::usage::event::Event;
 use crate::usage::seal::{self, Share, Sum};
 
 pub use rows::{Answered, Record, State, Totals};
+#[cfg(test)]
+use upkeep::KEYS_KEPT;
+pub use upkeep::{Replayed, Summary};
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "usage.sqlite";
 
 /// The schema that this program writes.
 const SCHEMA: i64 = 1;
-
-/// Keys are remembered so long: twice the age of the oldest event that is taken.
-pub const KEYS_KEPT: Duration = Duration::from_secs(48 * 3600);
 
 /// Pages that SQLite keeps in memory, in KiB: an hour's working set is small.
 const CACHE_KIB: i64 = 512;
@@ -70,9 +74,7 @@ pub enum LedgerError {
         min_reader: i64,
     },
     /// It is not a ledger, or damaged.
-    #[error(
-        "{path} is damaged or no ledger ({detail}); it is left as it is: move it away and keep it for support"
-    )]
+    #[error("{path} is damaged or no ledger ({detail}); the next start sets it aside and keeps it")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -103,8 +105,11 @@ pub struct Settings {
     pub settle: Duration,
     /// Above this size events are refused.
     pub bytes_max: u64,
-    /// Usage before it counts to its hour: AWS takes none from before the software started.
+    /// When this process started. AWS takes no usage from before the software started; of several processes of a pod,
+    /// the first one's time counts.
     pub started_at: Timestamp,
+    /// Report 0 for these dimensions in an hour without usage (`on_zero_hour = "report"`).
+    pub zero_dimensions: Vec<String>,
 }
 
 /// What became of an event.
@@ -127,9 +132,33 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger in `folder`, making it if there is none.
+    /// Opens the ledger in `folder`, making it if there is none. A file that is damaged beyond use is set aside, kept
+    /// and named, and a new one begins: see [`quarantine`].
     pub fn open(folder: &Path, settings: Settings) -> Result<Self, LedgerError> {
         let path = folder.join(FILE_NAME);
+        let suspect = quarantine::is_suspect(&path);
+        let opened = Self::open_file(&path, settings.clone()).and_then(|ledger| {
+            if suspect {
+                ledger.check()?;
+                quarantine::clear(&ledger.path);
+            }
+            Ok(ledger)
+        });
+        match opened {
+            Err(LedgerError::Damaged { path, detail }) => {
+                let now = settings.started_at;
+                quarantine::set_aside(&path, now, &detail)?;
+                let mut ledger = Self::open_file(&path, settings)?;
+                // The damaged file may have reported this hour already, and AWS takes one value for an hour.
+                ledger.seal_now(now)?;
+                Ok(ledger)
+            }
+            other => other,
+        }
+    }
+
+    fn open_file(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
+        let path = path.to_owned();
         let damaged = |error: rusqlite::Error| classify(&path, &error);
         let mut connection = Connection::open(&path).map_err(damaged)?;
         connection.busy_timeout(Duration::ZERO).map_err(damaged)?;
@@ -163,7 +192,12 @@ impl Ledger {
                 .execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?1, ?2)", params![key, value])
                 .map_err(failed)?;
         }
-        transaction.commit().map_err(failed)
+        let settings = &mut self.settings;
+        let started_at =
+            rows::started_at(&transaction, &settings.pod, settings.started_at).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        settings.started_at = started_at;
+        Ok(())
     }
 
     fn transaction(&mut self) -> Result<Transaction<'_>, LedgerError> {
@@ -219,6 +253,7 @@ impl Ledger {
         let transaction = self.transaction()?;
         let last_closed = last_closed(&transaction).map_err(failed)?;
         if last_closed.is_none_or(|last| last < latest) {
+            upkeep::forget(&transaction, now).map_err(failed)?;
             transaction
                 .execute(
                     "INSERT OR REPLACE INTO meta VALUES ('last_closed', ?1)",
@@ -228,7 +263,9 @@ impl Ledger {
         }
         let closed = last_closed.map_or(latest, |last| last.max(latest));
         let current = current_hour(&transaction, now, settings.settle).map_err(failed)?;
-        let mut made = 0;
+        let whole = Hour::latest_closed(now, settings.settle);
+        let mut made =
+            upkeep::zero_hours(&transaction, &settings, last_closed, whole, now).map_err(failed)?;
         for (slot, sum) in rows::closed_sums(&transaction, closed).map_err(failed)? {
             if slot.pod != settings.pod {
                 // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
@@ -241,14 +278,11 @@ impl Ledger {
             rows::keep_rest(&transaction, &slot, current, &sealed, now).map_err(failed)?;
             made += 1;
         }
-        transaction
-            .execute("DELETE FROM keys WHERE seen_at < ?1", [now.minus(KEYS_KEPT).unix_millis()])
-            .map_err(failed)?;
         transaction.commit().map_err(failed)?;
         Ok(made)
     }
 
-    /// Records that AWS has not answered definitely, oldest first.
+    /// Records that AWS has not answered definitely, oldest first, without their allocations.
     pub fn unsent(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
         rows::records(&self.connection, rows::Which::Unsent, limit)
             .map_err(|error| classify(&self.path, &error))
@@ -298,6 +332,7 @@ impl Ledger {
         if verdict == "ok" {
             Ok(())
         } else {
+            quarantine::suspect(&self.path);
             Err(LedgerError::Damaged { path: self.path.clone(), detail: verdict })
         }
     }
@@ -329,6 +364,7 @@ fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LedgerError::InUse(path.to_owned()),
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            quarantine::suspect(path);
             LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() }
         }
         _ => LedgerError::Io(format!("{}: {error}", path.display())),
@@ -417,9 +453,10 @@ CREATE TABLE IF NOT EXISTS records (
     id INTEGER PRIMARY KEY, pod TEXT NOT NULL, customer TEXT NOT NULL, dimension TEXT NOT NULL, hour INTEGER NOT NULL,
     micros INTEGER NOT NULL, decimal INTEGER NOT NULL, allocations TEXT NOT NULL, timestamp INTEGER NOT NULL,
     client_token TEXT NOT NULL, late_from INTEGER, state TEXT NOT NULL, in_doubt INTEGER NOT NULL DEFAULT 0,
-    attempting INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, code TEXT, metering_record_id TEXT, sealed_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL, UNIQUE (pod, customer, dimension, hour)) STRICT;
+    attempting INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, code TEXT, metering_record_id TEXT,
+    sealed_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, UNIQUE (pod, customer, dimension, hour)) STRICT;
 CREATE INDEX IF NOT EXISTS records_state ON records (state, hour);
+CREATE TABLE IF NOT EXISTS settled (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 

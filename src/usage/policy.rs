@@ -1,6 +1,7 @@
 //! What to do with a sealed record, and what an answer means for it. Pure.
 //!
 //! - A record is sent unchanged until AWS answers definitely, inside AWS's window.
+//! - A record is this pod's, or it is not sent: AWS tells reports apart by the pod.
 //! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what is in
 //!   doubt may have been billed, and becomes a dead letter.
 
@@ -11,21 +12,46 @@ use crate::marketplace::{Fault, FaultClass};
 use crate::usage::ledger::{Answered, Record};
 
 /// How records of one kind of call are sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// AWS takes a record so long after its time.
-    pub window: Duration,
+    /// Whose records AWS would take as ours: this pod's (nobody's in mode `saas`).
+    pub pod: String,
+    /// How long AWS takes a record.
+    pub window: Window,
     /// Carry what expired and is certainly not billed, rather than keep it as a dead letter.
     pub carry_expired: bool,
     /// After sealing, so that the pods of an account do not all report at once.
     pub phase: Duration,
 }
 
-/// AWS takes MeterUsage records of the last 6 hours (AWS Marketplace API reference, MeterUsage).
-pub const METER_USAGE_WINDOW: Duration = Duration::from_secs(6 * 3600);
+/// How long after its time AWS takes a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// 6 hours (AWS Marketplace API reference, MeterUsage).
+    MeterUsage,
+    /// 24 hours, and for the last hours of a month until 06:00 UTC on the first of the next (AWS Marketplace API reference,
+    /// BatchMeterUsage).
+    BatchMeterUsage,
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Window {
+    /// When it closes for a record of `timestamp`.
+    #[must_use]
+    pub fn closes(self, timestamp: Timestamp) -> Timestamp {
+        match self {
+            Self::MeterUsage => timestamp.plus(6 * HOUR),
+            Self::BatchMeterUsage => timestamp.plus(24 * HOUR).min(timestamp.next_month().plus(6 * HOUR)),
+        }
+    }
+}
 
 /// A call that leaves this late may arrive after the window.
 const MARGIN: Duration = Duration::from_secs(60);
+
+/// A customer without a subscription is asked about again after this time, beside others that are served.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
 
 /// The longest phase: ten calls a second serve six thousand pods in it.
 pub const PHASE_MAX: Duration = Duration::from_secs(600);
@@ -45,9 +71,18 @@ impl Policy {
     /// What to do with a sealed record at `now`; `hurry` leaves out the phase, for a shutdown.
     #[must_use]
     pub fn todo(&self, record: &Record, now: Timestamp, hurry: bool) -> Todo {
-        let deadline = record.timestamp.plus(self.window.saturating_sub(MARGIN));
+        if record.pod != self.pod {
+            // From us it would be a second report beside a first that may stand.
+            return Todo::Give(self.expired(record));
+        }
+        let deadline = self.window.closes(record.timestamp).minus(MARGIN);
         if now >= deadline {
             return Todo::Give(self.expired(record));
+        }
+        let refused = record.code.as_deref() == Some("CustomerNotSubscribed");
+        let again = record.updated_at.plus(ASK_AGAIN);
+        if !hurry && refused && now >= record.updated_at && now < again && again < deadline {
+            return Todo::WaitUntil(again);
         }
         let due = record.sealed_at.plus(self.phase);
         // A phase never costs the window.
@@ -68,7 +103,7 @@ impl Policy {
     /// When half of a record's window has passed, which is time for an alarm.
     #[must_use]
     pub fn alarm_at(&self, record: &Record) -> Timestamp {
-        record.timestamp.plus(self.window / 2)
+        record.timestamp.plus(self.window.closes(record.timestamp).since(record.timestamp) / 2)
     }
 
     /// What a failed call says about a record whose doubt before the call was `was_in_doubt`.
@@ -84,14 +119,9 @@ impl Policy {
             | "InvalidUsageDimensionException"
             | "InvalidTagException"
             | "InvalidUsageAllocationsException"
-            | "InvalidProductCodeException"
-            | "ValidationException" => {
-                if was_in_doubt {
-                    Answered::Unknown(code)
-                } else {
-                    Answered::Dead(code)
-                }
-            }
+            | "InvalidCustomerIdentifierException"
+            | "InvalidLicenseException"
+            | "ValidationException" => Answered::Dead(code),
             _ if processed_unknown(fault) => Answered::Unknown(code),
             _ => Answered::Refused(code),
         }
@@ -122,10 +152,13 @@ mod tests {
     use crate::usage::ledger::State;
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
-    const HOUR: Duration = Duration::from_secs(3600);
-
     fn policy() -> Policy {
-        Policy { window: METER_USAGE_WINDOW, carry_expired: true, phase: Duration::from_secs(300) }
+        Policy {
+            pod: "pod".to_owned(),
+            window: Window::MeterUsage,
+            carry_expired: true,
+            phase: Duration::from_secs(300),
+        }
     }
 
     fn record() -> Record {
@@ -147,6 +180,7 @@ mod tests {
             code: None,
             metering_record_id: None,
             sealed_at: AT.plus(HOUR),
+            updated_at: AT.plus(HOUR),
         }
     }
 
@@ -181,6 +215,28 @@ mod tests {
         assert_eq!(todo(policy(), &doubtful), Todo::Give(Answered::Dead("in_doubt".into())), "never carried");
         let keep = Policy { carry_expired: false, ..policy() };
         assert_eq!(todo(keep, &record()), Todo::Give(Answered::Dead("expired".into())));
+    }
+
+    #[test]
+    fn an_earlier_pods_record_is_never_sent_by_another() {
+        let foreign = Record { pod: "earlier".into(), ..record() };
+        let now = AT.plus(HOUR);
+        assert_eq!(policy().todo(&foreign, now, false), Todo::Give(Answered::Carry("expired".into())));
+        let doubtful = Record { in_doubt: true, attempts: 1, ..foreign };
+        assert_eq!(policy().todo(&doubtful, now, false), Todo::Give(Answered::Dead("in_doubt".into())));
+    }
+
+    #[test]
+    fn windows_close_as_aws_says() {
+        let closes = |window: Window, text: &str| window.closes(Timestamp::parse(text).unwrap()).to_string();
+        assert_eq!(closes(Window::MeterUsage, "2026-11-24T08:10:00Z"), "2026-11-24T14:10:00Z");
+        assert_eq!(closes(Window::BatchMeterUsage, "2026-11-24T08:10:00Z"), "2026-11-25T08:10:00Z");
+        assert_eq!(
+            closes(Window::BatchMeterUsage, "2026-11-30T20:00:00Z"),
+            "2026-12-01T06:00:00Z",
+            "the month closes"
+        );
+        assert_eq!(closes(Window::BatchMeterUsage, "2026-11-30T05:00:00Z"), "2026-12-01T05:00:00Z");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Sends sealed records until AWS has answered. It performs what `policy` decides and keeps nothing in memory that the
 //! ledger does not hold: kill it at any moment and the next one goes on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,16 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::clock::{self, WallClock};
-use crate::marketplace::{Fault, FaultClass, MeterUsage, Metering, ProductCode, Signing};
+use crate::clock::{self, Timestamp, WallClock};
+use crate::entitlement::word::Tell;
+use crate::marketplace::{
+    BatchMeterUsage, BoxFuture, Fault, FaultClass, FaultCode, MeterUsage, Metering, ProductCode,
+    RecordStatus, Signing, UsageRecord,
+};
 use crate::metrics::Metrics;
 use crate::registration::schedule::{self, Draw};
+use crate::usage::batch;
+use crate::usage::event::Customer;
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Answered, LedgerError, Record};
 use crate::usage::policy::{Policy, Todo};
@@ -22,50 +29,92 @@ const CALL_EVERY: Duration = Duration::from_millis(110);
 /// Hours are looked at so often; a jump of the clock is looked at at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Records read at once; the rest waits for the next look.
-const RECORDS_AT_ONCE: usize = 100;
+/// Unsent records looked at in one go, without their allocations: a pod's whole window with 150 dimensions.
+const RECORDS_AT_ONCE: usize = 1000;
 
-/// An order to seal and send what there is, with an answer when that is done.
-pub type Flush = oneshot::Sender<()>;
+/// An order to send what there is until a deadline, with an answer when that is done.
+#[derive(Debug)]
+pub struct Flush {
+    /// Seal the open hour first.
+    pub seal_open_hour: bool,
+    /// No new attempt after it.
+    pub until: Instant,
+    /// Answered at the end.
+    pub done: oneshot::Sender<()>,
+}
+
+/// Which operation takes the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlet {
+    /// One record a call, of this pod's own account.
+    MeterUsage,
+    /// 25 records a call, of the seller's customers.
+    BatchMeterUsage,
+}
+
+/// What the sender needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The product whose usage it is.
+    pub product_code: ProductCode,
+    /// Where it goes.
+    pub outlet: Outlet,
+    /// When, and what answers mean.
+    pub policy: Policy,
+}
 
 /// The sender's surroundings.
 pub struct Sender {
-    product_code: ProductCode,
-    policy: Policy,
+    settings: Settings,
     metering: Arc<dyn Metering>,
     writer: Writer,
     clock: WallClock,
     metrics: Arc<Metrics>,
+    tell: Tell,
     flushes: mpsc::Receiver<Flush>,
     random: SystemRandom,
-    /// Transient faults in a row began here.
+    /// Faults that concern every record began here.
     failing_since: Option<Instant>,
     pause_until: Option<Instant>,
+    /// Records whose half-time alarm was given.
+    alarmed: BTreeSet<i64>,
+}
+
+/// How a look goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// Closed hours, each record after its phase.
+    Calm,
+    /// Closed hours at once.
+    Hurry,
+    /// The open hour too.
+    Last,
 }
 
 impl Sender {
     /// Joins the parts; nothing is sent yet.
     #[must_use]
     pub fn new(
-        product_code: ProductCode,
-        policy: Policy,
+        settings: Settings,
         metering: Arc<dyn Metering>,
         writer: Writer,
         clock: WallClock,
         metrics: Arc<Metrics>,
+        tell: Tell,
         flushes: mpsc::Receiver<Flush>,
     ) -> Self {
         Self {
-            product_code,
-            policy,
+            settings,
             metering,
             writer,
             clock,
             metrics,
+            tell,
             flushes,
             random: SystemRandom::new(),
             failing_since: None,
             pause_until: None,
+            alarmed: BTreeSet::new(),
         }
     }
 
@@ -73,50 +122,113 @@ impl Sender {
     pub async fn run(mut self) -> LedgerError {
         let mut jumps = self.clock.jumps();
         loop {
-            if let Err(error) = self.look(false).await {
+            if let Err(error) = self.look(Haste::Calm).await {
                 return error;
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 _ = jumps.changed() => {}
-                Some(done) = self.flushes.recv() => {
-                    if let Err(error) = self.look(true).await {
+                Some(flush) = self.flushes.recv() => {
+                    if let Err(error) = self.flush(&flush).await {
                         return error;
                     }
-                    let _ = done.send(());
+                    let _ = flush.done.send(());
                 }
             }
         }
     }
 
-    /// Seals what is due and sends what can be sent. `hurry` seals the open hour and waits for no phase.
-    async fn look(&mut self, hurry: bool) -> Result<(), LedgerError> {
+    /// Sends until nothing is left, or nothing more can be done in time.
+    async fn flush(&mut self, flush: &Flush) -> Result<(), LedgerError> {
+        let mut haste = if flush.seal_open_hour { Haste::Last } else { Haste::Hurry };
+        self.pause_until = None;
+        loop {
+            let left = self.look(haste).await?;
+            // Sealed once: usage that comes during the flush counts to the next hour.
+            haste = Haste::Hurry;
+            let pause = self.pause_until.unwrap_or_else(|| clock::monotonic() + CALL_EVERY);
+            if left == 0 || pause >= flush.until {
+                return Ok(());
+            }
+            tokio::time::sleep_until(pause).await;
+        }
+    }
+
+    /// Seals what is due and sends what can be sent; returns how many records could still be sent in this haste.
+    async fn look(&mut self, haste: Haste) -> Result<usize, LedgerError> {
         let now = self.clock.now();
         let sealed = self
             .writer
-            .with(move |ledger| if hurry { ledger.seal_now(now) } else { ledger.seal_closed(now) })
+            .with(
+                move |ledger| {
+                    if haste == Haste::Last { ledger.seal_now(now) } else { ledger.seal_closed(now) }
+                },
+            )
             .await?;
         if sealed > 0 {
             tracing::info!(records = sealed, "hours sealed");
         }
-        if !hurry && self.pause_until.is_some_and(|until| clock::monotonic() < until) {
-            return Ok(());
-        }
-        let records = self.writer.with(|ledger| ledger.unsent(RECORDS_AT_ONCE)).await?;
-        for record in records {
-            match self.policy.todo(&record, self.clock.now(), hurry) {
+        let mut due = Vec::new();
+        for record in self.writer.with(|ledger| ledger.unsent(RECORDS_AT_ONCE)).await? {
+            match self.settings.policy.todo(&record, now, haste != Haste::Calm) {
                 Todo::WaitUntil(_) => {}
                 Todo::Give(answered) => self.note(&record, answered).await?,
-                Todo::Send => {
-                    let go_on = self.send(&record).await?;
-                    if !go_on {
-                        break;
-                    }
-                    tokio::time::sleep(CALL_EVERY).await;
-                }
+                Todo::Send => due.push(record),
             }
         }
-        Ok(())
+        self.alarm(&due, now);
+        let paused = self.pause_until.is_some_and(|until| clock::monotonic() < until);
+        let left = if paused { due.len() } else { self.send_all(due).await? };
+        let summary = self.writer.with(|ledger| ledger.summary()).await?;
+        self.metrics.ledger(summary.unsent, summary.oldest_unsent, summary.dead, summary.bytes);
+        Ok(left)
+    }
+
+    /// Half of AWS's window has passed and a record is not sent: somebody should look while there is time.
+    fn alarm(&mut self, due: &[Record], now: Timestamp) {
+        self.alarmed.retain(|id| due.iter().any(|record| record.id == *id));
+        for record in due {
+            if now >= self.settings.policy.alarm_at(record) && self.alarmed.insert(record.id) {
+                let closes = self.settings.policy.window.closes(record.timestamp);
+                tracing::error!(
+                    record = record.id, dimension = record.dimension, hour = %record.hour, code = record.code,
+                    window_closes = %closes,
+                    "a record is unsent after half of AWS's window; find out why before the window closes"
+                );
+            }
+        }
+    }
+
+    /// Sends until a fault that concerns every record; returns how many were left.
+    async fn send_all(&mut self, mut due: Vec<Record>) -> Result<usize, LedgerError> {
+        while !due.is_empty() {
+            let (ids, go_on) = match self.settings.outlet {
+                Outlet::MeterUsage => {
+                    let id = due[0].id;
+                    let Some(record) = self.load(id).await? else { return Ok(0) };
+                    (vec![id], self.send(&record).await?)
+                }
+                Outlet::BatchMeterUsage => {
+                    let mut records = Vec::new();
+                    for light in batch::next(&due) {
+                        records.extend(self.load(light.id).await?);
+                    }
+                    // Again, now that the allocations count.
+                    let chosen: Vec<Record> = batch::next(&records).into_iter().cloned().collect();
+                    (chosen.iter().map(|record| record.id).collect(), self.send_batch(chosen).await?)
+                }
+            };
+            due.retain(|record| !ids.contains(&record.id));
+            if !go_on {
+                return Ok(due.len() + ids.len());
+            }
+            tokio::time::sleep(CALL_EVERY).await;
+        }
+        Ok(0)
+    }
+
+    async fn load(&self, id: i64) -> Result<Option<Record>, LedgerError> {
+        self.writer.with(move |ledger| ledger.record(id)).await
     }
 
     /// Sends one record; `false` when the others would fare no better now.
@@ -124,7 +236,7 @@ impl Sender {
         let (id, now) = (record.id, self.clock.now());
         self.writer.with(move |ledger| ledger.attempt(&[id], now)).await?;
         let request = MeterUsage {
-            product_code: self.product_code.clone(),
+            product_code: self.settings.product_code.clone(),
             dimension: record.dimension.clone(),
             timestamp: record.timestamp,
             quantity: record.quantity,
@@ -133,26 +245,102 @@ impl Sender {
             client_token: record.client_token.clone(),
             dry_run: false,
         };
-        let signing = Signing { reload_credentials: self.failing_since.is_some(), clock_offset_seconds: 0 };
-        match self.metering.meter_usage(request, signing).await {
+        match self.metering.meter_usage(request, self.signing()).await {
             Ok(metered) => {
-                self.failing_since = None;
-                self.pause_until = None;
+                self.heard(None, metered.emulated);
                 self.note(record, Answered::Accepted(metered.metering_record_id)).await?;
                 Ok(true)
             }
             Err(fault) => {
-                tracing::debug!(code = %fault.code, detail = fault.detail, "record not taken");
-                let answered = self.policy.judge(record.in_doubt, &fault);
+                if fault.class == FaultClass::Denied {
+                    self.heard(Some(fault.code.clone()), fault.emulated);
+                }
+                let answered = self.settings.policy.judge(record.in_doubt, &fault);
+                let go_on = self.go_on_after(&fault, &answered);
                 self.note(record, answered).await?;
-                Ok(self.go_on_after(&fault))
+                Ok(go_on)
             }
         }
     }
 
+    /// Sends records in one call; where AWS rejects the call for what is in it, in halves, until it is one record's.
+    fn send_batch(&mut self, records: Vec<Record>) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        Box::pin(async move {
+            let (ids, now): (Vec<i64>, _) =
+                (records.iter().map(|record| record.id).collect(), self.clock.now());
+            self.writer.with(move |ledger| ledger.attempt(&ids, now)).await?;
+            let licensed = records.iter().any(|record| is_licensed(&record.customer));
+            let request = BatchMeterUsage {
+                // Under Concurrent Agreements the licence names the product.
+                product_code: (!licensed).then(|| self.settings.product_code.clone()),
+                records: records.iter().map(usage_record).collect(),
+            };
+            match self.metering.batch_meter_usage(request, self.signing()).await {
+                Ok(metered) => {
+                    self.heard(None, metered.emulated);
+                    for (record, status) in records.iter().zip(metered.statuses) {
+                        self.note(record, answered(status)).await?;
+                    }
+                    Ok(true)
+                }
+                Err(fault) => {
+                    let policy = &self.settings.policy;
+                    let poisoned =
+                        matches!(policy.judge(false, &fault), Answered::Dead(_) | Answered::Carry(_));
+                    if poisoned && records.len() > 1 {
+                        return self.send_halves(records, &fault).await;
+                    }
+                    let judged: Vec<Answered> =
+                        records.iter().map(|record| policy.judge(record.in_doubt, &fault)).collect();
+                    let go_on = judged.iter().all(|answered| self.go_on_after(&fault, answered));
+                    for (record, answered) in records.iter().zip(judged) {
+                        self.note(record, answered).await?;
+                    }
+                    Ok(go_on)
+                }
+            }
+        })
+    }
+
+    async fn send_halves(&mut self, records: Vec<Record>, fault: &Fault) -> Result<bool, LedgerError> {
+        tracing::warn!(code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
+        for record in &records {
+            // The whole call was refused: whatever was in doubt before still is, and nothing was added to it.
+            self.note(record, Answered::Refused(fault.code.as_str().to_owned())).await?;
+        }
+        let mut first = records;
+        let second = first.split_off(first.len() / 2);
+        for half in [first, second] {
+            tokio::time::sleep(CALL_EVERY).await;
+            if !self.send_batch(half).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    const fn signing(&self) -> Signing {
+        Signing { reload_credentials: self.failing_since.is_some(), clock_offset_seconds: 0 }
+    }
+
+    /// AWS answered about the entitlement; only who reports for itself hears of its own.
+    fn heard(&mut self, refusal: Option<FaultCode>, emulated: bool) {
+        if refusal.is_none() {
+            self.failing_since = None;
+            self.pause_until = None;
+        }
+        self.tell.send_if_modified(|word| {
+            let before = word.clone();
+            word.refusal = refusal;
+            word.emulated |= emulated;
+            before != *word
+        });
+    }
+
     /// A record's own fault concerns no other record; everything else pauses the sending.
-    fn go_on_after(&mut self, fault: &Fault) -> bool {
-        if fault.class == FaultClass::Misconfigured {
+    fn go_on_after(&mut self, fault: &Fault, answered: &Answered) -> bool {
+        tracing::debug!(code = %fault.code, detail = fault.detail, "records not taken");
+        if matches!(answered, Answered::Dead(_) | Answered::Carry(_)) {
             return true;
         }
         let now = clock::monotonic();
@@ -163,7 +351,7 @@ impl Sender {
             .fill(&mut bytes)
             .map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)));
         let pause = match fault.class {
-            FaultClass::Denied => schedule::refused(draw),
+            FaultClass::Denied | FaultClass::Misconfigured => schedule::refused(draw),
             _ => schedule::transient(waited, draw),
         };
         self.pause_until = Some(now + pause);
@@ -194,3 +382,38 @@ impl Sender {
         self.writer.with(move |ledger| ledger.answered(id, &answered, now)).await
     }
 }
+
+const fn is_licensed(customer: &Customer) -> bool {
+    matches!(customer, Customer::Account { license_arn: Some(_), .. })
+}
+
+fn usage_record(record: &Record) -> UsageRecord {
+    let (customer_identifier, customer_account_id, license_arn) = match record.customer.clone() {
+        Customer::Own => (None, None, None),
+        Customer::Identifier(identifier) => (Some(identifier), None, None),
+        Customer::Account { account_id, license_arn } => (None, Some(account_id), license_arn),
+    };
+    UsageRecord {
+        customer_identifier,
+        customer_account_id,
+        license_arn,
+        dimension: record.dimension.clone(),
+        timestamp: record.timestamp,
+        quantity: record.quantity,
+        decimal: record.decimal,
+        allocations: record.allocations.clone(),
+    }
+}
+
+fn answered(status: RecordStatus) -> Answered {
+    match status {
+        RecordStatus::Success(id) => Answered::Accepted(id),
+        RecordStatus::CustomerNotSubscribed => Answered::Refused("CustomerNotSubscribed".to_owned()),
+        // Another writer reports for this customer, or did.
+        RecordStatus::DuplicateRecord => Answered::Dead("DuplicateRecord".to_owned()),
+        RecordStatus::Unprocessed => Answered::Refused("Unprocessed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

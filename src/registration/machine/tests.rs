@@ -27,6 +27,8 @@ fn policy() -> Policy {
         exit_when_refused: false,
         versions: vec![version(1)],
         stated_version: None,
+        renewed_hourly: false,
+        close_lapsed_after: None,
     }
 }
 
@@ -445,4 +447,72 @@ proptest! {
             }
         }
     }
+}
+
+fn refusal() -> FaultCode {
+    FaultCode::known("CustomerNotEntitledException")
+}
+
+#[test]
+fn a_refusal_after_the_gate_opened_is_a_lapse_and_ends_with_awss_next_word() {
+    let mut bench = Bench::new(policy());
+    bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
+    bench.machine.hear(bench.now(), Some(&refusal()));
+    let standing = bench.machine.standing(bench.now());
+    assert_eq!((standing.state(), standing.gate_open()), (State::Lapsed, true));
+    assert_eq!(bench.machine.changes_in(bench.now()), None, "the seller keeps it open");
+    bench.machine.hear(bench.now(), None);
+    assert_eq!(bench.machine.standing(bench.now()).state(), State::Entitled);
+}
+
+#[test]
+fn a_lapse_shuts_the_gate_only_after_the_time_that_the_seller_chose() {
+    let mut bench = Bench::new(Policy { close_lapsed_after: Some(60 * MINUTE), ..policy() });
+    bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
+    bench.running = 10 * MINUTE;
+    bench.machine.hear(bench.now(), Some(&refusal()));
+    assert_eq!(bench.machine.changes_in(bench.now()), Some(60 * MINUTE));
+    bench.running = 69 * MINUTE;
+    bench.machine.hear(bench.now(), Some(&refusal()));
+    assert!(bench.machine.standing(bench.now()).gate_open(), "a second refusal does not begin the time anew");
+    bench.running = 70 * MINUTE;
+    let standing = bench.machine.standing(bench.now());
+    assert_eq!((standing.state(), standing.gate_open()), (State::Denied, false));
+    bench.machine.hear(bench.now(), None);
+    assert!(bench.machine.standing(bench.now()).gate_open(), "subscribed again");
+}
+
+#[test]
+fn a_word_about_a_gate_that_never_opened_changes_nothing() {
+    let mut bench = Bench::new(policy());
+    bench.fails(FaultClass::Transient, "Dns");
+    bench.machine.hear(bench.now(), Some(&refusal()));
+    bench.machine.hear(bench.now(), None);
+    assert_eq!(bench.machine.standing(bench.now()).state(), State::Pending);
+}
+
+#[test]
+fn a_proof_of_one_hour_is_asked_for_again_in_the_next() {
+    let mut bench = Bench::new(Policy { renewed_hourly: true, ..policy() });
+    bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
+    let Next::AskAt(at) = bench.next else { panic!("{:?}", bench.next) };
+    let after = at.since(Hour::of(WALL).end());
+    assert!(at > Hour::of(WALL).end() && after < RENEWAL_SPREAD, "{at}");
+    bench.running = at.since(WALL);
+    bench.step(Event::Woke);
+    assert!(matches!(bench.next, Next::Ask(_)));
+    for (class, code) in [(FaultClass::Transient, "Dns"), (FaultClass::Access, "AccessDeniedException")] {
+        bench.fails(class, code);
+        let standing = bench.machine.standing(bench.now());
+        assert_eq!(standing.state(), State::Entitled, "{code} says nothing about the entitlement");
+        assert_eq!(standing.reason().unwrap().code.as_str(), code);
+        assert!(matches!(bench.next, Next::AskIn(_)));
+    }
+    bench.fails(FaultClass::Denied, "CustomerNotEntitledException");
+    assert_eq!(bench.machine.standing(bench.now()).state(), State::Lapsed);
+    assert!(matches!(bench.next, Next::AskIn(_)), "it is asked about again");
+    bench.fails(FaultClass::Transient, "Dns");
+    assert_eq!(bench.machine.standing(bench.now()).state(), State::Lapsed, "AWS's last word stands");
+    bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
+    assert_eq!(bench.machine.standing(bench.now()).state(), State::Entitled);
 }

@@ -91,6 +91,8 @@ pub struct Record {
     pub metering_record_id: Option<String>,
     /// When it was sealed.
     pub sealed_at: Timestamp,
+    /// When it was attempted or answered last, or else sealed.
+    pub updated_at: Timestamp,
 }
 
 /// What is noted about a record.
@@ -136,6 +138,33 @@ pub(crate) fn signed(micros: u64) -> i64 {
 
 fn unsigned(micros: i64) -> u64 {
     u64::try_from(micros).unwrap_or_default()
+}
+
+/// When the first process of this pod started, which is remembered.
+pub(super) fn started_at(
+    transaction: &Transaction<'_>,
+    pod: &str,
+    started_at: Timestamp,
+) -> rusqlite::Result<Timestamp> {
+    let meta = |key: &str| -> rusqlite::Result<Option<String>> {
+        transaction.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
+    };
+    let known = meta("started_at")?.and_then(|text| text.parse().ok()).map(Timestamp::from_unix_millis);
+    match known {
+        // A clock that was ahead then must not shut out the usage of now.
+        Some(known) if meta("pod")?.as_deref() == Some(pod) && known <= started_at => Ok(known),
+        _ => {
+            for (key, value) in
+                [("pod", pod.to_owned()), ("started_at", started_at.unix_millis().to_string())]
+            {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)",
+                    params![key, value],
+                )?;
+            }
+            Ok(started_at)
+        }
+    }
 }
 
 pub(super) fn add(
@@ -278,25 +307,35 @@ pub(super) fn keep_rest(
     Ok(())
 }
 
+/// Which records are read.
 #[derive(Clone, Copy)]
 pub(super) enum Which {
+    /// Sealed ones without their allocations, which may be large.
     Unsent,
+    /// All, with their allocations.
     All,
+    /// Dead letters.
+    Dead,
+    /// One.
+    Id(i64),
 }
 
 pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
-    let condition = match which {
-        Which::Unsent => "state = 'sealed'",
-        Which::All => "1",
+    let (allocations, condition) = match which {
+        Which::Unsent => ("'[]'", "state = 'sealed'"),
+        Which::All => ("allocations", "1"),
+        Which::Dead => ("allocations", "state = 'dead'"),
+        Which::Id(_) => ("allocations", "id = ?2"),
     };
+    let id = if let Which::Id(id) = which { id } else { 0 };
     let sql = format!(
-        "SELECT id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, late_from,
-             state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at
-         FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1"
+        "SELECT id, pod, customer, dimension, hour, micros, decimal, {allocations}, timestamp, client_token, late_from,
+             state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at
+         FROM records WHERE {condition} AND ?2 = ?2 ORDER BY hour, id LIMIT ?1"
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    statement.query_map([limit], record)?.collect()
+    statement.query_map([limit, id], record)?.collect()
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
@@ -327,6 +366,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         code: row.get(14)?,
         metering_record_id: row.get(15)?,
         sealed_at: Timestamp::from_unix_millis(row.get(16)?),
+        updated_at: Timestamp::from_unix_millis(row.get(17)?),
     })
 }
 
@@ -347,7 +387,14 @@ pub(super) fn answer(
         Answered::Dead(code) => (State::Dead, false, Some(code), None),
     };
     if matches!(answered, Answered::Carry(_)) {
-        carry_record(transaction, pod, current, id, now)?;
+        carry_record(
+            transaction,
+            "state = 'sealed' AND in_doubt = 0 AND attempting = 0",
+            pod,
+            current,
+            id,
+            now,
+        )?;
     }
     transaction
         .prepare_cached(
@@ -359,37 +406,39 @@ pub(super) fn answer(
         .map(|_| ())
 }
 
-/// Counts a sealed record's quantity to the current hour. A record in doubt may have been billed: it is not carried.
-fn carry_record(
+/// Counts a record's quantity to the current hour, if `condition` holds for it.
+pub(super) fn carry_record(
     transaction: &Transaction<'_>,
+    condition: &str,
     pod: &str,
     current: Hour,
     id: i64,
     now: Timestamp,
-) -> rusqlite::Result<()> {
-    let found = transaction
-        .query_row(
-            "SELECT customer, dimension, hour, micros, allocations FROM records
-             WHERE id = ?1 AND state = 'sealed' AND in_doubt = 0 AND attempting = 0",
-            [id],
-            |row| {
-                Ok((
-                    row.get::<_, String>(0)?,
-                    row.get::<_, String>(1)?,
-                    Hour::from_number(row.get(2)?),
-                    unsigned(row.get(3)?),
-                    row.get::<_, String>(4)?,
-                ))
-            },
-        )
-        .optional()?;
-    let Some((customer, dimension, hour, micros, allocations)) = found else { return Ok(()) };
+) -> rusqlite::Result<bool> {
+    let sql = format!(
+        "SELECT customer, dimension, coalesce(late_from, hour), micros, allocations FROM records WHERE id = ?1 AND {condition}"
+    );
+    let read = |row: &Row<'_>| {
+        let (customer, dimension): (String, String) = (row.get(0)?, row.get(1)?);
+        Ok((
+            customer,
+            dimension,
+            Hour::from_number(row.get(2)?),
+            unsigned(row.get(3)?),
+            row.get::<_, String>(4)?,
+        ))
+    };
+    let found = transaction.query_row(&sql, [id], read).optional()?;
+    let Some((customer, dimension, hour, micros, allocations)) = found else { return Ok(false) };
     let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
     let stored: Vec<StoredAllocation> = serde_json::from_str(&allocations).unwrap_or_default();
-    if stored.is_empty() {
-        return add(transaction, &slot, &TagSet::default(), micros, now, Some(hour));
+    if stored.is_empty() && micros > 0 {
+        add(transaction, &slot, &TagSet::default(), micros, now, Some(hour))?;
     }
-    stored.into_iter().try_for_each(|part| add(transaction, &slot, &part.tags, part.micros, now, Some(hour)))
+    stored
+        .into_iter()
+        .try_for_each(|part| add(transaction, &slot, &part.tags, part.micros, now, Some(hour)))?;
+    Ok(true)
 }
 
 pub(super) fn totals(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Totals>> {
@@ -407,6 +456,9 @@ pub(super) fn totals(connection: &Connection) -> rusqlite::Result<BTreeMap<Strin
     })?;
     read("SELECT dimension, sum(micros) FROM sums GROUP BY dimension", |totals, micros| {
         totals.pending += micros;
+    })?;
+    read("SELECT dimension, micros FROM settled", |totals, micros| {
+        totals.billed += micros;
     })?;
     let of_state = |state: &str| {
         format!("SELECT dimension, sum(micros) FROM records WHERE state = '{state}' GROUP BY dimension")

@@ -1,0 +1,121 @@
+//! Who may speak to the application's server: the application, and no web page in somebody's browser.
+//!
+//! A page can make a browser send requests to loopback. It cannot hide its `Origin`, and by DNS rebinding it reaches us
+//! under its own `Host`; both are refused (WHATWG Fetch, "Origin header"; RFC 9110, section 7.2).
+
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
+use hyper::{Response, StatusCode};
+
+use super::problem;
+use crate::config::Secret;
+use crate::http::Body;
+
+/// Refuses whoever is not the application: browsers by their headers, others by the token, where there is one.
+pub(super) fn refusal(headers: &HeaderMap, token: Option<&Secret>) -> Option<Response<Body>> {
+    if headers.contains_key(ORIGIN) {
+        return Some(problem(StatusCode::FORBIDDEN, "OriginRefused", "requests of web pages are refused"));
+    }
+    let Some(token) = token else {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if is_local_host(host) {
+            return None;
+        }
+        let detail = "the Host must be localhost or a loopback address";
+        return Some(problem(StatusCode::FORBIDDEN, "HostRefused", detail));
+    };
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = given.strip_prefix("Bearer ").unwrap_or_default();
+    // Through a keyed hash, so that how long the comparison takes says nothing about the token.
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token.expose().as_bytes());
+    let expected = ring::hmac::sign(&key, token.expose().as_bytes());
+    if ring::hmac::verify(&key, given.as_bytes(), expected.as_ref()).is_err() {
+        let detail = "the bearer token is missing or wrong; it is the content of app_token_file";
+        return Some(problem(StatusCode::UNAUTHORIZED, "TokenRefused", detail));
+    }
+    None
+}
+
+/// Bodies must say that they are JSON: a page can send other types without asking first.
+pub(super) fn not_json(headers: &HeaderMap) -> Option<Response<Body>> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content_type.split(';').next().map(str::trim) == Some("application/json") {
+        return None;
+    }
+    let detail = "the Content-Type must be application/json";
+    Some(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "ContentTypeRefused", detail))
+}
+
+fn is_local_host(host: &str) -> bool {
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+    name.eq_ignore_ascii_case("localhost")
+        || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn status(pairs: &[(&'static str, &str)], token: Option<&str>) -> u16 {
+        let token = token.map(|token| Secret::new(token.to_owned()));
+        refusal(&headers(pairs), token.as_ref()).map_or(200, |refused| refused.status().as_u16())
+    }
+
+    #[test]
+    fn only_local_names_are_admitted_without_a_token() {
+        for host in [
+            "localhost",
+            "localhost:19181",
+            "LOCALHOST:1",
+            "127.0.0.1:19181",
+            "127.9.9.9",
+            "[::1]:19181",
+            "[::1]",
+        ] {
+            assert_eq!(status(&[("host", host)], None), 200, "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:19181",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "localhost.evil.example",
+        ] {
+            assert_eq!(status(&[("host", host)], None), 403, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_web_page_is_refused_even_with_the_token() {
+        let page =
+            [("host", "localhost"), ("origin", "http://localhost"), ("authorization", "Bearer secret")];
+        assert_eq!(status(&page, Some("secret")), 403);
+        assert_eq!(status(&[("host", "localhost"), ("origin", "null")], None), 403);
+    }
+
+    #[test]
+    fn with_a_token_any_host_will_do_but_no_other_token() {
+        let with =
+            |value: &str| status(&[("host", "tollgate.ns.svc"), ("authorization", value)], Some("secret"));
+        assert_eq!(with("Bearer secret"), 200);
+        for bad in ["", "secret", "Bearer", "Bearer secre", "Bearer secrets", "Basic secret"] {
+            assert_eq!(with(bad), 401, "{bad}");
+        }
+    }
+
+    #[test]
+    fn bodies_say_that_they_are_json() {
+        for good in ["application/json", "application/json; charset=utf-8"] {
+            assert!(not_json(&headers(&[("content-type", good)])).is_none(), "{good}");
+        }
+        for bad in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
+            assert!(not_json(&headers(&[("content-type", bad)])).is_some(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The wiring of usage: ledger, intake, sender, and how they end.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Surroundings, pod};
+use crate::api::usage::{Metering, UsagePart};
+use crate::clock;
+use crate::config::{Config, Mode, OnExpired, OnZeroHour};
+use crate::entitlement::word::Tell;
+use crate::exit::Exit;
+use crate::shutdown::Parts;
+use crate::usage::event::Rules;
+use crate::usage::intake::{Activity, Intake};
+use crate::usage::ledger::writer::Writer;
+use crate::usage::ledger::{self, Ledger, LedgerError};
+use crate::usage::policy::{self, Policy, Window};
+use crate::usage::sender::{self, Flush, Outlet, Sender};
+
+/// An application that has reported nothing for so long has ended, or has nothing more to report.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// What is kept of the time to stop for closing connections and the last log line.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// A started usage part.
+pub(super) struct Usage {
+    pub(super) part: UsagePart,
+    /// Turns true once the ledger is open.
+    pub(super) open: watch::Receiver<bool>,
+    pub(super) drain: Drain,
+}
+
+/// Starts what usage needs; `None` in mode `hourly`, where AWS meters by itself.
+pub(super) fn start(
+    config: &Config,
+    surroundings: &Surroundings,
+    tell: Tell,
+    parts: &mut Parts,
+) -> Option<Usage> {
+    let outlet = match config.product.mode {
+        Mode::Hourly => return None,
+        Mode::Metered => Outlet::MeterUsage,
+        Mode::Saas => Outlet::BatchMeterUsage,
+    };
+    let (opened, open) = watch::channel(false);
+    let (flushes, flushed) = mpsc::channel(1);
+    let slot = Arc::new(OnceLock::new());
+    let part = UsagePart {
+        metering: Arc::clone(&slot),
+        activity: Activity::new(),
+        aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws)),
+        clock: surroundings.clock.clone(),
+    };
+    let drain = Drain {
+        activity: part.activity.clone(),
+        metering: Arc::clone(&slot),
+        flushes,
+        grace: config.usage.shutdown_grace,
+        seal_open_hour: config.usage.seal_on_shutdown,
+    };
+    let plan = Plan::of(config, outlet);
+    let Surroundings { aws, clock, metrics } = surroundings.clone();
+    let pod = pod(config);
+    parts.spawn_deciding("usage", async move {
+        let pod = pod.await;
+        // AWS tells the pods of an account apart; of a seller it knows customers only.
+        let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
+        let settings = ledger::Settings { pod: pod.clone(), started_at: clock.now(), ..plan.ledger };
+        let folder = plan.folder;
+        let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings)).await;
+        let writer = match ledger {
+            Ok(Ok(ledger)) => Writer::start(ledger, clock.clone(), Arc::clone(&metrics))
+                .map_err(|error| LedgerError::Io(format!("no thread for the ledger: {error}"))),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(LedgerError::Io(error.to_string())),
+        };
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => return ended(&error),
+        };
+        let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics));
+        let _ = slot.set(Metering { intake, writer: writer.clone() });
+        opened.send_replace(true);
+        let phase = if outlet == Outlet::MeterUsage { policy::phase_of(&pod) } else { Duration::ZERO };
+        let settings =
+            sender::Settings { policy: Policy { pod, phase, ..plan.sender.policy }, ..plan.sender };
+        let error = Sender::new(settings, aws, writer, clock, metrics, tell, flushed).run().await;
+        ended(&error)
+    });
+    Some(Usage { part, open, drain })
+}
+
+fn ended(error: &LedgerError) -> Exit {
+    tracing::error!(%error, "the usage ledger cannot be used");
+    Exit::LedgerIo
+}
+
+/// What the configuration says, before the pod is known.
+struct Plan {
+    folder: PathBuf,
+    ledger: ledger::Settings,
+    sender: sender::Settings,
+    rules: Rules,
+}
+
+impl Plan {
+    fn of(config: &Config, outlet: Outlet) -> Self {
+        let (product, usage) = (&config.product, &config.usage);
+        let dimensions = product.dimensions.clone();
+        let zero = usage.on_zero_hour == OnZeroHour::Report && outlet == Outlet::MeterUsage;
+        let sender = sender::Settings {
+            product_code: product.product_code.clone(),
+            outlet,
+            policy: Policy {
+                pod: String::new(),
+                window: match outlet {
+                    Outlet::MeterUsage => Window::MeterUsage,
+                    Outlet::BatchMeterUsage => Window::BatchMeterUsage,
+                },
+                carry_expired: usage.on_expired == OnExpired::Carry,
+                phase: Duration::ZERO,
+            },
+        };
+        Self {
+            // The configuration has proven that the folder is there and can be written.
+            folder: config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default(),
+            ledger: ledger::Settings {
+                pod: String::new(),
+                settle: usage.settle,
+                bytes_max: usage.ledger_bytes_max,
+                started_at: clock::system_now(),
+                zero_dimensions: dimensions.clone().filter(|_| zero).unwrap_or_default(),
+            },
+            sender,
+            rules: Rules {
+                dimensions,
+                customers: outlet == Outlet::BatchMeterUsage,
+                entitlement_dimension: product.entitlement_dimension.clone(),
+            },
+        }
+    }
+}
+
+/// How usage ends: after the application's last reports, with as much sent as the time to stop allows.
+#[derive(Clone)]
+pub(super) struct Drain {
+    activity: Activity,
+    metering: Arc<OnceLock<Metering>>,
+    flushes: mpsc::Sender<Flush>,
+    grace: Duration,
+    seal_open_hour: bool,
+}
+
+impl Drain {
+    /// Waits for the application, seals, sends.
+    pub(super) async fn run(&self) {
+        let began = clock::monotonic();
+        // The kubelet ends all containers of a pod at once: the application may still have something to report.
+        let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(QUIET)).await;
+        if self.metering.get().is_none() {
+            return;
+        }
+        let until = began + self.grace.saturating_sub(LAST_MOMENT);
+        let (done, flushed) = oneshot::channel();
+        let flush = Flush { seal_open_hour: self.seal_open_hour, until, done };
+        let sent = async {
+            if self.flushes.send(flush).await.is_ok() {
+                let _ = flushed.await;
+            }
+        };
+        let _ = tokio::time::timeout_at(until, sent).await;
+    }
+
+    /// Names what stays on disk.
+    pub(super) async fn tell_what_remains(&self) {
+        let Some(metering) = self.metering.get() else { return };
+        let Ok(totals) = metering.writer.with(|ledger| ledger.totals()).await else { return };
+        let pending: Vec<String> = totals
+            .iter()
+            .filter(|(_, totals)| totals.pending > 0)
+            .map(|(dimension, totals)| {
+                format!("{dimension}={}", crate::marketplace::quantity::show(totals.pending))
+            })
+            .collect();
+        if pending.is_empty() {
+            tracing::info!("all usage is sent");
+        } else {
+            tracing::warn!(
+                pending = pending.join(" "),
+                "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
+            );
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Which records go into one `BatchMeterUsage` call. Pure.
+//!
+//! AWS takes 25 records of less than 1 MB in all, and fails the whole call where integers and decimals, or legacy
+//! customers and licences, are mixed (AWS Marketplace API reference, BatchMeterUsage). A customer's dimension is in a
+//! call once, so that AWS's answer, which comes in no stated order, is about one record.
+
+use std::collections::BTreeSet;
+
+use crate::usage::event::Customer;
+use crate::usage::ledger::Record;
+
+/// Most records of a call.
+pub const RECORDS_MAX: usize = 25;
+
+/// Less than AWS's 1 MB, so that the envelope has room.
+pub const BYTES_MAX: usize = 900_000;
+
+/// Around a record's texts: names of members, time, quantity.
+const RECORD_BYTES: usize = 400;
+/// Around an allocation's or tag's texts.
+const PART_BYTES: usize = 80;
+
+/// The records at the front of `records` and those further back that may go with the first, in order.
+#[must_use]
+pub fn next(records: &[Record]) -> Vec<&Record> {
+    let Some(first) = records.first() else { return Vec::new() };
+    let kind = |record: &Record| (form(&record.customer), record.decimal);
+    let (mut chosen, mut bytes, mut seen) = (Vec::new(), 0, BTreeSet::new());
+    for record in records {
+        let fits = bytes + size(record) <= BYTES_MAX || chosen.is_empty();
+        if kind(record) == kind(first) && fits && seen.insert((&record.customer, record.dimension.as_str())) {
+            bytes += size(record);
+            chosen.push(record);
+        }
+        if chosen.len() == RECORDS_MAX {
+            break;
+        }
+    }
+    chosen
+}
+
+/// How the customer is named; AWS takes one form in a call.
+fn form(customer: &Customer) -> u8 {
+    match customer {
+        Customer::Own => 0,
+        Customer::Identifier(_) => 1,
+        Customer::Account { license_arn: None, .. } => 2,
+        Customer::Account { license_arn: Some(_), .. } => 3,
+    }
+}
+
+/// An upper bound of a record's size in the body.
+fn size(record: &Record) -> usize {
+    let tags = record.allocations.iter().flat_map(|allocation| allocation.tags.tags());
+    let parts: usize = tags.map(|(key, value)| PART_BYTES + 2 * (key.len() + value.len())).sum();
+    RECORD_BYTES
+        + record.dimension.len() * 2
+        + record.customer.canonical().len()
+        + parts
+        + record.allocations.len() * PART_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::marketplace::{Hour, Quantity};
+    use crate::usage::ledger::State;
+
+    fn record(id: i64, account: &str, dimension: &str, licensed: bool, decimal: bool) -> Record {
+        Record {
+            id,
+            pod: String::new(),
+            customer: Customer::Account {
+                account_id: account.to_owned(),
+                license_arn: licensed.then(|| "arn:aws:license-manager::1:license:l".to_owned()),
+            },
+            dimension: dimension.to_owned(),
+            hour: Hour::from_number(498_752),
+            quantity: Quantity::ZERO,
+            decimal,
+            allocations: Vec::new(),
+            timestamp: Timestamp::from_unix_seconds(1_795_507_200),
+            client_token: String::new(),
+            late_from: None,
+            state: State::Sealed,
+            in_doubt: false,
+            attempts: 0,
+            code: None,
+            metering_record_id: None,
+            sealed_at: Timestamp::from_unix_seconds(1_795_507_200),
+            updated_at: Timestamp::from_unix_seconds(1_795_507_200),
+        }
+    }
+
+    fn ids(records: &[Record]) -> Vec<i64> {
+        next(records).iter().map(|record| record.id).collect()
+    }
+
+    #[test]
+    fn kinds_are_never_mixed() {
+        let records = [
+            record(1, "1", "a", true, false),
+            record(2, "2", "a", false, false),
+            record(3, "3", "a", true, true),
+            record(4, "4", "a", true, false),
+        ];
+        assert_eq!(ids(&records), [1, 4]);
+        assert_eq!(ids(&records[1..]), [2]);
+        assert!(ids(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_customers_dimension_is_in_a_call_once_and_25_is_the_most() {
+        let twice = [record(1, "1", "a", true, false), record(2, "1", "a", true, false)];
+        assert_eq!(ids(&twice), [1]);
+        let many: Vec<Record> = (0..60).map(|id| record(id, &id.to_string(), "a", true, false)).collect();
+        assert_eq!(next(&many).len(), RECORDS_MAX);
+    }
+
+    #[test]
+    fn a_call_stays_below_a_megabyte_but_holds_one_record_at_least() {
+        let mut large = record(1, "1", "a", true, false);
+        let tags = |index: usize| {
+            let map =
+                (0..5).map(|tag| (format!("{tag}{}", "k".repeat(90)), format!("{index}{}", "v".repeat(250))));
+            crate::marketplace::TagSet::try_from(map.collect::<std::collections::BTreeMap<_, _>>()).unwrap()
+        };
+        let allocation =
+            |index| crate::marketplace::Allocation { tags: tags(index), quantity: Quantity::ZERO };
+        large.allocations = (0..200).map(allocation).collect();
+        let records = [
+            large.clone(),
+            Record { id: 2, dimension: "b".into(), ..large.clone() },
+            Record { id: 3, dimension: "c".into(), ..large },
+        ];
+        let chosen = ids(&records);
+        assert!(!chosen.is_empty() && chosen.len() < 3, "{chosen:?}");
+    }
+}

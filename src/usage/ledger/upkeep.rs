@@ -1,0 +1,188 @@
+//! What keeps the ledger useful and bounded: hours without usage, forgetting, replaying, and its figures.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+use super::rows::{self, Slot, Which};
+use super::{Ledger, LedgerError, OpenSum, Record, Settings, classify, current_hour, random_hex};
+use crate::clock::Timestamp;
+use crate::marketplace::{Hour, Quantity};
+use crate::usage::event::Customer;
+use crate::usage::seal::Sealed;
+
+/// Keys are remembered so long: twice the age of the oldest event that is taken.
+pub(super) const KEYS_KEPT: Duration = Duration::from_secs(48 * 3600);
+
+/// Settled records are kept so long, to be compared with AWS's monthly reports.
+pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
+
+/// At most so many settled records are kept: some 30 MB of a ledger whose default limit is 1 GiB.
+pub(super) const SETTLED_MAX: i64 = 100_000;
+
+/// Hours without usage that are reported at once: older ones are out of AWS's window.
+const ZERO_HOURS_MAX: i64 = 5;
+
+/// The ledger's figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Sealed records without a definite answer.
+    pub unsent: u64,
+    /// The time of the oldest of them.
+    pub oldest_unsent: Option<Timestamp>,
+    /// Dead letters.
+    pub dead: u64,
+    /// Bytes of data.
+    pub bytes: u64,
+}
+
+/// What became of an order to replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replayed {
+    /// Its quantity counts to the current hour.
+    Counted,
+    /// There is no dead letter of this number.
+    NotFound,
+    /// It may have been billed, and nobody accepted that.
+    InDoubt,
+}
+
+impl Ledger {
+    /// One record with its allocations.
+    pub fn record(&self, id: i64) -> Result<Option<Record>, LedgerError> {
+        let found = rows::records(&self.connection, Which::Id(id), 1);
+        found.map(|mut records| records.pop()).map_err(|error| classify(&self.path, &error))
+    }
+
+    /// Dead letters, oldest hour first.
+    pub fn dead_letters(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        rows::records(&self.connection, Which::Dead, limit).map_err(|error| classify(&self.path, &error))
+    }
+
+    /// Backlog, dead letters and size.
+    pub fn summary(&self) -> Result<Summary, LedgerError> {
+        let failed = |error: rusqlite::Error| classify(&self.path, &error);
+        let count = |state: &str| -> Result<(i64, Option<i64>), LedgerError> {
+            self.connection
+                .prepare_cached("SELECT count(*), min(timestamp) FROM records WHERE state = ?1")
+                .and_then(|mut statement| statement.query_row([state], |row| Ok((row.get(0)?, row.get(1)?))))
+                .map_err(failed)
+        };
+        let ((unsent, oldest), (dead, _)) = (count("sealed")?, count("dead")?);
+        Ok(Summary {
+            unsent: u64::try_from(unsent).unwrap_or_default(),
+            oldest_unsent: oldest.map(Timestamp::from_unix_millis),
+            dead: u64::try_from(dead).unwrap_or_default(),
+            bytes: self.bytes()?,
+        })
+    }
+
+    /// Counts a dead letter's quantity to the current hour, once.
+    pub fn replay(
+        &mut self,
+        id: i64,
+        accept_double_billing: bool,
+        now: Timestamp,
+    ) -> Result<Replayed, LedgerError> {
+        let (path, settings) = (self.path.clone(), self.settings.clone());
+        let failed = |error: rusqlite::Error| classify(&path, &error);
+        let transaction = self.transaction()?;
+        let in_doubt: Option<bool> = transaction
+            .query_row("SELECT in_doubt FROM records WHERE id = ?1 AND state = 'dead'", [id], |row| {
+                row.get(0)
+            })
+            .optional()
+            .map_err(failed)?;
+        match in_doubt {
+            None => return Ok(Replayed::NotFound),
+            Some(true) if !accept_double_billing => return Ok(Replayed::InDoubt),
+            Some(_) => {}
+        }
+        let current = current_hour(&transaction, now, settings.settle).map_err(failed)?;
+        rows::carry_record(&transaction, "state = 'dead'", &settings.pod, current, id, now)
+            .map_err(failed)?;
+        transaction
+            .execute(
+                "UPDATE records SET state = 'carried', code = 'replayed', updated_at = ?2 WHERE id = ?1",
+                params![id, now.unix_millis()],
+            )
+            .map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        Ok(Replayed::Counted)
+    }
+}
+
+/// Seals a report of 0 for each configured dimension in each whole hour that had no usage. Returns how many.
+pub(super) fn zero_hours(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    last_closed: Option<Hour>,
+    whole: Hour,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
+    if settings.zero_dimensions.is_empty() {
+        return Ok(0);
+    }
+    let first =
+        last_closed.map_or(Hour::of(settings.started_at), Hour::next).max(Hour::of(settings.started_at));
+    let first = first.number().max(whole.number() - ZERO_HOURS_MAX);
+    let mut made = 0;
+    for hour in (first..=whole.number()).map(Hour::from_number) {
+        let used = used(transaction, settings, hour)?;
+        for dimension in settings.zero_dimensions.iter().filter(|dimension| !used.contains(*dimension)) {
+            let slot = Slot {
+                pod: settings.pod.clone(),
+                customer: Customer::Own.canonical(),
+                dimension: dimension.clone(),
+                hour,
+            };
+            let sealed = Sealed {
+                quantity: Quantity::ZERO,
+                decimal: false,
+                allocations: Vec::new(),
+                timestamp: hour.start().max(settings.started_at),
+                rest: std::collections::BTreeMap::new(),
+            };
+            let Some(token) = random_hex() else { return Ok(made) };
+            rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &token, now)?;
+            made += 1;
+        }
+    }
+    Ok(made)
+}
+
+/// Dimensions with usage in an hour, open or sealed.
+fn used(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    hour: Hour,
+) -> rusqlite::Result<BTreeSet<String>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT dimension FROM sums WHERE hour = ?1 AND pod = ?2
+         UNION SELECT dimension FROM records WHERE hour = ?1 AND pod = ?2",
+    )?;
+    statement.query_map(params![hour.number(), settings.pod], |row| row.get(0))?.collect()
+}
+
+/// Forgets old keys, and settled records that are old or too many; what those held stays in the balance.
+pub(super) fn forget(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM keys WHERE seen_at < ?1", [now.minus(KEYS_KEPT).unix_millis()])?;
+    let settled: i64 = transaction
+        .prepare_cached("SELECT count(*) FROM records WHERE state IN ('accepted', 'carried')")?
+        .query_row([], |row| row.get(0))?;
+    let surplus = (settled - SETTLED_MAX).max(0);
+    let old = "id IN (SELECT id FROM records WHERE state IN ('accepted', 'carried') AND updated_at < ?1
+               UNION SELECT * FROM (SELECT id FROM records WHERE state IN ('accepted', 'carried') ORDER BY id LIMIT ?2))";
+    let bounds = params![now.minus(RECORDS_KEPT).unix_millis(), surplus];
+    transaction.execute(
+        &format!(
+            "INSERT INTO settled (dimension, micros)
+             SELECT dimension, sum(micros) FROM records WHERE state = 'accepted' AND {old} GROUP BY dimension
+             ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros"
+        ),
+        bounds,
+    )?;
+    transaction.execute(&format!("DELETE FROM records WHERE {old}"), bounds)?;
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! The sender over paused time, against a service of a few lines that bills as AWS does: one value for each pod,
+//! dimension and hour, whatever answers get lost.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+
+use super::*;
+use crate::entitlement::word::{self, Hear};
+use crate::marketplace::{
+    BatchMetered, Forwarded, Hour, Identified, Metered, Quantity, Region, RegisterUsage, Registered,
+    ResolvedCustomer, TagSet,
+};
+use crate::usage::event::Event;
+use crate::usage::ledger::{self, Ledger, State};
+use crate::usage::policy::Window;
+
+/// 2026-11-24T08:00:00Z, the start of an hour.
+const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const SETTLE: Duration = Duration::from_secs(120);
+
+/// What the service does with the next call; when nothing is left to do, it takes it.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    /// Refused before it was looked at.
+    Fail(FaultClass, &'static str),
+    /// Billed, and the answer lost.
+    Lose,
+}
+
+#[derive(Default)]
+struct Service {
+    acts: Mutex<VecDeque<Act>>,
+    bill: Mutex<BTreeMap<(String, String, Hour), u64>>,
+    calls: Mutex<Vec<usize>>,
+    /// Customers without a subscription.
+    strangers: Vec<String>,
+    /// A dimension that AWS does not know.
+    poison: Option<String>,
+}
+
+impl Service {
+    fn act(&self) -> Option<Act> {
+        self.acts.lock().unwrap().pop_front()
+    }
+
+    fn bill(
+        &self,
+        customer: &str,
+        dimension: &str,
+        timestamp: Timestamp,
+        quantity: Quantity,
+    ) -> Result<(), Fault> {
+        let key = (customer.to_owned(), dimension.to_owned(), Hour::of(timestamp));
+        let mut bill = self.bill.lock().unwrap();
+        match bill.get(&key) {
+            Some(held) if *held != quantity.micros() => Err(refused("DuplicateRequestException")),
+            _ => {
+                bill.insert(key, quantity.micros());
+                Ok(())
+            }
+        }
+    }
+
+    fn billed(&self) -> u64 {
+        self.bill.lock().unwrap().values().sum()
+    }
+}
+
+fn refused(code: &'static str) -> Fault {
+    Fault::local(FaultClass::Misconfigured, code, "")
+}
+
+fn lost() -> Fault {
+    Fault::local(FaultClass::Transient, "Connection", "")
+}
+
+impl Metering for Service {
+    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
+        unreachable!("the sender registers nothing")
+    }
+
+    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        Box::pin(async move {
+            self.calls.lock().unwrap().push(1);
+            let act = self.act();
+            if let Some(Act::Fail(class, code)) = act {
+                return Err(Fault::local(class, code, ""));
+            }
+            self.bill("", &request.dimension, request.timestamp, request.quantity)?;
+            match act {
+                Some(Act::Lose) => Err(lost()),
+                _ => Ok(Metered { metering_record_id: Some("id".into()), emulated: false }),
+            }
+        })
+    }
+
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        _: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+        Box::pin(async move {
+            self.calls.lock().unwrap().push(request.records.len());
+            if let Some(Act::Fail(class, code)) = self.act() {
+                return Err(Fault::local(class, code, ""));
+            }
+            if request.records.iter().any(|record| Some(&record.dimension) == self.poison.as_ref()) {
+                return Err(refused("InvalidUsageDimensionException"));
+            }
+            let status = |record: &UsageRecord| {
+                let customer = record.customer_account_id.clone().unwrap_or_default();
+                if self.strangers.contains(&customer) {
+                    return RecordStatus::CustomerNotSubscribed;
+                }
+                match self.bill(&customer, &record.dimension, record.timestamp, record.quantity) {
+                    Ok(()) => RecordStatus::Success(Some("id".into())),
+                    Err(_) => RecordStatus::DuplicateRecord,
+                }
+            };
+            Ok(BatchMetered { statuses: request.records.iter().map(status).collect(), emulated: false })
+        })
+    }
+
+    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+        unreachable!("the sender resolves no customer")
+    }
+
+    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+        unreachable!("the sender asks for no credentials")
+    }
+
+    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        unreachable!("the sender forwards nothing")
+    }
+
+    fn region(&self) -> Option<Region> {
+        None
+    }
+}
+
+struct Bench {
+    _folder: tempfile::TempDir,
+    service: Arc<Service>,
+    writer: Writer,
+    clock: WallClock,
+    flushes: mpsc::Sender<Flush>,
+    hear: Hear,
+}
+
+impl Bench {
+    fn start(service: Service, outlet: Outlet) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = WallClock::fixed(START);
+        let settings = ledger::Settings {
+            pod: "pod".into(),
+            settle: SETTLE,
+            bytes_max: 1 << 30,
+            started_at: START,
+            zero_dimensions: Vec::new(),
+        };
+        let ledger = Ledger::open(folder.path(), settings).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let writer = Writer::inline(ledger, clock.clone());
+        let window = match outlet {
+            Outlet::MeterUsage => Window::MeterUsage,
+            Outlet::BatchMeterUsage => Window::BatchMeterUsage,
+        };
+        let policy = Policy { pod: "pod".into(), window, carry_expired: true, phase: Duration::ZERO };
+        let settings = Settings { product_code: "demometered".parse().unwrap(), outlet, policy };
+        let (flushes, flushed) = mpsc::channel(1);
+        let (tell, hear) = word::channel();
+        let service = Arc::new(service);
+        let metering: Arc<dyn Metering> = Arc::clone(&service) as Arc<dyn Metering>;
+        let sender = Sender::new(settings, metering, writer.clone(), clock.clone(), metrics, tell, flushed);
+        tokio::spawn(sender.run());
+        Self { _folder: folder, service, writer, clock, flushes, hear }
+    }
+
+    async fn take(&self, account: &str, dimension: &str, micros: u64) {
+        let customer = match account {
+            "" => Customer::Own,
+            account => Customer::Account { account_id: account.into(), license_arn: None },
+        };
+        let event = Event {
+            id: None,
+            dimension: dimension.into(),
+            quantity: Quantity::from_micros(micros).unwrap(),
+            at: self.clock.now(),
+            tags: TagSet::default(),
+            customer,
+            content: [0; 32],
+        };
+        self.writer.take(vec![event]).await.unwrap();
+    }
+
+    /// Passes time in steps, as the emulator's clock does, until `done` holds for all records.
+    async fn pass_until(&self, step: Duration, done: impl Fn(&[Record]) -> bool) -> Vec<Record> {
+        for _ in 0..200 {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let records = self.writer.with(|ledger| ledger.records(1000)).await.unwrap();
+            let totals = self.writer.with(|ledger| ledger.totals()).await.unwrap();
+            assert!(totals.values().all(|totals| totals.balances()), "{totals:?}");
+            if done(&records) {
+                return records;
+            }
+            self.clock.advance(step);
+        }
+        panic!("it never came true: {:?}", self.writer.with(|ledger| ledger.records(1000)).await);
+    }
+
+    async fn flush(&self, seal_open_hour: bool) {
+        let (done, flushed) = oneshot::channel();
+        let until = clock::monotonic() + Duration::from_secs(19);
+        self.flushes.send(Flush { seal_open_hour, until, done }).await.unwrap();
+        flushed.await.unwrap();
+    }
+}
+
+fn all(state: State) -> impl Fn(&[Record]) -> bool {
+    move |records| !records.is_empty() && records.iter().all(|record| record.state == state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_hour_is_billed_once_whatever_is_lost_or_throttled() {
+    let throttled = Act::Fail(FaultClass::Transient, "ThrottlingException");
+    let acts = [throttled, Act::Lose, Act::Fail(FaultClass::Transient, "Dns"), Act::Lose, Act::Lose];
+    let service = Service { acts: Mutex::new(acts.into()), ..Service::default() };
+    let bench = Bench::start(service, Outlet::MeterUsage);
+    bench.take("", "requests", 5_000_000).await;
+    let records = bench.pass_until(20 * MINUTE, all(State::Accepted)).await;
+    assert_eq!((records.len(), bench.service.billed()), (1, 5_000_000));
+    assert_eq!(records[0].attempts, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_before_the_hour_has_settled() {
+    let bench = Bench::start(Service::default(), Outlet::MeterUsage);
+    bench.take("", "requests", 1).await;
+    bench.clock.advance(HOUR + SETTLE - MINUTE);
+    tokio::time::sleep(10 * MINUTE).await;
+    assert!(bench.service.calls.lock().unwrap().is_empty());
+    bench.clock.advance(MINUTE);
+    bench.pass_until(Duration::ZERO, all(State::Accepted)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_in_doubt_past_its_window_is_a_dead_letter_and_never_carried() {
+    let mut acts = VecDeque::from([Act::Lose]);
+    acts.extend(std::iter::repeat_n(Act::Fail(FaultClass::Transient, "Dns"), 10_000));
+    let bench = Bench::start(Service { acts: Mutex::new(acts), ..Service::default() }, Outlet::MeterUsage);
+    bench.take("", "requests", 7).await;
+    let records = bench.pass_until(20 * MINUTE, all(State::Dead)).await;
+    assert_eq!(records[0].code.as_deref(), Some("in_doubt"));
+    assert_eq!(bench.service.billed(), 7, "it was billed, and carried it would be billed twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn usage_that_was_never_taken_in_its_window_counts_to_a_later_hour() {
+    let acts = VecDeque::from_iter(std::iter::repeat_n(Act::Fail(FaultClass::Transient, "Dns"), 60));
+    let bench = Bench::start(Service { acts: Mutex::new(acts), ..Service::default() }, Outlet::MeterUsage);
+    bench.take("", "requests", 7).await;
+    let some_accepted = |records: &[Record]| records.iter().any(|record| record.state == State::Accepted);
+    let records = bench.pass_until(20 * MINUTE, some_accepted).await;
+    let carried =
+        records.iter().find(|record| record.state == State::Carried).expect("the first hour was carried");
+    assert_eq!(carried.hour, Hour::of(START));
+    let accepted = records.iter().find(|record| record.state == State::Accepted).unwrap();
+    assert_eq!(accepted.late_from, Some(Hour::of(START)));
+    assert_eq!(bench.service.billed(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_to_the_gate_and_its_records_are_kept() {
+    let denied = Act::Fail(FaultClass::Denied, "CustomerNotEntitledException");
+    let service = Service { acts: Mutex::new([denied, denied].into()), ..Service::default() };
+    let mut bench = Bench::start(service, Outlet::MeterUsage);
+    bench.take("", "requests", 3).await;
+    bench.clock.advance(HOUR + SETTLE);
+    bench.hear.wait_for(|word| word.refusal.is_some()).await.unwrap();
+    bench.hear.wait_for(|word| word.refusal.is_none()).await.unwrap();
+    bench.pass_until(Duration::ZERO, all(State::Accepted)).await;
+    assert_eq!(bench.service.billed(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_seals_the_open_hour_and_sends_it() {
+    let throttled = Act::Fail(FaultClass::Transient, "ThrottlingException");
+    let service = Service { acts: Mutex::new([throttled, Act::Lose].into()), ..Service::default() };
+    let bench = Bench::start(service, Outlet::MeterUsage);
+    bench.take("", "requests", 3).await;
+    bench.take("", "gigabytes", 4).await;
+    bench.flush(true).await;
+    assert_eq!(bench.service.billed(), 7);
+    let records = bench.writer.with(|ledger| ledger.records(10)).await.unwrap();
+    assert!(all(State::Accepted)(&records), "{records:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_must_not_seal_leaves_the_open_hour_on_disk() {
+    let bench = Bench::start(Service::default(), Outlet::MeterUsage);
+    bench.take("", "requests", 3).await;
+    bench.flush(false).await;
+    assert_eq!(bench.service.billed(), 0);
+    assert_eq!(bench.writer.with(|ledger| ledger.totals()).await.unwrap()["requests"].pending, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_has_25_records_at_most_and_one_poisoned_record_spoils_no_other() {
+    let service = Service { poison: Some("unknown".into()), ..Service::default() };
+    let bench = Bench::start(service, Outlet::BatchMeterUsage);
+    for account in 0..30 {
+        bench.take(&account.to_string(), "requests", 1).await;
+    }
+    bench.take("7", "unknown", 1).await;
+    bench.clock.advance(HOUR + SETTLE);
+    let settled =
+        |records: &[Record]| !records.is_empty() && records.iter().all(|r| r.state != State::Sealed);
+    let records = bench.pass_until(Duration::ZERO, settled).await;
+    let dead: Vec<&Record> = records.iter().filter(|record| record.state == State::Dead).collect();
+    assert_eq!(dead.len(), 1);
+    assert_eq!((dead[0].dimension.as_str(), dead[0].in_doubt), ("unknown", false));
+    assert_eq!(bench.service.billed(), 30);
+    assert!(bench.service.calls.lock().unwrap().iter().all(|records| *records <= batch::RECORDS_MAX));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_customer_without_subscription_is_asked_about_again_and_holds_up_nobody() {
+    let service = Service { strangers: vec!["1".into()], ..Service::default() };
+    let bench = Bench::start(service, Outlet::BatchMeterUsage);
+    bench.take("1", "requests", 5).await;
+    bench.take("2", "requests", 6).await;
+    bench.clock.advance(HOUR + SETTLE);
+    let one = |records: &[Record]| records.iter().any(|record| record.state == State::Accepted);
+    bench.pass_until(Duration::ZERO, one).await;
+    let calls = bench.service.calls.lock().unwrap().len();
+    bench.clock.advance(4 * MINUTE);
+    tokio::time::sleep(4 * MINUTE).await;
+    assert_eq!(bench.service.calls.lock().unwrap().len(), calls, "not again at once");
+    let asked = |_: &[Record]| bench.service.calls.lock().unwrap().len() > calls;
+    bench.pass_until(2 * MINUTE, asked).await;
+    assert_eq!(bench.service.billed(), 6);
+}
