@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod emulator;
 pub mod exec;
 pub mod install;
+pub mod ledger;
 pub mod probe;
 pub mod run;
 pub mod verify;
@@ -50,6 +51,8 @@ enum Command {
     Emulator(emulator::EmulatorArgs),
     /// Check everything between this container and an open gate, step by step
     Doctor(doctor::DoctorArgs),
+    /// Look at usage: hour records, dead letters, the balance (modes metered and saas)
+    Ledger(ledger::LedgerArgs),
     /// Check the configuration, print it with its origins, or write a seller's first files
     Config(config::ConfigArgs),
 }
@@ -83,6 +86,7 @@ fn dispatch(command: &Command) -> Exit {
         #[cfg(feature = "emulator")]
         Command::Emulator(args) => emulator::run(args),
         Command::Doctor(args) => doctor::run(args, &ProcessEnvironment, &Installation::compiled_in()),
+        Command::Ledger(args) => ledger::run(args),
         Command::Config(args) => {
             let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)

@@ -159,6 +159,8 @@ pub fn system_now() -> Timestamp {
 pub struct WallClock {
     offset_millis: Arc<AtomicI64>,
     jumps: watch::Sender<u64>,
+    /// The clock that is followed was read.
+    read: watch::Sender<bool>,
     fixed: bool,
 }
 
@@ -179,6 +181,7 @@ impl WallClock {
         Self {
             offset_millis: Arc::new(AtomicI64::new(offset_millis)),
             jumps: watch::Sender::new(0),
+            read: watch::Sender::new(false),
             fixed: false,
         }
     }
@@ -224,6 +227,11 @@ impl WallClock {
         }
     }
 
+    /// Waits until the clock that is followed was read once. Before, the present is the system's, and may lie ahead.
+    pub async fn first_reading(&self) {
+        let _ = self.read.subscribe().wait_for(|read| *read).await;
+    }
+
     /// Changes whenever the present jumped, so that whoever sleeps until a wall time looks again.
     #[must_use]
     pub fn jumps(&self) -> watch::Receiver<u64> {
@@ -257,6 +265,7 @@ pub async fn follow(clock: WallClock, url: String) {
         }
         if let Some(now) = now {
             clock.follow(now);
+            clock.read.send_replace(true);
         }
     }
 }

@@ -71,8 +71,8 @@ impl Parts {
         });
     }
 
-    /// Runs until a signal, `done`, or the end of a part; drains; and says how the process ends. `drain` runs before the
-    /// parts are told to stop, where nothing has failed.
+    /// Runs until a signal, `done`, or the end of a part; drains; and says how the process ends. `drain` runs before
+    /// the parts are told to stop, where nothing has failed.
     pub async fn supervise(
         &mut self,
         signals: &mut Signals,

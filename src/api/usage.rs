@@ -84,7 +84,7 @@ impl UsagePart {
             Ok(totals) => {
                 let rows: Vec<Value> =
                     totals.into_iter().map(|(dimension, totals)| balance(&dimension, totals)).collect();
-                http::json(StatusCode::OK, &json!({"dimensions": rows}))
+                http::json(StatusCode::OK, &json!({"at": self.clock.now(), "dimensions": rows}))
             }
             Err(error) => unavailable(&error),
         }
@@ -120,7 +120,8 @@ impl UsagePart {
             Ok(Replayed::InDoubt) => problem(
                 StatusCode::CONFLICT,
                 "InDoubt",
-                "the record may have been billed: AWS never answered; compare with the seller's reports, and to count it \
+                "the record may have been billed: AWS never answered; compare with the seller's reports, and to \
+                 count it \
                  all the same send {\"accept_double_billing\": true}",
             ),
             Err(error) => unavailable(&error),

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Surroundings, pod};
 use crate::api::usage::{Metering, UsagePart};
 use crate::clock;
-use crate::config::{Config, Mode, OnExpired, OnZeroHour};
+use crate::config::{ClockSource, Config, Mode, OnExpired, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
@@ -65,7 +65,11 @@ pub(super) fn start(
     let plan = Plan::of(config, outlet);
     let Surroundings { aws, clock, metrics } = surroundings.clone();
     let pod = pod(config);
+    let follows = matches!(config.clock, ClockSource::Follow(_));
     parts.spawn_deciding("usage", async move {
+        if follows {
+            clock.first_reading().await;
+        }
         let pod = pod.await;
         // AWS tells the pods of an account apart; of a seller it knows customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
@@ -122,6 +126,7 @@ impl Plan {
                     Outlet::BatchMeterUsage => Window::BatchMeterUsage,
                 },
                 carry_expired: usage.on_expired == OnExpired::Carry,
+                settle: usage.settle,
                 phase: Duration::ZERO,
             },
         };

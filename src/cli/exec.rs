@@ -34,7 +34,8 @@ pub fn run(args: &ExecArgs) -> Exit {
         return complain(
             Exit::Config,
             &format!(
-                "mode: exec works with mode hourly only, for nothing stays to meter usage in mode {}; use `tollgate run` \
+                "mode: exec works with mode hourly only, for nothing stays to meter usage in mode {}; use \
+                 `tollgate run` \
                  as a sidecar and `tollgate await` before the application",
                 config.product.mode
             ),

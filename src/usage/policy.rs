@@ -2,8 +2,8 @@
 //!
 //! - A record is sent unchanged until AWS answers definitely, inside AWS's window.
 //! - A record is this pod's, or it is not sent: AWS tells reports apart by the pod.
-//! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what is in
-//!   doubt may have been billed, and becomes a dead letter.
+//! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what
+//!   is in doubt may have been billed, and becomes a dead letter.
 
 use std::time::Duration;
 
@@ -20,7 +20,9 @@ pub struct Policy {
     pub window: Window,
     /// Carry what expired and is certainly not billed, rather than keep it as a dead letter.
     pub carry_expired: bool,
-    /// After sealing, so that the pods of an account do not all report at once.
+    /// An hour closes so long after its end.
+    pub settle: Duration,
+    /// And is sent so much later, so that the pods of an account do not all report at once.
     pub phase: Duration,
 }
 
@@ -29,8 +31,8 @@ pub struct Policy {
 pub enum Window {
     /// 6 hours (AWS Marketplace API reference, MeterUsage).
     MeterUsage,
-    /// 24 hours, and for the last hours of a month until 06:00 UTC on the first of the next (AWS Marketplace API reference,
-    /// BatchMeterUsage).
+    /// 24 hours, and for the last hours of a month until 06:00 UTC on the first of the next (AWS Marketplace API
+    /// reference, BatchMeterUsage).
     BatchMeterUsage,
 }
 
@@ -84,7 +86,7 @@ impl Policy {
         if !hurry && refused && now >= record.updated_at && now < again && again < deadline {
             return Todo::WaitUntil(again);
         }
-        let due = record.sealed_at.plus(self.phase);
+        let due = record.hour.end().plus(self.settle + self.phase);
         // A phase never costs the window.
         if !hurry && record.attempts == 0 && now < due && due < deadline {
             return Todo::WaitUntil(due);
@@ -157,6 +159,7 @@ mod tests {
             pod: "pod".to_owned(),
             window: Window::MeterUsage,
             carry_expired: true,
+            settle: Duration::ZERO,
             phase: Duration::from_secs(300),
         }
     }
@@ -197,8 +200,8 @@ mod tests {
         );
         assert_eq!(policy().todo(&record(), sealed, true), Todo::Send);
         assert_eq!(policy().todo(&Record { attempts: 1, ..record() }, sealed, false), Todo::Send);
-        let late = Record { sealed_at: AT.plus(6 * HOUR - 2 * MARGIN), ..record() };
-        assert_eq!(policy().todo(&late, late.sealed_at, false), Todo::Send, "a phase never costs the window");
+        let slow = Policy { phase: 5 * HOUR, ..policy() };
+        assert_eq!(slow.todo(&record(), sealed, false), Todo::Send, "a phase never costs the window");
     }
 
     #[test]

@@ -29,6 +29,9 @@ const CALL_EVERY: Duration = Duration::from_millis(110);
 /// Hours are looked at so often; a jump of the clock is looked at at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// After a fault of the disk.
+const DISK_PAUSE: Duration = Duration::from_secs(5);
+
 /// Unsent records looked at in one go, without their allocations: a pod's whole window with 150 dimensions.
 const RECORDS_AT_ONCE: usize = 1000;
 
@@ -122,8 +125,14 @@ impl Sender {
     pub async fn run(mut self) -> LedgerError {
         let mut jumps = self.clock.jumps();
         loop {
-            if let Err(error) = self.look(Haste::Calm).await {
-                return error;
+            match self.look(Haste::Calm).await {
+                Ok(_) => {}
+                // A disk that is full or slow may recover; what was not noted is in doubt, and that is on disk.
+                Err(LedgerError::Io(error)) => {
+                    tracing::error!(error, "the ledger cannot be written; it is tried again");
+                    tokio::time::sleep(DISK_PAUSE).await;
+                }
+                Err(error) => return error,
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -177,11 +186,18 @@ impl Sender {
             }
         }
         self.alarm(&due, now);
+        self.show().await?;
         let paused = self.pause_until.is_some_and(|until| clock::monotonic() < until);
         let left = if paused { due.len() } else { self.send_all(due).await? };
+        self.show().await?;
+        Ok(left)
+    }
+
+    /// Backlog, dead letters and size, for the metrics.
+    async fn show(&self) -> Result<(), LedgerError> {
         let summary = self.writer.with(|ledger| ledger.summary()).await?;
         self.metrics.ledger(summary.unsent, summary.oldest_unsent, summary.dead, summary.bytes);
-        Ok(left)
+        Ok(())
     }
 
     /// Half of AWS's window has passed and a record is not sent: somebody should look while there is time.
@@ -369,6 +385,10 @@ impl Sender {
         self.metrics.usage_record(&record.dimension, outcome);
         let (id, now) = (record.id, self.clock.now());
         match &answered {
+            Answered::Accepted(_) => tracing::info!(
+                record = id, dimension = record.dimension, hour = %record.hour, quantity = %record.quantity,
+                "usage billed"
+            ),
             Answered::Dead(code) => tracing::error!(
                 record = id, dimension = record.dimension, hour = %record.hour, code,
                 "a record will not be billed and is a dead letter; see `tollgate ledger dead-letters`"
@@ -377,7 +397,11 @@ impl Sender {
                 record = id, dimension = record.dimension, hour = %record.hour, code,
                 "a record missed its window and counts to the current hour"
             ),
-            _ => {}
+            Answered::Refused(code) | Answered::Unknown(code) => tracing::warn!(
+                record = id, dimension = record.dimension, hour = %record.hour, code,
+                in_doubt = matches!(answered, Answered::Unknown(_)),
+                "AWS has not taken the record; it is kept"
+            ),
         }
         self.writer.with(move |ledger| ledger.answered(id, &answered, now)).await
     }

@@ -44,14 +44,25 @@ impl Answer {
 
 /// Sends one request and reads until the server closes.
 pub(crate) fn http(addr: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
+    request(addr, &format!("{method} {path} HTTP/1.1\r\nhost: x\r\n"), body)
+}
+
+/// A GET as an application on the same host sends it.
+pub(crate) fn get_local(addr: SocketAddr, path: &str) -> Answer {
+    request(addr, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n"), "")
+}
+
+/// A POST of JSON as an application on the same host sends it.
+pub(crate) fn post(addr: SocketAddr, path: &str, json: &str) -> Answer {
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
+    request(addr, &head, json)
+}
+
+/// Sends `head`, without its end, and `body`.
+pub(crate) fn request(addr: SocketAddr, head: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
+    write!(stream, "{head}connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (headers, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
@@ -115,6 +126,7 @@ impl Emulator {
             .env("TOLLGATE_PUBLIC_KEYS", &self.public_keys)
             .env("TOLLGATE_ENDPOINT_URL", self.endpoint())
             .env("TOLLGATE_PROBE_ADDR", "127.0.0.1:0")
+            .env("TOLLGATE_APP_ADDR", "127.0.0.1:0")
             .env("TOLLGATE_STATE_DIR", "none")
             .env("TOLLGATE_POD_UID", pod)
             .env("TOLLGATE_LOG_FORMAT", "json")
@@ -138,6 +150,8 @@ pub(crate) struct Sidecar {
     log: BufReader<ChildStderr>,
     pub(crate) seen: Vec<String>,
     pub(crate) addr: SocketAddr,
+    /// The application's server.
+    pub(crate) app_addr: Option<SocketAddr>,
 }
 
 impl Sidecar {
@@ -145,9 +159,11 @@ impl Sidecar {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
-        let mut sidecar = Self { process, log, seen: Vec::new(), addr: "127.0.0.1:0".parse().unwrap() };
+        let addr = "127.0.0.1:0".parse().unwrap();
+        let mut sidecar = Self { process, log, seen: Vec::new(), addr, app_addr: None };
         let started = sidecar.read_until(|line| line["message"] == "tollgate started");
         sidecar.addr = started["probe_addr"].as_str().unwrap().parse().unwrap();
+        sidecar.app_addr = started["app_addr"].as_str().and_then(|addr| addr.parse().ok());
         sidecar
     }
 

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
-use crate::processes::{Emulator, Sidecar, http};
+use crate::processes::{Emulator, Sidecar, get_local, http, post};
 
 #[test]
 fn the_gate_opens_on_a_verified_signature() {
@@ -159,4 +159,18 @@ fn a_rotated_key_is_shown_and_an_unknown_version_falls_back_once() {
     let old = start("pod-old");
     assert_eq!(old["public_key_version"], 1);
     assert!(old["public_key_rotation_timestamp"].is_string(), "{old}");
+}
+
+#[test]
+fn the_application_is_given_the_token_and_its_nonce_and_the_probe_server_shows_neither() {
+    let emulator = Emulator::start();
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-token"));
+    sidecar.wait_for("entitled");
+    let app = sidecar.app_addr.unwrap();
+    let document = get_local(app, "/v1/entitlement").json();
+    let token = document["token"].as_str().unwrap();
+    assert_eq!(token.split('.').count(), 3);
+    assert_eq!(document["nonce"].as_str().unwrap().len(), 43);
+    assert_eq!(sidecar.document()["token"], serde_json::Value::Null, "the probe server shows none");
+    assert_eq!(post(app, "/v1/usage", "{}").json()["code"], "NoUsage");
 }

@@ -167,7 +167,8 @@ impl Bench {
             Outlet::MeterUsage => Window::MeterUsage,
             Outlet::BatchMeterUsage => Window::BatchMeterUsage,
         };
-        let policy = Policy { pod: "pod".into(), window, carry_expired: true, phase: Duration::ZERO };
+        let policy =
+            Policy { pod: "pod".into(), window, carry_expired: true, settle: SETTLE, phase: Duration::ZERO };
         let settings = Settings { product_code: "demometered".parse().unwrap(), outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);
         let (tell, hear) = word::channel();

@@ -1,0 +1,21 @@
+//! Ring three and four for usage: the whole binary against the emulator, a day of hours in seconds, and whatever may
+//! happen to it: kills, lost answers, throttling, damaged files, full disks.
+//!
+//! What counts is the emulator's bill, which is compared with what was acknowledged.
+
+#![cfg(feature = "emulator")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
+
+#[path = "metering/application.rs"]
+mod application;
+#[path = "metering/bench.rs"]
+mod bench;
+#[path = "metering/damage.rs"]
+mod damage;
+#[path = "metering/incidents.rs"]
+mod incidents;
+#[path = "gate/processes.rs"]
+#[expect(dead_code, reason = "shared with tests/gate.rs, which uses all of it")]
+mod processes;
+#[path = "metering/semantics.rs"]
+mod semantics;

@@ -1,0 +1,159 @@
+//! The application's server over real sockets: who is let in, what is refused, and what each answer looks like.
+
+use serde_json::json;
+
+use crate::bench::Bench;
+use crate::processes::{Sidecar, get_local, http, post, request};
+
+#[test]
+fn a_web_page_is_kept_out() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    let body = r#"{"dimension":"requests","quantity":1}"#;
+    let head = |extra: &str| format!("POST /v1/usage HTTP/1.1\r\n{extra}");
+    for (extra, status) in [
+        ("host: evil.example\r\ncontent-type: application/json\r\n", 403),
+        ("host: localhost\r\norigin: http://localhost\r\ncontent-type: application/json\r\n", 403),
+        ("host: localhost\r\ncontent-type: text/plain\r\n", 415),
+        ("host: localhost\r\n", 415),
+        ("host: 127.0.0.1:19181\r\ncontent-type: application/json; charset=utf-8\r\n", 202),
+    ] {
+        assert_eq!(request(running.app, &head(extra), body).status, status, "{extra}");
+    }
+}
+
+#[test]
+fn refusals_are_problem_documents() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    let large = format!("[{}]", vec![r#"{"dimension":"requests","quantity":1}"#; 1001].join(","));
+    for (path, body, status, code) in [
+        ("/v1/usage", "no json", 400, "BadRequest"),
+        ("/v1/usage", large.as_str(), 400, "BadRequest"),
+        ("/v1/usage", &" ".repeat((1 << 20) + 1), 413, "BodyTooLarge"),
+        ("/v1/nothing", "{}", 404, "NotFound"),
+        ("/v1/quit", "{}", 404, "QuitSwitchedOff"),
+        ("/v1/dead-letters/7/replay", "{}", 404, "NotFound"),
+        ("/v1/dead-letters/x/replay", "{}", 400, "BadRequest"),
+        ("/v1/customers/resolve", r#"{"token":"x"}"#, 404, "NotFound"),
+    ] {
+        let answer = post(running.app, path, body);
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
+        let problem = answer.json();
+        assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{problem}");
+        assert!(problem["type"].as_str().unwrap().starts_with("docs/RUNBOOK.md#"), "{problem}");
+    }
+    assert_eq!(get_local(running.app, "/v1/usage").status, 405);
+}
+
+#[test]
+fn a_token_file_admits_its_bearer_from_anywhere_and_nobody_else() {
+    let bench = Bench::metered();
+    let file = bench.state.path().join("token");
+    std::fs::write(&file, "a-token-of-some-length\n").unwrap();
+    let running = bench.start_with(&[
+        ("TOLLGATE_APP_TOKEN_FILE", file.to_str().unwrap()),
+        ("TOLLGATE_APP_ADDR", "0.0.0.0:0"),
+    ]);
+    let local = std::net::SocketAddr::from(([127, 0, 0, 1], running.app.port()));
+    let ask = |authorization: &str| {
+        request(local, &format!("GET /v1/entitlement HTTP/1.1\r\nhost: a.b\r\n{authorization}"), "").status
+    };
+    assert_eq!(ask(""), 401);
+    assert_eq!(ask("authorization: Bearer another\r\n"), 401);
+    assert_eq!(ask("authorization: Bearer a-token-of-some-length\r\n"), 200);
+}
+
+#[test]
+fn there_is_no_token_where_nothing_is_signed() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    let document = get_local(running.app, "/v1/entitlement").json();
+    assert_eq!((&document["proof"], &document["token"]), (&json!("permission"), &json!(null)), "{document}");
+}
+
+#[test]
+fn a_job_can_ask_for_the_end() {
+    let bench = Bench::metered();
+    let running = bench.start_with(&[("TOLLGATE_QUIT", "true")]);
+    running.report("requests", "4");
+    assert_eq!(post(running.app, "/v1/quit", "").status, 202);
+    let (status, last) = running.sidecar.end();
+    assert_eq!(status.code(), Some(0), "{last}");
+    assert_eq!(bench.billed()["requests"], 4_000_000);
+}
+
+#[test]
+fn an_app_server_on_a_unix_socket_serves_the_same() {
+    let bench = Bench::metered();
+    let path = bench.state.path().join("app.sock");
+    let mut command = bench.command(&["run"]);
+    command.env("TOLLGATE_APP_ADDR", format!("unix:{}", path.display()));
+    let mut sidecar = Sidecar::start(command);
+    sidecar.wait_for("entitled");
+    let socket = path.to_str().unwrap();
+    let curl = |arguments: &[&str]| {
+        let output = std::process::Command::new("curl")
+            .args(["-s", "--unix-socket", socket])
+            .args(arguments)
+            .output()
+            .unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let event = r#"{"dimension":"requests","quantity":2}"#;
+    let answer = curl(&["-H", "content-type: application/json", "-d", event, "http://localhost/v1/usage"]);
+    assert_eq!(answer["results"][0]["status"], "accepted");
+    assert_eq!(curl(&["http://localhost/v1/reconciliation"])["dimensions"][0]["accepted"], "2");
+}
+
+#[test]
+fn the_dimensions_that_the_seller_named_are_the_only_ones() {
+    let bench = Bench::metered();
+    let running = bench.start_with(&[("TOLLGATE_DIMENSIONS", "requests")]);
+    let answer = running.usage(&json!([
+        {"dimension": "requests", "quantity": 1}, {"dimension": "request", "quantity": 1},
+    ]));
+    let results = answer.json()["results"].clone();
+    assert_eq!((&results[0]["status"], &results[1]["status"]), (&json!("accepted"), &json!("rejected")));
+}
+
+#[test]
+fn metrics_show_usage_and_backlog() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "1");
+    running.usage(&json!({"dimension": "requests", "quantity": -1}));
+    running.pass(&bench, "1h15m");
+    running.wait_billed(1);
+    let metrics = running.sidecar.get("/metrics").body;
+    for line in [
+        "tollgate_usage_events_total{dimension=\"requests\",status=\"accepted\"} 1",
+        "tollgate_usage_records_total{dimension=\"requests\",outcome=\"accepted\"} 1",
+        "tollgate_usage_dead_letters 0",
+        "tollgate_ledger_commit_duration_seconds_count 1",
+    ] {
+        assert!(metrics.contains(line), "{line}:\n{metrics}");
+    }
+    assert!(metrics.contains("tollgate_ledger_bytes "), "{metrics}");
+}
+
+#[test]
+fn customers_are_resolved_by_their_token() {
+    let bench = Bench::saas();
+    let running = bench.start();
+    let issued = bench
+        .emulator
+        .admin("/_emulator/tokens", r#"{"account_id":"111122223333","product_code":"demosaas"}"#);
+    let body = json!({"token": issued["token"]}).to_string();
+    let answer = post(running.app, "/v1/customers/resolve", &body);
+    assert_eq!(
+        (answer.status, &answer.json()["CustomerAWSAccountId"]),
+        (200, &json!("111122223333")),
+        "{answer:?}"
+    );
+    let answer = post(running.app, "/v1/customers/resolve", r#"{"token":"made-up"}"#);
+    assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("InvalidTokenException")), "{answer:?}");
+    let calls = http(bench.emulator.addr, "GET", "/_emulator/calls", "").json();
+    assert_eq!(calls["total"], 2, "{calls}");
+}

@@ -1,0 +1,171 @@
+//! An emulator, a sidecar in mode `metered` or `saas` on a state folder, and the bill.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::processes::{Answer, Emulator, Sidecar, command, http, post};
+
+/// Past the end of an hour, its settling time, and the longest phase.
+pub(crate) const AN_HOUR_AND_ALL: &str = "1h15m";
+
+pub(crate) struct Bench {
+    pub(crate) emulator: Emulator,
+    pub(crate) state: TempDir,
+    pub(crate) mode: &'static str,
+    pub(crate) pod: String,
+}
+
+impl Bench {
+    pub(crate) fn metered() -> Self {
+        Self::new("metered")
+    }
+
+    pub(crate) fn saas() -> Self {
+        Self::new("saas")
+    }
+
+    fn new(mode: &'static str) -> Self {
+        let emulator = Emulator::start();
+        // A whole hour lies ahead, so that no test depends on the minute at which it runs.
+        emulator.admin("/_emulator/clock", r#"{"now":"2026-11-24T08:00:00Z"}"#);
+        Self { emulator, state: tempfile::tempdir().unwrap(), mode, pod: "pod-1".to_owned() }
+    }
+
+    /// The sidecar's command with this bench's settings.
+    pub(crate) fn command(&self, subcommand: &[&str]) -> Command {
+        let mut command = command(subcommand);
+        self.emulator.configure(&mut command, &self.pod);
+        command
+            .env("TOLLGATE_MODE", self.mode)
+            .env("TOLLGATE_PRODUCT_CODE", format!("demo{}", self.mode))
+            .env_remove("TOLLGATE_PUBLIC_KEYS")
+            .env("TOLLGATE_STATE_DIR", self.state.path())
+            .env("TOLLGATE_CLOCK", format!("{}/_emulator/clock", self.emulator.endpoint()));
+        command
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        self.start_with(&[])
+    }
+
+    pub(crate) fn start_with(&self, settings: &[(&str, &str)]) -> Running {
+        let mut command = self.command(&["run"]);
+        command.envs(settings.iter().copied());
+        let mut sidecar = Sidecar::start(command);
+        sidecar.wait_for("entitled");
+        let app = sidecar.app_addr.unwrap();
+        Running { sidecar, app }
+    }
+
+    pub(crate) fn fault(&self, rule: &str) {
+        self.emulator.admin("/_emulator/faults", rule);
+    }
+
+    /// What AWS would bill, by dimension, in millionths.
+    pub(crate) fn billed(&self) -> BTreeMap<String, u64> {
+        let mut billed = BTreeMap::new();
+        for row in self.bill() {
+            let dimension = row["dimension"].as_str().unwrap().to_owned();
+            *billed.entry(dimension).or_default() += micros(row["quantity"].as_str().unwrap());
+        }
+        billed
+    }
+
+    pub(crate) fn bill(&self) -> Vec<Value> {
+        let bill = http(self.emulator.addr, "GET", "/_emulator/ledger", "").json();
+        bill["records"].as_array().unwrap_or_else(|| panic!("{bill}")).clone()
+    }
+
+    /// Runs `tollgate ledger …` and returns its exit and JSON.
+    pub(crate) fn ledger(&self, arguments: &[&str], app: Option<SocketAddr>) -> (ExitStatus, Value, String) {
+        let mut command = self.command(&["ledger", "--json"]);
+        command.args(arguments);
+        if let Some(app) = app {
+            command.env("TOLLGATE_APP_ADDR", app.to_string());
+        }
+        let output = command.output().unwrap();
+        let printed = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status, printed, String::from_utf8(output.stderr).unwrap())
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        self.state.path().join("usage.sqlite")
+    }
+}
+
+/// `12.5` as 12,500,000.
+pub(crate) fn micros(text: &str) -> u64 {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    whole.parse::<u64>().unwrap() * 1_000_000 + format!("{fraction:0<6}").parse::<u64>().unwrap()
+}
+
+pub(crate) struct Running {
+    pub(crate) sidecar: Sidecar,
+    pub(crate) app: SocketAddr,
+}
+
+impl Running {
+    /// Reports usage; every event must be acknowledged.
+    pub(crate) fn report(&self, dimension: &str, quantity: &str) {
+        let answer = self.usage(&json!({"dimension": dimension, "quantity": quantity}));
+        assert_eq!(answer.json()["results"][0]["status"], "accepted", "{answer:?}");
+    }
+
+    pub(crate) fn usage(&self, body: &Value) -> Answer {
+        post(self.app, "/v1/usage", &body.to_string())
+    }
+
+    /// Waits until AWS has taken so many records.
+    pub(crate) fn wait_billed(&mut self, records: usize) {
+        for _ in 0..records {
+            self.sidecar.read_until(|line| line["message"] == "usage billed");
+        }
+    }
+
+    /// Lets time pass on the emulator's clock, until the sidecar has seen it.
+    pub(crate) fn pass(&self, bench: &Bench, by: &str) {
+        self.move_clock(bench, &json!({"advance": by}));
+    }
+
+    pub(crate) fn set_clock(&self, bench: &Bench, now: &str) {
+        self.move_clock(bench, &json!({"now": now}));
+    }
+
+    fn move_clock(&self, bench: &Bench, order: &Value) {
+        let before = self.reconciliation()["at"].clone();
+        bench.emulator.admin("/_emulator/clock", &order.to_string());
+        let minute = |at: &Value| at.as_str().unwrap()[..16].to_owned();
+        while minute(&self.reconciliation()["at"]) == minute(&before) {}
+    }
+
+    pub(crate) fn reconciliation(&self) -> Value {
+        get(self.app, "/v1/reconciliation")
+    }
+
+    pub(crate) fn records(&self) -> Vec<Value> {
+        get(self.app, "/v1/records")["records"].as_array().unwrap().clone()
+    }
+
+    /// Kills it as a node does that loses power, but for what the kernel has written.
+    pub(crate) fn kill(mut self) {
+        self.sidecar.process.kill().unwrap();
+        self.sidecar.process.wait().unwrap();
+    }
+
+    /// Ends it as the kubelet does.
+    pub(crate) fn terminate(self) -> (ExitStatus, String) {
+        self.sidecar.signal("TERM");
+        self.sidecar.end()
+    }
+}
+
+fn get(app: SocketAddr, path: &str) -> Value {
+    let answer = crate::processes::get_local(app, path);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}

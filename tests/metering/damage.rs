@@ -1,0 +1,173 @@
+//! What disks and processes do: kills, damaged and foreign files, folders that cannot be written, a full disk.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::bench::{AN_HOUR_AND_ALL, Bench};
+
+#[test]
+fn a_kill_at_any_time_loses_nothing_that_was_acknowledged() {
+    let bench = Bench::metered();
+    for round in 0..5 {
+        let running = bench.start();
+        for event in 0..=round {
+            running.report("requests", &format!("{event}.5"));
+        }
+        running.kill();
+    }
+    let mut running = bench.start();
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(1);
+    // 1 × 0.5, and so on: the sum over all rounds.
+    let expected: u64 =
+        (0..5).map(|round| (0..=round).map(|event| event * 1_000_000 + 500_000).sum::<u64>()).sum();
+    assert_eq!(bench.billed()["requests"], expected);
+}
+
+#[test]
+fn a_damaged_ledger_is_kept_and_named_and_a_new_one_begins() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    running.report("requests", "1");
+    running.kill();
+    for end in ["", "-wal"] {
+        std::fs::write(format!("{}{end}", bench.file().display()), vec![0xa5; 8192]).unwrap();
+    }
+    let running = bench.start();
+    let named = running.sidecar.seen.iter().any(|line| line.contains("usage.sqlite.damaged-"));
+    assert!(named, "{:?}", running.sidecar.seen);
+    running.report("requests", "2");
+    assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], "2");
+    let kept = std::fs::read_dir(bench.state.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(kept.into_iter().any(|name| name.to_string_lossy().contains(".damaged-")));
+}
+
+#[test]
+fn a_ledger_of_a_newer_version_is_refused_with_74_and_left_untouched() {
+    let bench = Bench::metered();
+    bench.start().kill();
+    let connection = rusqlite::Connection::open(bench.file()).unwrap();
+    connection.execute("UPDATE meta SET value = '99' WHERE key = 'min_reader'", []).unwrap();
+    connection.pragma_update(None, "wal_checkpoint", "TRUNCATE").unwrap();
+    drop(connection);
+    let before = std::fs::read(bench.file()).unwrap();
+    let output = bench.command(&["run"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(74));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("schema 99"), "{output:?}");
+    assert_eq!(std::fs::read(bench.file()).unwrap(), before);
+}
+
+#[test]
+fn a_second_sidecar_on_the_same_folder_is_refused_with_74() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    running.report("requests", "1");
+    let output = bench.command(&["run"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(74));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("in use by another process"), "{said}");
+    running.report("requests", "1");
+}
+
+#[test]
+fn a_ledger_at_its_limit_refuses_usage_until_later_and_keeps_what_it_has() {
+    let bench = Bench::metered();
+    let running = bench.start_with(&[("TOLLGATE_LEDGER_BYTES_MAX", "1MiB")]);
+    let mut accepted = 0_u64;
+    let refused = loop {
+        let events: Vec<_> = (0..1000)
+            .map(|event| json!({"id": format!("{accepted}-{event}-{}", "x".repeat(100)), "dimension": "requests", "quantity": 1}))
+            .collect();
+        let answer = running.usage(&json!(events));
+        if answer.status != 202 {
+            break answer;
+        }
+        accepted += 1000;
+        assert!(accepted < 100_000, "there is no limit");
+    };
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")), "{refused:?}");
+    assert!(refused.json()["detail"].as_str().unwrap().contains("full"), "{refused:?}");
+    assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], accepted.to_string());
+}
+
+/// In a mount namespace of its own, where a file system of two megabytes is mounted over the state folder.
+#[test]
+fn a_full_disk_refuses_usage_and_loses_nothing() {
+    let bench = Bench::metered();
+    let program = bench.command(&["run"]);
+    let mut unshare = Command::new("unshare");
+    let folder = bench.state.path().to_str().unwrap();
+    unshare.args(["--mount", "--map-root-user", "sh", "-c"]);
+    unshare.arg(format!("mount -t tmpfs -o size=2m none {folder} && exec \"$0\" \"$@\""));
+    unshare.arg(program.get_program()).args(program.get_args()).env_clear();
+    for (name, value) in program.get_envs() {
+        if let Some(value) = value {
+            unshare.env(name, value);
+        }
+    }
+    unshare.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(std::process::Stdio::null());
+    let mut sidecar = crate::processes::Sidecar::start(unshare);
+    sidecar.wait_for("entitled");
+    let app = sidecar.app_addr.unwrap();
+    let mut running = crate::bench::Running { sidecar, app };
+    let mut accepted = 0_u64;
+    loop {
+        let events: Vec<_> = (0..1000)
+            .map(|event| json!({"id": format!("{accepted}-{event}-{}", "x".repeat(100)), "dimension": "requests", "quantity": 1}))
+            .collect();
+        let answer = running.usage(&json!(events));
+        if answer.status != 202 {
+            assert_eq!(answer.status, 503, "{answer:?}");
+            break;
+        }
+        accepted += 1000;
+        assert!(accepted < 100_000, "the disk never fills");
+    }
+    assert_eq!(running.sidecar.get("/readyz").status, 200, "the gate is not the disk's affair");
+    assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], accepted.to_string());
+    assert!(running.sidecar.process.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_a_wrong_configuration() {
+    let bench = Bench::metered();
+    let mut command = bench.command(&["run"]);
+    let output = command.env("TOLLGATE_STATE_DIR", "/proc/tollgate").output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("state_dir"), "{output:?}");
+}
+
+#[test]
+fn a_clock_that_jumps_back_and_forth_bills_once() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "1");
+    running.pass(&bench, "2h");
+    running.wait_billed(1);
+    running.set_clock(&bench, "2026-11-24T08:10:00Z");
+    running.report("requests", "2");
+    running.pass(&bench, "30m");
+    running.report("requests", "4");
+    running.set_clock(&bench, "2026-11-24T13:20:00Z");
+    running.wait_billed(1);
+    assert_eq!(bench.billed()["requests"], 7_000_000);
+    assert_eq!(running.reconciliation()["dimensions"][0]["balanced"], true);
+}
+
+#[test]
+fn the_ledger_of_a_stopped_sidecar_is_read_from_its_file() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    running.report("requests", "2.5");
+    let (status, live, said) = bench.ledger(&["reconcile"], Some(running.app));
+    assert!(status.success(), "{said}");
+    assert_eq!(live[0]["pending"], "2.5");
+    running.kill();
+    let (status, stopped, said) = bench.ledger(&["reconcile"], None);
+    assert!(status.success(), "{said}");
+    assert_eq!(stopped, live);
+    let (status, _, said) = bench.ledger(&["show", "77"], None);
+    assert_eq!(status.code(), Some(74));
+    assert!(said.contains("no record 77"), "{said}");
+}

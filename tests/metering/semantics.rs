@@ -1,0 +1,280 @@
+//! What application and operator may rely on. Each test's doc comment is a paragraph of `docs/SEMANTICS.md`, word for
+//! word: `tests/tidy.rs` compares them.
+
+use serde_json::json;
+
+use crate::bench::{AN_HOUR_AND_ALL, Bench};
+
+/// **An acknowledged event is billed once.** Once `POST /v1/usage` has answered `accepted` for an event, it is on disk
+/// and is part of exactly one hour record; AWS is sent that record until it answers.
+#[test]
+fn an_acknowledged_event_is_billed_once() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "12");
+    running.report("requests", "0.5");
+    running.report("gigabytes", "3");
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(2);
+    assert_eq!(bench.billed(), [("gigabytes".into(), 3_000_000), ("requests".into(), 12_500_000)].into());
+    let reconciliation = running.reconciliation();
+    let requests = &reconciliation["dimensions"][1];
+    assert_eq!(
+        (&requests["accepted"], &requests["billed"]),
+        (&json!("12.5"), &json!("12.5")),
+        "{reconciliation}"
+    );
+    assert_eq!((&requests["pending"], &requests["balanced"]), (&json!("0"), &json!(true)));
+}
+
+/// **An event with an `id` counts once.** For 48 hours a repeat of the same event under the same `id` is answered
+/// `duplicate` and counts nothing, also after a restart; another content under a known `id` is `rejected`.
+#[test]
+fn an_event_with_an_id_counts_once() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    let status = |running: &crate::bench::Running, quantity: u32| {
+        let answer = running.usage(&json!({"id": "order-1", "dimension": "requests", "quantity": quantity}));
+        (answer.status, answer.json()["results"][0]["status"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(status(&running, 5), (202, "accepted".into()));
+    assert_eq!(status(&running, 5), (202, "duplicate".into()));
+    assert_eq!(status(&running, 6), (202, "rejected".into()));
+    running.kill();
+    let running = bench.start();
+    assert_eq!(status(&running, 5), (202, "duplicate".into()));
+    assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], "5");
+}
+
+/// **A bad event spoils no other.** Events of one request are judged one by one; those that are `rejected` say why and
+/// count nothing.
+#[test]
+fn a_bad_event_spoils_no_other() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    let answer = running.usage(&json!([
+        {"dimension": "requests", "quantity": "1.000001"},
+        {"dimension": "requests", "quantity": -1},
+        {"dimension": "requests", "quantity": "1e3"},
+        {"dimension": "requests", "quantity": 2, "timestamp": "2020-01-01T00:00:00Z"},
+    ]));
+    let results = answer.json()["results"].clone();
+    let statuses: Vec<&str> = (0..4).map(|index| results[index]["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["accepted", "rejected", "rejected", "rejected"], "{results}");
+    assert!(results[3]["error"].as_str().unwrap().contains("24 hours"), "{results}");
+    assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], "1.000001");
+}
+
+/// **An hour is reported after it has ended.** Usage counts to the UTC hour of its `timestamp` (its arrival, if it has
+/// none); the hour closes `settle` after its end, is sealed, and is sent within ten minutes. Nothing is reported in the
+/// middle of an hour but at a shutdown, because AWS takes one value for an hour, dimension and pod.
+#[test]
+fn an_hour_is_reported_after_it_has_ended() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "1");
+    running.pass(&bench, "59m");
+    running.report("requests", "2");
+    running.pass(&bench, "2m");
+    let in_time = json!({"dimension": "requests", "quantity": 4, "timestamp": "2026-11-24T08:59:59Z"});
+    assert_eq!(running.usage(&in_time).json()["results"][0]["status"], "accepted");
+    assert!(bench.bill().is_empty(), "the hour settles");
+    running.pass(&bench, "15m");
+    running.wait_billed(1);
+    let bill = bench.bill();
+    assert_eq!(
+        (&bill[0]["quantity"], &bill[0]["hour"]),
+        (&json!("7"), &json!("2026-11-24T08:00:00Z")),
+        "{bill:?}"
+    );
+}
+
+/// **Late usage counts to the current hour.** An event whose hour is closed already counts to the current one, and its
+/// record says from which hour it is (`late_from`).
+#[test]
+fn late_usage_counts_to_the_current_hour() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "1");
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(1);
+    let late = json!({"dimension": "requests", "quantity": 2, "timestamp": "2026-11-24T08:30:00Z"});
+    assert_eq!(running.usage(&late).json()["results"][0]["status"], "accepted");
+    running.pass(&bench, "1h");
+    running.wait_billed(1);
+    assert_eq!(bench.billed(), [("requests".into(), 3_000_000)].into());
+    let record = running.records().pop().unwrap();
+    assert_eq!(
+        (&record["late_from"], &record["hour"]),
+        (&json!("2026-11-24T08:00:00Z"), &json!("2026-11-24T09:00:00Z"))
+    );
+}
+
+/// **A shutdown loses nothing and waits for the application.** After SIGTERM usage is taken until two seconds have
+/// passed without any, at most half of `shutdown_grace`; then the open hour is sealed and sent, and the exit code is 0.
+#[test]
+fn a_shutdown_loses_nothing_and_waits_for_the_application() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "1");
+    running.sidecar.signal("TERM");
+    running.sidecar.read_until(|line| line["message"] == "draining");
+    running.report("requests", "2");
+    let (status, last) = running.sidecar.end();
+    assert_eq!(status.code(), Some(0), "{last}");
+    assert_eq!(bench.billed(), [("requests".into(), 3_000_000)].into());
+    assert!(last.contains("all usage is sent"), "{last}");
+}
+
+/// **What cannot be sent in time stays.** Usage that AWS does not take before the time to stop is over stays on the
+/// volume; the last log line names it, and the next start sends it.
+#[test]
+fn what_cannot_be_sent_in_time_stays() {
+    let bench = Bench::metered();
+    let running = bench.start_with(&[("TOLLGATE_SHUTDOWN_GRACE", "4s")]);
+    running.report("requests", "7");
+    bench.fault(r#"{"fault":"throttle","operation":"MeterUsage"}"#);
+    let (status, last) = running.terminate();
+    assert_eq!(status.code(), Some(0), "{last}");
+    assert!(last.contains("requests=7"), "{last}");
+    crate::processes::http(bench.emulator.addr, "DELETE", "/_emulator/faults", "");
+    let mut running = bench.start();
+    running.report("requests", "1");
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(1);
+    assert_eq!(bench.billed()["requests"], 7_000_000, "the hour that was sealed at the shutdown");
+    running.pass(&bench, "1h");
+    running.wait_billed(1);
+    assert_eq!(bench.billed()["requests"], 8_000_000, "usage after it counts to the next hour");
+}
+
+/// **A lost answer does not bill twice.** A record whose answer was lost is in doubt: it is sent again unchanged, which
+/// AWS recognises. If no answer comes inside AWS's window it becomes a dead letter, is never carried to another hour,
+/// and is replayed only by `tollgate ledger replay --accept-double-billing`.
+#[test]
+fn a_lost_answer_does_not_bill_twice() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "5");
+    bench.fault(r#"{"fault":"reset-after","operation":"MeterUsage","count":2}"#);
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(1);
+    assert_eq!(bench.billed(), [("requests".into(), 5_000_000)].into());
+
+    running.report("requests", "6");
+    bench.fault(r#"[{"fault":"reset-after","operation":"MeterUsage","count":1},{"fault":"reset-before","operation":"MeterUsage"}]"#);
+    running.pass(&bench, "1h");
+    let attempted = |line: &serde_json::Value| line["message"] == "AWS has not taken the record; it is kept";
+    running.sidecar.read_until(attempted);
+    running.pass(&bench, "3h");
+    running
+        .sidecar
+        .read_until(|line| line["message"].as_str().is_some_and(|text| text.contains("half of AWS")));
+    running.pass(&bench, "4h");
+    running
+        .sidecar
+        .read_until(|line| line["message"].as_str().is_some_and(|text| text.contains("dead letter")));
+    let (status, letters, _) = bench.ledger(&["dead-letters"], Some(running.app));
+    assert!(status.success());
+    assert_eq!(
+        (&letters[0]["code"], &letters[0]["quantity"]),
+        (&json!("in_doubt"), &json!("6")),
+        "{letters}"
+    );
+    let id = letters[0]["id"].to_string();
+    let (status, _, complaint) = bench.ledger(&["replay", &id], Some(running.app));
+    assert_eq!(status.code(), Some(74), "{complaint}");
+    assert!(complaint.contains("accept_double_billing"), "{complaint}");
+    assert_eq!(bench.billed()["requests"], 11_000_000, "AWS had taken it");
+}
+
+/// **Usage that AWS never took is carried.** Where every attempt was certainly refused until AWS's window closed, the
+/// quantity counts to the current hour (`on_expired = "carry"`), or becomes a dead letter (`"dead-letter"`).
+#[test]
+fn usage_that_aws_never_took_is_carried() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "5");
+    bench.fault(r#"{"fault":"throttle","operation":"MeterUsage"}"#);
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.sidecar.read_until(|line| line["message"] == "hours sealed");
+    running.pass(&bench, "6h");
+    running
+        .sidecar
+        .read_until(|line| line["message"].as_str().is_some_and(|text| text.contains("missed its window")));
+    crate::processes::http(bench.emulator.addr, "DELETE", "/_emulator/faults", "");
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(1);
+    assert_eq!(bench.billed(), [("requests".into(), 5_000_000)].into());
+}
+
+/// **A lapsed subscription is told, and its usage kept.** When AWS answers a report with
+/// `CustomerNotEntitledException`, the state is `lapsed`; the gate stays open unless `on_lapse` says otherwise, and the
+/// records are asked about again inside their window.
+#[test]
+fn a_lapsed_subscription_is_told_and_its_usage_kept() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "5");
+    bench.fault(r#"{"fault":"exception","exception":"CustomerNotEntitledException","operation":"MeterUsage","count":1}"#);
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.sidecar.wait_for("lapsed");
+    let document = running.sidecar.document();
+    assert_eq!(
+        (&document["gate"], &document["reason"]["code"]),
+        (&json!("open"), &json!("CustomerNotEntitledException"))
+    );
+    assert_eq!(running.records()[0]["state"], "sealed");
+    let (status, last) = running.terminate();
+    assert_eq!(status.code(), Some(0), "{last}");
+    assert_eq!(bench.billed(), [("requests".into(), 5_000_000)].into(), "the shutdown asked once more");
+}
+
+/// **Usage of an earlier pod on a kept volume is reported by the next pod.** AWS tells reports apart by the pod, so what
+/// was not sent counts to the next pod's current hour; what is in doubt is a dead letter.
+#[test]
+fn usage_of_an_earlier_pod_on_a_kept_volume_is_reported_by_the_next_pod() {
+    let mut bench = Bench::metered();
+    let running = bench.start();
+    running.report("requests", "5");
+    running.kill();
+    bench.pod = "pod-2".to_owned();
+    let mut running = bench.start();
+    running.report("requests", "1");
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(1);
+    running.pass(&bench, "1h");
+    running.wait_billed(1);
+    assert_eq!(bench.billed(), [("requests".into(), 6_000_000)].into());
+    assert!(
+        bench.bill().iter().all(|row| row["pod"].as_str().unwrap().contains("pod-2")),
+        "{:?}",
+        bench.bill()
+    );
+}
+
+/// **A customer's usage is billed to that customer.** In mode `saas` events name the customer; records go out in batches
+/// of at most 25, a customer without a subscription is asked about again for 24 hours, and holds up nobody else.
+#[test]
+fn a_customers_usage_is_billed_to_that_customer() {
+    let bench = Bench::saas();
+    let mut running = bench.start();
+    assert_eq!(running.sidecar.document()["proof"], "seller");
+    let licensed = json!({"account_id": "111122223333", "license_arn": "arn:aws:license-manager::111122223333:license:l-demo"});
+    let stranger = json!({"account_id": "444455556666"});
+    let answer = running.usage(&json!([
+        {"dimension": "requests", "quantity": 5, "customer": licensed},
+        {"dimension": "gigabytes", "quantity": "0.25", "customer": licensed},
+        {"dimension": "requests", "quantity": 7, "customer": stranger},
+        {"dimension": "requests", "quantity": 7},
+    ]));
+    let results = answer.json()["results"].clone();
+    assert_eq!(results[3]["status"], "rejected", "{results}");
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(2);
+    running.sidecar.read_until(|line| line["message"] == "AWS has not taken the record; it is kept");
+    assert_eq!(bench.billed(), [("gigabytes".into(), 250_000), ("requests".into(), 5_000_000)].into());
+    let waiting: Vec<_> =
+        running.records().into_iter().filter(|record| record["state"] != "accepted").collect();
+    assert_eq!((waiting.len(), &waiting[0]["code"]), (1, &json!("CustomerNotSubscribed")), "{waiting:?}");
+}
