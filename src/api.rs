@@ -6,6 +6,7 @@
 //! - Errors are `application/problem+json` (RFC 9457).
 
 mod admission;
+pub mod door;
 pub mod usage;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::config::Secret;
 use crate::entitlement::reason::runbook;
 use crate::entitlement::{Document, Proof, Subject, Watch};
 use crate::http::{self, Abandoned, Body, Handler, Limits};
+use door::Door;
 use usage::UsagePart;
 
 /// One application with a pool of connections, or a handful of them.
@@ -44,6 +46,8 @@ pub struct AppServer {
     pub token: Option<Arc<Secret>>,
     /// In modes `metered` and `saas`.
     pub usage: Option<UsagePart>,
+    /// Where `aws_door` is on.
+    pub door: Option<Door>,
     /// Turns true at `POST /v1/quit`, where that is switched on.
     pub quit: Option<watch::Sender<bool>>,
 }
@@ -60,6 +64,12 @@ impl Handler for AppServer {
             (_, "/v1/entitlement") => return Ok(http::method_not_allowed("GET, HEAD")),
             (&Method::POST, "/v1/quit") => return Ok(self.quit()),
             (_, "/v1/quit") => return Ok(http::method_not_allowed("POST")),
+            (&Method::POST, "/") if parts.headers.contains_key(door::TARGET) => {
+                return match &self.door {
+                    Some(door) => door.pass(&parts.headers, body).await,
+                    None => Ok(door::switched_off()),
+                };
+            }
             _ => {}
         }
         let Some(usage) = &self.usage else {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::api::door::Door;
 use crate::api::{self, AppServer};
 use crate::clock::{self, WallClock};
 use crate::config::{self, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
@@ -122,6 +123,15 @@ impl App {
                 entitlement: entitlement.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
+                door: config.app.aws_door.then(|| Door {
+                    aws: Arc::clone(&aws),
+                    // Only reports of this pod's own usage compete with the ledger's.
+                    usage: usage
+                        .as_ref()
+                        .filter(|_| config.product.mode == Mode::Metered)
+                        .map(|usage| usage.part.clone()),
+                    clock: clock.clone(),
+                }),
                 quit: config.app.quit.then(|| quit.clone()),
             };
             parts.spawn("app server", http::serve(listener, api::LIMITS, server, parts.stop()));

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::problem;
 use crate::clock::WallClock;
+use crate::entitlement::word::Tell;
 use crate::http::{self, Abandoned, Body, ReadBodyError};
 use crate::marketplace::{self, FaultClass, quantity};
 use crate::usage::intake::{Activity, Intake, IntakeError};
@@ -46,6 +47,8 @@ pub struct UsagePart {
     pub activity: Activity,
     /// For `ResolveCustomer`, in mode `saas`.
     pub aws: Option<Arc<dyn marketplace::Metering>>,
+    /// Where AWS's word about the entitlement is told.
+    pub tell: Tell,
     /// Hours go by it.
     pub clock: WallClock,
 }
@@ -212,6 +215,7 @@ pub const fn state(record: &Record) -> &'static str {
         (State::Accepted, _) => "accepted",
         (State::Carried, _) => "carried",
         (State::Dead, _) => "dead",
+        (State::Claimed, _) => "claimed",
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) fn start(
         metering: Arc::clone(&slot),
         activity: Activity::new(),
         aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws)),
+        tell: tell.clone(),
         clock: surroundings.clock.clone(),
     };
     let drain = Drain {
@@ -138,6 +139,7 @@ impl Plan {
                 settle: usage.settle,
                 bytes_max: usage.ledger_bytes_max,
                 started_at: clock::system_now(),
+                aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
                 zero_dimensions: dimensions.clone().filter(|_| zero).unwrap_or_default(),
             },
             sender,

@@ -160,6 +160,12 @@ fn app(reader: &mut Reader<'_>) -> Option<App> {
             "is reachable from other machines; set app_token_file, or listen on 127.0.0.1 or unix:/path",
         );
     }
+    if aws_door == Some(true) && reader.is_given(Setting::AppTokenFile) {
+        reader.fault(
+            Setting::AwsDoor,
+            "cannot be used with app_token_file: an AWS SDK sends its own Authorization; listen on loopback or unix:/path",
+        );
+    }
     Some(App { addr: addr?, token: token?, aws_door: aws_door?, quit: quit? })
 }
 

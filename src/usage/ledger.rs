@@ -21,6 +21,7 @@
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`; a program refuses a
 //! file whose `min_reader` is above its own schema, and touches nothing.
 
+mod claim;
 mod quarantine;
 mod rows;
 mod upkeep;
@@ -38,6 +39,7 @@ use crate::marketplace::{Hour, TagSet};
 use crate::usage::event::Event;
 use crate::usage::seal::{self, Share, Sum};
 
+pub use claim::{Claim, Claimed, Settled};
 pub use rows::{Answered, Record, State, Totals};
 #[cfg(test)]
 use upkeep::KEYS_KEPT;
@@ -110,6 +112,8 @@ pub struct Settings {
     pub started_at: Timestamp,
     /// Report 0 for these dimensions in an hour without usage (`on_zero_hour = "report"`).
     pub zero_dimensions: Vec<String>,
+    /// The application may report hours itself, through the AWS door.
+    pub aws_door: bool,
 }
 
 /// What became of an event.
@@ -166,6 +170,7 @@ impl Ledger {
             bytes_max: u64::MAX,
             started_at: Timestamp::from_unix_seconds(0),
             zero_dimensions: Vec::new(),
+            aws_door: false,
         };
         let mut ledger = Self { connection: Self::connect(&path)?, path, settings: visitor };
         let failed = |error: rusqlite::Error| classify(&ledger.path, &error);
@@ -208,6 +213,7 @@ impl Ledger {
         transaction
             .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])
             .map_err(failed)?;
+        claim::adopt(&transaction).map_err(failed)?;
         let ledger_id = random_hex().ok_or_else(|| LedgerError::Io("no random bytes".to_owned()))?;
         let start =
             [("schema", SCHEMA.to_string()), ("min_reader", SCHEMA.to_string()), ("ledger_id", ledger_id)];
@@ -291,6 +297,10 @@ impl Ledger {
         let mut made =
             upkeep::zero_hours(&transaction, &settings, last_closed, whole, now).map_err(failed)?;
         for (slot, sum) in rows::closed_sums(&transaction, closed).map_err(failed)? {
+            if settings.aws_door && claim::unclaimed(&transaction, &slot).map_err(failed)? != slot.hour {
+                rows::carry(&transaction, &settings.pod, current, &slot, &sum).map_err(failed)?;
+                continue;
+            }
             if slot.pod != settings.pod {
                 // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
                 rows::carry(&transaction, &settings.pod, current, &slot, &sum).map_err(failed)?;
@@ -440,12 +450,17 @@ fn take_one(
     let own = Hour::of(at);
     let (hour, late_from) =
         if is_closed(transaction, own, now, settings.settle)? { (current, Some(own)) } else { (own, None) };
-    let slot = rows::Slot {
+    let mut slot = rows::Slot {
         pod: settings.pod.clone(),
         customer: event.customer.canonical(),
         dimension: event.dimension.clone(),
         hour,
     };
+    let mut late_from = late_from;
+    if settings.aws_door {
+        slot.hour = claim::unclaimed(transaction, &slot)?;
+        late_from = late_from.or_else(|| (slot.hour != hour).then_some(own));
+    }
     let first_at = if late_from.is_some() { now } else { at };
     rows::add(transaction, &slot, &event.tags, event.quantity.micros(), first_at, late_from)?;
     transaction

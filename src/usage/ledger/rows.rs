@@ -32,6 +32,8 @@ pub enum State {
     Carried,
     /// AWS will not bill it; it is kept for people.
     Dead,
+    /// An application's own report through the AWS door is under way.
+    Claimed,
 }
 
 impl State {
@@ -41,6 +43,7 @@ impl State {
             Self::Accepted => "accepted",
             Self::Carried => "carried",
             Self::Dead => "dead",
+            Self::Claimed => "claimed",
         }
     }
 
@@ -49,6 +52,7 @@ impl State {
             "accepted" => Self::Accepted,
             "carried" => Self::Carried,
             "dead" => Self::Dead,
+            "claimed" => Self::Claimed,
             _ => Self::Sealed,
         }
     }
@@ -205,7 +209,22 @@ pub(super) fn closed_sums(
     let mut statement = transaction.prepare_cached(
         "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums WHERE hour <= ?1",
     )?;
-    let mut rows = statement.query([closed.number()])?;
+    sums(statement.query([closed.number()])?)
+}
+
+/// The open sum of one slot, if there is one.
+pub(super) fn sums_of(
+    transaction: &Transaction<'_>,
+    slot: &Slot,
+) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums
+         WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4",
+    )?;
+    sums(statement.query(params![slot.hour.number(), slot.pod, slot.customer, slot.dimension])?)
+}
+
+fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
     let mut sums: BTreeMap<Slot, OpenSum> = BTreeMap::new();
     while let Some(row) = rows.next()? {
         let slot = Slot {

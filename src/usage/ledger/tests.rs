@@ -22,6 +22,7 @@ fn settings(pod: &str) -> Settings {
         bytes_max: 1 << 30,
         started_at: START,
         zero_dimensions: Vec::new(),
+        aws_door: false,
     }
 }
 
@@ -373,6 +374,60 @@ fn settled_records_are_forgotten_in_time_and_stay_in_the_balance() {
     bench.ledger().seal_closed(START.plus(36 * 24 * HOUR)).unwrap();
     assert_eq!(bench.ledger().records(10).unwrap().len(), 0);
     assert_eq!((bench.total("requests").billed, bench.total("requests").accepted), (7, 7));
+}
+
+fn claim(micros: u64, timestamp: Timestamp) -> Claim {
+    Claim {
+        dimension: "requests".into(),
+        timestamp,
+        quantity: Quantity::from_micros(micros).unwrap(),
+        decimal: false,
+        allocations: Vec::new(),
+        client_token: format!("token-{micros}"),
+    }
+}
+
+#[test]
+fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    ledger.take(&[event(None, 5, START)], START).unwrap();
+    let now = START.plus(MINUTE);
+    let Claimed::Granted(id) = ledger.claim(&claim(7, now), now).unwrap() else { panic!("not granted") };
+    assert!(matches!(ledger.claim(&claim(7, now), now).unwrap(), Claimed::Repeated { .. }));
+    assert_eq!(ledger.claim(&claim(8, now), now).unwrap(), Claimed::Taken);
+    ledger.settle_claim(id, Settled::Accepted, Some("id"), now).unwrap();
+    ledger.take(&[event(None, 6, now)], now).unwrap();
+    let totals = ledger.totals().unwrap()["requests"];
+    assert_eq!((totals.accepted, totals.billed, totals.pending), (18, 7, 11));
+    ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
+    let records = ledger.records(10).unwrap();
+    let shown: Vec<_> = records.iter().map(|record| (record.hour, record.quantity.micros())).collect();
+    assert_eq!(shown, [(Hour::of(START), 7), (Hour::of(START).next(), 11)]);
+}
+
+#[test]
+fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let mut ledger = open();
+    let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
+    ledger.settle_claim(id, Settled::Refused, None, START).unwrap();
+    assert!(ledger.totals().unwrap().is_empty());
+    let Claimed::Granted(id) = ledger.claim(&claim(8, START), START).unwrap() else { panic!("not granted") };
+    ledger.settle_claim(id, Settled::Unknown, None, START).unwrap();
+    let record = ledger.unsent(10).unwrap().remove(0);
+    assert_eq!(
+        (record.in_doubt, record.client_token.as_str(), record.quantity.micros()),
+        (true, "token-8", 8)
+    );
+    let later = START.plus(HOUR);
+    assert!(matches!(ledger.claim(&claim(9, later), later).unwrap(), Claimed::Granted(_)));
+    drop(ledger);
+    let unsent = open().unsent(10).unwrap();
+    assert_eq!(unsent.len(), 2, "a process that ended during the call leaves it in doubt");
+    assert!(unsent.iter().all(|record| record.in_doubt));
+    assert_eq!(open().totals().unwrap()["requests"].pending, 17);
 }
 
 // === the model ===

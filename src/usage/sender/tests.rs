@@ -159,6 +159,7 @@ impl Bench {
             bytes_max: 1 << 30,
             started_at: START,
             zero_dimensions: Vec::new(),
+            aws_door: false,
         };
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let metrics = Arc::new(Metrics::new());

@@ -1,0 +1,197 @@
+//! Reports that an application makes itself, through the AWS door: each claims its dimension's hour.
+//!
+//! AWS takes one value for an hour, dimension and pod. A claim is on disk before the call leaves, so that usage counted
+//! here never competes with it: what is open in that hour moves to the next, and later events count there too.
+
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+use super::rows::{self, Slot};
+use super::{Ledger, LedgerError, OpenSum, Settings, classify, current_hour};
+use crate::clock::Timestamp;
+use crate::marketplace::{Allocation, Hour, Quantity};
+use crate::usage::event::Customer;
+use crate::usage::seal::{Sealed, StoredAllocation};
+
+/// A report as the application sends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What was used.
+    pub dimension: String,
+    /// When.
+    pub timestamp: Timestamp,
+    /// How much.
+    pub quantity: Quantity,
+    /// Sent as a decimal.
+    pub decimal: bool,
+    /// The split by tags.
+    pub allocations: Vec<Allocation>,
+    /// The application's, or one of ours where it gave none.
+    pub client_token: String,
+}
+
+/// What became of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// The call may leave, under this record.
+    Granted(i64),
+    /// The same report was made before: it may leave again, with the token and the time that it left with.
+    Repeated {
+        /// Its record.
+        id: i64,
+        /// Its token.
+        client_token: String,
+        /// Its time.
+        timestamp: Timestamp,
+    },
+    /// The hour has another value, from the ledger or from an earlier call.
+    Taken,
+}
+
+/// What AWS's answer makes of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Billed.
+    Accepted,
+    /// Certainly not billed: the hour is free again.
+    Refused,
+    /// No answer: the ledger goes on asking.
+    Unknown,
+}
+
+impl Ledger {
+    /// Claims a dimension's hour.
+    pub fn claim(&mut self, claim: &Claim, now: Timestamp) -> Result<Claimed, LedgerError> {
+        let (path, settings) = (self.path.clone(), self.settings.clone());
+        let failed = |error: rusqlite::Error| classify(&path, &error);
+        let transaction = self.transaction()?;
+        let claimed = grant(&transaction, &settings, claim, now).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        Ok(claimed)
+    }
+
+    /// Notes what AWS answered to the call of a claim.
+    pub fn settle_claim(
+        &mut self,
+        id: i64,
+        settled: Settled,
+        record_id: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let path = self.path.clone();
+        let failed = |error: rusqlite::Error| classify(&path, &error);
+        let transaction = self.transaction()?;
+        match settled {
+            Settled::Refused => transaction
+                .execute("DELETE FROM records WHERE id = ?1 AND state = 'claimed'", [id])
+                .map(|_| ())
+                .map_err(failed)?,
+            Settled::Accepted | Settled::Unknown => {
+                let unknown = settled == Settled::Unknown;
+                acknowledge(&transaction, "id = ?1 AND state = 'claimed'", id).map_err(failed)?;
+                transaction
+                    .execute(
+                        "UPDATE records SET attempting = 0, updated_at = ?3, metering_record_id = ?4,
+                             state = CASE WHEN state = 'claimed' AND ?2 THEN 'sealed' WHEN ?2 THEN state ELSE 'accepted' END,
+                             in_doubt = in_doubt OR (?2 AND state = 'claimed')
+                         WHERE id = ?1 AND state IN ('claimed', 'sealed')",
+                        params![id, unknown, now.unix_millis(), record_id],
+                    )
+                    .map_err(failed)?;
+            }
+        }
+        transaction.commit().map_err(failed)
+    }
+}
+
+/// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
+pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    acknowledge(transaction, "state = 'claimed' AND ?1 = ?1", 0)?;
+    transaction.execute(
+        "UPDATE records SET state = 'sealed', in_doubt = 1, attempting = 0 WHERE state = 'claimed'",
+        [],
+    )?;
+    Ok(())
+}
+
+/// What is claimed counts as acknowledged from the moment that somebody relies on it.
+fn acknowledge(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::Result<()> {
+    let sql = format!(
+        "INSERT INTO accepted (dimension, micros)
+         SELECT dimension, sum(micros) FROM records WHERE {condition} GROUP BY dimension
+         ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros"
+    );
+    transaction.execute(&sql, [id]).map(|_| ())
+}
+
+fn grant(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    claim: &Claim,
+    now: Timestamp,
+) -> rusqlite::Result<Claimed> {
+    let slot = Slot {
+        pod: settings.pod.clone(),
+        customer: Customer::Own.canonical(),
+        dimension: claim.dimension.clone(),
+        hour: Hour::of(claim.timestamp),
+    };
+    let stored: Vec<StoredAllocation> = claim
+        .allocations
+        .iter()
+        .map(|part| StoredAllocation { tags: part.tags.clone(), micros: part.quantity.micros() })
+        .collect();
+    let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
+    let held = transaction
+        .query_row(
+            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 FROM records
+             WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4",
+            params![
+                slot.pod,
+                slot.customer,
+                slot.dimension,
+                slot.hour.number(),
+                rows::signed(claim.quantity.micros()),
+                allocations
+            ],
+            |row| {
+                let timestamp = Timestamp::from_unix_millis(row.get(2)?);
+                let (id, client_token) = (row.get(0)?, row.get(1)?);
+                Ok((Claimed::Repeated { id, client_token, timestamp }, row.get::<_, bool>(3)?))
+            },
+        )
+        .optional()?;
+    match held {
+        Some((repeated, true)) => return Ok(repeated),
+        Some((_, false)) => return Ok(Claimed::Taken),
+        None => {}
+    }
+    // Open usage of this hour gives way to the application's own report.
+    let current = current_hour(transaction, now, settings.settle)?.max(slot.hour.next());
+    for (open, sum) in rows::sums_of(transaction, &slot)? {
+        rows::carry(transaction, &settings.pod, current, &open, &sum)?;
+    }
+    let sealed = Sealed {
+        quantity: claim.quantity,
+        decimal: claim.decimal,
+        allocations: claim.allocations.clone(),
+        timestamp: claim.timestamp,
+        rest: std::collections::BTreeMap::new(),
+    };
+    rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &claim.client_token, now)?;
+    let id = transaction.last_insert_rowid();
+    transaction
+        .execute("UPDATE records SET state = 'claimed', attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
+    Ok(Claimed::Granted(id))
+}
+
+/// The first hour from `hour` on that no record of this slot holds.
+pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<Hour> {
+    let mut find = transaction.prepare_cached(
+        "SELECT 1 FROM records WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4",
+    )?;
+    let mut hour = slot.hour;
+    while find.exists(params![slot.pod, slot.customer, slot.dimension, hour.number()])? {
+        hour = hour.next();
+    }
+    Ok(hour)
+}

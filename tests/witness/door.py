@@ -1,0 +1,133 @@
+"""boto3, unmodified, reports through the AWS door: only AWS_ENDPOINT_URL_MARKETPLACE_METERING is set.
+
+Usage: door.py PROGRAM
+"""
+
+import datetime
+import os
+import sys
+import unittest
+
+import boto3
+from botocore.exceptions import ClientError
+
+from processes import Emulator, Sidecar
+
+PROGRAM = sys.argv.pop(1)
+START = "2026-11-24T08:20:00Z"
+AT = datetime.datetime(2026, 11, 24, 8, 20, tzinfo=datetime.timezone.utc)
+LICENSE = "arn:aws:license-manager::111122223333:license:l-demo"
+
+
+def client(sidecar):
+    """A client as an application makes it: endpoint from the environment, credentials of no worth."""
+    os.environ["AWS_ENDPOINT_URL_MARKETPLACE_METERING"] = sidecar.app
+    session = boto3.Session("not-a-key", "not-a-secret", region_name="us-east-1")
+    return session.client("meteringmarketplace")
+
+
+class Door(unittest.TestCase):
+    def setUp(self):
+        self.emulator = self.enterContext(Emulator(PROGRAM))
+        self.emulator.admin("clock", {"now": START})
+
+    def sidecar(self, mode, **settings):
+        return self.enterContext(Sidecar(PROGRAM, self.emulator, mode, TOLLGATE_AWS_DOOR="true", **settings))
+
+    def meter(self, metering, quantity, **members):
+        return metering.meter_usage(
+            ProductCode="demometered", Timestamp=AT, UsageDimension="requests", UsageQuantity=quantity, **members
+        )
+
+    def test_meter_usage_is_billed_once_and_a_repeat_is_the_same_record(self):
+        metering = client(self.sidecar("metered"))
+        first = self.meter(metering, 7)["MeteringRecordId"]
+        self.assertEqual(self.meter(metering, 7)["MeteringRecordId"], first)
+        self.assertEqual(self.emulator.billed(), {("demometered", "111122223333", "requests"): "7"})
+
+    def test_another_value_for_the_hour_is_refused_by_us_and_says_so(self):
+        metering = client(self.sidecar("metered"))
+        self.meter(metering, 7)
+        with self.assertRaises(metering.exceptions.DuplicateRequestException) as raised:
+            self.meter(metering, 8)
+        headers = raised.exception.response["ResponseMetadata"]["HTTPHeaders"]
+        self.assertEqual(headers["x-tollgate-answer"], "1")
+
+    def test_usage_of_the_same_hour_counts_to_the_next(self):
+        sidecar = self.sidecar("metered")
+        status, answer = sidecar.ask("/v1/usage", {"dimension": "requests", "quantity": 5})
+        self.assertEqual((status, answer["results"][0]["status"]), (202, "accepted"))
+        self.meter(client(sidecar), 7)
+        self.emulator.admin("clock", {"now": "2026-11-24T10:15:00Z"})
+        sidecar.log_line("usage billed")
+        self.assertEqual(self.emulator.billed(), {("demometered", "111122223333", "requests"): "12"})
+        rows = sidecar.ask("/v1/reconciliation")[1]["dimensions"]
+        self.assertEqual((rows[0]["accepted"], rows[0]["billed"], rows[0]["balanced"]), ("12", "12", True))
+
+    def test_an_answer_that_was_lost_is_asked_for_again(self):
+        metering = client(self.sidecar("metered"))
+        self.emulator.admin("faults", {"fault": "reset-after", "operation": "MeterUsage", "count": 1})
+        self.assertTrue(self.meter(metering, 7)["MeteringRecordId"])
+        self.assertEqual(self.emulator.billed(), {("demometered", "111122223333", "requests"): "7"})
+
+    def test_awss_own_error_comes_back(self):
+        metering = client(self.sidecar("metered"))
+        with self.assertRaises(metering.exceptions.InvalidUsageDimensionException) as raised:
+            metering.meter_usage(
+                ProductCode="demometered", Timestamp=AT, UsageDimension="unknown", UsageQuantity=1
+            )
+        headers = raised.exception.response["ResponseMetadata"]["HTTPHeaders"]
+        self.assertNotIn("x-tollgate-answer", headers)
+        self.assertEqual(headers["x-tollgate-emulator"], "1")
+
+    def test_a_dry_run_claims_nothing(self):
+        sidecar = self.sidecar("metered")
+        metering = client(sidecar)
+        self.meter(metering, 9, DryRun=True)
+        self.assertEqual(sidecar.ask("/v1/records")[1]["records"], [])
+        self.meter(metering, 7)
+
+    def test_allocations_and_decimals_pass_unchanged(self):
+        metering = client(self.sidecar("metered"))
+        allocations = [
+            {"AllocatedUsageQuantity": 3, "Tags": [{"Key": "team", "Value": "a"}]},
+            {"AllocatedUsageQuantity": 4},
+        ]
+        self.meter(metering, 7, UsageAllocations=allocations)
+        metering.meter_usage(
+            ProductCode="demometered", Timestamp=AT, UsageDimension="gigabytes", UsageQuantityAsDecimal="0.000001"
+        )
+        calls = self.emulator.admin("calls?operation=MeterUsage")["calls"]
+        self.assertEqual(calls[-2]["request"]["UsageAllocations"], allocations)
+        self.assertEqual(self.emulator.billed()["demometered", "111122223333", "gigabytes"], "0.000001")
+
+    def test_register_usage_passes(self):
+        metering = client(self.sidecar("hourly"))
+        answer = metering.register_usage(ProductCode="demohourly", PublicKeyVersion=1, Nonce="own-nonce")
+        self.assertEqual(answer["Signature"].count("."), 2)
+
+    def test_batch_meter_usage_and_resolve_customer_pass(self):
+        metering = client(self.sidecar("saas"))
+        record = {
+            "Timestamp": AT,
+            "CustomerAWSAccountId": "111122223333",
+            "LicenseArn": LICENSE,
+            "Dimension": "requests",
+            "Quantity": 7,
+        }
+        answer = metering.batch_meter_usage(UsageRecords=[record])
+        self.assertEqual(answer["Results"][0]["Status"], "Success")
+        order = {"account_id": "111122223333", "product_code": "demosaas"}
+        token = self.emulator.admin("tokens", order)["token"]
+        customer = metering.resolve_customer(RegistrationToken=token)
+        self.assertEqual(customer["CustomerAWSAccountId"], "111122223333")
+
+    def test_a_door_that_is_shut_says_so(self):
+        sidecar = self.enterContext(Sidecar(PROGRAM, self.emulator, "metered"))
+        with self.assertRaises(ClientError) as raised:
+            self.meter(client(sidecar), 7)
+        self.assertIn("aws_door", str(raised.exception))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

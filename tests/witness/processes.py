@@ -1,0 +1,105 @@
+"""The binary under test as emulator and as sidecar, for the witnesses."""
+
+import json
+import os
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+
+
+class Process:
+    """A child that ends with the `with` block."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
+        self.folder.cleanup()
+
+
+class Emulator(Process):
+    """`tollgate emulator` on a port of its own."""
+
+    def __init__(self, program, *arguments):
+        self.folder = tempfile.TemporaryDirectory()
+        self.process = subprocess.Popen(
+            [program, "emulator", "--addr", "127.0.0.1:0", "--json", "--state", self.folder.name, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.facts = json.loads(self.process.stdout.readline())
+        self.endpoint = self.facts["endpoint"]
+
+    def admin(self, path, order=None, method=None):
+        """Asks the admin interface; with an order it is posted."""
+        body = None if order is None else json.dumps(order).encode()
+        request = urllib.request.Request(f"{self.endpoint}/_emulator/{path}", data=body, method=method)
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def billed(self):
+        """The bill by (product, account, dimension)."""
+        totals = self.admin("ledger")["totals"]
+        return {(t["product_code"], t["account_id"], t["dimension"]): t["quantity"] for t in totals}
+
+
+class Sidecar(Process):
+    """`tollgate run` in mode metered or saas, asking an emulator and following its clock."""
+
+    def __init__(self, program, emulator, mode, **settings):
+        self.folder = tempfile.TemporaryDirectory()
+        environment = {
+            "TOLLGATE_MODE": mode,
+            "TOLLGATE_PRODUCT_CODE": f"demo{mode}",
+            "TOLLGATE_ENDPOINT_URL": emulator.endpoint,
+            "TOLLGATE_CLOCK": emulator.facts["clock"],
+            "TOLLGATE_PROBE_ADDR": "127.0.0.1:0",
+            "TOLLGATE_APP_ADDR": "127.0.0.1:0",
+            "TOLLGATE_STATE_DIR": self.folder.name,
+            "TOLLGATE_POD_UID": "witness-pod",
+            "TOLLGATE_LOG_FORMAT": "json",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ACCESS_KEY_ID": "witness-pod",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            **settings,
+        }
+        if mode == "hourly":
+            environment["TOLLGATE_PUBLIC_KEYS"] = emulator.facts["public_keys"]
+        environment["PATH"] = os.environ["PATH"]
+        self.process = subprocess.Popen([program, "run"], env=environment, stderr=subprocess.PIPE, text=True)
+        started = self.log_line("tollgate started")
+        self.app = f"http://{started['app_addr']}"
+        self.probe = f"http://{started['probe_addr']}"
+        self.log_line("entitlement", state="entitled")
+
+    def log_line(self, message, **members):
+        """The next log line with this message and these members."""
+        for line in self.process.stderr:
+            parsed = json.loads(line)
+            if parsed.get("message") == message and all(parsed.get(k) == v for k, v in members.items()):
+                return parsed
+        raise AssertionError(f"the sidecar ended before it logged {message!r}")
+
+    def ask(self, path, document=None):
+        """Status and JSON of one request to the application's server."""
+        body = None if document is None else json.dumps(document).encode()
+        headers = {} if document is None else {"content-type": "application/json"}
+        request = urllib.request.Request(self.app + path, data=body, headers=headers)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def wait_until(self, moment):
+        """Waits until the sidecar's clock shows at least this time."""
+        while self.ask("/v1/reconciliation")[1]["at"] < moment:
+            pass
