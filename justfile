@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness test
+ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") test
 
 # Formats the sources.
 fmt:
@@ -47,6 +47,14 @@ nextest *args:
 # The rules of the house: imports, module docs, names, documents. Seconds; part of `test`.
 tidy:
     cargo test --locked --test tidy
+
+# Kills the binary under load, at random and at every named step, and compares the bill with what was acknowledged.
+kill-campaign kills="200" seed="":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --locked --features fail-points
+    cp target/debug/tollgate target/tollgate-fail-points
+    python3 tests/campaign/kill.py target/tollgate-fail-points {{ kills }} {{ seed }}
 
 # Bans, licences and sources of dependencies. Needs no network.
 deny:

@@ -153,3 +153,24 @@ fn problem_of(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
     });
     http::answer(status, "application/problem+json", body.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    /// Every code that this server answers with, in its own files.
+    #[test]
+    fn every_code_has_its_section_in_the_runbook() {
+        let runbook = include_str!("../docs/RUNBOOK.md");
+        let sources =
+            [include_str!("api.rs"), include_str!("api/admission.rs"), include_str!("api/usage.rs")];
+        let mut codes = 0;
+        for line in sources.iter().flat_map(|source| source.lines()) {
+            let after = line.split_once("StatusCode::").and_then(|(_, rest)| rest.split_once(", \""));
+            let code = after.and_then(|(_, rest)| rest.split_once('"')).map(|(code, _)| code);
+            if let Some(code) = code.filter(|code| code.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
+                assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");
+                codes += 1;
+            }
+        }
+        assert!(codes >= 10, "{codes}");
+    }
+}

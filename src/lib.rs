@@ -13,6 +13,8 @@ pub mod doctor;
 pub mod emulator;
 pub mod entitlement;
 pub mod exit;
+#[cfg(feature = "fail-points")]
+pub mod fail_point;
 pub mod http;
 pub mod log;
 pub mod marketplace;

@@ -156,6 +156,23 @@ fn every_metric_is_documented_and_served() {
 }
 
 #[test]
+fn the_semantics_are_what_the_tests_say() {
+    let tests = document("tests/metering/semantics.rs");
+    let told = unwrapped(&document("docs/SEMANTICS.md"));
+    let comments =
+        tests.split("#[test]").filter_map(|part| part.rsplit_once("\n\n///").map(|(_, comment)| comment));
+    let paragraphs: Vec<String> = comments.map(|comment| unwrapped(&comment.replace("///", ""))).collect();
+    assert!(paragraphs.len() >= 12, "{paragraphs:?}");
+    let missing = paragraphs.into_iter().filter(|paragraph| !told.contains(paragraph.as_str()));
+    assert_none(missing.map(|paragraph| format!("docs/SEMANTICS.md lacks what a test says: {paragraph}")));
+}
+
+/// The words, however they are wrapped.
+fn unwrapped(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
 fn every_fuzz_target_is_built() {
     let files: Vec<String> = sources(&["fuzz"]).into_iter().map(|source| source.path).collect();
     assert_none(names::forgotten_targets(&files, &document("fuzz/Cargo.toml")));

@@ -1,7 +1,7 @@
 //! The AWS door: `POST /` with `X-Amz-Target`, the wire protocol of the metering service (AWS JSON 1.1).
 //!
-//! - An unmodified AWS SDK, given `AWS_ENDPOINT_URL_MARKETPLACE_METERING`, reports through it. Whatever it signed with is
-//!   ignored: the call is signed anew with the pod's credentials, and AWS's answer comes back byte for byte.
+//! - An unmodified AWS SDK, given `AWS_ENDPOINT_URL_MARKETPLACE_METERING`, reports through it. Whatever it signed
+//!   with is ignored: the call is signed anew with the pod's credentials, and AWS's answer comes back byte for byte.
 //! - `MeterUsage` in mode `metered` claims its dimension's hour in the ledger before it leaves; without an answer the
 //!   ledger goes on asking. What we answer ourselves is marked `x-tollgate-answer`.
 

@@ -3,6 +3,8 @@
 //! The sidecar is the real one: it is configured by environment variables as in a pod, and reaches the emulator over
 //! HTTP.
 
+mod usage;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -27,7 +29,7 @@ use crate::shutdown::Signals;
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// End with exit code 0 as soon as the gate is open, instead of staying up
+    /// End with exit code 0 when the story is told, instead of staying up
     #[arg(long)]
     once: bool,
 }
@@ -103,6 +105,7 @@ async fn tell(once: bool) -> io::Result<()> {
     ));
     let took = clock::monotonic().duration_since(started);
     say(&format!("The gate is open, {} ms after the demo began.", took.as_millis()));
+    usage::tell(&facts, folder.path()).await?;
     if once {
         return Ok(());
     }
@@ -112,6 +115,8 @@ async fn tell(once: bool) -> io::Result<()> {
     say(&format!("  curl -s http://{probe_addr}/entitlement    # the whole story"));
     say(&format!("  curl -s http://{probe_addr}/metrics"));
     say(&format!("  curl -s {}/_emulator/calls       # what AWS would have seen", facts.endpoint));
+    say(&format!("  curl -s {}/_emulator/ledger      # what AWS would bill", facts.endpoint));
+    say(&format!("  {}/                              # the same for a browser", facts.endpoint));
     let status = sidecar.wait().await?;
     Err(io::Error::other(format!("the sidecar ended: {status}")))
 }
@@ -159,6 +164,7 @@ fn start_sidecar(facts: &Facts, probe_addr: SocketAddr, folder: &Path) -> io::Re
         .env("TOLLGATE_ENDPOINT_URL", &facts.endpoint)
         .env("TOLLGATE_CLOCK", &facts.clock)
         .env("TOLLGATE_PROBE_ADDR", probe_addr.to_string())
+        .env("TOLLGATE_APP_ADDR", "127.0.0.1:0")
         .env("TOLLGATE_STATE_DIR", "none")
         .env("TOLLGATE_POD_UID", "demo-pod")
         .env("AWS_REGION", "us-east-1")

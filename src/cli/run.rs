@@ -20,6 +20,12 @@ pub fn run(args: &RunArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
+    #[cfg(feature = "fail-points")]
+    if let Some(text) = crate::config::Environment::get(&crate::config::ProcessEnvironment, "FAIL_POINT")
+        && !crate::fail_point::choose(&text)
+    {
+        return complain(Exit::Usage, &format!("FAIL_POINT: there is no step {text}"));
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),

@@ -164,6 +164,11 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "Remove the endpoint override, so that AWS itself is asked.",
     ),
     (
+        "InvalidUsageDimensionException",
+        "AWS does not know the usage dimension for this product.",
+        "Tell the seller of this product; the seller checks dimensions and entitlement_dimension.",
+    ),
+    (
         "NoEntropy",
         "The node gives no random numbers, so no fresh nonce can be made.",
         "Check the node: getrandom must work. It is asked again.",

@@ -248,7 +248,9 @@ impl Ledger {
         for event in events {
             taken.push(take_one(&transaction, &settings, current, event, now).map_err(failed)?);
         }
+        step("take-before-commit");
         transaction.commit().map_err(failed)?;
+        step("take-after-commit");
         Ok(taken)
     }
 
@@ -312,7 +314,13 @@ impl Ledger {
             rows::keep_rest(&transaction, &slot, current, &sealed, now).map_err(failed)?;
             made += 1;
         }
+        if made > 0 {
+            step("seal-before-commit");
+        }
         transaction.commit().map_err(failed)?;
+        if made > 0 {
+            step("seal-after-commit");
+        }
         Ok(made)
     }
 
@@ -340,7 +348,10 @@ impl Ledger {
                 )
                 .map_err(failed)?;
         }
-        transaction.commit().map_err(failed)
+        step("attempt-before-commit");
+        transaction.commit().map_err(failed)?;
+        step("attempt-after-commit");
+        Ok(())
     }
 
     /// Notes AWS's answer, or what was decided about a record.
@@ -350,7 +361,10 @@ impl Ledger {
         let transaction = self.transaction()?;
         let current = current_hour(&transaction, now, settings.settle).map_err(failed)?;
         rows::answer(&transaction, &settings.pod, current, id, answered, now).map_err(failed)?;
-        transaction.commit().map_err(failed)
+        step("answer-before-commit");
+        transaction.commit().map_err(failed)?;
+        step("answer-after-commit");
+        Ok(())
     }
 
     /// For each dimension: acknowledged, billed, pending and dead.
@@ -471,6 +485,15 @@ fn take_one(
         .execute(params![event.dimension, rows::signed(event.quantity.micros())])?;
     Ok(Taken::Accepted)
 }
+
+/// A step at which the kill campaign may end the process.
+#[cfg(feature = "fail-points")]
+fn step(name: &str) {
+    crate::fail_point::reach(name);
+}
+
+#[cfg(not(feature = "fail-points"))]
+const fn step(_: &str) {}
 
 /// 128 random bits as hexadecimal text.
 fn random_hex() -> Option<String> {

@@ -6,7 +6,7 @@
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::rows::{self, Slot};
-use super::{Ledger, LedgerError, OpenSum, Settings, classify, current_hour};
+use super::{Ledger, LedgerError, OpenSum, Settings, classify, current_hour, step};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity};
 use crate::usage::event::Customer;
@@ -66,6 +66,7 @@ impl Ledger {
         let transaction = self.transaction()?;
         let claimed = grant(&transaction, &settings, claim, now).map_err(failed)?;
         transaction.commit().map_err(failed)?;
+        step("claim-after-commit");
         Ok(claimed)
     }
 
@@ -99,6 +100,7 @@ impl Ledger {
                     .map_err(failed)?;
             }
         }
+        step("settle-before-commit");
         transaction.commit().map_err(failed)
     }
 }

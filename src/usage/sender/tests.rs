@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::entitlement::word::{self, Hear};
 use crate::marketplace::{
@@ -343,4 +345,81 @@ async fn a_customer_without_subscription_is_asked_about_again_and_holds_up_nobod
     let asked = |_: &[Record]| bench.service.calls.lock().unwrap().len() > calls;
     bench.pass_until(2 * MINUTE, asked).await;
     assert_eq!(bench.service.billed(), 6);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Take { dimension: u8, micros: u64 },
+    Pass { minutes: u16 },
+    Back { minutes: u16 },
+    Act(Act),
+    Flush { seal: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3_u8, 1..5_000_000_u64).prop_map(|(dimension, micros)| Step::Take { dimension, micros }),
+        3 => (1..90_u16).prop_map(|minutes| Step::Pass { minutes }),
+        1 => (1..200_u16).prop_map(|minutes| Step::Back { minutes }),
+        2 => prop_oneof![
+            Just(Act::Lose),
+            Just(Act::Fail(FaultClass::Transient, "ThrottlingException")),
+            Just(Act::Fail(FaultClass::Transient, "ServiceUnavailable")),
+            Just(Act::Fail(FaultClass::Access, "AccessDeniedException")),
+            Just(Act::Fail(FaultClass::Denied, "CustomerNotEntitledException")),
+        ].prop_map(Step::Act),
+        1 => any::<bool>().prop_map(|seal| Step::Flush { seal }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Whatever is lost, refused, throttled, flushed or set back: once AWS answers again, its bill is what was
+    /// acknowledged less what the ledger itself calls dead, to the millionth and for each dimension; and what is dead was
+    /// in doubt.
+    #[test]
+    fn the_bill_is_what_was_acknowledged(steps in prop::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let bench = Bench::start(Service::default(), Outlet::MeterUsage);
+            let mut acknowledged: BTreeMap<String, u64> = BTreeMap::new();
+            for step in steps {
+                match step {
+                    Step::Take { dimension, micros } => {
+                        let dimension = format!("d{dimension}");
+                        bench.take("", &dimension, micros).await;
+                        *acknowledged.entry(dimension).or_default() += micros;
+                    }
+                    Step::Pass { minutes } => bench.clock.advance(u32::from(minutes) * MINUTE),
+                    Step::Back { minutes } => {
+                        bench.clock.follow(bench.clock.now().minus(u32::from(minutes) * MINUTE));
+                    }
+                    Step::Act(act) => bench.service.acts.lock().unwrap().push_back(act),
+                    Step::Flush { seal } => bench.flush(seal).await,
+                }
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+            bench.service.acts.lock().unwrap().clear();
+            // Pauses of minutes pass, and hours that were set back catch up.
+            for _ in 0..60 {
+                tokio::time::sleep(6 * MINUTE).await;
+                bench.clock.advance(20 * MINUTE);
+            }
+            let totals = bench.writer.with(|ledger| ledger.totals()).await.unwrap();
+            let mut billed: BTreeMap<String, u64> = BTreeMap::new();
+            for ((_, dimension, _), micros) in bench.service.bill.lock().unwrap().iter() {
+                *billed.entry(dimension.clone()).or_default() += micros;
+            }
+            for (dimension, micros) in &acknowledged {
+                let totals = totals[dimension];
+                assert!(totals.balances(), "{dimension}: {totals:?}");
+                assert_eq!((totals.accepted, totals.pending), (*micros, 0), "{dimension}");
+                let billed = billed.get(dimension).copied().unwrap_or_default();
+                assert!(totals.billed <= billed && billed <= totals.billed + totals.dead, "{dimension}: {billed} {totals:?}");
+            }
+            let dead = bench.writer.with(|ledger| ledger.dead_letters(1000)).await.unwrap();
+            assert!(dead.iter().all(|record| record.in_doubt), "{dead:?}");
+        });
+    }
 }

@@ -1,0 +1,119 @@
+//! The second act: usage goes in, an hour passes on the emulator's clock, and the bill comes out equal.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
+
+use super::{ANSWER_TIMEOUT, Facts, LOOK_EVERY, PATIENCE, child, say};
+use crate::clock;
+use crate::http::Address;
+use crate::http::client::{Ask, ask};
+
+/// What the application of the demo uses.
+const EVENTS: [(&str, &str); 4] =
+    [("requests", "120"), ("gigabytes", "0.75"), ("requests", "30"), ("gigabytes", "1.250001")];
+
+/// Past the hour's end, its settling time, and the longest delay of a pod.
+const AN_HOUR_AND_ALL: &str = "75m";
+
+/// Tells the act; the sidecar ends with it.
+pub(super) async fn tell(facts: &Facts, folder: &Path) -> io::Result<()> {
+    let (_sidecar, app) = start(facts, folder).await?;
+    say(&format!("  7. a metered product: tollgate run, application at http://{app}"));
+    for (dimension, quantity) in EVENTS {
+        let event = json!({"dimension": dimension, "quantity": quantity}).to_string();
+        let answer = call(app, Ask::post("/v1/usage", event)).await?;
+        let status = &answer["results"][0]["status"];
+        say(&format!("     POST /v1/usage {quantity} {dimension}: {}", status.as_str().unwrap_or("?")));
+    }
+    let emulator: SocketAddr =
+        facts.endpoint.trim_start_matches("http://").parse().map_err(io::Error::other)?;
+    let order = json!({"advance": AN_HOUR_AND_ALL}).to_string();
+    let now = call(emulator, Ask::post("/_emulator/clock", order)).await?["now"].clone();
+    say(&format!("  8. the hour passes: the emulator's clock shows {}", now.as_str().unwrap_or("?")));
+    let reconciled = wait_until_billed(app).await?;
+    let bill = call(emulator, Ask::get("/_emulator/ledger?product_code=demometered")).await?;
+    let empty = Vec::new();
+    for row in reconciled["dimensions"].as_array().unwrap_or(&empty) {
+        let totals = bill["totals"].as_array().unwrap_or(&empty);
+        let billed = totals.iter().find(|total| total["dimension"] == row["dimension"]);
+        let billed = billed.map_or(&Value::Null, |total| &total["quantity"]);
+        if billed != &row["accepted"] {
+            return Err(io::Error::other(format!("the bill is {billed}, acknowledged was {row}")));
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        say(&format!(
+            "  9. {}: acknowledged {}, on AWS's bill {}: equal",
+            text(&row["dimension"]),
+            text(&row["accepted"]),
+            text(billed)
+        ));
+    }
+    Ok(())
+}
+
+async fn start(facts: &Facts, folder: &Path) -> io::Result<(Child, SocketAddr)> {
+    let state = folder.join("metered");
+    std::fs::create_dir(&state)?;
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).to_string();
+    let mut sidecar = child(&["run"])
+        .env("TOLLGATE_MODE", "metered")
+        .env("TOLLGATE_PRODUCT_CODE", "demometered")
+        .env("TOLLGATE_ENDPOINT_URL", &facts.endpoint)
+        .env("TOLLGATE_CLOCK", &facts.clock)
+        .env("TOLLGATE_PROBE_ADDR", &any_port)
+        .env("TOLLGATE_APP_ADDR", &any_port)
+        .env("TOLLGATE_STATE_DIR", state)
+        .env("TOLLGATE_POD_UID", "demo-metered")
+        .env("TOLLGATE_LOG_FORMAT", "json")
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_ACCESS_KEY_ID", "demo-metered")
+        .env("AWS_SECRET_ACCESS_KEY", "demo")
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let log = sidecar.stderr.take().ok_or_else(|| io::Error::other("the sidecar has no log"))?;
+    let mut lines = BufReader::new(log).lines();
+    let mut app = None;
+    let open = async {
+        while let Some(line) = lines.next_line().await? {
+            let line: Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(addr) = line["app_addr"].as_str() {
+                app = Some(addr.parse().map_err(io::Error::other)?);
+            }
+            if line["message"] == "entitlement" && line["state"] == "entitled" {
+                break;
+            }
+        }
+        app.ok_or_else(|| io::Error::other("the sidecar for the metered product ended"))
+    };
+    let app = tokio::time::timeout(PATIENCE, open).await.map_err(io::Error::other)??;
+    // It goes on logging; a full pipe would stop it.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((sidecar, app))
+}
+
+/// The balance once AWS has taken everything.
+async fn wait_until_billed(app: SocketAddr) -> io::Result<Value> {
+    let started = clock::monotonic();
+    loop {
+        let balance = call(app, Ask::get("/v1/reconciliation")).await?;
+        let rows = balance["dimensions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if !rows.is_empty() && rows.iter().all(|row| row["pending"] == "0") {
+            return Ok(balance);
+        }
+        if clock::monotonic().duration_since(started) > PATIENCE {
+            return Err(io::Error::other(format!("usage stays unbilled: {balance}")));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn call(addr: SocketAddr, question: Ask<'_>) -> io::Result<Value> {
+    let answer = ask(&Address::Tcp(addr), question, ANSWER_TIMEOUT).await.map_err(io::Error::other)?;
+    Ok(serde_json::from_slice(answer.body())?)
+}
