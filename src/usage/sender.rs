@@ -185,8 +185,8 @@ impl Sender {
                 Todo::Send => due.push(record),
             }
         }
-        self.alarm(&due, now);
         self.show().await?;
+        self.alarm(&due, now);
         let paused = self.pause_until.is_some_and(|until| clock::monotonic() < until);
         let left = if paused { due.len() } else { self.send_all(due).await? };
         self.show().await?;
