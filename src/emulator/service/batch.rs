@@ -41,6 +41,10 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
     }
     let asked: BatchMeterUsage<'_> = super::members(request)?;
     service.disabled(None, request)?;
+    // Nothing to bill, and without ProductCode nothing that could name a product.
+    if asked.usage_records.is_empty() && asked.product_code.is_none() {
+        return Ok(Answer::Document(json!({"Results": [], "UnprocessedRecords": []})));
+    }
     let (product_code, product) = product_of(service, &asked)?;
     service.disabled(Some(product), request)?;
     let echoes = request.body.get("UsageRecords").and_then(Value::as_array);
@@ -69,12 +73,6 @@ fn product_of<'a>(
         |record: &UsageRecord<'_>| record.license_arn.as_deref().and_then(|arn| service.world.license(arn));
     let code = match asked.product_code.as_deref() {
         Some(code) => code.to_owned(),
-        // Without records there is nothing that could name a product, and nothing to bill.
-        None if asked.usage_records.is_empty() => {
-            return Err(ServiceError::validation(
-                "Without ProductCode, UsageRecords must name a LicenseArn.",
-            ));
-        }
         None => match asked.usage_records.iter().find_map(license) {
             Some((_, license)) => license.product_code,
             None if asked.usage_records.iter().any(|record| record.license_arn.is_some()) => {
