@@ -20,10 +20,14 @@ fn main() {
     }
     connection
         .execute_batch(
-            "CREATE TABLE keys (id TEXT PRIMARY KEY, content BLOB, seen_at INTEGER) STRICT, WITHOUT ROWID;
+            "CREATE TABLE keys (id TEXT PRIMARY KEY, content BLOB NOT NULL, seen_at INTEGER NOT NULL)
+                 STRICT, WITHOUT ROWID;
              CREATE INDEX keys_seen_at ON keys (seen_at);
-             CREATE TABLE sums (hour INTEGER, dimension TEXT, micros INTEGER, PRIMARY KEY (hour, dimension)) STRICT;
-             CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER) STRICT;",
+             CREATE TABLE sums (
+                 pod TEXT NOT NULL, customer TEXT NOT NULL, dimension TEXT NOT NULL, hour INTEGER NOT NULL,
+                 tags TEXT NOT NULL, micros INTEGER NOT NULL, first_at INTEGER NOT NULL, late_from INTEGER,
+                 PRIMARY KEY (hour, pod, customer, dimension, tags)) STRICT, WITHOUT ROWID;
+             CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
         )
         .unwrap();
     let began = Instant::now();
@@ -33,23 +37,15 @@ fn main() {
         for _ in 0..rows {
             done += 1;
             let key = done.to_string();
-            for (sql, with_key) in [
-                ("INSERT INTO keys VALUES (?1, zeroblob(32), 1)", true),
-                (
-                    "INSERT INTO sums VALUES (1, 'requests', 1) ON CONFLICT DO UPDATE SET micros = micros + 1",
-                    false,
-                ),
-                (
-                    "INSERT INTO accepted VALUES ('requests', 1) ON CONFLICT DO UPDATE SET micros = micros + 1",
-                    false,
-                ),
+            for sql in [
+                "INSERT INTO keys VALUES (?1, zeroblob(32), 1)",
+                "INSERT INTO sums VALUES ('pod', '', 'requests', 1, '{}', ?1, 1, NULL)
+                 ON CONFLICT DO UPDATE SET micros = micros + 1",
+                "INSERT INTO accepted VALUES ('requests', ?1) ON CONFLICT DO UPDATE SET micros = micros + 1",
             ] {
                 let mut statement = transaction.prepare_cached(sql).unwrap();
-                if with_key {
-                    statement.execute(params![key]).unwrap()
-                } else {
-                    statement.execute([]).unwrap()
-                };
+                let key = if sql.contains("keys") { key.clone() } else { "1".to_owned() };
+                statement.execute(params![key]).unwrap();
             }
         }
         transaction.commit().unwrap();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::watch;
@@ -10,6 +11,7 @@ use crate::cli::complain;
 use crate::emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
 use crate::exit::Exit;
 use crate::http::Address;
+use crate::http::client::{Ask, ask};
 use crate::shutdown::Signals;
 
 /// Arguments of `emulator`.
@@ -49,6 +51,9 @@ pub struct EmulatorArgs {
     /// Print one line of JSON when ready, for scripts
     #[arg(long)]
     json: bool,
+    /// Ask the emulator at --addr whether it is ready, and exit with 0 or 1: a health check without a shell
+    #[arg(long)]
+    ready: bool,
 }
 
 const AFTER_HELP: &str = "\
@@ -76,6 +81,9 @@ fn parse_switch(text: &str) -> Result<(String, String), String> {
 pub fn run(args: &EmulatorArgs) -> Exit {
     if args.print_world {
         return print_world();
+    }
+    if args.ready {
+        return is_ready(args.addr);
     }
     let world = match args.world.as_ref().map(|path| (path, std::fs::read_to_string(path))) {
         None => None,
@@ -113,6 +121,23 @@ pub fn run(args: &EmulatorArgs) -> Exit {
     };
     runtime.block_on(serve(options, args))
 }
+
+/// Any answer of the clock means that everything serves.
+fn is_ready(addr: SocketAddr) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
+    };
+    let question = Ask::get("/_emulator/clock");
+    match runtime.block_on(ask(&Address::Tcp(addr), question, READY_TIMEOUT)) {
+        Ok(answer) if answer.status().is_success() => Exit::Done,
+        Ok(answer) => complain(Exit::NotOpen, &format!("{addr} answers {}", answer.status())),
+        Err(error) => complain(Exit::NotOpen, &error.to_string()),
+    }
+}
+
+/// Below the usual limit of a health check.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 async fn serve(options: Options, args: &EmulatorArgs) -> Exit {
     let mut signals = match Signals::new() {

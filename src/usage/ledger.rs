@@ -22,6 +22,7 @@
 //! file whose `min_reader` is above its own schema, and touches nothing.
 
 mod claim;
+mod counting;
 mod quarantine;
 mod rows;
 mod upkeep;
@@ -243,11 +244,7 @@ impl Ledger {
         let (path, settings) = (self.path.clone(), self.settings.clone());
         let failed = |error: rusqlite::Error| classify(&path, &error);
         let transaction = self.transaction()?;
-        let current = current_hour(&transaction, now, settings.settle).map_err(failed)?;
-        let mut taken = Vec::with_capacity(events.len());
-        for event in events {
-            taken.push(take_one(&transaction, &settings, current, event, now).map_err(failed)?);
-        }
+        let taken = counting::count(&transaction, &settings, events, now).map_err(failed)?;
         step("take-before-commit");
         transaction.commit().map_err(failed)?;
         step("take-after-commit");
@@ -431,59 +428,6 @@ fn last_closed(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Hour>> 
         .query_row("SELECT value FROM meta WHERE key = 'last_closed'", [], |row| row.get(0))
         .optional()?;
     Ok(text.and_then(|text| text.parse().ok()).map(Hour::from_number))
-}
-
-fn is_closed(
-    transaction: &Transaction<'_>,
-    hour: Hour,
-    now: Timestamp,
-    settle: Duration,
-) -> rusqlite::Result<bool> {
-    let closed = last_closed(transaction)?.max(Some(Hour::latest_closed(now, settle)));
-    Ok(closed.is_some_and(|closed| hour <= closed))
-}
-
-fn take_one(
-    transaction: &Transaction<'_>,
-    settings: &Settings,
-    current: Hour,
-    event: &Event,
-    now: Timestamp,
-) -> rusqlite::Result<Taken> {
-    if let Some(id) = &event.id {
-        let mut find = transaction.prepare_cached("SELECT content FROM keys WHERE id = ?1")?;
-        let seen: Option<Vec<u8>> = find.query_row([id], |row| row.get(0)).optional()?;
-        if let Some(content) = seen {
-            return Ok(if content == event.content { Taken::Duplicate } else { Taken::Conflict });
-        }
-        transaction
-            .prepare_cached("INSERT INTO keys (id, content, seen_at) VALUES (?1, ?2, ?3)")?
-            .execute(params![id, event.content, now.unix_millis()])?;
-    }
-    let at = event.at.max(settings.started_at);
-    let own = Hour::of(at);
-    let (hour, late_from) =
-        if is_closed(transaction, own, now, settings.settle)? { (current, Some(own)) } else { (own, None) };
-    let mut slot = rows::Slot {
-        pod: settings.pod.clone(),
-        customer: event.customer.canonical(),
-        dimension: event.dimension.clone(),
-        hour,
-    };
-    let mut late_from = late_from;
-    if settings.aws_door {
-        slot.hour = claim::unclaimed(transaction, &slot)?;
-        late_from = late_from.or_else(|| (slot.hour != hour).then_some(own));
-    }
-    let first_at = if late_from.is_some() { now } else { at };
-    rows::add(transaction, &slot, &event.tags, event.quantity.micros(), first_at, late_from)?;
-    transaction
-        .prepare_cached(
-            "INSERT INTO accepted (dimension, micros) VALUES (?1, ?2)
-             ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros",
-        )?
-        .execute(params![event.dimension, rows::signed(event.quantity.micros())])?;
-    Ok(Taken::Accepted)
 }
 
 /// A step at which the kill campaign may end the process.

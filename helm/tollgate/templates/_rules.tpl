@@ -1,0 +1,67 @@
+{{/* Made from deploy/observability/rules.yaml by `just chart-rules`; tests/packaging compares the two. */}}
+{{- define "tollgate.rules" -}}
+groups:
+  - name: tollgate
+    rules:
+      - alert: TollgateNotEntitled
+        expr: max by (namespace, pod) (tollgate_entitlement_state{state=~"denied|misconfigured|unverified"}) == 1
+        for: 5m
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} is not entitled: AWS or the token says no"
+          description: "kubectl describe pod names reason and remedy; docs/RUNBOOK.md explains the code."
+      - alert: TollgatePendingTooLong
+        expr: max by (namespace, pod) (tollgate_entitlement_state{state=~"pending|unavailable"}) == 1
+        for: 15m
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has waited for AWS's answer for 15 minutes"
+          description: "AWS cannot be reached: network, proxy, DNS or VPC endpoint."
+      - alert: TollgateGrace
+        expr: max by (namespace, pod) (tollgate_entitlement_state{state="grace"}) == 1
+        for: 1m
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open on grace only: it shuts when that ends"
+      - alert: TollgateLapsed
+        expr: max by (namespace, pod) (tollgate_entitlement_state{state="lapsed"}) == 1
+        for: 5m
+        labels: { severity: warning }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} was entitled and no longer is"
+      - alert: TollgateBadToken
+        expr: increase(tollgate_token_verification_failures_total[10m]) > 0
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} was given a token that is not AWS's ({{ "{{" }} $labels.reason {{ "}}" }})"
+      - alert: TollgateEmulated
+        expr: tollgate_emulated == 1
+        for: 1m
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open on the emulator's word"
+      - alert: TollgateUsageUnsent
+        # Half of MeterUsage's window of 6 hours; for mode saas 12 hours would do.
+        expr: (time() - tollgate_usage_oldest_unsent_timestamp_seconds) * (tollgate_usage_oldest_unsent_timestamp_seconds > bool 0) > 3 * 3600
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has usage that AWS has not taken after half of its window"
+          description: "tollgate ledger list shows the records; after the window they are dead letters or carried."
+      - alert: TollgateDeadLetters
+        expr: tollgate_usage_dead_letters > 0
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} holds {{ "{{" }} $value {{ "}}" }} records that will not be billed unless somebody acts"
+          description: "tollgate ledger dead-letters"
+      - alert: TollgateClockSkew
+        expr: abs(tollgate_clock_skew_seconds) > 60
+        for: 5m
+        labels: { severity: warning }
+        annotations:
+          summary: "the clock of {{ "{{" }} $labels.pod {{ "}}" }} is {{ "{{" }} $value {{ "}}" }} s off"
+      - alert: TollgateEntitledAfterRefusal
+        expr: increase(tollgate_entitled_after_refusal_total[1h]) > 0
+        labels: { severity: info }
+        annotations:
+          summary: "AWS accepted {{ "{{" }} $labels.pod {{ "}}" }} after it had refused it"
+{{- end -}}

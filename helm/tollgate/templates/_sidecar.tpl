@@ -1,0 +1,161 @@
+{{/* The products: at least one, each laid over the common values. Call with the root context. */}}
+{{- define "tollgate.products" -}}
+{{- $common := .Values.tollgate -}}
+{{- $products := list -}}
+{{- $given := $common.products | default (list (dict)) -}}
+{{- range $index, $own := $given -}}
+  {{- $product := mergeOverwrite (deepCopy (omit $common "products" "global")) (deepCopy $own) -}}
+  {{- $name := $own.name | default (ternary "tollgate" (printf "tollgate-%d" $index) (eq (len $given) 1)) -}}
+  {{- $_ := set $product "name" $name -}}
+  {{- if and (gt $index 0) (not $own.ports) -}}
+    {{- $_ := set $product "ports" (dict "probe" (add 19180 (mul 10 $index)) "app" (add 19181 (mul 10 $index))) -}}
+  {{- end -}}
+  {{- $products = append $products $product -}}
+{{- end -}}
+{{- toYaml (dict "products" $products) -}}
+{{- end -}}
+
+{{/* The image of one product. */}}
+{{- define "tollgate.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{/* The settings of one product, as environment. */}}
+{{- define "tollgate.env" -}}
+- name: TOLLGATE_POD_UID
+  valueFrom:
+    fieldRef: { fieldPath: metadata.uid }
+- name: TOLLGATE_PROBE_ADDR
+  value: {{ printf "[::]:%v" .ports.probe | quote }}
+- name: TOLLGATE_APP_ADDR
+  value: {{ printf "127.0.0.1:%v" .ports.app | quote }}
+{{- if .productCode }}
+- name: TOLLGATE_MODE
+  value: {{ .mode | quote }}
+- name: TOLLGATE_PRODUCT_CODE
+  value: {{ .productCode | quote }}
+{{- end }}
+- name: TOLLGATE_SHUTDOWN_GRACE
+  value: {{ .shutdownGrace | quote }}
+{{- if ne .state.type "none" }}
+- name: TOLLGATE_STATE_DIR
+  value: /var/lib/tollgate
+{{- end }}
+{{- if .region }}
+- name: AWS_REGION
+  value: {{ .region | quote }}
+{{- end }}
+{{- if .caConfigMap }}
+- name: AWS_CA_BUNDLE
+  value: /etc/tollgate-ca/ca.crt
+{{- end }}
+{{- with .proxy.https }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .proxy.http }}
+- name: HTTP_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .proxy.noProxy }}
+- name: NO_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- range $name, $value := .settings }}
+- name: TOLLGATE_{{ $name | upper }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- with .extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What the sidecar may do: nothing. */}}
+{{- define "tollgate.securityContext" -}}
+allowPrivilegeEscalation: false
+capabilities: { drop: [ALL] }
+privileged: false
+readOnlyRootFilesystem: true
+runAsGroup: 65532
+runAsNonRoot: true
+runAsUser: 65532
+seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{- define "tollgate.volumeMounts" -}}
+{{- if ne .state.type "none" }}
+- name: {{ .name }}-state
+  mountPath: /var/lib/tollgate
+{{- end }}
+{{- if .caConfigMap }}
+- name: {{ .name }}-ca
+  mountPath: /etc/tollgate-ca
+  readOnly: true
+{{- end }}
+{{- with .extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The sidecar of one product. */}}
+{{- define "tollgate.container" -}}
+name: {{ .name }}
+image: {{ include "tollgate.image" . | quote }}
+imagePullPolicy: {{ .image.pullPolicy }}
+args: [run]
+ports:
+  - name: {{ printf "gate-%v" .ports.probe | quote }}
+    containerPort: {{ .ports.probe }}
+    protocol: TCP
+env:
+  {{- include "tollgate.env" . | nindent 2 }}
+{{- if eq .gate "native" }}
+restartPolicy: Always
+startupProbe:
+  exec: { command: [/tollgate, probe, startup] }
+  periodSeconds: {{ .probes.startupPeriodSeconds }}
+  timeoutSeconds: 2
+  failureThreshold: {{ .probes.startupFailureThreshold }}
+{{- end }}
+livenessProbe:
+  httpGet: { path: /livez, port: {{ .ports.probe }} }
+  periodSeconds: 10
+  timeoutSeconds: 2
+  failureThreshold: 6
+{{- if .probes.sidecarReadiness }}
+readinessProbe:
+  httpGet: { path: /readyz, port: {{ .ports.probe }} }
+  periodSeconds: 5
+  timeoutSeconds: 2
+{{- end }}
+terminationMessagePolicy: FallbackToLogsOnError
+resources:
+  {{- toYaml .resources | nindent 2 }}
+securityContext:
+  {{- include "tollgate.securityContext" . | nindent 2 }}
+{{- with include "tollgate.volumeMounts" . | trim }}
+volumeMounts:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "tollgate.volumes" -}}
+{{- if eq .state.type "emptyDir" }}
+- name: {{ .name }}-state
+  emptyDir: { sizeLimit: {{ .state.sizeLimit }} }
+{{- else if eq .state.type "persistentVolumeClaim" }}
+- name: {{ .name }}-state
+  persistentVolumeClaim: { claimName: {{ required "tollgate.state.claimName names the PersistentVolumeClaim" .state.claimName }} }
+{{- end }}
+{{- if .caConfigMap }}
+- name: {{ .name }}-ca
+  configMap: { name: {{ .caConfigMap }} }
+{{- end }}
+{{- with .extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
