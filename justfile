@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") test
+ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") packaging test
 
 # Formats the sources.
 fmt:
@@ -114,6 +114,87 @@ hardening program=static_binary:
     has 'GNU_STACK .* RW ' 'the stack is executable'
     has_not 'LOAD .* RWE ' 'a segment is writable and executable'
     echo "hardening: static PIE, RELRO, BIND_NOW, no executable stack"
+
+# The static binary for arm64, with Debian's cross toolchain (rustc-web, libstd-rust-web-dev:arm64, gcc-aarch64-linux-gnu).
+release-binary-arm64:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
+    export AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar RUSTC=/usr/bin/rustc RUSTFLAGS="{{ release_flags }}"
+    /usr/bin/cargo build --release --locked --no-default-features --target aarch64-unknown-linux-gnu --target-dir target/arm64
+    bytes=$(stat -c %s {{ arm64_binary }})
+    echo "release binary for arm64: $bytes bytes of at most $((8 * 1024 * 1024))"
+    [ "$bytes" -le $((8 * 1024 * 1024)) ]
+
+arm64_binary := "target/arm64/aarch64-unknown-linux-gnu/release/tollgate"
+
+# What the images are built from, in dist/image: a tree for each architecture whose binary is there.
+image-context:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    rm -rf dist/image && mkdir -p dist/image/state
+    tree() {
+        [ -x "$2" ] || return 0
+        install -D -m 0755 "$2" "dist/image/$1/tollgate"
+        install -D -m 0644 /etc/ssl/certs/ca-certificates.crt "dist/image/$1/etc/ssl/certs/ca-certificates.crt"
+        install -d -m 0755 "dist/image/$1/usr/share/tollgate"
+    }
+    tree amd64 {{ static_binary }}
+    tree arm64 {{ arm64_binary }}
+    tree dev-amd64 target/{{ target }}/debug/tollgate
+    # The same tree always makes the same layer.
+    find dist/image -exec touch --no-dereference --date=@0 {} +
+    ls dist/image
+
+version := `sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1`
+revision := `git rev-parse --short=12 HEAD 2>/dev/null || echo unknown`
+
+# The release image of each architecture whose binary is there, as one manifest and OCI archive in dist/; twice, to compare.
+image: image-context
+    #!/usr/bin/env bash
+    set -euo pipefail
+    build() {
+        buildah manifest rm "$1" >/dev/null 2>&1 || true
+        for arch in amd64 arm64; do
+            [ -d "dist/image/$arch" ] || continue
+            buildah bud --quiet --format docker --timestamp 0 --platform "linux/$arch" --build-arg "TARGETARCH=$arch" \
+                --build-arg "VERSION={{ version }}" --build-arg "REVISION={{ revision }}" --manifest "$1" -f deploy/Dockerfile dist/image
+        done
+        buildah manifest inspect "$1" | grep '"digest"'
+    }
+    first=$(build tollgate) second=$(build tollgate-again)
+    [ "$first" = "$second" ] || { echo "image: two builds differ" >&2; exit 1; }
+    echo "$first"
+    rm -rf dist/tollgate-{{ version }}.oci && mkdir -p dist
+    buildah manifest push --quiet --all tollgate "oci-archive:dist/tollgate-{{ version }}-image.tar"
+    echo "image: the same digests twice; dist/tollgate-{{ version }}-image.tar"
+
+# The development image's binary: static, with the emulator, unoptimised.
+dev-binary:
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target {{ target }}
+
+# Charts, manifests, task definitions, alert rules and real containers.
+packaging: release-binary dev-binary image-context
+    tests/packaging/run
+
+# Writes the alert rules into the library chart.
+chart-rules:
+    python3 tests/packaging/chart_rules.py
+
+# Everything of a release into dist/, without a network: binaries, image, charts, SBOM, checksums.
+release: release-binary release-binary-arm64 image sbom
+    #!/usr/bin/env bash
+    set -euo pipefail
+    grep -q "^## {{ version }}\|^## Unreleased" CHANGELOG.md || { echo "release: CHANGELOG.md says nothing of {{ version }}" >&2; exit 1; }
+    install -m 0755 {{ static_binary }} dist/tollgate-{{ version }}-linux-amd64
+    install -m 0755 {{ arm64_binary }} dist/tollgate-{{ version }}-linux-arm64
+    tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -czf dist/tollgate-chart-{{ version }}.tgz -C helm tollgate
+    (cd dist && sha256sum tollgate-* > SHA256SUMS && cat SHA256SUMS)
+
+# The software bill of materials (CycloneDX), from Cargo.lock alone.
+sbom:
+    mkdir -p dist
+    python3 tests/packaging/sbom.py > dist/tollgate-{{ version }}.cdx.json
 
 # Builds the release binary twice, in two folders, and compares: the same sources make the same bytes.
 reproducible: release-binary

@@ -7,6 +7,7 @@ tests/packaging/golden, so that a change shows in review.
 """
 
 import copy
+import json
 import pathlib
 import re
 import shutil
@@ -204,6 +205,15 @@ class Charts(unittest.TestCase):
                 self.assertIn(name, ("Name", "Namespace"), path)
             if path.parent.name == "templates":
                 self.assertIsNone(re.search(r"image: *[\"']?[a-z0-9.]+/", text), f"{path} names an image")
+
+    def test_the_add_ons_schema_allows_only_what_the_chart_takes(self):
+        addon = json.loads((ROOT / "helm/example/aws_mp_configuration_schema.json").read_text())
+        chart = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())
+        gate = addon["properties"]["tollgate"]
+        self.assertFalse(addon["additionalProperties"] or gate["additionalProperties"])
+        self.assertLessEqual(set(gate["properties"]), set(chart["properties"]))
+        # What belongs to the seller is not among them.
+        self.assertTrue({"image", "mode", "productCode", "settings", "gate"}.isdisjoint(gate["properties"]))
 
     def test_the_charts_rules_are_the_published_ones(self):
         published = yaml.safe_load((ROOT / "deploy/observability/rules.yaml").read_text())

@@ -1,0 +1,70 @@
+"""Prints the software bill of materials of the release build as CycloneDX 1.5 JSON: the crates that `cargo tree` links.
+
+Usage: sbom.py
+"""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import uuid
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TREE = ["cargo", "tree", "--locked", "--no-default-features", "--edges", "normal,build", "--prefix", "none", "--format"]
+
+
+def crates():
+    """(name, version, licence) of all crates in the release build, ourselves first."""
+    text = subprocess.run([*TREE, "{p}|{l}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = {}
+    for line in text.splitlines():
+        package, _, licence = line.removesuffix(" (*)").partition("|")
+        name, version = package.split()[:2]
+        found.setdefault((name, version.removeprefix("v")), licence.removesuffix(" (*)"))
+    return [(name, version, licence) for (name, version), licence in found.items()]
+
+
+def checksums():
+    """SHA-256 of each crate, from Cargo.lock."""
+    lock = (ROOT / "Cargo.lock").read_text()
+    pattern = r'name = "([^"]+)"\nversion = "([^"]+)"\nsource = "[^"]+"\nchecksum = "([0-9a-f]{64})"'
+    return {(name, version): checksum for name, version, checksum in re.findall(pattern, lock)}
+
+
+def component(name, version, licence, sums):
+    entry = {
+        "type": "library",
+        "bom-ref": f"pkg:cargo/{name}@{version}",
+        "name": name,
+        "version": version,
+        "purl": f"pkg:cargo/{name}@{version}",
+    }
+    if licence:
+        entry["licenses"] = [{"expression": licence.replace("/", " OR ")}]
+    if (name, version) in sums:
+        entry["hashes"] = [{"alg": "SHA-256", "content": sums[name, version]}]
+    return entry
+
+
+def main():
+    (name, version, licence), *others = crates()
+    sums = checksums()
+    missing = [other for other in others if (other[0], other[1]) not in sums]
+    if missing:
+        sys.exit(f"sbom: not in Cargo.lock: {missing}")
+    components = [component(*other, sums) for other in sorted(others)]
+    bom = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        # The same contents have the same number.
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(components))}",
+        "version": 1,
+        "metadata": {"component": {**component(name, version, licence, {}), "type": "application"}},
+        "components": components,
+    }
+    print(json.dumps(bom, indent=1))
+
+
+if __name__ == "__main__":
+    main()
