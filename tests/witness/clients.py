@@ -147,6 +147,10 @@ class Clients(unittest.TestCase):
         wait.until(lambda b: len(b.find_elements(By.CSS_SELECTOR, "#chart .bar")) == 10)
         self.assertIn("demometered", browser.find_element(By.ID, "totals").text)
         self.assertIn("cli-pod", browser.find_element(By.ID, "calls").text)
+        self.assertIn("cli-pod 111122223333 eks, us-east-1", browser.find_element(By.ID, "pods").text)
+        self.assertIn("demosaas", browser.find_element(By.ID, "products").text)
+        browser.execute_script("document.querySelector('#calls tr[data-number]').click()")
+        wait.until(lambda b: '"MeteringRecordId"' in b.find_element(By.ID, "call").text)
 
         browser.find_element(By.CSS_SELECTOR, "[data-advance='1h']").click()
         wait.until(lambda b: "14:30" in b.find_element(By.ID, "now").text)

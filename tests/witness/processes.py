@@ -28,8 +28,10 @@ class Emulator(Process):
 
     def __init__(self, program, *arguments):
         self.folder = tempfile.TemporaryDirectory()
+        if "--state" not in arguments:
+            arguments = ("--state", self.folder.name, *arguments)
         self.process = subprocess.Popen(
-            [program, "emulator", "--addr", "127.0.0.1:0", "--json", "--state", self.folder.name, *arguments],
+            [program, "emulator", "--addr", "127.0.0.1:0", "--json", *arguments],
             stdout=subprocess.PIPE,
             text=True,
         )
