@@ -1,4 +1,5 @@
-"""Runs the commands of docs/EMULATOR.md with the AWS CLI and compares what stands behind the arrows.
+"""Runs the commands of docs/EMULATOR.md with the AWS CLI and compares what stands behind the arrows: every command has
+to succeed, an HTTP error included, and a promise of a number is a line of its own; one that ends with … is how a line begins.
 
 Usage: rehearsal.py PROGRAM
 """
@@ -29,6 +30,14 @@ def steps(text):
             yield "\n".join(command), ""
 
 
+def kept(promise, output):
+    """Whether the output holds what the page promises."""
+    lines = output.splitlines()
+    if promise.endswith("…"):
+        return any(line.startswith(promise.removesuffix("…")) for line in lines)
+    return promise in lines if promise.isdigit() else promise in output
+
+
 def main():
     with open(PAGE) as page:
         text = page.read()
@@ -37,20 +46,24 @@ def main():
         # One shell for the whole page: what is exported stays.
         path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
         environment = {"PATH": path, "HOME": home, "AWS_PAGER": ""}
-        shell = subprocess.Popen(["bash"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        shell = subprocess.Popen(["bash", "-e", "-o", "pipefail"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        shell.stdin.write('curl() { command curl --fail-with-body "$@"; }\n')
         for command, expected in steps(text.replace("http://127.0.0.1:8090", emulator.endpoint)):
-            shell.stdin.write(f"{command}\necho; echo end-of-step $?\n")
+            shell.stdin.write(f"{command}\necho; echo end-of-step\n")
             shell.stdin.flush()
-            output = []
+            output, ended = [], False
             for line in shell.stdout:
                 if line.startswith("end-of-step"):
+                    ended = True
                     break
                 output.append(line)
             run += 1
-            # The status is the last echo's: what counts is the output, where one is promised.
-            if expected not in "".join(output):
+            # A command that fails ends the shell, and with it the page.
+            if not ended or not kept(expected, "".join(output)):
                 failed += 1
                 print(f"FAILED: {command}\nexpected {expected!r} in:\n{''.join(output)}")
+            if not ended:
+                break
         shell.stdin.close()
         shell.wait()
         shell.stdout.close()
