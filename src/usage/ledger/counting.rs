@@ -1,7 +1,7 @@
 //! Events into sums: each key claimed, each quantity added to its hour, all in the transaction that is given.
 //!
-//! A group's events are added up in memory first: a thousand events of one dimension are a thousand keys, but one row of
-//! sums.
+//! A group's events are added up in memory first: a thousand events of one dimension are a thousand keys, but one
+//! row of sums.
 
 use std::collections::BTreeMap;
 

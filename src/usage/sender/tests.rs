@@ -376,8 +376,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     /// Whatever is lost, refused, throttled, flushed or set back: once AWS answers again, its bill is what was
-    /// acknowledged less what the ledger itself calls dead, to the millionth and for each dimension; and what is dead was
-    /// in doubt.
+    /// acknowledged less what the ledger itself calls dead, to the millionth and for each dimension; and what is
+    /// dead was in doubt.
     #[test]
     fn the_bill_is_what_was_acknowledged(steps in prop::collection::vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
