@@ -6,6 +6,7 @@
 //! - Errors are `application/problem+json` (RFC 9457).
 
 mod admission;
+pub mod attestation;
 pub mod door;
 pub mod usage;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -20,7 +22,8 @@ use tokio::sync::watch;
 use crate::config::Secret;
 use crate::entitlement::reason::runbook;
 use crate::entitlement::{Document, Proof, Subject, Watch};
-use crate::http::{self, Abandoned, Body, Handler, Limits};
+use crate::http::{self, Abandoned, Body, Handler, Limits, ReadBodyError};
+use attestation::Attestation;
 use door::Door;
 use usage::UsagePart;
 
@@ -35,6 +38,9 @@ pub const LIMITS: Limits = Limits {
     reset_when_abandoned: false,
 };
 
+/// A nonce of 255 characters, each escaped.
+const NONCE_BODY_BYTES_MAX: usize = 4096;
+
 /// The application server's answers.
 #[derive(Clone)]
 pub struct AppServer {
@@ -46,6 +52,8 @@ pub struct AppServer {
     pub token: Option<Arc<Secret>>,
     /// In modes `metered` and `saas`.
     pub usage: Option<UsagePart>,
+    /// In mode `hourly`.
+    pub attestation: Option<Arc<Attestation>>,
     /// Where `aws_door` is on.
     pub door: Option<Door>,
     /// Turns true at `POST /v1/quit`, where that is switched on.
@@ -64,6 +72,8 @@ impl Handler for AppServer {
             (_, "/v1/entitlement") => return Ok(http::method_not_allowed("GET, HEAD")),
             (&Method::POST, "/v1/quit") => return Ok(self.quit()),
             (_, "/v1/quit") => return Ok(http::method_not_allowed("POST")),
+            (&Method::POST, "/v1/attestations") => return self.attest(&parts.headers, body).await,
+            (_, "/v1/attestations") => return Ok(http::method_not_allowed("POST")),
             (&Method::POST, "/") if parts.headers.contains_key(door::TARGET) => {
                 return match &self.door {
                     Some(door) => door.pass(&parts.headers, body).await,
@@ -116,6 +126,23 @@ impl AppServer {
         document.insert("token".to_owned(), token);
         document.insert("nonce".to_owned(), nonce);
         http::json(StatusCode::OK, &document)
+    }
+
+    async fn attest(&self, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Abandoned> {
+        if let Some(refused) = admission::not_json(headers) {
+            return Ok(refused);
+        }
+        let Some(attestation) = &self.attestation else {
+            let detail = "only RegisterUsage is signed: there is nothing to attest outside mode hourly";
+            return Ok(problem(StatusCode::NOT_FOUND, "NotFound", detail));
+        };
+        match http::read_body(body, NONCE_BODY_BYTES_MAX).await {
+            Ok(bytes) => Ok(attestation.attest(&bytes).await),
+            Err(ReadBodyError::TooLarge) => {
+                Ok(problem(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", "the body is larger than 4 KiB"))
+            }
+            Err(ReadBodyError::Broken) => Err(Abandoned),
+        }
     }
 
     fn quit(&self) -> Response<Body> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::api::attestation::{self, Attestation};
 use crate::api::door::Door;
 use crate::api::{self, AppServer};
 use crate::clock::{self, WallClock};
@@ -123,6 +124,7 @@ impl App {
                 entitlement: entitlement.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
+                attestation: attesting(&config, &surroundings, entitlement.clone()),
                 door: config.app.aws_door.then(|| Door {
                     aws: Arc::clone(&aws),
                     // Only reports of this pod's own usage compete with the ledger's.
@@ -230,6 +232,22 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
         imds_disabled: aws.imds_disabled,
         ca_bundle: aws.ca_bundle.clone(),
     }
+}
+
+/// Only `RegisterUsage` is signed, so only its mode can attest.
+fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
+    (config.product.mode == Mode::Hourly).then(|| {
+        Arc::new(Attestation {
+            aws: Arc::clone(&surroundings.aws),
+            product_code: config.product.product_code.clone(),
+            keys: config.product.keys.clone(),
+            allow_emulated: config.product.allow_emulated,
+            entitlement,
+            clock: surroundings.clock.clone(),
+            metrics: Arc::clone(&surroundings.metrics),
+            calls: attestation::Calls::default(),
+        })
+    })
 }
 
 /// Which pod or task this is; empty where nothing names it.

@@ -138,7 +138,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Opens the ledger in `folder`, making it if there is none. A file that is damaged beyond use is set aside, kept
-    /// and named, and a new one begins: see [`quarantine`].
+    /// and named, and a new one begins.
     pub fn open(folder: &Path, settings: Settings) -> Result<Self, LedgerError> {
         let path = folder.join(FILE_NAME);
         let suspect = quarantine::is_suspect(&path);

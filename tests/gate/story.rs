@@ -174,3 +174,55 @@ fn the_application_is_given_the_token_and_its_nonce_and_the_probe_server_shows_n
     assert_eq!(sidecar.document()["token"], serde_json::Value::Null, "the probe server shows none");
     assert_eq!(post(app, "/v1/usage", "{}").json()["code"], "NoUsage");
 }
+
+#[test]
+fn an_attestation_answers_the_applications_own_nonce() {
+    let emulator = Emulator::start();
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-attest"));
+    sidecar.wait_for("entitled");
+    let app = sidecar.app_addr.unwrap();
+    let attest = |nonce: &str| post(app, "/v1/attestations", &format!(r#"{{"nonce":"{nonce}"}}"#));
+    let answer = attest("chosen-by-the-application");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let token = answer.json()["token"].as_str().unwrap().to_owned();
+    let key = emulator.public_keys.join("1.pem");
+    let mut verify =
+        crate::processes::command(&["verify", "--product-code", "demohourly", "--public-key-version", "1"]);
+    let output = verify
+        .args(["--nonce", "chosen-by-the-application", "--public-key"])
+        .arg(&key)
+        .arg(&token)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for bad in ["short", "with\\nline feed in it", ""] {
+        assert_eq!(attest(bad).status, 400, "{bad}");
+    }
+    assert_eq!(attest("another-nonce-of-16").status, 200);
+    assert_eq!(attest("a-third-nonce-of-16").status, 200);
+    let refused = attest("a-fourth-nonce-of-16");
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (429, Some("TooManyAttestations")));
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=61).contains(&seconds), "{seconds}");
+    let calls = emulator.calls();
+    assert_eq!(calls["total"], 4, "the gate's own, and three");
+}
+
+#[test]
+fn the_same_nonce_in_flight_is_one_call_and_a_lying_service_attests_nothing() {
+    let emulator = Emulator::start();
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-attest-2"));
+    sidecar.wait_for("entitled");
+    let app = sidecar.app_addr.unwrap();
+    emulator.admin("/_emulator/faults", r#"{"fault":"delay","delay":"300ms","count":1}"#);
+    let body = r#"{"nonce":"asked-by-four-at-once"}"#;
+    let askers: Vec<_> =
+        (0..4).map(|_| std::thread::spawn(move || post(app, "/v1/attestations", body))).collect();
+    let tokens: Vec<_> =
+        askers.into_iter().map(|asker| asker.join().unwrap().json()["token"].clone()).collect();
+    assert!(tokens[0].is_string() && tokens.iter().all(|token| *token == tokens[0]), "{tokens:?}");
+    assert_eq!(emulator.calls()["total"], 2);
+    emulator.admin("/_emulator/faults", r#"{"fault":"token","token":"wrong-nonce"}"#);
+    let answer = post(app, "/v1/attestations", r#"{"nonce":"answered-with-a-lie"}"#);
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (403, Some("NonceMismatch")), "{answer:?}");
+}

@@ -1,0 +1,230 @@
+//! Attestations: the application's own nonce goes to AWS, and the verified token comes back.
+//!
+//! The application that checks it against a key of its own knows that AWS answered its question just now; a sidecar that was
+//! replaced or patched cannot answer (a relay to an entitled pod can: see THREATS).
+//!
+//! - A call of `RegisterUsage` each, so they are few: a bucket of three, one more every minute.
+//! - The same nonce in flight is one call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::header::{HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use super::{problem, problem_of};
+use crate::clock::{self, WallClock};
+use crate::entitlement::Watch;
+use crate::http::{self, Body};
+use crate::marketplace::{
+    Fault, FaultClass, Metering, Nonce, ProductCode, PublicKeyVersion, RegisterUsage, Signing,
+};
+use crate::metrics::Metrics;
+use crate::receipt::key::KeyRing;
+use crate::receipt::{self, Expected};
+
+/// Attestations at once, after a quiet time.
+pub const BURST: u32 = 3;
+
+/// One more is allowed every so often: AWS takes five registrations a second from all pods of the account together.
+pub const EVERY: Duration = Duration::from_secs(60);
+
+/// Shortest nonce taken: sixteen characters hold enough chance that nobody guesses the next.
+pub const NONCE_CHARS_MIN: usize = 16;
+
+/// A token, or why there is none.
+type Outcome = Result<String, Refusal>;
+
+#[derive(Debug, Clone)]
+struct Refusal {
+    status: StatusCode,
+    code: String,
+    detail: &'static str,
+}
+
+/// What attesting needs, in mode `hourly`.
+pub struct Attestation {
+    /// The service that is asked.
+    pub aws: Arc<dyn Metering>,
+    /// What is registered.
+    pub product_code: ProductCode,
+    /// The seller's public keys.
+    pub keys: KeyRing,
+    /// Accept the emulator's tokens.
+    pub allow_emulated: bool,
+    /// Names the key version in use.
+    pub entitlement: Watch,
+    /// Wall time, for the token's own times.
+    pub clock: WallClock,
+    /// Each is a registration, and counted as one.
+    pub metrics: Arc<Metrics>,
+    /// Calls under way, and how many more are allowed.
+    pub calls: Calls,
+}
+
+/// What is under way, and the limit.
+#[derive(Debug, Default)]
+pub struct Calls {
+    bucket: Mutex<Bucket>,
+    in_flight: Mutex<HashMap<String, Arc<OnceCell<Outcome>>>>,
+}
+
+/// A token bucket; pure but for its argument.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// When it was full, or would have been, counted back by what was taken since.
+    empty_until: Option<Instant>,
+}
+
+impl Bucket {
+    /// Takes one, or says how long until there is one.
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let from = self.empty_until.map_or(now, |until| until.max(now));
+        let next = from + EVERY;
+        let ahead = next.duration_since(now);
+        if ahead > EVERY * BURST {
+            return Err(ahead - EVERY * BURST);
+        }
+        self.empty_until = Some(next);
+        Ok(())
+    }
+}
+
+impl Attestation {
+    pub(super) async fn attest(&self, bytes: &[u8]) -> Response<Body> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Question {
+            nonce: String,
+        }
+        let nonce = serde_json::from_slice::<Question>(bytes).ok().map(|question| question.nonce);
+        let Some(nonce) = nonce.filter(|nonce| is_nonce(nonce)) else {
+            let detail = "the body must be {\"nonce\": \"…\"}, of 16 to 255 printable ASCII characters";
+            return problem(StatusCode::BAD_REQUEST, "BadRequest", detail);
+        };
+        let call = match self.join(&nonce) {
+            Ok(call) => call,
+            Err(wait) => return too_many(wait),
+        };
+        let outcome = call.get_or_init(|| self.ask(&nonce)).await.clone();
+        self.calls.in_flight.lock().expect("held for a map's operation only").remove(&nonce);
+        match outcome {
+            Ok(token) => http::json(StatusCode::OK, &json!({"token": token})),
+            Err(refusal) => {
+                let mut answer = problem_of(refusal.status, &refusal.code, refusal.detail);
+                if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+                    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(EVERY.as_secs()));
+                }
+                answer
+            }
+        }
+    }
+
+    /// The call of this nonce that is under way, or a new one if the bucket allows it.
+    fn join(&self, nonce: &str) -> Result<Arc<OnceCell<Outcome>>, Duration> {
+        let mut calls = self.calls.in_flight.lock().expect("held for a map's operation only");
+        if let Some(call) = calls.get(nonce) {
+            return Ok(Arc::clone(call));
+        }
+        self.calls.bucket.lock().expect("held for arithmetic only").take(clock::monotonic())?;
+        let call = Arc::new(OnceCell::new());
+        calls.insert(nonce.to_owned(), Arc::clone(&call));
+        Ok(call)
+    }
+
+    async fn ask(&self, text: &str) -> Outcome {
+        let began = clock::monotonic();
+        let version = self.entitlement.borrow().public_key_version.unwrap_or(PublicKeyVersion::FIRST);
+        let nonce: Nonce = text.parse().map_err(|_| internal())?;
+        let key = self.keys.get(version).ok_or_else(internal)?;
+        let request = RegisterUsage {
+            product_code: self.product_code.clone(),
+            public_key_version: version,
+            nonce: nonce.clone(),
+        };
+        let answer = self.aws.register_usage(request, Signing::default()).await;
+        let seconds = clock::monotonic().duration_since(began).as_secs_f64();
+        let registered = answer.map_err(|fault| self.faulted(&fault, seconds))?;
+        let expected = Expected {
+            product_code: &self.product_code,
+            public_key_version: version,
+            nonce: &nonce,
+            now: self.clock.now(),
+            allow_emulated: self.allow_emulated,
+        };
+        match receipt::verify(&registered.signature, key, &expected) {
+            Ok(receipt) => {
+                self.metrics.attempted("registered", "", seconds);
+                Ok(receipt.token().to_owned())
+            }
+            Err(error) => {
+                self.metrics.attempted("unverified", error.code(), seconds);
+                self.metrics.verification_failed(error.code());
+                let detail = "the answer to the nonce failed verification against the seller's public key";
+                Err(Refusal { status: StatusCode::FORBIDDEN, code: error.code().to_owned(), detail })
+            }
+        }
+    }
+
+    fn faulted(&self, fault: &Fault, seconds: f64) -> Refusal {
+        tracing::debug!(code = %fault.code, detail = fault.detail, "attestation failed");
+        let refused = matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured);
+        let outcome = if refused { "refused" } else { "failed" };
+        self.metrics.attempted(outcome, fault.code.as_str(), seconds);
+        let (status, detail) = if refused {
+            (StatusCode::FORBIDDEN, "AWS refuses the registration; the code is its exception")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "AWS gave no usable answer; the code says what happened")
+        };
+        Refusal { status, code: fault.code.as_str().to_owned(), detail }
+    }
+}
+
+fn internal() -> Refusal {
+    let detail = "the key version in use is not held";
+    Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, code: "Internal".to_owned(), detail }
+}
+
+fn is_nonce(text: &str) -> bool {
+    (NONCE_CHARS_MIN..=255).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+fn too_many(wait: Duration) -> Response<Body> {
+    let detail = "one attestation a minute after a burst of three; each is a registration at AWS";
+    let mut answer = problem(StatusCode::TOO_MANY_REQUESTS, "TooManyAttestations", detail);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().saturating_add(1)));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_at_once_then_one_a_minute() {
+        let mut bucket = Bucket::default();
+        let start = clock::monotonic();
+        for _ in 0..BURST {
+            assert_eq!(bucket.take(start), Ok(()));
+        }
+        assert_eq!(bucket.take(start), Err(EVERY));
+        let later = start + EVERY;
+        assert_eq!((bucket.take(later), bucket.take(later)), (Ok(()), Err(EVERY)));
+        let quiet = later + 60 * EVERY;
+        let taken = (0..10).filter(|_| bucket.take(quiet).is_ok()).count();
+        assert_eq!(taken, 3, "a quiet hour saves up no more than the burst");
+    }
+
+    #[test]
+    fn nonces_are_long_enough_and_printable() {
+        assert!(is_nonce(&"n".repeat(16)) && is_nonce(&"~ !".repeat(85)));
+        for bad in ["short", &"n".repeat(256), "sixteen or more\n", "sechzehn oder mehr ü"] {
+            assert!(!is_nonce(bad), "{bad}");
+        }
+    }
+}
