@@ -1,7 +1,7 @@
 //! Attestations: the application's own nonce goes to AWS, and the verified token comes back.
 //!
-//! The application that checks it against a key of its own knows that AWS answered its question just now; a sidecar that was
-//! replaced or patched cannot answer (a relay to an entitled pod can: see THREATS).
+//! The application that checks it against a key of its own knows that AWS answered its question just now; a sidecar
+//! that was replaced or patched cannot answer (a relay to an entitled pod can: see THREATS).
 //!
 //! - A call of `RegisterUsage` each, so they are few: a bucket of three, one more every minute.
 //! - The same nonce in flight is one call.
