@@ -98,6 +98,30 @@ def row(what, measured, goal):
     print(f"| {what} | {measured} | {goal} |", flush=True)
 
 
+def emulator_start():
+    """Milliseconds to the line that says it is ready: the median of starts with keys."""
+    folder, times = tempfile.mkdtemp(), []
+    for _ in range(21):
+        began = time.perf_counter()
+        command = [PROGRAM, "emulator", "--addr", "127.0.0.1:0", "--json", "--state", folder]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        times.append((time.perf_counter() - began) * 1e3)
+        process.terminate()
+        process.wait()
+    # The first start makes the keys.
+    first, rest = times[0], sorted(times[1:])
+    row("emulator: ready, once keys exist", f"{rest[len(rest) // 2]:.1f} ms (most {rest[-1]:.1f}; the first start {first:.0f})", "< 100 ms")
+
+
+def openssl_signs():
+    """Signatures a second by `openssl speed`; its versions differ in their columns, which the line before names."""
+    command = [*SERVED, "openssl", "speed", "-seconds", "3", "rsa3072"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    column = lines[-2].split().index("sign/s") + len("rsa 3072 bits".split())
+    return float(lines[-1].split()[column])
+
+
 def emulator_speed():
     folder = tempfile.mkdtemp()
     process = subprocess.Popen(
@@ -127,12 +151,16 @@ def emulator_speed():
     row(f"emulator: resident memory before and after {calls:,} more calls",
         f"{before:.0f} → {resident(process.pid):.0f} MiB", "bounded")
     register = json.dumps({"ProductCode": "demohourly", "PublicKeyVersion": 1, "Nonce": "bench"})
-    speed = subprocess.run([*SERVED, "openssl", "speed", "-seconds", "3", "rsa3072"], capture_output=True, text=True).stdout
-    numbers = re.search(r"rsa 3072 bits +\S+ +\S+ +(?:\S+ +\S+ +)?([\d.]+) +", speed)
-    signs = float(re.findall(r"[\d.]+", speed.splitlines()[-1])[-2] if not numbers else numbers[1])
+    # Before and after, and the better of the two: a neighbour's load must not flatter the emulator.
+    signs = openssl_signs()
     rate, failed, _ = wrk(endpoint, script("RegisterUsage", register, 1000), 16)
+    signs = max(signs, openssl_signs())
     row("emulator: RegisterUsage calls/s on that core", f"{rate:,.0f}, {failed} failed", f"≥ 0.7 of {signs:,.0f} signatures")
     row("the same beside `openssl speed rsa3072`", f"{rate / signs:.2f}", "≥ 0.7")
+    # Every call another pod: the emulator remembers 100,000 of them, and refuses the rest.
+    strangers, _, _ = wrk(endpoint, script("MeterUsage", meter, 10**9), 16, 10)
+    row(f"emulator: resident memory after {int(strangers * 10):,} calls, each of another pod",
+        f"{resident(process.pid):.0f} MiB", "bounded")
     process.terminate()
     process.wait()
 
@@ -251,5 +279,6 @@ def intake():
 if __name__ == "__main__":
     print("| what | measured | goal |\n| --- | ---: | ---: |")
     if "intake" not in sys.argv[3:]:
+        emulator_start()
         emulator_speed()
     intake()
