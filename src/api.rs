@@ -38,6 +38,9 @@ pub const LIMITS: Limits = Limits {
     reset_when_abandoned: false,
 };
 
+/// `docs/openapi.yaml` as JSON; `tests/witness/openapi.py` compares the two.
+const OPENAPI: &str = include_str!("api/openapi.json");
+
 /// A nonce of 255 characters, each escaped.
 const NONCE_BODY_BYTES_MAX: usize = 4096;
 
@@ -70,6 +73,10 @@ impl Handler for AppServer {
         match (&parts.method, path) {
             (method, "/v1/entitlement") if http::reads(method) => return Ok(self.entitlement()),
             (_, "/v1/entitlement") => return Ok(http::method_not_allowed("GET, HEAD")),
+            (method, "/openapi.json") if http::reads(method) => {
+                return Ok(http::answer(StatusCode::OK, "application/json", OPENAPI));
+            }
+            (_, "/openapi.json") => return Ok(http::method_not_allowed("GET, HEAD")),
             (&Method::POST, "/v1/quit") => return Ok(self.quit()),
             (_, "/v1/quit") => return Ok(http::method_not_allowed("POST")),
             (&Method::POST, "/v1/attestations") => return self.attest(&parts.headers, body).await,

@@ -1,0 +1,59 @@
+"""Runs the examples of docs/SEMANTICS.md as applications would, and compares AWS's bill with what they reported.
+
+Usage: applications.py PROGRAM
+"""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+from processes import Emulator, Sidecar
+
+PROGRAM = sys.argv[1]
+PAGE = os.path.join(os.path.dirname(__file__), "../../docs/SEMANTICS.md")
+
+
+def block(text, language):
+    """The first example in a language, in its section."""
+    section = text.split("## From an application")[1].split("\n## ")[0]
+    return re.search(rf"```{language}\n(.*?)```", section, re.S)[1]
+
+
+def send(address, example):
+    """A request as it stands on the page, its length added."""
+    head, _, body = example.partition("\n\n")
+    body = body.strip().encode()
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port))) as stream:
+        lines = head.strip().splitlines() + [f"Content-Length: {len(body)}"]
+        stream.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        answer = b"".join(iter(lambda: stream.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 202") and b'"accepted"' in answer, answer
+
+
+def main():
+    with open(PAGE) as page:
+        text = page.read()
+    with Emulator(PROGRAM) as emulator:
+        emulator.admin("clock", {"now": "2026-11-24T08:00:00Z"})
+        with Sidecar(PROGRAM, emulator, "metered") as sidecar:
+            address = sidecar.app.removeprefix("http://")
+            text = text.replace("127.0.0.1:19181", address)
+            subprocess.run(["bash", "-euc", block(text, "sh")], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-c", block(text, "python")], check=True)
+            # A second run of an application that does not know of the first: each id counts once.
+            subprocess.run([sys.executable, "-c", block(text, "python")], check=True)
+            send(address, block(text, "http"))
+            emulator.admin("clock", {"advance": "75m"})
+            for _ in range(2):
+                sidecar.log_line("usage billed")
+        billed = {key[2]: quantity for key, quantity in emulator.billed().items()}
+    expected = {"requests": "49.5", "gigabytes": "0.000001"}
+    print(f"applications: billed {billed}")
+    sys.exit(0 if billed == expected else f"expected {expected}")
+
+
+if __name__ == "__main__":
+    main()
