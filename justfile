@@ -56,6 +56,12 @@ kill-campaign kills="200" seed="":
     cp target/debug/tollgate target/tollgate-fail-points
     python3 tests/campaign/kill.py target/tollgate-fail-points {{ kills }} {{ seed }}
 
+# Simulated days of metering with restarts: memory and files flat, the bill exact.
+soak days="8":
+    cargo build --locked
+    cp target/debug/tollgate target/tollgate-soak
+    python3 tests/campaign/soak.py target/tollgate-soak {{ days }}
+
 # Bans, licences and sources of dependencies. Needs no network.
 deny:
     cargo deny --locked check bans licenses sources

@@ -1,0 +1,105 @@
+"""The soak: simulated days of metering on the emulator's clock, with restarts; memory and files stay flat, the bill exact.
+
+Usage: soak.py PROGRAM [DAYS]
+
+Each hour the application reports some events in two dimensions, by id; every seventh hour the sidecar is restarted, by kill -9 or by
+SIGTERM in turns. Resident memory and the ledger's size are read each day: the last days must not be above the first by more than a
+quarter. In the end the bill equals what was acknowledged, to the millionth.
+"""
+
+import os
+import re
+import signal
+import sys
+import time
+from decimal import Decimal
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "witness"))
+sys.path.insert(0, os.path.dirname(__file__))
+from kill import Sidecar, get, post  # noqa: E402
+from processes import Emulator  # noqa: E402
+
+DIMENSIONS = ["requests", "gigabytes"]
+EVENTS_AN_HOUR = 400
+PATIENCE = 60
+
+
+def resident(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
+
+
+def folder_bytes(folder):
+    return sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
+
+
+def wait(what, condition):
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > until:
+            sys.exit(f"soak: timed out waiting for {what}")
+        time.sleep(0.02)
+
+
+def main():
+    program, days = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 8
+    acknowledged = dict.fromkeys(DIMENSIONS, Decimal(0))
+    memory, sizes = [], []
+    with Emulator(program) as emulator:
+        # Twenty past: an hour's record is due by then, its settling time and the pod's delay included.
+        emulator.admin("clock", {"now": "2026-11-24T00:20:00Z"})
+        folder = os.path.join(emulator.folder.name, "sidecar")
+        os.mkdir(folder)
+        sidecar = Sidecar(program, emulator, folder)
+        for hour in range(24 * days):
+            events = [
+                {"id": f"{hour}-{index}", "dimension": DIMENSIONS[index % 2], "quantity": f"{index % 7}.{index % 1000:03}"}
+                for index in range(EVENTS_AN_HOUR)
+            ]
+            status, answer = post(sidecar.app, "/v1/usage", events)
+            assert status == 202 and all(result["status"] == "accepted" for result in answer["results"]), answer
+            for event in events:
+                acknowledged[event["dimension"]] += Decimal(event["quantity"])
+            if hour % 7 == 6:
+                if hour % 14 == 6:
+                    sidecar.end()
+                else:
+                    # Half of the restarts are shutdowns: the open hour is sealed, and later usage counts to the next.
+                    sidecar.process.send_signal(signal.SIGTERM)
+                    sidecar.process.wait()
+                    sidecar.end()
+                sidecar = Sidecar(program, emulator, folder)
+            emulator.admin("clock", {"advance": "1h"})
+            # A real hour leaves time enough to send its record; a simulated one must wait for it.
+            wait("the hour's records", lambda: not any(
+                record["state"] in ("sealed", "in_doubt") for record in get(sidecar.app, "/v1/records")["records"]
+            ) and get(sidecar.app, "/v1/reconciliation")["at"] >= emulator.admin("clock")["now"][:14])
+            if hour % 24 == 23:
+                memory.append(resident(sidecar.process.pid))
+                sizes.append(folder_bytes(folder))
+                print(f"day {hour // 24 + 1}: {memory[-1]:.1f} MiB resident, {sizes[-1] / 1024:.0f} KiB on disk", flush=True)
+        for _ in range(3):
+            emulator.admin("clock", {"advance": "75m"})
+            wait("the last records", lambda: not any(
+                record["state"] in ("sealed", "in_doubt") for record in get(sidecar.app, "/v1/records")["records"]
+            ))
+        wait("an empty open hour", lambda: all(
+            row["pending"] == "0" for row in get(sidecar.app, "/v1/reconciliation")["dimensions"]
+        ))
+        dead = [record for record in get(sidecar.app, "/v1/records")["records"] if record["state"] == "dead"]
+        rows = {row["dimension"]: row for row in get(sidecar.app, "/v1/reconciliation")["dimensions"]}
+        sidecar.end()
+        billed = {key[2]: Decimal(quantity) for key, quantity in emulator.billed().items()}
+    # The first two days fill what is kept for 48 hours.
+    flat = max(memory[2:], default=0) <= 1.25 * memory[1] and max(sizes[2:], default=0) <= 1.25 * sizes[2]
+    exact = all(billed[name] == total and Decimal(rows[name]["dead"]) == 0 for name, total in acknowledged.items())
+    for name, total in acknowledged.items():
+        print(f"{name}: acknowledged {total}, billed {billed[name]}, dead {rows[name]['dead']}")
+    for record in dead:
+        print(f"dead letter: {record}")
+    print(f"soak: {days} days, {24 * days * EVENTS_AN_HOUR:,} events; flat {flat}, exact {exact}")
+    sys.exit(0 if flat and exact else 1)
+
+
+if __name__ == "__main__":
+    main()
