@@ -30,10 +30,10 @@ use crate::shutdown::{Parts, Signals, until};
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port or socket is taken.
+    /// A port or socket is taken. The text has the form of every last line: state, code, what to do.
     #[error(
-        "{setting}: cannot listen on {address}: {source}; another container of this pod may hold it: stop it, or set \
-         {setting} to a free address"
+        "misconfigured: CannotListen: {setting}: cannot listen on {address}: {source}; another container of this pod \
+         may hold it: stop it, or set {setting} to a free address"
     )]
     Bind {
         /// The setting that names the address.
