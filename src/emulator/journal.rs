@@ -22,7 +22,10 @@ const BYTES_MAX: u64 = 1 << 30;
 pub(super) struct Journal {
     file: File,
     path: PathBuf,
+    /// Of whole lines.
     bytes: u64,
+    /// Half a line may stand after them: its writing failed, and so did cutting it off.
+    torn: bool,
 }
 
 impl Journal {
@@ -59,7 +62,7 @@ impl Journal {
             apply(&change);
             bytes += read as u64;
         }
-        Ok(Some(Self { file, path, bytes }))
+        Ok(Some(Self { file, path, bytes, torn: false }))
     }
 
     /// Writes changes. On an error nothing of them counts.
@@ -77,12 +80,22 @@ impl Journal {
             let text = format!("{} has reached 1 GiB; POST /_emulator/reset empties it", self.path.display());
             return Err(io::Error::new(io::ErrorKind::StorageFull, text));
         }
+        if self.torn {
+            self.cut()?;
+        }
         if let Err(error) = self.file.write_all(&lines) {
             // Half a line would make the next one unreadable.
-            self.file.set_len(self.bytes)?;
-            return Err(error);
+            self.torn = self.cut().is_err();
+            let text = format!("{}: {error}", self.path.display());
+            return Err(io::Error::new(error.kind(), text));
         }
         self.bytes = bytes;
+        Ok(())
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.bytes)?;
+        self.torn = false;
         Ok(())
     }
 
@@ -90,7 +103,7 @@ impl Journal {
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.rewind()?;
-        self.bytes = 0;
+        (self.bytes, self.torn) = (0, false);
         Ok(())
     }
 }
@@ -157,5 +170,17 @@ mod tests {
         journal.append(&[seen("b")]).unwrap();
         drop(journal);
         assert_eq!(read(folder.path()).unwrap(), [seen("b")]);
+    }
+
+    #[test]
+    fn half_a_line_that_could_not_be_cut_off_is_cut_off_before_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path(), |_| {}).unwrap().unwrap();
+        journal.append(&[seen("a")]).unwrap();
+        journal.file.write_all(b"{\"seen\":").unwrap();
+        journal.torn = true;
+        journal.append(&[seen("b")]).unwrap();
+        drop(journal);
+        assert_eq!(read(folder.path()).unwrap(), [seen("a"), seen("b")]);
     }
 }
