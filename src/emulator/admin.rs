@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::bill::{Filter, registration_token};
+use super::bill::{Bill, Filter, registration_token};
 use super::calls::Wanted;
 use super::change::Change;
 use super::credentials::decoded;
@@ -28,13 +28,14 @@ use crate::clock::{Timestamp, system_now};
 use crate::http::{self, Body};
 
 /// The paths, for whoever asks for `/_emulator`.
-const PATHS: [(&str, &str); 17] = [
+const PATHS: [(&str, &str); 18] = [
     ("GET /_emulator/clock", "the emulated time"),
     ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),
     (
         "GET /_emulator/ledger",
         "what AWS would bill; ?format=csv, ?product_code= ?account_id= ?dimension= ?pod=",
     ),
+    ("GET /_emulator/ledger/hours", "its sums by product, dimension and hour; ?last=24 of them"),
     ("GET /_emulator/calls", "requests and answers; ?limit= ?after= ?operation= ?pod= ?outcome="),
     ("GET /_emulator/faults", "the rules and what they did"),
     ("POST /_emulator/faults", "a rule, a list of rules, or {\"seed\": 7}"),
@@ -108,9 +109,20 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
         let error = json!({"error": "orders from a page of another origin are refused"});
         return http::json(StatusCode::FORBIDDEN, &error);
     }
-    if reads && path == "ledger" && query.text("format").as_deref() == Some("csv") {
-        let csv = engine.state().service.bill.csv(&query.filter());
-        return http::answer(StatusCode::OK, "text/csv; charset=utf-8", csv);
+    if reads && path == "ledger" {
+        return match query.text("format").as_deref() {
+            Some("csv") => {
+                let csv = engine.state().service.bill.csv(&query.filter());
+                http::answer(StatusCode::OK, "text/csv; charset=utf-8", csv)
+            }
+            None | Some("json") => {
+                http::json(StatusCode::OK, &engine.state().service.bill.ledger(&query.filter()))
+            }
+            Some(other) => {
+                let error = format!("format is json or csv, not {other:?}");
+                http::json(StatusCode::BAD_REQUEST, &json!({"error": error}))
+            }
+        };
     }
     let answered = if reads {
         read(engine, path, &query)
@@ -160,6 +172,9 @@ impl Query<'_> {
     }
 }
 
+/// Hours shown unless `last` says otherwise.
+const HOURS_SHOWN: u64 = 24;
+
 /// Calls shown unless `limit` says otherwise.
 const CALLS_SHOWN: u64 = 100;
 
@@ -168,7 +183,7 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
     Ok(match path {
         "" => Value::Object(PATHS.iter().map(|(path, what)| ((*path).to_owned(), json!(what))).collect()),
         "clock" => json!({"now": state.clock.now().to_rfc3339_millis()}),
-        "ledger" => state.service.bill.json(&query.filter()),
+        "ledger/hours" => state.service.bill.sums_json(query.number("last")?.unwrap_or(HOURS_SHOWN)),
         "calls" => {
             let limit = query.number("limit")?.unwrap_or(CALLS_SHOWN);
             state.calls.json(&Wanted {
@@ -236,7 +251,7 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
         ("POST", "tokens") => token(engine, body),
         (_, "faults") => Err(Refusal::Method("GET, HEAD, POST, DELETE")),
         (_, "clock" | "world" | "switches") => Err(Refusal::Method("GET, HEAD, POST")),
-        (_, "" | "ledger" | "calls") => Err(Refusal::Method("GET, HEAD")),
+        (_, "" | "ledger" | "ledger/hours" | "calls") => Err(Refusal::Method("GET, HEAD")),
         (_, "reset" | "products" | "customers" | "pods" | "tokens") => Err(Refusal::Method("POST")),
         (_, path) if path.starts_with("credentials/") => Err(Refusal::Method("GET, HEAD")),
         _ => Err(Refusal::NotFound),
@@ -338,7 +353,7 @@ fn pod(engine: &Engine, body: &[u8]) -> Answered {
     let mut state = engine.state();
     let (name, pod) = state.service.world.ordered_pod(order)?;
     state.make(&[Change::Pod { name: name.clone(), pod }])?;
-    Ok(pod_json(&state.service.world, &name, None))
+    Ok(pod_json(&state.service.world, &state.service.bill, &name))
 }
 
 async fn switches(engine: &Arc<Engine>, body: &[u8]) -> Answered {
@@ -389,11 +404,15 @@ fn world_json(engine: &Engine) -> Value {
     let products: Vec<Value> = world.products.keys().map(|code| product_json(engine, world, code)).collect();
     let customers: Vec<Value> =
         world.customers.keys().map(|account_id| customer_json(world, account_id)).collect();
-    let seen: std::collections::BTreeMap<&str, Timestamp> = state.service.bill.pods().collect();
-    let names: std::collections::BTreeSet<&str> =
-        world.pods.keys().map(String::as_str).chain(seen.keys().copied()).take(PODS_SHOWN).collect();
-    let pods: Vec<Value> =
-        names.into_iter().map(|name| pod_json(world, name, seen.get(name).copied())).collect();
+    let bill = &state.service.bill;
+    let names: std::collections::BTreeSet<&str> = world
+        .pods
+        .keys()
+        .map(String::as_str)
+        .chain(bill.pods().map(|(name, _)| name))
+        .take(PODS_SHOWN)
+        .collect();
+    let pods: Vec<Value> = names.into_iter().map(|name| pod_json(world, bill, name)).collect();
     json!({
         "region": world.region,
         "regions": world.regions,
@@ -404,7 +423,7 @@ fn world_json(engine: &Engine) -> Value {
         "products": products,
         "customers": customers,
         "pods": pods,
-        "pods_seen": seen.len(),
+        "pods_seen": bill.pods().count(),
         "switches": world.switches.json(),
     })
 }
@@ -453,7 +472,10 @@ fn customer_json(world: &World, account_id: &str) -> Value {
     })
 }
 
-fn pod_json(world: &World, name: &str, first_call: Option<Timestamp>) -> Value {
+fn pod_json(world: &World, bill: &Bill, name: &str) -> Value {
+    let registered = bill.registered(name);
+    let registered =
+        registered.into_iter().map(|(code, calls)| json!({"product_code": code, "calls": calls}));
     let pod = world.pod(name);
     json!({
         "name": name,
@@ -463,7 +485,8 @@ fn pod_json(world: &World, name: &str, first_call: Option<Timestamp>) -> Value {
         "platform": pod.platform,
         "denied": pod.denied,
         "started_at": pod.started_at.map(|at| at.to_string()),
-        "first_call": first_call.map(|at| at.to_string()),
+        "first_call": bill.first_call(name).map(|at| at.to_string()),
+        "registered": registered.collect::<Vec<_>>(),
     })
 }
 

@@ -50,6 +50,20 @@ struct Record {
     call_count: u64,
 }
 
+/// Records added up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    quantity: Micros,
+    records: u64,
+}
+
+impl Sum {
+    fn add(&mut self, quantity: Micros) {
+        self.quantity = self.quantity.saturating_add(quantity);
+        self.records += 1;
+    }
+}
+
 /// A record as decisions see it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
@@ -83,6 +97,10 @@ pub(super) struct Bill {
     names: Names,
     records: Vec<Record>,
     by_key: HashMap<Key, u64>,
+    /// By product, dimension and hour.
+    hours: BTreeMap<(Name, Name, i64), Sum>,
+    /// By product, customer and dimension.
+    totals: BTreeMap<(Name, Name, Name), Sum>,
     bytes: usize,
     registrations: BTreeMap<(Name, Name), Registration>,
     seen: BTreeMap<Name, i64>,
@@ -99,6 +117,8 @@ const CALLS_KEPT: usize = 8;
 
 /// Bytes of all records: a million plain ones fit, with some tens of megabytes to spare for allocations.
 const BYTES_MAX: usize = 256 << 20;
+
+const HOUR_MILLIS: i64 = 3_600_000;
 
 /// What a record costs beside its allocations: the record, its key in the map, its list of calls.
 const RECORD_BYTES: usize = 200;
@@ -263,6 +283,9 @@ impl Bill {
             form,
             hour: recorded.hour,
         };
+        let hour = recorded.hour.div_euclid(HOUR_MILLIS) * HOUR_MILLIS;
+        self.hours.entry((key.product, key.dimension, hour)).or_default().add(recorded.quantity);
+        self.totals.entry((key.product, key.account, key.dimension)).or_default().add(recorded.quantity);
         self.bytes += record_bytes(&recorded.allocations);
         self.by_key.insert(key, id);
         self.records.push(Record {

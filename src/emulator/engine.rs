@@ -80,6 +80,10 @@ impl Engine {
             })
         });
         let journal = journal.transpose().map_err(StartError::State)?;
+        // Who starts it with a switch wants that answer, whatever was in force when it was last stopped.
+        for (name, answer) in &options.switches {
+            service.world.switches.set(name, answer).map_err(StartError::World)?;
+        }
         let shared = matches!(journal, Some(None));
         let last_call = service.bill.last_call();
         let state = State {
@@ -275,14 +279,7 @@ impl State {
     }
 
     fn within_quota(&mut self, pending: &Pending) -> bool {
-        let world = &self.service.world;
-        if pending.operation == Operation::ResolveCustomer && world.switches.second(Switch::ResolveQuota) {
-            return true;
-        }
-        let account_id = match pending.operation {
-            Operation::RegisterUsage | Operation::MeterUsage => world.pod(&pending.signer.pod).account_id,
-            Operation::BatchMeterUsage | Operation::ResolveCustomer => &world.seller_account_id,
-        };
-        self.quotas.take(monotonic(), account_id, &pending.signer.region, pending.operation)
+        let Signer { pod, region } = &pending.signer;
+        self.quotas.admit(monotonic(), &self.service.world, pod, region, pending.operation)
     }
 }

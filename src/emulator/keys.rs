@@ -49,11 +49,11 @@ impl SigningKey {
         self.private.to_public_key()
     }
 
-    /// PS256 with a salt of no bytes; RFC 7518 wants 32.
-    pub(super) fn sign_without_salt(&self, message: &[u8]) -> Vec<u8> {
-        let key = pss::SigningKey::<Sha256>::new_with_salt_len(self.private.clone(), 0);
+    /// PS256 with a salt of so many bytes, at most 350; RFC 7518 wants 32.
+    pub(super) fn sign_with_salt(&self, message: &[u8], salt_bytes: usize) -> Vec<u8> {
+        let key = pss::SigningKey::<Sha256>::new_with_salt_len(self.private.clone(), salt_bytes);
         let signature = key.try_sign_with_rng(&mut SystemRng, message);
-        signature.expect("a 3072-bit modulus holds a SHA-256, and the system has random bytes").to_vec()
+        signature.expect("a 3072-bit modulus holds digest and salt, and the system has random bytes").to_vec()
     }
 }
 

@@ -6,8 +6,10 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use super::wire::Operation;
+use super::world::World;
+use super::world::switches::Switch;
 
-/// Calls a second, and the size of the bucket.
+/// Calls a second, and, unless a switch says otherwise, the size of the bucket.
 const fn rate(operation: Operation) -> f64 {
     match operation {
         Operation::RegisterUsage => 5.0,
@@ -38,16 +40,36 @@ const BUCKETS_MAX: usize = 10_000;
 pub(super) struct Quotas(HashMap<Account, Bucket>);
 
 impl Quotas {
-    /// Takes one call from the account's quota; `false` is throttled, and takes nothing.
-    pub(super) fn take(&mut self, now: Instant, id: &str, region: &str, operation: Operation) -> bool {
+    /// Takes one call of a pod from the quota of the account that AWS counts it for: the buyer's, or, of what a seller's
+    /// own service calls, the seller's. `false` is throttled, and takes nothing.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        world: &World,
+        pod: &str,
+        region: &str,
+        operation: Operation,
+    ) -> bool {
+        if operation == Operation::ResolveCustomer && world.switches.second(Switch::ResolveQuota) {
+            return true;
+        }
+        let account_id = match operation {
+            Operation::RegisterUsage | Operation::MeterUsage => world.pod(pod).account_id,
+            Operation::BatchMeterUsage | Operation::ResolveCustomer => &world.seller_account_id,
+        };
+        let at_once = if world.switches.second(Switch::QuotaBurst) { 1.0 } else { rate(operation) };
+        self.take(now, account_id, region, operation, at_once)
+    }
+
+    fn take(&mut self, now: Instant, id: &str, region: &str, operation: Operation, at_once: f64) -> bool {
         let rate = rate(operation);
         if self.0.len() >= BUCKETS_MAX {
             self.0.clear();
         }
         let account = Account { id: id.to_owned(), region: region.to_owned(), operation };
-        let bucket = self.0.entry(account).or_insert(Bucket { tokens: rate, filled_at: now });
+        let bucket = self.0.entry(account).or_insert(Bucket { tokens: at_once, filled_at: now });
         let elapsed = now.duration_since(bucket.filled_at).as_secs_f64();
-        bucket.tokens = elapsed.mul_add(rate, bucket.tokens).min(rate);
+        bucket.tokens = elapsed.mul_add(rate, bucket.tokens).min(at_once);
         bucket.filled_at = now;
         if bucket.tokens < 1.0 {
             return false;
@@ -68,7 +90,7 @@ mod tests {
         let mut quotas = Quotas::default();
         let start = crate::clock::monotonic();
         let mut served = |account: &str, region: &str, at: Duration| {
-            quotas.take(start + at, account, region, Operation::RegisterUsage)
+            quotas.take(start + at, account, region, Operation::RegisterUsage, 5.0)
         };
         assert_eq!((0..10).filter(|_| served("a", "us-east-1", Duration::ZERO)).count(), 5);
         assert!(served("b", "us-east-1", Duration::ZERO));
@@ -76,5 +98,28 @@ mod tests {
         assert_eq!((0..10).filter(|_| served("a", "us-east-1", Duration::from_secs(1))).count(), 5);
         assert!(!served("a", "us-east-1", Duration::from_millis(1100)));
         assert!(served("a", "us-east-1", Duration::from_millis(1300)));
+    }
+
+    #[test]
+    fn a_pod_uses_its_buyers_quota_and_a_service_its_sellers() {
+        let mut world = World::of_default();
+        let start = crate::clock::monotonic();
+        let served = |world: &World, operation| {
+            let mut quotas = Quotas::default();
+            (0..12).filter(|_| quotas.admit(start, world, "pod", "us-east-1", operation)).count()
+        };
+        assert_eq!(served(&world, Operation::RegisterUsage), 5);
+        for operation in [Operation::MeterUsage, Operation::BatchMeterUsage, Operation::ResolveCustomer] {
+            assert_eq!(served(&world, operation), 10, "{operation:?}");
+        }
+        let mut quotas = Quotas::default();
+        let mut admit = |pod: &str, operation| quotas.admit(start, &world, pod, "us-east-1", operation);
+        assert!((0..5).all(|_| admit("pod-1", Operation::RegisterUsage)));
+        assert!(!admit("pod-2", Operation::RegisterUsage), "another pod of the same account");
+        assert!(admit("pod-1", Operation::MeterUsage), "another operation");
+        world.switches.set("quota_burst", "one-call").unwrap();
+        assert_eq!(served(&world, Operation::RegisterUsage), 1);
+        world.switches.set("resolve_quota", "none").unwrap();
+        assert_eq!(served(&world, Operation::ResolveCustomer), 12);
     }
 }

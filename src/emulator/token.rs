@@ -25,20 +25,33 @@ pub(super) struct Claims {
     /// Without a nonce the claim is null rather than absent.
     pub(super) null_nonce: bool,
     pub(super) with_issued_at: bool,
+    /// The value of the claim PublicKeyRotationTimestamp, where there is one.
+    pub(super) rotation: Option<Value>,
+    /// A salt as long as the key allows, where RFC 7518 wants 32 bytes.
+    pub(super) longest_salt: bool,
 }
 
-/// Names of the three claims that bind a token to its request.
+/// Names of the three claims that bind a token to its request, and of the one that tells of a rotation.
 #[derive(Debug, Clone, Copy)]
 struct Names {
     product_code: &'static str,
     nonce: &'static str,
     public_key_version: &'static str,
+    rotation: &'static str,
 }
 
-const CAMEL: Names =
-    Names { product_code: "productCode", nonce: "nonce", public_key_version: "publicKeyVersion" };
-const PASCAL: Names =
-    Names { product_code: "ProductCode", nonce: "Nonce", public_key_version: "PublicKeyVersion" };
+const CAMEL: Names = Names {
+    product_code: "productCode",
+    nonce: "nonce",
+    public_key_version: "publicKeyVersion",
+    rotation: "publicKeyRotationTimestamp",
+};
+const PASCAL: Names = Names {
+    product_code: "ProductCode",
+    nonce: "Nonce",
+    public_key_version: "PublicKeyVersion",
+    rotation: "PublicKeyRotationTimestamp",
+};
 
 impl Claims {
     const fn names(&self) -> Names {
@@ -56,6 +69,9 @@ impl Claims {
         if self.with_issued_at {
             payload.insert("iat".to_owned(), json!(self.issued_at.unix_seconds()));
         }
+        if let Some(rotation) = &self.rotation {
+            payload.insert(names.rotation.to_owned(), rotation.clone());
+        }
         // So that nobody takes it for AWS's.
         payload.insert("emulated".to_owned(), json!(true));
         payload
@@ -66,9 +82,16 @@ impl Claims {
 pub(super) fn token(claims: &Claims, key: &SigningKey) -> String {
     let header = json!({"alg": "PS256", "typ": "JWT"});
     let message = message(&header.to_string(), &Value::Object(claims.payload()).to_string());
-    let signature = sign(&key.pair, &RSA_PSS_SHA256, &message);
+    let signature = if claims.longest_salt {
+        key.sign_with_salt(message.as_bytes(), LONGEST_SALT_BYTES)
+    } else {
+        sign(&key.pair, &RSA_PSS_SHA256, &message)
+    };
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
+
+/// What a 3072-bit key leaves beside a SHA-256 and two bytes of padding (RFC 8017, section 9.1.1).
+const LONGEST_SALT_BYTES: usize = 384 - 32 - 2;
 
 fn message(header: &str, payload: &str) -> String {
     format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload))

@@ -7,6 +7,13 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name(u32);
 
+impl Name {
+    /// No name is lower.
+    pub(super) const FIRST: Self = Self(0);
+    /// No name is higher.
+    pub(super) const LAST: Self = Self(u32::MAX);
+}
+
 /// The texts. They are never forgotten; what can be named is bounded by the bill.
 #[derive(Debug, Default)]
 pub(super) struct Names {

@@ -49,7 +49,7 @@ fn the_bill_names_the_calls_that_made_it() {
         Change::Repeated { record: 0, call: 9, client_token: None },
         Change::Recorded { record: Box::new(recorded("pod,\"b\"", 3, 10)) },
     ]);
-    let json = bill.json(&Filter::default());
+    let json = bill.ledger_json(&Filter::default());
     assert_eq!(json["records"][1]["calls"], 2);
     assert_eq!(json["records"][1]["request_ids"][1], request_id(9));
     assert_eq!(json["totals"][0]["quantity"], "20");
@@ -102,8 +102,27 @@ fn a_refused_registration_is_not_on_the_bill() {
     };
     let refused = [registered(1000, false)];
     assert_eq!(bill(&refused).registration("pod-a", "demohourly"), Some(false));
-    assert_eq!(bill(&refused).json(&Filter::default())["registrations"], serde_json::json!([]));
+    assert_eq!(bill(&refused).ledger_json(&Filter::default())["registrations"], serde_json::json!([]));
     let later = bill(&[registered(1000, false), registered(5000, true), registered(9000, true)]);
-    assert_eq!(later.json(&Filter::default())["registrations"][0]["since"], "1970-01-01T00:00:05Z");
+    assert_eq!(later.ledger_json(&Filter::default())["registrations"][0]["since"], "1970-01-01T00:00:05Z");
     assert_eq!(later.registration("pod-a", "demohourly"), Some(true));
+}
+
+#[test]
+fn the_sums_are_those_of_the_records() {
+    let at = |hour: i64, quantity, pod| {
+        let record = Recorded { hour: hour * HOUR_MILLIS, ..recorded(pod, quantity, 1) };
+        Change::Recorded { record: Box::new(record) }
+    };
+    let bill = bill(&[at(1, 5, "a"), at(1, 6, "b"), at(2, 7, "a"), at(30, 8, "a")]);
+    let sums = bill.sums_json(24);
+    let hours = |sums: &serde_json::Value| {
+        let rows = sums["hours"].as_array().unwrap().clone();
+        rows.iter().map(|row| (row["hour"].to_string(), row["quantity"].to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(hours(&sums), [("\"1970-01-02T06:00:00Z\"".to_owned(), "\"8\"".to_owned())]);
+    assert_eq!(bill.sums_json(30)["hours"][0]["quantity"], "11");
+    assert_eq!(bill.sums_json(u64::MAX)["hours"].as_array().unwrap().len(), 3);
+    assert_eq!(sums["totals"], bill.ledger_json(&Filter::default())["totals"]);
+    assert_eq!((&sums["records"], &sums["totals_count"]), (&serde_json::json!(4), &serde_json::json!(1)));
 }

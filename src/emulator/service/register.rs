@@ -21,8 +21,7 @@ pub(super) fn decide(
             "InvalidRegionException",
             format!(
                 "RegisterUsage must be called in the same AWS Region the ECS task was launched in. (emulator: the \
-                 pod runs \
-                 in {}, the request is signed for {})",
+                 pod runs in {}, the request is signed for {})",
                 pod.region, request.region
             ),
         ));
@@ -43,6 +42,10 @@ pub(super) fn decide(
         pascal_case: switches.second(Switch::ClaimCase),
         null_nonce: switches.second(Switch::AbsentNonce),
         with_issued_at: !switches.second(Switch::IssuedAt),
+        rotation: switches
+            .second(Switch::RotationClaim)
+            .then(|| json!(rotation.map(Timestamp::unix_seconds))),
+        longest_salt: switches.second(Switch::SaltLength),
     };
     let document = match rotation {
         Some(at) => json!({"PublicKeyRotationTimestamp": at.unix_seconds()}),
@@ -59,8 +62,7 @@ fn check_platform(service: &Service, pod: &PodView<'_>) -> Result<(), ServiceErr
         Platform::NodeRole => "This operation can only be called from within an ECS task or an EKS pod",
         Platform::EksFargate | Platform::Agentcore | Platform::Ec2 | Platform::Elsewhere => {
             "AWS Marketplace does not support metering usage from the underlying platform. Currently, Amazon ECS, \
-             Amazon \
-             EKS, and AWS Fargate are supported."
+             Amazon EKS, and AWS Fargate are supported."
         }
     };
     Err(ServiceError::new("PlatformNotSupportedException", message))

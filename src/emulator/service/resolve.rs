@@ -22,17 +22,15 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
         return Err(invalid());
     }
     service.disabled(Some(product), request)?;
-    let resubmitted = token.resolved && service.world.switches.second(Switch::TokenResubmission);
+    let resubmitted = token.resolved && !service.world.switches.second(Switch::TokenResubmission);
     let age_millis = request.now.millis_since(token.issued_at);
     if resubmitted || age_millis > TOKEN_AGE_SECONDS_MAX * 1000 {
         return Err(ServiceError::new(
             "ExpiredTokenException",
             "The submitted registration token has expired. This can happen if the buyer's browser takes too long to \
              redirect to your page, the buyer has resubmitted the registration token, or your application has held \
-             on to \
-             the registration token for too long. Your SaaS registration website should redeem this token as soon \
-             as it is \
-             submitted by the buyer's browser.",
+             on to the registration token for too long. Your SaaS registration website should redeem this token as \
+             soon as it is submitted by the buyer's browser.",
         ));
     }
     let customer = service.world.customers.get(&token.account_id).ok_or_else(invalid)?;

@@ -203,7 +203,7 @@ impl Flaw {
             Self::Pkcs1 => with(key, &RSA_PKCS1_SHA256),
             Self::Sha384 => with(key, &RSA_PSS_SHA384),
             Self::Sha512 => with(key, &RSA_PSS_SHA512),
-            Self::NoSalt => key.sign_without_salt(message.as_bytes()),
+            Self::NoSalt => key.sign_with_salt(message.as_bytes(), 0),
             Self::OtherKey | Self::EmbeddedKey => with(stranger, &RSA_PSS_SHA256),
             Self::WrongSignature => {
                 let mut signature = with(key, &RSA_PSS_SHA256);

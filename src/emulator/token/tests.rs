@@ -33,6 +33,8 @@ fn claims() -> Claims {
         pascal_case: false,
         null_nonce: false,
         with_issued_at: true,
+        rotation: None,
+        longest_salt: false,
     }
 }
 
@@ -126,11 +128,14 @@ fn a_flaw_is_the_only_thing_that_is_wrong() {
     let (key, stranger) = (keys.key("demohourly", 1).unwrap(), keys.stranger().unwrap());
     let embedded = Flaw::EmbeddedKey.token(&claims(), &key, &stranger);
     assert_eq!(refused(&embedded, &stranger), None, "signed by the key that it carries");
-    let no_salt = Flaw::NoSalt.token(&claims(), &key, &stranger);
-    let signature = URL_SAFE_NO_PAD.decode(no_salt.rsplit('.').next().unwrap()).unwrap();
-    let verifier = rsa::pss::VerifyingKey::<Sha256>::new_with_salt_len(key.public(), 0);
+    verified_with_salt(&Flaw::NoSalt.token(&claims(), &key, &stranger), &key, 0);
+}
+
+fn verified_with_salt(token: &str, key: &SigningKey, salt_bytes: usize) {
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let verifier = rsa::pss::VerifyingKey::<Sha256>::new_with_salt_len(key.public(), salt_bytes);
     let signature = rsa::pss::Signature::try_from(signature.as_slice()).unwrap();
-    let message = no_salt.rsplit_once('.').unwrap().0;
     rsa::signature::Verifier::verify(&verifier, message.as_bytes(), &signature).unwrap();
 }
 
@@ -142,4 +147,17 @@ fn open_questions_shape_the_claims() {
     let pascal = Claims { pascal_case: true, with_issued_at: false, ..claims() };
     let names: Vec<String> = pascal.payload().keys().cloned().collect();
     assert_eq!(names, ["Nonce", "ProductCode", "PublicKeyVersion", "emulated"]);
+    let current = Claims { rotation: Some(Value::Null), ..claims() };
+    assert_eq!(current.payload()["publicKeyRotationTimestamp"], Value::Null);
+    let rotated = Claims { rotation: Some(json!(7)), ..pascal };
+    assert_eq!(rotated.payload()["PublicKeyRotationTimestamp"], 7);
+}
+
+#[test]
+fn the_longest_salt_is_told_from_the_one_of_the_standard() {
+    let (_folder, keys) = key_folder();
+    let key = keys.key("demohourly", 1).unwrap();
+    let token = token(&Claims { longest_salt: true, ..claims() }, &key);
+    assert_eq!(refused(&token, &key), Some("signature"), "a client that wants 32 bytes");
+    verified_with_salt(&token, &key, 350);
 }

@@ -3,7 +3,9 @@
 //! Each has a name, two named answers and the question it settles. The first answer is the default: the one that the
 //! evidence favours, or, without evidence, the one that is harder on a client.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
 /// A question that AWS's documents leave open.
@@ -24,8 +26,11 @@ pub(in crate::emulator) enum Switch {
     LicenseWithProductCode,
     PodStart,
     PricingMismatch,
+    QuotaBurst,
     RefusedRegistration,
     ResolveQuota,
+    RotationClaim,
+    SaltLength,
     TokenResubmission,
     UnknownCustomer,
 }
@@ -48,7 +53,7 @@ const fn entry(
 }
 
 /// All switches, in the order of the enum.
-pub(in crate::emulator) const TABLE: [Entry; 19] = [
+pub(in crate::emulator) const TABLE: [Entry; 22] = [
     entry(
         Switch::AbsentNonce,
         "absent_nonce",
@@ -141,6 +146,12 @@ pub(in crate::emulator) const TABLE: [Entry; 19] = [
         "An operation that does not belong to the product's pricing: InvalidProductCodeException, or served?",
     ),
     entry(
+        Switch::QuotaBurst,
+        "quota_burst",
+        ["one-second", "one-call"],
+        "With --quotas, how many calls pass at once: those of a second, or one, the others evenly spread?",
+    ),
+    entry(
         Switch::RefusedRegistration,
         "refused_registration",
         ["refused-again", "accepted"],
@@ -154,10 +165,23 @@ pub(in crate::emulator) const TABLE: [Entry; 19] = [
         "ResolveCustomer, which AWS's list of quotas does not name: throttled like the others, or never?",
     ),
     entry(
+        Switch::RotationClaim,
+        "rotation_claim",
+        ["omitted", "present"],
+        "The token: without PublicKeyRotationTimestamp, or with it as a claim, null while the key is current?",
+    ),
+    entry(
+        Switch::SaltLength,
+        "salt_length",
+        ["digest", "longest"],
+        "The signature's PSS salt: 32 bytes, as RFC 7518 wants of PS256, or as long as the key allows?",
+    ),
+    entry(
         Switch::TokenResubmission,
         "token_resubmission",
-        ["accepted", "expired"],
-        "ResolveCustomer with a token that was resolved before: the same customer, or ExpiredTokenException?",
+        ["expired", "accepted"],
+        "ResolveCustomer with a token that was resolved before: ExpiredTokenException, as its text has it, or the same \
+         customer?",
     ),
     entry(
         Switch::UnknownCustomer,
@@ -168,8 +192,8 @@ pub(in crate::emulator) const TABLE: [Entry; 19] = [
     ),
 ];
 
-/// The answers in force.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The answers in force. Kept by name, so that a journal outlives a new switch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::emulator) struct Switches {
     /// A bit for each switch, set for its second answer.
     second: u32,
@@ -209,6 +233,22 @@ impl Switches {
     }
 }
 
+impl Serialize for Switches {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.json().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Switches {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut switches = Self::default();
+        for (name, answer) in BTreeMap::<String, String>::deserialize(deserializer)? {
+            switches.set(&name, &answer).map_err(de::Error::custom)?;
+        }
+        Ok(switches)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +265,18 @@ mod tests {
             switches.set(entry.name, entry.answers[0]).unwrap();
             assert_eq!(switches, Switches::default());
         }
+    }
+
+    #[test]
+    fn they_are_kept_by_name() {
+        let mut switches = Switches::default();
+        switches.set("dry_run", "exception").unwrap();
+        let text = serde_json::to_string(&switches).unwrap();
+        assert!(text.contains(r#""dry_run":"exception""#), "{text}");
+        assert_eq!(serde_json::from_str::<Switches>(&text).unwrap(), switches);
+        // As a journal from before a switch was added has it.
+        assert_eq!(serde_json::from_str::<Switches>(r#"{"dry_run":"exception"}"#).unwrap(), switches);
+        assert!(serde_json::from_str::<Switches>(r#"{"dry_run":"maybe"}"#).is_err());
     }
 
     #[test]
