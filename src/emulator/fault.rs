@@ -16,7 +16,7 @@ pub(super) enum Kind {
     Exception(ServiceError),
     /// A server error with a page of HTML, as a load balancer sends it.
     Html(u16),
-    /// The call is processed as usual, but only after a while.
+    /// The call is processed as usual, and answered only after a while.
     Delay(Duration),
     /// No answer at all; nothing is processed.
     Hang,
@@ -45,7 +45,7 @@ pub(super) const NAMES: [(&str, &str); 14] = [
     ("throttle", "ThrottlingException, nothing is processed"),
     ("exception", "any exception, named by \"exception\"; nothing is processed"),
     ("http", "a page of HTML with \"status\" (503 unless stated); nothing is processed"),
-    ("delay", "processed and answered after \"delay\", such as 2s"),
+    ("delay", "processed at once; answered after \"delay\", such as 2s"),
     ("hang", "no answer; nothing is processed"),
     ("hang-after", "no answer; the call is processed"),
     ("reset-before", "the connection is reset; nothing is processed"),
@@ -212,6 +212,12 @@ fn rule(document: RuleDocument) -> Result<Rule, String> {
         return Err("probability must be between 0 and 1".to_owned());
     }
     let kind = kind(&document)?;
+    if let Some(name) = unused(&document) {
+        return Err(format!("fault {:?} makes no use of {name:?}", document.fault));
+    }
+    if document.count == Some(0) {
+        return Err("count is at least 1; without it a rule holds until it is removed".to_owned());
+    }
     let only = match kind {
         Kind::NoSignature | Kind::Token(_) => Some(Operation::RegisterUsage),
         Kind::Unprocessed(_) => Some(Operation::BatchMeterUsage),
@@ -248,7 +254,10 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
         delay.ok_or_else(|| format!("delay must be a duration such as 2s, at most 1h, not {text:?}"))
     };
     Ok(match document.fault.as_str() {
-        "throttle" => Kind::Exception(ServiceError::new("ThrottlingException", "Rate exceeded")),
+        "throttle" => {
+            let message = document.message.as_deref().unwrap_or("Rate exceeded");
+            Kind::Exception(ServiceError::new("ThrottlingException", message))
+        }
         "exception" => Kind::Exception(exception(document)?),
         "http" => {
             let status = document.status.unwrap_or(503);
@@ -279,6 +288,21 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
             return Err(format!("fault {other:?} is none of {}", names.join(", ")));
         }
     })
+}
+
+/// A member that the fault does not need: whoever wrote it expects something else.
+fn unused(document: &RuleDocument) -> Option<&'static str> {
+    let needed = |faults: &[&str]| faults.contains(&document.fault.as_str());
+    [
+        ("exception", document.exception.is_some() && !needed(&["exception"])),
+        ("message", document.message.is_some() && !needed(&["exception", "throttle"])),
+        ("status", document.status.is_some() && !needed(&["http"])),
+        ("delay", document.delay.is_some() && !needed(&["delay", "trickle"])),
+        ("token", document.token.is_some() && !needed(&["token"])),
+        ("records", document.records.is_some() && !needed(&["unprocessed"])),
+    ]
+    .into_iter()
+    .find_map(|(name, unused)| unused.then_some(name))
 }
 
 /// Longest name of an exception: AWS's longest is 34.
@@ -363,6 +387,9 @@ mod tests {
             r#"{"fault":"http","status":200}"#,
             r#"{"fault":"hang","operation":"Dance"}"#,
             r#"{"fault":"hang","probability":2}"#,
+            r#"{"fault":"hang","count":0}"#,
+            r#"{"fault":"throttle","delay":"2s"}"#,
+            r#"{"fault":"http","exception":"ThrottlingException"}"#,
         ] {
             let mut script = Script::new(0);
             assert!(script.add(documents(&[r#"{"fault":"hang"}"#, bad])).is_err(), "{bad}");

@@ -1,4 +1,4 @@
-//! The service model `meteringmarketplace/2016-01-14` (as of botocore 1.44.5) as data, and its checker.
+//! The service model `meteringmarketplace/2016-01-14` (as of botocore 1.44.8) as data, and its checker.
 //!
 //! - Every shape that a request can hold stands here once, in the model's own words: required members, lengths, ranges,
 //!   patterns. `tests/witness` walks the published model and compares what is accepted.
@@ -99,7 +99,8 @@ const USAGE_ALLOCATION: Shape = Shape::Structure(&[
     optional("Tags", &TAG_LIST),
 ]);
 const USAGE_ALLOCATIONS: Shape = Shape::List { min: 1, max: 2500, member: &USAGE_ALLOCATION };
-const USAGE_RECORD: Shape = Shape::Structure(&[
+const USAGE_RECORD: Shape = Shape::Structure(USAGE_RECORD_MEMBERS);
+const USAGE_RECORD_MEMBERS: &[Member] = &[
     required("Timestamp", &Shape::Timestamp),
     optional("CustomerIdentifier", &CUSTOMER_IDENTIFIER),
     required("Dimension", &USAGE_DIMENSION),
@@ -108,7 +109,7 @@ const USAGE_RECORD: Shape = Shape::Structure(&[
     optional("UsageAllocations", &USAGE_ALLOCATIONS),
     optional("CustomerAWSAccountId", &CUSTOMER_AWS_ACCOUNT_ID),
     optional("LicenseArn", &LICENSE_ARN),
-]);
+];
 const USAGE_RECORD_LIST: Shape = Shape::List { min: 0, max: 25, member: &USAGE_RECORD };
 
 const AGREEMENT_ID: Shape = Shape::Text {
@@ -190,6 +191,14 @@ pub(super) fn check(operation: Operation, body: &Value) -> Result<(), ServiceErr
             Err(ServiceError::validation(format!("{count} validation {errors} detected: {list}")))
         }
     }
+}
+
+/// A usage record as it comes back in an answer: with the members that the service knows, and no others.
+pub(super) fn known_members(record: &Value) -> Value {
+    let Value::Object(members) = record else { return Value::Null };
+    let known = |name: &str| USAGE_RECORD_MEMBERS.iter().any(|member| member.name == name);
+    let kept = members.iter().filter(|(name, value)| known(name) && !value.is_null());
+    Value::Object(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 /// Checks a text that answers will hold against the shape of this name, and tells the rule that it breaks.

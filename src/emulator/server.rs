@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::Sleep;
@@ -22,10 +23,16 @@ use super::sigv4::Signed;
 use super::wire::{self, Outcome, ServiceError};
 use super::{HEADER, admin, credentials};
 use crate::clock::system_now;
-use crate::http::{self, Abandoned, Body, BodyError, Handler, ReadBodyError};
+use crate::http::{self, Abandoned, Body, BodyError, Handler};
 
 /// Largest request read; AWS's largest is below 1 MB, and one that is a little larger deserves AWS's own answer.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
+
+/// Of a body that is too large, so much is read before the connection is given up.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+
+/// A whole body has come within this time, or its connection serves somebody else.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The page for people, whole: it needs nothing else.
 const PAGE: &str = include_str!("page.html");
@@ -49,14 +56,12 @@ impl Handler for Server {
 impl Server {
     async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
         let (parts, body) = request.into_parts();
-        let bytes = match http::read_body(body, REQUEST_BYTES_MAX).await {
-            Ok(bytes) => bytes,
-            Err(ReadBodyError::TooLarge) => {
-                return Ok(http::text(StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than 2 MiB\n"));
-            }
-            Err(ReadBodyError::Broken) => return Err(Abandoned),
-        };
         let path = parts.uri.path();
+        let bytes = match read(body).await {
+            Ok(bytes) => bytes,
+            Err(Unread::Broken) => return Err(Abandoned),
+            Err(unread) => return Ok(self.unread(&parts, unread)),
+        };
         if path == "/_emulator" || path.starts_with("/_emulator/") {
             return Ok(admin::answer(&self.0, &parts, &bytes).await);
         }
@@ -71,6 +76,24 @@ impl Server {
             (_, "/") => Ok(http::method_not_allowed("GET, HEAD, POST")),
             _ => Ok(http::text(StatusCode::NOT_FOUND, "not found; GET / is a page about the emulator\n")),
         }
+    }
+
+    /// The answer to a request that was not read to its end.
+    fn unread(&self, parts: &Parts, unread: Unread) -> Response<Body> {
+        let error = match unread {
+            Unread::Slow => {
+                ServiceError::new("RequestTimeoutException", "the body took longer than a minute")
+            }
+            _ => ServiceError::new(
+                "RequestEntityTooLargeException",
+                "the body is larger than 2 MiB; the largest of this service is a batch below 1 MB",
+            ),
+        };
+        if parts.uri.path() != "/" {
+            return http::json(error.status(), &serde_json::json!({"error": error.message}));
+        }
+        let operation = wire::operation(&parts.headers).map_or("", wire::Operation::name);
+        self.refuse(self.0.number(), operation, error, &Bytes::new())
     }
 
     fn sts(&self, form: &Bytes) -> Response<Body> {
@@ -96,7 +119,6 @@ impl Server {
             }
         };
         match pending.fault.as_ref().map(|hit| &hit.kind) {
-            Some(Kind::Delay(delay)) => tokio::time::sleep(*delay).await,
             Some(Kind::Hang) => {
                 self.note(&pending, bytes, None, None, "");
                 std::future::pending::<()>().await;
@@ -166,6 +188,11 @@ impl Server {
         let sent = !matches!(kind, Some(Kind::ResetAfter | Kind::HangAfter));
         self.note(pending, bytes, Some(outcome), sent.then_some(status), &body);
         match kind {
+            Some(Kind::Delay(delay)) => {
+                // What is processed does not depend on a client's patience.
+                tokio::time::sleep(*delay).await;
+                Ok(wire::response(outcome, status, body, &request_id(pending.number)))
+            }
             Some(Kind::ResetAfter) => Err(Abandoned),
             Some(Kind::HangAfter) => std::future::pending().await,
             Some(Kind::InvalidJson) => {
@@ -206,6 +233,42 @@ impl Server {
             answer: answer.into(),
         });
     }
+}
+
+/// Why there is no body to act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    /// It is larger than anything that the service takes.
+    TooLarge,
+    /// It took too long.
+    Slow,
+    /// The connection broke.
+    Broken,
+}
+
+/// Reads a body. One that is too large is read on, and thrown away: a client that is still writing could not read the
+/// refusal.
+async fn read<B>(mut body: B) -> Result<Bytes, Unread>
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    let read = async {
+        let (mut kept, mut length) = (BytesMut::new(), 0_usize);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+            length += data.len();
+            if length <= REQUEST_BYTES_MAX {
+                kept.extend_from_slice(&data);
+            } else {
+                kept = BytesMut::new();
+            }
+            if length > DISCARDED_BYTES_MAX {
+                break;
+            }
+        }
+        if length > REQUEST_BYTES_MAX { Err(Unread::TooLarge) } else { Ok(kept.freeze()) }
+    };
+    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Unread::Slow))
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
@@ -269,5 +332,42 @@ impl hyper::body::Body for Pieces {
         }
         let piece = self.piece.min(self.left.len());
         Poll::Ready(Some(Ok(Frame::data(self.left.split_to(piece)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{Full, combinators::BoxBody};
+
+    use super::*;
+
+    /// A body that never ends.
+    struct Silent;
+
+    impl hyper::body::Body for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    fn of_length(length: usize) -> BoxBody<Bytes, Infallible> {
+        Full::new(Bytes::from(vec![b'x'; length])).boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_have_a_largest_size_and_a_longest_time() {
+        assert_eq!(read(of_length(REQUEST_BYTES_MAX)).await.map(|bytes| bytes.len()), Ok(REQUEST_BYTES_MAX));
+        assert_eq!(read(of_length(REQUEST_BYTES_MAX + 1)).await, Err(Unread::TooLarge));
+        let began = crate::clock::monotonic();
+        assert_eq!(read(Silent).await, Err(Unread::Slow));
+        assert_eq!(crate::clock::monotonic() - began, BODY_TIMEOUT);
     }
 }

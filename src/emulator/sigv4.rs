@@ -210,8 +210,7 @@ fn verify(
     same.map_err(|_| {
         invalid(
             "The request signature we calculated does not match the signature you provided. Check your AWS Secret \
-             Access \
-             Key and signing method.",
+             Access Key and signing method.",
         )
     })
 }

@@ -286,6 +286,7 @@ impl ServiceError {
             | "UnrecognizedClientException"
             | "IncompleteSignatureException" => StatusCode::FORBIDDEN,
             "RequestEntityTooLargeException" => StatusCode::PAYLOAD_TOO_LARGE,
+            "RequestTimeoutException" => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::BAD_REQUEST,
         }
     }

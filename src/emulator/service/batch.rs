@@ -11,6 +11,7 @@ use super::{Answer, Change, Decided, Request, Service, ServiceError, out_of_boun
 use crate::clock::Timestamp;
 use crate::emulator::bill::{Known, record_id};
 use crate::emulator::change::{FormText, Recorded};
+use crate::emulator::model;
 use crate::emulator::wire::{BatchMeterUsage, Operation, UsageRecord};
 use crate::emulator::world::switches::Switch;
 use crate::emulator::world::{Agreements, License, Product};
@@ -134,7 +135,7 @@ fn check(
         call: request.call,
         client_token: None,
     };
-    Ok(Checked { report, subscribed, echo: echo.clone() })
+    Ok(Checked { report, subscribed, echo: model::known_members(echo) })
 }
 
 /// Which members may name product and customer together (model text of BatchMeterUsage and UsageRecord).

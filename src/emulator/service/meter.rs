@@ -5,7 +5,7 @@ use serde_json::json;
 use super::usage::{AHEAD_SECONDS_MAX, fingerprint, hour, read, repeats};
 use super::{Answer, Change, Decided, Request, Service, ServiceError, not_entitled, out_of_bounds};
 use crate::clock::Timestamp;
-use crate::emulator::bill::record_id;
+use crate::emulator::bill::{Known, record_id};
 use crate::emulator::change::{ClientToken, FormText, Recorded};
 use crate::emulator::wire::MeterUsage;
 use crate::emulator::world::switches::Switch;
@@ -80,10 +80,8 @@ fn check_place(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> R
             "InvalidEndpointRegionException",
             format!(
                 "The endpoint being called is in an AWS Region different from your EC2 instance, ECS task, or EKS \
-                 pod. The \
-                 Region of the Metering Service endpoint and the AWS Region of the resource must match. (emulator: \
-                 the pod \
-                 runs in {}, the request is signed for {})",
+                 pod. The Region of the Metering Service endpoint and the AWS Region of the resource must match. \
+                 (emulator: the pod runs in {}, the request is signed for {})",
                 pod.region, request.region
             ),
         ));
@@ -144,6 +142,14 @@ fn client_token(
     }))
 }
 
+/// What a conflicting report has other than the record.
+fn difference(known: &Known<'_>, report: &Recorded) -> String {
+    if known.quantity == report.quantity {
+        return format!("{} is recorded with other allocations than came now", known.quantity);
+    }
+    format!("{} is recorded, {} came now", known.quantity, report.quantity)
+}
+
 /// The record that answers, and what it changes.
 fn judge(service: &Service, report: Recorded) -> Result<(u64, Change), ServiceError> {
     let repeated = |id| Change::Repeated { record: id, call: report.call, client_token: report.client_token };
@@ -162,9 +168,8 @@ fn judge(service: &Service, report: Recorded) -> Result<(u64, Change), ServiceEr
             "DuplicateRequestException",
             format!(
                 "A metering record has already been emitted by the same EC2 instance, ECS task, or EKS pod for the \
-                 given \
-                 {{usageDimension, timestamp}} with a different usageQuantity. (emulator: {} is recorded, {} came now)",
-                known.quantity, report.quantity
+                 given {{usageDimension, timestamp}} with a different usageQuantity. (emulator: {})",
+                difference(&known, &report)
             ),
         )),
         None => Ok((service.bill.next_id(), Change::Recorded { record: Box::new(report) })),

@@ -29,8 +29,7 @@ pub(super) fn read(
 ) -> Result<(Micros, Vec<Allocation>), ServiceError> {
     let invalid = |text: &str| {
         let message = "Sum of allocated usage quantities is not equal to the usage quantity, or the allocations \
-         don't use \
-                       the same type of quantity (whole number or decimal) as the usage quantity.";
+                       don't use the same type of quantity (whole number or decimal) as the usage quantity.";
         ServiceError::new("InvalidUsageAllocationsException", format!("{message} (emulator: {text})"))
     };
     let (total, decimal) = match quantity {
