@@ -112,6 +112,36 @@ class Emulator(unittest.TestCase):
         with self.assertRaises(client.exceptions.CustomerNotEntitledException) as raised:
             self.client("poor").register_usage(ProductCode="demohourly", PublicKeyVersion=1)
 
+    def test_pyjwt_reads_the_token_in_every_form_that_awss_documents_allow(self):
+        def decoded(switch, answer, **request):
+            self.admin("/_emulator/switches", {switch: answer})
+            try:
+                answer = self.client().register_usage(ProductCode="demohourly", PublicKeyVersion=1, **request)
+            finally:
+                self.admin("/_emulator/reset", {})
+            with open(self.key_file, encoding="ascii") as key:
+                return answer, jwt.decode(answer["Signature"], key.read(), algorithms=["PS256"])
+
+        common = {"emulated": True}
+        camel = {"productCode": "demohourly", "publicKeyVersion": 1, **common}
+        pascal = {"ProductCode": "demohourly", "PublicKeyVersion": 1, "Nonce": "n", **common}
+        for switch, answer, request, expected in [
+            ("claim_case", "pascal", {"Nonce": "n"}, pascal),
+            ("claim_case", "camel", {"Nonce": "n"}, {**camel, "nonce": "n"}),
+            ("absent_nonce", "omitted", {}, camel),
+            ("absent_nonce", "null", {}, {**camel, "nonce": None}),
+            ("rotation_claim", "present", {}, {**camel, "publicKeyRotationTimestamp": None}),
+        ]:
+            with self.subTest(switch=switch, answer=answer):
+                _, claims = decoded(switch, answer, **request)
+                self.assertIsInstance(claims.pop("iat"), int)
+                self.assertEqual(claims, expected)
+        self.assertEqual(decoded("issued_at", "omitted")[1], camel)
+        self.assertNotIn("PublicKeyRotationTimestamp", decoded("absent_rotation", "omitted")[0])
+        # RFC 7518 wants 32 bytes of salt, and PyJWT takes nothing else.
+        with self.assertRaises(jwt.InvalidSignatureError):
+            decoded("salt_length", "longest")
+
     def test_awss_own_bounds_are_the_emulators(self):
         # Past the client's own validation, as another client would send it.
         config = botocore.config.Config(parameter_validation=False, retries={"total_max_attempts": 1})

@@ -11,8 +11,10 @@ import json
 import os
 import signal
 import subprocess
+import socket
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import urllib.parse
@@ -108,6 +110,22 @@ class Wire(unittest.TestCase):
         self.assertIn("2 validation errors", message)
         self.assertIn("publicKeyVersion", message)
 
+    def test_a_body_larger_than_any_request_is_refused_in_awss_words(self):
+        message = self.refused("RequestEntityTooLargeException", "x" * (3 << 20), status=413)
+        self.assertIn("1 MB", message)
+        records = {"UsageRecords": [], "Filling": "x" * 1_000_000}
+        self.refused("RequestEntityTooLargeException", json.dumps(records), target="BatchMeterUsage", status=413)
+
+    def test_clients_that_stop_in_the_middle_keep_nobody_waiting(self):
+        where = urllib.parse.urlsplit(self.emulator.endpoint)
+        for part in ("POST / HT", "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"):
+            for _ in range(40):
+                stopped = socket.create_connection((where.hostname, where.port))
+                self.addCleanup(stopped.close)
+                stopped.sendall(part.encode())
+        status, _, _ = self.ask(json.dumps(REGISTER))
+        self.assertEqual(status, 200)
+
     def test_unknown_members_are_ignored_and_null_is_absent(self):
         status, _, _ = self.ask(json.dumps({**REGISTER, "Tomorrow": {"a": [1]}, "Nonce": None}))
         self.assertEqual(status, 200)
@@ -120,6 +138,38 @@ class Wire(unittest.TestCase):
         torn = {"Authorization": "AWS4-HMAC-SHA256 Credential=x"}
         self.refused("IncompleteSignatureException", good, change=torn, status=403)
         self.refused("InvalidSignatureException", good, change={"X-Amz-Date": "20200101T000000Z"}, status=403)
+
+
+class Races(unittest.TestCase):
+    def test_one_of_many_that_report_the_same_hour_at_once_is_billed(self):
+        with Emulator(PROGRAM) as emulator:
+            emulator.admin("clock", START)
+            for quantities in (range(1, 17), [5] * 16):
+                with self.subTest(list(quantities)):
+                    emulator.admin("reset", {})
+                    emulator.admin("clock", START)
+                    clients = [(client(emulator, "racer"), quantity) for quantity in quantities]
+                    start, answers = threading.Barrier(len(clients)), []
+
+                    def report(service, quantity):
+                        start.wait()
+                        try:
+                            answers.append((quantity, meter(service, quantity)))
+                        except service.exceptions.DuplicateRequestException:
+                            answers.append((quantity, None))
+
+                    threads = [threading.Thread(target=report, args=pair) for pair in clients]
+                    for thread in threads:
+                        thread.start()
+                    for thread in threads:
+                        thread.join()
+                    records = emulator.admin("ledger")["records"]
+                    self.assertEqual(len(records), 1)
+                    accepted = [pair for pair in answers if pair[1]]
+                    self.assertEqual({record for _, record in accepted}, {records[0]["metering_record_id"]})
+                    self.assertEqual({str(quantity) for quantity, _ in accepted}, {records[0]["quantity"]})
+                    self.assertEqual(len(accepted), 16 if len(set(quantities)) == 1 else 1)
+                    self.assertEqual(len(answers), 16)
 
 
 class Secrets(unittest.TestCase):
@@ -152,11 +202,12 @@ class Faults(unittest.TestCase):
         self.emulator.admin("clock", START)
 
     def test_a_lost_answer_is_billed_once_however_often_it_is_asked_for(self):
-        for fault in ("reset-after", "truncate", "invalid-json", "hang-after"):
-            with self.subTest(fault):
+        rules = [{"fault": fault} for fault in ("reset-after", "truncate", "invalid-json", "hang-after")]
+        for rule in [*rules, {"fault": "delay", "delay": "1m"}]:
+            with self.subTest(rule):
                 self.emulator.admin("reset", {})
                 self.emulator.admin("clock", START)
-                self.emulator.admin("faults", {"fault": fault, "count": 1})
+                self.emulator.admin("faults", {**rule, "count": 1})
                 with self.assertRaises((botocore.exceptions.BotoCoreError, AssertionError, ValueError)):
                     self.assertTrue(client(self.emulator).meter_usage(
                         ProductCode="demometered", Timestamp=AT, UsageDimension="requests", UsageQuantity=7
@@ -213,6 +264,81 @@ class State(unittest.TestCase):
                 self.assertTrue(customers["444455556666"])
                 emulator.admin("reset", {})
                 self.assertEqual(emulator.billed(), {})
+
+    def test_a_full_disk_bills_nothing_that_it_cannot_keep(self):
+        with tempfile.TemporaryDirectory() as folder:
+            # A limit on the size of files, without the signal that ends a process at it: writes fail half-way, as they do
+            # on a full disk.
+            limited = os.path.join(folder, "limited")
+            with open(limited, "w") as file:
+                file.write(f'#!/bin/bash\ntrap "" XFSZ\nulimit -f 8\nexec {os.path.abspath(PROGRAM)} "$@"\n')
+            os.chmod(limited, 0o755)
+            state = os.path.join(folder, "state")
+            billed, first_refused = 0, None
+            with Emulator(limited, "--state", state) as emulator:
+                emulator.admin("clock", START)
+                for number in range(200):
+                    pod = client(emulator, f"pod-{number}")
+                    code = refusal(lambda: meter(pod, number))
+                    if code:
+                        self.assertEqual(code, "InternalServiceErrorException")
+                        first_refused = first_refused or number
+                    else:
+                        billed += 1
+                self.assertIsNotNone(first_refused, "the disk did not fill up")
+                with self.assertRaises(botocore.exceptions.ClientError) as raised:
+                    meter(client(emulator, "another"), 1)
+                self.assertIn("journal.jsonl", raised.exception.response["Error"]["Message"])
+                before = emulator.admin("ledger")
+                self.assertEqual(len(before["records"]), billed)
+                emulator.process.send_signal(signal.SIGKILL)
+                emulator.process.wait()
+            with Emulator(PROGRAM, "--state", state) as emulator:
+                self.assertEqual(emulator.admin("ledger"), before)
+                meter(client(emulator, f"pod-{first_refused}"), first_refused)
+
+    def test_a_switch_given_at_the_start_beats_the_one_that_was_kept(self):
+        with tempfile.TemporaryDirectory() as folder:
+            def dry_run(*arguments, order=None):
+                with Emulator(PROGRAM, "--state", folder, *arguments) as emulator:
+                    if order:
+                        emulator.admin("switches", order)
+                    return emulator.admin("switches")["dry_run"]["answer"]
+
+            self.assertEqual(dry_run(order={"dry_run": "exception"}), "exception")
+            self.assertEqual(dry_run(), "exception")
+            self.assertEqual(dry_run("--switch", "dry_run=answer"), "answer")
+
+    def test_the_line_for_scripts_is_the_one_of_the_contract(self):
+        with Emulator(PROGRAM) as emulator:
+            facts = emulator.facts
+            self.assertEqual(list(facts), ["endpoint", "product_code", "public_key_version", "public_keys", "clock"])
+            self.assertEqual((facts["product_code"], facts["public_key_version"]), ("demohourly", 1))
+            self.assertEqual(os.listdir(facts["public_keys"]), ["1.pem"])
+            with urllib.request.urlopen(facts["clock"]) as answer:
+                self.assertEqual(list(json.load(answer)), ["now"])
+            world = emulator.admin("world")
+            products = {p["product_code"]: (p["pricing"], p["dimensions"]) for p in world["products"]}
+            both = ["gigabytes", "requests"]
+            expected = {"demohourly": ("hourly", []), "demometered": ("metered", both), "demosaas": ("saas", both)}
+            self.assertEqual(products, expected)
+            subscribed = {c["account_id"]: c["subscribed"] for c in world["customers"]}
+            self.assertEqual(subscribed, {"111122223333": True, "444455556666": False})
+            licenses = {l["license_arn"] for c in world["customers"] for l in c["licenses"]}
+            self.assertIn("arn:aws:license-manager::111122223333:license:l-demo", licenses)
+            self.assertEqual(world["region"], "us-east-1")
+
+    def test_the_sums_by_hour_are_those_of_the_bill(self):
+        with Emulator(PROGRAM) as emulator:
+            emulator.admin("clock", START)
+            for number in range(3):
+                meter(client(emulator, f"pod-{number}"), 10)
+                meter(client(emulator, f"pod-{number}"), 1 + number, -1)
+            sums = emulator.admin("ledger/hours")
+            self.assertEqual([row["quantity"] for row in sums["hours"]], ["6", "30"])
+            self.assertEqual([row["records"] for row in sums["hours"]], [3, 3])
+            self.assertEqual(sums["totals"], emulator.admin("ledger")["totals"])
+            self.assertEqual(len(emulator.admin("ledger/hours?last=1")["hours"]), 1)
 
     def test_the_bill_as_csv_is_the_bill(self):
         with Emulator(PROGRAM) as emulator:
