@@ -93,11 +93,21 @@ pub enum StartError {
         source: io::Error,
     },
     /// The state folder cannot be used.
-    #[error("cannot use the state folder: {0}; choose another with --state")]
-    State(#[source] io::Error),
+    #[error("cannot use the state folder {}: {source}; choose another with --state", folder.display())]
+    State {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The key folder cannot be used.
-    #[error("cannot use the key folder: {0}; choose another with --keys")]
-    Keys(#[source] io::Error),
+    #[error("cannot use the key folder {}: {source}; choose another with --keys", folder.display())]
+    Keys {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The world file is wrong; each line names one fault.
     #[error("{0}")]
     World(String),

@@ -60,15 +60,30 @@ const AFTER_HELP: &str = "\
 Point any AWS SDK at it; every access key is one pod:
   export AWS_ENDPOINT_URL_MARKETPLACE_METERING=http://127.0.0.1:8090
   export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any
+  aws meteringmarketplace register-usage --product-code demohourly --public-key-version 1
+
+The world without --world: products demohourly (RegisterUsage), demometered (MeterUsage) and demosaas (BatchMeterUsage,
+ResolveCustomer), the last two with the dimensions requests and gigabytes; account 111122223333, subscribed, and
+444455556666, not subscribed; region us-east-1.
 
 Then, in a browser or with curl:
-  GET  /                       a page about products, pods, calls and the bill
-  GET  /_emulator              every admin path
-  GET  /_emulator/ledger       what AWS would bill (?format=csv)
-  POST /_emulator/clock        {\"advance\":\"1h\"}
-  POST /_emulator/faults       {\"operation\":\"RegisterUsage\",\"fault\":\"throttle\",\"count\":3}
-  POST /_emulator/customers    {\"account_id\":\"111122223333\",\"subscribed\":false}
-  POST /_emulator/products     {\"product_code\":\"demohourly\",\"rotate\":true}
+  GET    /                     a page about products, pods, calls and the bill
+  GET    /_emulator            every admin path
+  GET    /_emulator/ledger     what AWS would bill (?format=csv)
+  GET    /_emulator/calls      every request and its answer
+  POST   /_emulator/clock      {\"advance\":\"1h\"} or {\"now\":\"2026-11-24T08:00:00Z\"}
+  POST   /_emulator/faults     {\"operation\":\"RegisterUsage\",\"fault\":\"throttle\",\"count\":3}
+  GET    /_emulator/faults     the rules, and every fault, exception and bad token that there is
+  DELETE /_emulator/faults     no more faults
+  POST   /_emulator/customers  {\"account_id\":\"111122223333\",\"subscribed\":false}
+  POST   /_emulator/products   {\"product_code\":\"demohourly\",\"rotate\":true}
+  POST   /_emulator/pods       {\"access_key\":\"pod-2\",\"platform\":\"node-role\"}
+  POST   /_emulator/tokens     {\"account_id\":\"111122223333\"}, a registration token for ResolveCustomer
+  POST   /_emulator/switches   {\"dry_run\":\"exception\"}, an open question of AWS's documents answered
+  POST   /_emulator/reset      everything as at the start; the keys stay
+
+With --json the first line of standard output is {\"endpoint\",\"product_code\",\"public_key_version\",\"public_keys\",
+\"clock\"}; public_keys is a folder of <version>.pem.
 
 Exit codes: 0 ended by a signal, 78 wrong world file, address or folder.";
 

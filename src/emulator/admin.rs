@@ -379,7 +379,11 @@ fn token(engine: &Engine, body: &[u8]) -> Answered {
         return Err(Refusal::Order(text));
     }
     let product_code = product_code.or_else(|| world.saas_product().map(str::to_owned));
-    let Some(product_code) = product_code.filter(|code| world.products.contains_key(code)) else {
+    let saas = |code: &String| {
+        let product = world.products.get(code);
+        product.is_some_and(|product| product.pricing.allows(Operation::ResolveCustomer))
+    };
+    let Some(product_code) = product_code.filter(saas) else {
         return Err(Refusal::Order("there is no such product with pricing \"saas\"".to_owned()));
     };
     if !state.service.bill.token_room() {

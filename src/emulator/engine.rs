@@ -79,7 +79,10 @@ impl Engine {
                 change => service.apply(change),
             })
         });
-        let journal = journal.transpose().map_err(StartError::State)?;
+        let journal = journal.transpose().map_err(|source| StartError::State {
+            folder: options.state.clone().unwrap_or_default(),
+            source,
+        })?;
         // Who starts it with a switch wants that answer, whatever was in force when it was last stopped.
         for (name, answer) in &options.switches {
             service.world.switches.set(name, answer).map_err(StartError::World)?;
@@ -96,6 +99,7 @@ impl Engine {
             journal: journal.flatten(),
             last_call,
         };
+        let keys = options.keys.clone();
         let engine = Self {
             keys: KeyFolder::new(options.keys),
             quotas: options.quotas,
@@ -105,7 +109,7 @@ impl Engine {
             forgets: shared,
             state: Mutex::new(state),
         };
-        engine.make_keys().map_err(StartError::Keys)?;
+        engine.make_keys().map_err(|source| StartError::Keys { folder: keys, source })?;
         Ok(engine)
     }
 

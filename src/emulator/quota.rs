@@ -40,8 +40,8 @@ const BUCKETS_MAX: usize = 10_000;
 pub(super) struct Quotas(HashMap<Account, Bucket>);
 
 impl Quotas {
-    /// Takes one call of a pod from the quota of the account that AWS counts it for: the buyer's, or, of what a seller's
-    /// own service calls, the seller's. `false` is throttled, and takes nothing.
+    /// Takes one call of a pod from the quota of the account that AWS counts it for: the buyer's, or, of what a
+    /// seller's own service calls, the seller's. `false` is throttled, and takes nothing.
     pub(super) fn admit(
         &mut self,
         now: Instant,

@@ -71,6 +71,10 @@ def texts(shape):
     meta = shape.metadata
     values = ["", "0", "a", "1", " ", "\u00fc", "a b", "A/b=c:d_e.f@g-h", "0.1", "00", "1.0000001", "-1", "1e3", "x" * 2000]
     values += ["arn:aws:license-manager::111122223333:license:l-demo", "arn:aws:x", "9999999999.999999"]
+    values += ["10000000000", "0.0000001", "17.", ".5", "01.5", "+1", "1_000", "\u0661", "a\n", "0\n"]
+    # The pattern of a LicenseArn bounds its parts; the model has no maximum for the whole.
+    for service, region, resource in ((63, 63, 1024), (64, 0, 1), (1, 64, 1), (1, 0, 1025)):
+        values.append(f"arn:aws-cn:{'s' * service}:{'r' * region}::{'l' * resource}")
     for length in {meta.get("min"), meta.get("max")} - {None}:
         for count in (length - 1, length, length + 1):
             if count >= 0:

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -170,6 +171,47 @@ class Races(unittest.TestCase):
                     self.assertEqual({str(quantity) for quantity, _ in accepted}, {records[0]["quantity"]})
                     self.assertEqual(len(accepted), 16 if len(set(quantities)) == 1 else 1)
                     self.assertEqual(len(answers), 16)
+
+
+class Admin(unittest.TestCase):
+    def ask(self, emulator, method, path, body=None, **headers):
+        request = urllib.request.Request(emulator.endpoint + path, data=body, method=method, headers=headers)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def test_every_path_that_is_listed_is_there_and_answers_its_methods_only(self):
+        with Emulator(PROGRAM) as emulator:
+            paths = [entry.split(" ") for entry in emulator.admin("")]
+            self.assertGreater(len(paths), 15)
+            for method, path in paths:
+                with self.subTest(method=method, path=path):
+                    status = self.ask(emulator, method, path, b"nonsense" if method == "POST" else None)
+                    self.assertEqual(status, 400 if method == "POST" and path != "/_emulator/reset" else 200)
+                    self.assertEqual(self.ask(emulator, "PUT", path, b"{}"), 405)
+            self.assertEqual(self.ask(emulator, "GET", "/_emulator/nothing"), 404)
+
+    def test_a_page_of_another_origin_gives_no_orders(self):
+        with Emulator(PROGRAM) as emulator:
+            own = emulator.endpoint
+            for origin, status in ((own, 200), ("http://elsewhere.example", 403), ("null", 403)):
+                self.assertEqual(self.ask(emulator, "POST", "/_emulator/reset", b"{}", Origin=origin), status, origin)
+
+    def test_what_an_order_gets_wrong_changes_nothing(self):
+        with Emulator(PROGRAM) as emulator:
+            before = {path: emulator.admin(path) for path in ("world", "faults", "switches")}
+            for path, order in (
+                ("products", {"product_code": "a b"}), ("products", {"product_code": "x", "dimension": []}),
+                ("customers", {"account_id": "1"}), ("pods", {"platform": "eks"}),
+                ("faults", [{"fault": "hang"}, {"fault": "dance"}]), ("switches", {"dry_run": "exception", "x": "y"}),
+                ("tokens", {"account_id": "111122223333", "product_code": "demohourly"}), ("clock", {"advance": "soon"}),
+            ):
+                with self.subTest(path=path, order=order):
+                    self.assertEqual(self.ask(emulator, "POST", f"/_emulator/{path}", json.dumps(order).encode()), 400)
+            self.assertEqual({path: emulator.admin(path) for path in before}, before)
 
 
 class Secrets(unittest.TestCase):

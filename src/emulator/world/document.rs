@@ -471,7 +471,8 @@ impl CustomerDocument {
 fn known_product(world: &World, code: &str, at: Place, faults: &mut Faults) {
     if !world.products.contains_key(code) {
         let names: Vec<&str> = world.products.keys().map(String::as_str).collect();
-        faults.add(at, format!("there is no product {code:?}; there are {}", names.join(", ")));
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        faults.add(at, format!("there is no product {code:?}; there are {names}"));
     }
 }
 

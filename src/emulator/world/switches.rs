@@ -268,6 +268,14 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_the_emulator_names_them_all() {
+        let page = include_str!("../../../docs/EMULATOR.md");
+        for Entry { name, answers: [first, second], .. } in &TABLE {
+            assert!(page.contains(&format!("`{name}` {first}/{second}")), "{name}");
+        }
+    }
+
+    #[test]
     fn they_are_kept_by_name() {
         let mut switches = Switches::default();
         switches.set("dry_run", "exception").unwrap();
