@@ -2,11 +2,14 @@
 //!
 //! It must not know how the facts were gathered. Texts are for operators; codes lead to `docs/RUNBOOK.md`.
 
+pub mod credentials;
+pub mod disk;
+
 use serde::Serialize;
 
 use crate::config::Mode;
 use crate::entitlement::reason::runbook;
-use crate::marketplace::aws::CredentialSource;
+use crate::marketplace::Region;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -59,72 +62,59 @@ impl Finding {
         let docs = Some(runbook(code));
         Self { check, verdict: Verdict::Fault, seen: seen.into(), remedy: remedy.into(), docs }
     }
-}
 
-/// The environment of the credentials, as far as AWS's rules depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Container {
-    /// The endpoint of the ECS agent.
-    Ecs,
-    /// The endpoint of the EKS Pod Identity agent.
-    PodIdentity,
-    /// No container endpoint is named.
-    None,
-}
-
-impl Container {
-    /// From the variables that name the endpoint (AWS SDK reference, "Container credential provider"; EKS user guide,
-    /// "How EKS Pod Identity works": the agent answers at 169.254.170.23 and fd00:ec2::23).
+    /// The same with more of what was seen.
     #[must_use]
-    pub fn of(relative_uri: Option<&str>, full_uri: Option<&str>) -> Self {
-        match (relative_uri, full_uri) {
-            (_, Some(uri)) if uri.contains("169.254.170.23") || uri.contains("fd00:ec2::23") => {
-                Self::PodIdentity
-            }
-            (Some(_), _) | (_, Some(_)) => Self::Ecs,
-            (None, None) => Self::None,
+    pub fn seeing(mut self, more: &str) -> Self {
+        self.seen = format!("{} ({more})", self.seen);
+        self
+    }
+
+    /// What is a fault before AWS may be right before whatever stands in for it; AWS's rule is still worth reading.
+    #[must_use]
+    pub fn before_a_stand_in(mut self) -> Self {
+        if self.verdict == Verdict::Fault {
+            self.verdict = Verdict::Warning;
+            self.seen.push_str(" (here something stands in for AWS, which may be less strict)");
         }
+        self
     }
 }
 
-const IRSA: &str = "EKS: annotate the service account with eks.amazonaws.com/role-arn (IRSA) and recreate the pod. \
-                    ECS: set taskRoleArn.";
-
-/// AWS's rule for a source of credentials (AWS Marketplace seller guide, "Container products": IRSA on EKS, the task
-/// role on ECS; Pod Identity, node roles and long-term keys are not supported by these calls).
+/// The region that is asked, beside the one where the platform says that the pod runs.
+///
+/// AWS wants `RegisterUsage` and `MeterUsage` called in the region of the pod or task (AWS Marketplace seller guide); the
+/// seller's own reports of mode `saas` may come from anywhere.
 #[must_use]
-pub fn credentials(source: CredentialSource, container: Container, mode: Mode) -> Finding {
-    let check = "credentials";
-    let seen = source.describe();
-    if mode == Mode::Saas {
-        return Finding::ok(
+pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &str)>, mode: Mode) -> Finding {
+    let check = "region";
+    match (configured, platform) {
+        (None, None) => Finding::fault(
             check,
-            format!("{seen}; in mode saas any credentials of the seller's own account will do"),
-        );
-    }
-    match (source, container) {
-        (CredentialSource::WebIdentity, _) => Finding::ok(check, format!("{seen}: what AWS asks for on EKS")),
-        (CredentialSource::Container, Container::PodIdentity) => Finding::fault(
-            check,
-            "PlatformNotSupportedException",
-            "EKS Pod Identity: AWS does not support it for metering",
-            format!("Use IRSA instead. {IRSA}"),
+            "RegionUnknown",
+            "unknown: no region is set, and neither the ECS task metadata nor IMDS answers",
+            "Set AWS_REGION on the container (IRSA does so by itself); IMDS is often out of a pod's reach because the \
+             node's hop limit is 1.",
         ),
-        (CredentialSource::Container, _) => Finding::ok(check, "ECS task role: what AWS asks for on ECS"),
-        (CredentialSource::Imds, _) => Finding::fault(
+        (None, Some((region, source))) => Finding::ok(check, format!("{}, from {source}", region.as_str())),
+        (Some((region, origin)), None) => Finding::ok(
             check,
-            "PlatformNotSupportedException",
-            "the node's role (IMDS): AWS cannot see the pod behind it",
-            IRSA,
+            format!("{} ({origin}); nothing here tells where the pod runs, to compare", region.as_str()),
         ),
-        (CredentialSource::Environment | CredentialSource::Profile, _) => Finding::fault(
-            check,
-            "PlatformNotSupportedException",
-            format!("{seen}: AWS does not support long-term keys for metering"),
-            IRSA,
-        ),
-        (CredentialSource::Other, _) => {
-            Finding::warning(check, seen, format!("It may not be what AWS accepts for metering. {IRSA}"))
+        (Some((region, origin)), Some((found, source))) if region == found => {
+            Finding::ok(check, format!("{} ({origin}), as {source} says", region.as_str()))
+        }
+        (Some((region, origin)), Some((found, source))) => {
+            let seen = format!(
+                "{} ({origin}), but {source} says that the pod runs in {}",
+                region.as_str(),
+                found.as_str()
+            );
+            if mode == Mode::Saas {
+                return Finding::ok(check, seen);
+            }
+            let remedy = format!("Set it to {}, or remove it so that it is discovered.", found.as_str());
+            Finding::fault(check, "InvalidRegionException", seen, remedy)
         }
     }
 }
@@ -138,15 +128,20 @@ const SKEW_SECONDS_MAX: i64 = 300;
 pub fn clock(offset_seconds: Option<i64>) -> Finding {
     let check = "clock";
     let remedy = "Synchronise the node's clock (NTP; on EC2 the Amazon Time Sync Service).";
-    match offset_seconds {
-        None => Finding::warning(check, "the endpoint sent no Date to compare with", ""),
-        Some(offset) if offset.abs() > SKEW_SECONDS_MAX => {
-            Finding::fault(check, "RequestTimeTooSkewed", format!("{offset} s from the endpoint's"), remedy)
-        }
-        Some(offset) if offset.abs() > SKEW_SECONDS_ODD => {
-            Finding::warning(check, format!("{offset} s from the endpoint's"), remedy)
-        }
-        Some(offset) => Finding::ok(check, format!("{offset} s from the endpoint's")),
+    let Some(offset) = offset_seconds else {
+        return Finding::warning(check, "the endpoint sent no Date to compare with", "");
+    };
+    let side = if offset > 0 { "behind" } else { "ahead of" };
+    let seen = match offset {
+        0 => "as the endpoint's".to_owned(),
+        _ => format!("{} s {side} the endpoint's", offset.unsigned_abs()),
+    };
+    if offset.abs() > SKEW_SECONDS_MAX {
+        Finding::fault(check, "RequestTimeTooSkewed", seen, remedy)
+    } else if offset.abs() > SKEW_SECONDS_ODD {
+        Finding::warning(check, seen, remedy)
+    } else {
+        Finding::ok(check, seen)
     }
 }
 
@@ -169,32 +164,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn awss_rule_for_each_source() {
-        use CredentialSource as Source;
-        for (source, container, mode, verdict) in [
-            (Source::WebIdentity, Container::None, Mode::Hourly, Verdict::Ok),
-            (Source::Container, Container::Ecs, Mode::Hourly, Verdict::Ok),
-            (Source::Container, Container::PodIdentity, Mode::Hourly, Verdict::Fault),
-            (Source::Container, Container::PodIdentity, Mode::Saas, Verdict::Ok),
-            (Source::Imds, Container::None, Mode::Metered, Verdict::Fault),
-            (Source::Environment, Container::None, Mode::Hourly, Verdict::Fault),
-            (Source::Profile, Container::None, Mode::Hourly, Verdict::Fault),
-            (Source::Other, Container::None, Mode::Hourly, Verdict::Warning),
-        ] {
-            let finding = credentials(source, container, mode);
-            assert_eq!(finding.verdict, verdict, "{source:?} {container:?} {mode}");
-            assert_eq!(finding.remedy.is_empty(), verdict == Verdict::Ok);
-        }
-    }
-
-    #[test]
-    fn the_container_endpoint_tells_ecs_from_pod_identity() {
-        assert_eq!(Container::of(None, None), Container::None);
-        assert_eq!(Container::of(Some("/v2/credentials/id"), None), Container::Ecs);
-        let full = |uri| Container::of(None, Some(uri));
-        assert_eq!(full("http://169.254.170.2/v2/credentials"), Container::Ecs);
-        assert_eq!(full("http://169.254.170.23/v1/credentials"), Container::PodIdentity);
-        assert_eq!(full("http://[fd00:ec2::23]/v1/credentials"), Container::PodIdentity);
+    fn the_region_is_compared_with_the_pods_own() {
+        let (frankfurt, virginia): (Region, Region) =
+            ("eu-central-1".parse().unwrap(), "us-east-1".parse().unwrap());
+        let set = Some((&frankfurt, "environment AWS_REGION"));
+        let verdict = |configured, platform, mode| region(configured, platform, mode).verdict;
+        assert_eq!(verdict(set, Some((&frankfurt, "IMDS")), Mode::Hourly), Verdict::Ok);
+        assert_eq!(verdict(set, None, Mode::Hourly), Verdict::Ok);
+        assert_eq!(verdict(None, Some((&virginia, "IMDS")), Mode::Metered), Verdict::Ok);
+        assert_eq!(verdict(set, Some((&virginia, "IMDS")), Mode::Saas), Verdict::Ok);
+        let unknown = region(None, None, Mode::Hourly);
+        assert_eq!(unknown.docs.as_deref(), Some("docs/RUNBOOK.md#regionunknown"));
+        let other = region(set, Some((&virginia, "IMDS")), Mode::Hourly);
+        assert_eq!(other.verdict, Verdict::Fault);
+        assert_eq!(
+            other.seen,
+            "eu-central-1 (environment AWS_REGION), but IMDS says that the pod runs in us-east-1"
+        );
+        assert!(other.remedy.starts_with("Set it to us-east-1"), "{}", other.remedy);
     }
 
     #[test]
@@ -208,5 +195,14 @@ mod tests {
         ] {
             assert_eq!(clock(offset).verdict, verdict, "{offset:?}");
         }
+        assert_eq!(clock(Some(301)).seen, "301 s behind the endpoint's");
+        assert_eq!(clock(Some(-301)).seen, "301 s ahead of the endpoint's");
+    }
+
+    #[test]
+    fn before_a_stand_in_a_fault_is_worth_a_warning() {
+        let softened = Finding::fault("x", "Dns", "seen", "remedy").before_a_stand_in();
+        assert_eq!((softened.verdict, softened.docs.is_some()), (Verdict::Warning, true));
+        assert_eq!(Finding::ok("x", "seen").before_a_stand_in(), Finding::ok("x", "seen"));
     }
 }

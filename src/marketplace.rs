@@ -243,7 +243,19 @@ impl Fault {
             detail: detail.into(),
         }
     }
+
+    /// Whether our clock is so far from AWS's that AWS refuses our signatures.
+    #[must_use]
+    pub fn clock_is_off(&self) -> bool {
+        self.class == FaultClass::Access
+            && self
+                .clock_offset_seconds
+                .is_some_and(|offset| offset.unsigned_abs() >= CLOCK_OFFSET_SECONDS_MIN)
+    }
 }
+
+/// Offsets below this cannot be why AWS rejects a signature (it accepts 5 minutes), less a margin for slow answers.
+const CLOCK_OFFSET_SECONDS_MIN: u64 = 240;
 
 /// The name of a fault: an AWS exception's, or one of ours. At most 64 letters and digits, so that it can stand in a
 /// label, a log line and a URL.

@@ -211,10 +211,7 @@ impl Registration {
             let fault = Fault::local(FaultClass::Transient, "NoEntropy", "the system's random source failed");
             return Answer::Fault(fault);
         };
-        let signing = Signing {
-            reload_credentials: question.reload_credentials,
-            clock_offset_seconds: question.clock_offset_seconds,
-        };
+        let signing = Signing { reload_credentials: question.reload_credentials };
         let asked_at = clock::monotonic();
         let metering = Arc::clone(&self.metering);
         let (product_code, now) = (&self.config.product_code, self.clock.now());

@@ -3,8 +3,11 @@
 //! It registers nothing: on AWS a call of RegisterUsage starts the billing. What it cannot know without one (is the
 //! account subscribed, is the product code right) it says.
 
-use std::io::{self, Write};
-use std::time::Duration;
+mod endpoint;
+mod state;
+
+use std::fs::File;
+use std::io::{self, Read as _, Write};
 
 use clap::Args;
 use serde::Serialize;
@@ -12,12 +15,14 @@ use serde_json::Value;
 
 use crate::app::aws_settings;
 use crate::cli::{complain, probe};
+use crate::clock;
 use crate::config::{self, Config, Environment, Flags, Installation, Mode, Role, Row};
-use crate::doctor::{self, Container, Finding, Verdict};
+use crate::doctor::credentials::{Container, rule, web_identity};
+use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
-use crate::marketplace::Fault;
 use crate::marketplace::aws::Aws;
+use crate::marketplace::{Fault, Region};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -36,9 +41,6 @@ struct Report {
     settings: Vec<Row>,
     least_policy: Option<Value>,
 }
-
-/// A resolver that hangs must not hang the doctor.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Checks all, prints all; 0 when nothing is at fault, else 78.
 pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_>) -> Exit {
@@ -80,24 +82,25 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
 }
 
 async fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![keys(config), state(config)];
+    let mut findings = vec![keys(config)];
+    findings.extend(state::examine(config).await);
     let aws = Aws::new(aws_settings(&config.aws));
-    match aws.inspect().await {
-        Ok((region, source)) => {
-            let [relative, full] = &config.aws.container_credentials;
-            let container = Container::of(relative.as_deref(), full.as_deref());
-            findings.push(Finding::ok("region", region.as_str()));
-            let mut finding = doctor::credentials(source, container, config.product.mode);
-            if config.aws.endpoint_url.is_some() && finding.verdict == Verdict::Fault {
-                // Whatever stands in for AWS has rules of its own; AWS's are still worth reading.
-                finding.verdict = Verdict::Warning;
-            }
-            findings.push(finding);
-        }
-        Err(fault) => findings.push(at_fault("region and credentials", &fault)),
-    }
-    match aws.endpoint(config.aws.use_dual_stack, config.aws.use_fips).await {
-        Ok(url) => findings.extend(endpoint(&aws, config, &url).await),
+    let stand_in = config.aws.endpoint_url.is_some();
+    let mode = config.product.mode;
+
+    let origin = config.aws.region_origin.to_string();
+    let configured = config.aws.region.as_ref().map(|region| (region, origin.as_str()));
+    let platform = aws.platform_region().await;
+    let platform = platform.as_ref().map(|(region, source)| (region, *source));
+    let region = doctor::region(configured, platform, mode);
+    findings.push(if stand_in { region.before_a_stand_in() } else { region });
+    let region = configured.or(platform).map(|(region, _)| region.clone());
+
+    findings.extend(credentials(&aws, config, region.as_ref()).await);
+    match aws.endpoint().await {
+        Ok(url) => findings.extend(endpoint::examine(&aws, config, &url).await),
+        // Said before: without a region there is no endpoint.
+        Err(_) if region.is_none() => {}
         Err(fault) => findings.push(at_fault("endpoint", &fault)),
     }
     findings.push(sidecar(config).await);
@@ -119,62 +122,41 @@ fn keys(config: &Config) -> Finding {
     Finding::ok("public keys", shown.join(", "))
 }
 
-fn state(config: &Config) -> Finding {
-    match config.state.dir.path() {
-        Some(path) => Finding::ok("state folder", format!("{} can be written", path.display())),
-        None => Finding::warning(
-            "state folder",
-            "nothing is kept",
-            "After a restart while AWS cannot be reached the gate stays shut; mount a volume at state_dir to change that.",
-        ),
+/// A projected token has some kilobytes.
+const TOKEN_BYTES_MAX: u64 = 64 * 1024;
+
+async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let token = config.aws.web_identity_token_file.as_ref();
+    if let Some(path) = token {
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_end(&mut bytes));
+        let read = read.map(|_| bytes.as_slice()).map_err(|error| error.kind());
+        findings.push(web_identity(&path.display().to_string(), read, clock::system_now()));
     }
+    if region.is_none() {
+        let remedy = "Set the region first: STS is asked in it.";
+        findings.push(Finding::warning("credentials", "not looked for: the region is unknown", remedy));
+        return findings;
+    }
+    match aws.inspect_credentials().await {
+        Ok(source) => {
+            let [relative, full] = &config.aws.container_credentials;
+            let container = Container::of(relative.as_deref(), full.as_deref());
+            let finding = rule(source, container, config.product.mode, token.is_some());
+            let stand_in = config.aws.endpoint_url.is_some();
+            findings.push(if stand_in { finding.before_a_stand_in() } else { finding });
+        }
+        // Said by the token's own finding.
+        Err(fault) if fault.code.as_str() == "WebIdentityTokenUnreadable" => {}
+        Err(fault) => findings.push(at_fault("credentials", &fault)),
+    }
+    findings
 }
 
 fn at_fault(check: &'static str, fault: &Fault) -> Finding {
     let reason = Reason::of(fault.code.clone(), fault.class);
     Finding::fault(check, fault.code.as_str(), format!("{}: {}", fault.code, reason.message), reason.remedy)
-}
-
-/// Name, connection, proxy and TLS, each in its turn, then the clock.
-async fn endpoint(aws: &Aws, config: &Config, url: &str) -> Vec<Finding> {
-    let mut findings = vec![Finding::ok("endpoint", url)];
-    let uri: Option<hyper::Uri> = url.parse().ok();
-    let host = uri.as_ref().and_then(hyper::Uri::host).unwrap_or_default().to_owned();
-    let proxies = &config.aws.proxies;
-    if proxies.https.is_some() || proxies.http.is_some() || proxies.all.is_some() {
-        findings
-            .push(Finding::ok("proxy", "set; the endpoint's name is resolved by the proxy where it applies"));
-    } else {
-        findings.push(resolve(&host).await);
-    }
-    match aws.reach(url).await {
-        Ok(reached) => {
-            findings.push(Finding::ok("connection", "an answer came back: connection, proxy and TLS work"));
-            findings.push(doctor::clock(reached.clock_offset_seconds));
-        }
-        Err(fault) => findings.push(at_fault("connection", &fault)),
-    }
-    findings
-}
-
-async fn resolve(host: &str) -> Finding {
-    let looked_up =
-        tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host.trim_matches(['[', ']']), 443)));
-    match looked_up.await {
-        Ok(Ok(addresses)) => {
-            let shown: Vec<String> = addresses.take(4).map(|address| address.ip().to_string()).collect();
-            Finding::ok("name", format!("{host} is {}", shown.join(", ")))
-        }
-        Ok(Err(error)) => Finding::fault(
-            "name",
-            "Dns",
-            format!("{host} does not resolve: {error}"),
-            "Check the cluster's DNS, and for a VPC endpoint that private DNS is on.",
-        ),
-        Err(_) => {
-            Finding::fault("name", "Dns", format!("no answer about {host}"), "Check the cluster's DNS.")
-        }
-    }
 }
 
 /// The running sidecar, if there is one: the last word on the gate is its own.
@@ -205,11 +187,20 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
             writeln!(out, "        {}{docs}", finding.remedy)?;
         }
     }
+    writeln!(
+        out,
+        "settings that differ from the defaults, and where each comes from (all: tollgate config print):"
+    )?;
+    for row in report.settings.iter().filter(|row| !row.origin.starts_with("default")) {
+        let value = row.value.as_deref().unwrap_or("none");
+        writeln!(out, "        {} = {value} ({})", row.name, row.origin)?;
+    }
     if let Some(policy) = &report.least_policy {
         writeln!(out, "the least that the role must allow:\n{policy:#}")?;
     }
     writeln!(
         out,
-        "not checked: subscription, product code and key version, since RegisterUsage starts the billing"
+        "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and whether the role \
+         allows the call"
     )
 }

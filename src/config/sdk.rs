@@ -145,27 +145,28 @@ fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
 const PROFILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The AWS profile files may set endpoints, for all services or in a `services` section. Any such line is refused,
-/// whichever profile it belongs to: which one is active can change without us.
+/// whichever profile it belongs to: which one is active can change without us. This tells the operator; what holds
+/// when a file changes afterwards is that the client of a sealed image is given its endpoint.
 fn refuse_profile_endpoints(reader: &mut Reader<'_>) {
-    let home = filled(reader.env, "HOME");
-    for (variable, name) in
-        [("AWS_CONFIG_FILE", ".aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")]
+    let home = reader.env.get("HOME");
+    for (variable, default) in
+        [("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")]
     {
-        let path = filled(reader.env, variable)
-            .map(|path| expand_home(&path, home.as_deref()))
-            .or_else(|| home.as_ref().map(|home| Path::new(home).join(name)));
-        let Some(path) = path else { continue };
+        let path = reader.env.get(variable).unwrap_or_else(|| default.to_owned());
+        let path = expand_home(Path::new(&path), home.as_deref());
         if let Some(fault) = profile_fault(reader.installed.disk, &path) {
             reader.faults.push(fault);
         }
     }
 }
 
-/// The SDK expands a leading `~/` in these two variables itself, so we must look where it looks.
-fn expand_home(path: &str, home: Option<&str>) -> PathBuf {
-    match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => Path::new(home).join(rest),
-        _ => PathBuf::from(path),
+/// The SDK expands a leading `~` in these two variables itself, so we must look where it looks: below an empty `HOME` as
+/// much as below none, where both are relative to whatever folder the process was started in.
+fn expand_home(path: &Path, home: Option<&str>) -> PathBuf {
+    let mut components = path.components();
+    match components.next() {
+        Some(first) if first.as_os_str() == "~" => Path::new(home.unwrap_or("~")).join(components.as_path()),
+        _ => path.to_owned(),
     }
 }
 

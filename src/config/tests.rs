@@ -499,6 +499,12 @@ fn a_sellers_file_refuses_every_other_endpoint() {
         Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/credentials", profile),
         Case::sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", profile),
         Case::sealed("").env("HOME", "/h").env("AWS_SHARED_CREDENTIALS_FILE", "~/c").disk("/h/c", profile),
+        // The SDK takes a path apart: neither a second slash nor a lone tilde leads us elsewhere than it.
+        Case::sealed("").env("HOME", "/h").env("AWS_CONFIG_FILE", "~//c").disk("/h/c", profile),
+        Case::sealed("").env("HOME", "/h").env("AWS_CONFIG_FILE", "~").disk("/h", profile),
+        // Without a home the files are looked for in the folder where the process was started.
+        Case::sealed("").disk("~/.aws/config", profile),
+        Case::sealed("").env("HOME", "").disk(".aws/credentials", profile),
     ];
     for way in ways {
         assert!(

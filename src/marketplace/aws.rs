@@ -68,6 +68,12 @@ pub struct Settings {
     pub region: Option<Region>,
     /// Asked instead of AWS's own endpoint.
     pub endpoint_url: Option<String>,
+    /// AWS's own endpoint over IPv6 too.
+    pub use_dual_stack: bool,
+    /// AWS's own endpoint with validated cryptography.
+    pub use_fips: bool,
+    /// A seller's file exists: no profile file may name the endpoint, whenever it is written.
+    pub sealed: bool,
     /// `ECS_CONTAINER_METADATA_URI_V4`.
     pub ecs_metadata_uri: Option<String>,
     /// `AWS_WEB_IDENTITY_TOKEN_FILE`, to say more than the SDK does when it cannot be read.
@@ -210,7 +216,6 @@ impl Aws {
     }
 
     async fn ready(&self, signing: Signing) -> Result<sdk::Client, Fault> {
-        self.offset.0.store(signing.clock_offset_seconds, Ordering::Release);
         let region = self.region().await?;
         let mut ready = self.ready.lock().await;
         let soon = self.offset.now() + CREDENTIALS_MARGIN;
@@ -221,7 +226,7 @@ impl Aws {
         }
         let credentials = self.credentials(&region).await?;
         let expires_at = credentials.expiry();
-        let client = self.client(&region, credentials).await;
+        let client = self.client(&region, credentials).await?;
         *ready = Some(Ready { client: client.clone(), expires_at });
         Ok(client)
     }
@@ -249,8 +254,8 @@ impl Aws {
         Ok(credentials)
     }
 
-    async fn client(&self, region: &Region, credentials: Credentials) -> sdk::Client {
-        let mut loader = aws_config::defaults(aws_config::BehaviorVersion::v2026_01_12())
+    async fn client(&self, region: &Region, credentials: Credentials) -> Result<sdk::Client, Fault> {
+        let loader = aws_config::defaults(aws_config::BehaviorVersion::v2026_01_12())
             .region(aws_config::Region::new(region.as_str().to_owned()))
             .credentials_provider(credentials)
             .http_client(self.http.clone())
@@ -258,30 +263,40 @@ impl Aws {
             .identity_cache(aws_config::identity::IdentityCache::no_cache())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts());
-        if let Some(url) = &self.settings.endpoint_url {
-            loader = loader.endpoint_url(url);
+        let mut config = sdk::config::Builder::from(&loader.load().await);
+        // What is set here wins over all that the SDK reads by itself, now and at the next renewal of the credentials.
+        if self.settings.endpoint_url.is_some() || self.settings.sealed {
+            config = config.endpoint_url(self.endpoint().await?);
         }
-        sdk::Client::new(&loader.load().await)
+        Ok(sdk::Client::from_conf(config.build()))
     }
 
-    /// The region and the source of the credentials, found as for a call; for `doctor`.
-    pub async fn inspect(&self) -> Result<(Region, CredentialSource), Fault> {
+    /// The region where the platform says that this pod or task runs, and which part of it said so; for `doctor`.
+    pub async fn platform_region(&self) -> Option<(Region, &'static str)> {
+        let found = async {
+            match region::from_ecs(self.settings.ecs_metadata_uri.as_deref()).await {
+                Some(region) => Some((region, "the ECS task metadata")),
+                None => self.region_from_imds().await.map(|region| (region, "IMDS")),
+            }
+        };
+        tokio::time::timeout(ATTEMPT_TIMEOUT, found).await.ok().flatten()
+    }
+
+    /// Where the credentials come from, found as for a call; for `doctor`. STS is asked where the region needs be known
+    /// for it.
+    pub async fn inspect_credentials(&self) -> Result<CredentialSource, Fault> {
         let found = async {
             self.ready(Signing::default()).await?;
-            let region = self.region().await?;
-            Ok((region, self.credential_source().unwrap_or(CredentialSource::Other)))
+            Ok(self.credential_source().unwrap_or(CredentialSource::Other))
         };
         tokio::time::timeout(ATTEMPT_TIMEOUT, found).await.unwrap_or_else(|_| {
-            Err(Fault::local(
-                FaultClass::Transient,
-                "Timeout",
-                "finding region and credentials took too long",
-            ))
+            let detail = "finding the credentials took too long";
+            Err(Fault::local(FaultClass::Transient, "CredentialsUnavailable", detail))
         })
     }
 
-    /// The URL that is asked, as the SDK resolves it (region, dual-stack, FIPS); for `doctor`.
-    pub async fn endpoint(&self, use_dual_stack: bool, use_fips: bool) -> Result<String, Fault> {
+    /// The URL that is asked, as the SDK resolves it (region, dual-stack, FIPS); also for `doctor`.
+    pub async fn endpoint(&self) -> Result<String, Fault> {
         use sdk::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
         let unresolved =
             |error: String| Fault::local(FaultClass::Misconfigured, "InvalidRegionException", error);
@@ -291,12 +306,23 @@ impl Aws {
         let region = self.region().await?;
         let params = Params::builder()
             .region(region.as_str())
-            .use_dual_stack(use_dual_stack)
-            .use_fips(use_fips)
+            .use_dual_stack(self.settings.use_dual_stack)
+            .use_fips(self.settings.use_fips)
             .build()
             .map_err(|error| unresolved(error.to_string()))?;
         let endpoint = DefaultResolver::new().resolve_endpoint(&params).await;
         endpoint.map(|endpoint| endpoint.url().to_owned()).map_err(|error| unresolved(error.to_string()))
+    }
+
+    /// The proxy that a call to `url` goes through, as the SDK chooses it; for `doctor`.
+    #[must_use]
+    pub fn proxy(url: &str) -> Option<hyper::Uri> {
+        if matches!(Way::to(url), Way::Direct) {
+            return None;
+        }
+        let intercept =
+            hyper_util::client::proxy::matcher::Matcher::from_env().intercept(&url.parse().ok()?)?;
+        Some(intercept.uri().clone())
     }
 
     /// Asks `url` anything, unsigned, by the way that a call would take; for `doctor`. Any answer proves name,
@@ -368,11 +394,11 @@ impl Metering for Aws {
         request: RegisterUsage,
         signing: Signing,
     ) -> BoxFuture<'_, Result<Registered, Fault>> {
-        Box::pin(attempt(self.register_usage_once(request, signing)))
+        Box::pin(self.attempt(self.register_usage_once(request, signing)))
     }
 
     fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
-        Box::pin(attempt(self.meter_usage_once(request, signing)))
+        Box::pin(self.attempt(self.meter_usage_once(request, signing)))
     }
 
     fn batch_meter_usage(
@@ -380,19 +406,19 @@ impl Metering for Aws {
         request: BatchMeterUsage,
         signing: Signing,
     ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
-        Box::pin(attempt(self.batch_meter_usage_once(request, signing)))
+        Box::pin(self.attempt(self.batch_meter_usage_once(request, signing)))
     }
 
     fn resolve_customer(&self, token: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        Box::pin(attempt(self.resolve_customer_once(token)))
+        Box::pin(self.attempt(self.resolve_customer_once(token)))
     }
 
     fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        Box::pin(attempt(async move { self.ready(signing).await.map(|_| Identified) }))
+        Box::pin(self.attempt(async move { self.ready(signing).await.map(|_| Identified) }))
     }
 
     fn forward(&self, target: String, body: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        Box::pin(attempt(self.forward_once(target, body)))
+        Box::pin(self.attempt(self.forward_once(target, body)))
     }
 
     fn region(&self) -> Option<Region> {
@@ -400,10 +426,24 @@ impl Metering for Aws {
     }
 }
 
-async fn attempt<T>(attempt: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    tokio::time::timeout(ATTEMPT_TIMEOUT, attempt)
-        .await
-        .unwrap_or_else(|_| Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out")))
+impl Aws {
+    async fn attempt<T>(&self, attempt: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
+            Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out"))
+        });
+        if let Err(fault) = &answer {
+            self.learn(fault);
+        }
+        answer
+    }
+
+    /// Where AWS does not accept who asks, the next call of whatever kind is signed by AWS's own clock, if ours is off,
+    /// and by ours again once it is right.
+    fn learn(&self, fault: &Fault) {
+        if let (FaultClass::Access, Some(offset)) = (fault.class, fault.clock_offset_seconds) {
+            self.offset.0.store(if fault.clock_is_off() { offset } else { 0 }, Ordering::Release);
+        }
+    }
 }
 
 fn timeouts() -> TimeoutConfig {

@@ -51,8 +51,6 @@ pub struct Metered {
 pub struct Signing {
     /// Load the credentials anew first.
     pub reload_credentials: bool,
-    /// Move the signing clock by so many seconds, as AWS's `Date` showed.
-    pub clock_offset_seconds: i64,
 }
 
 /// A definitive answer of `RegisterUsage`; nothing in it is verified yet.

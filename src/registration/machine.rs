@@ -103,8 +103,6 @@ pub struct Question {
     pub version: PublicKeyVersion,
     /// Load the credentials anew first.
     pub reload_credentials: bool,
-    /// Sign with a clock moved by so many seconds, from AWS's `Date`.
-    pub clock_offset_seconds: i64,
 }
 
 /// What the shell does next.
@@ -205,7 +203,6 @@ impl<P> Machine<P> {
             question: Question {
                 version: version.unwrap_or(PublicKeyVersion::FIRST),
                 reload_credentials: false,
-                clock_offset_seconds: 0,
             },
             policy,
             memory: remembered,
@@ -380,11 +377,9 @@ impl<P> Machine<P> {
         self.failing_since.get_or_insert(now.running);
         self.question.reload_credentials = true;
         let run = self.count(now, RunKind::Access);
-        let skewed =
-            fault.clock_offset_seconds.filter(|offset| offset.unsigned_abs() >= CLOCK_OFFSET_SECONDS_MIN);
-        if let (Some(offset), false) = (skewed, self.tried_clock_offset) {
+        // The client signs by AWS's clock from now on; that is worth one try at once.
+        if fault.clock_is_off() && !self.tried_clock_offset {
             self.tried_clock_offset = true;
-            self.question.clock_offset_seconds = offset;
             return self.ask();
         }
         if self.policy.exit_when_refused && self.overdue(now) {
@@ -514,9 +509,6 @@ fn renewal(now: Now) -> Timestamp {
 
 /// AWS takes ten reports a second for each account and region: six thousand pods in this time.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(600);
-
-/// Offsets below this cannot be why AWS rejects a signature (it accepts 5 minutes), less a margin for slow answers.
-pub const CLOCK_OFFSET_SECONDS_MIN: u64 = 240;
 
 #[cfg(test)]
 mod tests;

@@ -336,7 +336,7 @@ impl Sender {
     }
 
     const fn signing(&self) -> Signing {
-        Signing { reload_credentials: self.failing_since.is_some(), clock_offset_seconds: 0 }
+        Signing { reload_credentials: self.failing_since.is_some() }
     }
 
     /// AWS answered about the entitlement; only who reports for itself hears of its own.

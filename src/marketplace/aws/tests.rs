@@ -197,6 +197,41 @@ async fn the_offset_of_awss_clock_is_read_from_the_date_of_an_error() {
     assert!((1_795_507_200 - after..=1_795_507_200 - before).contains(&offset), "{offset}");
 }
 
+/// Whoever asks: registration learnt it, and a report, an attestation or the door sign by it too, until it is mended.
+#[tokio::test]
+async fn a_refused_signature_teaches_every_later_call_awss_clock() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let dates = ["Tue, 24 Nov 2026 08:00:00 GMT".to_owned(), httpdate_now()];
+    let served = tokio::spawn(async move {
+        let mut signed_at = Vec::new();
+        for turn in 0..3 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let request = read_request(&mut stream).await.to_lowercase();
+            let date = request.split_once("x-amz-date: ").unwrap().1;
+            signed_at.push(date[..8].to_owned());
+            let headers = dates.get(turn).map(|date| format!("date: {date}\r\n")).unwrap_or_default();
+            let refusal = answer("403 Forbidden", &headers, r#"{"__type":"InvalidSignatureException"}"#);
+            stream.write_all(&refusal).await.unwrap();
+        }
+        signed_at
+    });
+    let aws = client(format!("http://{addr}"), None);
+    let today = clock::system_now().to_string().replace('-', "")[..8].to_owned();
+    register(&aws).await.unwrap_err();
+    aws.forward("AWSMPMeteringService.MeterUsage".to_owned(), b"{}".to_vec()).await.unwrap();
+    aws.resolve_customer("token".to_owned()).await.unwrap_err();
+    assert_eq!(served.await.unwrap(), [today.as_str(), "20261124", today.as_str()]);
+}
+
+fn httpdate_now() -> String {
+    let format = time::macros::format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    let now = time::OffsetDateTime::from_unix_timestamp(clock::system_now().unix_seconds()).unwrap();
+    now.format(format).unwrap()
+}
+
 #[tokio::test]
 async fn without_a_region_the_state_says_so() {
     let mut aws = client("http://127.0.0.1:9".to_owned(), None);

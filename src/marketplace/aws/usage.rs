@@ -82,7 +82,10 @@ impl Aws {
     }
 
     pub(super) async fn forward_once(&self, target: String, body: Vec<u8>) -> Result<Forwarded, Fault> {
-        let (raw, _) = self.send_raw(target, body, Signing::default()).await?;
+        let (raw, fault) = self.send_raw(target, body, Signing::default()).await?;
+        if let Some(fault) = &fault {
+            self.learn(fault);
+        }
         Ok(Forwarded { status: raw.status, headers: raw.headers, body: raw.body })
     }
 

@@ -1,0 +1,115 @@
+//! The way to AWS, step by step: name, connection, proxy, TLS, answer, clock. The first step that fails ends it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::clock;
+use crate::config::Config;
+use crate::doctor::{self, Finding};
+use crate::marketplace::aws::{Aws, CONNECT_TIMEOUT};
+
+/// A resolver that hangs must not hang the doctor.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Addresses that are tried and shown: a load balancer has one for each zone.
+const ADDRESSES_MAX: usize = 4;
+
+/// Walks to `url` as a call would.
+pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok("endpoint", url)];
+    let Ok(uri) = url.parse::<hyper::Uri>() else { return findings };
+    let proxy = Aws::proxy(url);
+    let first = proxy.as_ref().unwrap_or(&uri);
+    let host = first.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = first.port_u16().unwrap_or(if first.scheme_str() == Some("https") { 443 } else { 80 });
+    if proxy.is_some() {
+        let seen = format!("{host}:{port}, which resolves the endpoint's name; NO_PROXY would spare it");
+        findings.push(Finding::ok("proxy", seen));
+    }
+    let addresses = match resolve(&host, port).await {
+        Ok((finding, addresses)) => {
+            findings.push(finding);
+            addresses
+        }
+        Err(finding) => {
+            findings.push(finding);
+            return findings;
+        }
+    };
+    let connected = connect(&addresses).await;
+    let failed = connected.verdict != doctor::Verdict::Ok;
+    findings.push(connected);
+    if failed {
+        return findings;
+    }
+    let tls = uri.scheme_str() == Some("https");
+    let trusted = if config.aws.ca_bundle.is_some() {
+        "the authorities of AWS_CA_BUNDLE"
+    } else {
+        "the system's authorities"
+    };
+    match aws.reach(url).await {
+        Ok(reached) => {
+            if tls {
+                findings.push(Finding::ok("TLS", format!("the certificate is trusted by {trusted}")));
+            }
+            findings.push(Finding::ok("answer", "whatever is asked there answers in HTTP"));
+            findings.push(doctor::clock(reached.clock_offset_seconds));
+        }
+        Err(fault) if fault.code.as_str() == "Tls" => {
+            findings.push(super::at_fault("TLS", &fault).seeing(&format!("not trusted by {trusted}")));
+        }
+        Err(fault) => findings.push(super::at_fault("answer", &fault)),
+    }
+    findings
+}
+
+async fn resolve(host: &str, port: u16) -> Result<(Finding, Vec<SocketAddr>), Finding> {
+    let check = "name";
+    let remedy =
+        "Check the cluster's DNS (CoreDNS, dnsPolicy), and for a VPC endpoint that private DNS is on.";
+    let looked_up = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port)));
+    match looked_up.await {
+        Ok(Ok(addresses)) => {
+            let addresses: Vec<SocketAddr> = addresses.take(ADDRESSES_MAX).collect();
+            let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+            Ok((Finding::ok(check, format!("{host} is {}", shown.join(", "))), addresses))
+        }
+        Ok(Err(error)) => {
+            Err(Finding::fault(check, "Dns", format!("{host} does not resolve: {error}"), remedy))
+        }
+        Err(_) => {
+            let seen = format!("no answer about {host} within {} s", RESOLVE_TIMEOUT.as_secs());
+            Err(Finding::fault(check, "Dns", seen, remedy))
+        }
+    }
+}
+
+/// To the first address that takes it, as the client does.
+async fn connect(addresses: &[SocketAddr]) -> Finding {
+    let check = "connection";
+    let mut last = None;
+    for address in addresses {
+        let began = clock::monotonic();
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => {
+                let millis = clock::monotonic().duration_since(began).as_millis();
+                return Finding::ok(check, format!("{address} takes connections ({millis} ms)"));
+            }
+            Ok(Err(error)) => {
+                let remedy = "Check network policies, security groups and the port; a proxy may be needed (HTTPS_PROXY).";
+                last = Some(Finding::fault(check, "Connection", format!("{address}: {error}"), remedy));
+            }
+            Err(_) => {
+                let seen = format!("{address}: no answer within {} ms", CONNECT_TIMEOUT.as_millis());
+                let remedy = "Something drops the packets: a security group, a network policy, or no route (NAT, VPC endpoint).";
+                last = Some(Finding::fault(check, "ConnectTimeout", seen, remedy));
+            }
+        }
+    }
+    last.unwrap_or_else(|| {
+        Finding::fault(check, "Dns", "the name has no address", "Check the cluster's DNS.")
+    })
+}

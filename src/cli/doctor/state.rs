@@ -1,0 +1,71 @@
+//! The state folder: its room, and the ledger in it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::app::address;
+use crate::config::{Config, Mode};
+use crate::doctor::Finding;
+use crate::doctor::disk::{self, Ledger, Space};
+use crate::http::client::{Ask, ask};
+use crate::usage::ledger::{self, FILE_NAME, LedgerError};
+
+/// The running sidecar adds up its ledger.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Room and ledger, as far as the mode has them.
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    let Some(folder) = config.state.dir.path() else {
+        return vec![Finding::warning(
+            "state folder",
+            "nothing is kept",
+            "After a restart while AWS cannot be reached the gate stays shut; mount a volume at state_dir to change that.",
+        )];
+    };
+    let mode = config.product.mode;
+    let mut findings = vec![Finding::ok("state folder", format!("{} can be written", folder.display()))];
+    if let Some(found) = space(folder) {
+        findings.push(disk::space(found, mode, config.usage.ledger_bytes_max));
+    }
+    if mode != Mode::Hourly {
+        findings.push(disk::ledger(&look(config, folder).await));
+    }
+    findings
+}
+
+/// Of the folder, or of the nearest one above it that exists already.
+fn space(folder: &Path) -> Option<Space> {
+    let stat = folder.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
+    let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    // File systems that make inodes as they go say 0 of 0.
+    let files = (stat.f_files > 0).then_some(stat.f_favail);
+    Some(Space { bytes, files })
+}
+
+async fn look(config: &Config, folder: &Path) -> Ledger {
+    if !folder.join(FILE_NAME).exists() {
+        return Ledger::Absent;
+    }
+    let rows = |ledger: &ledger::Ledger| {
+        ledger.check()?;
+        let totals = ledger.totals()?;
+        Ok(totals.into_iter().map(|(dimension, totals)| (dimension, totals.balances())).collect())
+    };
+    match ledger::Ledger::open_existing(folder).and_then(|ledger| rows(&ledger)) {
+        Ok(rows) => Ledger::Read(rows),
+        Err(LedgerError::InUse(_)) => held(config).await.map_or(Ledger::InUse, Ledger::Held),
+        Err(error) => Ledger::Unusable(error.to_string()),
+    }
+}
+
+/// The balance as the sidecar that holds the ledger says it.
+async fn held(config: &Config) -> Option<Vec<(String, bool)>> {
+    let authorization = config.app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+    let question = Ask { authorization: authorization.as_deref(), ..Ask::get("/v1/reconciliation") };
+    let answer = ask(&address(&config.app.addr), question, ANSWER_TIMEOUT).await.ok()?;
+    let document: Value = serde_json::from_slice(answer.body()).ok()?;
+    let row = |row: &Value| Some((row["dimension"].as_str()?.to_owned(), row["balanced"].as_bool()?));
+    document["dimensions"].as_array()?.iter().map(row).collect()
+}
