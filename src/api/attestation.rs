@@ -4,7 +4,8 @@
 //! that was replaced or patched cannot answer (a relay to an entitled pod can: see THREATS).
 //!
 //! - A call of `RegisterUsage` each, so they are few: a bucket of three, one more every minute.
-//! - The same nonce in flight is one call.
+//! - The same nonce in flight is one call, which goes on when whoever asked has gone: hanging up and asking again must
+//!   not be a way around the bucket.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::OnceCell;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{problem, problem_of};
@@ -71,8 +72,11 @@ pub struct Attestation {
 #[derive(Debug, Default)]
 pub struct Calls {
     bucket: Mutex<Bucket>,
-    in_flight: Mutex<HashMap<String, Arc<OnceCell<Outcome>>>>,
+    in_flight: Mutex<HashMap<String, Answer>>,
 }
+
+/// The answer of a call under way, once there is one.
+type Answer = watch::Receiver<Option<Outcome>>;
 
 /// A token bucket; pure but for its argument.
 #[derive(Debug, Default)]
@@ -96,7 +100,7 @@ impl Bucket {
 }
 
 impl Attestation {
-    pub(super) async fn attest(&self, bytes: &[u8]) -> Response<Body> {
+    pub(super) async fn attest(self: &Arc<Self>, bytes: &[u8]) -> Response<Body> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Question {
@@ -107,13 +111,13 @@ impl Attestation {
             let detail = "the body must be {\"nonce\": \"…\"}, of 16 to 255 printable ASCII characters";
             return problem(StatusCode::BAD_REQUEST, "BadRequest", detail);
         };
-        let call = match self.join(&nonce) {
-            Ok(call) => call,
+        let mut answer = match self.join(&nonce) {
+            Ok(answer) => answer,
             Err(wait) => return too_many(wait),
         };
-        let outcome = call.get_or_init(|| self.ask(&nonce)).await.clone();
-        self.calls.in_flight.lock().expect("held for a map's operation only").remove(&nonce);
-        match outcome {
+        // The call's task always answers, unless the process ends under it.
+        let answered = answer.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        match answered.unwrap_or_else(|| Err(internal("the call was cut short"))) {
             Ok(token) => http::json(StatusCode::OK, &json!({"token": token})),
             Err(refusal) => {
                 let mut answer = problem_of(refusal.status, &refusal.code, refusal.detail);
@@ -126,28 +130,39 @@ impl Attestation {
     }
 
     /// The call of this nonce that is under way, or a new one if the bucket allows it.
-    fn join(&self, nonce: &str) -> Result<Arc<OnceCell<Outcome>>, Duration> {
+    fn join(self: &Arc<Self>, nonce: &str) -> Result<Answer, Duration> {
         let mut calls = self.calls.in_flight.lock().expect("held for a map's operation only");
-        if let Some(call) = calls.get(nonce) {
-            return Ok(Arc::clone(call));
+        if let Some(answer) = calls.get(nonce) {
+            return Ok(answer.clone());
         }
         self.calls.bucket.lock().expect("held for arithmetic only").take(clock::monotonic())?;
-        let call = Arc::new(OnceCell::new());
-        calls.insert(nonce.to_owned(), Arc::clone(&call));
-        Ok(call)
+        let (publish, answer) = watch::channel(None);
+        calls.insert(nonce.to_owned(), answer.clone());
+        let (attestation, nonce) = (Arc::clone(self), nonce.to_owned());
+        tokio::spawn(async move {
+            let outcome = attestation.ask(&nonce).await;
+            attestation.calls.in_flight.lock().expect("held for a map's operation only").remove(&nonce);
+            publish.send_replace(Some(outcome));
+        });
+        Ok(answer)
     }
 
     async fn ask(&self, text: &str) -> Outcome {
         let began = clock::monotonic();
         let version = self.entitlement.borrow().public_key_version.unwrap_or(PublicKeyVersion::FIRST);
-        let nonce: Nonce = text.parse().map_err(|_| internal())?;
-        let key = self.keys.get(version).ok_or_else(internal)?;
+        let nonce: Nonce = text.parse().map_err(|_| internal("the nonce cannot be sent"))?;
+        let key = self.keys.get(version).ok_or_else(|| internal("the key version in use is not held"))?;
         let request = RegisterUsage {
             product_code: self.product_code.clone(),
             public_key_version: version,
             nonce: nonce.clone(),
         };
-        let answer = self.aws.register_usage(request, Signing::default()).await;
+        let mut answer = self.aws.register_usage(request.clone(), Signing::default()).await;
+        // Nobody else asks once the gate is open, so nobody else would renew the session or find the clock off.
+        let mended = |fault: &Fault| fault.class == FaultClass::ExpiredSession || fault.clock_is_off();
+        if answer.as_ref().is_err_and(mended) {
+            answer = self.aws.register_usage(request, Signing { reload_credentials: true }).await;
+        }
         let seconds = clock::monotonic().duration_since(began).as_secs_f64();
         let registered = answer.map_err(|fault| self.faulted(&fault, seconds))?;
         let expected = Expected {
@@ -185,8 +200,7 @@ impl Attestation {
     }
 }
 
-fn internal() -> Refusal {
-    let detail = "the key version in use is not held";
+fn internal(detail: &'static str) -> Refusal {
     Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, code: "Internal".to_owned(), detail }
 }
 
@@ -202,29 +216,4 @@ fn too_many(wait: Duration) -> Response<Body> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn three_at_once_then_one_a_minute() {
-        let mut bucket = Bucket::default();
-        let start = clock::monotonic();
-        for _ in 0..BURST {
-            assert_eq!(bucket.take(start), Ok(()));
-        }
-        assert_eq!(bucket.take(start), Err(EVERY));
-        let later = start + EVERY;
-        assert_eq!((bucket.take(later), bucket.take(later)), (Ok(()), Err(EVERY)));
-        let quiet = later + 60 * EVERY;
-        let taken = (0..10).filter(|_| bucket.take(quiet).is_ok()).count();
-        assert_eq!(taken, 3, "a quiet hour saves up no more than the burst");
-    }
-
-    #[test]
-    fn nonces_are_long_enough_and_printable() {
-        assert!(is_nonce(&"n".repeat(16)) && is_nonce(&"~ !".repeat(85)));
-        for bad in ["short", &"n".repeat(256), "sixteen or more\n", "sechzehn oder mehr ü"] {
-            assert!(!is_nonce(bad), "{bad}");
-        }
-    }
-}
+mod tests;
