@@ -142,6 +142,12 @@ pub struct Facts {
     pub clock: String,
 }
 
+/// Reads the text of a world file and makes nothing of it.
+pub fn check_world(text: &str) -> Result<(), StartError> {
+    World::of_toml(text)?;
+    Ok(())
+}
+
 impl Emulator {
     /// Reads world and state, makes the keys that are missing, and binds the address.
     pub fn open(options: Options) -> Result<Self, StartError> {

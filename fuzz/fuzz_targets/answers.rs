@@ -1,0 +1,158 @@
+//! Any bytes as what AWS, or whoever stands in its place, answers: a success or a fault with its class, never a panic;
+//! nobody is refused or registered whom the answer does not name.
+//!
+//! The first byte chooses the operation, the rest is the answer as it comes over the wire. The credentials are those of
+//! the environment: `just fuzz` sets some.
+
+#![no_main]
+
+use std::sync::{LazyLock, Mutex};
+
+use libfuzzer_sys::fuzz_target;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tollgate::clock::Timestamp;
+use tollgate::marketplace::aws::{Aws, Settings};
+use tollgate::marketplace::{
+    BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, MeterUsage, Metering as _, Nonce,
+    PublicKeyVersion, Quantity, RegisterUsage, Signing, UsageRecord,
+};
+use tollgate::receipt::key::PublicKey;
+use tollgate::receipt::{Expected, verify};
+
+struct Stand {
+    runtime: Runtime,
+    listener: TcpListener,
+    aws: Aws,
+    key: PublicKey,
+}
+
+static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
+    assert!(
+        std::env::var_os("AWS_ACCESS_KEY_ID").is_some(),
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    let aws = Aws::new(Settings {
+        region: Some("us-east-1".parse().expect("a region")),
+        endpoint_url: Some(format!("http://{address}")),
+        imds_disabled: true,
+        ..Settings::default()
+    });
+    let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
+    let key = PublicKey::from_pem(pem).expect("the fixture is a key");
+    Mutex::new(Stand { runtime, listener, aws, key })
+});
+
+fuzz_target!(|input: &[u8]| {
+    let Some((operation, answer)) = input.split_first() else { return };
+    let stand = STAND.lock().expect("one thread");
+    let outcome = stand
+        .runtime
+        .block_on(async { tokio::join!(call(&stand, *operation), serve(&stand.listener, answer)).0 });
+    if let Err(fault) = outcome {
+        judge(&fault, answer);
+    }
+});
+
+/// Reads one request, answers it, closes.
+async fn serve(listener: &TcpListener, answer: &[u8]) {
+    let (mut stream, _) = listener.accept().await.expect("the client connects");
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    while !whole(&request) {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => request.extend_from_slice(&buffer[..n]),
+        }
+    }
+    let _ = stream.write_all(answer).await;
+    let _ = stream.shutdown().await;
+}
+
+fn whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head
+        .lines()
+        .find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    body.len() >= length.unwrap_or(0_usize)
+}
+
+async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
+    let product_code: tollgate::marketplace::ProductCode = "demohourly".parse().expect("a product code");
+    let (timestamp, quantity): (_, Quantity) =
+        (Timestamp::from_unix_seconds(1_795_507_200), "2.5".parse().expect("a quantity"));
+    match operation % 5 {
+        0 => {
+            let nonce: Nonce = "fuzz-nonce".parse().expect("a nonce");
+            let public_key_version = PublicKeyVersion::FIRST;
+            let request = RegisterUsage {
+                product_code: product_code.clone(),
+                public_key_version,
+                nonce: nonce.clone(),
+            };
+            let registered = stand.aws.register_usage(request, Signing::default()).await?;
+            let expected = Expected {
+                product_code: &product_code,
+                public_key_version,
+                nonce: &nonce,
+                now: timestamp,
+                allow_emulated: true,
+            };
+            assert!(verify(&registered.signature, &stand.key, &expected).is_err(), "nobody signed this");
+        }
+        1 => {
+            let request = MeterUsage {
+                product_code,
+                dimension: "requests".to_owned(),
+                timestamp,
+                quantity,
+                decimal: true,
+                allocations: Vec::new(),
+                client_token: "token".to_owned(),
+                dry_run: false,
+            };
+            stand.aws.meter_usage(request, Signing::default()).await?;
+        }
+        2 => {
+            let record = |account: &str| UsageRecord {
+                customer_identifier: None,
+                customer_account_id: Some(account.to_owned()),
+                license_arn: None,
+                dimension: "requests".to_owned(),
+                timestamp,
+                quantity,
+                decimal: true,
+                allocations: Vec::new(),
+            };
+            let request = BatchMeterUsage { product_code: None, records: vec![record("1"), record("2")] };
+            let metered = stand.aws.batch_meter_usage(request, Signing::default()).await?;
+            assert_eq!(metered.statuses.len(), 2, "a status for each record");
+        }
+        3 => {
+            stand.aws.resolve_customer("token".to_owned()).await?;
+        }
+        _ => {
+            let forwarded =
+                stand.aws.forward("AWSMPMeteringService.MeterUsage".to_owned(), b"{}".to_vec()).await?;
+            assert!((100..1000).contains(&forwarded.status));
+        }
+    }
+    Ok(())
+}
+
+fn judge(fault: &Fault, answer: &[u8]) {
+    let code = fault.code.as_str();
+    assert!((1..=FAULT_CODE_CHARS_MAX).contains(&code.len()));
+    assert!(code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.'), "{code}");
+    if fault.class == FaultClass::Denied {
+        let named = String::from_utf8_lossy(answer).contains("CustomerNotEntitledException");
+        // In a body, JSON may write any of its letters as an escape.
+        let escaped = answer.contains(&b'\\');
+        assert!(named || escaped, "refused without AWS saying so");
+    }
+}

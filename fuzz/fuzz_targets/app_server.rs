@@ -1,0 +1,190 @@
+//! Any bytes at the application's server, with a ledger, attestations and the AWS door behind it: an answer that its
+//! document knows, each error with its section of the runbook, no web page let in, and a ledger that balances.
+
+#![no_main]
+
+mod conversation;
+
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
+use std::time::Duration;
+
+use conversation::{Server, folder};
+use libfuzzer_sys::fuzz_target;
+use tollgate::api::attestation::{Attestation, Calls};
+use tollgate::api::door::Door;
+use tollgate::api::usage::{Metering as Way, UsagePart};
+use tollgate::api::{AppServer, LIMITS};
+use tollgate::clock::{Timestamp, WallClock};
+use tollgate::entitlement::{self, Subject, word};
+use tollgate::marketplace::{
+    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
+    Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,
+};
+use tollgate::metrics::Metrics;
+use tollgate::receipt::key::{KeyRing, PublicKey};
+use tollgate::usage::event::Rules;
+use tollgate::usage::intake::{Activity, Intake};
+use tollgate::usage::ledger::writer::Writer;
+use tollgate::usage::ledger::{Ledger, Settings};
+
+/// An AWS that says no to everything but forwarded calls.
+struct Refusing;
+
+fn refused<T: Send + 'static>() -> BoxFuture<'static, Result<T, Fault>> {
+    Box::pin(async { Err(Fault::local(FaultClass::Denied, "CustomerNotEntitledException", "fuzz")) })
+}
+
+impl Metering for Refusing {
+    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
+        refused()
+    }
+
+    fn meter_usage(&self, _: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        refused()
+    }
+
+    fn batch_meter_usage(
+        &self,
+        _: BatchMeterUsage,
+        _: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+        refused()
+    }
+
+    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+        refused()
+    }
+
+    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+        Box::pin(async { Ok(Identified) })
+    }
+
+    fn forward(&self, _: String, body: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        // Whatever AWS might send: here the question itself.
+        let headers = vec![("x-amzn-requestid".to_owned(), "fuzz".to_owned())];
+        Box::pin(async { Ok(Forwarded { status: 200, headers, body }) })
+    }
+
+    fn region(&self) -> Option<Region> {
+        None
+    }
+}
+
+struct Stand {
+    server: Server,
+    writer: Writer,
+    runs: u64,
+}
+
+static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
+    let now = Timestamp::from_unix_seconds(1_795_507_200);
+    let (clock, metrics) = (WallClock::fixed(now), Arc::new(Metrics::new()));
+    let state = folder().join(format!("tollgate-fuzz-{}", std::process::id()));
+    std::fs::create_dir_all(&state).expect("a folder");
+    let settings = Settings {
+        pod: "fuzz".to_owned(),
+        settle: Duration::from_secs(120),
+        bytes_max: 64 << 20,
+        started_at: now,
+        zero_dimensions: Vec::new(),
+        aws_door: true,
+    };
+    let ledger = Ledger::open(&state, settings).expect("a new ledger");
+    let writer = Writer::start(ledger, clock.clone(), Arc::clone(&metrics)).expect("a thread");
+    let handed = writer.clone();
+    let server = Server::start("app", LIMITS, move || handler(&handed, clock, metrics, now));
+    Mutex::new(Stand { server, writer, runs: 0 })
+});
+
+fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timestamp) -> AppServer {
+    let aws: Arc<dyn Metering> = Arc::new(Refusing);
+    let (publisher, entitlement) = entitlement::channel(now);
+    // The fact stays as it is for as long as the process runs.
+    std::mem::forget(publisher);
+    let metering = Arc::new(OnceLock::new());
+    let intake = Intake::new(Rules::default(), writer.clone(), clock.clone(), Arc::clone(&metrics));
+    let _ = metering.set(Way { intake, writer: writer.clone() });
+    let (tell, _) = word::channel();
+    let usage = UsagePart {
+        metering,
+        activity: Activity::new(),
+        aws: Some(Arc::clone(&aws)),
+        tell,
+        clock: clock.clone(),
+    };
+    let mut keys = KeyRing::default();
+    let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
+    keys.insert("1".parse().expect("a version"), PublicKey::from_pem(pem).expect("the fixture is a key"));
+    let product_code: tollgate::marketplace::ProductCode = "demohourly".parse().expect("a product code");
+    AppServer {
+        subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone() }),
+        entitlement: entitlement.clone(),
+        token: None,
+        usage: Some(usage.clone()),
+        attestation: Some(Arc::new(Attestation {
+            aws: Arc::clone(&aws),
+            product_code,
+            keys,
+            allow_emulated: false,
+            entitlement,
+            clock: clock.clone(),
+            metrics,
+            calls: Calls::default(),
+        })),
+        door: Some(Door { aws, usage: Some(usage), clock }),
+        quit: None,
+    }
+}
+
+/// Between two looks at the whole ledger.
+const LOOK_EVERY: u64 = 256;
+
+fuzz_target!(|input: &[u8]| {
+    let mut stand = STAND.lock().expect("one thread");
+    stand.runs += 1;
+    if let Some((sent, answer)) = stand.server.ask(input) {
+        judge(&sent, &answer);
+    }
+    if stand.runs.is_multiple_of(LOOK_EVERY) {
+        let writer = stand.writer.clone();
+        let totals = stand.server.run(async move { writer.with(|ledger| ledger.totals()).await });
+        assert!(totals.expect("the ledger is read").values().all(|totals| totals.balances()));
+    }
+});
+
+fn judge(sent: &conversation::Sent, answer: &conversation::Answer) {
+    assert!(
+        matches!(
+            answer.status,
+            200 | 202 | 400 | 403 | 404 | 405 | 408 | 409 | 413 | 414 | 415 | 429 | 431 | 503
+        ),
+        "{} for {}",
+        answer.status,
+        sent.method
+    );
+    let of =
+        |name: &str| sent.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str());
+    let foreign = of("host").any(|host| {
+        !host.starts_with("localhost")
+            && !host.starts_with("127.")
+            && !host.starts_with("[::1]")
+            && !host.eq_ignore_ascii_case("localhost")
+            && !host.to_ascii_lowercase().starts_with("localhost:")
+            && !host.starts_with("::1")
+    });
+    if foreign || of("origin").next().is_some() {
+        assert!(
+            matches!(answer.status, 400 | 403 | 414 | 431),
+            "{} let in: {:?}",
+            answer.status,
+            sent.headers
+        );
+    }
+    if answer.head.contains("application/problem+json") && sent.method != "HEAD" {
+        let problem = String::from_utf8_lossy(&answer.body);
+        let code = problem.split_once("\"code\":\"").and_then(|(_, rest)| rest.split_once('"'));
+        let code = code.map(|(code, _)| code).expect("a problem has a code");
+        let runbook = include_str!("../../docs/RUNBOOK.md");
+        assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");
+    }
+}

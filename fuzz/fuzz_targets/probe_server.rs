@@ -1,0 +1,41 @@
+//! Any bytes at the probe server: an answer that its document knows, never a panic, and nothing changes.
+
+#![no_main]
+
+mod conversation;
+
+use std::sync::{Arc, LazyLock, Mutex};
+
+use conversation::Server;
+use libfuzzer_sys::fuzz_target;
+use tollgate::clock::{Timestamp, WallClock};
+use tollgate::entitlement::{self, Subject};
+use tollgate::metrics::Metrics;
+use tollgate::probe::{LIMITS, ProbeServer};
+
+static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
+    Mutex::new(Server::start("probe", LIMITS, || {
+        let now = Timestamp::from_unix_seconds(1_795_507_200);
+        let (publisher, entitlement) = entitlement::channel(now);
+        // The fact stays as it is for as long as the process runs.
+        std::mem::forget(publisher);
+        let subject = Subject { mode: "hourly", product_code: "demohourly".parse().expect("a product code") };
+        ProbeServer::new(Arc::new(subject), entitlement, Arc::new(Metrics::new()), WallClock::fixed(now))
+    }))
+});
+
+fuzz_target!(|input: &[u8]| {
+    let server = SERVER.lock().expect("one thread");
+    let Some((sent, answer)) = server.ask(input) else { return };
+    assert!(
+        matches!(answer.status, 200 | 400 | 404 | 405 | 413 | 414 | 431 | 503),
+        "{} for {}",
+        answer.status,
+        sent.method
+    );
+    if matches!(answer.status, 200 | 404 | 405 | 503) {
+        assert!(answer.head.contains("cache-control: no-store"), "{}", answer.head);
+    }
+    // Whatever was sent, it opens nothing.
+    assert!(!String::from_utf8_lossy(&answer.body).contains("\"gate\":\"open\""));
+});
