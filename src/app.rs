@@ -32,8 +32,8 @@ use crate::shutdown::{Parts, Signals, until};
 pub enum StartError {
     /// A port or socket is taken. The text has the form of every last line: state, code, what to do.
     #[error(
-        "misconfigured: CannotListen: {setting}: cannot listen on {address}: {source}; another container of this pod \
-         may hold it: stop it, or set {setting} to a free address"
+        "misconfigured: CannotListen: {setting}: cannot listen on {address}: {source}; {}",
+        listen_remedy(source, setting)
     )]
     Bind {
         /// The setting that names the address.
@@ -46,6 +46,21 @@ pub enum StartError {
     /// The system refused something that it never should.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
+}
+
+fn listen_remedy(source: &io::Error, setting: &str) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another container of this pod may hold it: stop it, or set {setting} to a free address")
+        }
+        io::ErrorKind::NotFound => {
+            format!("make the socket's folder, or set {setting} to a path in one that exists")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("this process's user may not listen there: set {setting} to a place where it may")
+        }
+        _ => format!("set {setting} to an address of this host"),
+    }
 }
 
 impl StartError {
@@ -125,14 +140,10 @@ impl App {
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation: attesting(&config, &surroundings, entitlement.clone()),
-                door: config.app.aws_door.then(|| Door {
-                    aws: Arc::clone(&aws),
+                door: config.app.aws_door.then(|| {
                     // Only reports of this pod's own usage compete with the ledger's.
-                    usage: usage
-                        .as_ref()
-                        .filter(|_| config.product.mode == Mode::Metered)
-                        .map(|usage| usage.part.clone()),
-                    clock: clock.clone(),
+                    let metered = usage.as_ref().filter(|_| config.product.mode == Mode::Metered);
+                    Door::new(Arc::clone(&aws), metered.map(|usage| usage.part.clone()), clock.clone())
                 }),
                 quit: config.app.quit.then(|| quit.clone()),
             };

@@ -12,6 +12,8 @@ mod application;
 mod bench;
 #[path = "metering/damage.rs"]
 mod damage;
+#[path = "metering/door.rs"]
+mod door;
 #[path = "metering/incidents.rs"]
 mod incidents;
 #[path = "gate/processes.rs"]

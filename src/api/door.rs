@@ -7,20 +7,23 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
 
 use super::usage::{Metering, UsagePart};
-use crate::clock::{Timestamp, WallClock};
+use crate::clock::{self, Timestamp, WallClock};
 use crate::http::{self, Abandoned, Body, ReadBodyError};
 use crate::marketplace::{
     self, Allocation, Fault, FaultClass, FaultCode, Forwarded, NONCE_BYTES, Nonce, Quantity, TagSet,
 };
 use crate::usage::ledger::{Claim, Claimed, LedgerError, Settled};
+use crate::usage::policy::processed_unknown;
 
 /// The header that names the operation.
 pub const TARGET: &str = "x-amz-target";
@@ -35,17 +38,21 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 const OPERATIONS: [&str; 4] = ["RegisterUsage", "MeterUsage", "BatchMeterUsage", "ResolveCustomer"];
 
 /// Calls that brought no answer are made again, the same, so often: each operation takes a repeat as what it is.
-const ATTEMPTS_MAX: usize = 3;
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Between two attempts, doubled for the next; a connection that is refused is refused at once.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// No attempt begins later: with the time of one more the server's own limit for a request is not reached.
+const ATTEMPTS_WITHIN: Duration = Duration::from_secs(15);
 
 /// The door.
 #[derive(Clone)]
 pub struct Door {
-    /// The service behind it.
-    pub aws: Arc<dyn marketplace::Metering>,
-    /// Whose ledger `MeterUsage` claims its hours in, in mode `metered`.
-    pub usage: Option<UsagePart>,
-    /// For what is noted in the ledger.
-    pub clock: WallClock,
+    aws: Arc<dyn marketplace::Metering>,
+    usage: Option<UsagePart>,
+    clock: WallClock,
+    turns: Turns,
 }
 
 impl fmt::Debug for Door {
@@ -54,25 +61,59 @@ impl fmt::Debug for Door {
     }
 }
 
+/// One report of a dimension at a time: of two at once neither could tell whose refusal frees the hour. A fixed number of
+/// locks, since an application may name any number of dimensions.
+#[derive(Debug, Clone)]
+struct Turns(Arc<[Mutex<()>; 64]>);
+
+impl Turns {
+    fn of(&self, dimension: &str) -> &Mutex<()> {
+        let sum = dimension.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        &self.0[sum % self.0.len()]
+    }
+}
+
+/// What came of a call.
+struct Sent {
+    answer: Result<Forwarded, Fault>,
+    /// An attempt may have reached AWS and was not answered.
+    doubt: bool,
+}
+
+impl Sent {
+    fn response(self) -> Response<Body> {
+        self.answer.map_or_else(|fault| unanswered(&fault), theirs)
+    }
+
+    /// What it means for the hour that was claimed.
+    fn settled(&self) -> Settled {
+        match &self.answer {
+            Ok(answer) if answer.status == 200 && is_object(&answer.body) => Settled::Accepted,
+            // A refusal of this attempt says nothing of an earlier one that was lost.
+            Ok(answer) if (400..500).contains(&answer.status) && !self.doubt => Settled::Refused,
+            Err(_) if !self.doubt => Settled::Unsent,
+            Ok(_) | Err(_) => Settled::Unknown,
+        }
+    }
+}
+
 impl Door {
+    /// `usage` is where `MeterUsage` claims its hours, in mode `metered`; `clock` dates what is noted there.
+    #[must_use]
+    pub fn new(aws: Arc<dyn marketplace::Metering>, usage: Option<UsagePart>, clock: WallClock) -> Self {
+        Self { aws, usage, clock, turns: Turns(Arc::new(std::array::from_fn(|_| Mutex::new(())))) }
+    }
+
     /// Passes a call on.
     pub(super) async fn pass(
         &self,
         headers: &HeaderMap,
         body: Incoming,
     ) -> Result<Response<Body>, Abandoned> {
-        let target = headers.get(TARGET).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let Some(operation) = OPERATIONS.into_iter().find(|name| target.rsplit('.').next() == Some(*name))
-        else {
-            return Ok(ours(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
+        let (operation, target) = match question(headers) {
+            Ok(question) => question,
+            Err(refused) => return Ok(refused),
         };
-        // A browser may send text unasked; an SDK names the protocol.
-        let content_type =
-            headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if !content_type.starts_with("application/x-amz-json-1.1") {
-            let text = "the Content-Type must be application/x-amz-json-1.1";
-            return Ok(ours(StatusCode::BAD_REQUEST, "SerializationException", text));
-        }
         let bytes = match http::read_body(body, BODY_BYTES_MAX).await {
             Ok(bytes) => bytes.to_vec(),
             Err(ReadBodyError::TooLarge) => {
@@ -81,21 +122,35 @@ impl Door {
             }
             Err(ReadBodyError::Broken) => return Err(Abandoned),
         };
-        let answer = match (&self.usage, operation) {
-            (Some(usage), "MeterUsage") => self.meter(usage, target, bytes).await,
-            _ => self.send(target, bytes).await.map_or_else(|fault| unanswered(&fault), theirs),
-        };
-        tracing::info!(operation, status = answer.status().as_u16(), "call passed through the AWS door");
-        Ok(answer)
+        let door = self.clone();
+        // An application that hangs up must not leave a claim behind that nobody settles: the call goes on without it.
+        let call = tokio::spawn(async move {
+            let answer = match &door.usage {
+                Some(usage) if operation == "MeterUsage" => door.meter(usage, target, bytes).await,
+                _ => door.send(target, bytes).await.response(),
+            };
+            tracing::info!(operation, status = answer.status().as_u16(), "call passed through the AWS door");
+            answer
+        });
+        call.await.map_err(|_| Abandoned)
     }
 
-    async fn send(&self, target: String, body: Vec<u8>) -> Result<Forwarded, Fault> {
-        let mut attempt = 1;
+    async fn send(&self, target: String, body: Vec<u8>) -> Sent {
+        let (began, mut pause, mut attempts, mut doubt) = (clock::monotonic(), PAUSE, 1, false);
         loop {
-            match self.aws.forward(target.clone(), body.clone()).await {
-                Err(fault) if fault.class == FaultClass::Transient && attempt < ATTEMPTS_MAX => attempt += 1,
-                answer => return answer,
+            let answer = self.aws.forward(target.clone(), body.clone()).await;
+            doubt |= match &answer {
+                Ok(answer) => answer.status >= 500 || (answer.status == 200 && !is_object(&answer.body)),
+                Err(fault) => processed_unknown(fault),
+            };
+            let again = matches!(&answer, Err(fault) if fault.class == FaultClass::Transient)
+                && attempts < ATTEMPTS_MAX
+                && clock::monotonic().duration_since(began) < ATTEMPTS_WITHIN;
+            if !again {
+                return Sent { answer, doubt };
             }
+            tokio::time::sleep(pause).await;
+            (pause, attempts) = (pause * 2, attempts + 1);
         }
     }
 
@@ -103,9 +158,7 @@ impl Door {
         let _busy = usage.activity.begin();
         let (document, claim) = match read(&body) {
             Ok(Some(claimed)) => claimed,
-            Ok(None) => {
-                return self.send(target, body).await.map_or_else(|fault| unanswered(&fault), theirs);
-            }
+            Ok(None) => return self.send(target, body).await.response(),
             Err(NoEntropy) => {
                 let text = "no random bytes for a ClientToken";
                 return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
@@ -115,25 +168,28 @@ impl Door {
             let text = "the ledger is being opened";
             return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
         };
-        self.meter_claimed(metering, target, document, claim).await.unwrap_or_else(|error| {
+        let _turn = self.turns.of(&claim.dimension).lock().await;
+        self.meter_claimed(usage, metering, target, document, claim).await.unwrap_or_else(|error| {
             ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", &error.to_string())
         })
     }
 
     async fn meter_claimed(
         &self,
+        usage: &UsagePart,
         metering: &Metering,
         target: String,
         mut body: Map<String, Value>,
         claim: Claim,
     ) -> Result<Response<Body>, LedgerError> {
         let now = self.clock.now();
+        // The same to the letter on every attempt, or AWS would take it for another report under a known token.
+        let mut timestamp = claim.timestamp;
         let id = match metering.writer.with(move |ledger| ledger.claim(&claim, now)).await? {
             Claimed::Granted(id) => id,
-            Claimed::Repeated { id, client_token, timestamp } => {
-                // The same to the letter, or AWS would take it for another report under a known token.
+            Claimed::Repeated { id, client_token, timestamp: first } => {
                 body.insert("ClientToken".to_owned(), client_token.into());
-                body.insert("Timestamp".to_owned(), seconds(timestamp));
+                timestamp = first;
                 id
             }
             Claimed::Taken => {
@@ -141,33 +197,60 @@ impl Door {
                 return Ok(ours(StatusCode::BAD_REQUEST, "DuplicateRequestException", text));
             }
         };
-        let answer = self.send(target, Value::Object(body).to_string().into_bytes()).await;
-        let (settled, record_id) = match &answer {
-            Ok(answer) if answer.status == 200 => {
-                let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-                (Settled::Accepted, body["MeteringRecordId"].as_str().map(str::to_owned))
-            }
-            Ok(answer) if (400..500).contains(&answer.status) => (Settled::Refused, None),
-            _ => (Settled::Unknown, None),
+        body.insert("Timestamp".to_owned(), seconds(timestamp));
+        let sent = self.send(target, Value::Object(body).to_string().into_bytes()).await;
+        let settled = sent.settled();
+        let record_id = match &sent.answer {
+            Ok(answer) if settled == Settled::Accepted => record_id(answer),
+            _ => None,
         };
-        if let Some(usage) = &self.usage {
-            let denied = answer.as_ref().is_ok_and(is_refusal);
+        let denied = sent.answer.as_ref().is_ok_and(is_refusal);
+        if denied || settled == Settled::Accepted {
             let refusal = denied.then(|| FaultCode::known(NOT_ENTITLED));
-            if denied || settled == Settled::Accepted {
-                usage.tell.send_if_modified(|word| {
-                    let changed = word.refusal != refusal;
-                    word.refusal = refusal;
-                    changed
-                });
-            }
+            usage.tell.send_if_modified(|word| {
+                let changed = word.refusal != refusal;
+                word.refusal = refusal;
+                changed
+            });
         }
         let now = self.clock.now();
         let settle = move |ledger: &mut crate::usage::ledger::Ledger| {
             ledger.settle_claim(id, settled, record_id.as_deref(), now)
         };
         metering.writer.with(settle).await?;
-        Ok(answer.map_or_else(|fault| unanswered(&fault), theirs))
+        Ok(sent.response())
     }
+}
+
+/// The operation and the whole target, or the refusal of what is no call of an SDK.
+fn question(headers: &HeaderMap) -> Result<(&'static str, String), Response<Body>> {
+    let text =
+        |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let target = text(&HeaderName::from_static(TARGET)).to_owned();
+    let Some(operation) = OPERATIONS.into_iter().find(|name| target.rsplit('.').next() == Some(*name)) else {
+        return Err(ours(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
+    };
+    // A browser may send text unasked; an SDK names the protocol.
+    if !text(&CONTENT_TYPE).starts_with("application/x-amz-json-1.1") {
+        let text = "the Content-Type must be application/x-amz-json-1.1";
+        return Err(ours(StatusCode::BAD_REQUEST, "SerializationException", text));
+    }
+    // A report that cannot be read cannot claim its hour, and AWS signs over the bytes that it is sent.
+    if !matches!(text(&CONTENT_ENCODING), "" | "identity") {
+        let text = "switch the compression of requests off (disable_request_compression)";
+        return Err(ours(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
+    }
+    Ok((operation, target))
+}
+
+/// What is no JSON object is no answer of AWS, whatever its status.
+fn is_object(body: &[u8]) -> bool {
+    serde_json::from_slice::<Map<String, Value>>(body).is_ok()
+}
+
+fn record_id(answer: &Forwarded) -> Option<String> {
+    let body: Value = serde_json::from_slice(&answer.body).ok()?;
+    Some(body["MeteringRecordId"].as_str()?.to_owned())
 }
 
 struct NoEntropy;
@@ -179,10 +262,10 @@ type Report = (Map<String, Value>, Claim);
 /// what it says.
 fn read(bytes: &[u8]) -> Result<Option<Report>, NoEntropy> {
     let Ok(Value::Object(mut body)) = serde_json::from_slice(bytes) else { return Ok(None) };
-    if body.get("DryRun") == Some(&Value::Bool(true)) {
+    if member(&body, "DryRun") == Some(&Value::Bool(true)) {
         return Ok(None);
     }
-    let client_token = match body.get("ClientToken") {
+    let client_token = match member(&body, "ClientToken") {
         Some(Value::String(token)) => token.clone(),
         _ => new_token()?,
     };
@@ -191,12 +274,18 @@ fn read(bytes: &[u8]) -> Result<Option<Report>, NoEntropy> {
     Ok(Some((body, claim)))
 }
 
+/// A member that says something: `null` is as good as none (AWS JSON 1.1).
+fn member<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    object.get(name).filter(|value| !value.is_null())
+}
+
 fn claim(body: &Map<String, Value>, client_token: String) -> Option<Claim> {
     let (quantity, decimal) = quantity(body, "UsageQuantity")?;
-    let parts = body.get("UsageAllocations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let parts =
+        member(body, "UsageAllocations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     Some(Claim {
-        dimension: body.get("UsageDimension")?.as_str()?.to_owned(),
-        timestamp: timestamp(body.get("Timestamp")?)?,
+        dimension: member(body, "UsageDimension")?.as_str()?.to_owned(),
+        timestamp: timestamp(member(body, "Timestamp")?)?,
         quantity,
         decimal,
         allocations: parts.iter().map(allocation).collect::<Option<_>>()?,
@@ -206,36 +295,50 @@ fn claim(body: &Map<String, Value>, client_token: String) -> Option<Claim> {
 
 /// As AWS reads it: an integer, a decimal, or nothing for 0 (service model, `MeterUsageRequest`).
 fn quantity(object: &Map<String, Value>, name: &str) -> Option<(Quantity, bool)> {
-    match (object.get(name), object.get(&format!("{name}AsDecimal"))) {
+    match (member(object, name), member(object, &format!("{name}AsDecimal"))) {
         (None, None) => Some((Quantity::ZERO, false)),
-        (Some(whole), None) => Some((whole.as_u64()?.to_string().parse().ok()?, false)),
+        (Some(whole), None) => Some((whole_number(whole)?, false)),
         (None, Some(decimal)) => Some((decimal.as_str()?.parse().ok()?, true)),
         (Some(_), Some(_)) => None,
     }
 }
 
+/// `7`, and `7.0`, which a lenient reader takes for it: a report that AWS might take must not go without a claim.
+fn whole_number(value: &Value) -> Option<Quantity> {
+    let text = value.as_number()?.to_string();
+    text.strip_suffix(".0").unwrap_or(&text).parse().ok().filter(|quantity: &Quantity| quantity.is_whole())
+}
+
 fn allocation(part: &Value) -> Option<Allocation> {
-    let (quantity, _) = quantity(part.as_object()?, "AllocatedUsageQuantity")?;
-    let tags = part["Tags"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let part = part.as_object()?;
+    let (quantity, _) = quantity(part, "AllocatedUsageQuantity")?;
+    let tags = member(part, "Tags").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let pair = |tag: &Value| Some((tag["Key"].as_str()?.to_owned(), tag["Value"].as_str()?.to_owned()));
     let tags = tags.iter().map(pair).collect::<Option<std::collections::BTreeMap<_, _>>>()?;
     Some(Allocation { tags: TagSet::try_from(tags).ok()?, quantity })
 }
 
-/// Seconds since the epoch, with a fraction, as AWS JSON 1.1 writes a time.
+/// Seconds since the epoch, with a fraction, as AWS JSON 1.1 writes a time; or RFC 3339, which some services read too.
 fn timestamp(value: &Value) -> Option<Timestamp> {
     if let Some(seconds) = value.as_i64() {
         return Some(Timestamp::from_unix_seconds(seconds));
+    }
+    if let Some(text) = value.as_str() {
+        return Timestamp::parse(text);
     }
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a float beyond i64 saturates, and AWS refuses such a time"
     )]
-    let millis = (value.as_f64()? * 1000.0) as i64;
+    let millis = (value.as_f64()? * 1000.0).round() as i64;
     Some(Timestamp::from_unix_millis(millis))
 }
 
+/// As [`timestamp`] reads it, whole seconds as an integer.
 fn seconds(at: Timestamp) -> Value {
+    if at.unix_millis().rem_euclid(1000) == 0 {
+        return at.unix_seconds().into();
+    }
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of our century are far below 2^52")]
     let seconds = at.unix_millis() as f64 / 1000.0;
     seconds.into()
@@ -270,9 +373,10 @@ fn theirs(answer: Forwarded) -> Response<Body> {
     response
 }
 
-/// Headers of the connection to AWS, which end here (RFC 9110, section 7.6.1), and those that hyper writes itself.
-const CONNECTION_HEADERS: [&str; 6] =
-    ["connection", "keep-alive", "transfer-encoding", "content-length", "date", "upgrade"];
+/// Headers of the connection to AWS, which end here (RFC 9110, section 7.6.1), and the length, which hyper writes. AWS's
+/// `Date` stays: an SDK corrects its clock by it.
+const CONNECTION_HEADERS: [&str; 5] =
+    ["connection", "keep-alive", "transfer-encoding", "content-length", "upgrade"];
 
 fn unanswered(fault: &Fault) -> Response<Body> {
     tracing::debug!(code = %fault.code, detail = fault.detail, "no answer for the AWS door");
@@ -302,4 +406,82 @@ fn ours(status: StatusCode, code: &str, text: &str) -> Response<Body> {
         response.headers_mut().insert("x-amzn-errortype", code);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Result<Forwarded, Fault> {
+        Ok(Forwarded { status, headers: Vec::new(), body: body.into() })
+    }
+
+    #[test]
+    fn a_refusal_frees_the_hour_only_where_no_attempt_was_lost() {
+        let refusal = || answer(400, r#"{"__type":"ThrottlingException"}"#);
+        let lost = || Err(Fault::local(FaultClass::Transient, "Timeout", ""));
+        for (answer, doubt, settled) in [
+            (answer(200, r#"{"MeteringRecordId":"x"}"#), false, Settled::Accepted),
+            (answer(200, r#"{"MeteringRecordId":"x"}"#), true, Settled::Accepted),
+            (answer(200, "<html>"), true, Settled::Unknown),
+            (refusal(), false, Settled::Refused),
+            (refusal(), true, Settled::Unknown),
+            (answer(503, "<html>"), true, Settled::Unknown),
+            (lost(), true, Settled::Unknown),
+            (lost(), false, Settled::Unsent),
+        ] {
+            let sent = Sent { answer, doubt };
+            assert_eq!(sent.settled(), settled, "{:?} {doubt}", sent.answer);
+        }
+    }
+
+    fn claimed(report: &str) -> Option<(Map<String, Value>, Claim)> {
+        read(report.as_bytes()).ok().flatten()
+    }
+
+    #[test]
+    fn whatever_aws_might_take_claims_its_hour() {
+        let report = |members: &str| format!(r#"{{"UsageDimension":"d","Timestamp":1795507200{members}}}"#);
+        for (members, micros, decimal) in [
+            ("", 0, false),
+            (r#","UsageQuantity":7"#, 7_000_000, false),
+            (r#","UsageQuantity":7.0"#, 7_000_000, false),
+            (r#","UsageQuantity":null,"UsageQuantityAsDecimal":"0.5""#, 500_000, true),
+            (
+                r#","UsageQuantity":7,"DryRun":false,"ClientToken":null,"UsageAllocations":null"#,
+                7_000_000,
+                false,
+            ),
+        ] {
+            let (body, claim) = claimed(&report(members)).unwrap();
+            assert_eq!((claim.quantity.micros(), claim.decimal), (micros, decimal), "{members}");
+            assert_eq!(body["ClientToken"], json!(claim.client_token), "added once, and sent");
+        }
+        let times = [("1795507200.123", 123), ("1795507200.0", 0), (r#""2026-11-24T08:00:00.123Z""#, 123)];
+        for (time, millis) in times {
+            let report = format!(r#"{{"UsageDimension":"d","Timestamp":{time}}}"#);
+            let at = claimed(&report).unwrap().1.timestamp;
+            assert_eq!(at.unix_millis() - 1_795_507_200_000, millis, "{time}");
+            assert_eq!(timestamp(&seconds(at)), Some(at), "sent as it is kept");
+        }
+        assert_eq!(seconds(Timestamp::from_unix_seconds(1)).to_string(), "1");
+    }
+
+    #[test]
+    fn dry_runs_and_what_aws_refuses_claim_nothing() {
+        for report in [
+            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":7,"DryRun":true}"#,
+            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":-7}"#,
+            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":7.5}"#,
+            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":1e300}"#,
+            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":7,"UsageQuantityAsDecimal":"7"}"#,
+            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageAllocations":[{"Tags":[{"Key":"a"}]}]}"#,
+            r#"{"UsageDimension":"d","UsageQuantity":7}"#,
+            r#"{"Timestamp":1795507200,"UsageQuantity":7}"#,
+            "[]",
+            "",
+        ] {
+            assert!(claimed(report).is_none(), "{report}");
+        }
+    }
 }

@@ -131,7 +131,8 @@ impl Policy {
 }
 
 /// Whether the call may have been processed although no answer says so.
-fn processed_unknown(fault: &Fault) -> bool {
+#[must_use]
+pub fn processed_unknown(fault: &Fault) -> bool {
     const NEVER_SENT: [&str; 6] =
         ["ThrottlingException", "Dns", "Tls", "ConnectTimeout", "CredentialsUnavailable", "RegionUnknown"];
     fault.class == FaultClass::Transient && !NEVER_SENT.contains(&fault.code.as_str())

@@ -4,11 +4,18 @@ Usage: door.py PROGRAM
 """
 
 import datetime
+import gzip
 import os
 import sys
 import unittest
+import urllib.error
+import urllib.request
 
 import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from processes import Emulator, Sidecar
@@ -100,6 +107,59 @@ class Door(unittest.TestCase):
         calls = self.emulator.admin("calls?operation=MeterUsage")["calls"]
         self.assertEqual(calls[-2]["request"]["UsageAllocations"], allocations)
         self.assertEqual(self.emulator.billed()["demometered", "111122223333", "gigabytes"], "0.000001")
+
+    def test_the_answer_is_awss_byte_for_byte(self):
+        sidecar = self.sidecar("metered")
+        body = (
+            b'{"ProductCode":"demometered","Timestamp":%d,"UsageDimension":"requests","UsageQuantity":7,"ClientToken":"own"}'
+            % AT.timestamp()
+        )
+        headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AWSMPMeteringService.MeterUsage"}
+
+        def post(url, headers):
+            with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
+                names = {name.lower() for name in answer.headers} - {"content-length"}
+                return answer.status, answer.read(), names
+
+        signed = AWSRequest("POST", self.emulator.endpoint + "/", headers=headers, data=body)
+        SigV4Auth(Credentials("witness-pod", "any"), "aws-marketplace", "us-east-1").add_auth(signed)
+        through = post(sidecar.app + "/", headers)
+        # The same report, straight from the same pod: AWS repeats its answer.
+        straight = post(self.emulator.endpoint + "/", dict(signed.headers))
+        self.assertEqual(through, straight)
+
+    def test_a_compressed_request_is_refused_rather_than_passed_without_a_claim(self):
+        sidecar = self.sidecar("metered")
+        request = urllib.request.Request(
+            sidecar.app + "/", gzip.compress(b"{}"),
+            {"content-type": "application/x-amz-json-1.1", "content-encoding": "gzip",
+             "x-amz-target": "AWSMPMeteringService.MeterUsage"},
+        )
+        with self.assertRaises(urllib.error.HTTPError) as raised:
+            urllib.request.urlopen(request)
+        self.assertEqual((raised.exception.code, raised.exception.headers["x-tollgate-answer"]), (415, "1"))
+
+    def test_a_client_token_is_added_once_and_the_applications_own_is_kept(self):
+        metering = client(self.sidecar("metered"))
+        self.meter(metering, 7, ClientToken="own")
+        call = self.emulator.admin("calls?operation=MeterUsage")["calls"][-1]["request"]
+        self.assertEqual((call["ClientToken"], call["UsageQuantity"]), ("own", 7))
+
+    def test_an_unanswered_call_is_a_503_to_the_application_and_billed_by_the_ledger(self):
+        sidecar = self.sidecar("metered")
+        config = Config(retries={"max_attempts": 0}, read_timeout=60)
+        os.environ["AWS_ENDPOINT_URL_MARKETPLACE_METERING"] = sidecar.app
+        session = boto3.Session("not-a-key", "not-a-secret", region_name="us-east-1")
+        metering = session.client("meteringmarketplace", config=config)
+        self.emulator.admin("faults", {"fault": "reset-before", "operation": "MeterUsage", "count": 3})
+        with self.assertRaises(ClientError) as raised:
+            self.meter(metering, 7)
+        self.assertEqual(raised.exception.response["ResponseMetadata"]["HTTPStatusCode"], 503)
+        sidecar.log_line("usage billed")
+        self.assertEqual(self.emulator.billed(), {("demometered", "111122223333", "requests"): "7"})
+        # The application tries again, as an SDK does: the same record.
+        self.assertTrue(self.meter(metering, 7)["MeteringRecordId"])
+        self.assertEqual(self.emulator.billed(), {("demometered", "111122223333", "requests"): "7"})
 
     def test_register_usage_passes(self):
         metering = client(self.sidecar("hourly"))

@@ -77,12 +77,27 @@ impl Aws {
 
     pub(super) async fn resolve_customer_once(&self, token: String) -> Result<ResolvedCustomer, Fault> {
         let body = json!({"RegistrationToken": token}).to_string().into_bytes();
-        let raw = self.call_raw("ResolveCustomer", body, Signing::default()).await?;
+        let raw = match self.call_raw("ResolveCustomer", body.clone(), Signing::default()).await {
+            Err(fault) if fault.class == FaultClass::ExpiredSession => {
+                // AWS says the same of an expired session and of an expired registration token. With new credentials
+                // only the token is left.
+                let signing = Signing { reload_credentials: true, ..Signing::default() };
+                self.call_raw("ResolveCustomer", body, signing).await.map_err(|fault| match fault.class {
+                    FaultClass::ExpiredSession => Fault { class: FaultClass::Misconfigured, ..fault },
+                    _ => fault,
+                })?
+            }
+            answer => answer?,
+        };
         Ok(ResolvedCustomer { answer: raw.json()? })
     }
 
     pub(super) async fn forward_once(&self, target: String, body: Vec<u8>) -> Result<Forwarded, Fault> {
-        let (raw, fault) = self.send_raw(target, body, Signing::default()).await?;
+        let (mut raw, mut fault) = self.send_raw(target.clone(), body.clone(), Signing::default()).await?;
+        if fault.as_ref().is_some_and(|fault| fault.class == FaultClass::ExpiredSession) {
+            // The pod's own session, of which the application knows nothing; AWS has looked at nothing else.
+            (raw, fault) = self.send_raw(target, body, Signing { reload_credentials: true }).await?;
+        }
         if let Some(fault) = &fault {
             self.learn(fault);
         }

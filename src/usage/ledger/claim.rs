@@ -43,7 +43,7 @@ pub enum Claimed {
         /// Its time.
         timestamp: Timestamp,
     },
-    /// The hour has another value, from the ledger or from an earlier call.
+    /// The hour has another value, from the ledger or from an earlier call, or what it had counts to a later one.
     Taken,
 }
 
@@ -54,7 +54,9 @@ pub enum Settled {
     Accepted,
     /// Certainly not billed: the hour is free again.
     Refused,
-    /// No answer: the ledger goes on asking.
+    /// The call never reached AWS: the ledger goes on asking.
+    Unsent,
+    /// A call may have reached AWS and was not answered: it is in doubt, and the ledger goes on asking.
     Unknown,
 }
 
@@ -81,29 +83,39 @@ impl Ledger {
         let path = self.path.clone();
         let failed = |error: rusqlite::Error| classify(&path, &error);
         let transaction = self.transaction()?;
-        match settled {
-            Settled::Refused => transaction
-                .execute("DELETE FROM records WHERE id = ?1 AND state = 'claimed'", [id])
-                .map(|_| ())
-                .map_err(failed)?,
-            Settled::Accepted | Settled::Unknown => {
-                let unknown = settled == Settled::Unknown;
-                acknowledge(&transaction, "id = ?1 AND state = 'claimed'", id).map_err(failed)?;
+        // What was in doubt before this call is no freer for its refusal.
+        let sql = match settled {
+            Settled::Refused => {
                 transaction
-                    .execute(
-                        "UPDATE records SET attempting = 0, updated_at = ?3, metering_record_id = ?4,
-                             state = CASE WHEN state = 'claimed' AND ?2 THEN 'sealed' WHEN ?2 THEN state ELSE 'accepted' END,
-                             in_doubt = in_doubt OR (?2 AND state = 'claimed')
-                         WHERE id = ?1 AND state IN ('claimed', 'sealed')",
-                        params![id, unknown, now.unix_millis(), record_id],
-                    )
+                    .execute("DELETE FROM records WHERE id = ?1 AND state = 'claimed' AND in_doubt = 0", [id])
                     .map_err(failed)?;
+                KEEP_ASKING
             }
-        }
+            Settled::Unsent => KEEP_ASKING,
+            Settled::Unknown => KEEP_ASKING_IN_DOUBT,
+            // A record that was given up is billed all the same when AWS says so.
+            Settled::Accepted => BILLED,
+        };
+        acknowledge(&transaction, "id = ?1 AND state = 'claimed'", id).map_err(failed)?;
+        transaction.execute(sql, params![id, now.unix_millis(), record_id]).map_err(failed)?;
         step("settle-before-commit");
         transaction.commit().map_err(failed)
     }
 }
+
+// Each takes the record, the time, and AWS's id of it if there is one.
+const KEEP_ASKING: &str = "UPDATE records SET state = 'sealed', attempting = 0, updated_at = ?2,
+        metering_record_id = coalesce(?3, metering_record_id)
+    WHERE id = ?1 AND state = 'claimed'";
+const KEEP_ASKING_IN_DOUBT: &str = "UPDATE records SET in_doubt = 1, updated_at = ?2,
+        attempting = CASE state WHEN 'claimed' THEN 0 ELSE attempting END,
+        state = CASE state WHEN 'claimed' THEN 'sealed' ELSE state END,
+        metering_record_id = coalesce(?3, metering_record_id)
+    WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
+const BILLED: &str =
+    "UPDATE records SET state = 'accepted', in_doubt = 0, attempting = 0, updated_at = ?2, code = NULL,
+        metering_record_id = coalesce(?3, metering_record_id)
+    WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 
 /// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
 pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
@@ -145,7 +157,7 @@ fn grant(
     let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
     let held = transaction
         .query_row(
-            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 FROM records
+            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 AND state <> 'carried' FROM records
              WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4",
             params![
                 slot.pod,
@@ -163,7 +175,17 @@ fn grant(
         )
         .optional()?;
     match held {
-        Some((repeated, true)) => return Ok(repeated),
+        Some((repeated, true)) => {
+            if let Claimed::Repeated { id, .. } = repeated {
+                // On disk before the call leaves: should nobody hear its answer, this record may be billed.
+                transaction.execute(
+                    "UPDATE records SET in_doubt = 1, attempts = attempts + 1, updated_at = ?2
+                     WHERE id = ?1 AND state IN ('sealed', 'dead', 'claimed')",
+                    params![id, now.unix_millis()],
+                )?;
+            }
+            return Ok(repeated);
+        }
         Some((_, false)) => return Ok(Claimed::Taken),
         None => {}
     }

@@ -407,6 +407,62 @@ fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
 }
 
 #[test]
+fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    ledger.take(&[event(None, 7, START)], START).unwrap();
+    let now = START.plus(HOUR + SETTLE);
+    ledger.seal_closed(now).unwrap();
+    // The application reports by itself what the ledger has sealed.
+    let Claimed::Repeated { id, .. } = ledger.claim(&claim(7, START), now).unwrap() else {
+        panic!("not known")
+    };
+    assert!(ledger.unsent(1).unwrap()[0].in_doubt, "on disk before the call leaves");
+    ledger.settle_claim(id, Settled::Unknown, None, now).unwrap();
+    ledger.answered(id, &Answered::Carry("expired".into()), now).unwrap();
+    assert_eq!(ledger.record(id).unwrap().unwrap().state, State::Sealed, "what is in doubt is never carried");
+    ledger.answered(id, &Answered::Dead("in_doubt".into()), now).unwrap();
+    // AWS has the last word, also about what was given up.
+    assert!(matches!(ledger.claim(&claim(7, START), now).unwrap(), Claimed::Repeated { .. }));
+    ledger.settle_claim(id, Settled::Accepted, Some("id"), now).unwrap();
+    let totals = ledger.totals().unwrap()["requests"];
+    assert_eq!((totals.accepted, totals.billed, totals.dead), (7, 7, 0));
+    assert_eq!(ledger.replay(id, true, now).unwrap(), Replayed::NotFound);
+}
+
+#[test]
+fn what_counts_to_a_later_hour_is_not_reported_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    ledger.take(&[event(None, 7, START)], START).unwrap();
+    let now = START.plus(HOUR + SETTLE);
+    ledger.seal_closed(now).unwrap();
+    let id = ledger.unsent(1).unwrap()[0].id;
+    ledger.answered(id, &Answered::Carry("expired".into()), now).unwrap();
+    assert_eq!(ledger.claim(&claim(7, START), now).unwrap(), Claimed::Taken, "it would be billed twice");
+    assert_eq!(ledger.totals().unwrap()["requests"].pending, 7);
+}
+
+#[test]
+fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
+    ledger.settle_claim(id, Settled::Unsent, None, START).unwrap();
+    let record = ledger.record(id).unwrap().unwrap();
+    assert_eq!((record.state, record.in_doubt), (State::Sealed, false));
+    let later = START.plus(HOUR);
+    let Claimed::Granted(id) = ledger.claim(&claim(8, later), later).unwrap() else { panic!("not granted") };
+    // Nobody settled the first call; the second is refused, which says nothing of the first.
+    assert!(matches!(ledger.claim(&claim(8, later), later).unwrap(), Claimed::Repeated { .. }));
+    ledger.settle_claim(id, Settled::Refused, None, later).unwrap();
+    let record = ledger.record(id).unwrap().unwrap();
+    assert_eq!((record.state, record.in_doubt), (State::Sealed, true));
+    let totals = ledger.totals().unwrap()["requests"];
+    assert_eq!((totals.accepted, totals.pending), (15, 15));
+}
+
+#[test]
 fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_ledger() {
     let folder = tempfile::tempdir().unwrap();
     let open = || Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
