@@ -52,6 +52,19 @@ const CODES_MAX: usize = 64;
 /// Distinct `dimension` values kept; then `other`. AWS allows a product some hundred at most.
 const DIMENSIONS_MAX: usize = 200;
 
+/// What the ledger holds.
+#[derive(Debug, Clone, Copy)]
+pub struct LedgerFigures {
+    /// Sealed records without a definite answer.
+    pub unsent: u64,
+    /// The time of the oldest of them, and when AWS's window for it closes.
+    pub oldest_unsent: Option<(Timestamp, Timestamp)>,
+    /// Dead letters.
+    pub dead: u64,
+    /// Bytes of data.
+    pub bytes: u64,
+}
+
 /// The process's metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -70,6 +83,7 @@ pub struct Metrics {
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
     unsent: Gauge,
     oldest_unsent: Gauge,
+    oldest_unsent_deadline: Gauge,
     dead_letters: Gauge,
     ledger_bytes: Gauge,
     commit_duration: Histogram,
@@ -137,7 +151,8 @@ impl Metrics {
             "What became of hour records, by outcome",
             usage_records.clone(),
         );
-        let [unsent, oldest_unsent, dead_letters, ledger_bytes] = ledger_gauges(&mut registry);
+        let [unsent, oldest_unsent, oldest_unsent_deadline, dead_letters, ledger_bytes] =
+            ledger_gauges(&mut registry);
         let commit_duration = Histogram::new(COMMIT_BUCKETS);
         registry.register(
             "tollgate_ledger_commit_duration_seconds",
@@ -147,6 +162,7 @@ impl Metrics {
         Self {
             unsent,
             oldest_unsent,
+            oldest_unsent_deadline,
             dead_letters,
             ledger_bytes,
             commit_duration,
@@ -188,13 +204,15 @@ impl Metrics {
         self.usage_records.get_or_create(&UsageRecord { dimension, outcome }).inc();
     }
 
-    /// The ledger's figures: unsent records, the time of the oldest, dead letters, size.
-    pub fn ledger(&self, unsent: u64, oldest_unsent: Option<Timestamp>, dead: u64, bytes: u64) {
+    /// The ledger's figures.
+    pub fn ledger(&self, figures: LedgerFigures) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        self.unsent.set(gauge(unsent));
-        self.oldest_unsent.set(oldest_unsent.map_or(0, Timestamp::unix_seconds));
-        self.dead_letters.set(gauge(dead));
-        self.ledger_bytes.set(gauge(bytes));
+        let (oldest, deadline) = figures.oldest_unsent.unzip();
+        self.unsent.set(gauge(figures.unsent));
+        self.oldest_unsent.set(oldest.map_or(0, Timestamp::unix_seconds));
+        self.oldest_unsent_deadline.set(deadline.map_or(0, Timestamp::unix_seconds));
+        self.dead_letters.set(gauge(figures.dead));
+        self.ledger_bytes.set(gauge(figures.bytes));
     }
 
     /// A commit took so many seconds.
@@ -203,6 +221,10 @@ impl Metrics {
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
+        // Of an event that could not be read; it takes none of the places.
+        if dimension.is_empty() {
+            return String::new();
+        }
         let mut known = self.dimensions.lock().expect("held for a set insertion only, which cannot panic");
         let kept =
             known.contains(dimension) || (known.len() < DIMENSIONS_MAX && known.insert(dimension.to_owned()));
@@ -225,9 +247,9 @@ impl Metrics {
         self.clock_skew.set(seconds as f64);
     }
 
-    /// The text that Prometheus scrapes (OpenMetrics 1.0), with the entitlement as it is now.
+    /// The text that is scraped, with the entitlement as it is now.
     #[must_use]
-    pub fn encode(&self, entitlement: &Entitlement) -> String {
+    pub fn encode(&self, entitlement: &Entitlement, format: Format) -> String {
         for state in State::ALL {
             let label = StateLabel { state: state.as_str() };
             self.state.get_or_create(&label).set(i64::from(entitlement.standing.state() == state));
@@ -236,7 +258,10 @@ impl Metrics {
         self.emulated.set(i64::from(entitlement.emulated));
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("writing to a string cannot fail");
-        text
+        match format {
+            Format::OpenMetrics => text,
+            Format::Text => plain(&text),
+        }
     }
 }
 
@@ -249,12 +274,16 @@ impl Default for Metrics {
 /// Seconds. An fsync takes a fraction of a millisecond on a good disk and some hundred on a network volume.
 const COMMIT_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
 
-fn ledger_gauges(registry: &mut Registry) -> [Gauge; 4] {
+fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
     [
         ("tollgate_usage_unsent_records", "Sealed hour records that AWS has not answered definitely"),
         (
             "tollgate_usage_oldest_unsent_timestamp_seconds",
             "Time of the oldest unsent record; 0 while there is none",
+        ),
+        (
+            "tollgate_usage_oldest_unsent_deadline_timestamp_seconds",
+            "When AWS's window for the oldest unsent record closes; 0 while there is none",
         ),
         ("tollgate_usage_dead_letters", "Hour records that will not be billed unless they are replayed"),
         ("tollgate_ledger_bytes", "Size of the ledger's data"),
@@ -266,11 +295,124 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 4] {
     })
 }
 
-/// The content type of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How metrics are written: the samples are the same, their headings differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0, which Prometheus asks for.
+    OpenMetrics,
+    /// Prometheus' older text format, for whoever does not ask: `promtool check metrics` reads no other.
+    Text,
+}
+
+impl Format {
+    /// What an `Accept` header asks for.
+    #[must_use]
+    pub fn accepted(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+    }
+
+    /// Its content type.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// OpenMetrics as the older text format: counters and infos are named as their samples are, and an info is a gauge.
+fn plain(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    // HELP comes before TYPE, and its name depends on the type.
+    let mut help = None;
+    for line in openmetrics.lines() {
+        if let Some(heading) = line.strip_prefix("# HELP ") {
+            help = heading.split_once(' ');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            if let Some((_, words)) = help.take() {
+                text.push_str(&format!("# HELP {name}{suffix} {words}\n"));
+            }
+            text.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with('#') {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
 
 /// The source revision, where the build names one (`TOLLGATE_REVISION` at compile time).
 #[must_use]
 pub fn revision() -> &'static str {
     option_env!("TOLLGATE_REVISION").unwrap_or("unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entitlement() -> std::sync::Arc<Entitlement> {
+        let (_publisher, watch) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
+        let fact = std::sync::Arc::clone(&watch.borrow());
+        fact
+    }
+
+    #[test]
+    fn after_two_hundred_dimensions_the_rest_is_other_and_nothing_is_lost() {
+        let metrics = Metrics::new();
+        for index in 0..1000 {
+            metrics.usage_event(&format!("dimension-{index}"), "accepted", 1);
+        }
+        metrics.usage_event("", "rejected", 3);
+        metrics.usage_record("dimension-199", "accepted");
+        metrics.usage_record("dimension-200", "accepted");
+        let text = metrics.encode(&entitlement(), Format::Text);
+        let events: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("tollgate_usage_events_total{")).collect();
+        assert_eq!(events.len(), 202, "200 of them, other, and the empty one of the rejected");
+        for line in [
+            "tollgate_usage_events_total{dimension=\"other\",status=\"accepted\"} 800",
+            "tollgate_usage_events_total{dimension=\"\",status=\"rejected\"} 3",
+            "tollgate_usage_records_total{dimension=\"dimension-199\",outcome=\"accepted\"} 1",
+            "tollgate_usage_records_total{dimension=\"other\",outcome=\"accepted\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_two_formats_hold_the_same_samples_and_each_its_own_headings() {
+        let metrics = Metrics::new();
+        metrics.usage_event("requests", "accepted", 1);
+        metrics.committed(0.001);
+        let (open, text) = (
+            metrics.encode(&entitlement(), Format::OpenMetrics),
+            metrics.encode(&entitlement(), Format::Text),
+        );
+        let samples = |text: &str| -> Vec<String> {
+            let mut samples: Vec<String> =
+                text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+            samples.sort();
+            samples
+        };
+        assert_eq!(samples(&open), samples(&text));
+        assert!(open.ends_with("# EOF\n") && !text.contains("EOF"));
+        for heading in [
+            "# TYPE tollgate_build_info gauge",
+            "# TYPE tollgate_usage_events_total counter",
+            "# TYPE tollgate_ledger_commit_duration_seconds histogram",
+            "# TYPE tollgate_gate_open gauge",
+        ] {
+            assert!(text.lines().any(|line| line == heading), "{heading}:\n{text}");
+            let name = heading.split(' ').nth(2).unwrap_or_default();
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} says what it is");
+        }
+    }
 }

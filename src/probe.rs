@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 
 use crate::clock::{Timestamp, WallClock};
 use crate::entitlement::{Document, Entitlement, Rejected, Standing, Subject, Watch};
 use crate::http::{self, Abandoned, Body, Handler, Limits};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{Format, Metrics};
 
 /// A pod has a handful of probers; a scanner or a broken client is cut before it costs memory.
 pub const LIMITS: Limits = Limits {
@@ -64,7 +64,9 @@ impl ProbeServer {
         match path {
             "/livez" => http::text(StatusCode::OK, "ok\n"),
             "/metrics" => {
-                http::answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode(&entitlement))
+                let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+                let format = Format::accepted(accept.unwrap_or_default());
+                http::answer(StatusCode::OK, format.content_type(), self.metrics.encode(&entitlement, format))
             }
             "/startupz" => self.document(&entitlement, open_or_503(entitlement.has_opened)),
             "/readyz" => self.document(&entitlement, open_or_503(entitlement.standing.gate_open())),

@@ -15,7 +15,7 @@ use crate::marketplace::{
     BatchMeterUsage, BoxFuture, Fault, FaultClass, FaultCode, MeterUsage, Metering, ProductCode,
     RecordStatus, Signing, UsageRecord,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{LedgerFigures, Metrics};
 use crate::registration::schedule::{self, Draw};
 use crate::usage::batch;
 use crate::usage::event::Customer;
@@ -196,7 +196,13 @@ impl Sender {
     /// Backlog, dead letters and size, for the metrics.
     async fn show(&self) -> Result<(), LedgerError> {
         let summary = self.writer.with(|ledger| ledger.summary()).await?;
-        self.metrics.ledger(summary.unsent, summary.oldest_unsent, summary.dead, summary.bytes);
+        let window = self.settings.policy.window;
+        self.metrics.ledger(LedgerFigures {
+            unsent: summary.unsent,
+            oldest_unsent: summary.oldest_unsent.map(|at| (at, window.closes(at))),
+            dead: summary.dead,
+            bytes: summary.bytes,
+        });
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
-use crate::processes::{Emulator, Sidecar, get_local, http, post};
+use crate::processes::{Emulator, Sidecar, get_local, http, post, request};
 
 #[test]
 fn the_gate_opens_on_a_verified_signature() {
@@ -70,12 +70,15 @@ fn the_probe_server_speaks_http_as_it_should() {
     let post = http(sidecar.addr, "POST", "/readyz", "x");
     assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
     assert_eq!(sidecar.get("/nothing").status, 404);
-    let metrics = sidecar.get("/metrics");
-    assert!(
-        metrics.header("content-type").is_some_and(|text| text.starts_with("application/openmetrics-text"))
-    );
-    assert!(metrics.body.contains("tollgate_gate_open 1"), "{}", metrics.body);
-    assert!(metrics.body.ends_with("# EOF\n"));
+    let accept = "GET /metrics HTTP/1.1\r\nhost: x\r\naccept: application/openmetrics-text;version=1.0.0\r\n";
+    for (metrics, content_type, is_open) in [
+        (request(sidecar.addr, accept, ""), "application/openmetrics-text", true),
+        (sidecar.get("/metrics"), "text/plain; version=0.0.4", false),
+    ] {
+        assert!(metrics.header("content-type").is_some_and(|text| text.starts_with(content_type)));
+        assert!(metrics.body.contains("tollgate_gate_open 1"), "{}", metrics.body);
+        assert_eq!(metrics.body.ends_with("# EOF\n"), is_open);
+    }
 }
 
 #[test]

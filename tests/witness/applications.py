@@ -1,4 +1,5 @@
-"""Runs the examples of docs/SEMANTICS.md as applications would, and compares AWS's bill with what they reported.
+"""Runs the examples of docs/SEMANTICS.md as applications would, and compares AWS's bill with what they reported;
+the metrics meanwhile go through promtool.
 
 Usage: applications.py PROGRAM
 """
@@ -8,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import urllib.request
 
 from processes import Emulator, Sidecar
 
@@ -49,6 +51,10 @@ def main():
             emulator.admin("clock", {"advance": "75m"})
             for _ in range(2):
                 sidecar.log_line("usage billed")
+            # Prometheus' own linter, on every metric with values in it.
+            with urllib.request.urlopen(sidecar.probe + "/metrics") as answer:
+                metrics = answer.read()
+            subprocess.run(["promtool", "check", "metrics"], input=metrics, check=True)
         billed = {key[2]: quantity for key, quantity in emulator.billed().items()}
     expected = {"requests": "49.5", "gigabytes": "0.000001"}
     print(f"applications: billed {billed}")
