@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderMap;
+use hyper::header::{ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -69,18 +69,18 @@ impl Handler for AppServer {
         if let Some(refused) = admission::refusal(&parts.headers, self.token.as_deref()) {
             return Ok(refused);
         }
-        let path = parts.uri.path();
+        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
         match (&parts.method, path) {
             (method, "/v1/entitlement") if http::reads(method) => return Ok(self.entitlement()),
-            (_, "/v1/entitlement") => return Ok(http::method_not_allowed("GET, HEAD")),
+            (_, "/v1/entitlement") => return Ok(method_not_allowed("GET, HEAD")),
             (method, "/openapi.json") if http::reads(method) => {
                 return Ok(http::answer(StatusCode::OK, "application/json", OPENAPI));
             }
-            (_, "/openapi.json") => return Ok(http::method_not_allowed("GET, HEAD")),
+            (_, "/openapi.json") => return Ok(method_not_allowed("GET, HEAD")),
             (&Method::POST, "/v1/quit") => return Ok(self.quit()),
-            (_, "/v1/quit") => return Ok(http::method_not_allowed("POST")),
+            (_, "/v1/quit") => return Ok(method_not_allowed("POST")),
             (&Method::POST, "/v1/attestations") => return self.attest(&parts.headers, body).await,
-            (_, "/v1/attestations") => return Ok(http::method_not_allowed("POST")),
+            (_, "/v1/attestations") => return Ok(method_not_allowed("POST")),
             (&Method::POST, "/") if parts.headers.contains_key(door::TARGET) => {
                 return match &self.door {
                     Some(door) => door.pass(&parts.headers, body).await,
@@ -93,10 +93,16 @@ impl Handler for AppServer {
             return Ok(if is_usage(path) { no_usage() } else { not_found() });
         };
         let replayed = path.strip_prefix("/v1/dead-letters/").and_then(|path| path.strip_suffix("/replay"));
+        let record = path.strip_prefix("/v1/records/");
         match (&parts.method, path) {
-            (method, "/v1/records") if http::reads(method) => Ok(usage.records().await),
+            (method, "/v1/records") if http::reads(method) => Ok(usage.records(query).await),
+            (method, _) if http::reads(method) && record.is_some() => {
+                Ok(usage.record(record.unwrap_or_default()).await)
+            }
             (method, "/v1/reconciliation") if http::reads(method) => Ok(usage.reconciliation().await),
-            (_, "/v1/records" | "/v1/reconciliation") => Ok(http::method_not_allowed("GET, HEAD")),
+            (_, path) if record.is_some() || matches!(path, "/v1/records" | "/v1/reconciliation") => {
+                Ok(method_not_allowed("GET, HEAD"))
+            }
             (&Method::POST, _) if replayed.is_some() => {
                 usage.replay(replayed.unwrap_or_default(), body).await
             }
@@ -106,14 +112,23 @@ impl Handler for AppServer {
                 }
                 if path == "/v1/usage" { usage.take(body).await } else { usage.resolve(body).await }
             }
-            (_, path) if is_usage(path) => Ok(http::method_not_allowed("POST")),
+            (_, path) if is_usage(path) => Ok(method_not_allowed("POST")),
             _ => Ok(not_found()),
         }
+    }
+
+    fn too_late(&self) -> Response<Body> {
+        // Whatever was committed meanwhile was not acknowledged: with an id it may be sent again.
+        usage::retry_later(
+            "RequestTimeout",
+            "the disk, AWS or the sender of the request took too long; send it again",
+        )
     }
 }
 
 fn is_usage(path: &str) -> bool {
     matches!(path, "/v1/usage" | "/v1/records" | "/v1/reconciliation" | "/v1/customers/resolve")
+        || path.starts_with("/v1/records/")
         || (path.starts_with("/v1/dead-letters/") && path.ends_with("/replay"))
 }
 
@@ -165,6 +180,14 @@ impl AppServer {
     }
 }
 
+/// 405 with the methods that would do (RFC 9110, section 15.5.6).
+fn method_not_allowed(allow: &'static str) -> Response<Body> {
+    let detail = format!("the methods of this path are {allow}");
+    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", &detail);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
 fn not_found() -> Response<Body> {
     problem(StatusCode::NOT_FOUND, "NotFound", "there is no such path")
 }
@@ -190,6 +213,28 @@ fn problem_of(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn a_request_that_took_too_long_may_be_sent_again() {
+        let (_publisher, entitlement) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
+        let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap() };
+        let server = AppServer {
+            subject: Arc::new(subject),
+            entitlement,
+            token: None,
+            usage: None,
+            attestation: None,
+            door: None,
+            quit: None,
+        };
+        let answer = server.too_late();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key(hyper::header::RETRY_AFTER));
+        assert!(include_str!("../docs/RUNBOOK.md").contains("\n### RequestTimeout\n"));
+    }
+
     /// Every code that this server answers with, in its own files.
     #[test]
     fn every_code_has_its_section_in_the_runbook() {

@@ -45,6 +45,11 @@ pub trait Handler: Clone + Send + Sync + 'static {
         &self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Body>, Abandoned>> + Send;
+
+    /// What is said of a request that took longer than [`Limits::request_timeout`].
+    fn too_late(&self) -> Response<Body> {
+        text(StatusCode::REQUEST_TIMEOUT, "the request took too long\n")
+    }
 }
 
 /// The limits of one server; each field says what it bounds, the server says why so much.
@@ -157,7 +162,7 @@ fn bind_socket(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn bind_unix(path: &Path) -> io::Result<Listener> {
-    use std::os::unix::fs::FileTypeExt as _;
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     // A socket left by a killed predecessor refuses connections; one that answers belongs to somebody.
     let stale = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
         && std::os::unix::net::UnixStream::connect(path).is_err();
@@ -165,6 +170,8 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
+    // The application of a pod is rarely the sidecar's user. Whoever reaches the folder may connect, as on loopback.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     Ok(Listener::Unix(listener, SocketFile(path.to_owned())))
 }
 
@@ -283,7 +290,7 @@ async fn serve_connection(
         async move {
             match tokio::time::timeout(limits.request_timeout, handler.handle(request)).await {
                 Ok(answer) => answer,
-                Err(_) => Ok(text(StatusCode::REQUEST_TIMEOUT, "the request took too long\n")),
+                Err(_) => Ok(handler.too_late()),
             }
         }
     });

@@ -1,21 +1,25 @@
 //! Usage in, and what became of it: events, hour records, balance, dead letters, customers.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::problem;
-use crate::clock::WallClock;
+use crate::clock::{Timestamp, WallClock};
 use crate::entitlement::word::Tell;
 use crate::http::{self, Abandoned, Body, ReadBodyError};
 use crate::marketplace::{self, FaultClass, quantity};
 use crate::usage::intake::{Activity, Intake, IntakeError};
+use crate::usage::ledger::view::{Looked, Standing};
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{LedgerError, Record, Replayed, State, Totals};
+use crate::usage::ledger::{Ledger, LedgerError, Record, Replayed, State, Summary, Totals};
+use crate::usage::policy::Window;
 
 /// A thousand events of a kilobyte each.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -23,8 +27,12 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// A token of AWS has some hundred characters.
 const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Records shown at once, newest of them last; the command line shows all.
-const RECORDS_SHOWN: usize = 10_000;
+/// Records shown at once: an answer of some hundred kilobytes.
+pub const RECORDS_SHOWN: usize = 1000;
+
+/// Bodies held at once, in KiB, from the first byte to the commit: what an application can make this process hold. What
+/// comes beyond waits its turn.
+const BODIES_KIB_MAX: u32 = 8 * 1024;
 
 /// Seconds after which a full or failing ledger is worth another try.
 const RETRY_AFTER_SECONDS: u64 = 5;
@@ -51,12 +59,43 @@ pub struct UsagePart {
     pub tell: Tell,
     /// Hours go by it.
     pub clock: WallClock,
+    /// How long AWS takes a record.
+    pub window: Window,
+    /// What of [`BODIES_KIB_MAX`] is free.
+    pub bodies: Bodies,
+}
+
+/// Room for the bodies of reports.
+#[derive(Debug, Clone)]
+pub struct Bodies(Arc<Semaphore>);
+
+impl Bodies {
+    /// All of it free.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Semaphore::new(BODIES_KIB_MAX as usize)))
+    }
+
+    /// Room for one body, for as long as the permit lives.
+    async fn room_for(&self, body: &Incoming) -> SemaphorePermit<'_> {
+        let largest = BODY_BYTES_MAX as u64;
+        let bytes = body.size_hint().upper().map_or(largest, |bytes| bytes.min(largest));
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(BODIES_KIB_MAX);
+        self.0.acquire_many(kib).await.expect("the semaphore is never closed")
+    }
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl UsagePart {
     pub(super) async fn take(&self, body: Incoming) -> Result<Response<Body>, Abandoned> {
         let _busy = self.activity.begin();
         let Some(metering) = self.metering.get() else { return Ok(starting()) };
+        let _room = self.bodies.room_for(&body).await;
         let bytes = match read(body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
             Ok(bytes) => bytes,
             Err(refused) => return Ok(refused),
@@ -70,24 +109,46 @@ impl UsagePart {
         })
     }
 
-    pub(super) async fn records(&self) -> Response<Body> {
+    /// Hour records, newest page first: `?state=`, `?before=` (a number, for the next page), `?limit=`.
+    pub(super) async fn records(&self, query: &str) -> Response<Body> {
+        let Some((looked, limit)) = looked(query) else {
+            let detail = "the query may hold state (sealed, in_doubt, accepted, carried, dead, claimed), before (a \
+                          record's number) and limit (1 to 1000)";
+            return problem(StatusCode::BAD_REQUEST, "BadRequest", detail);
+        };
         let Some(metering) = self.metering.get() else { return starting() };
-        match metering.writer.with(|ledger| ledger.records(RECORDS_SHOWN)).await {
-            Ok(records) => {
-                let records: Vec<Value> = records.iter().map(shown).collect();
-                http::json(StatusCode::OK, &json!({"records": records}))
+        let page =
+            move |ledger: &mut Ledger| ledger.page(looked, limit, |record| (record.id, shown(&record)));
+        match metering.writer.with(page).await {
+            Ok(page) => {
+                let before = page.last().filter(|_| page.len() == limit).map(|(id, _)| *id);
+                let records: Vec<Value> = page.into_iter().rev().map(|(_, record)| record).collect();
+                http::json(StatusCode::OK, &json!({"records": records, "before": before}))
             }
+            Err(error) => unavailable(&error),
+        }
+    }
+
+    /// One record, whole.
+    pub(super) async fn record(&self, id: &str) -> Response<Body> {
+        let Ok(id) = id.parse::<i64>() else {
+            return problem(StatusCode::BAD_REQUEST, "BadRequest", "GET /v1/records/<number>");
+        };
+        let Some(metering) = self.metering.get() else { return starting() };
+        match metering.writer.with(move |ledger| ledger.record(id)).await {
+            Ok(Some(record)) => http::json(StatusCode::OK, &whole(&record)),
+            Ok(None) => problem(StatusCode::NOT_FOUND, "NotFound", "there is no record of this number"),
             Err(error) => unavailable(&error),
         }
     }
 
     pub(super) async fn reconciliation(&self) -> Response<Body> {
         let Some(metering) = self.metering.get() else { return starting() };
-        match metering.writer.with(|ledger| ledger.totals()).await {
-            Ok(totals) => {
-                let rows: Vec<Value> =
-                    totals.into_iter().map(|(dimension, totals)| balance(&dimension, totals)).collect();
-                http::json(StatusCode::OK, &json!({"at": self.clock.now(), "dimensions": rows}))
+        match metering.writer.with(|ledger| Ok((ledger.totals()?, ledger.summary()?))).await {
+            Ok((totals, summary)) => {
+                let (now, rows) = (self.clock.now(), balances(totals));
+                let backlog = backlog(&summary, self.window, now);
+                http::json(StatusCode::OK, &json!({"at": now, "dimensions": rows, "backlog": backlog}))
             }
             Err(error) => unavailable(&error),
         }
@@ -164,7 +225,11 @@ impl UsagePart {
                     _ => StatusCode::SERVICE_UNAVAILABLE,
                 };
                 let detail = "AWS did not resolve the token; the code is its exception";
-                super::problem_of(status, fault.code.as_str(), detail)
+                let mut response = super::problem_of(status, fault.code.as_str(), detail);
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+                }
+                response
             }
         })
     }
@@ -186,6 +251,24 @@ async fn read(
     }
 }
 
+/// Which records a query asks for, and how many; `None` where it says something else.
+fn looked(query: &str) -> Option<(Looked, usize)> {
+    let (mut looked, mut limit) = (Looked::default(), RECORDS_SHOWN);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        match name {
+            "state" => {
+                looked.standing =
+                    Some(Standing::ALL.into_iter().find(|standing| standing.as_str() == value)?);
+            }
+            "before" => looked.before = Some(value.parse().ok()?),
+            "limit" => limit = value.parse().ok().filter(|limit| (1..=RECORDS_SHOWN).contains(limit))?,
+            _ => return None,
+        }
+    }
+    Some((looked, limit))
+}
+
 /// A record as the views and the command line show it.
 #[must_use]
 pub fn shown(record: &Record) -> Value {
@@ -197,38 +280,72 @@ pub fn shown(record: &Record) -> Value {
         "timestamp": record.timestamp.to_string(),
         "quantity": record.quantity.to_string(),
         "allocations": record.allocations.len(),
-        "state": state(record),
+        "state": standing(record).as_str(),
         "attempts": record.attempts,
         "code": record.code,
         "metering_record_id": record.metering_record_id,
         "late_from": record.late_from.map(|hour| hour.to_string()),
-        "in_doubt": record.in_doubt,
+        "in_doubt": record.in_doubt && matches!(record.state, State::Sealed | State::Dead),
+        "updated_at": record.updated_at,
     })
 }
 
-/// The word for where a record stands.
+/// [`shown`], with what only a look at one record needs.
 #[must_use]
-pub const fn state(record: &Record) -> &'static str {
+pub fn whole(record: &Record) -> Value {
+    let shares: Vec<Value> = record
+        .allocations
+        .iter()
+        .map(|share| json!({"tags": share.tags, "quantity": share.quantity.to_string()}))
+        .collect();
+    let mut document = shown(record);
+    document["pod"] = record.pod.clone().into();
+    document["decimal"] = record.decimal.into();
+    document["client_token"] = record.client_token.clone().into();
+    document["sealed_at"] = json!(record.sealed_at);
+    document["shares"] = shares.into();
+    document
+}
+
+const fn standing(record: &Record) -> Standing {
     match (record.state, record.in_doubt) {
-        (State::Sealed, true) => "in_doubt",
-        (State::Sealed, false) => "sealed",
-        (State::Accepted, _) => "accepted",
-        (State::Carried, _) => "carried",
-        (State::Dead, _) => "dead",
-        (State::Claimed, _) => "claimed",
+        (State::Sealed, true) => Standing::InDoubt,
+        (State::Sealed, false) => Standing::Sealed,
+        (State::Accepted, _) => Standing::Accepted,
+        (State::Carried, _) => Standing::Carried,
+        (State::Dead, _) => Standing::Dead,
+        (State::Claimed, _) => Standing::Claimed,
     }
 }
 
-/// A dimension's balance as the views and the command line show it.
+/// Each dimension's balance as the views and the command line show it.
 #[must_use]
-pub fn balance(dimension: &str, totals: Totals) -> Value {
+pub fn balances(totals: BTreeMap<String, Totals>) -> Value {
+    let balance = |(dimension, totals): (String, Totals)| {
+        json!({
+            "dimension": dimension,
+            "accepted": quantity::show(totals.accepted),
+            "billed": quantity::show(totals.billed),
+            "pending": quantity::show(totals.pending),
+            "dead": quantity::show(totals.dead),
+            "balanced": totals.balances(),
+        })
+    };
+    totals.into_iter().map(balance).collect()
+}
+
+/// What is still to be sent, and how much time there is for the oldest of it.
+#[must_use]
+pub fn backlog(summary: &Summary, window: Window, now: Timestamp) -> Value {
+    let closes = summary.oldest_unsent.map(|at| window.closes(at));
     json!({
-        "dimension": dimension,
-        "accepted": quantity::show(totals.accepted),
-        "billed": quantity::show(totals.billed),
-        "pending": quantity::show(totals.pending),
-        "dead": quantity::show(totals.dead),
-        "balanced": totals.balances(),
+        "unsent_records": summary.unsent,
+        "dead_letters": summary.dead,
+        "oldest_unsent": summary.oldest_unsent,
+        "oldest_unsent_age_seconds": summary.oldest_unsent.map(|at| now.since(at).as_secs()),
+        "window_closes": closes,
+        "window_closes_in_seconds": closes.map(|at| at.since(now).as_secs()),
+        "ledger_bytes": summary.bytes,
     })
 }
 
@@ -240,7 +357,7 @@ fn unavailable(error: &LedgerError) -> Response<Body> {
     retry_later("LedgerUnavailable", &error.to_string())
 }
 
-fn retry_later(code: &'static str, detail: &str) -> Response<Body> {
+pub(super) fn retry_later(code: &'static str, detail: &str) -> Response<Body> {
     let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, code, detail);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
     response

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Surroundings, pod};
-use crate::api::usage::{Metering, UsagePart};
+use crate::api::usage::{Bodies, Metering, UsagePart};
 use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnZeroHour};
 use crate::entitlement::word::Tell;
@@ -55,6 +55,8 @@ pub(super) fn start(
         aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws)),
         tell: tell.clone(),
         clock: surroundings.clock.clone(),
+        window: window(outlet),
+        bodies: Bodies::new(),
     };
     let drain = Drain {
         activity: part.activity.clone(),
@@ -99,6 +101,13 @@ pub(super) fn start(
     Some(Usage { part, open, drain })
 }
 
+const fn window(outlet: Outlet) -> Window {
+    match outlet {
+        Outlet::MeterUsage => Window::MeterUsage,
+        Outlet::BatchMeterUsage => Window::BatchMeterUsage,
+    }
+}
+
 fn ended(error: &LedgerError) -> Exit {
     tracing::error!(%error, "the usage ledger cannot be used");
     Exit::LedgerIo
@@ -122,10 +131,7 @@ impl Plan {
             outlet,
             policy: Policy {
                 pod: String::new(),
-                window: match outlet {
-                    Outlet::MeterUsage => Window::MeterUsage,
-                    Outlet::BatchMeterUsage => Window::BatchMeterUsage,
-                },
+                window: window(outlet),
                 carry_expired: usage.on_expired == OnExpired::Carry,
                 settle: usage.settle,
                 phase: Duration::ZERO,

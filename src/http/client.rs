@@ -16,8 +16,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::Address;
 
-/// Largest answer read; the biggest expected is an entitlement document or a task's metadata, a few kilobytes.
-pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Largest answer read; the biggest expected is an hour record with AWS's most allocations, 2,500 of five tags each.
+pub const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

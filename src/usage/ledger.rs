@@ -26,6 +26,7 @@ mod counting;
 mod quarantine;
 mod rows;
 mod upkeep;
+pub mod view;
 pub mod writer;
 
 use std::collections::BTreeMap;

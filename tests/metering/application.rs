@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::bench::Bench;
+use crate::bench::{AN_HOUR_AND_ALL, Bench};
 use crate::processes::{Sidecar, get_local, http, post, request};
 
 #[test]
@@ -44,7 +44,70 @@ fn refusals_are_problem_documents() {
         assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{problem}");
         assert!(problem["type"].as_str().unwrap().starts_with("docs/RUNBOOK.md#"), "{problem}");
     }
-    assert_eq!(get_local(running.app, "/v1/usage").status, 405);
+    let wrong = get_local(running.app, "/v1/usage");
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")), "{wrong:?}");
+    assert_eq!(wrong.json()["code"], "MethodNotAllowed");
+    for path in ["/v1/records?state=lost", "/v1/records?limit=1001", "/v1/records?offset=1", "/v1/records/x"]
+    {
+        let answer = get_local(running.app, path);
+        assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("BadRequest")), "{path}");
+    }
+    assert_eq!(get_local(running.app, "/v1/records/9").json()["code"], "NotFound");
+}
+
+#[test]
+fn records_come_page_by_page_and_one_by_one() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    for (index, dimension) in ["requests", "gigabytes"].iter().cycle().take(6).enumerate() {
+        running.usage(&json!({"dimension": dimension, "quantity": index + 1, "tags": {"team": "a"}}));
+        running.pass(&bench, AN_HOUR_AND_ALL);
+        running.wait_billed(1);
+    }
+    let page = |query: &str| get_local(running.app, &format!("/v1/records{query}")).json();
+    let ids = |page: &serde_json::Value| -> Vec<i64> {
+        page["records"].as_array().unwrap().iter().map(|record| record["id"].as_i64().unwrap()).collect()
+    };
+    let all = page("");
+    assert_eq!((ids(&all).len(), &all["before"]), (6, &json!(null)), "{all}");
+    let newest = page("?limit=4");
+    assert_eq!(ids(&newest), ids(&all)[2..], "the newest page, oldest of it first");
+    let rest = page(&format!("?limit=4&before={}", newest["before"]));
+    assert_eq!((ids(&rest), &rest["before"]), (ids(&all)[..2].to_vec(), &json!(null)));
+    assert_eq!(ids(&page("?state=dead")), Vec::<i64>::new());
+    assert_eq!(ids(&page("?state=accepted")).len(), 6);
+    let record = get_local(running.app, &format!("/v1/records/{}", ids(&all)[0])).json();
+    assert_eq!(record["shares"], json!([{"tags": {"team": "a"}, "quantity": "1"}]), "{record}");
+    assert_eq!((&record["pod"], &record["decimal"]), (&json!("pod-1"), &json!(false)), "{record}");
+    // The command line shows all of them, whichever way it asks.
+    let (_, live, _) = bench.ledger(&["list"], Some(running.app));
+    let (_, one, _) = bench.ledger(&["show", &record["id"].to_string()], Some(running.app));
+    assert_eq!((&live, &one), (&all["records"], &record));
+    running.terminate();
+    assert_eq!(bench.ledger(&["list"], None).1, live);
+    assert_eq!(bench.ledger(&["show", &record["id"].to_string()], None).1, record);
+}
+
+#[test]
+fn the_backlog_says_how_old_it_is_and_how_much_time_is_left() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "1");
+    bench.fault(r#"{"fault":"throttle","operation":"MeterUsage"}"#);
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.sidecar.read_until(|line| line["code"] == "ThrottlingException");
+    let backlog = running.reconciliation()["backlog"].clone();
+    assert_eq!((&backlog["unsent_records"], &backlog["dead_letters"]), (&json!(1), &json!(0)), "{backlog}");
+    let (age, left) = (&backlog["oldest_unsent_age_seconds"], &backlog["window_closes_in_seconds"]);
+    let (age, left) = (age.as_u64().unwrap(), left.as_u64().unwrap());
+    assert!((4500..4560).contains(&age) && (6 * 3600 - 1..=6 * 3600).contains(&(age + left)), "{backlog}");
+    let metrics = running.sidecar.get("/metrics").body;
+    let gauge = |name: &str| -> i64 {
+        let line = metrics.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    let oldest = gauge("tollgate_usage_oldest_unsent_timestamp_seconds");
+    assert_eq!(gauge("tollgate_usage_oldest_unsent_deadline_timestamp_seconds") - oldest, 6 * 3600);
 }
 
 #[test]
@@ -152,8 +215,15 @@ fn customers_are_resolved_by_their_token() {
         (200, &json!("111122223333")),
         "{answer:?}"
     );
+    // AWS says the same of an expired session: the application must not be told to try again.
+    bench.fault(r#"{"fault":"exception","exception":"ExpiredTokenException","operation":"ResolveCustomer","count":2}"#);
+    let answer = post(running.app, "/v1/customers/resolve", &body);
+    assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("ExpiredTokenException")), "{answer:?}");
+    bench.fault(r#"{"fault":"throttle","operation":"ResolveCustomer","count":1}"#);
+    let answer = post(running.app, "/v1/customers/resolve", &body);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{answer:?}");
     let answer = post(running.app, "/v1/customers/resolve", r#"{"token":"made-up"}"#);
     assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("InvalidTokenException")), "{answer:?}");
     let calls = http(bench.emulator.addr, "GET", "/_emulator/calls", "").json();
-    assert_eq!(calls["total"], 2, "{calls}");
+    assert_eq!(calls["total"], 5, "{calls}");
 }

@@ -347,17 +347,23 @@ pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> ru
         Which::Id(_) => ("allocations", "id = ?2"),
     };
     let id = if let Which::Id(id) = which { id } else { 0 };
-    let sql = format!(
-        "SELECT id, pod, customer, dimension, hour, micros, decimal, {allocations}, timestamp, client_token, late_from,
-             state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at
-         FROM records WHERE {condition} AND ?2 = ?2 ORDER BY hour, id LIMIT ?1"
-    );
+    let columns = columns(allocations);
+    let sql =
+        format!("SELECT {columns} FROM records WHERE {condition} AND ?2 = ?2 ORDER BY hour, id LIMIT ?1");
     let mut statement = connection.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     statement.query_map([limit, id], record)?.collect()
 }
 
-fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+/// The columns that [`record`] reads, in its order.
+pub(super) fn columns(allocations: &str) -> String {
+    format!(
+        "id, pod, customer, dimension, hour, micros, decimal, {allocations}, timestamp, client_token, late_from, state,
+         in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at"
+    )
+}
+
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let customer: String = row.get(2)?;
     let allocations: String = row.get(7)?;
     let stored: Vec<StoredAllocation> = serde_json::from_str(&allocations).unwrap_or_default();
