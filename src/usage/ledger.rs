@@ -56,6 +56,9 @@ const SCHEMA: i64 = 1;
 /// Pages that SQLite keeps in memory, in KiB: an hour's working set is small.
 const CACHE_KIB: i64 = 512;
 
+/// Statements kept ready: more than this module has, or looking at the hours would drop those of the intake.
+const STATEMENTS_MAX: usize = 64;
+
 /// The WAL is folded back into the file at this many pages of 4 KiB, so that it stays below some megabytes.
 const CHECKPOINT_PAGES: i64 = 512;
 
@@ -200,6 +203,7 @@ impl Ledger {
         for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("trusted_schema", "OFF")] {
             connection.pragma_update(None, name, value).map_err(damaged)?;
         }
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(damaged)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(damaged)?;
         Ok(connection)
@@ -260,9 +264,13 @@ impl Ledger {
     /// The size of the data, without what SQLite keeps free for reuse.
     pub fn bytes(&self) -> Result<u64, LedgerError> {
         let failed = |error: rusqlite::Error| classify(&self.path, &error);
-        let number = |name: &str| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        let pages = number("page_count").map_err(failed)? - number("freelist_count").map_err(failed)?;
-        let bytes = pages.saturating_mul(number("page_size").map_err(failed)?);
+        // Asked before each commit, so from the cache of statements.
+        let number = |sql: &str| -> rusqlite::Result<i64> {
+            self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+        };
+        let free = number("PRAGMA freelist_count").map_err(failed)?;
+        let pages = number("PRAGMA page_count").map_err(failed)? - free;
+        let bytes = pages.saturating_mul(number("PRAGMA page_size").map_err(failed)?);
         Ok(u64::try_from(bytes).unwrap_or_default())
     }
 

@@ -1,11 +1,17 @@
 //! The one thread that owns the ledger. What waits together is committed together: one fsync acknowledges many.
+//!
+//! Clients that were acknowledged together are about to send their next requests together: the next commit waits a little
+//! for as many, or they would take turns in two halves, each waiting for the other's commit. A request that comes alone
+//! never waits for another.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Ledger, LedgerError, Taken};
 use crate::clock::{self, WallClock};
@@ -17,8 +23,11 @@ const GROUP_EVENTS_MAX: usize = 4096;
 
 type Work = Box<dyn FnOnce(&mut Ledger) + Send>;
 
+/// Whom to tell.
+type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
+
 enum Command {
-    Take { events: Vec<Event>, reply: oneshot::Sender<Result<Vec<Taken>, LedgerError>> },
+    Take { events: Vec<Event>, reply: Reply },
     Work(Work),
 }
 
@@ -31,11 +40,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. Hours go by `clock`.
+    /// Starts the thread, from inside the runtime. Hours go by `clock`.
     pub fn start(ledger: Ledger, clock: WallClock, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (commands, received) = channel();
-        let thread = thread::Builder::new().name("ledger".to_owned());
-        thread.spawn(move || run(ledger, &clock, &metrics, &received))?;
+        let (tell, mut told) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(told) = told.recv().await {
+                tell_all(told);
+            }
+        });
+        let thread = Thread { ledger, clock, metrics, commands: received, tell, pace: Pace::default() };
+        thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
         Ok(Self {
             commands,
             #[cfg(test)]
@@ -83,53 +98,159 @@ fn ended() -> LedgerError {
     LedgerError::Io("the ledger's thread has ended".to_owned())
 }
 
-fn run(mut ledger: Ledger, clock: &WallClock, metrics: &Metrics, commands: &Receiver<Command>) {
-    while let Ok(first) = commands.recv() {
-        let mut next = Some(first);
-        while let Some(command) = next.take() {
-            match command {
-                Command::Work(work) => work(&mut ledger),
-                Command::Take { events, reply } => {
-                    next = take_group(&mut ledger, clock, metrics, commands, events, reply);
-                }
-            }
+/// One request's part of a commit, and whom to tell.
+type Told = (Reply, Result<Vec<Taken>, LedgerError>);
+
+/// The thread's surroundings.
+struct Thread {
+    ledger: Ledger,
+    clock: WallClock,
+    metrics: Arc<Metrics>,
+    commands: Receiver<Command>,
+    /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
+    tell: mpsc::UnboundedSender<Vec<Told>>,
+    pace: Pace,
+}
+
+/// How the latest commit went, which says how the next one should be gathered. Pure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Pace {
+    /// Requests that it covered, and those that were waiting when it ended: so many clients are at it.
+    crowd: usize,
+    took: Duration,
+}
+
+impl Pace {
+    /// How long the next commit may wait for `crowd` requests, `idle` after the latest one. One client has nobody to
+    /// wait for; a crowd that was gone for longer than this has gone away.
+    fn patience(self, idle: Duration) -> Duration {
+        if self.crowd < 2 || idle > GATHER_MAX { Duration::ZERO } else { (self.took / 2).min(GATHER_MAX) }
+    }
+}
+
+/// Clients in the same pod that were acknowledged send their next request within some milliseconds, or not soon.
+const GATHER_MAX: Duration = Duration::from_millis(2);
+
+/// What one commit covers.
+#[derive(Default)]
+struct Group {
+    events: Vec<Event>,
+    replies: Vec<(usize, Reply)>,
+}
+
+impl Group {
+    fn add(&mut self, events: Vec<Event>, reply: Reply) {
+        self.replies.push((events.len(), reply));
+        if self.events.is_empty() {
+            self.events = events;
+        } else {
+            self.events.extend(events);
         }
     }
 }
 
-/// Takes these events and all that wait behind them; returns the first command that is something else.
-fn take_group(
-    ledger: &mut Ledger,
-    clock: &WallClock,
-    metrics: &Metrics,
-    commands: &Receiver<Command>,
-    mut events: Vec<Event>,
-    reply: oneshot::Sender<Result<Vec<Taken>, LedgerError>>,
-) -> Option<Command> {
-    let mut replies = vec![(events.len(), reply)];
-    let mut other = None;
-    while events.len() < GROUP_EVENTS_MAX {
-        match commands.try_recv() {
-            Ok(Command::Take { events: more, reply }) => {
-                replies.push((more.len(), reply));
-                events.extend(more);
+impl Thread {
+    fn run(mut self) {
+        let mut group = Group::default();
+        let mut ended = clock::monotonic();
+        while self.has_any(&mut group) {
+            let now = clock::monotonic();
+            let until = now + self.pace.patience(now.duration_since(ended));
+            let mut work = self.gather(&mut group, self.pace.crowd, until);
+            let (told, took) = self.commit(group);
+            ended = clock::monotonic();
+            group = Group::default();
+            if work.is_none() {
+                // Before anybody is told: what waits now is others' requests, and the crowd is both.
+                work = self.gather(&mut group, 0, ended);
             }
-            Ok(command) => {
-                other = Some(command);
-                break;
+            self.pace = Pace { crowd: told.len() + group.replies.len(), took };
+            if let Err(mpsc::error::SendError(told)) = self.tell.send(told) {
+                tell_all(told);
             }
-            Err(_) => break,
+            if let Some(work) = work {
+                work(&mut self.ledger);
+            }
         }
     }
-    let began = clock::monotonic();
-    let mut taken = ledger.take(&events, clock.now());
-    metrics.committed(clock::monotonic().duration_since(began).as_secs_f64());
-    for (count, reply) in replies {
-        let part = match &mut taken {
-            Ok(taken) => Ok(taken.drain(..count).collect()),
-            Err(error) => Err(error.clone()),
+
+    /// Works until there is something to commit; `false` once nobody is left who could send it.
+    fn has_any(&mut self, group: &mut Group) -> bool {
+        while group.replies.is_empty() {
+            match self.commands.recv() {
+                Ok(Command::Take { events, reply }) => group.add(events, reply),
+                Ok(Command::Work(work)) => work(&mut self.ledger),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Adds what waits, and until `until` what is to come of `crowd`; returns the first command that is something else.
+    fn gather(&self, group: &mut Group, crowd: usize, until: Instant) -> Option<Work> {
+        while group.events.len() < GROUP_EVENTS_MAX {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(_) if group.replies.len() >= crowd => return None,
+                Err(_) => {
+                    let left = until.saturating_duration_since(clock::monotonic());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    self.commands.recv_timeout(left).ok()?
+                }
+            };
+            match command {
+                Command::Take { events, reply } => group.add(events, reply),
+                Command::Work(work) => return Some(work),
+            }
+        }
+        None
+    }
+
+    /// Commits a group; returns what to tell, and how long it took.
+    fn commit(&mut self, group: Group) -> (Vec<Told>, Duration) {
+        let began = clock::monotonic();
+        let mut taken = self.ledger.take(&group.events, self.clock.now());
+        let took = clock::monotonic().duration_since(began);
+        self.metrics.committed(took.as_secs_f64());
+        let tell = |(count, reply)| {
+            let part = match &mut taken {
+                Ok(taken) => Ok(taken.drain(..count).collect()),
+                Err(error) => Err(error.clone()),
+            };
+            (reply, part)
         };
+        (group.replies.into_iter().map(tell).collect(), took)
+    }
+}
+
+fn tell_all(told: Vec<Told>) {
+    for (reply, part) in told {
+        // Whoever asked may have gone away.
         let _ = reply.send(part);
     }
-    other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn whoever_comes_alone_never_waits() {
+        assert_eq!(Pace::default().patience(Duration::ZERO), Duration::ZERO);
+        assert_eq!(Pace { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), Duration::ZERO);
+        let crowd = Pace { crowd: 64, took: 3 * MS };
+        assert_eq!(crowd.patience(3 * MS), Duration::ZERO, "the crowd has gone away");
+    }
+
+    #[test]
+    fn a_crowd_is_waited_for_half_a_commit_at_most() {
+        let pace = Pace { crowd: 64, took: 3 * MS };
+        assert_eq!(pace.patience(MS), 3 * MS / 2);
+        let slow = Pace { took: 1000 * MS, ..pace };
+        assert_eq!(slow.patience(MS), GATHER_MAX, "a slow disk is no reason to wait for nobody");
+    }
 }
