@@ -112,7 +112,7 @@ impl Door {
     ) -> Result<Response<Body>, Abandoned> {
         let (operation, target) = match question(headers) {
             Ok(question) => question,
-            Err(refused) => return Ok(refused),
+            Err(Refused(status, code, text)) => return Ok(ours(status, code, text)),
         };
         let bytes = match http::read_body(body, BODY_BYTES_MAX).await {
             Ok(bytes) => bytes.to_vec(),
@@ -222,23 +222,26 @@ impl Door {
     }
 }
 
-/// The operation and the whole target, or the refusal of what is no call of an SDK.
-fn question(headers: &HeaderMap) -> Result<(&'static str, String), Response<Body>> {
+/// What is no call of an SDK: status, code, text.
+struct Refused(StatusCode, &'static str, &'static str);
+
+/// The operation and the whole target.
+fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
     let text =
         |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let target = text(&HeaderName::from_static(TARGET)).to_owned();
     let Some(operation) = OPERATIONS.into_iter().find(|name| target.rsplit('.').next() == Some(*name)) else {
-        return Err(ours(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
+        return Err(Refused(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
     };
     // A browser may send text unasked; an SDK names the protocol.
     if !text(&CONTENT_TYPE).starts_with("application/x-amz-json-1.1") {
         let text = "the Content-Type must be application/x-amz-json-1.1";
-        return Err(ours(StatusCode::BAD_REQUEST, "SerializationException", text));
+        return Err(Refused(StatusCode::BAD_REQUEST, "SerializationException", text));
     }
     // A report that cannot be read cannot claim its hour, and AWS signs over the bytes that it is sent.
     if !matches!(text(&CONTENT_ENCODING), "" | "identity") {
         let text = "switch the compression of requests off (disable_request_compression)";
-        return Err(ours(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
+        return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
     }
     Ok((operation, target))
 }

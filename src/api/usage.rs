@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -15,7 +15,7 @@ use crate::clock::{Timestamp, WallClock};
 use crate::entitlement::word::Tell;
 use crate::http::{self, Abandoned, Body, ReadBodyError};
 use crate::marketplace::{self, FaultClass, quantity};
-use crate::usage::intake::{Activity, Intake, IntakeError};
+use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::ledger::view::{Looked, Standing};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Ledger, LedgerError, Record, Replayed, State, Summary, Totals};
@@ -91,6 +91,12 @@ impl Default for Bodies {
     }
 }
 
+/// The answer to a report, written straight: through a tree of values it would cost as much as reading the report.
+#[derive(Serialize)]
+struct Results<'a> {
+    results: &'a [Outcome],
+}
+
 impl UsagePart {
     pub(super) async fn take(&self, body: Incoming) -> Result<Response<Body>, Abandoned> {
         let _busy = self.activity.begin();
@@ -101,7 +107,7 @@ impl UsagePart {
             Err(refused) => return Ok(refused),
         };
         Ok(match metering.intake.take(&bytes).await {
-            Ok(results) => http::json(StatusCode::ACCEPTED, &json!({"results": results})),
+            Ok(results) => http::json(StatusCode::ACCEPTED, &Results { results: &results }),
             Err(IntakeError::BadRequest(error)) => {
                 problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string())
             }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::clock::{self, WallClock};
 use crate::metrics::Metrics;
-use crate::usage::event::{self, BadRequest, Event, Rules};
+use crate::usage::event::{self, BadRequest, Event, Rejected, Rules};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{LedgerError, Taken};
 
@@ -57,29 +57,68 @@ impl Intake {
     /// Takes a request's body; on return every accepted event is on disk.
     pub async fn take(&self, body: &[u8]) -> Result<Vec<Outcome>, IntakeError> {
         let read = event::read(body, &self.rules, self.clock.now())?;
-        let valid: Vec<Event> = read.iter().filter_map(|read| read.as_ref().ok()).cloned().collect();
+        // What the answer needs of an event stays here; the rest goes to the ledger.
+        let mut valid = Vec::with_capacity(read.len());
+        let mut keep = |event: Event| {
+            let kept = (event.id.clone(), event.dimension.clone());
+            valid.push(event);
+            kept
+        };
+        let read: Vec<Result<(Option<String>, String), _>> =
+            read.into_iter().map(|read| read.map(&mut keep)).collect();
         let mut taken =
             if valid.is_empty() { Vec::new() } else { self.writer.take(valid).await? }.into_iter();
-        let outcome = |read: event::Read| match read {
-            Ok(event) => self.outcome(event, taken.next()),
-            Err((id, rejected)) => {
-                self.metrics.usage_event("", "rejected", 1);
-                Outcome { id, status: "rejected", error: Some(rejected.0) }
+        let mut tally = Tally { metrics: &self.metrics, run: None };
+        let outcome = |read| match read {
+            Ok((id, dimension)) => outcome(id, dimension, taken.next(), &mut tally),
+            Err((id, Rejected(reason))) => {
+                tally.add(String::new(), "rejected");
+                Outcome { id, status: "rejected", error: Some(reason) }
             }
         };
         Ok(read.into_iter().map(outcome).collect())
     }
+}
 
-    fn outcome(&self, event: Event, taken: Option<Taken>) -> Outcome {
-        let (status, error) = match taken {
-            Some(Taken::Accepted) => ("accepted", None),
-            Some(Taken::Duplicate) => ("duplicate", None),
-            Some(Taken::Conflict) | None => {
-                ("rejected", Some("id was used for other content within 48 hours".to_owned()))
+fn outcome(id: Option<String>, dimension: String, taken: Option<Taken>, tally: &mut Tally<'_>) -> Outcome {
+    let (status, error) = match taken {
+        Some(Taken::Accepted) => ("accepted", None),
+        Some(Taken::Duplicate) => ("duplicate", None),
+        Some(Taken::Conflict) | None => {
+            ("rejected", Some("id was used for other content within 48 hours".to_owned()))
+        }
+    };
+    tally.add(dimension, status);
+    Outcome { id, status, error }
+}
+
+/// Counts events of one kind that follow each other at once: a thousand of a kind are the usual request.
+struct Tally<'a> {
+    metrics: &'a Metrics,
+    run: Option<(String, &'static str, u64)>,
+}
+
+impl Tally<'_> {
+    fn add(&mut self, dimension: String, status: &'static str) {
+        match &mut self.run {
+            Some((of, as_what, count)) if *of == dimension && *as_what == status => *count += 1,
+            _ => {
+                self.tell();
+                self.run = Some((dimension, status, 1));
             }
-        };
-        self.metrics.usage_event(&event.dimension, status, 1);
-        Outcome { id: event.id, status, error }
+        }
+    }
+
+    fn tell(&mut self) {
+        if let Some((dimension, status, count)) = self.run.take() {
+            self.metrics.usage_event(&dimension, status, count);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 
