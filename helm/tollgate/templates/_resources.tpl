@@ -3,14 +3,14 @@
 {{- $root := index . 0 -}}
 {{- $labels := index . 1 -}}
 {{- $values := $root.Values.tollgate -}}
-{{- $name := printf "%s-tollgate" $root.Release.Name | trunc 63 -}}
+{{- $name := printf "%s-tollgate" $root.Release.Name | trunc 63 | trimSuffix "-" -}}
 {{- $products := (include "tollgate.products" $root | fromYaml).products -}}
 {{- if $values.serviceAccount.create }}
 ---
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ required "tollgate.serviceAccount.name" $values.serviceAccount.name }}
+  name: {{ required "tollgate: set tollgate.serviceAccount.name to the account that is to be made" $values.serviceAccount.name }}
   namespace: {{ $root.Release.Namespace }}
   {{- with $values.serviceAccount.roleArn }}
   annotations:
@@ -18,7 +18,7 @@ metadata:
   {{- end }}
 automountServiceAccountToken: false
 {{- end }}
-{{- if $values.networkPolicy }}
+{{- if $values.networkPolicy.enabled }}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -31,9 +31,19 @@ spec:
       {{- toYaml $labels | nindent 6 }}
   policyTypes: [Egress]
   egress:
-    # Names, and AWS over HTTPS (STS and metering). Narrow the addresses where your VPC endpoints are known.
+    # Names; then AWS (STS and metering) over HTTPS, or the proxy. Narrow the addresses where your VPC endpoints are known.
     - ports: [{ port: 53, protocol: UDP }, { port: 53, protocol: TCP }]
-    - ports: [{ port: 443, protocol: TCP }]
+    {{- $egress := list }}
+    {{- range $products }}
+    {{- $egress = concat $egress (splitList " " (include "tollgate.egress" .)) }}
+    {{- end }}
+    {{- range uniq $egress }}
+    - ports: [{ port: {{ . }}, protocol: TCP }]
+    {{- end }}
+    {{- with $values.networkPolicy.egress }}
+    # What the application itself needs.
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
 {{- if $values.podMonitor.enabled }}
 ---
@@ -79,6 +89,8 @@ This product is gated by tollgate: it starts when AWS Marketplace confirms the s
 
   kubectl describe pod POD -n {{ .Release.Namespace }}       # the startup probe's line names the reason and the remedy
   kubectl logs POD -c {{ (index (include "tollgate.products" . | fromYaml).products 0).name }} -n {{ .Release.Namespace }}
+
+  kubectl exec POD -c {{ (index (include "tollgate.products" . | fromYaml).products 0).name }} -n {{ .Release.Namespace }} -- /tollgate doctor
 
 It goes on asking by itself; after a repair nothing needs a restart.
 {{- end -}}

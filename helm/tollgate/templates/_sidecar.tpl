@@ -8,7 +8,8 @@
   {{- $name := $own.name | default (ternary "tollgate" (printf "tollgate-%d" $index) (eq (len $given) 1)) -}}
   {{- $_ := set $product "name" $name -}}
   {{- if and (gt $index 0) (not $own.ports) -}}
-    {{- $_ := set $product "ports" (dict "probe" (add 19180 (mul 10 $index)) "app" (add 19181 (mul 10 $index))) -}}
+    {{- $step := mul 10 $index -}}
+    {{- $_ := set $product "ports" (dict "probe" (add $common.ports.probe $step) "app" (add $common.ports.app $step)) -}}
   {{- end -}}
   {{- $products = append $products $product -}}
 {{- end -}}
@@ -17,33 +18,42 @@
 
 {{/* The image of one product. */}}
 {{- define "tollgate.image" -}}
-{{- if .image.digest -}}
-{{ .image.repository }}@{{ .image.digest }}
-{{- else -}}
-{{ .image.repository }}:{{ .image.tag }}
+{{- if not (or .image.digest .image.tag) -}}
+{{- fail "tollgate: set tollgate.image.tag, or tollgate.image.digest" -}}
 {{- end -}}
+{{- with .image.registry }}{{ . }}/{{ end -}}
+{{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag }}{{ end }}
 {{- end -}}
 
-{{/* The settings of one product, as environment. */}}
+{{/*
+The settings of one product, as environment. What equals tollgate's own default is left out: a key that the seller's file in the
+image sets must stand nowhere else.
+*/}}
 {{- define "tollgate.env" -}}
 - name: TOLLGATE_POD_UID
   valueFrom:
     fieldRef: { fieldPath: metadata.uid }
+{{- if ne (toString .ports.probe) "19180" }}
 - name: TOLLGATE_PROBE_ADDR
   value: {{ printf "[::]:%v" .ports.probe | quote }}
+{{- end }}
+{{- if ne (toString .ports.app) "19181" }}
 - name: TOLLGATE_APP_ADDR
   value: {{ printf "127.0.0.1:%v" .ports.app | quote }}
+{{- end }}
 {{- if .productCode }}
 - name: TOLLGATE_MODE
   value: {{ .mode | quote }}
 - name: TOLLGATE_PRODUCT_CODE
   value: {{ .productCode | quote }}
 {{- end }}
+{{- if ne .shutdownGrace "20s" }}
 - name: TOLLGATE_SHUTDOWN_GRACE
   value: {{ .shutdownGrace | quote }}
-{{- if ne .state.type "none" }}
+{{- end }}
+{{- if eq .state.type "none" }}
 - name: TOLLGATE_STATE_DIR
-  value: /var/lib/tollgate
+  value: none
 {{- end }}
 {{- if .region }}
 - name: AWS_REGION
