@@ -71,6 +71,7 @@ pub struct Metrics {
     registry: Registry,
     state: Family<StateLabel, Gauge>,
     gate_open: Gauge,
+    key_rotation: Gauge,
     emulated: Gauge,
     attempts: Family<Attempt, Counter>,
     codes: std::sync::Mutex<std::collections::BTreeSet<String>>,
@@ -107,6 +108,12 @@ impl Metrics {
         );
         let gate_open = Gauge::default();
         registry.register("tollgate_gate_open", "1 while the gate is open", gate_open.clone());
+        let key_rotation = Gauge::default();
+        registry.register(
+            "tollgate_public_key_rotation_timestamp_seconds",
+            "When the public key version in use was rotated, as AWS said; 0 while it is current",
+            key_rotation.clone(),
+        );
         let emulated = Gauge::default();
         registry.register("tollgate_emulated", "1 once an answer came from the emulator", emulated.clone());
         let attempts = Family::<Attempt, Counter>::default();
@@ -172,6 +179,7 @@ impl Metrics {
             registry,
             state,
             gate_open,
+            key_rotation,
             emulated,
             attempts,
             codes: std::sync::Mutex::default(),
@@ -254,6 +262,8 @@ impl Metrics {
             let label = StateLabel { state: state.as_str() };
             self.state.get_or_create(&label).set(i64::from(entitlement.standing.state() == state));
         }
+        let rotated = entitlement.public_key_rotation_timestamp;
+        self.key_rotation.set(rotated.map_or(0, Timestamp::unix_seconds));
         self.gate_open.set(i64::from(entitlement.standing.gate_open()));
         self.emulated.set(i64::from(entitlement.emulated));
         let mut text = String::new();

@@ -13,6 +13,8 @@ PANELS = [
     ("Attempts, 95th percentile", "s",
      "histogram_quantile(0.95, sum by (le) (rate(tollgate_registration_duration_seconds_bucket[5m])))", "timeseries"),
     ("Bad tokens", "short", "sum by (reason) (increase(tollgate_token_verification_failures_total[1h]))", "timeseries"),
+    ("Pods with a rotated key", "short", "count(tollgate_public_key_rotation_timestamp_seconds > 0) or vector(0)", "stat"),
+    ("Refused, then entitled", "short", "sum by (pod) (increase(tollgate_entitled_after_refusal_total[1h]))", "timeseries"),
     ("Usage events", "ops", "sum by (dimension, status) (rate(tollgate_usage_events_total[5m]))", "timeseries"),
     ("Hour records", "short", "sum by (dimension, outcome) (increase(tollgate_usage_records_total[1h]))", "timeseries"),
     ("Unsent records", "short", "sum by (pod) (tollgate_usage_unsent_records)", "timeseries"),

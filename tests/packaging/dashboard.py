@@ -27,6 +27,12 @@ class Pack(unittest.TestCase):
         self.assertEqual(used - documented, set())
         self.assertGreater(len(used), 12)
 
+    def test_every_alert_fires_in_a_test_of_its_own(self):
+        rules = yaml.safe_load((PACK / "rules.yaml").read_text())
+        tests = yaml.safe_load((PACK / "rules.test.yaml").read_text())["tests"]
+        fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case["exp_alerts"]}
+        self.assertEqual(fired, {rule["alert"] for group in rules["groups"] for rule in group["rules"]})
+
     def test_the_dashboard_is_what_its_program_prints(self):
         printed = subprocess.run([sys.executable, PACK / "make_dashboard.py"], capture_output=True, text=True, check=True)
         self.assertEqual(printed.stdout, (PACK / "dashboard.json").read_text())

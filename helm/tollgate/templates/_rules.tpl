@@ -30,10 +30,20 @@ groups:
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} was entitled and no longer is"
       - alert: TollgateBadToken
-        expr: increase(tollgate_token_verification_failures_total[10m]) > 0
+        # The series begins with the first bad token, and `increase` sees no rise in a first value.
+        expr: >-
+          increase(tollgate_token_verification_failures_total[10m]) > 0
+          or (tollgate_token_verification_failures_total > 0 unless tollgate_token_verification_failures_total offset 10m)
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} was given a token that is not AWS's ({{ "{{" }} $labels.reason {{ "}}" }})"
+      - alert: TollgateKeyRotated
+        expr: tollgate_public_key_rotation_timestamp_seconds > 0
+        for: 5m
+        labels: { severity: warning }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} asks with a public key version that AWS has rotated"
+          description: "Build the newer key from the AWS Marketplace Management Portal into the image, as the next version."
       - alert: TollgateEmulated
         expr: tollgate_emulated == 1
         for: 1m
