@@ -1,23 +1,39 @@
-# The roles, for those who keep them in Terraform. RegisterUsage (hourly products) and MeterUsage (metered ones) stand apart, because
-# AWS's managed policy for this purpose holds RegisterUsage alone: take the one that your product needs.
+# The role of the pod or task, for those who keep roles in Terraform. RegisterUsage (hourly products) and MeterUsage (metered ones) stand
+# apart, because AWS's managed policy for this purpose holds RegisterUsage alone: `metered` takes the one that your product needs.
+#
+# EKS: give oidc_provider_arn, namespace and service_account; annotate the service account with the output. ECS: leave them out.
 
-variable "oidc_provider_arn" {
-  description = "The EKS cluster's OIDC provider."
-  type        = string
+variable "metered" {
+  description = "Whether the product has custom dimensions (MeterUsage)."
+  type        = bool
+  default     = false
 }
 
-variable "oidc_issuer" {
-  description = "Its issuer without https://."
+variable "oidc_provider_arn" {
+  description = "EKS: the ARN of the cluster's OIDC provider. Empty: the role is an ECS task role."
   type        = string
+  default     = ""
 }
 
 variable "namespace" {
-  type = string
+  description = "EKS: the namespace of the service account."
+  type        = string
+  default     = ""
 }
 
 variable "service_account" {
-  type = string
+  description = "EKS: the name of the service account."
+  type        = string
+  default     = ""
 }
+
+locals {
+  eks = var.oidc_provider_arn != ""
+  # The issuer without https://, as the provider's ARN ends.
+  issuer = replace(var.oidc_provider_arn, "/^.*:oidc-provider\\//", "")
+}
+
+data "aws_caller_identity" "current" {}
 
 data "aws_iam_policy_document" "register_usage" {
   statement {
@@ -35,7 +51,7 @@ data "aws_iam_policy_document" "meter_usage" {
   }
 }
 
-# EKS: only this service account of this cluster may assume the role, and only for STS.
+# EKS: only this service account of this cluster may assume the role, and only by a token made for STS.
 data "aws_iam_policy_document" "irsa" {
   statement {
     actions = ["sts:AssumeRoleWithWebIdentity"]
@@ -45,18 +61,18 @@ data "aws_iam_policy_document" "irsa" {
     }
     condition {
       test     = "StringEquals"
-      variable = "${var.oidc_issuer}:aud"
+      variable = "${local.issuer}:aud"
       values   = ["sts.amazonaws.com"]
     }
     condition {
       test     = "StringEquals"
-      variable = "${var.oidc_issuer}:sub"
+      variable = "${local.issuer}:sub"
       values   = ["system:serviceaccount:${var.namespace}:${var.service_account}"]
     }
   }
 }
 
-# ECS: the task role.
+# ECS: tasks of this account only.
 data "aws_iam_policy_document" "ecs_task" {
   statement {
     actions = ["sts:AssumeRole"]
@@ -64,15 +80,26 @@ data "aws_iam_policy_document" "ecs_task" {
       type        = "Service"
       identifiers = ["ecs-tasks.amazonaws.com"]
     }
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
+    }
   }
 }
 
 resource "aws_iam_role" "tollgate" {
   name_prefix        = "tollgate-"
-  assume_role_policy = data.aws_iam_policy_document.irsa.json
+  assume_role_policy = local.eks ? data.aws_iam_policy_document.irsa.json : data.aws_iam_policy_document.ecs_task.json
 }
 
-resource "aws_iam_role_policy" "register_usage" {
-  role   = aws_iam_role.tollgate.id
-  policy = data.aws_iam_policy_document.register_usage.json
+resource "aws_iam_role_policy" "tollgate" {
+  name_prefix = "tollgate-"
+  role        = aws_iam_role.tollgate.id
+  policy      = var.metered ? data.aws_iam_policy_document.meter_usage.json : data.aws_iam_policy_document.register_usage.json
+}
+
+output "role_arn" {
+  description = "EKS: the value of the annotation eks.amazonaws.com/role-arn. ECS: the taskRoleArn."
+  value       = aws_iam_role.tollgate.arn
 }

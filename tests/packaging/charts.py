@@ -1,6 +1,6 @@
 """The charts, rendered by both Helm engines over a matrix of values, validated against Kubernetes' own schemas.
 
-Usage: charts.py HELM3 [--write-golden]
+Usage: charts.py HELM3 [--write-golden] [TEST…]
 
 HELM3 is the real helm 3 binary; Helm 4 is its SDK (helm-python-sdk). Renderings are compared with the files in
 tests/packaging/golden, so that a change shows in review.
@@ -483,4 +483,4 @@ class Manifests(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1], verbosity=2)
+    unittest.main(argv=[sys.argv[0], *(word for word in sys.argv[2:] if word != "--write-golden")], verbosity=2)

@@ -1,26 +1,56 @@
-"""The ECS task definitions against AWS's own model, with the rules that no model holds; CloudFormation by cfn-lint.
+"""The ECS task definitions against AWS's own model, with the rules that no model holds; CloudFormation by cfn-lint; all files by checkov.
 
-Usage: tasks.py
+Usage: tasks.py CHECKOV
 """
 
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import tempfile
 import unittest
 
 import boto3
 import botocore.validate
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ECS = ROOT / "deploy/ecs"
+CHECKOV = sys.argv.pop(1)
+
+
+def in_template(value):
+    """A task definition's JSON in CloudFormation's spelling: names begin with a capital, those of a log driver's options do not."""
+    if isinstance(value, list):
+        return [in_template(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name[0].upper() + name[1:]: item if name == "options" else in_template(item) for name, item in value.items()
+    }
+
+
+def cfn_lint(*paths):
+    program = os.path.join(os.path.dirname(sys.executable), "cfn-lint")
+    return subprocess.run([program, "--regions", "us-east-1", "--", *map(str, paths)], capture_output=True, text=True)
+
+
+def documents(text):
+    """JSON documents, one after the other: checkov prints one for each folder."""
+    decoder, found = json.JSONDecoder(), []
+    while text := text.lstrip():
+        document, end = decoder.raw_decode(text)
+        found += document if isinstance(document, list) else [document]
+        text = text[end:]
+    return found
 
 
 class Tasks(unittest.TestCase):
     def tasks(self):
         files = sorted(ECS.glob("task-*.json"))
-        self.assertEqual(len(files), 3)
+        self.assertEqual(len(files), 4)
         return {path.name: json.loads(path.read_text()) for path in files}
 
     def test_each_fits_the_ecs_model(self):
@@ -30,33 +60,106 @@ class Tasks(unittest.TestCase):
             report = botocore.validate.ParamValidator().validate(task, shape)
             self.assertFalse(report.has_errors(), f"{name}: {report.generate_report()}")
 
-    def test_each_keeps_to_what_fargate_allows_and_to_our_own_advice(self):
+    def test_cfn_lint_finds_nothing_and_would_find_something(self):
+        # cfn-lint knows what the model does not, such as the sizes that Fargate has.
+        tasks = {name.removesuffix(".json"): task for name, task in self.tasks().items()}
+        with tempfile.TemporaryDirectory() as folder:
+            template, broken = pathlib.Path(folder) / "tasks.json", pathlib.Path(folder) / "broken.json"
+
+            def write(path, tasks):
+                resources = {
+                    re.sub(r"\W", "", name): {"Type": "AWS::ECS::TaskDefinition", "Properties": in_template(task)}
+                    for name, task in tasks.items()
+                }
+                path.write_text(json.dumps({"Resources": resources}))
+
+            write(template, tasks)
+            done = cfn_lint(template, ECS / "service.yaml")
+            self.assertEqual(done.returncode, 0, done.stdout)
+            write(broken, {"broken": {**tasks["task-fargate"], "memory": "513"}})
+            self.assertIn("513", cfn_lint(broken).stdout)
+
+    def test_each_keeps_to_what_ecs_allows_and_to_our_own_advice(self):
+        volumes = re.findall(r'^VOLUME \["(.*)"\]', (ROOT / "deploy/Dockerfile").read_text(), re.M)
         for name, task in self.tasks().items():
             self.assertEqual(task["networkMode"], "awsvpc", name)
             self.assertTrue(task["taskRoleArn"], name)
-            for container in task["containerDefinitions"]:
+            fargate = "FARGATE" in task["requiresCompatibilities"]
+            containers = {container["name"]: container for container in task["containerDefinitions"]}
+            for container in containers.values():
                 where = f"{name} {container['name']}"
                 self.assertTrue(container["readonlyRootFilesystem"], where)
                 self.assertEqual(container["linuxParameters"], {"capabilities": {"drop": ["ALL"]}}, where)
-                # Fargate: stopTimeout and startTimeout at most 120 s.
-                self.assertLessEqual(container["stopTimeout"], 120, where)
-                self.assertLessEqual(container.get("startTimeout", 0), 120, where)
+                if fargate:
+                    # At most 120 s, both.
+                    self.assertLessEqual(container["stopTimeout"], 120, where)
+                    self.assertLessEqual(container.get("startTimeout", 0), 120, where)
                 check = container.get("healthCheck")
                 if check:
                     self.assertLessEqual(check["startPeriod"], 300, where)
                     # `ready` would have ECS replace the task whenever the gate shuts.
                     self.assertEqual(check["command"], ["CMD", "/tollgate", "probe", "startup"], where)
+                for mount in container.get("mountPoints", []):
+                    # Elsewhere the volume belongs to root, and user 65532 cannot write.
+                    self.assertIn(mount["containerPath"], volumes, where)
+                    self.assertIn({"name": "TOLLGATE_STATE_DIR", "value": mount["containerPath"]}, container["environment"], where)
+                for dependency in container.get("dependsOn", []):
+                    awaited = containers[dependency["containerName"]]
+                    if dependency["condition"] == "HEALTHY":
+                        # ECS counts the start timeout of the container that is waited for.
+                        self.assertIn("healthCheck", awaited, where)
+                        self.assertIn("startTimeout", awaited, where)
+                        self.assertNotIn("startTimeout", container, where)
+                    else:
+                        self.assertEqual(container["command"][:3], ["/tollgate", "await", "--"], where)
+            if len(containers) == 1:
+                self.assertEqual(containers["app"]["command"][:3], ["/tollgate", "exec", "--"], name)
 
-    def test_cloudformation(self):
-        program = os.path.join(os.path.dirname(sys.executable), "cfn-lint")
-        done = subprocess.run([program, str(ECS / "service.yaml")], capture_output=True, text=True)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+    def test_the_template_holds_the_same_task(self):
+        class Loader(yaml.SafeLoader):
+            pass
+
+        Loader.add_multi_constructor("!", lambda loader, tag, node: f"!{tag}")
+        template = yaml.load((ECS / "service.yaml").read_text(), Loader)
+        task = template["Resources"]["Task"]["Properties"]
+        theirs = in_template(self.tasks()["task-fargate.json"])
+        for ours, container in zip(task["ContainerDefinitions"], theirs["ContainerDefinitions"], strict=True):
+            for name in sorted(set(ours) | set(container)):
+                if name not in ("Image", "LogConfiguration", "PortMappings"):
+                    self.assertEqual(ours.get(name), container.get(name), f"{container['Name']}: {name}")
 
     def test_the_least_role_and_no_more(self):
         for path in (ECS / "service.yaml", ECS / "iam.tf"):
             text = path.read_text()
             actions = {part.split('"')[0].split()[0].strip(",[]") for part in text.split("aws-marketplace:")[1:]}
             self.assertEqual(actions, {"RegisterUsage", "MeterUsage"}, path)
+
+    def test_terraform_binds_audience_and_subject(self):
+        text = (ECS / "iam.tf").read_text()
+        irsa = text[text.index('"irsa"') : text.index('"ecs_task"')]
+        self.assertIn('${local.issuer}:aud"', irsa)
+        self.assertIn('"sts.amazonaws.com"', irsa)
+        self.assertIn('${local.issuer}:sub"', irsa)
+        self.assertIn('"system:serviceaccount:${var.namespace}:${var.service_account}"', irsa)
+
+    def test_checkov_finds_nothing_without_a_reason(self):
+        reasons = yaml.safe_load((ROOT / "tests/packaging/checkov.yaml").read_text())
+        command = [CHECKOV, "--skip-download", "--quiet", "--compact", "--soft-fail", "--output", "json"]
+        for folder in ("deploy", "tests/packaging/golden"):
+            command += ["--directory", str(ROOT / folder)]
+        command += ["--framework", "kubernetes", "cloudformation", "terraform", "dockerfile"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        reports = documents(done.stdout)
+        for kind in ("kubernetes", "cloudformation", "terraform", "dockerfile"):
+            summaries = [report["summary"] for report in reports if report.get("check_type") == kind]
+            self.assertGreater(sum(summary["passed"] for summary in summaries), 10, f"checkov looked at no {kind}")
+            self.assertEqual(sum(summary["parsing_errors"] for summary in summaries), 0, kind)
+        reports = [report for report in reports if "results" in report]
+        failed = [check for report in reports for check in report["results"]["failed_checks"]]
+        unexplained = [f"{c['check_id']} {c['check_name']}: {c['file_path']}" for c in failed if c["check_id"] not in reasons]
+        self.assertEqual(unexplained, [])
+        self.assertEqual(set(reasons) - {check["check_id"] for check in failed}, set(), "a reason for what no longer happens")
 
 
 if __name__ == "__main__":
