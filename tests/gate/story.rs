@@ -149,7 +149,8 @@ fn a_rotated_key_is_shown_and_an_unknown_version_falls_back_once() {
         let warned = sidecar.seen.concat().contains("the public key version in use expires");
         let document = sidecar.document();
         assert_eq!(warned, document["public_key_rotation_timestamp"].is_string(), "{document}");
-        let current = sidecar.get("/metrics").body.contains("tollgate_public_key_rotation_timestamp_seconds 0\n");
+        let current =
+            sidecar.get("/metrics").body.contains("tollgate_public_key_rotation_timestamp_seconds 0\n");
         assert_eq!(warned, !current, "{document}");
         document
     };

@@ -81,7 +81,7 @@ impl Aws {
             Err(fault) if fault.class == FaultClass::ExpiredSession => {
                 // AWS says the same of an expired session and of an expired registration token. With new credentials
                 // only the token is left.
-                let signing = Signing { reload_credentials: true, ..Signing::default() };
+                let signing = Signing { reload_credentials: true };
                 self.call_raw("ResolveCustomer", body, signing).await.map_err(|fault| match fault.class {
                     FaultClass::ExpiredSession => Fault { class: FaultClass::Misconfigured, ..fault },
                     _ => fault,
