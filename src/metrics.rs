@@ -370,8 +370,7 @@ mod tests {
 
     fn entitlement() -> std::sync::Arc<Entitlement> {
         let (_publisher, watch) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
-        let fact = std::sync::Arc::clone(&watch.borrow());
-        fact
+        std::sync::Arc::clone(&watch.borrow())
     }
 
     #[test]
