@@ -1,5 +1,6 @@
 //! `tollgate emulator`: AWS Marketplace's metering service on a laptop.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -190,26 +191,32 @@ fn warn(message: &str) {
     eprintln!("tollgate emulator: {message}");
 }
 
-#[expect(clippy::print_stdout, reason = "the file is what was asked for")]
 fn print_world() -> Exit {
-    print!("{DEFAULT_WORLD}");
+    say(DEFAULT_WORLD);
     Exit::Done
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "the start-up lines are for the person or the script that started it"
-)]
 fn announce(facts: &Facts, json: bool) {
     if json {
-        println!("{}", serde_json::to_string(facts).expect("a struct of strings"));
-        return;
+        let line = serde_json::to_string(facts).expect("a struct of strings");
+        return say(&format!("{line}\n"));
     }
-    println!("tollgate emulator: AWS Marketplace metering at {}", facts.endpoint);
-    println!("  product {} with key version {}", facts.product_code, facts.public_key_version);
-    println!("  public keys in {}", facts.public_keys.display());
-    println!("  a page for browsers at {}/, the admin paths at {}/_emulator", facts.endpoint, facts.endpoint);
-    println!("point any AWS SDK at it; every access key is one pod:");
-    println!("  export AWS_ENDPOINT_URL_MARKETPLACE_METERING={}", facts.endpoint);
-    println!("  export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any");
+    let Facts { endpoint, product_code, public_key_version, public_keys, clock: _ } = facts;
+    say(&format!(
+        "tollgate emulator: AWS Marketplace metering at {endpoint}\n  \
+         product {product_code} with key version {public_key_version}\n  \
+         public keys in {}\n  \
+         a page for browsers at {endpoint}/, the admin paths at {endpoint}/_emulator\n\
+         point any AWS SDK at it; every access key is one pod:\n  \
+         export AWS_ENDPOINT_URL_MARKETPLACE_METERING={endpoint}\n  \
+         export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any\n",
+        public_keys.display()
+    ));
+}
+
+/// Writes to standard output, for the person or the script that started it. Whoever reads no further than the first line
+/// does not end the emulator by that.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

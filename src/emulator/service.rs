@@ -115,7 +115,9 @@ impl Service {
     fn pod<'a>(&'a self, request: &Request<'a>) -> PodView<'a> {
         let mut pod = self.world.pod(request.pod);
         if pod.started_at.is_none() && self.world.switches.second(Switch::PodStart) {
-            pod.started_at = Some(self.bill.first_call(request.pod).unwrap_or(request.now));
+            // Whole seconds, for those are what clients report in.
+            let first_call = self.bill.first_call(request.pod).unwrap_or(request.now);
+            pod.started_at = Some(Timestamp::from_unix_seconds(first_call.unix_seconds()));
         }
         pod
     }

@@ -103,16 +103,25 @@ impl Customer {
         if !declared.is_empty() {
             return declared;
         }
-        vec![License {
+        vec![self.standard_license(account_id, product_code)]
+    }
+
+    /// The licence about a product that a customer has when none is declared.
+    fn standard_license(&self, account_id: &str, product_code: &str) -> License {
+        License {
             product_code: product_code.to_owned(),
-            arn: format!("arn:aws:license-manager::{account_id}:license:l-{product_code}"),
+            arn: format!("{STANDARD_LICENSE}{account_id}{STANDARD_RESOURCE}{product_code}"),
             agreement_id: format!("agmt-{account_id}"),
             subscribed: self.subscribed,
             active_from: None,
             active_until: None,
-        }]
+        }
     }
 }
+
+/// Before the account in the ARN of a licence that nobody declared, and between account and product code.
+const STANDARD_LICENSE: &str = "arn:aws:license-manager::";
+const STANDARD_RESOURCE: &str = ":license:l-";
 
 /// A secret access key; never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,13 +266,17 @@ impl World {
 
     /// The licence with this ARN, and whose it is.
     pub(super) fn license(&self, arn: &str) -> Option<(&str, License)> {
-        self.customers.iter().find_map(|(account_id, customer)| {
-            let mut codes = self.products.keys();
-            let license = codes.find_map(|code| {
-                let mut licenses = customer.licenses_for(account_id, code).into_iter();
-                licenses.find(|license| license.arn == arn)
-            })?;
-            Some((account_id.as_str(), license))
+        let declared = self.customers.iter().find_map(|(account_id, customer)| {
+            let license = customer.licenses.iter().find(|license| license.arn == arn)?;
+            self.products.contains_key(&license.product_code).then(|| (account_id.as_str(), license.clone()))
+        });
+        declared.or_else(|| {
+            let named = arn.strip_prefix(STANDARD_LICENSE)?;
+            let (account_id, product_code) = named.split_once(STANDARD_RESOURCE)?;
+            let (account_id, customer) = self.customers.get_key_value(account_id)?;
+            let replaced = customer.licenses.iter().any(|license| license.product_code == product_code);
+            let there = self.products.contains_key(product_code) && !replaced;
+            there.then(|| (account_id.as_str(), customer.standard_license(account_id, product_code)))
         })
     }
 

@@ -284,6 +284,24 @@ class Faults(unittest.TestCase):
         self.assertTrue(5 < first.count("ThrottlingException") < 35, first)
 
 
+class Start(unittest.TestCase):
+    def test_nobody_has_to_read_the_lines_that_it_starts_with(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        read, write = os.pipe()
+        os.close(read)
+        process = subprocess.Popen([PROGRAM, "emulator", "--addr", address], stdout=write)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+        os.close(write)
+        ready = [PROGRAM, "emulator", "--ready", "--addr", address]
+        until = time.monotonic() + 30
+        while subprocess.run(ready, stderr=subprocess.DEVNULL).returncode != 0:
+            self.assertIsNone(process.poll(), "it ended")
+            self.assertLess(time.monotonic(), until)
+
+
 class State(unittest.TestCase):
     def test_killed_and_started_again_it_knows_what_it_billed(self):
         with tempfile.TemporaryDirectory() as folder:

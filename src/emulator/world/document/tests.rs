@@ -164,6 +164,23 @@ fn a_new_customer_bought_everything_unless_it_says_what() {
 }
 
 #[test]
+fn a_declared_license_takes_the_place_of_the_standard_one() {
+    let world = World::of_default();
+    let standard = |account: &str, code: &str| format!("arn:aws:license-manager::{account}:license:l-{code}");
+    for (account, code, found) in [
+        ("111122223333", "demosaas", false),
+        ("111122223333", "demometered", true),
+        ("444455556666", "demosaas", true),
+        ("444455556666", "unknown", false),
+        ("999999999999", "demosaas", false),
+    ] {
+        let license = world.license(&standard(account, code));
+        assert_eq!(license.as_ref().map(|(owner, _)| *owner), found.then_some(account), "{account} {code}");
+        assert!(license.is_none_or(|(_, license)| license.subscribed == (account == "111122223333")));
+    }
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let (_, pod) =
         World::of_default().ordered_pod(order(r#"{"access_key":"a","secret_key":"hush"}"#)).unwrap();
