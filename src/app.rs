@@ -109,6 +109,9 @@ impl App {
             "tollgate started"
         );
 
+        let descriptors = http::descriptors();
+        let (probe_limits, app_limits) =
+            (probe::LIMITS.within(descriptors, 1, 3), api::LIMITS.within(descriptors, 2, 3));
         let mut parts = Parts::new();
         let clock = WallClock::system();
         if let ClockSource::Follow(url) = &config.clock {
@@ -126,7 +129,7 @@ impl App {
 
         let server =
             ProbeServer::new(Arc::clone(&subject), entitlement.clone(), Arc::clone(&metrics), clock.clone());
-        parts.spawn("probe server", http::serve(probe_listener, probe::LIMITS, server, parts.stop()));
+        parts.spawn("probe server", http::serve(probe_listener, probe_limits, server, parts.stop()));
         parts.spawn("log", until(parts.stop(), log::follow(entitlement.clone())));
 
         let surroundings =
@@ -136,6 +139,7 @@ impl App {
         if let Some(listener) = app_listener {
             let server = AppServer {
                 subject,
+                room: http::Room::new(api::BODIES_BYTES_MAX),
                 entitlement: entitlement.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
@@ -147,7 +151,7 @@ impl App {
                 }),
                 quit: config.app.quit.then(|| quit.clone()),
             };
-            parts.spawn("app server", http::serve(listener, api::LIMITS, server, parts.stop()));
+            parts.spawn("app server", http::serve(listener, app_limits, server, parts.stop()));
         }
 
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));

@@ -24,7 +24,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// What goes wrong while a body is produced.
@@ -109,6 +109,26 @@ impl Drop for SocketFile {
 
 /// Connections that the kernel may hold before we accept them: a full node's worth of probes at once.
 const BACKLOG: i32 = 1024;
+
+impl Limits {
+    /// Fewer connections where the process may open few files: `part` in `of` of the descriptors that nothing else
+    /// needs. Above it accepting fails, and a probe waits behind connections that nobody can take.
+    #[must_use]
+    pub fn within(self, descriptors: u64, part: u64, of: u64) -> Self {
+        let share = descriptors.saturating_sub(DESCRIPTORS_ELSEWHERE).saturating_mul(part) / of;
+        let share = usize::try_from(share).unwrap_or(usize::MAX).max(1);
+        Self { connections_max: self.connections_max.min(share), ..self }
+    }
+}
+
+/// What the process opens beside the servers' connections: listeners, the ledger with its log, AWS, names, files read.
+const DESCRIPTORS_ELSEWHERE: u64 = 40;
+
+/// How many files this process may have open (`RLIMIT_NOFILE`).
+#[must_use]
+pub fn descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
 
 impl Listener {
     /// Binds. `[::]` accepts IPv4 too, and falls back to `0.0.0.0` where the kernel has no IPv6.
@@ -326,6 +346,55 @@ pub enum ReadBodyError {
     /// The connection broke, or the framing was wrong.
     #[error("the body could not be read")]
     Broken,
+    /// Other bodies fill the room there is for all.
+    #[error("too much is being sent at once")]
+    NoRoom,
+}
+
+/// Room for all bodies of a server that are being read or worked on.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Semaphore>);
+
+/// A body, and its part of the room until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    bytes: Vec<u8>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl std::ops::Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Room {
+    /// For so many bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes)))
+    }
+
+    /// Reads a whole request body of at most `bytes_max`, as long as there is room for what has come of it.
+    pub async fn read(&self, mut body: Incoming, bytes_max: usize) -> Result<Held, ReadBodyError> {
+        let mut held = Held { bytes: Vec::new(), room: None };
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| ReadBodyError::Broken)?.into_data() else { continue };
+            if held.bytes.len() + data.len() > bytes_max {
+                return Err(ReadBodyError::TooLarge);
+            }
+            let more = u32::try_from(data.len()).map_err(|_| ReadBodyError::TooLarge)?;
+            let room = Arc::clone(&self.0).try_acquire_many_owned(more).map_err(|_| ReadBodyError::NoRoom)?;
+            match &mut held.room {
+                Some(held) => held.merge(room),
+                none => *none = Some(room),
+            }
+            held.bytes.extend_from_slice(&data);
+        }
+        Ok(held)
+    }
 }
 
 /// Reads a whole request body of at most `bytes_max`.

@@ -7,6 +7,8 @@
 
 #[path = "gate/commands.rs"]
 mod commands;
+#[path = "gate/doctor.rs"]
+mod doctor;
 #[path = "gate/faults.rs"]
 mod faults;
 #[path = "gate/network.rs"]

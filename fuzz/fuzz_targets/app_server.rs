@@ -13,9 +13,10 @@ use libfuzzer_sys::fuzz_target;
 use tollgate::api::attestation::{Attestation, Calls};
 use tollgate::api::door::Door;
 use tollgate::api::usage::{Metering as Way, UsagePart};
-use tollgate::api::{AppServer, LIMITS};
+use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
 use tollgate::clock::{Timestamp, WallClock};
 use tollgate::entitlement::{self, Subject, word};
+use tollgate::http::Room;
 use tollgate::marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
     Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,
@@ -117,6 +118,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     keys.insert("1".parse().expect("a version"), PublicKey::from_pem(pem).expect("the fixture is a key"));
     let product_code: tollgate::marketplace::ProductCode = "demohourly".parse().expect("a product code");
     AppServer {
+        room: Room::new(BODIES_BYTES_MAX),
         subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone() }),
         entitlement: entitlement.clone(),
         token: None,

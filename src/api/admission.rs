@@ -4,20 +4,25 @@
 //! under its own `Host`; both are refused (WHATWG Fetch, "Origin header"; RFC 9110, section 7.2).
 
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
-use hyper::{Response, StatusCode};
+use hyper::{Response, StatusCode, Uri};
 
 use super::problem;
 use crate::config::Secret;
 use crate::http::Body;
 
 /// Refuses whoever is not the application: browsers by their headers, others by the token, where there is one.
-pub(super) fn refusal(headers: &HeaderMap, token: Option<&Secret>) -> Option<Response<Body>> {
+///
+/// A request that names two hosts, by two headers or by its target, is one that two readers understand differently; RFC 9112,
+/// section 3.2, has it refused.
+pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>) -> Option<Response<Body>> {
     if headers.contains_key(ORIGIN) {
         return Some(problem(StatusCode::FORBIDDEN, "OriginRefused", "requests of web pages are refused"));
     }
     let Some(token) = token else {
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        if is_local_host(host) {
+        let mut hosts = headers.get_all(HOST).iter();
+        let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let other = target.authority().is_some_and(|other| !is_local_host(other.as_str()));
+        if is_local_host(host) && hosts.next().is_none() && !other {
             return None;
         }
         let detail = "the Host must be localhost or a loopback address";
@@ -63,7 +68,8 @@ mod tests {
 
     fn status(pairs: &[(&'static str, &str)], token: Option<&str>) -> u16 {
         let token = token.map(|token| Secret::new(token.to_owned()));
-        refusal(&headers(pairs), token.as_ref()).map_or(200, |refused| refused.status().as_u16())
+        refusal(&"/v1/usage".parse().unwrap(), &headers(pairs), token.as_ref())
+            .map_or(200, |refused| refused.status().as_u16())
     }
 
     #[test]
@@ -88,6 +94,17 @@ mod tests {
             "localhost.evil.example",
         ] {
             assert_eq!(status(&[("host", host)], None), 403, "{host}");
+        }
+    }
+
+    #[test]
+    fn whoever_names_two_hosts_is_refused() {
+        let mut twice = headers(&[("host", "localhost")]);
+        twice.append(HOST, "evil.example".parse().unwrap());
+        assert!(refusal(&"/".parse().unwrap(), &twice, None).is_some());
+        let once = headers(&[("host", "localhost")]);
+        for (target, admitted) in [("http://evil.example/", false), ("http://localhost:19181/", true)] {
+            assert_eq!(refusal(&target.parse().unwrap(), &once, None).is_none(), admitted, "{target}");
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 
 use super::usage::{Metering, UsagePart};
 use crate::clock::{self, Timestamp, WallClock};
-use crate::http::{self, Abandoned, Body, ReadBodyError};
+use crate::http::{self, Abandoned, Body, ReadBodyError, Room};
 use crate::marketplace::{
     self, Allocation, Fault, FaultClass, FaultCode, Forwarded, NONCE_BYTES, Nonce, Quantity, TagSet,
 };
@@ -109,13 +109,18 @@ impl Door {
         &self,
         headers: &HeaderMap,
         body: Incoming,
+        room: &Room,
     ) -> Result<Response<Body>, Abandoned> {
         let (operation, target) = match question(headers) {
             Ok(question) => question,
             Err(Refused(status, code, text)) => return Ok(ours(status, code, text)),
         };
-        let bytes = match http::read_body(body, BODY_BYTES_MAX).await {
-            Ok(bytes) => bytes.to_vec(),
+        let held = match room.read(body, BODY_BYTES_MAX).await {
+            Ok(held) => held,
+            Err(ReadBodyError::NoRoom) => {
+                let text = "too much is being sent at once";
+                return Ok(ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text));
+            }
             Err(ReadBodyError::TooLarge) => {
                 let text = "AWS takes less than 1 MB";
                 return Ok(ours(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", text));
@@ -125,6 +130,7 @@ impl Door {
         let door = self.clone();
         // An application that hangs up must not leave a claim behind that nobody settles: the call goes on without it.
         let call = tokio::spawn(async move {
+            let bytes = held.to_vec();
             let answer = match &door.usage {
                 Some(usage) if operation == "MeterUsage" => door.meter(usage, target, bytes).await,
                 _ => door.send(target, bytes).await.response(),

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::problem;
 use crate::clock::{Timestamp, WallClock};
 use crate::entitlement::word::Tell;
-use crate::http::{self, Abandoned, Body, ReadBodyError};
+use crate::http::{self, Abandoned, Body, Held, ReadBodyError, Room};
 use crate::marketplace::{self, FaultClass, quantity};
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::ledger::view::{Looked, Standing};
@@ -29,10 +28,6 @@ const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// Records shown at once: an answer of some hundred kilobytes.
 pub const RECORDS_SHOWN: usize = 1000;
-
-/// Bodies held at once, in KiB, from the first byte to the commit: what an application can make this process hold. What
-/// comes beyond waits its turn.
-const BODIES_KIB_MAX: u32 = 8 * 1024;
 
 /// Seconds after which a full or failing ledger is worth another try.
 const RETRY_AFTER_SECONDS: u64 = 5;
@@ -61,34 +56,6 @@ pub struct UsagePart {
     pub clock: WallClock,
     /// How long AWS takes a record.
     pub window: Window,
-    /// What of [`BODIES_KIB_MAX`] is free.
-    pub bodies: Bodies,
-}
-
-/// Room for the bodies of reports.
-#[derive(Debug, Clone)]
-pub struct Bodies(Arc<Semaphore>);
-
-impl Bodies {
-    /// All of it free.
-    #[must_use]
-    pub fn new() -> Self {
-        Self(Arc::new(Semaphore::new(BODIES_KIB_MAX as usize)))
-    }
-
-    /// Room for one body, for as long as the permit lives.
-    async fn room_for(&self, body: &Incoming) -> SemaphorePermit<'_> {
-        let largest = BODY_BYTES_MAX as u64;
-        let bytes = body.size_hint().upper().map_or(largest, |bytes| bytes.min(largest));
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(BODIES_KIB_MAX);
-        self.0.acquire_many(kib).await.expect("the semaphore is never closed")
-    }
-}
-
-impl Default for Bodies {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 /// The answer to a report, written straight: through a tree of values it would cost as much as reading the report.
@@ -98,11 +65,10 @@ struct Results<'a> {
 }
 
 impl UsagePart {
-    pub(super) async fn take(&self, body: Incoming) -> Result<Response<Body>, Abandoned> {
+    pub(super) async fn take(&self, body: Incoming, room: &Room) -> Result<Response<Body>, Abandoned> {
         let _busy = self.activity.begin();
         let Some(metering) = self.metering.get() else { return Ok(starting()) };
-        let _room = self.bodies.room_for(&body).await;
-        let bytes = match read(body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
+        let bytes = match read(room, body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
             Ok(bytes) => bytes,
             Err(refused) => return Ok(refused),
         };
@@ -161,7 +127,12 @@ impl UsagePart {
     }
 
     /// Counts a dead letter to the current hour. The body may say `{"accept_double_billing": true}`.
-    pub(super) async fn replay(&self, id: &str, body: Incoming) -> Result<Response<Body>, Abandoned> {
+    pub(super) async fn replay(
+        &self,
+        id: &str,
+        body: Incoming,
+        room: &Room,
+    ) -> Result<Response<Body>, Abandoned> {
         #[derive(Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Order {
@@ -169,7 +140,7 @@ impl UsagePart {
             accept_double_billing: bool,
         }
         let Some(metering) = self.metering.get() else { return Ok(starting()) };
-        let bytes = match read(body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
+        let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
             Ok(bytes) => bytes,
             Err(refused) => return Ok(refused),
         };
@@ -198,7 +169,7 @@ impl UsagePart {
         })
     }
 
-    pub(super) async fn resolve(&self, body: Incoming) -> Result<Response<Body>, Abandoned> {
+    pub(super) async fn resolve(&self, body: Incoming, room: &Room) -> Result<Response<Body>, Abandoned> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Question {
@@ -208,7 +179,7 @@ impl UsagePart {
             let detail = "customers are resolved in mode saas only";
             return Ok(problem(StatusCode::NOT_FOUND, "NotFound", detail));
         };
-        let bytes = match read(body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
+        let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
             Ok(bytes) => bytes,
             Err(refused) => return Ok(refused),
         };
@@ -243,11 +214,13 @@ impl UsagePart {
 
 /// The body, or the refusal of one that is too large.
 async fn read(
+    room: &Room,
     body: Incoming,
     bytes_max: usize,
     limit: &str,
-) -> Result<Result<bytes::Bytes, Response<Body>>, Abandoned> {
-    match http::read_body(body, bytes_max).await {
+) -> Result<Result<Held, Response<Body>>, Abandoned> {
+    match room.read(body, bytes_max).await {
+        Err(ReadBodyError::NoRoom) => Ok(Err(no_room())),
         Ok(bytes) => Ok(Ok(bytes)),
         Err(ReadBodyError::TooLarge) => {
             let detail = format!("the body is larger than {limit}");
@@ -357,6 +330,10 @@ pub fn backlog(summary: &Summary, window: Window, now: Timestamp) -> Value {
 
 fn starting() -> Response<Body> {
     retry_later("LedgerUnavailable", "the ledger is being opened; send the request again")
+}
+
+pub(super) fn no_room() -> Response<Body> {
+    retry_later("TooBusy", "4 MiB of requests are being worked on; send this one again")
 }
 
 fn unavailable(error: &LedgerError) -> Response<Body> {

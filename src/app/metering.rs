@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Surroundings, pod};
-use crate::api::usage::{Bodies, Metering, UsagePart};
+use crate::api::usage::{Metering, UsagePart};
 use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnZeroHour};
 use crate::entitlement::word::Tell;
@@ -56,7 +56,6 @@ pub(super) fn start(
         tell: tell.clone(),
         clock: surroundings.clock.clone(),
         window: window(outlet),
-        bodies: Bodies::new(),
     };
     let drain = Drain {
         activity: part.activity.clone(),

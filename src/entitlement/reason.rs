@@ -90,6 +90,11 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
     ),
     (
+        "InvalidEndpointRegionException",
+        "AWS says that the call must be made in the region where the pod runs.",
+        "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
+    ),
+    (
         "PlatformNotSupportedException",
         "AWS does not recognise this as a pod on EKS or a task on ECS or Fargate.",
         "Run it on EKS, ECS or Fargate, with IRSA or a task role: with the node's role AWS cannot see the pod.",

@@ -132,6 +132,49 @@ mod tests {
         }
     }
 
+    /// What each operation may answer, as the service model of botocore 1.44.5 lists it.
+    const MODELLED: &[&str] = &[
+        "CustomerNotEntitledException",
+        "DisabledApiException",
+        "DuplicateRequestException",
+        "ExpiredTokenException",
+        "IdempotencyConflictException",
+        "InternalServiceErrorException",
+        "InvalidCustomerIdentifierException",
+        "InvalidEndpointRegionException",
+        "InvalidLicenseException",
+        "InvalidProductCodeException",
+        "InvalidPublicKeyVersionException",
+        "InvalidRegionException",
+        "InvalidTagException",
+        "InvalidTokenException",
+        "InvalidUsageAllocationsException",
+        "InvalidUsageDimensionException",
+        "PlatformNotSupportedException",
+        "ThrottlingException",
+        "TimestampOutOfBoundsException",
+    ];
+
+    /// An operator who meets a name finds a section for it; and what leads nowhere in the runbook itself is found too.
+    #[test]
+    fn every_exception_has_its_section_in_the_runbook() {
+        let runbook = include_str!("../../docs/RUNBOOK.md");
+        let lists = [MODELLED, THROTTLED, OURS_TO_WAIT, EXPIRED, ACCESS];
+        let missing: Vec<_> = lists
+            .into_iter()
+            .flatten()
+            .filter(|name| !runbook.contains(&format!("\n### {name}\n")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        for link in runbook.split("](#").skip(1) {
+            let anchor = link.split(')').next().unwrap();
+            let found = runbook.lines().any(|line| {
+                line.strip_prefix("### ").is_some_and(|name| name.to_ascii_lowercase() == anchor)
+            });
+            assert!(found, "#{anchor}");
+        }
+    }
+
     #[test]
     fn a_namespace_does_not_hide_the_code() {
         assert_eq!(

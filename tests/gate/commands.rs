@@ -9,7 +9,7 @@ fn probe(question: &str, addr: &str) -> Output {
     command(&["probe", question, "--probe-addr", addr]).output().unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
@@ -232,77 +232,4 @@ fn a_wrong_command_line_is_64() {
         assert_eq!(command(arguments).output().unwrap().status.code(), Some(64), "{arguments:?}");
     }
     assert_eq!(command(&["--help"]).output().unwrap().status.code(), Some(0));
-}
-
-fn doctor(emulator: &Emulator, change: impl FnOnce(&mut Command)) -> (Option<i32>, serde_json::Value) {
-    let mut doctor = command(&["doctor", "--json"]);
-    emulator.configure(&mut doctor, "pod-doctor");
-    change(&mut doctor);
-    let output = doctor.output().unwrap();
-    let report = serde_json::from_str(&stdout(&output)).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    (output.status.code(), report)
-}
-
-fn finding<'a>(report: &'a serde_json::Value, check: &str) -> &'a serde_json::Value {
-    let mut all = report["findings"].as_array().unwrap().iter();
-    all.find(|finding| finding["check"] == check).unwrap_or_else(|| panic!("{check}: {report}"))
-}
-
-#[test]
-fn doctor_finds_nothing_at_fault_before_the_emulator_and_registers_nothing() {
-    let emulator = Emulator::start();
-    let (code, report) = doctor(&emulator, |_| {});
-    assert_eq!((code, &report["healthy"]), (Some(0), &true.into()), "{report}");
-    for check in ["configuration", "public keys", "region", "endpoint", "name", "connection", "clock"] {
-        assert_eq!(finding(&report, check)["verdict"], "ok", "{report}");
-    }
-    assert_eq!(
-        finding(&report, "credentials")["verdict"],
-        "warning",
-        "AWS accepts no long-term keys: {report}"
-    );
-    assert_eq!(report["least_policy"]["Statement"][0]["Action"][0], "aws-marketplace:RegisterUsage");
-    assert_eq!(emulator.calls()["total"], 0);
-}
-
-#[test]
-fn doctor_names_what_is_at_fault() {
-    let emulator = Emulator::start();
-    let nowhere = format!("http://{}", unused_addr());
-    let (code, report) = doctor(&emulator, |command| {
-        command.env("TOLLGATE_ENDPOINT_URL", nowhere);
-    });
-    assert_eq!(code, Some(78));
-    assert_eq!(finding(&report, "connection")["docs"], "docs/RUNBOOK.md#connection", "{report}");
-    let (_, report) = doctor(&emulator, |command| {
-        command.env("TOLLGATE_ENDPOINT_URL", "http://metering.invalid");
-    });
-    assert_eq!(finding(&report, "name")["verdict"], "fault", "{report}");
-    let (_, report) = doctor(&emulator, |command| {
-        command.env_remove("AWS_REGION");
-    });
-    let region = finding(&report, "region and credentials");
-    assert!(region["seen"].as_str().unwrap().starts_with("RegionUnknown"), "{report}");
-    let (code, report) = doctor(&emulator, |command| {
-        command.env("TOLLGATE_PRODUCT_CODE", "two words");
-    });
-    assert_eq!(
-        (code, finding(&report, "configuration")["verdict"].as_str()),
-        (Some(78), Some("fault")),
-        "{report}"
-    );
-}
-
-#[test]
-fn doctor_speaks_to_people_too() {
-    let emulator = Emulator::start();
-    let mut doctor = command(&["doctor"]);
-    emulator.configure(&mut doctor, "pod-doctor-text");
-    let output = doctor.output().unwrap();
-    let text = stdout(&output);
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(
-        text.contains("ok      region: us-east-1\n") && text.contains("aws-marketplace:RegisterUsage"),
-        "{text}"
-    );
 }

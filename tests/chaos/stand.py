@@ -1,0 +1,215 @@
+"""The sidecar under chaos: started with limits, watched by a prober that stands for the kubelet, fed by an application that keeps books."""
+
+import http.client
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+import time
+from decimal import Decimal
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "witness"))
+from processes import Emulator  # noqa: E402, F401
+
+# Anything that should happen at once or after a few retries has happened by then, on a loaded machine too.
+PATIENCE = 40
+
+
+def wait(what, condition, patience=PATIENCE):
+    until = time.monotonic() + patience
+    while not (found := condition()):
+        if time.monotonic() > until:
+            raise AssertionError(f"timed out waiting for {what}")
+        time.sleep(0.05)
+    return found
+
+
+def exchange(address, method, path, body=None, headers=None, timeout=30):
+    """Status, headers and bytes of one request, or None where the connection broke."""
+    host, port = address.rsplit(":", 1)
+    connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
+    try:
+        connection.request(method, path, body, {"host": "localhost", **(headers or {})})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+class Sidecar:
+    """`tollgate run`; its log is read by a thread, so that it never waits for us."""
+
+    def __init__(self, program, emulator, mode, folder, endpoint=None, files=None, cgroup=None, **settings):
+        environment = {
+            "TOLLGATE_MODE": mode,
+            "TOLLGATE_PRODUCT_CODE": f"demo{mode}",
+            "TOLLGATE_ENDPOINT_URL": endpoint or emulator.endpoint,
+            "TOLLGATE_PROBE_ADDR": "127.0.0.1:0",
+            "TOLLGATE_APP_ADDR": "127.0.0.1:0",
+            "TOLLGATE_STATE_DIR": folder,
+            "TOLLGATE_POD_UID": "chaos",
+            "TOLLGATE_LOG_FORMAT": "json",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ACCESS_KEY_ID": "chaos",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            **({"TOLLGATE_PUBLIC_KEYS": emulator.facts["public_keys"]} if mode == "hourly" else {}),
+            **({"TOLLGATE_CLOCK": emulator.facts["clock"]} if mode == "metered" else {}),
+            **settings,
+        }
+
+        def limit():
+            if files:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+            if cgroup:
+                with open(os.path.join(cgroup, "cgroup.procs"), "w") as procs:
+                    procs.write(str(os.getpid()))
+
+        self.lines, self.changed = [], threading.Condition()
+        self.process = subprocess.Popen([program, "run"], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
+        threading.Thread(target=self.read, daemon=True).start()
+        started = self.log(lambda line: line.get("message") == "tollgate started")
+        self.app, self.probe = started["app_addr"], started["probe_addr"]
+
+    def read(self):
+        for line in self.process.stderr:
+            with self.changed:
+                self.lines.append(json.loads(line))
+                self.changed.notify_all()
+        with self.changed:
+            self.lines.append({"message": "the log has ended"})
+            self.changed.notify_all()
+
+    def log(self, wanted):
+        """The first line, past or to come, that is wanted."""
+        with self.changed:
+            for _ in range(PATIENCE):
+                for line in self.lines:
+                    if wanted(line):
+                        return line
+                    if line["message"] == "the log has ended":
+                        raise AssertionError(f"the sidecar ended: {self.lines[-5:]}")
+                self.changed.wait(1)
+        raise AssertionError(f"no such line in {self.lines[-5:]}")
+
+    def entitlement(self):
+        answer = exchange(self.probe, "GET", "/entitlement")
+        return json.loads(answer[2]) if answer else {"state": None, "reason": None}
+
+    def wait_for(self, state):
+        return wait(state, lambda: (found := self.entitlement())["state"] == state and found)
+
+    def wait_for_code(self, *codes):
+        seen = set()
+
+        def named():
+            code = (self.entitlement()["reason"] or {}).get("code")
+            seen.add(code)
+            return code in codes and code
+
+        try:
+            return wait(codes, named)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; seen: {seen}") from None
+
+    def status(self, name):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return int(re.search(rf"{name}:\s+(\d+)", status.read())[1])
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+class Kubelet:
+    """Asks /livez every tenth of a second, as a kubelet with little patience; remembers the slowest answer and the failures."""
+
+    def __init__(self, sidecar, timeout=5):
+        self.address, self.timeout = sidecar.probe, timeout
+        self.asked = self.failed = 0
+        self.slowest = 0.0
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
+        while not self.stop.wait(0.1):
+            began = time.monotonic()
+            answer = exchange(self.address, "GET", "/livez", timeout=self.timeout)
+            self.asked += 1
+            self.failed += not (answer and answer[0] == 200)
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self.stop.set()
+        self.thread.join()
+        if kind is None:
+            assert self.asked and not self.failed, f"{self.failed} of {self.asked} probes failed"
+
+    def __str__(self):
+        return f"{self.asked} probes, the slowest {self.slowest * 1000:.0f} ms"
+
+
+class Application:
+    """Reports usage under an id until it is acknowledged, and knows what was."""
+
+    def __init__(self):
+        self.acknowledged = Decimal(0)
+        self.sent = self.put_off = 0
+
+    def report(self, sidecar, events=1):
+        """One request of so many events; sent again until it is acknowledged."""
+        batch = []
+        for _ in range(events):
+            self.sent += 1
+            batch.append({"id": f"event-{self.sent}", "dimension": "requests", "quantity": f"{self.sent % 9}.{self.sent % 1000:03}"})
+        body = json.dumps(batch)
+
+        def taken():
+            answer = exchange(sidecar.app, "POST", "/v1/usage", body, {"content-type": "application/json"})
+            if answer and answer[0] == 202:
+                return [result["status"] for result in json.loads(answer[2])["results"]]
+            if answer:
+                assert answer[0] == 503 and answer[1]["retry-after"], answer
+            self.put_off += 1
+            return None
+
+        statuses = wait("an acknowledgement", taken)
+        assert set(statuses) <= {"accepted", "duplicate"}, statuses
+        self.acknowledged += sum(Decimal(event["quantity"]) for event in batch)
+
+    def balance(self, sidecar):
+        answer = exchange(sidecar.app, "GET", "/v1/reconciliation")
+        rows = json.loads(answer[2])["dimensions"] if answer and answer[0] == 200 else []
+        return next((row for row in rows if row["dimension"] == "requests"), None)
+
+    def settle(self, emulator, sidecar):
+        """Lets the hours close until all is sent; then the bill must be what was acknowledged, to the millionth."""
+
+        def sent():
+            emulator.admin("clock", {"advance": "75m"})
+            time.sleep(0.5)
+            row = self.balance(sidecar)
+            return row and row["pending"] == "0" and row
+
+        row = wait("all usage to be sent", sent)
+        billed = {key[2]: Decimal(quantity) for key, quantity in emulator.billed().items()}.get("requests", Decimal(0))
+        assert row["balanced"] and row["dead"] == "0" and billed == self.acknowledged, (row, billed, self.acknowledged)
+        return f"{self.sent} events acknowledged, billed to the millionth"

@@ -1,0 +1,204 @@
+//! `tollgate doctor`: what an operator reads when the gate stays shut.
+
+use std::io::{Read as _, Write as _};
+use std::process::Command;
+
+use crate::commands::stdout;
+use crate::processes::{Emulator, Sidecar, command, post, unused_addr};
+
+fn doctor(emulator: &Emulator, change: impl FnOnce(&mut Command)) -> (Option<i32>, serde_json::Value) {
+    let mut doctor = command(&["doctor", "--json"]);
+    emulator.configure(&mut doctor, "pod-doctor");
+    change(&mut doctor);
+    let output = doctor.output().unwrap();
+    let report = serde_json::from_str(&stdout(&output)).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    (output.status.code(), report)
+}
+
+fn finding<'a>(report: &'a serde_json::Value, check: &str) -> &'a serde_json::Value {
+    let mut all = report["findings"].as_array().unwrap().iter();
+    all.find(|finding| finding["check"] == check).unwrap_or_else(|| panic!("{check}: {report}"))
+}
+
+#[test]
+fn doctor_finds_nothing_at_fault_before_the_emulator_and_registers_nothing() {
+    let emulator = Emulator::start();
+    let (code, report) = doctor(&emulator, |_| {});
+    assert_eq!((code, &report["healthy"]), (Some(0), &true.into()), "{report}");
+    for check in
+        ["configuration", "public keys", "region", "endpoint", "name", "connection", "answer", "clock"]
+    {
+        assert_eq!(finding(&report, check)["verdict"], "ok", "{report}");
+    }
+    assert_eq!(
+        finding(&report, "credentials")["verdict"],
+        "warning",
+        "AWS accepts no long-term keys: {report}"
+    );
+    assert_eq!(report["least_policy"]["Statement"][0]["Action"][0], "aws-marketplace:RegisterUsage");
+    assert_eq!(emulator.calls()["total"], 0);
+}
+
+#[test]
+fn doctor_names_what_is_at_fault() {
+    let emulator = Emulator::start();
+    let nowhere = format!("http://{}", unused_addr());
+    let (code, report) = doctor(&emulator, |command| {
+        command.env("TOLLGATE_ENDPOINT_URL", nowhere);
+    });
+    assert_eq!(code, Some(78));
+    assert_eq!(finding(&report, "connection")["docs"], "docs/RUNBOOK.md#connection", "{report}");
+    let (_, report) = doctor(&emulator, |command| {
+        command.env("TOLLGATE_ENDPOINT_URL", "http://metering.invalid");
+    });
+    assert_eq!(finding(&report, "name")["verdict"], "fault", "{report}");
+    let (_, report) = doctor(&emulator, |command| {
+        command.env_remove("AWS_REGION");
+    });
+    assert!(finding(&report, "region")["seen"].as_str().unwrap().starts_with("unknown"), "{report}");
+    assert_eq!(finding(&report, "credentials")["verdict"], "warning", "{report}");
+    let (code, report) = doctor(&emulator, |command| {
+        command.env("TOLLGATE_PRODUCT_CODE", "two words");
+    });
+    assert_eq!(
+        (code, finding(&report, "configuration")["verdict"].as_str()),
+        (Some(78), Some("fault")),
+        "{report}"
+    );
+}
+
+/// The ECS agent says in which region the task runs, and a role from EKS Pod Identity is none that AWS takes.
+#[test]
+fn doctor_compares_the_region_with_the_platforms_own() {
+    let emulator = Emulator::start();
+    let agent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = agent.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let body = r#"{"TaskARN":"arn:aws:ecs:eu-central-1:111122223333:task/demo/1"}"#;
+        for stream in agent.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).unwrap();
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    let (code, report) = doctor(&emulator, |command| {
+        command.env("ECS_CONTAINER_METADATA_URI_V4", format!("http://{addr}/v4/1"));
+    });
+    let region = finding(&report, "region");
+    assert_eq!(
+        (code, region["verdict"].as_str()),
+        (Some(0), Some("warning")),
+        "a stand-in may not care: {report}"
+    );
+    assert_eq!(region["docs"], "docs/RUNBOOK.md#invalidregionexception");
+    assert!(region["seen"].as_str().unwrap().contains("the pod runs in eu-central-1"), "{report}");
+}
+
+#[test]
+fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    let irsa = |command: &mut Command| {
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app")
+            .env("AWS_ENDPOINT_URL_STS", format!("http://{}", unused_addr()))
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", &path);
+    };
+    let (code, report) = doctor(&emulator, irsa);
+    let token = finding(&report, "web identity token");
+    assert_eq!(
+        (code, token["docs"].as_str()),
+        (Some(78), Some("docs/RUNBOOK.md#webidentitytokenunreadable")),
+        "{report}"
+    );
+    // {"iss":"https://oidc.example","sub":"system:serviceaccount:ns:app","aud":["sts.amazonaws.com"]}
+    let claims = "eyJpc3MiOiJodHRwczovL29pZGMuZXhhbXBsZSIsInN1YiI6InN5c3RlbTpzZXJ2aWNlYWNjb3VudDpuczphcHAiLCJhdWQiOlsic3RzLmFtYXpvbmF3cy5jb20iXX0";
+    std::fs::write(&path, format!("e30.{claims}.x")).unwrap();
+    let (code, report) = doctor(&emulator, irsa);
+    let token = finding(&report, "web identity token");
+    assert_eq!(token["verdict"], "ok", "{report}");
+    assert!(token["seen"].as_str().unwrap().contains("system:serviceaccount:ns:app"), "{report}");
+    let credentials = finding(&report, "credentials");
+    assert_eq!(
+        (code, credentials["docs"].as_str()),
+        (Some(78), Some("docs/RUNBOOK.md#credentialsunavailable")),
+        "{report}"
+    );
+}
+
+#[test]
+fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let metered = |command: &mut Command| {
+        command
+            .env("TOLLGATE_MODE", "metered")
+            .env("TOLLGATE_PRODUCT_CODE", "demometered")
+            .env("TOLLGATE_STATE_DIR", state.path());
+    };
+    let (_, report) = doctor(&emulator, metered);
+    assert_eq!(finding(&report, "ledger")["seen"], "none yet: the sidecar makes it", "{report}");
+    assert_eq!(finding(&report, "free space")["verdict"], "ok", "{report}");
+    let mut command = emulator.sidecar("pod-doctor-ledger");
+    metered(&mut command);
+    let mut sidecar = Sidecar::start(command);
+    sidecar.wait_for("entitled");
+    let app = sidecar.app_addr.unwrap();
+    assert_eq!(post(app, "/v1/usage", r#"{"dimension":"requests","quantity":1}"#).status, 202);
+    let (_, report) = doctor(&emulator, |command| {
+        metered(command);
+        command.env("TOLLGATE_APP_ADDR", app.to_string());
+    });
+    let seen = "held by the running sidecar, which answers for it; 1 dimensions balance";
+    assert_eq!(finding(&report, "ledger")["seen"], seen, "{report}");
+    drop(sidecar);
+    let (_, report) = doctor(&emulator, metered);
+    assert_eq!(
+        finding(&report, "ledger")["seen"],
+        "its structure is whole; 1 dimensions balance",
+        "{report}"
+    );
+    let file = state.path().join("usage.sqlite");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[..64].fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    let (code, report) = doctor(&emulator, metered);
+    let ledger = finding(&report, "ledger");
+    assert_eq!(
+        (code, ledger["docs"].as_str()),
+        (Some(78), Some("docs/RUNBOOK.md#ledgerdamaged")),
+        "{report}"
+    );
+}
+
+/// TLS on its own line, with what to set.
+#[test]
+fn doctor_tells_broken_tls_from_a_broken_connection() {
+    let emulator = Emulator::start();
+    let (code, report) = doctor(&emulator, |command| {
+        command.env("TOLLGATE_ENDPOINT_URL", format!("https://{}", emulator.addr));
+    });
+    assert_eq!(finding(&report, "connection")["verdict"], "ok", "{report}");
+    let tls = finding(&report, "TLS");
+    assert_eq!((code, tls["docs"].as_str()), (Some(78), Some("docs/RUNBOOK.md#tls")), "{report}");
+}
+
+#[test]
+fn doctor_speaks_to_people_too() {
+    let emulator = Emulator::start();
+    let mut doctor = command(&["doctor"]);
+    emulator.configure(&mut doctor, "pod-doctor-text");
+    let output = doctor.output().unwrap();
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(
+        text.contains("ok      region: us-east-1 (environment AWS_REGION)")
+            && text.contains("aws-marketplace:RegisterUsage")
+            && text.contains("product_code = demohourly (environment TOLLGATE_PRODUCT_CODE)"),
+        "{text}"
+    );
+}
