@@ -41,8 +41,8 @@ pub const LIMITS: Limits = Limits {
 /// `docs/openapi.yaml` as JSON; `tests/witness/openapi.py` compares the two.
 const OPENAPI: &str = include_str!("api/openapi.json");
 
-/// All bodies that are being read or worked on, together: four of the largest. Beyond it 503, so that the container's 32 MiB
-/// hold whatever an application sends at once.
+/// All bodies that are being read or worked on, together: four of the largest. Beyond it 503, so that the container's
+/// 32 MiB hold whatever an application sends at once.
 pub const BODIES_BYTES_MAX: usize = 4 << 20;
 
 /// A nonce of 255 characters, each escaped.
@@ -247,6 +247,11 @@ mod tests {
         assert!(include_str!("../docs/RUNBOOK.md").contains("\n### RequestTimeout\n"));
     }
 
+    fn is_code(text: &str) -> bool {
+        text.starts_with(|first: char| first.is_ascii_uppercase())
+            && text.chars().all(|c| c.is_ascii_alphanumeric())
+    }
+
     /// Every code that this server answers with, in its own files: the first text after a status, or of an answer that is
     /// to be asked for again.
     #[test]
@@ -268,7 +273,7 @@ mod tests {
                 let Some((between, rest)) = after.split_once('"') else { continue };
                 let same_call = between.chars().all(|c| c.is_ascii_uppercase() || "_, \n".contains(c));
                 let code = rest.split('"').next().unwrap_or_default();
-                if same_call && code.starts_with(|first: char| first.is_ascii_uppercase()) {
+                if same_call && is_code(code) {
                     assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");
                     codes.insert(code);
                 }

@@ -83,8 +83,8 @@ impl Finding {
 
 /// The region that is asked, beside the one where the platform says that the pod runs.
 ///
-/// AWS wants `RegisterUsage` and `MeterUsage` called in the region of the pod or task (AWS Marketplace seller guide); the
-/// seller's own reports of mode `saas` may come from anywhere.
+/// AWS wants `RegisterUsage` and `MeterUsage` called in the region of the pod or task (AWS Marketplace seller guide);
+/// the seller's own reports of mode `saas` may come from anywhere.
 #[must_use]
 pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &str)>, mode: Mode) -> Finding {
     let check = "region";

@@ -3,6 +3,7 @@
 
 #![no_main]
 
+#[path = "../conversation.rs"]
 mod conversation;
 
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
@@ -164,8 +165,9 @@ fn judge(sent: &conversation::Sent, answer: &conversation::Answer) {
         answer.status,
         sent.method
     );
-    let of =
-        |name: &str| sent.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str());
+    let of = |name: &'static str| {
+        sent.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    };
     let foreign = of("host").any(|host| {
         !host.starts_with("localhost")
             && !host.starts_with("127.")

@@ -2,6 +2,7 @@
 
 #![no_main]
 
+#[path = "../conversation.rs"]
 mod conversation;
 
 use std::sync::{Arc, LazyLock, Mutex};

@@ -12,8 +12,8 @@ use crate::http::Body;
 
 /// Refuses whoever is not the application: browsers by their headers, others by the token, where there is one.
 ///
-/// A request that names two hosts, by two headers or by its target, is one that two readers understand differently; RFC 9112,
-/// section 3.2, has it refused.
+/// A request that names two hosts, by two headers or by its target, is one that two readers understand differently; RFC
+/// 9112, section 3.2, has it refused.
 pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>) -> Option<Response<Body>> {
     if headers.contains_key(ORIGIN) {
         return Some(problem(StatusCode::FORBIDDEN, "OriginRefused", "requests of web pages are refused"));

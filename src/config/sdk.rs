@@ -160,8 +160,8 @@ fn refuse_profile_endpoints(reader: &mut Reader<'_>) {
     }
 }
 
-/// The SDK expands a leading `~` in these two variables itself, so we must look where it looks: below an empty `HOME` as
-/// much as below none, where both are relative to whatever folder the process was started in.
+/// The SDK expands a leading `~` in these two variables itself, so we must look where it looks: below an empty `HOME`
+/// as much as below none, where both are relative to whatever folder the process was started in.
 fn expand_home(path: &Path, home: Option<&str>) -> PathBuf {
     let mut components = path.components();
     match components.next() {

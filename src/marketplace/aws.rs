@@ -260,6 +260,8 @@ impl Aws {
             .credentials_provider(credentials)
             .http_client(self.http.clone())
             .time_source(self.offset.clone())
+            // The SDK's own correction would move the time a second time.
+            .disable_clock_skew_correction(true)
             .identity_cache(aws_config::identity::IdentityCache::no_cache())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts());
