@@ -225,8 +225,13 @@ bench: release-binary
     test -x target/witness/bin/python || python3 -m venv target/witness
     target/witness/bin/pip install --quiet --disable-pip-version-check -r tests/witness/requirements.txt
     target/witness/bin/python benches/measure.py target/release/tollgate {{ static_binary }}
+    just bench-usage
+
+# The emulator's speed and the durable intake alone, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
+bench-usage *parts:
+    cargo build --release --locked
     cargo build --release --locked --example bare_ledger
-    target/witness/bin/python benches/usage.py target/release/tollgate target/release/examples/bare_ledger
+    python3 benches/usage.py target/release/tollgate target/release/examples/bare_ledger {{ parts }}
 
 # Builds every fuzz target and runs each for some seconds, from its seeds.
 fuzz-smoke seconds="20":

@@ -19,5 +19,7 @@ mod incidents;
 #[path = "gate/processes.rs"]
 #[expect(dead_code, reason = "shared with tests/gate.rs, which uses all of it")]
 mod processes;
+#[path = "metering/proof.rs"]
+mod proof;
 #[path = "metering/semantics.rs"]
 mod semantics;

@@ -63,7 +63,7 @@ enum Order {
 const PAGE_RECORDS: usize = 500;
 
 const IN_DOUBT: &str = "the record may have been billed: AWS never answered. Compare with the seller's reports; to count \
-                        it all the same add --accept-double-billing";
+                        it all the same add --accept-double-billing (over HTTP accept_double_billing)";
 
 /// What went wrong: the exit code and what is said.
 type Complaint = (Exit, String);
