@@ -1,21 +1,35 @@
 """The images in real containers: a dockerd of our own, the release image FROM scratch, and the stories of the documents.
 
-Usage: containers.py CONTEXT (dist/image, made by `just image-context`). Needs root, dockerd, docker, docker-compose, openssl.
+Everything runs in namespaces of its own (network, mounts, processes): whatever happens, nothing of it stays on the machine, and nothing
+that is there already, such as another dockerd, is in the way.
+
+Usage: containers.py CONTEXT (dist/image, made by `just image-context`). Needs root, dockerd, docker, docker-compose, openssl, gcc.
 """
 
+import fcntl
+import hashlib
 import http.server
+import io
 import json
 import os
 import pathlib
+import re
+import socket
 import ssl
+import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
 import unittest
 import urllib.error
 import urllib.request
+
+if os.getpid() != 1:
+    separate = ["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    os.execvp("unshare", ["unshare", *separate, "--", sys.executable, *sys.argv])
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTEXT = pathlib.Path(sys.argv.pop(1)).resolve()
@@ -38,6 +52,9 @@ def wait(what, condition):
 class Containers(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
+        # A new network namespace has its loopback down: SIOCSIFFLAGS, IFF_UP | IFF_RUNNING.
+        with socket.socket() as any_socket:
+            fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x1 | 0x40))
         folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(folder.cleanup)
         cls.folder = pathlib.Path(folder.name)
@@ -53,8 +70,21 @@ class Containers(unittest.TestCase):
         cls.addClassCleanup(daemon.terminate)
         cls.environment = {**os.environ, "DOCKER_HOST": host, "DOCKER_BUILDKIT": "0", "COMPOSE_PROJECT_NAME": "tollgate"}
         wait("dockerd", lambda: cls.docker("info", check=False).returncode == 0)
+        facts = ("--build-arg", "VERSION=1.2.3", "--build-arg", "REVISION=abc")
         for name, file in (("tollgate", "Dockerfile"), ("tollgate-dev", "Dockerfile.dev")):
-            cls.docker("build", "--quiet", "-t", name, "-f", ROOT / "deploy" / file, CONTEXT)
+            cls.docker("build", "--quiet", "-t", name, *facts, "-f", ROOT / "deploy" / file, CONTEXT)
+        # A product as INSTALL.md builds one: the gate inside the paid image, which has no shell.
+        product = cls.folder / "product"
+        product.mkdir()
+        source = ROOT / "tests/packaging/application.c"
+        subprocess.run(["gcc", "-static", "-O1", "-o", product / "your-app", source], check=True)
+        (product / "Dockerfile").write_text(
+            "FROM scratch\nCOPY --from=tollgate-dev /tollgate /tollgate\nCOPY your-app /your-app\nUSER 10001\n"
+            'ENTRYPOINT ["/tollgate", "exec", "--", "/your-app"]\n'
+        )
+        cls.docker("build", "--quiet", "-t", "product", product)
+        (product / "Dockerfile").write_text('FROM scratch\nCOPY your-app /your-app\nUSER 10001\nENTRYPOINT ["/your-app"]\n')
+        cls.docker("build", "--quiet", "-t", "plain", product)
         cls.docker("network", "create", "test")
 
     @classmethod
@@ -64,8 +94,8 @@ class Containers(unittest.TestCase):
             raise AssertionError(f"docker {arguments}: {done.stderr}")
         return done
 
-    def run_container(self, name, *arguments):
-        self.docker("run", "-d", "--name", name, "--network", "test", *arguments)
+    def run_container(self, name, *arguments, network="test"):
+        self.docker("run", "-d", "--name", name, "--network", network, *arguments)
         self.addCleanup(self.docker, "rm", "-f", "-v", name, check=False)
 
     def inspect(self, name, path):
@@ -98,7 +128,7 @@ class Containers(unittest.TestCase):
             "AWS_EC2_METADATA_DISABLED": "true",
             **more,
         }
-        return [part for item in values.items() for part in ("-e", "=".join(item))]
+        return [part for name, value in values.items() if value is not None for part in ("-e", f"{name}={value}")]
 
     hard = ("--read-only", "--memory", "32m", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 
@@ -118,7 +148,11 @@ class Containers(unittest.TestCase):
         config = image["Config"]
         self.assertEqual((config["User"], config["Entrypoint"], config["Cmd"]), ("65532:65532", ["/tollgate"], ["run"]))
         self.assertEqual(config["Healthcheck"]["Test"], ["CMD", "/tollgate", "probe", "startup"])
-        self.assertEqual(config["Labels"]["org.opencontainers.image.licenses"], "Apache-2.0")
+        labels = {name.removeprefix("org.opencontainers.image."): text for name, text in config["Labels"].items()}
+        self.assertEqual(set(labels), {"title", "description", "licenses", "version", "revision"})
+        self.assertEqual((labels["licenses"], labels["version"], labels["revision"]), ("Apache-2.0", "1.2.3", "abc"))
+        self.assertEqual(set(config["Volumes"]), {"/var/lib/tollgate-task"})
+        self.assertEqual(set(config["ExposedPorts"]), {"19180/tcp"})
         size = image["Size"]
         print(f"release image: {size} bytes")
         self.assertLess(size, SIZE_MAX)
@@ -134,8 +168,42 @@ class Containers(unittest.TestCase):
             "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf", "proc", "sys"}
         self.assertEqual(ours, {
             "etc/ssl", "etc/ssl/certs", "etc/ssl/certs/ca-certificates.crt", "tollgate", "usr", "usr/share",
-            "usr/share/tollgate", "var", "var/lib", "var/lib/tollgate",
+            "usr/share/tollgate", "var", "var/lib", "var/lib/tollgate", "var/lib/tollgate-task",
         })
+
+    def test_the_archive_holds_the_same_image_for_each_architecture_and_nothing_else(self):
+        (path,) = (ROOT / "dist").glob("tollgate-*-image.tar")
+        ours = json.loads(self.docker("image", "inspect", "tollgate").stdout)[0]["Config"]
+        with tarfile.open(path) as archive:
+            def blob(descriptor):
+                content = archive.extractfile("blobs/" + descriptor["digest"].replace(":", "/")).read()
+                self.assertEqual((hashlib.sha256(content).hexdigest(), len(content)), (descriptor["digest"][7:], descriptor["size"]))
+                return content
+
+            (index,) = json.loads(archive.extractfile("index.json").read())["manifests"]
+            manifests = json.loads(blob(index))["manifests"]
+            # No attestations: AWS Marketplace takes them for images of an unknown architecture.
+            built = {manifest["platform"]["architecture"] for manifest in manifests}
+            self.assertEqual(built, {path.name for path in CONTEXT.iterdir() if path.name in ("amd64", "arm64")})
+            self.assertIn("amd64", built)
+            for descriptor in manifests:
+                manifest = json.loads(blob(descriptor))
+                config = json.loads(blob(manifest["config"]))
+                self.assertEqual(config["architecture"], descriptor["platform"]["architecture"])
+                for name in ("User", "Entrypoint", "Cmd", "Healthcheck", "Volumes", "ExposedPorts"):
+                    self.assertEqual(config["config"][name], ours[name], name)
+                files = {}
+                for layer in manifest["layers"]:
+                    with tarfile.open(fileobj=io.BytesIO(blob(layer))) as tar:
+                        files.update({entry.name: (entry.uid, entry.mtime) for entry in tar})
+                self.assertEqual({name for name, (uid, _) in files.items() if uid}, {"var/lib/tollgate", "var/lib/tollgate-task"})
+                self.assertEqual({mtime for _, mtime in files.values()}, {0})
+
+    def test_the_release_image_takes_no_word_from_the_emulator(self):
+        self.emulator()
+        self.run_container("gate", *self.hard, "-v", "emulator:/keys:ro", *self.settings("pod-9"), "tollgate")
+        line = wait("a verdict", lambda: (out := self.probe("gate").stdout).startswith("unverified") and out)
+        self.assertIn("EmulatedToken", line)
 
     def test_a_wrong_configuration_ends_with_78_and_names_every_fault(self):
         done = self.docker("run", "--rm", *self.hard, "-e", "TOLLGATE_PRODUCT_CODE=two words", "tollgate", check=False)
@@ -166,28 +234,77 @@ class Containers(unittest.TestCase):
         )
         self.assertEqual((done.returncode, done.stdout), (124, ""), done.stderr)
 
-    def test_exec_is_pid_1_passes_signals_on_and_never_starts_what_is_not_entitled(self):
+    def said(self, name):
+        """The lines that the application in a container printed."""
+        return self.docker("logs", name).stdout.splitlines()
+
+    def assert_an_application_of_its_own(self, lines, **environment):
+        """What every application may expect, whatever started it."""
+        self.assertIn("pid 1", lines)
+        given = {line.removeprefix("environment ").partition("=")[0] for line in lines if line.startswith("environment ")}
+        self.assertEqual({name for name in given if name.startswith("TOLLGATE")}, set())
+        for name, value in environment.items():
+            self.assertIn(f"environment {name}={value}", lines)
+        self.assertEqual([line for line in lines if re.match("(open|ignored|blocked) ", line)], [])
+        self.assertIn("reaped 2", lines)
+
+    def test_exec_becomes_pid_1_in_an_image_without_a_shell(self):
         endpoint = self.emulator()
-        application = ["exec", "--", "/tollgate", "emulator", "--addr", "0.0.0.0:9000"]
-        self.run_container(
-            "app", *self.hard, "--tmpfs", "/tmp", "-v", "emulator:/keys:ro", *self.settings("pod-3"), "tollgate-dev", *application
-        )
-        wait("the application", lambda: self.docker(
-            "exec", "app", "/tollgate", "emulator", "--ready", "--addr", "127.0.0.1:9000", check=False
-        ).returncode == 0)
-        commands = self.docker("top", "app", "-o", "pid,args").stdout
-        self.assertIn("/tollgate emulator --addr 0.0.0.0:9000", commands)
-        self.assertEqual(len(commands.strip().splitlines()), 2, "nothing stays beside it")
+        keys = ("-v", "emulator:/keys:ro")
+        more = {"TOLLGATE_STATE_DIR": "none", "KEPT": "kept"}
+        self.run_container("app", *self.hard, *keys, *self.settings("pod-3", **more), "product", "--fast")
+        wait("the application", lambda: "ready" in self.said("app"))
+        lines = self.said("app")
+        self.assert_an_application_of_its_own(lines, KEPT="kept")
+        self.assertIn("argument --fast", lines)
+        processes = self.docker("top", "app", "-o", "pid,args").stdout.strip().splitlines()
+        self.assertEqual(len(processes), 2, f"nothing stays beside it: {processes}")
         began = time.monotonic()
         self.docker("stop", "-t", "30", "app")
         self.assertLess(time.monotonic() - began, 10, "SIGTERM reaches PID 1")
-        self.assertEqual(self.inspect("app", ".State.ExitCode"), "0")
+        self.assertEqual((self.inspect("app", ".State.ExitCode"), self.said("app")[-1]), ("7", "signal 15"))
         self.admin(endpoint, "customers", {"account_id": "111122223333", "subscribed": False})
         done = self.docker(
-            "run", "--rm", "--network", "test", *self.hard, "-v", "emulator:/keys:ro", *self.settings("pod-4"), "tollgate-dev",
-            *application, check=False,
+            "run", "--rm", "--network", "test", *self.hard, *keys, *self.settings("pod-4", **more), "product", check=False,
         )
-        self.assertEqual(done.returncode, 77, done.stderr)
+        self.assertEqual((done.returncode, done.stdout), (77, ""), done.stderr)
+
+    def test_install_and_await_gate_an_image_that_knows_nothing_of_tollgate(self):
+        self.emulator()
+        shared = self.folder / "bin"
+        shared.mkdir(mode=0o777)
+        # As an emptyDir: writable for everybody.
+        shared.chmod(0o777)
+        self.docker("run", "--rm", *self.hard, "-v", f"{shared}:/opt/tollgate", "tollgate-dev", "install", "/opt/tollgate")
+        self.run_container("gate", *self.hard, "-v", "emulator:/keys:ro", *self.settings("pod-10"), "tollgate-dev")
+        self.run_container(
+            "app", *self.hard, "-v", f"{shared}:/opt/tollgate:ro", "--entrypoint", "/opt/tollgate/tollgate", "-e",
+            "TOLLGATE_LOG_FORMAT=json", "-e", "KEPT=kept", "plain", "await", "--", "/your-app", network="container:gate",
+        )
+        wait("the application", lambda: "ready" in self.said("app"))
+        self.assert_an_application_of_its_own(self.said("app"), KEPT="kept")
+
+    def test_the_ecs_volume_is_writable_where_ecs_makes_it(self):
+        self.emulator()
+        self.docker("volume", "create", "task")
+        self.addCleanup(self.docker, "volume", "rm", "-f", "task", check=False)
+        settings = self.settings("pod-11", TOLLGATE_GRACE_PERIOD="10m", TOLLGATE_STATE_DIR="/var/lib/tollgate-task")
+        self.run_container(
+            "gate", *self.hard, "-v", "emulator:/keys:ro", "-v", "task:/var/lib/tollgate-task", *settings, "tollgate-dev"
+        )
+        wait("health", lambda: self.health("gate") == "healthy")
+
+    def test_the_sidecar_fits_its_memory(self):
+        self.emulator()
+        self.run_container("gate", *self.hard, "-v", "emulator:/keys:ro", *self.settings("pod-12"), "tollgate-dev")
+        wait("health", lambda: self.health("gate") == "healthy")
+        for _ in range(20):
+            self.probe("gate", "ready")
+        used = self.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", "gate").stdout
+        amount, unit = re.match(r"([\d.]+)(KiB|MiB)", used).groups()
+        mebibytes = float(amount) / (1024 if unit == "KiB" else 1)
+        print(f"sidecar: {used.strip()}")
+        self.assertLess(mebibytes, 16, "more than is requested")
 
     def test_sigterm_sends_what_was_acknowledged(self):
         endpoint = self.emulator()
@@ -196,12 +313,9 @@ class Containers(unittest.TestCase):
         token.chmod(0o644)
         metered = {
             "TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demometered", "TOLLGATE_APP_ADDR": "0.0.0.0:19181",
-            "TOLLGATE_APP_TOKEN_FILE": "/token", "TOLLGATE_PUBLIC_KEYS": "",
+            "TOLLGATE_APP_TOKEN_FILE": "/token", "TOLLGATE_PUBLIC_KEYS": None,
         }
-        settings = [part for part in self.settings("pod-5", **metered) if part != "TOLLGATE_PUBLIC_KEYS="]
-        settings = [p for i, p in enumerate(settings) if not (p == "-e" and i + 1 < len(settings) and settings[i + 1] == "-e")]
-        if settings[-1] == "-e":
-            settings.pop()
+        settings = self.settings("pod-5", **metered)
         self.run_container(
             "meter", *self.hard, "-p", "127.0.0.1:0:19181", "-v", f"{token}:/token:ro", "--tmpfs",
             "/var/lib/tollgate:uid=65532", *settings, "tollgate-dev",
@@ -268,20 +382,66 @@ class Containers(unittest.TestCase):
         )
         wait("health over TLS", lambda: self.health("trusting") == "healthy")
 
-    def test_compose_tells_the_whole_story(self):
-        compose = ["docker-compose", "-f", str(ROOT / "deploy/compose.yaml")]
-        self.addCleanup(subprocess.run, [*compose, "down", "-v", "-t", "5"], env=self.environment, capture_output=True)
-        done = subprocess.run([*compose, "up", "-d"], env=self.environment, capture_output=True, text=True)
-        self.assertEqual(done.returncode, 0, done.stderr)
+    def compose(self, *files):
+        """Runs docker-compose with our file; everything is removed at the end of the test."""
+        # A port of its own: the file's might be taken.
+        environment = {**self.environment, "EMULATOR_PORT": "0"}
+        command = ["docker-compose", "-f", str(ROOT / "deploy/compose.yaml")]
+        for file in files:
+            command += ["-f", str(file)]
+        self.addCleanup(subprocess.run, [*command, "down", "-v", "-t", "5"], env=environment, capture_output=True)
+
+        def run(*arguments, background=False, **more):
+            settings = {**environment, **more}
+            if background:
+                return subprocess.Popen([*command, *arguments], env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            done = subprocess.run([*command, *arguments], env=settings, capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stdout
+
+        return run
+
+    def composed(self, service):
+        """The name of a service's container, or nothing."""
         names = self.docker("ps", "-a", "--format", "{{.Names}}").stdout.split()
-        application = next(name for name in names if "application" in name)
-        sidecar = next(name for name in names if "tollgate_tollgate" in name or "tollgate-tollgate" in name)
+        return next((name for name in names if re.search(f"[-_]{service}[-_]1$", name)), None)
+
+    def test_compose_tells_the_whole_story(self):
+        compose = self.compose()
+        compose("up", "-d")
+        application, sidecar = self.composed("application"), self.composed("tollgate")
         wait("the application", lambda: self.inspect(application, ".State.Status") == "exited")
         self.assertEqual(self.inspect(application, ".State.ExitCode"), "0")
+        self.assertEqual(json.loads(self.said(application)[-1])["state"], "entitled")
         log = json.loads(self.docker("inspect", "-f", "{{json .State.Health.Log}}", sidecar).stdout)
         opened = next(entry["End"] for entry in log if entry["ExitCode"] == 0)
         started = self.inspect(application, ".State.StartedAt")
         self.assertLess(opened[:19], started[:19] + "z", "the application starts after the gate has opened")
+
+    def test_compose_starts_nothing_for_a_buyer_without_subscription(self):
+        compose = self.compose()
+        compose("up", "-d", "emulator")
+        port = self.inspect(self.composed("emulator"), '(index (index .NetworkSettings.Ports "8090/tcp") 0).HostPort')
+        wait("the emulator", lambda: self.health(self.composed("emulator")) == "healthy")
+        self.admin(f"http://127.0.0.1:{port}", "customers", {"account_id": "111122223333", "subscribed": False})
+        up = compose("up", "-d", background=True, POD="second")
+        self.addCleanup(up.wait)
+        self.addCleanup(up.kill)
+        wait("a refusal", lambda: (name := self.composed("tollgate")) and self.probe(name).stdout.startswith("denied"))
+        application = self.composed("application")
+        self.assertIn(application and self.inspect(application, ".State.Status"), (None, "created"))
+
+    def test_the_application_is_stopped_before_its_sidecar(self):
+        forever = self.folder / "forever.yaml"
+        forever.write_text('version: "2.4"\nservices: { application: { image: product, entrypoint: ["/your-app"] } }\n')
+        compose = self.compose(forever)
+        compose("up", "-d")
+        application, sidecar = self.composed("application"), self.composed("tollgate")
+        wait("the application", lambda: "ready" in self.said(application))
+        compose("stop", "-t", "20")
+        self.assertEqual(self.said(application)[-1], "signal 15")
+        self.assertEqual((self.inspect(application, ".State.ExitCode"), self.inspect(sidecar, ".State.ExitCode")), ("7", "0"))
+        self.assertLess(self.inspect(application, ".State.FinishedAt"), self.inspect(sidecar, ".State.FinishedAt"))
 
 
 if __name__ == "__main__":
