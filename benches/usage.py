@@ -166,6 +166,12 @@ def emulator_speed():
     strangers, _, _ = wrk(endpoint, script("MeterUsage", meter, 10**9), 16, 10)
     row(f"emulator: resident memory after {int(strangers * 10):,} calls, each of another pod",
         f"{resident(process.pid):.0f} MiB", "bounded")
+    for path, goal in (("ledger/hours", "stated"), ("ledger", "stated")):
+        began = time.perf_counter()
+        with urllib.request.urlopen(f"{endpoint}/_emulator/{path}") as answer:
+            size = len(answer.read())
+        took = time.perf_counter() - began
+        row(f"emulator: /_emulator/{path} of that bill ({size / 2**20:.1f} MiB)", f"{took * 1e3:.0f} ms", goal)
     process.terminate()
     process.wait()
 
