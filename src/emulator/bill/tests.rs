@@ -111,7 +111,9 @@ fn a_refused_registration_is_not_on_the_bill() {
 #[test]
 fn the_sums_are_those_of_the_records() {
     let at = |hour: i64, quantity, pod| {
-        let record = Recorded { hour: hour * HOUR_MILLIS, ..recorded(pod, quantity, 1) };
+        // Some a minute into their hour, as where nothing is rounded.
+        let minute = if pod == "b" { 60_000 } else { 0 };
+        let record = Recorded { hour: hour * HOUR_MILLIS + minute, ..recorded(pod, quantity, 1) };
         Change::Recorded { record: Box::new(record) }
     };
     let bill = bill(&[at(1, 5, "a"), at(1, 6, "b"), at(2, 7, "a"), at(30, 8, "a")]);

@@ -537,11 +537,12 @@ fn records_of_a_batch_are_judged_one_by_one() {
     assert_eq!(bench.statuses(&records), expected);
     assert_eq!(bench.statuses(&records), expected, "the same batch again changes nothing");
     assert_eq!(bench.quantities(), ["0.5", "17"]);
-    let answer = bench.batch(json!({"ProductCode": "demosaas", "UsageRecords": [record(json!({}))]}));
+    let sent = record(json!({"Tomorrow": [1], "LicenseArn": null}));
+    let answer = bench.batch(json!({"ProductCode": "demosaas", "UsageRecords": [sent]}));
     assert_eq!(
         answer["Results"][0]["UsageRecord"],
         record(json!({})),
-        "the record comes back as it was sent"
+        "the record comes back as it was sent, without what the model does not know"
     );
     assert_eq!(answer["UnprocessedRecords"], json!([]));
 }
