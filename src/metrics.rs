@@ -424,4 +424,16 @@ mod tests {
             assert!(text.contains(&format!("# HELP {name} ")), "{name} says what it is");
         }
     }
+
+    /// Dimensions are whatever an application sends: one must not become a sample of its own.
+    #[test]
+    fn no_name_breaks_out_of_its_label() {
+        let metrics = Metrics::new();
+        metrics.usage_event("x\"} 1\ntollgate_gate_open 1\n\\", "accepted", 1);
+        metrics.attempted("failed", "A\nB\"", 0.1);
+        let text = metrics.encode(&entitlement(), Format::Text);
+        assert!(text.contains(r#"dimension="x\"} 1\ntollgate_gate_open 1\n\\",status="accepted""#), "{text}");
+        let opened: Vec<&str> = text.lines().filter(|line| line.starts_with("tollgate_gate_open")).collect();
+        assert_eq!(opened, ["tollgate_gate_open 0"]);
+    }
 }

@@ -60,7 +60,13 @@ pub struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
-        let file = fs::File::open(path)?;
+        let file = fs::File::open(path).map_err(|error| match fs::symlink_metadata(path) {
+            // Not "absent": a seller's file that leads nowhere still seals.
+            Ok(_) if error.kind() == io::ErrorKind::NotFound => {
+                io::Error::other("is a symbolic link that leads nowhere")
+            }
+            _ => error,
+        })?;
         let mut bytes = Vec::new();
         let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;

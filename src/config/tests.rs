@@ -575,6 +575,14 @@ fn the_real_disk_proves_that_a_folder_can_be_written() {
     std::fs::write(&file, "x").unwrap();
     assert!(disk.try_write(&file, true).is_err() && disk.try_write(&file.join("below"), true).is_err());
     assert_eq!(disk.read(&file, 1).unwrap(), b"x");
+    let link = dir.path().join("a/link");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    assert_eq!(disk.read(&link, 1).unwrap(), b"x");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    let dangling = disk.read(&link, 1).unwrap_err();
+    assert_ne!(dangling.kind(), std::io::ErrorKind::NotFound, "it would count as absent, and seal nothing");
+    std::fs::remove_file(&link).unwrap();
     assert_eq!(disk.read(&file, 0).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
     assert_eq!(disk.read(dir.path(), 9).unwrap_err().kind(), std::io::ErrorKind::IsADirectory);
     assert_eq!(disk.list(&file, 9).unwrap_err().kind(), std::io::ErrorKind::NotADirectory);

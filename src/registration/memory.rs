@@ -153,8 +153,12 @@ impl Store {
         let record = Record { schema: SCHEMA, ..record.clone() };
         let bytes = serde_json::to_vec(&record)?;
         let temporary = self.folder.join(".registration.json.new");
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Made anew, never opened: what stands there may be a link to another file, or be open to others.
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, self.folder.join(FILE_NAME))?;
@@ -164,6 +168,10 @@ impl Store {
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    // Opening a pipe would wait for whoever writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
+    }
     fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is too large"));
@@ -198,6 +206,19 @@ mod tests {
             (Some(at), true, "pod-1")
         );
         let mode = fs::metadata(folder.path().join(FILE_NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_link_in_the_temporary_files_place_is_not_followed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.path().join(".registration.json.new")).unwrap();
+        Store::new(folder.path().to_owned()).save(&Record::default()).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        let mode = fs::symlink_metadata(folder.path().join(FILE_NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 

@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "witness"))
 from processes import Emulator  # noqa: E402, F401
 
 # Anything that should happen at once or after a few retries has happened by then, on a loaded machine too.
-PATIENCE = 40
+PATIENCE = 120
 
 
 def wait(what, condition, patience=PATIENCE):

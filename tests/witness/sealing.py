@@ -1,0 +1,135 @@
+"""A seller's file in its real place, and every way around it that a buyer has, against the built binary.
+
+Usage: sealing.py PROGRAM
+
+Needs root or user namespaces: /usr/share/tollgate is a folder of this run's own, in a mount namespace of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+if os.environ.get("SEALING_INSIDE") != "1":
+    os.environ["SEALING_INSIDE"] = "1"
+    os.execvp("unshare", ["unshare", "--mount", "--map-root-user", sys.executable, *sys.argv])
+
+from processes import Emulator
+
+PROGRAM = os.path.abspath(sys.argv[1])
+SEALED = "/usr/share/tollgate"
+KEYS = {"AWS_ACCESS_KEY_ID": "pod", "AWS_SECRET_ACCESS_KEY": "any"}
+BASE = {
+    "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "TOLLGATE_STATE_DIR": "none", "TOLLGATE_LOG_FORMAT": "json",
+    "TOLLGATE_PROBE_ADDR": "127.0.0.1:0", "TOLLGATE_APP_ADDR": "127.0.0.1:0",
+}
+
+
+def write(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        file.write(text)
+    return path
+
+
+def check(environment, arguments=(), folder="/"):
+    """`config check`: exit code and all that it said."""
+    done = subprocess.run([PROGRAM, "config", "check", *arguments], env={**BASE, **KEYS, **environment}, cwd=folder,
+                          capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def ways(folder, stranger):
+    """Each way around: environment, arguments, working folder."""
+    profile = f"[default]\nregion = us-east-1\nendpoint_url = {stranger}\n"
+    services = f"[default]\nservices = mine\n[services mine]\nmarketplace_metering =\n  endpoint_url = {stranger}\n"
+    values = {
+        "mode": "metered", "product_code": "another", "public_keys": folder, "public_key_version": "2", "grace_period": "300d",
+        "endpoint_url": stranger, "allow_emulated": "true", "clock": f"{stranger}/_emulator/clock",
+    }
+    for name, value in values.items():
+        yield f"--{name}", {}, [f"--{name.replace('_', '-')}={value}"], "/"
+        yield f"TOLLGATE_{name.upper()}", {f"TOLLGATE_{name.upper()}": value}, [], "/"
+        file = write(f"{folder}/{name}.toml", f'{name} = "{value}"\n')
+        yield f"{name} in TOLLGATE_CONFIG", {"TOLLGATE_CONFIG": file}, [], "/"
+        link = f"{folder}/{name}-link.toml"
+        os.symlink(file, link)
+        yield f"{name} behind a symbolic link, --config", {}, [f"--config={link}"], "/"
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS"):
+        yield name, {name: stranger}, [], "/"
+        yield f"{name}, said to be ignored", {name: stranger, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, [], "/"
+    for kind, text in (("endpoint_url", profile), ("services", services)):
+        home = f"{folder}/{kind}"
+        write(f"{home}/.aws/config", text)
+        write(f"{home}/.aws/credentials", text)
+        write(f"{home}/~/.aws/config", text)
+        yield f"{kind} in AWS_CONFIG_FILE", {"AWS_CONFIG_FILE": f"{home}/.aws/config"}, [], "/"
+        yield f"{kind} in a profile not chosen", {"AWS_CONFIG_FILE": f"{home}/.aws/config", "AWS_PROFILE": "other"}, [], "/"
+        yield f"{kind} in AWS_SHARED_CREDENTIALS_FILE", {"AWS_SHARED_CREDENTIALS_FILE": f"{home}/.aws/credentials"}, [], "/"
+        yield f"{kind} below HOME", {"HOME": home}, [], "/"
+        yield f"{kind} below HOME, by ~//", {"HOME": home, "AWS_CONFIG_FILE": "~//.aws/config"}, [], "/"
+        yield f"{kind} below an empty HOME, in the working folder", {"HOME": ""}, [], home
+        yield f"{kind} without a HOME, below ./~", {}, [], home
+
+
+def late_profile(folder, emulator):
+    """No credentials at the start, so that they are looked for again and again; then a profile file brings keys and an endpoint."""
+    path = f"{folder}/late"
+    environment = {**BASE, "AWS_CONFIG_FILE": path, "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9"}
+    process = subprocess.Popen([PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        seen = []
+        for line in process.stderr:
+            parsed = json.loads(line)
+            seen.append(parsed.get("code"))
+            if seen[-1] == "CredentialsMissing":
+                write(path, f"[default]\naws_access_key_id = pod\naws_secret_access_key = any\nendpoint_url = {emulator.endpoint}\n")
+            # The next word is about the real endpoint, which nothing here reaches.
+            if seen[-1] not in (None, "NoAnswerYet", "CredentialsMissing"):
+                break
+        calls = emulator.admin("calls")["total"]
+        return calls == 0 and "CredentialsMissing" in seen, f"{calls} calls arrived, {[code for code in seen if code]}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main():
+    failed = 0
+    began = time.monotonic()
+    os.makedirs(SEALED, exist_ok=True)
+    with tempfile.TemporaryDirectory() as seller, tempfile.TemporaryDirectory() as folder, Emulator(PROGRAM) as emulator:
+        subprocess.run(["mount", "--bind", seller, SEALED], check=True)
+        subprocess.run(["cp", "-r", emulator.facts["public_keys"], f"{seller}/keys"], check=True)
+        text = 'product_code = "demohourly"\npublic_keys = "keys"\n'
+        # As a seller's file may be: a link to where the build put it.
+        write(f"{seller}/built.toml", text)
+        os.symlink("built.toml", f"{seller}/seller.toml")
+        code, said = check({})
+        assert code == 0, said
+        count = 0
+        for name, environment, arguments, working in ways(folder, emulator.endpoint):
+            count += 1
+            code, said = check(environment, arguments, working)
+            if code != 78 or "seller" not in said:
+                failed += 1
+                print(f"NOT SEALED: {name}: {code} {said}")
+        os.remove(f"{seller}/seller.toml")
+        os.symlink("nowhere.toml", f"{seller}/seller.toml")
+        code, said = check({"TOLLGATE_PRODUCT_CODE": "another", "TOLLGATE_PUBLIC_KEYS": f"{seller}/keys"})
+        if code != 78:
+            failed += 1
+            print(f"NOT SEALED: a seller's file that is a link to nothing: {code} {said}")
+        os.remove(f"{seller}/seller.toml")
+        os.symlink("built.toml", f"{seller}/seller.toml")
+        good, measured = late_profile(folder, emulator)
+        failed += not good
+        print(f"sealing: a profile file written after the start: {measured}")
+    print(f"sealing: {count} ways around, {failed} open, {time.monotonic() - began:.0f} s")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
