@@ -207,7 +207,11 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = accept(&listener, &limits) => match accepted {
-                Ok(accepted) => connections.start(accepted, connection_stop.clone()),
+                Ok(accepted) => {
+                    connections.start(accepted, connection_stop.clone());
+                    // Its request may be here already: it is answered before the next connection can push it out.
+                    tokio::task::yield_now().await;
+                }
                 Err(error) => {
                     // Out of descriptors or memory: free the oldest and give the kernel a moment, rather than spin.
                     tracing::debug!(%error, "accept failed");

@@ -47,7 +47,9 @@ fn install(dir: &Path) -> io::Result<()> {
 
 fn copy(to: &Path) -> io::Result<()> {
     let mut from = File::open(OWN_PROGRAM)?;
-    let mut file = File::create(to)?;
+    // Made anew: in a volume that others write to, what stands there may be a link to elsewhere.
+    let _ = fs::remove_file(to);
+    let mut file = File::create_new(to)?;
     io::copy(&mut from, &mut file)?;
     file.set_permissions(Permissions::from_mode(0o755))?;
     file.sync_all()
