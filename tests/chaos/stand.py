@@ -166,12 +166,14 @@ def ask_until_told(address, timeout=5):
     asked = failed = 0
     slowest = 0.0
     print("asking", flush=True)
-    while not select.select([sys.stdin], [], [], 0.1)[0]:
+    told = False
+    while not told:
         began = time.monotonic()
         answer = exchange(address, "GET", "/livez", timeout=timeout)
         asked += 1
         failed += not (answer and answer[0] == 200)
         slowest = max(slowest, time.monotonic() - began)
+        told = select.select([sys.stdin], [], [], 0.1)[0]
     print(json.dumps([asked, failed, slowest]))
 
 
