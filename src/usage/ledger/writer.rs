@@ -11,7 +11,6 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::{Ledger, LedgerError, Taken};
 use crate::clock::{self, WallClock};
@@ -121,15 +120,16 @@ struct Pace {
 }
 
 impl Pace {
-    /// How long the next commit may wait for `crowd` requests, `idle` after the latest one. One client has nobody to
-    /// wait for; a crowd that was gone for longer than this has gone away.
-    fn patience(self, idle: Duration) -> Duration {
-        if self.crowd < 2 || idle > GATHER_MAX { Duration::ZERO } else { (self.took / 2).min(GATHER_MAX) }
+    /// How long the next commit may wait, `idle` after the latest one: for the next request, and in all. One client has
+    /// nobody to wait for; a crowd that was gone for as long as a commit takes has gone away.
+    fn patience(self, idle: Duration) -> (Duration, Duration) {
+        let all = self.took.min(GATHER_MAX);
+        if self.crowd < 2 || idle > all { (Duration::ZERO, Duration::ZERO) } else { (all / 16, all) }
     }
 }
 
-/// Clients in the same pod that were acknowledged send their next request within some milliseconds, or not soon.
-const GATHER_MAX: Duration = Duration::from_millis(2);
+/// Clients in the same pod that were acknowledged send their next requests within some milliseconds, or not soon.
+const GATHER_MAX: Duration = Duration::from_millis(10);
 
 /// What one commit covers.
 #[derive(Default)]
@@ -154,15 +154,14 @@ impl Thread {
         let mut group = Group::default();
         let mut ended = clock::monotonic();
         while self.has_any(&mut group) {
-            let now = clock::monotonic();
-            let until = now + self.pace.patience(now.duration_since(ended));
-            let mut work = self.gather(&mut group, self.pace.crowd, until);
+            let patience = self.pace.patience(clock::monotonic().duration_since(ended));
+            let mut work = self.gather(&mut group, self.pace.crowd, patience);
             let (told, took) = self.commit(group);
             ended = clock::monotonic();
             group = Group::default();
             if work.is_none() {
                 // Before anybody is told: what waits now is others' requests, and the crowd is both.
-                work = self.gather(&mut group, 0, ended);
+                work = self.gather(&mut group, 0, (Duration::ZERO, Duration::ZERO));
             }
             self.pace = Pace { crowd: told.len() + group.replies.len(), took };
             if let Err(mpsc::error::SendError(told)) = self.tell.send(told) {
@@ -186,18 +185,26 @@ impl Thread {
         true
     }
 
-    /// Adds what waits, and until `until` what is to come of `crowd`; returns the first command that is something else.
-    fn gather(&self, group: &mut Group, crowd: usize, until: Instant) -> Option<Work> {
+    /// Adds what waits, and what is to come of `crowd` as long as it keeps coming; returns the first command that is
+    /// something else.
+    fn gather(
+        &self,
+        group: &mut Group,
+        crowd: usize,
+        (for_the_next, in_all): (Duration, Duration),
+    ) -> Option<Work> {
+        let mut until = None;
         while group.events.len() < GROUP_EVENTS_MAX {
             let command = match self.commands.try_recv() {
                 Ok(command) => command,
-                Err(_) if group.replies.len() >= crowd => return None,
+                Err(_) if group.replies.len() >= crowd || for_the_next.is_zero() => return None,
                 Err(_) => {
-                    let left = until.saturating_duration_since(clock::monotonic());
+                    let now = clock::monotonic();
+                    let left = until.get_or_insert(now + in_all).saturating_duration_since(now);
                     if left.is_zero() {
                         return None;
                     }
-                    self.commands.recv_timeout(left).ok()?
+                    self.commands.recv_timeout(left.min(for_the_next)).ok()?
                 }
             };
             match command {
@@ -240,17 +247,18 @@ mod tests {
 
     #[test]
     fn whoever_comes_alone_never_waits() {
-        assert_eq!(Pace::default().patience(Duration::ZERO), Duration::ZERO);
-        assert_eq!(Pace { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), Duration::ZERO);
+        let never = (Duration::ZERO, Duration::ZERO);
+        assert_eq!(Pace::default().patience(Duration::ZERO), never);
+        assert_eq!(Pace { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), never);
         let crowd = Pace { crowd: 64, took: 3 * MS };
-        assert_eq!(crowd.patience(3 * MS), Duration::ZERO, "the crowd has gone away");
+        assert_eq!(crowd.patience(4 * MS), never, "the crowd has gone away");
     }
 
     #[test]
-    fn a_crowd_is_waited_for_half_a_commit_at_most() {
-        let pace = Pace { crowd: 64, took: 3 * MS };
-        assert_eq!(pace.patience(MS), 3 * MS / 2);
+    fn a_crowd_is_waited_for_as_long_as_it_keeps_coming_and_a_commit_at_most() {
+        let pace = Pace { crowd: 64, took: 4 * MS };
+        assert_eq!(pace.patience(MS), (MS / 4, 4 * MS));
         let slow = Pace { took: 1000 * MS, ..pace };
-        assert_eq!(slow.patience(MS), GATHER_MAX, "a slow disk is no reason to wait for nobody");
+        assert_eq!(slow.patience(MS).1, GATHER_MAX, "a slow disk is no reason to wait for nobody");
     }
 }
