@@ -61,8 +61,8 @@ impl fmt::Debug for Door {
     }
 }
 
-/// One report of a dimension at a time: of two at once neither could tell whose refusal frees the hour. A fixed number of
-/// locks, since an application may name any number of dimensions.
+/// One report of a dimension at a time: of two at once neither could tell whose refusal frees the hour. A fixed number
+/// of locks, since an application may name any number of dimensions.
 #[derive(Debug, Clone)]
 struct Turns(Arc<[Mutex<()>; 64]>);
 
@@ -382,8 +382,8 @@ fn theirs(answer: Forwarded) -> Response<Body> {
     response
 }
 
-/// Headers of the connection to AWS, which end here (RFC 9110, section 7.6.1), and the length, which hyper writes. AWS's
-/// `Date` stays: an SDK corrects its clock by it.
+/// Headers of the connection to AWS, which end here (RFC 9110, section 7.6.1), and the length, which hyper writes.
+/// AWS's `Date` stays: an SDK corrects its clock by it.
 const CONNECTION_HEADERS: [&str; 5] =
     ["connection", "keep-alive", "transfer-encoding", "content-length", "upgrade"];
 

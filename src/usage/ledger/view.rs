@@ -1,5 +1,5 @@
-//! Records as people look at them: page by page, newest first, each row given away as it is read, since a page of records
-//! with thousands of allocations each is not for memory.
+//! Records as people look at them: page by page, newest first, each row given away as it is read, since a page of
+//! records with thousands of allocations each is not for memory.
 
 use rusqlite::params;
 

@@ -1,8 +1,8 @@
 //! The one thread that owns the ledger. What waits together is committed together: one fsync acknowledges many.
 //!
-//! Clients that were acknowledged together are about to send their next requests together: the next commit waits a little
-//! for as many, or they would take turns in two halves, each waiting for the other's commit. A request that comes alone
-//! never waits for another.
+//! Clients that were acknowledged together are about to send their next requests together: the next commit waits a
+//! little for as many, or they would take turns in two halves, each waiting for the other's commit. A request that
+//! comes alone never waits for another.
 
 use std::io;
 use std::sync::Arc;
