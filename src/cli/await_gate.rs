@@ -1,5 +1,6 @@
 //! `tollgate await [--timeout D] [-- CMD…]`: waits for a running sidecar's gate, then becomes CMD or exits 0.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
@@ -21,7 +22,7 @@ pub struct AwaitArgs {
     flags: Flags,
     /// What to become once the gate is open
     #[arg(last = true, value_name = "CMD")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// Between two questions: a start waits no longer than this for nothing, and a sidecar hardly notices them.

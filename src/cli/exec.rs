@@ -3,6 +3,7 @@
 //! Registers, verifies, and then becomes CMD (`execve`): the process ID stays, nothing of tollgate stays resident.
 //! While it waits it serves the probes, so that an operator can read why. When it is not entitled, CMD never starts.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -21,7 +22,7 @@ pub struct ExecArgs {
     flags: Flags,
     /// What to become once the gate is open
     #[arg(last = true, required = true, value_name = "CMD")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// Waits for the gate, then does not return.
@@ -62,7 +63,7 @@ pub fn run(args: &ExecArgs) -> Exit {
 /// fails.
 ///
 /// Sockets and files are close-on-exec, and the standard library puts the signals back to their defaults.
-pub(super) fn become_command(command: &[String]) -> Exit {
+pub(super) fn become_command(command: &[OsString]) -> Exit {
     let Some((program, arguments)) = command.split_first() else { return Exit::Done };
     let mut process = Command::new(program);
     process.args(arguments);

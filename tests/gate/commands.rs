@@ -1,5 +1,7 @@
 //! The other commands: probe, exec, await, install, verify, demo.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
@@ -51,29 +53,38 @@ fn exec(emulator: &Emulator, pod: &str, program: &[&str]) -> Command {
     exec
 }
 
+/// What a command was given: its process ID, arguments and environment, then open descriptors, blocked and ignored
+/// signals. The descriptor that lists the others is gone when it is looked at.
+const TELL: &str = r#"
+    echo "$$ $1 ${KEPT:-unset} ${TOLLGATE_PRODUCT_CODE:-gone}"
+    for fd in /proc/$$/fd/*; do [ -e "$fd" ] && echo "open ${fd##*/}"; done
+    while read -r name mask; do case "$name" in SigBlk:|SigIgn:) echo "$name $mask";; esac; done < /proc/$$/status
+    exit 7
+"#;
+
+/// Runs [`TELL`] behind `command`; its first line, then the rest.
+fn tell(mut command: Command) -> (String, String) {
+    // An argument is whatever the system allows, not only text.
+    command.args(["-c", TELL, "sh"]).arg(OsStr::from_bytes(b"not-\xfftext")).env("KEPT", "kept");
+    let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let pid = process.id().to_string();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "the command's own exit code");
+    let told = String::from_utf8_lossy(&output.stdout).replacen(&pid, "PID", 1);
+    let (first, rest) = told.split_once('\n').unwrap();
+    (first.to_owned(), rest.to_owned())
+}
+
 #[test]
 fn exec_becomes_the_command_once_the_gate_is_open() {
     let emulator = Emulator::start();
-    let sockets = "ls -l /proc/$$/fd | grep -c socket:";
-    let script =
-        format!(r#"echo "$$ $1 ${{KEPT:-unset}} ${{TOLLGATE_PRODUCT_CODE:-gone}} $({sockets})"; exit 7"#);
-    let mut exec = exec(&emulator, "pod-exec", &["/bin/sh", "-c", &script, "sh", "argument"]);
-    let process =
-        exec.env("KEPT", "kept").env("PATH", "/usr/bin:/bin").stdout(Stdio::piped()).spawn().unwrap();
-    let pid = process.id();
-    let output = process.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(7), "the command's own exit code");
-    let line = stdout(&output);
-    let words: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!(
-        words[..4],
-        [pid.to_string().as_str(), "argument", "kept", "gone"],
-        "same process, own environment"
-    );
-    assert!(
-        words[4..].iter().all(|fd| fd.parse::<u32>().is_ok_and(|fd| fd <= 3)),
-        "no socket is left: {line}"
-    );
+    let gated = tell(exec(&emulator, "pod-exec", &["/bin/sh"]));
+    let mut plain = Command::new("/bin/sh");
+    plain.env_clear();
+    let direct = tell(plain);
+    assert_eq!(gated.0, "PID not-\u{fffd}text kept gone", "same process, own environment");
+    assert!(direct.1.contains("open 2\n") && direct.1.contains("SigBlk: "), "{}", direct.1);
+    assert_eq!(gated.1, direct.1, "nothing of ours is left open, blocked or ignored");
 }
 
 #[test]
