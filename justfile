@@ -217,14 +217,34 @@ packaging: release-binary dev-binary image
 chart-rules:
     python3 tests/packaging/chart_rules.py
 
-# Everything of a release into dist/, without a network: binaries, image, charts, SBOM, checksums.
-release: release-binary release-binary-arm64 image sbom
+# Everything of a release into dist/, without a network (crates: `cargo fetch` before): binaries, image, charts, SBOM, checksums.
+release:
     #!/usr/bin/env bash
     set -euo pipefail
-    grep -q "^## {{ version }}\|^## Unreleased" CHANGELOG.md || { echo "release: CHANGELOG.md says nothing of {{ version }}" >&2; exit 1; }
+    # The changelog says what is released: its first heading is this version, or work towards it.
+    heading=$(sed -n 's/^## //p' CHANGELOG.md | head -1)
+    case "$heading" in
+        "{{ version }}"* | Unreleased) ;;
+        *) echo "release: CHANGELOG.md begins with '$heading', Cargo.toml says {{ version }}" >&2; exit 1 ;;
+    esac
+    rm -rf dist
+    export CARGO_NET_OFFLINE=true TOLLGATE_REVISION={{ revision }}
+    just release-binary release-binary-arm64 image sbom release-files
+
+# What a release is beside its builds, from what is built: names with the version, archives that are the same each time, checksums.
+release-files:
+    #!/usr/bin/env bash
+    set -euo pipefail
     install -m 0755 {{ static_binary }} dist/tollgate-{{ version }}-linux-amd64
     install -m 0755 {{ arm64_binary }} dist/tollgate-{{ version }}-linux-arm64
-    tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -czf dist/tollgate-chart-{{ version }}.tgz -C helm tollgate
+    awk '/^## / { part++ } part == 1' CHANGELOG.md > dist/tollgate-{{ version }}-changes.md
+    pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3"; }
+    pack tollgate-chart helm tollgate
+    # AWS takes a chart only with what it depends on inside.
+    stage=$(mktemp -d) && trap 'rm -rf "$stage"' EXIT
+    cp -r helm/example "$stage/" && mkdir "$stage/example/charts" && cp -r helm/tollgate "$stage/example/charts/"
+    pack tollgate-example-chart "$stage" example
+    pack tollgate-deploy . deploy
     (cd dist && sha256sum tollgate-* > SHA256SUMS && cat SHA256SUMS)
 
 # The software bill of materials (CycloneDX), from Cargo.lock alone.
