@@ -472,6 +472,24 @@ spec: { strategy: { type: RollingUpdate }, selector: { matchLabels: { a: b } }, 
             self.assertEqual(reviewed, set(cases), "a golden file of no case")
 
 
+class Documents(unittest.TestCase):
+    def test_the_checklist_names_tests_that_exist(self):
+        named = set(re.findall(r"test_\w+", (ROOT / "docs/LISTING.md").read_text()))
+        written = "".join(path.read_text() for path in pathlib.Path(__file__).parent.glob("*.py"))
+        self.assertGreater(len(named), 8)
+        self.assertEqual({name for name in named if f"def {name}(" not in written}, set())
+
+    def test_every_file_that_ships_has_its_place_in_a_document(self):
+        documents = {path: path.read_text() for path in [ROOT / "docs/INSTALL.md", *ROOT.glob("helm/*/README.md")]}
+        linked = {
+            (path.parent / target.partition("#")[0]).resolve()
+            for path, text in documents.items() for target in re.findall(r"\]\(([^)#:]+)", text)
+        }
+        for pattern in ("deploy/kubernetes/*.yaml", "deploy/ecs/*", "helm/example/values-*.yaml"):
+            for path in ROOT.glob(pattern):
+                self.assertIn(path, linked, f"{path.name} is in no document")
+
+
 class Manifests(unittest.TestCase):
     def test_the_plain_manifests_are_valid_in_every_version(self):
         files = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))

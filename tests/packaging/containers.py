@@ -205,6 +205,25 @@ class Containers(unittest.TestCase):
         line = wait("a verdict", lambda: (out := self.probe("gate").stdout).startswith("unverified") and out)
         self.assertIn("EmulatedToken", line)
 
+    def test_what_config_init_writes_builds_a_sealed_image(self):
+        seller = self.folder / "seller"
+        key = ROOT / "tests/fixtures/keys/rsa3072-test-only.pub.pem"
+        program = CONTEXT / "dev-amd64/tollgate"
+        subprocess.run(
+            [program, "config", "init", seller, "--product-code", "abc", "--public-key", key, "--image", "tollgate"],
+            check=True, capture_output=True,
+        )
+        self.docker("build", "--quiet", "-t", "your-gate", seller)
+        done = self.docker("run", "--rm", *self.hard, "your-gate", "config", "print", "--json")
+        setting = json.loads(done.stdout)
+        self.assertIn("abc", json.dumps(setting))
+        done = self.docker("run", "--rm", *self.hard, "your-gate", "config", "check")
+        self.assertEqual(done.returncode, 0)
+        done = self.docker("run", "--rm", *self.hard, "-e", "TOLLGATE_PRODUCT_CODE=mine", "your-gate", check=False)
+        self.assertEqual(done.returncode, 78)
+        self.assertIn("product_code", done.stderr)
+        self.assertIn("seller's file", done.stderr)
+
     def test_a_wrong_configuration_ends_with_78_and_names_every_fault(self):
         done = self.docker("run", "--rm", *self.hard, "-e", "TOLLGATE_PRODUCT_CODE=two words", "tollgate", check=False)
         self.assertEqual(done.returncode, 78)
