@@ -242,7 +242,7 @@ release-files:
     pack tollgate-chart helm tollgate
     # AWS takes a chart only with what it depends on inside.
     stage=$(mktemp -d) && trap 'rm -rf "$stage"' EXIT
-    cp -r helm/example "$stage/" && mkdir "$stage/example/charts" && cp -r helm/tollgate "$stage/example/charts/"
+    cp -r helm/example "$stage/" && rm -rf "$stage/example"/{charts,Chart.lock} && mkdir "$stage/example/charts" && cp -r helm/tollgate "$stage/example/charts/"
     pack tollgate-example-chart "$stage" example
     pack tollgate-deploy . deploy
     (cd dist && sha256sum tollgate-* > SHA256SUMS && cat SHA256SUMS)
