@@ -230,6 +230,7 @@ release:
     rm -rf dist
     export CARGO_NET_OFFLINE=true TOLLGATE_REVISION={{ revision }}
     just release-binary release-binary-arm64 image sbom release-files
+    rm -rf dist/image
 
 # What a release is beside its builds, from what is built: names with the version, archives that are the same each time, checksums.
 release-files:
