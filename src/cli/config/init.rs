@@ -127,7 +127,8 @@ fn dockerfile(image: &str) -> String {
 
 const VALUES: &str = "\
 # The block for the values of a chart that uses the tollgate library chart. Mode, product code and keys are sealed into
-# the image; what stays is where the image is.
+# the image; what stays is where the image is. A metered product also states mode and state.type here, for the chart
+# chooses the volume of the usage ledger by them.
 tollgate:
   image:
     # The repository that you push the image of the Dockerfile to.
