@@ -8,7 +8,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every step, in the order in which a unit of usage passes them.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 16] = [
+    "open-before-commit",
+    "open-after-commit",
     "take-before-commit",
     "take-after-commit",
     "seal-before-commit",
@@ -17,8 +19,12 @@ pub const NAMES: [&str; 10] = [
     "attempt-after-commit",
     "answer-before-commit",
     "answer-after-commit",
+    "claim-before-commit",
     "claim-after-commit",
     "settle-before-commit",
+    "settle-after-commit",
+    "replay-before-commit",
+    "replay-after-commit",
 ];
 
 static CHOSEN: OnceLock<(String, AtomicU64)> = OnceLock::new();

@@ -227,6 +227,8 @@ pub struct Fault {
     pub clock_offset_seconds: Option<i64>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
+    /// There was no connection yet: the call certainly reached nobody.
+    pub never_sent: bool,
     /// What was seen, for the debug log only: it may hold account numbers and role names, never a secret.
     pub detail: String,
 }
@@ -240,6 +242,7 @@ impl Fault {
             code: FaultCode::known(code),
             clock_offset_seconds: None,
             emulated: false,
+            never_sent: false,
             detail: detail.into(),
         }
     }

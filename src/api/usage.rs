@@ -258,7 +258,7 @@ pub fn shown(record: &Record) -> Value {
         "hour": record.hour.to_string(),
         "timestamp": record.timestamp.to_string(),
         "quantity": record.quantity.to_string(),
-        "allocations": record.allocations.len(),
+        "allocations": record.allocation_count,
         "state": standing(record).as_str(),
         "attempts": record.attempts,
         "code": record.code,

@@ -140,6 +140,7 @@ impl Plan {
             // The configuration has proven that the folder is there and can be written.
             folder: config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default(),
             ledger: ledger::Settings {
+                product: product.product_code.as_str().to_owned(),
                 pod: String::new(),
                 settle: usage.settle,
                 bytes_max: usage.ledger_bytes_max,

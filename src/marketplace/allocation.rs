@@ -16,6 +16,13 @@ pub const TAG_KEY_CHARS_MAX: usize = 100;
 /// Longest tag value (service model).
 pub const TAG_VALUE_CHARS_MAX: usize = 256;
 
+/// Most bytes of a record's allocations in a request, of which AWS takes less than 1 MB: 2,500 allocations of five long
+/// tags would be five times as much.
+pub const ALLOCATIONS_BYTES_MAX: usize = 800_000;
+
+/// Around an allocation's tags, and around a tag's texts: names of members, a quantity, marks.
+const PART_BYTES: usize = 80;
+
 /// A set of tags that AWS takes; the empty one stands for usage without tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>")]
@@ -32,6 +39,13 @@ impl TagSet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// At least the bytes that an allocation with this set has in a request; a quote or backslash has two.
+    #[must_use]
+    pub fn request_bytes(&self) -> usize {
+        let texts = |(key, value): (&String, &String)| PART_BYTES + 2 * (key.len() + value.len());
+        PART_BYTES + self.0.iter().map(texts).sum::<usize>()
     }
 
     /// The one text that stands for this set on disk: JSON with sorted keys.
@@ -83,8 +97,9 @@ pub struct Allocation {
     pub quantity: Quantity,
 }
 
-/// Splits a record: none where nothing is tagged; otherwise one for each tag set. Where there are more than AWS takes,
-/// the largest keep their tags and the rest goes untagged. The sum of the parts is the sum of `shares`.
+/// Splits a record: none where nothing is tagged; otherwise one for each tag set. Where there are more than AWS takes
+/// in number or in bytes, the largest keep their tags and the rest goes untagged. The sum of the parts is the sum of
+/// `shares`.
 #[must_use]
 pub fn allocate(shares: &BTreeMap<TagSet, Quantity>) -> Vec<Allocation> {
     if shares.keys().all(TagSet::is_empty) {
@@ -101,9 +116,16 @@ pub fn allocate(shares: &BTreeMap<TagSet, Quantity>) -> Vec<Allocation> {
     } else {
         ALLOCATIONS_MAX - 1
     };
-    if tagged.len() > room {
+    let bytes: usize = tagged.iter().map(|(tags, _)| tags.request_bytes()).sum();
+    if tagged.len() > room || bytes > ALLOCATIONS_BYTES_MAX {
         // The largest shares keep their tags; equal ones in the order of their tags, so that a retry splits the same.
         tagged.sort_by_key(|(tags, quantity)| (std::cmp::Reverse(*quantity), *tags));
+        let mut bytes = PART_BYTES;
+        let fitting = tagged.iter().take_while(|(tags, _)| {
+            bytes += tags.request_bytes();
+            bytes <= ALLOCATIONS_BYTES_MAX
+        });
+        let room = fitting.count().min(room);
         for (_, quantity) in tagged.drain(room..) {
             untagged = untagged.checked_add(quantity).unwrap_or(Quantity::MAX);
         }
@@ -147,6 +169,27 @@ mod tests {
     fn untagged_usage_has_no_allocations() {
         let shares = BTreeMap::from([(TagSet::default(), "5".parse().unwrap())]);
         assert!(allocate(&shares).is_empty());
+    }
+
+    #[test]
+    fn tags_beyond_a_megabyte_go_untagged_and_the_largest_shares_keep_theirs() {
+        let long = |index: u32| {
+            let tag =
+                |tag: u32| (format!("{tag}{}", "k".repeat(99)), format!("{index:06}{}", "\\".repeat(250)));
+            TagSet::try_from((0..5).map(tag).collect::<BTreeMap<_, _>>()).unwrap()
+        };
+        let share = |index: u32| (long(index), Quantity::from_micros(u64::from(index) + 1).unwrap());
+        let shares: BTreeMap<TagSet, Quantity> = (0..2500).map(share).collect();
+        let split = allocate(&shares);
+        let bytes: usize = split.iter().map(|part| part.tags.request_bytes()).sum();
+        assert!(bytes <= ALLOCATIONS_BYTES_MAX && bytes > ALLOCATIONS_BYTES_MAX * 9 / 10, "{bytes}");
+        let sum: u64 = split.iter().map(|part| part.quantity.micros()).sum();
+        assert_eq!(sum, (1..=2500).sum::<u64>());
+        assert!(
+            split.iter().any(|part| part.tags == long(2499))
+                && !split.iter().any(|part| part.tags == long(0))
+        );
+        assert_eq!(split, allocate(&shares), "the same again");
     }
 
     fn shares() -> impl Strategy<Value = BTreeMap<TagSet, Quantity>> {

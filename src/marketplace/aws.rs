@@ -58,6 +58,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 /// state is never more than this behind.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Of which region and credentials may take so much: a connection attempt and an answer, and the call has time left.
+const READY_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// Credentials are loaded anew when they run out within this time, as the SDKs do.
 const CREDENTIALS_MARGIN: Duration = Duration::from_secs(300);
 
@@ -215,7 +218,15 @@ impl Aws {
             .with_region(region.map(|region| aws_config::Region::new(region.as_str().to_owned())))
     }
 
+    /// What a call needs before it can be made. When this takes too long, the call was not made, and that is told.
     async fn ready(&self, signing: Signing) -> Result<sdk::Client, Fault> {
+        tokio::time::timeout(READY_TIMEOUT, self.prepare(signing)).await.unwrap_or_else(|_| {
+            let text = "finding region and credentials took too long";
+            Err(Fault::local(FaultClass::Transient, "CredentialsUnavailable", text))
+        })
+    }
+
+    async fn prepare(&self, signing: Signing) -> Result<sdk::Client, Fault> {
         let region = self.region().await?;
         let mut ready = self.ready.lock().await;
         let soon = self.offset.now() + CREDENTIALS_MARGIN;
@@ -461,6 +472,7 @@ fn sdk_fault<E>(error: &SdkError<E, HttpResponse>, seen: Marks) -> Fault
 where
     E: ProvideErrorMetadata + StdError + 'static,
 {
+    let mut never_sent = false;
     let (class, code) = match error {
         SdkError::ServiceError(service) => {
             classify(Answer { status: service.raw().status().as_u16(), code: service.err().code() })
@@ -471,6 +483,7 @@ where
         SdkError::TimeoutError(_) => (FaultClass::Transient, FaultCode::known("Timeout")),
         SdkError::DispatchFailure(failure) => {
             let code = failure.as_connector_error().map_or("Connection", |error| {
+                never_sent = causes(error).any(|cause| CONNECTING.iter().any(|word| cause.contains(word)));
                 if failure.is_timeout() { timeout_code(error) } else { dispatch_code(error) }
             });
             (FaultClass::Transient, FaultCode::known(code))
@@ -482,9 +495,13 @@ where
         code,
         clock_offset_seconds: seen.clock_offset_seconds,
         emulated: seen.emulated,
+        never_sent,
         detail: DisplayErrorContext(error).to_string(),
     }
 }
+
+/// What the HTTP stack says of a connection that never came about.
+const CONNECTING: [&str; 3] = ["(connect)", "connect timeout", "dns error"];
 
 /// The HTTP stack has no public types for these causes; its words are matched, and tests over real sockets hold them.
 fn timeout_code(error: &(dyn StdError + 'static)) -> &'static str {

@@ -113,8 +113,10 @@ pub enum RecordStatus {
     CustomerNotSubscribed,
     /// AWS holds another quantity for this customer, dimension and hour.
     DuplicateRecord,
-    /// Not looked at, or a status that no document names: send it again.
+    /// AWS says that it was not looked at: certainly not billed, send it again.
     Unprocessed,
+    /// AWS does not say, or a status that no document names: it may be billed.
+    Unanswered,
 }
 
 /// A definitive answer of `BatchMeterUsage`.

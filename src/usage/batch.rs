@@ -16,9 +16,10 @@ pub const RECORDS_MAX: usize = 25;
 pub const BYTES_MAX: usize = 900_000;
 
 /// Around a record's texts: names of members, time, quantity.
-const RECORD_BYTES: usize = 400;
-/// Around an allocation's or tag's texts.
-const PART_BYTES: usize = 80;
+pub const RECORD_BYTES: usize = 400;
+
+/// The most that a character of a text takes in JSON for each of its bytes: a control character is `\u0001`.
+pub const ESCAPED: usize = 6;
 
 /// The records at the front of `records` and those further back that may go with the first, in order.
 #[must_use]
@@ -49,15 +50,11 @@ fn form(customer: &Customer) -> u8 {
     }
 }
 
-/// An upper bound of a record's size in the body.
-fn size(record: &Record) -> usize {
-    let tags = record.allocations.iter().flat_map(|allocation| allocation.tags.tags());
-    let parts: usize = tags.map(|(key, value)| PART_BYTES + 2 * (key.len() + value.len())).sum();
-    RECORD_BYTES
-        + record.dimension.len() * 2
-        + record.customer.canonical().len()
-        + parts
-        + record.allocations.len() * PART_BYTES
+/// An upper bound of a record's size in the body; `marketplace::aws` tests it against the bytes that are sent.
+#[must_use]
+pub fn size(record: &Record) -> usize {
+    let parts: usize = record.allocations.iter().map(|allocation| allocation.tags.request_bytes()).sum();
+    RECORD_BYTES + ESCAPED * (record.dimension.len() + record.customer.canonical().len()) + parts
 }
 
 #[cfg(test)]
@@ -80,6 +77,7 @@ mod tests {
             quantity: Quantity::ZERO,
             decimal,
             allocations: Vec::new(),
+            allocation_count: 0,
             timestamp: Timestamp::from_unix_seconds(1_795_507_200),
             client_token: String::new(),
             late_from: None,
@@ -116,6 +114,13 @@ mod tests {
         assert_eq!(ids(&twice), [1]);
         let many: Vec<Record> = (0..60).map(|id| record(id, &id.to_string(), "a", true, false)).collect();
         assert_eq!(next(&many).len(), RECORDS_MAX);
+    }
+
+    #[test]
+    fn the_largest_record_that_is_ever_sealed_fits_into_a_call() {
+        use crate::marketplace::allocation::ALLOCATIONS_BYTES_MAX;
+        let texts = Record { dimension: "\u{1}".repeat(255), ..record(1, &"1".repeat(1200), "", true, true) };
+        assert!(size(&texts) + ALLOCATIONS_BYTES_MAX < BYTES_MAX, "{}", size(&texts));
     }
 
     #[test]

@@ -87,6 +87,11 @@ fn outcome(id: Option<String>, dimension: String, taken: Option<Taken>, tally: &
         Some(Taken::Conflict) | None => {
             ("rejected", Some("id was used for other content within 48 hours".to_owned()))
         }
+        Some(Taken::TooMuch) => {
+            let text = "with it the dimension's total since the ledger began would be above 9000000000000, the most \
+                        that a ledger counts";
+            ("rejected", Some(text.to_owned()))
+        }
     };
     tally.add(dimension, status);
     Outcome { id, status, error }

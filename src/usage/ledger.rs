@@ -8,10 +8,14 @@
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
 //! - accepted = billed + pending + dead, for each dimension, in every committed state.
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
+//! - A clock that was ahead and came back strands nothing: hours that it closed are open again, usage that it put into
+//!   them counts to the current hour, and a slot that has a record takes no second one.
+//! - What a committed transaction held is not missing silently: the mark beside the file counts them (`mark`).
 //!
 //! # Schema 1
-//! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `last_closed` (the number of the latest closed hour),
-//!   `pod` and `started_at` (when its first process started).
+//! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
+//!   `last_closed` (the number of the latest closed hour), `forgotten_before`, `pod` and `started_at` (when its first
+//!   process started).
 //! - `keys(id, content, seen_at)`: idempotency keys of the last 48 hours.
 //! - `sums(pod, customer, dimension, hour, tags, micros, first_at, late_from)`: hours that are open, by tag set.
 //! - `records(…)`: sealed hours; unique by (pod, customer, dimension, hour).
@@ -23,6 +27,7 @@
 
 mod claim;
 mod counting;
+mod mark;
 mod quarantine;
 mod rows;
 mod upkeep;
@@ -34,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use crate::clock::Timestamp;
@@ -42,6 +48,7 @@ use crate::usage::event::Event;
 use crate::usage::seal::{self, Share, Sum};
 
 pub use claim::{Claim, Claimed, Settled};
+use rows::Slot;
 pub use rows::{Answered, Record, State, Totals};
 #[cfg(test)]
 use upkeep::KEYS_KEPT;
@@ -50,8 +57,17 @@ pub use upkeep::{Replayed, Summary};
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "usage.sqlite";
 
+/// What makes a schema out of the one before it, the first one out of nothing. Migrations only add.
+struct Migration {
+    sql: &'static str,
+    /// The oldest program that may use the result.
+    min_reader: i64,
+}
+
+const MIGRATIONS: [Migration; 1] = [Migration { sql: SCHEMA_1, min_reader: 1 }];
+
 /// The schema that this program writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 /// Pages that SQLite keeps in memory, in KiB: an hour's working set is small.
 const CACHE_KIB: i64 = 512;
@@ -88,6 +104,19 @@ pub enum LedgerError {
         /// What SQLite said.
         detail: String,
     },
+    /// It holds unsent usage of another product.
+    #[error(
+        "{path} holds usage of product {held} that AWS has not taken yet, and this sidecar meters {asked}; run one with \
+         product_code {held} until it is sent, or give this one a state_dir of its own"
+    )]
+    OtherProduct {
+        /// The file.
+        path: PathBuf,
+        /// Whose usage it is.
+        held: String,
+        /// Whose it should be.
+        asked: String,
+    },
     /// It reached `ledger_bytes_max`.
     #[error(
         "the ledger is full ({bytes} of {bytes_max} bytes); usage is refused until records are sent or the limit is raised"
@@ -106,6 +135,8 @@ pub enum LedgerError {
 /// How to use it.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The product that is metered: usage of one is never reported as another's.
+    pub product: String,
     /// Whose usage it is: the pod in mode `metered`, nobody in `saas`, where AWS does not look at the pod.
     pub pod: String,
     /// An hour takes its own late events so long after its end.
@@ -130,6 +161,8 @@ pub enum Taken {
     Duplicate,
     /// Its key was seen with other content: not counted.
     Conflict,
+    /// With it the dimension's total would be more than a ledger can count: not counted.
+    TooMuch,
 }
 
 /// An open ledger.
@@ -138,6 +171,9 @@ pub struct Ledger {
     connection: Connection,
     path: PathBuf,
     settings: Settings,
+    mark: mark::Mark,
+    /// The latest whole hour that was looked at for dimensions without usage.
+    zeroed: Option<Hour>,
 }
 
 impl Ledger {
@@ -145,15 +181,7 @@ impl Ledger {
     /// and named, and a new one begins.
     pub fn open(folder: &Path, settings: Settings) -> Result<Self, LedgerError> {
         let path = folder.join(FILE_NAME);
-        let suspect = quarantine::is_suspect(&path);
-        let opened = Self::open_file(&path, settings.clone()).and_then(|ledger| {
-            if suspect {
-                ledger.check()?;
-                quarantine::clear(&ledger.path);
-            }
-            Ok(ledger)
-        });
-        match opened {
+        match Self::open_file(&path, settings.clone()) {
             Err(LedgerError::Damaged { path, detail }) => {
                 let now = settings.started_at;
                 quarantine::set_aside(&path, now, &detail)?;
@@ -168,8 +196,8 @@ impl Ledger {
 
     /// Opens the ledger of a sidecar that does not run, to look at it or to replay. It is the same pod's as before.
     pub fn open_existing(folder: &Path) -> Result<Self, LedgerError> {
-        let path = folder.join(FILE_NAME);
         let visitor = Settings {
+            product: String::new(),
             pod: String::new(),
             settle: Duration::ZERO,
             bytes_max: u64::MAX,
@@ -177,83 +205,129 @@ impl Ledger {
             zero_dimensions: Vec::new(),
             aws_door: false,
         };
-        let mut ledger = Self { connection: Self::connect(&path)?, path, settings: visitor };
-        let failed = |error: rusqlite::Error| classify(&ledger.path, &error);
-        let pod = ledger
-            .connection
-            .query_row("SELECT value FROM meta WHERE key = 'pod'", [], |row| row.get(0))
-            .optional()
-            .map_err(failed)?;
+        let mut ledger = Self::connect(&folder.join(FILE_NAME), visitor)?;
+        let pod = ledger.reading(|connection| meta(connection, "pod"))?;
         ledger.settings.pod = pod.unwrap_or_default();
+        ledger.keep_tidy()?;
         Ok(ledger)
     }
 
     fn open_file(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
-        let mut ledger = Self { connection: Self::connect(path)?, path: path.to_owned(), settings };
+        let mut ledger = Self::connect(path, settings)?;
+        if quarantine::is_suspect(path) {
+            ledger.check()?;
+            quarantine::clear(path);
+        }
+        ledger.check_balance()?;
         ledger.migrate()?;
+        ledger.keep_tidy()?;
         Ok(ledger)
     }
 
-    fn connect(path: &Path) -> Result<Connection, LedgerError> {
+    /// Connects and finds out whether the file is what it was; until that is known, nothing is written, not even what
+    /// SQLite would fold back on closing.
+    fn connect(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
         let damaged = |error: rusqlite::Error| classify(path, &error);
         let mut connection = Connection::open(path).map_err(damaged)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(damaged)?;
         connection.busy_timeout(Duration::ZERO).map_err(damaged)?;
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(damaged)?;
         check_version(&mut connection, path)?;
+        let mark = mark::Mark::open(&connection, path)?;
         for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("trusted_schema", "OFF")] {
             connection.pragma_update(None, name, value).map_err(damaged)?;
         }
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(damaged)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(damaged)?;
-        Ok(connection)
+        Ok(Self { connection, path: path.to_owned(), settings, mark, zeroed: None })
+    }
+
+    /// From here on SQLite folds its WAL back when it closes the file.
+    fn keep_tidy(&self) -> Result<(), LedgerError> {
+        self.reading(|connection| {
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
+        })
     }
 
     fn migrate(&mut self) -> Result<(), LedgerError> {
         let path = self.path.clone();
-        let failed = |error: rusqlite::Error| classify(&path, &error);
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        transaction.execute_batch(TABLES).map_err(failed)?;
-        // Whoever wrote this ended between a call and its answer.
-        transaction
-            .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])
-            .map_err(failed)?;
-        claim::adopt(&transaction).map_err(failed)?;
-        let ledger_id = random_hex().ok_or_else(|| LedgerError::Io("no random bytes".to_owned()))?;
-        let start =
-            [("schema", SCHEMA.to_string()), ("min_reader", SCHEMA.to_string()), ("ledger_id", ledger_id)];
-        for (key, value) in start {
+        let opened = self.write("open", |transaction, settings| {
+            let stored: usize = match has_meta(transaction)? {
+                true => meta(transaction, "schema")?.and_then(|text| text.parse().ok()).unwrap_or_default(),
+                false => 0,
+            };
+            for migration in MIGRATIONS.iter().skip(stored) {
+                transaction.execute_batch(migration.sql)?;
+                set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
+            }
+            if stored < MIGRATIONS.len() {
+                set_meta(transaction, "schema", &SCHEMA.to_string())?;
+            }
+            if meta(transaction, "ledger_id")?.is_none() {
+                set_meta(transaction, "ledger_id", &random_hex()?)?;
+            }
+            if let Some(held) = rows::adopt_product(transaction, &settings.product)? {
+                return Ok(Err(held));
+            }
+            // Whoever wrote this ended between a call and its answer.
             transaction
-                .execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?1, ?2)", params![key, value])
-                .map_err(failed)?;
+                .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])?;
+            claim::adopt(transaction)?;
+            upkeep::begin_to_forget(transaction, settings.started_at)?;
+            rows::started_at(transaction, &settings.pod, settings.started_at).map(Ok)
+        })?;
+        match opened {
+            Ok(started_at) => {
+                self.settings.started_at = started_at;
+                Ok(())
+            }
+            Err(held) => Err(LedgerError::OtherProduct { path, held, asked: self.settings.product.clone() }),
         }
-        let settings = &mut self.settings;
-        let started_at =
-            rows::started_at(&transaction, &settings.pod, settings.started_at).map_err(failed)?;
-        transaction.commit().map_err(failed)?;
-        settings.started_at = started_at;
-        Ok(())
     }
 
-    fn transaction(&mut self) -> Result<Transaction<'_>, LedgerError> {
-        let path = self.path.clone();
-        self.connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|error| classify(&path, &error))
+    /// Does `work` in one transaction; on return it is on disk, and the mark says so.
+    fn write<T>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Transaction<'_>, &Settings) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let failed = |error: rusqlite::Error| classify(&self.path, &error);
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let changes = |transaction: &Transaction<'_>| -> rusqlite::Result<i64> {
+            transaction.prepare_cached("SELECT total_changes()")?.query_row([], |row| row.get(0))
+        };
+        let before = changes(&transaction).map_err(failed)?;
+        let done = work(&transaction, &self.settings).map_err(failed)?;
+        // Hours are looked at every second: what changes nothing must not cost a write.
+        let changed = changes(&transaction).map_err(failed)? != before;
+        if changed {
+            mark::count(&transaction).map_err(failed)?;
+            step(name, "before");
+        }
+        transaction.commit().map_err(failed)?;
+        if changed {
+            step(name, "after");
+            self.mark.counted(&self.connection);
+        }
+        Ok(done)
+    }
+
+    fn reading<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
+        read(&self.connection).map_err(|error| classify(&self.path, &error))
+    }
+
+    /// A clock that went back was ahead when the process started: it started by now at the latest.
+    fn observe(&mut self, now: Timestamp) {
+        self.settings.started_at = self.settings.started_at.min(now);
     }
 
     /// Counts events, all in one transaction; on return they are on disk.
     pub fn take(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
         self.check_size()?;
-        let (path, settings) = (self.path.clone(), self.settings.clone());
-        let failed = |error: rusqlite::Error| classify(&path, &error);
-        let transaction = self.transaction()?;
-        let taken = counting::count(&transaction, &settings, events, now).map_err(failed)?;
-        step("take-before-commit");
-        transaction.commit().map_err(failed)?;
-        step("take-after-commit");
-        Ok(taken)
+        self.observe(now);
+        self.write("take", |transaction, settings| counting::count(transaction, settings, events, now))
     }
 
     fn check_size(&self) -> Result<(), LedgerError> {
@@ -286,126 +360,168 @@ impl Ledger {
     }
 
     fn seal_up_to(&mut self, latest: Hour, now: Timestamp) -> Result<usize, LedgerError> {
-        let (path, settings) = (self.path.clone(), self.settings.clone());
-        let failed = |error: rusqlite::Error| classify(&path, &error);
-        let transaction = self.transaction()?;
-        let last_closed = last_closed(&transaction).map_err(failed)?;
-        if last_closed.is_none_or(|last| last < latest) {
-            upkeep::forget(&transaction, now).map_err(failed)?;
-            transaction
-                .execute(
-                    "INSERT OR REPLACE INTO meta VALUES ('last_closed', ?1)",
-                    [latest.number().to_string()],
-                )
-                .map_err(failed)?;
+        if quarantine::is_suspect(&self.path) {
+            self.check()?;
+            quarantine::clear(&self.path);
         }
-        let closed = last_closed.map_or(latest, |last| last.max(latest));
-        let current = current_hour(&transaction, now, settings.settle).map_err(failed)?;
-        let whole = Hour::latest_closed(now, settings.settle);
-        let mut made =
-            upkeep::zero_hours(&transaction, &settings, last_closed, whole, now).map_err(failed)?;
-        for (slot, sum) in rows::closed_sums(&transaction, closed).map_err(failed)? {
-            if settings.aws_door && claim::unclaimed(&transaction, &slot).map_err(failed)? != slot.hour {
-                rows::carry(&transaction, &settings.pod, current, &slot, &sum).map_err(failed)?;
-                continue;
+        self.observe(now);
+        let whole = Hour::latest_closed(now, self.settings.settle);
+        let zero = self.zeroed != Some(whole);
+        let mut advanced = false;
+        let made = self.write("seal", |transaction, settings| {
+            let (last, counts) = last_closed(transaction, now)?;
+            let closed = counts.map_or(latest, |last| last.max(latest)).max(whole);
+            advanced = last.is_none_or(|last| last < closed);
+            if advanced {
+                upkeep::forget(transaction, now)?;
             }
-            if slot.pod != settings.pod {
-                // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
-                rows::carry(&transaction, &settings.pod, current, &slot, &sum).map_err(failed)?;
-                continue;
+            if last != Some(closed) {
+                set_meta(transaction, "last_closed", &closed.number().to_string())?;
             }
-            let Some(sealed) = seal::seal(slot.hour, &sum.sum) else { continue };
-            let token = random_hex().ok_or_else(|| LedgerError::Io("no random bytes".to_owned()))?;
-            rows::insert_record(&transaction, &slot, &sum, &sealed, &token, now).map_err(failed)?;
-            rows::keep_rest(&transaction, &slot, current, &sealed, now).map_err(failed)?;
-            made += 1;
-        }
-        if made > 0 {
-            step("seal-before-commit");
-        }
-        transaction.commit().map_err(failed)?;
-        if made > 0 {
-            step("seal-after-commit");
+            if counts != last {
+                tracing::warn!(%closed, "the clock went back: hours that it had closed are open again");
+            }
+            let mut made = seal_sums(transaction, settings, closed, now)?;
+            if zero {
+                made += upkeep::zero_hours(transaction, settings, whole, now)?;
+            }
+            Ok(made)
+        })?;
+        self.zeroed = Some(whole);
+        if advanced {
+            self.check_balance()?;
         }
         Ok(made)
     }
 
     /// Records that AWS has not answered definitely, oldest first, without their allocations.
     pub fn unsent(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        rows::records(&self.connection, rows::Which::Unsent, limit)
-            .map_err(|error| classify(&self.path, &error))
+        self.unsent_after(None, limit)
     }
 
-    /// Records by state, newest hour last.
+    /// The same from behind a record on, so that many that wait do not hide those behind them.
+    pub fn unsent_after(&self, last: Option<(Hour, i64)>, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        let (hour, id) = last.unwrap_or((Hour::from_number(i64::MIN), i64::MIN));
+        self.reading(|connection| rows::records(connection, rows::Which::Unsent { hour, id }, limit))
+    }
+
+    /// Records in the order of their hours, without their allocations; where there are more than `limit`, those that
+    /// are not settled and the newest.
     pub fn records(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        rows::records(&self.connection, rows::Which::All, limit).map_err(|error| classify(&self.path, &error))
+        self.reading(|connection| rows::records(connection, rows::Which::All, limit))
     }
 
     /// Notes on disk that these records are about to be sent.
     pub fn attempt(&mut self, ids: &[i64], now: Timestamp) -> Result<(), LedgerError> {
-        let path = self.path.clone();
-        let failed = |error: rusqlite::Error| classify(&path, &error);
-        let transaction = self.transaction()?;
-        for id in ids {
-            transaction
-                .execute(
-                    "UPDATE records SET attempting = 1, attempts = attempts + 1, updated_at = ?2 WHERE id = ?1",
-                    params![id, now.unix_millis()],
-                )
-                .map_err(failed)?;
-        }
-        step("attempt-before-commit");
-        transaction.commit().map_err(failed)?;
-        step("attempt-after-commit");
-        Ok(())
+        self.write("attempt", |transaction, _| {
+            let mut attempt = transaction.prepare_cached(
+                "UPDATE records SET attempting = 1, attempts = attempts + 1, updated_at = ?2
+                 WHERE id = ?1 AND state = 'sealed'",
+            )?;
+            ids.iter().try_for_each(|id| attempt.execute(params![id, now.unix_millis()]).map(|_| ()))
+        })
     }
 
     /// Notes AWS's answer, or what was decided about a record.
     pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
-        let (path, settings) = (self.path.clone(), self.settings.clone());
-        let failed = |error: rusqlite::Error| classify(&path, &error);
-        let transaction = self.transaction()?;
-        let current = current_hour(&transaction, now, settings.settle).map_err(failed)?;
-        rows::answer(&transaction, &settings.pod, current, id, answered, now).map_err(failed)?;
-        step("answer-before-commit");
-        transaction.commit().map_err(failed)?;
-        step("answer-after-commit");
-        Ok(())
+        self.write("answer", |transaction, settings| {
+            let current = current_hour(transaction, now, settings.settle)?;
+            rows::answer(transaction, &settings.pod, current, id, answered, now)
+        })
     }
 
     /// For each dimension: acknowledged, billed, pending and dead.
     pub fn totals(&self) -> Result<BTreeMap<String, Totals>, LedgerError> {
-        rows::totals(&self.connection).map_err(|error| classify(&self.path, &error))
+        self.reading(rows::totals)
     }
 
-    /// Reads the whole file and checks its structure; slow, for `doctor` and after damage.
+    /// Reads the whole file and checks its structure, its rows and its balance; slow, for `doctor` and after damage.
     pub fn check(&self) -> Result<(), LedgerError> {
-        let failed = |error: rusqlite::Error| classify(&self.path, &error);
-        let verdict: String =
-            self.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
-        if verdict == "ok" {
-            Ok(())
-        } else {
-            quarantine::suspect(&self.path);
-            Err(LedgerError::Damaged { path: self.path.clone(), detail: verdict })
+        let verdict: String = self
+            .reading(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
+        if verdict != "ok" {
+            return Err(self.damaged(verdict));
+        }
+        self.check_balance()?;
+        self.reading(rows::read_all)
+    }
+
+    /// What SQLite cannot see: a number that changed on the disk. No committed state is out of balance.
+    fn check_balance(&self) -> Result<(), LedgerError> {
+        if !self.reading(has_meta)? {
+            return Ok(());
+        }
+        match self.totals()?.iter().find(|(_, totals)| !totals.balances()) {
+            None => Ok(()),
+            Some((dimension, totals)) => {
+                Err(self.damaged(format!("{dimension} is out of balance: {totals:?}")))
+            }
         }
     }
+
+    fn damaged(&self, detail: String) -> LedgerError {
+        quarantine::suspect(&self.path);
+        LedgerError::Damaged { path: self.path.clone(), detail }
+    }
+}
+
+/// Seals what is in closed hours; what must not be reported in its hour counts to the current one.
+fn seal_sums(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    closed: Hour,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
+    let current = Hour::of(now).max(closed.next());
+    // Clocks differ by minutes: usage may be in the hour that comes next, or in the one after an early end.
+    let farthest = current.max(Hour::of(now).next());
+    let mut made = 0;
+    for (slot, sum) in rows::due_sums(transaction, closed, farthest, &settings.pod)? {
+        // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
+        let foreign = slot.pod != settings.pod;
+        // The clock was ahead, and nobody would look at that hour before it comes.
+        let ahead = slot.hour > farthest;
+        // AWS takes one value for an hour, and it has one: from the application, or from before the clock went back.
+        let taken = claim::unclaimed(transaction, &slot)? != slot.hour;
+        if foreign || ahead || taken {
+            let target = Slot { pod: settings.pod.clone(), hour: current, ..slot.clone() };
+            let target = Slot { hour: claim::unclaimed(transaction, &target)?, ..target };
+            if target != slot {
+                rows::carry(transaction, &target, &slot, &sum, now)?;
+            }
+            continue;
+        }
+        let Some(sealed) = seal::seal(slot.hour, &sum.sum, now) else { continue };
+        rows::insert_record(transaction, &slot, &sum, &sealed, &random_hex()?, now)?;
+        rows::keep_rest(transaction, &slot, current, &sealed, now)?;
+        made += 1;
+    }
+    Ok(made)
+}
+
+fn has_meta(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) FROM sqlite_master WHERE name = 'meta'", [], |row| {
+        row.get::<_, i64>(0).map(|tables| tables > 0)
+    })
+}
+
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    let mut find = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    find.query_row([key], |row| row.get(0)).optional()
+}
+
+fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    let mut put = connection.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?;
+    put.execute([key, value]).map(|_| ())
 }
 
 /// A newer file is refused before anything is written to it.
 fn check_version(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
     let failed = |error: rusqlite::Error| classify(path, &error);
-    let known: bool = connection
-        .query_row("SELECT count(*) FROM sqlite_master WHERE name = 'meta'", [], |row| row.get::<_, i64>(0))
-        .map_err(failed)?
-        > 0;
-    if !known {
+    if !has_meta(connection).map_err(failed)? {
         return Ok(());
     }
-    let min_reader: Option<String> = connection
-        .query_row("SELECT value FROM meta WHERE key = 'min_reader'", [], |row| row.get(0))
-        .optional()
-        .map_err(failed)?;
+    let min_reader = meta(connection, "min_reader").map_err(failed)?;
     match min_reader.as_deref().map(str::parse::<i64>) {
         Some(Ok(min_reader)) if min_reader <= SCHEMA => Ok(()),
         Some(Ok(min_reader)) => Err(LedgerError::TooNew { path: path.to_owned(), min_reader }),
@@ -414,10 +530,23 @@ fn check_version(connection: &mut Connection, path: &Path) -> Result<(), LedgerE
 }
 
 fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
-    use rusqlite::ErrorCode;
+    use rusqlite::{Error, ErrorCode};
+    // Every statement is ours and fits the schema: a table or column that is missing, or a value that is not of its
+    // kind, was changed on the disk.
+    let unreadable = matches!(
+        error,
+        Error::SqlInputError { .. }
+            | Error::FromSqlConversionFailure(..)
+            | Error::InvalidColumnType(..)
+            | Error::IntegralValueOutOfRange(..)
+    );
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LedgerError::InUse(path.to_owned()),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) => {
+            quarantine::suspect(path);
+            LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() }
+        }
+        _ if unreadable => {
             quarantine::suspect(path);
             LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() }
         }
@@ -427,52 +556,68 @@ fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
 
 /// The hour that counts what comes late: never one that is closed.
 fn current_hour(transaction: &Transaction<'_>, now: Timestamp, settle: Duration) -> rusqlite::Result<Hour> {
-    let by_clock = Hour::of(now);
-    let closed = last_closed(transaction)?.max(Some(Hour::latest_closed(now, settle)));
-    Ok(closed.map_or(by_clock, |closed| by_clock.max(closed.next())))
+    Ok(Hour::of(now).max(closed_hour(transaction, now, settle)?.next()))
 }
 
-fn last_closed(transaction: &Transaction<'_>) -> rusqlite::Result<Option<Hour>> {
-    let text: Option<String> = transaction
-        .query_row("SELECT value FROM meta WHERE key = 'last_closed'", [], |row| row.get(0))
-        .optional()?;
-    Ok(text.and_then(|text| text.parse().ok()).map(Hour::from_number))
+/// The latest hour that takes no event any more.
+fn closed_hour(transaction: &Transaction<'_>, now: Timestamp, settle: Duration) -> rusqlite::Result<Hour> {
+    let (_, counts) = last_closed(transaction, now)?;
+    let by_clock = Hour::latest_closed(now, settle);
+    Ok(counts.map_or(by_clock, |last| last.max(by_clock)))
+}
+
+/// The latest hour that was closed, and the same where it still counts: an early end closes the hour of then, which is
+/// at most one ahead after a small step back. Farther ahead, the clock was wrong then or is now, and to wait for it
+/// would keep usage for as long.
+fn last_closed(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+) -> rusqlite::Result<(Option<Hour>, Option<Hour>)> {
+    let last = meta(transaction, "last_closed")?.and_then(|text| text.parse().ok()).map(Hour::from_number);
+    Ok((last, last.filter(|last| *last <= Hour::of(now).next())))
 }
 
 /// A step at which the kill campaign may end the process.
 #[cfg(feature = "fail-points")]
-fn step(name: &str) {
-    crate::fail_point::reach(name);
+fn step(name: &str, side: &str) {
+    crate::fail_point::reach(&format!("{name}-{side}-commit"));
 }
 
 #[cfg(not(feature = "fail-points"))]
-const fn step(_: &str) {}
+const fn step(_: &str, _: &str) {}
+
+/// The system has no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("no random bytes")]
+struct NoEntropy;
 
 /// 128 random bits as hexadecimal text.
-fn random_hex() -> Option<String> {
+fn random_hex() -> rusqlite::Result<String> {
     let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).ok()?;
-    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| rusqlite::Error::ToSqlConversionFailure(Box::new(NoEntropy)))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-const TABLES: &str = "
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, content BLOB NOT NULL, seen_at INTEGER NOT NULL)
+const SCHEMA_1: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE keys (id TEXT PRIMARY KEY, content BLOB NOT NULL, seen_at INTEGER NOT NULL)
     STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS keys_seen_at ON keys (seen_at);
-CREATE TABLE IF NOT EXISTS sums (
+CREATE INDEX keys_seen_at ON keys (seen_at);
+CREATE TABLE sums (
     pod TEXT NOT NULL, customer TEXT NOT NULL, dimension TEXT NOT NULL, hour INTEGER NOT NULL, tags TEXT NOT NULL,
     micros INTEGER NOT NULL, first_at INTEGER NOT NULL, late_from INTEGER,
     PRIMARY KEY (hour, pod, customer, dimension, tags)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS records (
+CREATE TABLE records (
     id INTEGER PRIMARY KEY, pod TEXT NOT NULL, customer TEXT NOT NULL, dimension TEXT NOT NULL, hour INTEGER NOT NULL,
     micros INTEGER NOT NULL, decimal INTEGER NOT NULL, allocations TEXT NOT NULL, timestamp INTEGER NOT NULL,
     client_token TEXT NOT NULL, late_from INTEGER, state TEXT NOT NULL, in_doubt INTEGER NOT NULL DEFAULT 0,
     attempting INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, code TEXT, metering_record_id TEXT,
     sealed_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, UNIQUE (pod, customer, dimension, hour)) STRICT;
-CREATE INDEX IF NOT EXISTS records_state ON records (state, hour);
-CREATE TABLE IF NOT EXISTS settled (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX records_state ON records (state, hour);
+CREATE TABLE settled (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// A sum with what else its rows say.

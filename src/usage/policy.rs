@@ -3,11 +3,13 @@
 //! - A record is sent unchanged until AWS answers definitely, inside AWS's window.
 //! - A record is this pod's, or it is not sent: AWS tells reports apart by the pod.
 //! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what
-//!   is in doubt may have been billed, and becomes a dead letter.
+//!   is in doubt may have been billed, is asked about once more, and becomes a dead letter.
+//! - AWS's clock decides about windows, not ours: a record of a time that our clock has not reached is sent.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::marketplace::fault::{Answer, classify};
 use crate::marketplace::{Fault, FaultClass};
 use crate::usage::ledger::{Answered, Record};
 
@@ -52,8 +54,11 @@ impl Window {
 /// A call that leaves this late may arrive after the window.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// A customer without a subscription is asked about again after this time, beside others that are served.
+/// A record that AWS refuses for itself is asked about again after this time, beside others that are served.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
+
+/// Clocks differ by so much; a record's time that is farther ahead was taken from a clock that has gone back since.
+const AHEAD_MAX: Duration = Duration::from_secs(300);
 
 /// The longest phase: ten calls a second serve six thousand pods in it.
 pub const PHASE_MAX: Duration = Duration::from_secs(600);
@@ -77,11 +82,17 @@ impl Policy {
             // From us it would be a second report beside a first that may stand.
             return Todo::Give(self.expired(record));
         }
+        if record.timestamp > now.plus(AHEAD_MAX) && record.attempts == 0 {
+            return Todo::Send;
+        }
         let deadline = self.window.closes(record.timestamp).minus(MARGIN);
         if now >= deadline {
-            return Todo::Give(self.expired(record));
+            // Its last answer was none, and is older than this end: AWS may still know what became of it, and our clock
+            // may be ahead. Once; a record that is out of AWS's window is refused and nothing more.
+            let asked = record.updated_at >= deadline;
+            return if record.in_doubt && !asked { Todo::Send } else { Todo::Give(self.expired(record)) };
         }
-        let refused = record.code.as_deref() == Some("CustomerNotSubscribed");
+        let refused = record.attempts > 0 && record.code.as_deref().is_some_and(is_its_own);
         let again = record.updated_at.plus(ASK_AGAIN);
         if !hurry && refused && now >= record.updated_at && now < again && again < deadline {
             return Todo::WaitUntil(again);
@@ -123,6 +134,9 @@ impl Policy {
             | "InvalidUsageAllocationsException"
             | "InvalidCustomerIdentifierException"
             | "InvalidLicenseException"
+            | "RequestEntityTooLargeException"
+            | "RequestTooLargeException"
+            | "SerializationException"
             | "ValidationException" => Answered::Dead(code),
             _ if processed_unknown(fault) => Answered::Unknown(code),
             _ => Answered::Refused(code),
@@ -130,12 +144,55 @@ impl Policy {
     }
 }
 
+/// Whether a failed call is about what is in it, so that others would fare better: a batch is halved, and the sending
+/// goes on.
+#[must_use]
+pub fn concerns_the_record(fault: &Fault) -> bool {
+    fault.class == FaultClass::Misconfigured && !CONCERN_ALL.contains(&fault.code.as_str())
+}
+
+/// Exceptions about product, region and account: the next record would meet the same one.
+const CONCERN_ALL: [&str; 7] = [
+    "InvalidProductCodeException",
+    "InvalidEndpointRegionException",
+    "InvalidRegionException",
+    "DisabledApiException",
+    "PlatformNotSupportedException",
+    "UnknownOperationException",
+    "RequestNotBuilt",
+];
+
+/// Whether the code that a record was refused with is about the record alone.
+fn is_its_own(code: &str) -> bool {
+    if ["CustomerNotSubscribed", UNANSWERED].contains(&code) {
+        return true;
+    }
+    let (class, _) = classify(Answer { status: 400, code: Some(code) });
+    class == FaultClass::Misconfigured && code.ends_with("Exception") && !CONCERN_ALL.contains(&code)
+}
+
+/// The code of a record of which an answer did not speak.
+pub const UNANSWERED: &str = "Unanswered";
+
 /// Whether the call may have been processed although no answer says so.
 #[must_use]
 pub fn processed_unknown(fault: &Fault) -> bool {
-    const NEVER_SENT: [&str; 6] =
-        ["ThrottlingException", "Dns", "Tls", "ConnectTimeout", "CredentialsUnavailable", "RegionUnknown"];
-    fault.class == FaultClass::Transient && !NEVER_SENT.contains(&fault.code.as_str())
+    /// Refused before it was looked at, or never sent.
+    const NOT_PROCESSED: [&str; 11] = [
+        "ThrottlingException",
+        "Throttling",
+        "ThrottledException",
+        "RequestThrottledException",
+        "RequestThrottled",
+        "TooManyRequestsException",
+        "RequestLimitExceeded",
+        "Dns",
+        "ConnectTimeout",
+        "CredentialsUnavailable",
+        "RegionUnknown",
+    ];
+    let known = fault.never_sent || NOT_PROCESSED.contains(&fault.code.as_str());
+    fault.class == FaultClass::Transient && !known
 }
 
 /// A pod's own phase: the same on every start, spread over pods (FNV-1a, so that it needs no state).
@@ -175,6 +232,7 @@ mod tests {
             quantity: Quantity::ZERO,
             decimal: false,
             allocations: Vec::new(),
+            allocation_count: 0,
             timestamp: AT,
             client_token: "token".into(),
             late_from: None,
@@ -210,13 +268,15 @@ mod tests {
         let end = AT.plus(6 * HOUR);
         let todo = |policy: Policy, record: &Record| policy.todo(record, end, false);
         let refused = Record { attempts: 3, code: Some("CustomerNotEntitledException".into()), ..record() };
-        let doubtful = Record { attempts: 1, in_doubt: true, ..record() };
+        let doubtful = Record { attempts: 1, in_doubt: true, updated_at: end, ..record() };
         assert_eq!(todo(policy(), &record()), Todo::Give(Answered::Carry("expired".into())));
         assert_eq!(
             todo(policy(), &refused),
             Todo::Give(Answered::Carry("CustomerNotEntitledException".into()))
         );
         assert_eq!(todo(policy(), &doubtful), Todo::Give(Answered::Dead("in_doubt".into())), "never carried");
+        let earlier = Record { updated_at: AT.plus(HOUR), ..doubtful };
+        assert_eq!(todo(policy(), &earlier), Todo::Send, "once more: AWS's clock decides, not ours");
         let keep = Policy { carry_expired: false, ..policy() };
         assert_eq!(todo(keep, &record()), Todo::Give(Answered::Dead("expired".into())));
     }
@@ -275,6 +335,93 @@ mod tests {
         }
         let out = judge(true, Misconfigured, "TimestampOutOfBoundsException");
         assert_eq!(out, Answered::Dead("in_doubt".into()), "the first call may have been billed");
+    }
+
+    /// Every exception of the service model for the two operations, those of every AWS service, and one to come: what it
+    /// means for a record, for one in doubt, and whether the others would fare better.
+    #[test]
+    fn every_exception_of_aws_has_its_meaning() {
+        #[derive(Debug, PartialEq)]
+        enum Meaning {
+            Kept,
+            InDoubt,
+            Carried,
+            Dead,
+        }
+        use Meaning::{Carried, Dead, InDoubt, Kept};
+        for (status, code, fresh, doubtful, alone) in [
+            // MeterUsage and BatchMeterUsage
+            (500, "InternalServiceErrorException", InDoubt, InDoubt, false),
+            (400, "InvalidProductCodeException", Kept, Kept, false),
+            (400, "InvalidUsageDimensionException", Dead, Dead, true),
+            (400, "InvalidTagException", Dead, Dead, true),
+            (400, "InvalidUsageAllocationsException", Dead, Dead, true),
+            (400, "TimestampOutOfBoundsException", Carried, Dead, true),
+            (400, "ThrottlingException", Kept, Kept, false),
+            // MeterUsage
+            (400, "InvalidEndpointRegionException", Kept, Kept, false),
+            (400, "DuplicateRequestException", Dead, Dead, true),
+            (400, "IdempotencyConflictException", Dead, Dead, true),
+            (400, "CustomerNotEntitledException", Kept, Kept, false),
+            // BatchMeterUsage
+            (400, "InvalidCustomerIdentifierException", Dead, Dead, true),
+            (400, "DisabledApiException", Kept, Kept, false),
+            (400, "InvalidLicenseException", Dead, Dead, true),
+            // Every service
+            (400, "AccessDeniedException", Kept, Kept, false),
+            (403, "InvalidSignatureException", Kept, Kept, false),
+            (403, "ExpiredTokenException", Kept, Kept, false),
+            (400, "ValidationException", Dead, Dead, true),
+            (413, "RequestEntityTooLargeException", Dead, Dead, true),
+            (400, "SerializationException", Dead, Dead, true),
+            (503, "ServiceUnavailable", InDoubt, InDoubt, false),
+            (429, "TooManyRequestsException", Kept, Kept, false),
+            (400, "TransactionInProgressException", InDoubt, InDoubt, false),
+            // One that no document names yet
+            (400, "SomethingNewException", Kept, Kept, true),
+            (500, "SomethingNewException", InDoubt, InDoubt, false),
+        ] {
+            let (class, _) = classify(Answer { status, code: Some(code) });
+            let fault = Fault::local(class, code, "");
+            let meaning = |doubt| match policy().judge(doubt, &fault) {
+                Answered::Refused(_) => Kept,
+                Answered::Unknown(_) => InDoubt,
+                Answered::Carry(_) => Carried,
+                Answered::Dead(_) => Dead,
+                Answered::Accepted(_) => panic!("{code} is a success"),
+            };
+            assert_eq!((meaning(false), meaning(true)), (fresh, doubtful), "{status} {code}");
+            assert_eq!(concerns_the_record(&fault), alone, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_never_came_about_leaves_no_doubt() {
+        let lost = fault(FaultClass::Transient, "Connection");
+        assert_eq!(policy().judge(false, &lost), Answered::Unknown("Connection".into()));
+        let refused = Fault { never_sent: true, ..lost };
+        assert_eq!(policy().judge(false, &refused), Answered::Refused("Connection".into()));
+    }
+
+    #[test]
+    fn a_record_that_is_refused_for_itself_waits_beside_others() {
+        let now = AT.plus(HOUR);
+        for code in ["CustomerNotSubscribed", "SomethingNewException", UNANSWERED] {
+            let refused = Record { attempts: 1, code: Some(code.into()), ..record() };
+            assert_eq!(policy().todo(&refused, now, false), Todo::WaitUntil(now.plus(ASK_AGAIN)), "{code}");
+            assert_eq!(policy().todo(&refused, now, true), Todo::Send, "{code} in a hurry");
+        }
+        for code in ["ThrottlingException", "Unprocessed", "InvalidProductCodeException", "Connection"] {
+            let refused = Record { attempts: 1, code: Some(code.into()), ..record() };
+            assert_eq!(policy().todo(&refused, now, false), Todo::Send, "{code}: the pause is for all");
+        }
+    }
+
+    #[test]
+    fn a_time_that_our_clock_has_not_reached_is_for_aws_to_judge() {
+        let ahead =
+            Record { timestamp: AT.plus(9000 * HOUR), hour: Hour::of(AT.plus(9000 * HOUR)), ..record() };
+        assert_eq!(policy().todo(&ahead, AT, false), Todo::Send);
     }
 
     #[test]

@@ -42,13 +42,14 @@ pub struct Sealed {
     pub rest: BTreeMap<TagSet, u64>,
 }
 
-/// Seals a sum; `None` when there is nothing in it.
+/// Seals a sum at `now`; `None` when there is nothing in it.
 #[must_use]
-pub fn seal(hour: Hour, sum: &Sum) -> Option<Sealed> {
+pub fn seal(hour: Hour, sum: &Sum, now: Timestamp) -> Option<Sealed> {
     let first_at = sum.shares.values().map(|share| share.first_at).min()?;
-    // A record's time is within its hour, whatever an event said: AWS counts by it.
-    let timestamp =
-        first_at.max(hour.start()).min(Timestamp::from_unix_millis(hour.end().unix_millis() - 1000));
+    // AWS takes nothing from the future, and an hour that ends early may hold an event that was ahead by minutes. A
+    // record's time is within its hour, whatever an event said: AWS counts by it.
+    let last = Timestamp::from_unix_millis(hour.end().unix_millis() - 1000);
+    let timestamp = first_at.min(now).max(hour.start()).min(last);
     let (mut shares, mut rest) = (BTreeMap::new(), BTreeMap::new());
     let mut total = Quantity::ZERO;
     for (tags, share) in &sum.shares {
@@ -97,6 +98,21 @@ mod tests {
             (tags(name), Share { micros: *micros, first_at })
         };
         Sum { shares: shares.iter().map(share).collect() }
+    }
+
+    const AFTER: Timestamp = Timestamp::from_unix_seconds((498_752 + 1) * 3600);
+
+    fn seal(hour: Hour, sum: &Sum) -> Option<Sealed> {
+        super::seal(hour, sum, AFTER)
+    }
+
+    #[test]
+    fn an_hour_that_ends_early_reports_no_time_to_come() {
+        let now = Timestamp::from_unix_seconds(HOUR.start().unix_seconds() + 60);
+        let sealed = super::seal(HOUR, &sum(&[("a", 1, 300)]), now).unwrap();
+        assert_eq!(sealed.timestamp, now);
+        let back = super::seal(HOUR, &sum(&[("a", 1, 300)]), Timestamp::from_unix_seconds(0)).unwrap();
+        assert_eq!(back.timestamp, HOUR.start(), "the clock went back: still in its hour");
     }
 
     #[test]

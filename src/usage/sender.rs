@@ -21,7 +21,7 @@ use crate::usage::batch;
 use crate::usage::event::Customer;
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Answered, LedgerError, Record};
-use crate::usage::policy::{Policy, Todo};
+use crate::usage::policy::{self, Policy, Todo};
 
 /// Calls are at least so far apart: AWS takes ten a second for each account and region.
 const CALL_EVERY: Duration = Duration::from_millis(110);
@@ -79,6 +79,11 @@ pub struct Sender {
     /// Faults that concern every record began here.
     failing_since: Option<Instant>,
     pause_until: Option<Instant>,
+    /// How the next call is signed: after a fault of access with new credentials, and once with AWS's clock.
+    signing: Signing,
+    tried_clock_offset: bool,
+    /// No attempt begins after it.
+    until: Option<Instant>,
     /// Records whose half-time alarm was given.
     alarmed: BTreeSet<i64>,
 }
@@ -117,6 +122,9 @@ impl Sender {
             random: SystemRandom::new(),
             failing_since: None,
             pause_until: None,
+            signing: Signing::default(),
+            tried_clock_offset: false,
+            until: None,
             alarmed: BTreeSet::new(),
         }
     }
@@ -138,7 +146,9 @@ impl Sender {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 _ = jumps.changed() => {}
                 Some(flush) = self.flushes.recv() => {
-                    if let Err(error) = self.flush(&flush).await {
+                    let flushed = self.flush(&flush).await;
+                    self.until = None;
+                    if let Err(error) = flushed {
                         return error;
                     }
                     let _ = flush.done.send(());
@@ -151,6 +161,8 @@ impl Sender {
     async fn flush(&mut self, flush: &Flush) -> Result<(), LedgerError> {
         let mut haste = if flush.seal_open_hour { Haste::Last } else { Haste::Hurry };
         self.pause_until = None;
+        // The process ends then, and what is under way would be in doubt.
+        self.until = Some(flush.until);
         loop {
             let left = self.look(haste).await?;
             // Sealed once: usage that comes during the flush counts to the next hour.
@@ -177,20 +189,40 @@ impl Sender {
         if sealed > 0 {
             tracing::info!(records = sealed, "hours sealed");
         }
-        let mut due = Vec::new();
-        for record in self.writer.with(|ledger| ledger.unsent(RECORDS_AT_ONCE)).await? {
-            match self.settings.policy.todo(&record, now, haste != Haste::Calm) {
-                Todo::WaitUntil(_) => {}
-                Todo::Give(answered) => self.note(&record, answered).await?,
-                Todo::Send => due.push(record),
-            }
-        }
+        // Before an alarm, so that whoever hears it finds the figures.
         self.show().await?;
-        self.alarm(&due, now);
+        let due = self.due(now, haste).await?;
         let paused = self.pause_until.is_some_and(|until| clock::monotonic() < until);
-        let left = if paused { due.len() } else { self.send_all(due).await? };
+        let left = if paused { due.len() } else { self.send_all(due, haste).await? };
         self.show().await?;
         Ok(left)
+    }
+
+    /// The records that can be sent now, oldest first; those whose window is over are noted.
+    async fn due(&mut self, now: Timestamp, haste: Haste) -> Result<Vec<Record>, LedgerError> {
+        let (mut due, mut last, mut alarming) = (Vec::new(), None, BTreeSet::new());
+        // All are looked at, and not the first thousand: those that wait must not hide others.
+        loop {
+            let page = self.writer.with(move |ledger| ledger.unsent_after(last, RECORDS_AT_ONCE)).await?;
+            for record in &page {
+                if now >= self.settings.policy.alarm_at(record) {
+                    alarming.insert(record.id);
+                    self.alarm(record);
+                }
+                match self.settings.policy.todo(record, now, haste != Haste::Calm) {
+                    Todo::WaitUntil(_) => {}
+                    Todo::Give(answered) => self.note(record, answered).await?,
+                    Todo::Send if due.len() < RECORDS_AT_ONCE => due.push(record.clone()),
+                    Todo::Send => {}
+                }
+            }
+            match page.last() {
+                Some(record) if page.len() == RECORDS_AT_ONCE => last = Some((record.hour, record.id)),
+                _ => break,
+            }
+        }
+        self.alarmed = alarming;
+        Ok(due)
     }
 
     /// Backlog, dead letters and size, for the metrics.
@@ -207,23 +239,25 @@ impl Sender {
     }
 
     /// Half of AWS's window has passed and a record is not sent: somebody should look while there is time.
-    fn alarm(&mut self, due: &[Record], now: Timestamp) {
-        self.alarmed.retain(|id| due.iter().any(|record| record.id == *id));
-        for record in due {
-            if now >= self.settings.policy.alarm_at(record) && self.alarmed.insert(record.id) {
-                let closes = self.settings.policy.window.closes(record.timestamp);
-                tracing::error!(
-                    record = record.id, dimension = record.dimension, hour = %record.hour, code = record.code,
-                    window_closes = %closes,
-                    "a record is unsent after half of AWS's window; find out why before the window closes"
-                );
-            }
+    fn alarm(&self, record: &Record) {
+        if !self.alarmed.contains(&record.id) {
+            let closes = self.settings.policy.window.closes(record.timestamp);
+            tracing::error!(
+                record = record.id, dimension = record.dimension, hour = %record.hour, code = record.code,
+                window_closes = %closes,
+                "a record is unsent after half of AWS's window; find out why before the window closes"
+            );
         }
     }
 
-    /// Sends until a fault that concerns every record; returns how many were left.
-    async fn send_all(&mut self, mut due: Vec<Record>) -> Result<usize, LedgerError> {
+    /// Sends until a fault that concerns every record, the end of the time, or an order to flush; returns how many were
+    /// left.
+    async fn send_all(&mut self, mut due: Vec<Record>, haste: Haste) -> Result<usize, LedgerError> {
         while !due.is_empty() {
+            let ordered = haste == Haste::Calm && !self.flushes.is_empty();
+            if ordered || self.is_over() {
+                return Ok(due.len());
+            }
             let (ids, go_on) = match self.settings.outlet {
                 Outlet::MeterUsage => {
                     let id = due[0].id;
@@ -249,6 +283,10 @@ impl Sender {
         Ok(0)
     }
 
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| clock::monotonic() >= until)
+    }
+
     async fn load(&self, id: i64) -> Result<Option<Record>, LedgerError> {
         self.writer.with(move |ledger| ledger.record(id)).await
     }
@@ -267,7 +305,7 @@ impl Sender {
             client_token: record.client_token.clone(),
             dry_run: false,
         };
-        match self.metering.meter_usage(request, self.signing()).await {
+        match self.metering.meter_usage(request, self.signing).await {
             Ok(metered) => {
                 self.heard(None, metered.emulated);
                 self.note(record, Answered::Accepted(metered.metering_record_id)).await?;
@@ -278,7 +316,7 @@ impl Sender {
                     self.heard(Some(fault.code.clone()), fault.emulated);
                 }
                 let answered = self.settings.policy.judge(record.in_doubt, &fault);
-                let go_on = self.go_on_after(&fault, &answered);
+                let go_on = self.go_on_after(&fault);
                 self.note(record, answered).await?;
                 Ok(go_on)
             }
@@ -297,7 +335,7 @@ impl Sender {
                 product_code: (!licensed).then(|| self.settings.product_code.clone()),
                 records: records.iter().map(usage_record).collect(),
             };
-            match self.metering.batch_meter_usage(request, self.signing()).await {
+            match self.metering.batch_meter_usage(request, self.signing).await {
                 Ok(metered) => {
                     self.heard(None, metered.emulated);
                     for (record, status) in records.iter().zip(metered.statuses) {
@@ -306,15 +344,13 @@ impl Sender {
                     Ok(true)
                 }
                 Err(fault) => {
-                    let policy = &self.settings.policy;
-                    let poisoned =
-                        matches!(policy.judge(false, &fault), Answered::Dead(_) | Answered::Carry(_));
-                    if poisoned && records.len() > 1 {
+                    if policy::concerns_the_record(&fault) && records.len() > 1 {
                         return self.send_halves(records, &fault).await;
                     }
+                    let policy = &self.settings.policy;
                     let judged: Vec<Answered> =
                         records.iter().map(|record| policy.judge(record.in_doubt, &fault)).collect();
-                    let go_on = judged.iter().all(|answered| self.go_on_after(&fault, answered));
+                    let go_on = self.go_on_after(&fault);
                     for (record, answered) in records.iter().zip(judged) {
                         self.note(record, answered).await?;
                     }
@@ -334,15 +370,11 @@ impl Sender {
         let second = first.split_off(first.len() / 2);
         for half in [first, second] {
             tokio::time::sleep(CALL_EVERY).await;
-            if !self.send_batch(half).await? {
+            if self.is_over() || !self.send_batch(half).await? {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    const fn signing(&self) -> Signing {
-        Signing { reload_credentials: self.failing_since.is_some() }
     }
 
     /// AWS answered about the entitlement; only who reports for itself hears of its own.
@@ -350,6 +382,8 @@ impl Sender {
         if refusal.is_none() {
             self.failing_since = None;
             self.pause_until = None;
+            self.signing.reload_credentials = false;
+            self.tried_clock_offset = false;
         }
         self.tell.send_if_modified(|word| {
             let before = word.clone();
@@ -360,10 +394,20 @@ impl Sender {
     }
 
     /// A record's own fault concerns no other record; everything else pauses the sending.
-    fn go_on_after(&mut self, fault: &Fault, answered: &Answered) -> bool {
+    fn go_on_after(&mut self, fault: &Fault) -> bool {
         tracing::debug!(code = %fault.code, detail = fault.detail, "records not taken");
-        if matches!(answered, Answered::Dead(_) | Answered::Carry(_)) {
+        if policy::concerns_the_record(fault) {
             return true;
+        }
+        if matches!(fault.class, FaultClass::Access | FaultClass::ExpiredSession) {
+            self.signing.reload_credentials = true;
+            if fault.clock_is_off() && !self.tried_clock_offset {
+                // The next call is signed by AWS's clock. It is made at once, as the registration's is.
+                self.tried_clock_offset = true;
+                return false;
+            }
+        } else {
+            self.signing.reload_credentials = false;
         }
         let now = clock::monotonic();
         let waited = now.duration_since(*self.failing_since.get_or_insert(now));
@@ -442,6 +486,7 @@ fn answered(status: RecordStatus) -> Answered {
         // Another writer reports for this customer, or did.
         RecordStatus::DuplicateRecord => Answered::Dead("DuplicateRecord".to_owned()),
         RecordStatus::Unprocessed => Answered::Refused("Unprocessed".to_owned()),
+        RecordStatus::Unanswered => Answered::Unknown(policy::UNANSWERED.to_owned()),
     }
 }
 

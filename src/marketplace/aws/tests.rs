@@ -156,12 +156,17 @@ async fn a_connection_that_breaks_is_transient() {
     for act in
         [Act::Reset, Act::Close, Act::Answer(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"Sig".to_vec())]
     {
-        let (class, _) = class_and_code(outcome(act).await);
-        assert_eq!(class, FaultClass::Transient);
+        let fault = outcome(act).await.unwrap_err();
+        assert_eq!(
+            (fault.class, fault.never_sent),
+            (FaultClass::Transient, false),
+            "it may have been processed"
+        );
     }
     // Bound and dropped: nobody listens there any more.
     let addr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let refused = register(&client(format!("http://{addr}"), None)).await;
+    assert!(refused.as_ref().is_err_and(|fault| fault.never_sent), "{refused:?}");
     assert_eq!(class_and_code(refused), (FaultClass::Transient, "Connection".to_owned()));
 }
 
@@ -169,6 +174,7 @@ async fn a_connection_that_breaks_is_transient() {
 async fn a_name_that_does_not_resolve_is_called_dns() {
     // RFC 6761, section 6.4: names under `.invalid` never resolve.
     let outcome = register(&client("http://tollgate.invalid".to_owned(), None)).await;
+    assert!(outcome.as_ref().is_err_and(|fault| fault.never_sent), "{outcome:?}");
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Dns".to_owned()));
 }
 

@@ -257,17 +257,21 @@ fn seconds(at: Timestamp) -> Value {
 }
 
 /// What AWS said of each record, found by what it repeats of them: a call holds one record for each customer and
-/// dimension only. What it does not name was not processed.
+/// dimension only. What it does not name may have been billed.
 fn statuses(records: &[UsageRecord], answer: &Map<String, Value>) -> Vec<RecordStatus> {
-    let results = answer.get("Results").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let list = |name: &str| answer.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let (results, unprocessed) = (list("Results"), list("UnprocessedRecords"));
     let status = |record: &UsageRecord| {
         let result = results.iter().find(|result| is_about(&result["UsageRecord"], record));
-        let Some(result) = result else { return RecordStatus::Unprocessed };
+        let Some(result) = result else {
+            let named = unprocessed.iter().any(|found| is_about(found, record));
+            return if named { RecordStatus::Unprocessed } else { RecordStatus::Unanswered };
+        };
         match result["Status"].as_str() {
             Some("Success") => RecordStatus::Success(result["MeteringRecordId"].as_str().map(str::to_owned)),
             Some("CustomerNotSubscribed") => RecordStatus::CustomerNotSubscribed,
             Some("DuplicateRecord") => RecordStatus::DuplicateRecord,
-            _ => RecordStatus::Unprocessed,
+            _ => RecordStatus::Unanswered,
         }
     };
     records.iter().map(status).collect()
@@ -299,7 +303,40 @@ fn replace_body(request: &mut HttpRequest, bytes: Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::marketplace::TagSet;
+    use crate::usage::batch::{ESCAPED, RECORD_BYTES};
+
+    proptest! {
+        /// What `usage::batch` reckons with is never less than the bytes that are sent.
+        #[test]
+        fn a_record_is_never_larger_than_it_was_reckoned(
+            tags in prop::collection::vec(prop::collection::btree_map("[ -=_@A-Za-z\\\\]{1,100}", "[ -=_@a-z\\\\]{1,256}", 0..=5), 0..4),
+            dimension in "[\\x00-\u{ff}]{1,60}",
+            account in "[0-9]{1,255}",
+            arn in "[!-~\u{e4}]{1,200}",
+            micros in 0..=Quantity::MAX.micros(),
+            millis in 1_700_000_000_001_i64..1_900_000_000_000,
+        ) {
+            let tags: Vec<TagSet> = tags.into_iter().map(|tags| TagSet::try_from(tags).unwrap()).collect();
+            let quantity = Quantity::from_micros(micros).unwrap();
+            let texts = dimension.len() + account.len() + arn.len();
+            let parts: usize = tags.iter().map(TagSet::request_bytes).sum();
+            let record = record(&UsageRecord {
+                customer_identifier: None,
+                customer_account_id: Some(account),
+                license_arn: Some(arn),
+                dimension,
+                timestamp: Timestamp::from_unix_millis(millis),
+                quantity,
+                decimal: true,
+                allocations: tags.into_iter().map(|tags| Allocation { tags, quantity }).collect(),
+            });
+            prop_assert!(record.to_string().len() < RECORD_BYTES + ESCAPED * texts + parts);
+        }
+    }
 
     fn usage_record(account: &str, dimension: &str) -> UsageRecord {
         UsageRecord {
@@ -325,6 +362,22 @@ mod tests {
             })
         );
         assert_eq!(seconds(Timestamp::from_unix_millis(1_500)), json!(1.5));
+    }
+
+    #[test]
+    fn what_the_answer_does_not_tell_is_not_taken_for_a_refusal() {
+        let records = [usage_record("1", "a"), usage_record("2", "a"), usage_record("3", "a")];
+        let mut without_license = record(&records[0]);
+        without_license.as_object_mut().unwrap().remove("LicenseArn");
+        let answer = json!({
+            "Results": [
+                {"UsageRecord": without_license, "Status": "Success"},
+                {"UsageRecord": record(&records[1]), "Status": "SomethingNew"},
+            ],
+        });
+        let Value::Object(answer) = answer else { unreachable!() };
+        assert_eq!(statuses(&records, &answer), vec![RecordStatus::Unanswered; 3]);
+        assert_eq!(statuses(&records, &Map::new()), vec![RecordStatus::Unanswered; 3]);
     }
 
     #[test]

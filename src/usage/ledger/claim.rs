@@ -6,7 +6,7 @@
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::rows::{self, Slot};
-use super::{Ledger, LedgerError, OpenSum, Settings, classify, current_hour, step};
+use super::{Ledger, LedgerError, OpenSum, Settings, current_hour};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity};
 use crate::usage::event::Customer;
@@ -63,13 +63,8 @@ pub enum Settled {
 impl Ledger {
     /// Claims a dimension's hour.
     pub fn claim(&mut self, claim: &Claim, now: Timestamp) -> Result<Claimed, LedgerError> {
-        let (path, settings) = (self.path.clone(), self.settings.clone());
-        let failed = |error: rusqlite::Error| classify(&path, &error);
-        let transaction = self.transaction()?;
-        let claimed = grant(&transaction, &settings, claim, now).map_err(failed)?;
-        transaction.commit().map_err(failed)?;
-        step("claim-after-commit");
-        Ok(claimed)
+        self.observe(now);
+        self.write("claim", |transaction, settings| grant(transaction, settings, claim, now))
     }
 
     /// Notes what AWS answered to the call of a claim.
@@ -80,26 +75,24 @@ impl Ledger {
         record_id: Option<&str>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let path = self.path.clone();
-        let failed = |error: rusqlite::Error| classify(&path, &error);
-        let transaction = self.transaction()?;
-        // What was in doubt before this call is no freer for its refusal.
-        let sql = match settled {
-            Settled::Refused => {
-                transaction
-                    .execute("DELETE FROM records WHERE id = ?1 AND state = 'claimed' AND in_doubt = 0", [id])
-                    .map_err(failed)?;
-                KEEP_ASKING
-            }
-            Settled::Unsent => KEEP_ASKING,
-            Settled::Unknown => KEEP_ASKING_IN_DOUBT,
-            // A record that was given up is billed all the same when AWS says so.
-            Settled::Accepted => BILLED,
-        };
-        acknowledge(&transaction, "id = ?1 AND state = 'claimed'", id).map_err(failed)?;
-        transaction.execute(sql, params![id, now.unix_millis(), record_id]).map_err(failed)?;
-        step("settle-before-commit");
-        transaction.commit().map_err(failed)
+        self.write("settle", |transaction, _| {
+            // What was in doubt before this call is no freer for its refusal.
+            let sql = match settled {
+                Settled::Refused => {
+                    transaction.execute(
+                        "DELETE FROM records WHERE id = ?1 AND state = 'claimed' AND in_doubt = 0",
+                        [id],
+                    )?;
+                    KEEP_ASKING
+                }
+                Settled::Unsent => KEEP_ASKING,
+                Settled::Unknown => KEEP_ASKING_IN_DOUBT,
+                // A record that was given up is billed all the same when AWS says so.
+                Settled::Accepted => BILLED,
+            };
+            acknowledge(transaction, "id = ?1 AND state = 'claimed'", id)?;
+            transaction.execute(sql, params![id, now.unix_millis(), record_id]).map(|_| ())
+        })
     }
 }
 
@@ -192,7 +185,8 @@ fn grant(
     // Open usage of this hour gives way to the application's own report.
     let current = current_hour(transaction, now, settings.settle)?.max(slot.hour.next());
     for (open, sum) in rows::sums_of(transaction, &slot)? {
-        rows::carry(transaction, &settings.pod, current, &open, &sum)?;
+        let target = Slot { hour: current, ..open.clone() };
+        rows::carry(transaction, &target, &open, &sum, now)?;
     }
     let sealed = Sealed {
         quantity: claim.quantity,

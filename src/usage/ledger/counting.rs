@@ -8,10 +8,15 @@ use std::collections::BTreeMap;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::rows::{self, Slot};
-use super::{Settings, Taken, claim, current_hour, last_closed};
+use super::upkeep::{self, KEYS_KEPT};
+use super::{Settings, Taken, claim, closed_hour};
 use crate::clock::Timestamp;
 use crate::marketplace::{Hour, TagSet};
 use crate::usage::event::Event;
+
+/// The most that a ledger counts of one dimension, in millionths: nine million million units. SQLite's integers end
+/// a little above it.
+const ACCEPTED_MAX: u64 = 9_000_000_000_000_000_000;
 
 /// What a group adds to one row of sums.
 struct Added {
@@ -25,10 +30,13 @@ struct Counter<'a> {
     transaction: &'a Transaction<'a>,
     settings: &'a Settings,
     current: Hour,
-    closed: Option<Hour>,
+    closed: Hour,
     now: Timestamp,
+    /// Keys are forgotten by it. A clock that is behind must not make a key old at once.
+    seen_at: Timestamp,
     sums: BTreeMap<(Slot, &'a TagSet), Added>,
-    accepted: BTreeMap<&'a str, u64>,
+    /// By dimension: what the group adds, and what there is room for.
+    accepted: BTreeMap<&'a str, (u64, u64)>,
 }
 
 pub(super) fn count<'a>(
@@ -37,12 +45,14 @@ pub(super) fn count<'a>(
     events: &'a [Event],
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Taken>> {
+    let closed = closed_hour(transaction, now, settings.settle)?;
     let mut counter = Counter {
         transaction,
         settings,
-        current: current_hour(transaction, now, settings.settle)?,
-        closed: last_closed(transaction)?.max(Some(Hour::latest_closed(now, settings.settle))),
+        current: Hour::of(now).max(closed.next()),
+        closed,
         now,
+        seen_at: now.max(upkeep::forgotten_before(transaction)?.plus(KEYS_KEPT)),
         sums: BTreeMap::new(),
         accepted: BTreeMap::new(),
     };
@@ -54,14 +64,22 @@ pub(super) fn count<'a>(
 impl<'a> Counter<'a> {
     fn take(&mut self, event: &'a Event) -> rusqlite::Result<Taken> {
         if let Some(id) = &event.id
-            && let Some(known) = self.claim_key(id, event)?
+            && let Some(known) = self.known(id, event)?
         {
             return Ok(known);
         }
+        let micros = event.quantity.micros();
+        if !self.accept(&event.dimension, micros)? {
+            return Ok(Taken::TooMuch);
+        }
+        if let Some(id) = &event.id {
+            self.transaction
+                .prepare_cached("INSERT INTO keys (id, content, seen_at) VALUES (?1, ?2, ?3)")?
+                .execute(params![id, event.content, self.seen_at.unix_millis()])?;
+        }
         let at = event.at.max(self.settings.started_at);
         let own = Hour::of(at);
-        let is_closed = self.closed.is_some_and(|closed| own <= closed);
-        let (hour, mut late_from) = if is_closed { (self.current, Some(own)) } else { (own, None) };
+        let (hour, mut late_from) = if own <= self.closed { (self.current, Some(own)) } else { (own, None) };
         let mut slot = Slot {
             pod: self.settings.pod.clone(),
             customer: event.customer.canonical(),
@@ -73,29 +91,37 @@ impl<'a> Counter<'a> {
             late_from = late_from.or_else(|| (slot.hour != hour).then_some(own));
         }
         let first_at = if late_from.is_some() { self.now } else { at };
-        let micros = event.quantity.micros();
         let added = Added { micros: 0, first_at, late_from };
         let added = self.sums.entry((slot, &event.tags)).or_insert(added);
-        added.micros = added.micros.saturating_add(micros);
+        added.micros += micros;
         added.first_at = added.first_at.min(first_at);
         added.late_from = [added.late_from, late_from].into_iter().flatten().min();
-        *self.accepted.entry(&event.dimension).or_default() += micros;
         Ok(Taken::Accepted)
     }
 
-    /// Claims an event's key; `Some` when it was claimed before.
-    fn claim_key(&self, id: &str, event: &Event) -> rusqlite::Result<Option<Taken>> {
-        let claimed = self
-            .transaction
-            .prepare_cached("INSERT OR IGNORE INTO keys (id, content, seen_at) VALUES (?1, ?2, ?3)")?
-            .execute(params![id, event.content, self.now.unix_millis()])?;
-        if claimed == 1 {
-            return Ok(None);
-        }
+    /// What became of an event whose key was claimed before.
+    fn known(&self, id: &str, event: &Event) -> rusqlite::Result<Option<Taken>> {
         let mut find = self.transaction.prepare_cached("SELECT content FROM keys WHERE id = ?1")?;
         let content: Option<Vec<u8>> = find.query_row([id], |row| row.get(0)).optional()?;
-        let same = content.is_some_and(|content| content == event.content);
-        Ok(Some(if same { Taken::Duplicate } else { Taken::Conflict }))
+        let same = |content| if content == event.content { Taken::Duplicate } else { Taken::Conflict };
+        Ok(content.map(same))
+    }
+
+    /// Adds to a dimension's total, if there is room: no sum of its parts can be larger.
+    fn accept(&mut self, dimension: &'a str, micros: u64) -> rusqlite::Result<bool> {
+        let (added, room) = match self.accepted.get(dimension) {
+            Some(known) => *known,
+            None => {
+                let mut find =
+                    self.transaction.prepare_cached("SELECT micros FROM accepted WHERE dimension = ?1")?;
+                let before: Option<i64> = find.query_row([dimension], |row| row.get(0)).optional()?;
+                let before = u64::try_from(before.unwrap_or_default()).unwrap_or_default();
+                (0, ACCEPTED_MAX.saturating_sub(before))
+            }
+        };
+        let fits = micros <= room - added;
+        self.accepted.insert(dimension, (if fits { added + micros } else { added }, room));
+        Ok(fits)
     }
 
     fn write(self) -> rusqlite::Result<()> {
@@ -106,7 +132,7 @@ impl<'a> Counter<'a> {
             "INSERT INTO accepted (dimension, micros) VALUES (?1, ?2)
              ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros",
         )?;
-        for (dimension, micros) in self.accepted {
+        for (dimension, (micros, _)) in self.accepted {
             add.execute(params![dimension, rows::signed(micros)])?;
         }
         Ok(())

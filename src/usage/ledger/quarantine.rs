@@ -1,7 +1,7 @@
 //! Files that are damaged: found, set aside, named. Nothing is deleted.
 //!
 //! Reading a whole ledger at every start would make a start as slow as the ledger is large. So the file is read whole
-//! only after SQLite has stumbled over it: then a mark is left beside it, which the next start obeys.
+//! only after SQLite has stumbled over it: then a note is left beside it, which the next start obeys.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,14 @@ use std::path::{Path, PathBuf};
 use super::LedgerError;
 use crate::clock::Timestamp;
 
-/// Ends of the names of SQLite's own files beside a database.
-const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+/// Ends of the names of the files beside a database: SQLite's own, the file itself, and the mark. In this order each
+/// crash in between leaves a file that is behind its mark, which the next start sets aside too.
+const FILES: [&str; 4] = ["-wal", "-shm", "", MARK];
+
+const MARK: &str = ".mark";
+
+/// Most files that are set aside under one second; a disk that damages more has to be replaced.
+const NAMES_MAX: u32 = 1000;
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -18,44 +24,59 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn mark(path: &Path) -> PathBuf {
+/// Where the ledger's mark is.
+pub(super) fn mark_path(path: &Path) -> PathBuf {
+    with_end(path, MARK)
+}
+
+fn suspicion(path: &Path) -> PathBuf {
     with_end(path, ".suspect")
 }
 
 /// Whether an earlier process stumbled over this file.
 pub(super) fn is_suspect(path: &Path) -> bool {
-    mark(path).exists()
+    suspicion(path).exists()
 }
 
-/// Leaves the mark for the next start. A disk that does not even take this will be noticed otherwise.
+/// Leaves the note for the next start. A disk that does not even take this will be noticed otherwise.
 pub(super) fn suspect(path: &Path) {
-    let _ = fs::write(mark(path), "damage was seen; the next start reads the whole ledger\n");
+    let _ = fs::write(suspicion(path), "damage was seen; the next start reads the whole ledger\n");
 }
 
-/// Removes the mark.
+/// Removes the note.
 pub(super) fn clear(path: &Path) {
-    let _ = fs::remove_file(mark(path));
+    let _ = fs::remove_file(suspicion(path));
 }
 
 /// Renames the damaged file and its companions, and says so.
 pub(super) fn set_aside(path: &Path, now: Timestamp, detail: &str) -> Result<(), LedgerError> {
-    let end = format!(".damaged-{}", now.unix_seconds());
-    let kept = with_end(path, &end);
     let failed =
         |error: std::io::Error| LedgerError::Io(format!("{} cannot be set aside: {error}", path.display()));
-    fs::rename(path, &kept).map_err(failed)?;
-    for companion in COMPANIONS {
-        let from = with_end(path, companion);
+    let kept = free_name(path, now);
+    for end in FILES {
+        let from = with_end(path, end);
         if from.exists() {
-            fs::rename(&from, with_end(&kept, companion)).map_err(failed)?;
+            fs::rename(&from, with_end(&kept, end)).map_err(failed)?;
         }
+    }
+    if let Some(folder) = path.parent() {
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
     }
     clear(path);
     tracing::error!(
         kept = %kept.display(), detail,
         "the usage ledger is damaged: it is kept under this name, and a new one begins; usage in it that was not \
-         billed \
-         yet is not counted until its file is recovered: keep it and see the runbook, LedgerDamaged"
+         billed yet is not counted until its file is recovered: keep it and see the runbook, LedgerDamaged"
     );
     Ok(())
+}
+
+/// A name that no earlier damage has taken.
+fn free_name(path: &Path, now: Timestamp) -> PathBuf {
+    let end = format!(".damaged-{}", now.unix_seconds());
+    let names = (1..NAMES_MAX).map(|number| match number {
+        1 => with_end(path, &end),
+        number => with_end(path, &format!("{end}-{number}")),
+    });
+    names.into_iter().find(|name| !name.exists()).unwrap_or_else(|| with_end(path, &end))
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
-use super::OpenSum;
+use super::{OpenSum, meta, set_meta};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
 use crate::usage::event::Customer;
@@ -47,14 +49,9 @@ impl State {
         }
     }
 
-    fn of(text: &str) -> Self {
-        match text {
-            "accepted" => Self::Accepted,
-            "carried" => Self::Carried,
-            "dead" => Self::Dead,
-            "claimed" => Self::Claimed,
-            _ => Self::Sealed,
-        }
+    fn of(text: &str) -> Option<Self> {
+        let all = [Self::Sealed, Self::Accepted, Self::Carried, Self::Dead, Self::Claimed];
+        all.into_iter().find(|state| state.as_str() == text)
     }
 }
 
@@ -75,8 +72,10 @@ pub struct Record {
     pub quantity: Quantity,
     /// Quantities go as decimals.
     pub decimal: bool,
-    /// The split by tags.
+    /// The split by tags; empty in lists, where it may be large.
     pub allocations: Vec<Allocation>,
+    /// How many parts the split has.
+    pub allocation_count: usize,
     /// The time that is reported.
     pub timestamp: Timestamp,
     /// The same on every retry.
@@ -140,8 +139,43 @@ pub(crate) fn signed(micros: u64) -> i64 {
     i64::try_from(micros).unwrap_or(i64::MAX)
 }
 
-fn unsigned(micros: i64) -> u64 {
-    u64::try_from(micros).unwrap_or_default()
+/// A value that this module never writes: the file was changed on the disk.
+fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Null, what.into())
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let micros: i64 = row.get(column)?;
+    u64::try_from(micros).map_err(|_| unreadable(column, "a quantity below zero"))
+}
+
+fn quantity(row: &Row<'_>, column: usize) -> rusqlite::Result<Quantity> {
+    let above = || unreadable(column, "a quantity above AWS's maximum");
+    Quantity::from_micros(unsigned(row, column)?).ok_or_else(above)
+}
+
+fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+}
+
+/// Notes whose usage this is. `Some` where the ledger holds unsent usage of another product.
+pub(super) fn adopt_product(
+    transaction: &Transaction<'_>,
+    product: &str,
+) -> rusqlite::Result<Option<String>> {
+    let held = meta(transaction, "product")?;
+    if held.as_deref() == Some(product) {
+        return Ok(None);
+    }
+    let pending = "SELECT EXISTS (SELECT 1 FROM sums WHERE micros > 0)
+                       OR EXISTS (SELECT 1 FROM records WHERE state IN ('sealed', 'claimed'))";
+    let pending: bool = transaction.query_row(pending, [], |row| row.get(0))?;
+    if let Some(held) = held.filter(|_| pending) {
+        return Ok(Some(held));
+    }
+    set_meta(transaction, "product", product)?;
+    Ok(None)
 }
 
 /// When the first process of this pod started, which is remembered.
@@ -150,22 +184,14 @@ pub(super) fn started_at(
     pod: &str,
     started_at: Timestamp,
 ) -> rusqlite::Result<Timestamp> {
-    let meta = |key: &str| -> rusqlite::Result<Option<String>> {
-        transaction.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
-    };
-    let known = meta("started_at")?.and_then(|text| text.parse().ok()).map(Timestamp::from_unix_millis);
+    let known =
+        meta(transaction, "started_at")?.and_then(|text| text.parse().ok()).map(Timestamp::from_unix_millis);
     match known {
         // A clock that was ahead then must not shut out the usage of now.
-        Some(known) if meta("pod")?.as_deref() == Some(pod) && known <= started_at => Ok(known),
+        Some(known) if meta(transaction, "pod")?.as_deref() == Some(pod) && known <= started_at => Ok(known),
         _ => {
-            for (key, value) in
-                [("pod", pod.to_owned()), ("started_at", started_at.unix_millis().to_string())]
-            {
-                transaction.execute(
-                    "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)",
-                    params![key, value],
-                )?;
-            }
+            set_meta(transaction, "pod", pod)?;
+            set_meta(transaction, "started_at", &started_at.unix_millis().to_string())?;
             Ok(started_at)
         }
     }
@@ -201,15 +227,18 @@ pub(super) fn add(
         .map(|_| ())
 }
 
-/// Every sum of an hour up to `closed`.
-pub(super) fn closed_sums(
+/// Every sum of an hour up to `closed` or after `farthest`, and all that other pods left.
+pub(super) fn due_sums(
     transaction: &Transaction<'_>,
     closed: Hour,
+    farthest: Hour,
+    pod: &str,
 ) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
     let mut statement = transaction.prepare_cached(
-        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums WHERE hour <= ?1",
+        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums
+         WHERE hour <= ?1 OR hour > ?2 OR pod <> ?3",
     )?;
-    sums(statement.query([closed.number()])?)
+    sums(statement.query(params![closed.number(), farthest.number(), pod])?)
 }
 
 /// The open sum of one slot, if there is one.
@@ -236,17 +265,13 @@ fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum
         let tags: String = row.get(4)?;
         let late_from: Option<i64> = row.get(7)?;
         sums.entry(slot).or_default().add(
-            tag_set(&tags),
-            unsigned(row.get(5)?),
+            json(4, &tags)?,
+            unsigned(row, 5)?,
             Timestamp::from_unix_millis(row.get(6)?),
             late_from.map(Hour::from_number),
         );
     }
     Ok(sums)
-}
-
-fn tag_set(text: &str) -> TagSet {
-    serde_json::from_str(text).unwrap_or_default()
 }
 
 fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()> {
@@ -256,20 +281,22 @@ fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()
         .map(|_| ())
 }
 
-/// Moves an earlier pod's sum to the current hour of this one.
+/// Moves an open sum to another slot, as usage of `now`: the pod that reports it may not have run before.
 pub(super) fn carry(
     transaction: &Transaction<'_>,
-    pod: &str,
-    current: Hour,
+    target: &Slot,
     slot: &Slot,
     sum: &OpenSum,
+    now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let target = Slot { pod: pod.to_owned(), hour: current, ..slot.clone() };
-    let late_from = [Some(slot.hour), sum.late_from].into_iter().flatten().min();
+    remove_sum(transaction, slot)?;
+    // An hour that a clock ahead of its time put it into is none that it came from.
+    let earlier = (slot.hour < target.hour).then_some(slot.hour);
+    let late_from = [earlier, sum.late_from].into_iter().flatten().min();
     for (tags, share) in &sum.sum.shares {
-        add(transaction, &target, tags, share.micros, current.start(), late_from)?;
+        add(transaction, target, tags, share.micros, now, late_from)?;
     }
-    remove_sum(transaction, slot)
+    Ok(())
 }
 
 pub(super) fn insert_record(
@@ -329,63 +356,86 @@ pub(super) fn keep_rest(
 /// Which records are read.
 #[derive(Clone, Copy)]
 pub(super) enum Which {
-    /// Sealed ones without their allocations, which may be large.
-    Unsent,
-    /// All, with their allocations.
+    /// Sealed ones behind this one.
+    Unsent { hour: Hour, id: i64 },
+    /// All; those that are not settled before others, where there are too many.
     All,
     /// Dead letters.
     Dead,
-    /// One.
+    /// One, with its allocations.
     Id(i64),
 }
 
+/// The columns that [`record`] reads, in its order.
+pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, \
+                       late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at";
+
 pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
-    let (allocations, condition) = match which {
-        Which::Unsent => ("'[]'", "state = 'sealed'"),
-        Which::All => ("allocations", "1"),
-        Which::Dead => ("allocations", "state = 'dead'"),
-        Which::Id(_) => ("allocations", "id = ?2"),
+    let condition = match which {
+        Which::Unsent { .. } => "state = 'sealed' AND (hour, id) > (?2, ?3)",
+        // Without the second column of its index the whole table would be sorted, with all that is in it.
+        Which::All => {
+            "id IN (SELECT id FROM records ORDER BY state IN ('accepted', 'carried'), hour DESC, id DESC LIMIT ?1)
+             AND ?2 = ?2 AND ?3 = ?3"
+        }
+        Which::Dead => "state = 'dead' AND ?2 = ?2 AND ?3 = ?3",
+        Which::Id(_) => "id = ?2 AND ?3 = ?3",
     };
-    let id = if let Which::Id(id) = which { id } else { 0 };
-    let columns = columns(allocations);
-    let sql =
-        format!("SELECT {columns} FROM records WHERE {condition} AND ?2 = ?2 ORDER BY hour, id LIMIT ?1");
+    let (first, second) = match which {
+        Which::Unsent { hour, id } => (hour.number(), id),
+        Which::Id(id) => (id, 0),
+        Which::All | Which::Dead => (0, 0),
+    };
+    let sql = format!("SELECT {COLUMNS} FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1");
     let mut statement = connection.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    statement.query_map([limit, id], record)?.collect()
+    let whole = matches!(which, Which::Id(_));
+    statement.query_map([limit, first, second], |row| record(row, whole))?.collect()
 }
 
-/// The columns that [`record`] reads, in its order.
-pub(super) fn columns(allocations: &str) -> String {
-    format!(
-        "id, pod, customer, dimension, hour, micros, decimal, {allocations}, timestamp, client_token, late_from, state,
-         in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at"
-    )
+/// Reads every row, and keeps none: for a ledger that is under suspicion.
+pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
+    let all = "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums";
+    sums(connection.prepare(all)?.query([])?)?;
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM records"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        record(row, true)?;
+    }
+    Ok(())
 }
 
-pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+/// A row of [`COLUMNS`]; its allocations are read if it shall be `whole`, else only counted.
+pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
     let customer: String = row.get(2)?;
     let allocations: String = row.get(7)?;
-    let stored: Vec<StoredAllocation> = serde_json::from_str(&allocations).unwrap_or_default();
-    let quantity = |micros: u64| Quantity::from_micros(micros).unwrap_or(Quantity::MAX);
+    let (stored, allocation_count) = if whole {
+        let stored: Vec<StoredAllocation> = json(7, &allocations)?;
+        let count = stored.len();
+        (stored, count)
+    } else {
+        (Vec::new(), json::<Vec<IgnoredAny>>(7, &allocations)?.len())
+    };
+    let allocation = |stored: StoredAllocation| {
+        let quantity = Quantity::from_micros(stored.micros).ok_or_else(|| unreadable(7, "an allocation"))?;
+        Ok(Allocation { tags: stored.tags, quantity })
+    };
     let late_from: Option<i64> = row.get(10)?;
     let state: String = row.get(11)?;
     Ok(Record {
         id: row.get(0)?,
         pod: row.get(1)?,
-        customer: Customer::from_canonical(&customer).unwrap_or_default(),
+        customer: Customer::from_canonical(&customer).ok_or_else(|| unreadable(2, "a customer"))?,
         dimension: row.get(3)?,
         hour: Hour::from_number(row.get(4)?),
-        quantity: quantity(unsigned(row.get(5)?)),
+        quantity: quantity(row, 5)?,
         decimal: row.get(6)?,
-        allocations: stored
-            .into_iter()
-            .map(|stored| Allocation { tags: stored.tags, quantity: quantity(stored.micros) })
-            .collect(),
+        allocations: stored.into_iter().map(allocation).collect::<rusqlite::Result<_>>()?,
+        allocation_count,
         timestamp: Timestamp::from_unix_millis(row.get(8)?),
         client_token: row.get(9)?,
         late_from: late_from.map(Hour::from_number),
-        state: State::of(&state),
+        state: State::of(&state).ok_or_else(|| unreadable(11, "a state"))?,
         in_doubt: row.get(12)?,
         attempts: row.get(13)?,
         code: row.get(14)?,
@@ -412,20 +462,14 @@ pub(super) fn answer(
         Answered::Dead(code) => (State::Dead, false, Some(code), None),
     };
     if matches!(answered, Answered::Carry(_)) {
-        carry_record(
-            transaction,
-            "state = 'sealed' AND in_doubt = 0 AND attempting = 0",
-            pod,
-            current,
-            id,
-            now,
-        )?;
+        // The attempt that was under way is what was refused; an earlier one without an answer is not.
+        carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, id, now)?;
     }
     transaction
         .prepare_cached(
             "UPDATE records SET state = ?2, in_doubt = in_doubt OR ?3, attempting = 0, code = ?4,
                  metering_record_id = coalesce(?5, metering_record_id), updated_at = ?6
-             WHERE id = ?1 AND state = 'sealed' AND (?2 <> 'carried' OR (in_doubt = 0 AND attempting = 0))",
+             WHERE id = ?1 AND state = 'sealed' AND (?2 <> 'carried' OR in_doubt = 0)",
         )?
         .execute(params![id, state.as_str(), doubt, code, record_id, now.unix_millis()])
         .map(|_| ())
@@ -445,18 +489,12 @@ pub(super) fn carry_record(
     );
     let read = |row: &Row<'_>| {
         let (customer, dimension): (String, String) = (row.get(0)?, row.get(1)?);
-        Ok((
-            customer,
-            dimension,
-            Hour::from_number(row.get(2)?),
-            unsigned(row.get(3)?),
-            row.get::<_, String>(4)?,
-        ))
+        Ok((customer, dimension, Hour::from_number(row.get(2)?), unsigned(row, 3)?, row.get::<_, String>(4)?))
     };
     let found = transaction.query_row(&sql, [id], read).optional()?;
     let Some((customer, dimension, hour, micros, allocations)) = found else { return Ok(false) };
     let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
-    let stored: Vec<StoredAllocation> = serde_json::from_str(&allocations).unwrap_or_default();
+    let stored: Vec<StoredAllocation> = json(4, &allocations)?;
     if stored.is_empty() && micros > 0 {
         add(transaction, &slot, &TagSet::default(), micros, now, Some(hour))?;
     }
@@ -472,7 +510,7 @@ pub(super) fn totals(connection: &Connection) -> rusqlite::Result<BTreeMap<Strin
         let mut statement = connection.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            put(totals.entry(row.get(0)?).or_default(), unsigned(row.get(1)?));
+            put(totals.entry(row.get(0)?).or_default(), unsigned(row, 1)?);
         }
         Ok(())
     };

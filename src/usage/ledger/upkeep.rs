@@ -6,7 +6,9 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::rows::{self, Slot, Which};
-use super::{Ledger, LedgerError, OpenSum, Record, Settings, classify, current_hour, random_hex};
+use super::{
+    Ledger, LedgerError, OpenSum, Record, Settings, classify, current_hour, meta, random_hex, set_meta,
+};
 use crate::clock::Timestamp;
 use crate::marketplace::{Hour, Quantity};
 use crate::usage::event::Customer;
@@ -20,6 +22,11 @@ pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
 
 /// At most so many settled records are kept: some 30 MB of a ledger whose default limit is 1 GiB.
 pub(super) const SETTLED_MAX: i64 = 100_000;
+
+/// With each hour that closes, the moment before which all is forgotten moves by so much at most. A clock that is wrong
+/// for a moment closes one hour: without this bound it would forget every key, or make those that it saw look old, and
+/// a repeated event would count twice.
+const FORGOTTEN_STEP: Duration = Duration::from_secs(6 * 3600);
 
 /// Hours without usage that are reported at once: older ones are out of AWS's window.
 const ZERO_HOURS_MAX: i64 = 5;
@@ -85,31 +92,25 @@ impl Ledger {
         accept_double_billing: bool,
         now: Timestamp,
     ) -> Result<Replayed, LedgerError> {
-        let (path, settings) = (self.path.clone(), self.settings.clone());
-        let failed = |error: rusqlite::Error| classify(&path, &error);
-        let transaction = self.transaction()?;
-        let in_doubt: Option<bool> = transaction
-            .query_row("SELECT in_doubt FROM records WHERE id = ?1 AND state = 'dead'", [id], |row| {
-                row.get(0)
-            })
-            .optional()
-            .map_err(failed)?;
-        match in_doubt {
-            None => return Ok(Replayed::NotFound),
-            Some(true) if !accept_double_billing => return Ok(Replayed::InDoubt),
-            Some(_) => {}
-        }
-        let current = current_hour(&transaction, now, settings.settle).map_err(failed)?;
-        rows::carry_record(&transaction, "state = 'dead'", &settings.pod, current, id, now)
-            .map_err(failed)?;
-        transaction
-            .execute(
+        self.write("replay", |transaction, settings| {
+            let in_doubt: Option<bool> = transaction
+                .query_row("SELECT in_doubt FROM records WHERE id = ?1 AND state = 'dead'", [id], |row| {
+                    row.get(0)
+                })
+                .optional()?;
+            match in_doubt {
+                None => return Ok(Replayed::NotFound),
+                Some(true) if !accept_double_billing => return Ok(Replayed::InDoubt),
+                Some(_) => {}
+            }
+            let current = current_hour(transaction, now, settings.settle)?;
+            rows::carry_record(transaction, "state = 'dead'", &settings.pod, current, id, now)?;
+            transaction.execute(
                 "UPDATE records SET state = 'carried', code = 'replayed', updated_at = ?2 WHERE id = ?1",
                 params![id, now.unix_millis()],
-            )
-            .map_err(failed)?;
-        transaction.commit().map_err(failed)?;
-        Ok(Replayed::Counted)
+            )?;
+            Ok(Replayed::Counted)
+        })
     }
 }
 
@@ -117,16 +118,13 @@ impl Ledger {
 pub(super) fn zero_hours(
     transaction: &Transaction<'_>,
     settings: &Settings,
-    last_closed: Option<Hour>,
     whole: Hour,
     now: Timestamp,
 ) -> rusqlite::Result<usize> {
     if settings.zero_dimensions.is_empty() {
         return Ok(0);
     }
-    let first =
-        last_closed.map_or(Hour::of(settings.started_at), Hour::next).max(Hour::of(settings.started_at));
-    let first = first.number().max(whole.number() - ZERO_HOURS_MAX);
+    let first = Hour::of(settings.started_at).number().max(whole.number() - ZERO_HOURS_MAX);
     let mut made = 0;
     for hour in (first..=whole.number()).map(Hour::from_number) {
         let used = used(transaction, settings, hour)?;
@@ -144,8 +142,7 @@ pub(super) fn zero_hours(
                 timestamp: hour.start().max(settings.started_at),
                 rest: std::collections::BTreeMap::new(),
             };
-            let Some(token) = random_hex() else { return Ok(made) };
-            rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &token, now)?;
+            rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &random_hex()?, now)?;
             made += 1;
         }
     }
@@ -165,16 +162,36 @@ fn used(
     statement.query_map(params![hour.number(), settings.pod], |row| row.get(0))?.collect()
 }
 
+/// Where forgetting begins, in a ledger that has forgotten nothing yet.
+pub(super) fn begin_to_forget(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
+    if meta(transaction, "forgotten_before")?.is_none() {
+        set_meta(transaction, "forgotten_before", &now.minus(KEYS_KEPT).unix_millis().to_string())?;
+    }
+    Ok(())
+}
+
+/// Keys from before it are forgotten.
+pub(super) fn forgotten_before(transaction: &Transaction<'_>) -> rusqlite::Result<Timestamp> {
+    let millis = meta(transaction, "forgotten_before")?.and_then(|text| text.parse().ok());
+    Ok(Timestamp::from_unix_millis(millis.unwrap_or_default()))
+}
+
 /// Forgets old keys, and settled records that are old or too many; what those held stays in the balance.
 pub(super) fn forget(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
-    transaction.execute("DELETE FROM keys WHERE seen_at < ?1", [now.minus(KEYS_KEPT).unix_millis()])?;
+    let wanted = now.minus(KEYS_KEPT);
+    let known = forgotten_before(transaction)?;
+    let before = wanted.clamp(known.minus(FORGOTTEN_STEP), known.plus(FORGOTTEN_STEP));
+    set_meta(transaction, "forgotten_before", &before.unix_millis().to_string())?;
+    transaction.execute("DELETE FROM keys WHERE seen_at < ?1", [before.unix_millis()])?;
     let settled: i64 = transaction
         .prepare_cached("SELECT count(*) FROM records WHERE state IN ('accepted', 'carried')")?
         .query_row([], |row| row.get(0))?;
     let surplus = (settled - SETTLED_MAX).max(0);
-    let old = "id IN (SELECT id FROM records WHERE state IN ('accepted', 'carried') AND updated_at < ?1
+    let old = "id IN (SELECT id FROM records WHERE state IN ('accepted', 'carried') AND updated_at < ?1 AND hour < ?3
                UNION SELECT * FROM (SELECT id FROM records WHERE state IN ('accepted', 'carried') ORDER BY id LIMIT ?2))";
-    let bounds = params![now.minus(RECORDS_KEPT).unix_millis(), surplus];
+    // By both: a clock that was behind when AWS answered makes no record old whose hour is of yesterday.
+    let old_before = before.minus(RECORDS_KEPT - KEYS_KEPT);
+    let bounds = params![old_before.unix_millis(), surplus, Hour::of(old_before).number()];
     transaction.execute(
         &format!(
             "INSERT INTO settled (dimension, micros)

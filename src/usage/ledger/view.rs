@@ -71,13 +71,14 @@ impl Ledger {
         mut show: impl FnMut(Record) -> T,
     ) -> Result<Vec<T>, LedgerError> {
         let condition = looked.standing.map_or("1", Standing::condition);
-        let columns = rows::columns("allocations");
+        let columns = rows::COLUMNS;
         let sql =
             format!("SELECT {columns} FROM records WHERE id < ?1 AND {condition} ORDER BY id DESC LIMIT ?2");
         let bounds = params![looked.before.unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)];
         let failed = |error: rusqlite::Error| classify(&self.path, &error);
         let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
-        let shown = statement.query_map(bounds, |row| rows::record(row).map(&mut show)).map_err(failed)?;
+        let shown =
+            statement.query_map(bounds, |row| rows::record(row, false).map(&mut show)).map_err(failed)?;
         shown.collect::<rusqlite::Result<_>>().map_err(failed)
     }
 }

@@ -1,10 +1,10 @@
 //! The sender over paused time, against a service of a few lines that bills as AWS does: one value for each pod,
 //! dimension and hour, whatever answers get lost.
 
+mod model;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
@@ -29,6 +29,8 @@ enum Act {
     Fail(FaultClass, &'static str),
     /// Billed, and the answer lost.
     Lose,
+    /// Not billed: the signature is of another time than AWS's, which is so many seconds ahead.
+    Skewed(i64),
 }
 
 #[derive(Default)]
@@ -36,6 +38,7 @@ struct Service {
     acts: Mutex<VecDeque<Act>>,
     bill: Mutex<BTreeMap<(String, String, Hour), u64>>,
     calls: Mutex<Vec<usize>>,
+    signings: Mutex<Vec<Signing>>,
     /// Customers without a subscription.
     strangers: Vec<String>,
     /// A dimension that AWS does not know.
@@ -83,12 +86,17 @@ impl Metering for Service {
         unreachable!("the sender registers nothing")
     }
 
-    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
         Box::pin(async move {
             self.calls.lock().unwrap().push(1);
+            self.signings.lock().unwrap().push(signing);
             let act = self.act();
             if let Some(Act::Fail(class, code)) = act {
                 return Err(Fault::local(class, code, ""));
+            }
+            if let Some(Act::Skewed(seconds)) = act {
+                let fault = Fault::local(FaultClass::Access, "InvalidSignatureException", "");
+                return Err(Fault { clock_offset_seconds: Some(seconds), ..fault });
             }
             self.bill("", &request.dimension, request.timestamp, request.quantity)?;
             match act {
@@ -156,6 +164,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let clock = WallClock::fixed(START);
         let settings = ledger::Settings {
+            product: "demometered".into(),
             pod: "pod".into(),
             settle: SETTLE,
             bytes_max: 1 << 30,
@@ -347,79 +356,115 @@ async fn a_customer_without_subscription_is_asked_about_again_and_holds_up_nobod
     assert_eq!(bench.service.billed(), 6);
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Take { dimension: u8, micros: u64 },
-    Pass { minutes: u16 },
-    Back { minutes: u16 },
-    Act(Act),
-    Flush { seal: bool },
+#[tokio::test(start_paused = true)]
+async fn usage_that_aws_calls_out_of_bounds_is_carried_and_billed() {
+    let out = Act::Fail(FaultClass::Misconfigured, "TimestampOutOfBoundsException");
+    let service = Service { acts: Mutex::new([out].into()), ..Service::default() };
+    let bench = Bench::start(service, Outlet::MeterUsage);
+    bench.take("", "requests", 7).await;
+    let some_accepted = |records: &[Record]| records.iter().any(|record| record.state == State::Accepted);
+    let records = bench.pass_until(20 * MINUTE, some_accepted).await;
+    let states: Vec<State> = records.iter().map(|record| record.state).collect();
+    assert_eq!((states, bench.service.billed()), (vec![State::Carried, State::Accepted], 7));
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (0..3_u8, 1..5_000_000_u64).prop_map(|(dimension, micros)| Step::Take { dimension, micros }),
-        3 => (1..90_u16).prop_map(|minutes| Step::Pass { minutes }),
-        1 => (1..200_u16).prop_map(|minutes| Step::Back { minutes }),
-        2 => prop_oneof![
-            Just(Act::Lose),
-            Just(Act::Fail(FaultClass::Transient, "ThrottlingException")),
-            Just(Act::Fail(FaultClass::Transient, "ServiceUnavailable")),
-            Just(Act::Fail(FaultClass::Access, "AccessDeniedException")),
-            Just(Act::Fail(FaultClass::Denied, "CustomerNotEntitledException")),
-        ].prop_map(Step::Act),
-        1 => any::<bool>().prop_map(|seal| Step::Flush { seal }),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
-
-    /// Whatever is lost, refused, throttled, flushed or set back: once AWS answers again, its bill is what was
-    /// acknowledged less what the ledger itself calls dead, to the millionth and for each dimension; and what is
-    /// dead was in doubt.
-    #[test]
-    fn the_bill_is_what_was_acknowledged(steps in prop::collection::vec(step(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let bench = Bench::start(Service::default(), Outlet::MeterUsage);
-            let mut acknowledged: BTreeMap<String, u64> = BTreeMap::new();
-            for step in steps {
-                match step {
-                    Step::Take { dimension, micros } => {
-                        let dimension = format!("d{dimension}");
-                        bench.take("", &dimension, micros).await;
-                        *acknowledged.entry(dimension).or_default() += micros;
-                    }
-                    Step::Pass { minutes } => bench.clock.advance(u32::from(minutes) * MINUTE),
-                    Step::Back { minutes } => {
-                        bench.clock.follow(bench.clock.now().minus(u32::from(minutes) * MINUTE));
-                    }
-                    Step::Act(act) => bench.service.acts.lock().unwrap().push_back(act),
-                    Step::Flush { seal } => bench.flush(seal).await,
-                }
-                tokio::time::sleep(Duration::from_secs(5)).await;
-            }
-            bench.service.acts.lock().unwrap().clear();
-            // Pauses of minutes pass, and hours that were set back catch up.
-            for _ in 0..60 {
-                tokio::time::sleep(6 * MINUTE).await;
-                bench.clock.advance(20 * MINUTE);
-            }
-            let totals = bench.writer.with(|ledger| ledger.totals()).await.unwrap();
-            let mut billed: BTreeMap<String, u64> = BTreeMap::new();
-            for ((_, dimension, _), micros) in bench.service.bill.lock().unwrap().iter() {
-                *billed.entry(dimension.clone()).or_default() += micros;
-            }
-            for (dimension, micros) in &acknowledged {
-                let totals = totals[dimension];
-                assert!(totals.balances(), "{dimension}: {totals:?}");
-                assert_eq!((totals.accepted, totals.pending), (*micros, 0), "{dimension}");
-                let billed = billed.get(dimension).copied().unwrap_or_default();
-                assert!(totals.billed <= billed && billed <= totals.billed + totals.dead, "{dimension}: {billed} {totals:?}");
-            }
-            let dead = bench.writer.with(|ledger| ledger.dead_letters(1000)).await.unwrap();
-            assert!(dead.iter().all(|record| record.in_doubt), "{dead:?}");
-        });
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_duplicate_is_a_dead_letter_that_keeps_its_doubt_and_has_none_of_its_own() {
+    let duplicate = Act::Fail(FaultClass::Misconfigured, "DuplicateRequestException");
+    let lost = Act::Fail(FaultClass::Transient, "Connection");
+    for (acts, in_doubt) in [(vec![duplicate], false), (vec![lost, duplicate], true)] {
+        let service = Service { acts: Mutex::new(acts.into()), ..Service::default() };
+        let bench = Bench::start(service, Outlet::MeterUsage);
+        bench.take("", "requests", 7).await;
+        let records = bench.pass_until(20 * MINUTE, all(State::Dead)).await;
+        let found = (records[0].in_doubt, records[0].code.as_deref());
+        assert_eq!(found, (in_doubt, Some("DuplicateRequestException")));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signature_of_another_time_is_made_again_at_once() {
+    let service = Service { acts: Mutex::new([Act::Skewed(-900)].into()), ..Service::default() };
+    let bench = Bench::start(service, Outlet::MeterUsage);
+    bench.take("", "requests", 7).await;
+    bench.pass_until(20 * MINUTE, all(State::Accepted)).await;
+    let signings = bench.service.signings.lock().unwrap().clone();
+    let expected = Signing { reload_credentials: true };
+    assert_eq!(signings, [Signing::default(), expected]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_are_loaded_anew_after_a_fault_of_access_and_not_for_a_throttle() {
+    let acts = [
+        Act::Fail(FaultClass::Transient, "ThrottlingException"),
+        Act::Fail(FaultClass::ExpiredSession, "ExpiredTokenException"),
+        Act::Fail(FaultClass::Transient, "ThrottlingException"),
+    ];
+    let bench =
+        Bench::start(Service { acts: Mutex::new(acts.into()), ..Service::default() }, Outlet::MeterUsage);
+    bench.take("", "requests", 7).await;
+    bench.pass_until(20 * MINUTE, all(State::Accepted)).await;
+    let reloads: Vec<bool> =
+        bench.service.signings.lock().unwrap().iter().map(|signing| signing.reload_credentials).collect();
+    assert_eq!(reloads, [false, false, true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_records_that_wait_than_are_looked_at_at_once_hide_no_other() {
+    let strangers: Vec<String> = (0..1100).map(|account| account.to_string()).collect();
+    let service = Service { strangers: strangers.clone(), ..Service::default() };
+    let bench = Bench::start(service, Outlet::BatchMeterUsage);
+    let event = |account: &str, at| Event {
+        id: None,
+        dimension: "requests".into(),
+        quantity: Quantity::from_micros(1).unwrap(),
+        at,
+        tags: TagSet::default(),
+        customer: Customer::Account { account_id: account.into(), license_arn: None },
+        content: [0; 32],
+    };
+    let events = strangers.iter().map(|account| event(account, START)).collect();
+    bench.writer.take(events).await.unwrap();
+    bench.clock.advance(HOUR + SETTLE);
+    let asked = |records: &[Record]| !records.is_empty() && records.iter().all(|record| record.attempts > 0);
+    bench.pass_until(Duration::ZERO, asked).await;
+    bench.take("9999", "requests", 5).await;
+    bench.clock.advance(HOUR);
+    let billed = |_: &[Record]| bench.service.billed() == 5;
+    bench.pass_until(Duration::ZERO, billed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exception_that_no_document_names_stops_no_other_customer() {
+    // The whole batch is refused once, then each half, until the records are alone.
+    let strange = Act::Fail(FaultClass::Misconfigured, "SomethingNewException");
+    let service = Service { acts: Mutex::new([strange, strange].into()), ..Service::default() };
+    let bench = Bench::start(service, Outlet::BatchMeterUsage);
+    for account in ["1", "2", "3"] {
+        bench.take(account, "requests", 1).await;
+    }
+    bench.clock.advance(HOUR + SETTLE);
+    bench.pass_until(Duration::ZERO, |_| bench.service.billed() == 2).await;
+    let calls = bench.service.calls.lock().unwrap().clone();
+    assert_eq!(calls, [3, 1, 2]);
+    bench.pass_until(6 * MINUTE, all(State::Accepted)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_long_backlog_and_begins_nothing_after_its_time() {
+    let bench = Bench::start(Service::default(), Outlet::MeterUsage);
+    for dimension in 0..300 {
+        bench.take("", &format!("d{dimension:03}"), 1).await;
+    }
+    bench.clock.advance(HOUR + SETTLE);
+    // The backlog takes 33 s at less than ten calls a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bench.take("", "last", 5).await;
+    let began = clock::monotonic();
+    bench.flush(true).await;
+    assert!(clock::monotonic().duration_since(began) <= Duration::from_secs(20));
+    let sealed = bench.writer.with(|ledger| ledger.records(1000)).await.unwrap();
+    assert!(sealed.iter().any(|record| record.dimension == "last"), "the open hour is sealed");
+    let calls = bench.service.calls.lock().unwrap().len();
+    assert!((150..260).contains(&calls), "{calls} calls in 22 s");
 }

@@ -1,0 +1,181 @@
+//! What disks do to the file: bits that change, ends that are missing, and files that are gone. Whatever it is, a start
+//! has the whole truth, or says so and keeps what was there.
+
+use std::fs;
+
+use super::*;
+
+/// What lies in the folder, by the ends of the names behind the ledger's own.
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn files(folder: &Path) -> Files {
+    let read = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        (name.strip_prefix(FILE_NAME).unwrap().to_owned(), fs::read(entry.path()).unwrap())
+    };
+    fs::read_dir(folder).unwrap().map(read).collect()
+}
+
+fn restore(files: &Files) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (end, bytes) in files {
+        fs::write(folder.path().join(format!("{FILE_NAME}{end}")), bytes).unwrap();
+    }
+    folder
+}
+
+/// A ledger with something in every table, as a kill leaves it: its WAL is not folded back.
+fn killed() -> (Files, BTreeMap<String, Totals>) {
+    let mut bench = Bench::new();
+    for index in 0..40_u32 {
+        bench.take(event(Some(&format!("first-{index}")), 3, START), START);
+    }
+    let now = START.plus(HOUR + SETTLE);
+    bench.ledger().seal_closed(now).unwrap();
+    let id = bench.ledger().unsent(1).unwrap()[0].id;
+    bench.ledger().attempt(&[id], now).unwrap();
+    bench.ledger().answered(id, &Answered::Accepted(None), now).unwrap();
+    bench.ledger().connection.pragma_update(None, "wal_checkpoint", "FULL").unwrap();
+    for index in 0..20_u32 {
+        bench.take(event(Some(&format!("second-{index}")), 5, now), now);
+    }
+    let totals = bench.ledger().totals().unwrap();
+    (files(bench.folder.path()), totals)
+}
+
+/// What may be said of a damaged folder: the whole truth, or an error now and a file that is set aside.
+fn is_told(damaged: &Files, truth: &BTreeMap<String, Totals>, what: &str) -> bool {
+    let folder = restore(damaged);
+    let mut seen = None;
+    // What is stumbled over at once is set aside at once, what is found in use by the next start.
+    for _ in 0..2 {
+        let opened = Ledger::open(folder.path(), settings("pod-1"));
+        let mut ledger = match opened {
+            Ok(ledger) => ledger,
+            Err(error) => panic!("{what}: the start ends with {error}"),
+        };
+        let used = ledger
+            .take(&[event(Some("first-1"), 3, START)], START.plus(HOUR + SETTLE))
+            .and_then(|_| ledger.seal_closed(START.plus(3 * HOUR)))
+            .and_then(|_| ledger.check());
+        if let Err(error) = used {
+            assert!(error.to_string().contains(FILE_NAME), "{what}: {error}");
+            continue;
+        }
+        seen = Some(ledger.totals().unwrap());
+        break;
+    }
+    let seen = seen.unwrap_or_else(|| panic!("{what}: not even a new ledger can be used"));
+    let left = files(folder.path());
+    let kept: Vec<_> = left.keys().filter(|end| end.starts_with(".damaged-")).collect();
+    if kept.is_empty() {
+        let accepted =
+            |totals: &BTreeMap<String, Totals>| totals.get("requests").map(|totals| totals.accepted);
+        assert_eq!(accepted(&seen), accepted(truth), "{what}: usage is missing, and nothing says so");
+        assert!(seen.values().all(|totals| totals.balances()), "{what}: {seen:?}");
+        return false;
+    }
+    true
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_bit_that_changes_anywhere_is_told_or_harmless(at in any::<prop::sample::Index>(), bit in 0..8_u8, wal: bool) {
+        let (mut files, truth) = KILLED.clone();
+        let end = if wal { "-wal" } else { "" };
+        let bytes = files.get_mut(end).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        is_told(&files, &truth, &format!("bit {bit} of byte {at} of {end:?}"));
+    }
+
+    #[test]
+    fn an_end_that_is_missing_is_told_or_was_not_in_use(at in any::<prop::sample::Index>(), wal: bool) {
+        let (mut files, truth) = KILLED.clone();
+        let end = if wal { "-wal" } else { "" };
+        let bytes = files.get_mut(end).unwrap();
+        let length = at.index(bytes.len());
+        bytes.truncate(length);
+        is_told(&files, &truth, &format!("{end:?} of {length} bytes"));
+    }
+
+    #[test]
+    fn a_stretch_of_garbage_is_told_or_harmless(at in any::<prop::sample::Index>(), garbage in prop::collection::vec(any::<u8>(), 1..600), wal: bool) {
+        let (mut files, truth) = KILLED.clone();
+        let end = if wal { "-wal" } else { "" };
+        let bytes = files.get_mut(end).unwrap();
+        let at = at.index(bytes.len());
+        for (byte, new) in bytes[at..].iter_mut().zip(&garbage) {
+            *byte = *new;
+        }
+        is_told(&files, &truth, &format!("{} bytes of garbage at {at} of {end:?}", garbage.len()));
+    }
+}
+
+static KILLED: std::sync::LazyLock<(Files, BTreeMap<String, Totals>)> = std::sync::LazyLock::new(killed);
+
+#[test]
+fn a_file_that_is_gone_is_told() {
+    let (whole, truth) = KILLED.clone();
+    for end in ["", "-wal"] {
+        let mut files = whole.clone();
+        files.remove(end);
+        assert!(is_told(&files, &truth, end), "{end:?}");
+    }
+    let mut empty = whole;
+    empty.insert(String::new(), Vec::new());
+    empty.remove("-wal");
+    assert!(is_told(&empty, &truth, "an empty file"));
+}
+
+#[test]
+fn a_mark_that_is_torn_or_gone_harms_nothing() {
+    let (whole, truth) = KILLED.clone();
+    for mark in
+        [None, Some(""), Some("garbage\ngarbage\n"), Some("a 7\nb 7\n"), Some("other 99999\nother 99999\n")]
+    {
+        let mut files = whole.clone();
+        files.remove(".mark");
+        files.extend(mark.map(|text| (".mark".to_owned(), text.as_bytes().to_vec())));
+        assert!(!is_told(&files, &truth, &format!("{mark:?}")), "{mark:?}");
+    }
+}
+
+#[test]
+fn what_is_set_aside_is_kept_whole_and_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        fs::write(folder.path().join(FILE_NAME), format!("no database, {round}, and longer than a header"))
+            .unwrap();
+        let _ = fs::remove_file(folder.path().join(format!("{FILE_NAME}.mark")));
+        drop(Ledger::open(folder.path(), settings("pod-1")).unwrap());
+    }
+    let left = files(folder.path());
+    let kept: Vec<_> = left
+        .iter()
+        .filter(|(end, _)| end.starts_with(".damaged-") && !end.ends_with(".mark"))
+        .map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned())
+        .collect();
+    assert_eq!(kept.len(), 3, "{left:?}");
+    assert!((0..3).all(|round| kept.iter().any(|text| text.contains(&format!(", {round},")))), "{kept:?}");
+}
+
+#[test]
+fn a_newer_ledger_with_a_wal_is_left_untouched_byte_for_byte() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 7, START), START);
+    bench.ledger().connection.execute("UPDATE meta SET value = '99' WHERE key = 'min_reader'", []).unwrap();
+    let before = files(bench.folder.path());
+    assert!(before["-wal"].len() > 4096, "it has something in its WAL");
+    let folder = restore(&before);
+    for _ in 0..2 {
+        let error = Ledger::open(folder.path(), settings("pod-1")).unwrap_err();
+        assert!(matches!(error, LedgerError::TooNew { min_reader: 99, .. }), "{error:?}");
+        let error = Ledger::open_existing(folder.path()).unwrap_err();
+        assert!(matches!(error, LedgerError::TooNew { .. }), "{error:?}");
+    }
+    assert!(files(folder.path()) == before);
+}

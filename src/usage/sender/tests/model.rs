@@ -1,0 +1,712 @@
+//! The model: events, repeats, late and early times, restarts in the middle of a call, other pods, faults of every kind
+//! and clocks that run away, in any order, against a service that bills as AWS does and has a clock of its own. In the
+//! end its bill is what was acknowledged, to the millionth, and every record says truly what became of it.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::marketplace::Allocation;
+use crate::usage::ledger::Taken;
+
+/// What happens to the next call.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Throttled,
+    NotEntitled,
+    AccessDenied,
+    /// An answer of 500 to a call that was not processed.
+    Failed,
+    /// The connection breaks before the call arrives.
+    Lost,
+    /// It is processed, and the answer is lost.
+    Unheard,
+    /// The process dies before the call arrives.
+    Dies,
+    /// It is processed, and the process dies before the answer.
+    DiesUnheard,
+    /// A batch of which only a part is processed.
+    Partly,
+}
+
+/// A row of the bill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    micros: u64,
+    allocations: Vec<Allocation>,
+}
+
+type Key = (String, String, String, Hour);
+
+#[derive(Default)]
+struct World {
+    fates: VecDeque<Fate>,
+    bill: BTreeMap<Key, Row>,
+    /// Of each pod's dimension and hour, all that was sent, `ClientToken` and all.
+    sent: BTreeMap<Key, String>,
+    /// No call is processed.
+    out: bool,
+    /// What no sidecar may do.
+    violations: Vec<String>,
+    /// Whom AWS sees calling.
+    pod: String,
+    /// AWS's clock, which nobody sets.
+    now: Option<Timestamp>,
+    strangers: BTreeSet<String>,
+}
+
+/// The service.
+#[derive(Default)]
+struct Aws {
+    world: Mutex<World>,
+    died: Notify,
+}
+
+/// What the fate of a call leaves of it.
+enum Arrived {
+    Heard,
+    Unheard,
+    Dies,
+    Partly,
+}
+
+const POISON: &str = "poison";
+
+impl Aws {
+    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// Ends the process in the middle of a call.
+    async fn die(&self) -> Fault {
+        self.died.notify_one();
+        std::future::pending().await
+    }
+
+    async fn arrive(&self) -> Result<Arrived, Fault> {
+        let fate = {
+            let mut world = self.world();
+            world.fates.pop_front().or(world.out.then_some(Fate::Throttled))
+        };
+        let transient = |code| Err(Fault::local(FaultClass::Transient, code, ""));
+        match fate {
+            None => Ok(Arrived::Heard),
+            Some(Fate::Throttled) => transient("ThrottlingException"),
+            Some(Fate::Failed) => transient("InternalServiceErrorException"),
+            Some(Fate::Lost) => transient("Connection"),
+            Some(Fate::NotEntitled) => {
+                Err(Fault::local(FaultClass::Denied, "CustomerNotEntitledException", ""))
+            }
+            Some(Fate::AccessDenied) => Err(Fault::local(FaultClass::Access, "AccessDeniedException", "")),
+            Some(Fate::Dies) => Err(self.die().await),
+            Some(Fate::Unheard) => Ok(Arrived::Unheard),
+            Some(Fate::DiesUnheard) => Ok(Arrived::Dies),
+            Some(Fate::Partly) => Ok(Arrived::Partly),
+        }
+    }
+
+    async fn leave<T>(&self, arrived: Arrived, answer: Result<T, Fault>) -> Result<T, Fault> {
+        match arrived {
+            Arrived::Heard | Arrived::Partly => answer,
+            Arrived::Unheard => Err(lost()),
+            Arrived::Dies => Err(self.die().await),
+        }
+    }
+}
+
+impl World {
+    fn check_time(&self, timestamp: Timestamp, window: Window) -> Result<(), Fault> {
+        let now = self.now.unwrap();
+        if timestamp > now.plus(5 * MINUTE) || now > window.closes(timestamp) {
+            return Err(refused("TimestampOutOfBoundsException"));
+        }
+        Ok(())
+    }
+
+    fn check_form(&mut self, quantity: Quantity, decimal: bool, allocations: &[Allocation]) {
+        let whole =
+            quantity.integer().is_some() && allocations.iter().all(|a| a.quantity.integer().is_some());
+        if decimal == whole {
+            self.violations.push(format!("{quantity} as a decimal: {decimal}"));
+        }
+        let sum: u64 = allocations.iter().map(|part| part.quantity.micros()).sum();
+        if !allocations.is_empty() && sum != quantity.micros() {
+            self.violations.push(format!("parts of {sum} in a record of {}", quantity.micros()));
+        }
+    }
+
+    /// Whether it is billed now or was, the same.
+    fn record(&mut self, key: Key, row: &Row) -> bool {
+        self.bill.entry(key).or_insert_with(|| row.clone()) == row
+    }
+}
+
+impl Metering for Aws {
+    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
+        unreachable!("the sender registers nothing")
+    }
+
+    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        Box::pin(async move {
+            let all = format!("{request:?}");
+            {
+                let mut world = self.world();
+                let key = pod_key(&world.pod, &request);
+                let first = world.sent.entry(key).or_insert_with(|| all.clone());
+                if *first != all {
+                    let text = format!("not the same again: {first} and {all}");
+                    world.violations.push(text);
+                }
+            }
+            let arrived = self.arrive().await?;
+            let processed = {
+                let mut world = self.world();
+                world.check_form(request.quantity, request.decimal, &request.allocations);
+                let key = pod_key(&world.pod, &request);
+                let row = Row { micros: request.quantity.micros(), allocations: request.allocations.clone() };
+                world.check_time(request.timestamp, Window::MeterUsage).and_then(|()| {
+                    let metered = Metered { metering_record_id: Some("id".into()), emulated: false };
+                    if world.record(key, &row) {
+                        Ok(metered)
+                    } else {
+                        Err(refused("DuplicateRequestException"))
+                    }
+                })
+            };
+            self.leave(arrived, processed).await
+        })
+    }
+
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        _: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+        Box::pin(async move {
+            let arrived = self.arrive().await?;
+            let processed = {
+                let mut world = self.world();
+                let records = &request.records;
+                let forms: BTreeSet<_> = records
+                    .iter()
+                    .map(|r| (r.license_arn.is_some(), r.customer_identifier.is_some()))
+                    .collect();
+                let licensed = records.iter().any(|record| record.license_arn.is_some());
+                if records.len() > batch::RECORDS_MAX
+                    || forms.len() > 1
+                    || licensed == request.product_code.is_some()
+                {
+                    world.violations.push(format!("a batch of {} records, forms {forms:?}", records.len()));
+                }
+                let timely: Result<Vec<()>, Fault> =
+                    records.iter().map(|r| world.check_time(r.timestamp, Window::BatchMeterUsage)).collect();
+                if records.iter().any(|record| record.dimension == POISON) {
+                    Err(refused("InvalidUsageDimensionException"))
+                } else {
+                    timely.map(|_| {
+                        let mut room =
+                            if matches!(arrived, Arrived::Partly) { records.len() / 2 } else { usize::MAX };
+                        let mut status = |record: &UsageRecord| {
+                            let Some(left) = room.checked_sub(1) else { return RecordStatus::Unprocessed };
+                            room = left;
+                            world.check_form(record.quantity, record.decimal, &record.allocations);
+                            let customer = customer_of(record);
+                            if world.strangers.contains(&customer) {
+                                return RecordStatus::CustomerNotSubscribed;
+                            }
+                            let key = (
+                                String::new(),
+                                customer,
+                                record.dimension.clone(),
+                                Hour::of(record.timestamp),
+                            );
+                            let row = Row {
+                                micros: record.quantity.micros(),
+                                allocations: record.allocations.clone(),
+                            };
+                            if world.record(key, &row) {
+                                RecordStatus::Success(Some("id".into()))
+                            } else {
+                                RecordStatus::DuplicateRecord
+                            }
+                        };
+                        BatchMetered { statuses: records.iter().map(&mut status).collect(), emulated: false }
+                    })
+                }
+            };
+            self.leave(arrived, processed).await
+        })
+    }
+
+    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+        unreachable!("the sender resolves no customer")
+    }
+
+    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+        unreachable!("the sender asks for no credentials")
+    }
+
+    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        unreachable!("the sender forwards nothing")
+    }
+
+    fn region(&self) -> Option<Region> {
+        None
+    }
+}
+
+fn pod_key(pod: &str, request: &MeterUsage) -> Key {
+    (pod.to_owned(), String::new(), request.dimension.clone(), Hour::of(request.timestamp))
+}
+
+fn customer_of(record: &UsageRecord) -> String {
+    let parts = [&record.customer_identifier, &record.customer_account_id, &record.license_arn];
+    let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
+    parts.join(" ")
+}
+
+/// The customers of the model, each named in another form.
+fn customers() -> [Customer; 4] {
+    let account = |id: &str, license: Option<&str>| Customer::Account {
+        account_id: id.into(),
+        license_arn: license.map(str::to_owned),
+    };
+    [
+        account("1", None),
+        account("2", Some("arn:2")),
+        account("2", Some("arn:3")),
+        Customer::Identifier("old".into()),
+    ]
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Take {
+        key: Option<u8>,
+        dimension: u8,
+        customer: u8,
+        micros: u64,
+        age_minutes: i32,
+        tag: u8,
+    },
+    Pass {
+        minutes: u16,
+    },
+    /// The sidecar's clock is off by so many minutes, for a while.
+    Jump {
+        minutes: i32,
+    },
+    /// And right again.
+    Right,
+    Happens(Vec<Fate>),
+    /// For longer than AWS's window no call is processed, after the next one.
+    Outage {
+        first: Fate,
+    },
+    Subscribe {
+        customer: u8,
+        is: bool,
+    },
+    /// A shutdown, whether it seals or not, and the next process.
+    Shutdown {
+        seal: bool,
+    },
+    /// Another pod takes over the volume; a pod's name may come back.
+    Pod {
+        pod: u8,
+    },
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        Just(Fate::Throttled),
+        Just(Fate::NotEntitled),
+        Just(Fate::AccessDenied),
+        Just(Fate::Failed),
+        Just(Fate::Lost),
+        Just(Fate::Unheard),
+        Just(Fate::Dies),
+        Just(Fate::DiesUnheard),
+        Just(Fate::Partly),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let year = 366 * 24 * 60;
+    let micros = prop_oneof![1..5_000_000_u64, (1..9_u64).prop_map(|whole| whole * 1_000_000)];
+    let age = prop_oneof![4 => -5..90_i32, 1 => 0..1440_i32];
+    let event = (prop::option::of(0..12_u8), 0..3_u8, 0..4_u8, micros, age, 0..3_u8);
+    prop_oneof![
+        9 => event.prop_map(|(key, dimension, customer, micros, age_minutes, tag)| {
+            Step::Take { key, dimension, customer, micros, age_minutes, tag }
+        }),
+        6 => (1..90_u16).prop_map(|minutes| Step::Pass { minutes }),
+        1 => (90..600_u16).prop_map(|minutes| Step::Pass { minutes }),
+        1 => prop_oneof![-year..year, -300..300_i32].prop_map(|minutes| Step::Jump { minutes }),
+        2 => Just(Step::Right),
+        4 => prop::collection::vec(fate(), 1..6).prop_map(Step::Happens),
+        1 => fate().prop_map(|first| Step::Outage { first }),
+        1 => (0..4_u8, any::<bool>()).prop_map(|(customer, is)| Step::Subscribe { customer, is }),
+        1 => any::<bool>().prop_map(|seal| Step::Shutdown { seal }),
+        1 => (0..3_u8).prop_map(|pod| Step::Pod { pod }),
+    ]
+}
+
+/// One process of the sidecar.
+struct Process {
+    sender: Sender,
+    writer: Writer,
+    _flushes: mpsc::Sender<Flush>,
+    _hear: Hear,
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    aws: Arc<Aws>,
+    clock: WallClock,
+    outlet: Outlet,
+    pod: String,
+    process: Option<Process>,
+    /// By customer and dimension.
+    acknowledged: BTreeMap<(String, String), u64>,
+    keys: BTreeMap<String, [u8; 32]>,
+    /// Looks at hours by a clock that was wrong. Keys are remembered for a day of right time, and a few of these.
+    wrong: u32,
+}
+
+impl Bench {
+    fn new(outlet: Outlet) -> Self {
+        let aws = Arc::new(Aws::default());
+        aws.world().now = Some(START);
+        let mut bench = Self {
+            folder: folder(),
+            aws,
+            clock: WallClock::fixed(START),
+            outlet,
+            pod: if outlet == Outlet::MeterUsage { "pod-0".into() } else { String::new() },
+            process: None,
+            acknowledged: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            wrong: 0,
+        };
+        bench.start();
+        bench
+    }
+
+    /// The process before, if there was one, has died.
+    fn start(&mut self) {
+        self.process = None;
+        self.aws.world().pod.clone_from(&self.pod);
+        let settings = ledger::Settings {
+            product: "demometered".into(),
+            pod: self.pod.clone(),
+            settle: SETTLE,
+            bytes_max: 1 << 30,
+            started_at: self.clock.now(),
+            zero_dimensions: Vec::new(),
+            aws_door: false,
+        };
+        let ledger = Ledger::open(self.folder.path(), settings).unwrap();
+        let writer = Writer::inline(ledger, self.clock.clone());
+        let window = match self.outlet {
+            Outlet::MeterUsage => Window::MeterUsage,
+            Outlet::BatchMeterUsage => Window::BatchMeterUsage,
+        };
+        let policy =
+            Policy { pod: self.pod.clone(), window, carry_expired: true, settle: SETTLE, phase: MINUTE };
+        let settings = Settings { product_code: "demometered".parse().unwrap(), outlet: self.outlet, policy };
+        let (flushes, flushed) = mpsc::channel(1);
+        let (tell, hear) = word::channel();
+        let metering: Arc<dyn Metering> = Arc::clone(&self.aws) as Arc<dyn Metering>;
+        let (clock, metrics) = (self.clock.clone(), Arc::new(Metrics::new()));
+        let sender = Sender::new(settings, metering, writer.clone(), clock, metrics, tell, flushed);
+        self.process = Some(Process { sender, writer, _flushes: flushes, _hear: hear });
+    }
+
+    fn writer(&self) -> &Writer {
+        &self.process.as_ref().unwrap().writer
+    }
+
+    async fn records(&self) -> Vec<Record> {
+        self.writer().with(|ledger| ledger.records(100_000)).await.unwrap()
+    }
+
+    async fn look(&mut self, haste: Haste) {
+        let process = self.process.as_mut().unwrap();
+        let died = tokio::select! {
+            looked = process.sender.look(haste) => {
+                looked.unwrap();
+                false
+            }
+            () = self.aws.died.notified() => true,
+        };
+        if died {
+            self.start();
+        }
+    }
+
+    async fn pass(&mut self, minutes: u16) {
+        let mut left = u32::from(minutes);
+        while left > 0 {
+            let some = left.min(25);
+            left -= some;
+            let now = self.aws.world().now.unwrap().plus(some * MINUTE);
+            self.aws.world().now = Some(now);
+            self.clock.advance(some * MINUTE);
+            tokio::time::advance(some * MINUTE).await;
+            self.wrong += u32::from(now.millis_since(self.clock.now()) != 0);
+            self.look(Haste::Calm).await;
+        }
+    }
+
+    fn right(&self) {
+        let now = self.aws.world().now.unwrap();
+        self.clock.follow(now);
+    }
+
+    async fn take(&mut self, event: Event) {
+        let slot = (event.customer.canonical(), event.dimension.clone());
+        let micros = event.quantity.micros();
+        let expected = match event.id.as_ref().map(|id| (id, self.keys.get(id))) {
+            Some((_, Some(known))) if *known == event.content => Taken::Duplicate,
+            Some((_, Some(_))) => Taken::Conflict,
+            Some((id, None)) => {
+                self.keys.insert(id.clone(), event.content);
+                Taken::Accepted
+            }
+            None => Taken::Accepted,
+        };
+        let taken = self.writer().take(vec![event]).await.unwrap();
+        assert_eq!(taken, [expected]);
+        if expected == Taken::Accepted {
+            *self.acknowledged.entry(slot).or_default() += micros;
+        }
+    }
+
+    fn event(&self, step: &Step) -> Option<Event> {
+        let Step::Take { key, dimension, customer, micros, age_minutes, tag } = step else { return None };
+        let saas = self.outlet == Outlet::BatchMeterUsage;
+        let dimension = match dimension {
+            2 if saas => POISON.to_owned(),
+            dimension => format!("d{dimension}"),
+        };
+        // A key is used again on the same day only: after two it may be forgotten.
+        let day = self.aws.world().now.unwrap().unix_seconds() / 86_400;
+        let mut content = [0; 32];
+        content[..8].copy_from_slice(&micros.to_be_bytes());
+        let age = i64::from(*age_minutes) * 60_000;
+        let tags = match tag {
+            0 => BTreeMap::new(),
+            tag => BTreeMap::from([("team".to_owned(), tag.to_string())]),
+        };
+        Some(Event {
+            id: key.map(|key| format!("{day}-{}-{key}", self.wrong / 5)),
+            dimension,
+            quantity: Quantity::from_micros(*micros).unwrap(),
+            at: Timestamp::from_unix_millis(self.clock.now().unix_millis() - age),
+            tags: TagSet::try_from(tags).unwrap(),
+            customer: if saas { customers()[usize::from(*customer)].clone() } else { Customer::Own },
+            content,
+        })
+    }
+
+    async fn go(&mut self, step: Step) {
+        if let Some(event) = self.event(&step) {
+            self.take(event).await;
+        }
+        match step {
+            Step::Take { .. } => {}
+            Step::Pass { minutes } => self.pass(minutes).await,
+            Step::Jump { minutes } => {
+                let millis = self.aws.world().now.unwrap().unix_millis() + i64::from(minutes) * 60_000;
+                self.clock.follow(Timestamp::from_unix_millis(millis));
+                self.wrong += 1;
+                self.look(Haste::Calm).await;
+            }
+            Step::Right => {
+                self.right();
+                self.wrong += 1;
+                self.look(Haste::Calm).await;
+            }
+            Step::Happens(fates) => self.aws.world().fates.extend(fates),
+            Step::Outage { first } => {
+                {
+                    let mut world = self.aws.world();
+                    world.fates.push_back(first);
+                    world.out = true;
+                }
+                self.pass(if self.outlet == Outlet::MeterUsage { 8 * 60 } else { 27 * 60 }).await;
+                self.aws.world().out = false;
+            }
+            Step::Subscribe { customer, is } => {
+                let name = customer_of(&usage_record(&Record {
+                    customer: customers()[usize::from(customer)].clone(),
+                    ..blank()
+                }));
+                let strangers = &mut self.aws.world().strangers;
+                if is {
+                    strangers.remove(&name)
+                } else {
+                    strangers.insert(name)
+                };
+            }
+            Step::Shutdown { seal } => {
+                self.look(if seal { Haste::Last } else { Haste::Hurry }).await;
+                self.look(Haste::Hurry).await;
+                self.start();
+            }
+            Step::Pod { pod } => {
+                if self.outlet == Outlet::MeterUsage {
+                    self.pod = format!("pod-{pod}");
+                }
+                self.start();
+            }
+        }
+        let totals = self.writer().with(|ledger| ledger.totals()).await.unwrap();
+        assert!(totals.values().all(|totals| totals.balances()), "{totals:?}");
+    }
+
+    /// Nothing happens any more, the clock is right, and hours pass until all is sent.
+    async fn settle(&mut self) {
+        self.aws.world().fates.clear();
+        self.aws.world().strangers.clear();
+        self.right();
+        for _ in 0..80 {
+            self.pass(20).await;
+            let totals = self.writer().with(|ledger| ledger.totals()).await.unwrap();
+            if totals.values().all(|totals| totals.pending == 0) {
+                return;
+            }
+        }
+        panic!("it is never sent: {:?}", self.records().await);
+    }
+
+    async fn compare(&self) {
+        let records = self.records().await;
+        let world = self.aws.world();
+        assert!(world.violations.is_empty(), "{:?}", world.violations);
+        let mut unbilled: BTreeMap<(String, String), u64> = BTreeMap::new();
+        let mut known = BTreeSet::new();
+        for record in records {
+            let customer = if self.outlet == Outlet::MeterUsage {
+                String::new()
+            } else {
+                customer_of(&usage_record(&record))
+            };
+            let key: Key = (record.pod.clone(), customer, record.dimension.clone(), record.hour);
+            let billed = world.bill.get(&key).map(|row| row.micros);
+            match (record.state, record.in_doubt) {
+                (State::Accepted, _) => assert_eq!(billed, Some(record.quantity.micros()), "{record:?}"),
+                (State::Carried, _) | (State::Dead, false) => assert_eq!(billed, None, "{record:?}"),
+                (State::Dead, true) => {
+                    assert!(billed.is_none_or(|micros| micros == record.quantity.micros()), "{record:?}");
+                    assert!(record.attempts > 0, "{record:?}");
+                }
+                (State::Sealed | State::Claimed, _) => panic!("pending: {record:?}"),
+            }
+            if record.state == State::Dead {
+                // What AWS did not take is carried; dead is only what nobody knows, and what AWS never takes.
+                let never = record.dimension == POISON
+                    && record.code.as_deref() == Some("InvalidUsageDimensionException");
+                assert!(record.code.as_deref() == Some("in_doubt") || never, "{record:?}");
+                if billed.is_none() {
+                    *unbilled.entry((record.customer.canonical(), record.dimension.clone())).or_default() +=
+                        record.quantity.micros();
+                }
+            }
+            known.insert(key);
+        }
+        assert!(world.bill.keys().all(|key| known.contains(key)), "billed and not known: {:?}", world.bill);
+        let mut billed: BTreeMap<String, u64> = BTreeMap::new();
+        for ((_, _, dimension, _), row) in &world.bill {
+            *billed.entry(dimension.clone()).or_default() += row.micros;
+        }
+        for ((customer, dimension), micros) in &self.acknowledged {
+            let missing = unbilled.get(&(customer.clone(), dimension.clone())).copied().unwrap_or_default();
+            let of_customer: u64 = world
+                .bill
+                .iter()
+                .filter(|((_, name, of, _), _)| of == dimension && *name == shown(customer))
+                .map(|(_, row)| row.micros)
+                .sum();
+            assert_eq!(of_customer + missing, *micros, "{customer} {dimension}");
+        }
+        let acknowledged: u64 = self.acknowledged.values().sum();
+        let total: u64 = billed.values().chain(unbilled.values()).sum();
+        assert_eq!(total, acknowledged);
+    }
+}
+
+/// A customer's name on the bill, from its name in the ledger.
+fn shown(canonical: &str) -> String {
+    let customer = Customer::from_canonical(canonical).unwrap();
+    if customer == Customer::Own {
+        String::new()
+    } else {
+        customer_of(&usage_record(&Record { customer, ..blank() }))
+    }
+}
+
+fn blank() -> Record {
+    Record {
+        id: 0,
+        pod: String::new(),
+        customer: Customer::Own,
+        dimension: String::new(),
+        hour: Hour::of(START),
+        quantity: Quantity::ZERO,
+        decimal: false,
+        allocations: Vec::new(),
+        allocation_count: 0,
+        timestamp: START,
+        client_token: String::new(),
+        late_from: None,
+        state: State::Sealed,
+        in_doubt: false,
+        attempts: 0,
+        code: None,
+        metering_record_id: None,
+        sealed_at: START,
+        updated_at: START,
+    }
+}
+
+/// In memory where that is to be had: what the model is about survives processes, and no disk is asked to sync.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn run(outlet: Outlet, steps: Vec<Step>) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut bench = Bench::new(outlet);
+        for step in steps {
+            bench.go(step).await;
+        }
+        bench.settle().await;
+        bench.compare().await;
+    });
+}
+
+/// A quarter of proptest's number, which `PROPTEST_CASES` sets: each case is a day or more.
+fn config() -> ProptestConfig {
+    let all = ProptestConfig::default();
+    ProptestConfig { cases: all.cases / 4, max_shrink_iters: 400, ..all }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn the_bill_of_a_pod_is_what_was_acknowledged(steps in prop::collection::vec(step(), 1..80)) {
+        run(Outlet::MeterUsage, steps);
+    }
+
+    #[test]
+    fn the_bills_of_customers_are_what_was_acknowledged(steps in prop::collection::vec(step(), 1..80)) {
+        run(Outlet::BatchMeterUsage, steps);
+    }
+}
