@@ -2,8 +2,8 @@
 
 Usage: kill.py PROGRAM KILLS [SEED]
 
-PROGRAM is a build with the feature fail-points. Half of the deaths are kill -9 at a random moment, half are at a named
-step, several times each. Meanwhile the emulator throttles, loses answers and resets connections, and its clock goes
+PROGRAM is a build with the feature fail-points. Half of the deaths are kill -9 at a random moment, some of them in the
+middle of a shutdown or after it; half are at a named step, several times each. Meanwhile the emulator throttles, loses answers and resets connections, and its clock goes
 through the hours. The application sends each event under an id until it is acknowledged, as documented; some reports go
 through the AWS door. In the end every dimension's bill must equal what was acknowledged, to the millionth.
 """
@@ -21,9 +21,11 @@ from processes import Emulator  # noqa: E402
 
 STEPS = [
     "take-before-commit", "take-after-commit", "seal-before-commit", "seal-after-commit", "attempt-before-commit",
-    "attempt-after-commit", "answer-before-commit", "answer-after-commit", "claim-after-commit",
-    "settle-before-commit",
+    "attempt-after-commit", "answer-before-commit", "answer-after-commit", "claim-before-commit", "claim-after-commit",
+    "settle-before-commit", "settle-after-commit", "open-before-commit", "open-after-commit",
 ]
+# A shutdown waits for two seconds of quiet, seals the open hour, sends it, and ends by itself.
+SHUTDOWN_SECONDS = 3.0
 DIMENSIONS = ["requests", "gigabytes"]
 FAULTS = [
     {"fault": "throttle", "operation": "MeterUsage", "probability": 0.15},
@@ -156,6 +158,14 @@ class Sidecar:
         # From here on nobody reads the log: it goes where it cannot fill a pipe.
         self.drain = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)
 
+    def shut_down(self, seconds):
+        """Asks it to end, and waits no longer than this."""
+        self.process.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+
     def end(self):
         self.process.kill()
         code = self.process.wait()
@@ -201,6 +211,7 @@ def main():
     rng = random.Random(seed)
     application = Application(rng)
     died_at = {step: 0 for step in STEPS}
+    shutdowns = {"whole": 0, "killed": 0}
     with Emulator(program) as emulator:
         emulator.admin("clock", {"now": "2026-11-24T08:00:00Z"})
         emulator.admin("faults", {"seed": seed})
@@ -229,6 +240,9 @@ def main():
                         now = parse(emulator.admin("clock")["now"])
             while alive and time.monotonic() < until:
                 alive = application.report(sidecar.app)
+            if alive and not step and rng.random() < 0.25:
+                sidecar.shut_down(rng.uniform(0.0, 1.3 * SHUTDOWN_SECONDS))
+                shutdowns["killed" if sidecar.process.poll() is None else "whole"] += 1
             code = sidecar.end()
             if step and code == -6:
                 died_at[step] += 1
@@ -265,8 +279,12 @@ def main():
         )
     for letter in letters:
         print(f"dead letter: {letter}")
-    print(f"events {application.book.sent}, deaths at named steps {died_at}")
-    sys.exit(1 if failures else 0)
+    print(f"events {application.book.sent}, deaths at named steps {died_at}, shutdowns {shutdowns}")
+    # A campaign that is long enough has been everywhere; else it proves less than it says.
+    missed = [step for step, deaths in died_at.items() if deaths == 0] if kills >= 150 else []
+    if missed:
+        print(f"nothing died at {missed}")
+    sys.exit(1 if failures or missed else 0)
 
 
 if __name__ == "__main__":

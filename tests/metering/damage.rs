@@ -91,15 +91,13 @@ fn a_ledger_at_its_limit_refuses_usage_until_later_and_keeps_what_it_has() {
     assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], accepted.to_string());
 }
 
-/// In a mount namespace of its own, where a file system of two megabytes is mounted over the state folder.
-#[test]
-fn a_full_disk_refuses_usage_and_loses_nothing() {
-    let bench = Bench::metered();
+/// The sidecar's command in a mount namespace of its own, where a file system of its own is mounted over the state folder.
+fn on_another_disk(bench: &Bench, options: &str) -> Command {
     let program = bench.command(&["run"]);
     let mut unshare = Command::new("unshare");
     let folder = bench.state.path().to_str().unwrap();
     unshare.args(["--mount", "--map-root-user", "sh", "-c"]);
-    unshare.arg(format!("mount -t tmpfs -o size=2m none {folder} && exec \"$0\" \"$@\""));
+    unshare.arg(format!("mount -t tmpfs -o {options} none {folder} && exec \"$0\" \"$@\""));
     unshare.arg(program.get_program()).args(program.get_args()).env_clear();
     for (name, value) in program.get_envs() {
         if let Some(value) = value {
@@ -107,10 +105,20 @@ fn a_full_disk_refuses_usage_and_loses_nothing() {
         }
     }
     unshare.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(std::process::Stdio::null());
-    let mut sidecar = crate::processes::Sidecar::start(unshare);
+    unshare
+}
+
+fn start_on_another_disk(bench: &Bench, options: &str) -> crate::bench::Running {
+    let mut sidecar = crate::processes::Sidecar::start(on_another_disk(bench, options));
     sidecar.wait_for("entitled");
     let app = sidecar.app_addr.unwrap();
-    let mut running = crate::bench::Running { sidecar, app };
+    crate::bench::Running { sidecar, app }
+}
+
+#[test]
+fn a_full_disk_refuses_usage_and_loses_nothing() {
+    let bench = Bench::metered();
+    let mut running = start_on_another_disk(&bench, "size=2m");
     let mut accepted = 0_u64;
     loop {
         let events: Vec<_> = (0..1000)
@@ -127,6 +135,72 @@ fn a_full_disk_refuses_usage_and_loses_nothing() {
     assert_eq!(running.sidecar.get("/readyz").status, 200, "the gate is not the disk's affair");
     assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], accepted.to_string());
     assert!(running.sidecar.process.try_wait().unwrap().is_none());
+    // An hour ends meanwhile; once there is room, all is taken, sealed and sent.
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    let process = running.sidecar.process.id().to_string();
+    let mut grow = Command::new("nsenter");
+    grow.args(["--user", "--mount", "--target", &process, "mount", "-o", "remount,size=8m"]);
+    assert!(grow.arg(bench.state.path()).status().unwrap().success());
+    while bench.billed().get("requests") != Some(&(accepted * 1_000_000)) {}
+    running.report("requests", "1");
+}
+
+#[test]
+fn a_disk_that_is_read_only_is_a_wrong_configuration() {
+    let bench = Bench::metered();
+    let output = on_another_disk(&bench, "ro").output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("state_dir"), "{output:?}");
+}
+
+/// SQLite takes a WAL that ends too early for one that was torn before its commit.
+#[test]
+fn a_wal_that_lost_its_end_is_told_and_kept() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    running.report("requests", "1");
+    running.report("requests", "2");
+    running.kill();
+    let wal = format!("{}-wal", bench.file().display());
+    let bytes = std::fs::read(&wal).unwrap();
+    let cut = bytes.len() - 4096;
+    std::fs::write(&wal, &bytes[..cut]).unwrap();
+    let running = bench.start();
+    let told = running.sidecar.seen.iter().find(|line| line.contains("usage.sqlite.damaged-"));
+    assert!(told.is_some_and(|line| line.contains("were committed to it")), "{:?}", running.sidecar.seen);
+    let kept = std::fs::read_dir(bench.state.path()).unwrap().map(|entry| entry.unwrap().path());
+    let kept = kept
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with("-wal") && path.to_string_lossy().contains("damaged"));
+    assert_eq!(std::fs::read(kept.unwrap()).unwrap(), &bytes[..cut]);
+    running.report("requests", "4");
+}
+
+#[test]
+fn a_clock_that_is_a_year_ahead_for_a_moment_strands_and_loses_nothing() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    let usage = |running: &crate::bench::Running, id: &str, quantity: u32| {
+        let event = json!({"id": id, "dimension": "requests", "quantity": quantity});
+        running.usage(&event).json()["results"][0]["status"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(usage(&running, "a", 1), "accepted");
+    running.set_clock(&bench, "2027-11-24T08:00:30Z");
+    running.sidecar.read_until(|line| line["message"] == "hours sealed");
+    assert_eq!(usage(&running, "b", 2), "accepted");
+    running.set_clock(&bench, "2026-11-24T08:30:00Z");
+    assert_eq!(usage(&running, "a", 1), "duplicate", "keys are remembered");
+    assert_eq!(usage(&running, "c", 4), "accepted");
+    running.kill();
+    let mut running = bench.start();
+    running.set_clock(&bench, "2026-11-24T11:20:00Z");
+    running.wait_billed(1);
+    while bench.billed()["requests"] != 7_000_000 {
+        running.pass(&bench, "20m");
+    }
+    let reconciliation = running.reconciliation();
+    assert_eq!(reconciliation["dimensions"][0]["dead"], "0", "{reconciliation}");
+    assert_eq!(bench.billed()["requests"], 7_000_000);
 }
 
 #[test]

@@ -243,8 +243,6 @@ fn usage_of_an_earlier_pod_on_a_kept_volume_is_reported_by_the_next_pod() {
     running.report("requests", "1");
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.wait_billed(1);
-    running.pass(&bench, "1h");
-    running.wait_billed(1);
     assert_eq!(bench.billed(), [("requests".into(), 6_000_000)].into());
     assert!(
         bench.bill().iter().all(|row| row["pod"].as_str().unwrap().contains("pod-2")),
