@@ -69,6 +69,8 @@ const STRANGER: &str = ". stranger";
 
 impl KeyFolder {
     pub(super) fn new(root: PathBuf) -> Self {
+        // Its paths are handed to processes that run elsewhere.
+        let root = std::path::absolute(&root).unwrap_or(root);
         Self { root, loaded: Mutex::default() }
     }
 
@@ -201,6 +203,11 @@ mod tests {
         for (code, name) in [("demo", "demo"), ("a/../b", "a%2F..%2Fb"), ("..", "%2E%2E"), (".", "%2E")] {
             assert_eq!(file_name(code), name);
         }
+    }
+
+    #[test]
+    fn the_folder_that_is_handed_out_is_found_from_everywhere() {
+        assert!(KeyFolder::new("state".into()).public_keys("demohourly").is_absolute());
     }
 
     #[test]
