@@ -51,8 +51,11 @@ groups:
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open on the emulator's word"
       - alert: TollgateUsageUnsent
-        # Half of MeterUsage's window of 6 hours; for mode saas 12 hours would do.
-        expr: (time() - tollgate_usage_oldest_unsent_timestamp_seconds) * (tollgate_usage_oldest_unsent_timestamp_seconds > bool 0) > 3 * 3600
+        # Half of AWS's window, whichever the mode has; the deadline is tollgate's own, with the end of a month in it.
+        expr: |-
+          tollgate_usage_oldest_unsent_timestamp_seconds > 0 and
+          tollgate_usage_oldest_unsent_deadline_timestamp_seconds - time()
+            < (tollgate_usage_oldest_unsent_deadline_timestamp_seconds - tollgate_usage_oldest_unsent_timestamp_seconds) / 2
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has usage that AWS has not taken after half of its window"
