@@ -28,6 +28,7 @@ use tollgate::usage::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::ledger::writer::Writer;
 use tollgate::usage::ledger::{Ledger, Settings};
+use tollgate::usage::policy::Window;
 
 /// An AWS that says no to everything but forwarded calls.
 struct Refusing;
@@ -84,6 +85,7 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
     let state = folder().join(format!("tollgate-fuzz-{}", std::process::id()));
     std::fs::create_dir_all(&state).expect("a folder");
     let settings = Settings {
+        product: "demometered".to_owned(),
         pod: "fuzz".to_owned(),
         settle: Duration::from_secs(120),
         bytes_max: 64 << 20,
@@ -113,6 +115,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
         aws: Some(Arc::clone(&aws)),
         tell,
         clock: clock.clone(),
+        window: Window::MeterUsage,
     };
     let mut keys = KeyRing::default();
     let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
@@ -134,7 +137,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
             metrics,
             calls: Calls::default(),
         })),
-        door: Some(Door { aws, usage: Some(usage), clock }),
+        door: Some(Door::new(aws, Some(usage), clock)),
         quit: None,
     }
 }
