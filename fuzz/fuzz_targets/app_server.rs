@@ -94,9 +94,15 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
         aws_door: true,
     };
     let ledger = Ledger::open(&state, settings).expect("a new ledger");
-    let writer = Writer::start(ledger, clock.clone(), Arc::clone(&metrics)).expect("a thread");
-    let handed = writer.clone();
-    let server = Server::start("app", LIMITS, move || handler(&handed, clock, metrics, now));
+    // Started inside the server's runtime, whose tasks it wakes.
+    let kept = Arc::new(OnceLock::new());
+    let keep = Arc::clone(&kept);
+    let server = Server::start("app", LIMITS, move || {
+        let writer = Writer::start(ledger, clock.clone(), Arc::clone(&metrics)).expect("a thread");
+        let _ = keep.set(writer.clone());
+        handler(&writer, clock, metrics, now)
+    });
+    let writer = kept.get().cloned().expect("the server has started");
     Mutex::new(Stand { server, writer, runs: 0 })
 });
 
