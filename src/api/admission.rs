@@ -3,6 +3,8 @@
 //! A page can make a browser send requests to loopback. It cannot hide its `Origin`, and by DNS rebinding it reaches us
 //! under its own `Host`; both are refused (WHATWG Fetch, "Origin header"; RFC 9110, section 7.2).
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
 use hyper::{Response, StatusCode, Uri};
 
@@ -54,8 +56,11 @@ fn is_local_host(host: &str) -> bool {
     let name = host
         .rsplit_once(':')
         .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+    // An IPv6 address stands in one pair of brackets (RFC 3986, section 3.2.2).
+    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     name.eq_ignore_ascii_case("localhost")
-        || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+        || bracketed.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback()))
 }
 
 #[cfg(test)]
@@ -92,6 +97,10 @@ mod tests {
             "127.0.0.1.evil.example",
             "10.0.0.1",
             "localhost.evil.example",
+            "]::1]:19181",
+            "[[::1]]",
+            "::1",
+            "[127.0.0.1]:19181",
         ] {
             assert_eq!(status(&[("host", host)], None), 403, "{host}");
         }
