@@ -134,7 +134,7 @@ pub struct Rules {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an event, an object with dimension and quantity")]
 struct Document<'a> {
     id: Option<String>,
     dimension: String,
@@ -147,7 +147,7 @@ struct Document<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a customer, an object with account_id or identifier")]
 struct CustomerDocument {
     account_id: Option<String>,
     license_arn: Option<String>,
@@ -314,6 +314,7 @@ mod tests {
             (r#"{"dimension":"d","quantity":1,"tags":{"a":""}}"#, "tags"),
             (r#"{"dimension":"d","quantity":1,"customer":{"identifier":"x"}}"#, "mode saas only"),
             (r#"{"dimension":"d","quantity":1,"amount":1}"#, "unknown field"),
+            ("[7]", "expected an event, an object with dimension and quantity"),
             (r#"{"dimension":"d"}"#, "missing field"),
             (r#"{"id":"","dimension":"d","quantity":1}"#, "id must"),
         ] {
