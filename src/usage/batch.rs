@@ -61,33 +61,18 @@ pub fn size(record: &Record) -> usize {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::marketplace::{Hour, Quantity};
-    use crate::usage::ledger::State;
+    use crate::marketplace::Quantity;
 
     fn record(id: i64, account: &str, dimension: &str, licensed: bool, decimal: bool) -> Record {
         Record {
             id,
-            pod: String::new(),
             customer: Customer::Account {
                 account_id: account.to_owned(),
                 license_arn: licensed.then(|| "arn:aws:license-manager::1:license:l".to_owned()),
             },
             dimension: dimension.to_owned(),
-            hour: Hour::from_number(498_752),
-            quantity: Quantity::ZERO,
             decimal,
-            allocations: Vec::new(),
-            allocation_count: 0,
-            timestamp: Timestamp::from_unix_seconds(1_795_507_200),
-            client_token: String::new(),
-            late_from: None,
-            state: State::Sealed,
-            in_doubt: false,
-            attempts: 0,
-            code: None,
-            metering_record_id: None,
-            sealed_at: Timestamp::from_unix_seconds(1_795_507_200),
-            updated_at: Timestamp::from_unix_seconds(1_795_507_200),
+            ..Record::sample(Timestamp::from_unix_seconds(1_795_507_200))
         }
     }
 

@@ -207,9 +207,7 @@ pub fn phase_of(pod: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marketplace::{Hour, Quantity};
-    use crate::usage::event::Customer;
-    use crate::usage::ledger::State;
+    use crate::marketplace::Hour;
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     fn policy() -> Policy {
@@ -223,27 +221,7 @@ mod tests {
     }
 
     fn record() -> Record {
-        Record {
-            id: 1,
-            pod: "pod".into(),
-            customer: Customer::Own,
-            dimension: "requests".into(),
-            hour: Hour::of(AT),
-            quantity: Quantity::ZERO,
-            decimal: false,
-            allocations: Vec::new(),
-            allocation_count: 0,
-            timestamp: AT,
-            client_token: "token".into(),
-            late_from: None,
-            state: State::Sealed,
-            in_doubt: false,
-            attempts: 0,
-            code: None,
-            metering_record_id: None,
-            sealed_at: AT.plus(HOUR),
-            updated_at: AT.plus(HOUR),
-        }
+        Record { sealed_at: AT.plus(HOUR), updated_at: AT.plus(HOUR), ..Record::sample(AT) }
     }
 
     fn fault(class: FaultClass, code: &'static str) -> Fault {

@@ -98,6 +98,34 @@ pub struct Record {
     pub updated_at: Timestamp,
 }
 
+#[cfg(test)]
+impl Record {
+    /// A record of nothing, sealed at this moment of its hour: tests say what theirs is about.
+    pub(crate) fn sample(at: Timestamp) -> Self {
+        Self {
+            id: 1,
+            pod: "pod".to_owned(),
+            customer: Customer::Own,
+            dimension: "requests".to_owned(),
+            hour: Hour::of(at),
+            quantity: Quantity::ZERO,
+            decimal: false,
+            allocations: Vec::new(),
+            allocation_count: 0,
+            timestamp: at,
+            client_token: "token".to_owned(),
+            late_from: None,
+            state: State::Sealed,
+            in_doubt: false,
+            attempts: 0,
+            code: None,
+            metering_record_id: None,
+            sealed_at: at,
+            updated_at: at,
+        }
+    }
+}
+
 /// What is noted about a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answered {

@@ -543,7 +543,7 @@ impl Bench {
             Step::Subscribe { customer, is } => {
                 let name = customer_of(&usage_record(&Record {
                     customer: customers()[usize::from(customer)].clone(),
-                    ..blank()
+                    ..Record::sample(START)
                 }));
                 let strangers = &mut self.aws.world().strangers;
                 if is {
@@ -645,31 +645,7 @@ fn shown(canonical: &str) -> String {
     if customer == Customer::Own {
         String::new()
     } else {
-        customer_of(&usage_record(&Record { customer, ..blank() }))
-    }
-}
-
-fn blank() -> Record {
-    Record {
-        id: 0,
-        pod: String::new(),
-        customer: Customer::Own,
-        dimension: String::new(),
-        hour: Hour::of(START),
-        quantity: Quantity::ZERO,
-        decimal: false,
-        allocations: Vec::new(),
-        allocation_count: 0,
-        timestamp: START,
-        client_token: String::new(),
-        late_from: None,
-        state: State::Sealed,
-        in_doubt: false,
-        attempts: 0,
-        code: None,
-        metering_record_id: None,
-        sealed_at: START,
-        updated_at: START,
+        customer_of(&usage_record(&Record { customer, ..Record::sample(START) }))
     }
 }
 
