@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (chaos "short") packaging test
+ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (chaos "short") packaging test
 
 # Formats the sources.
 fmt:
@@ -49,12 +49,12 @@ tidy:
     cargo test --locked --test tidy
 
 # Kills the binary under load, at random and at every named step, and compares the bill with what was acknowledged.
-kill-campaign kills="200" seed="":
+kill-campaign kills="200" mode="metered" seed="":
     #!/usr/bin/env bash
     set -euo pipefail
     cargo build --locked --features fail-points
     cp target/debug/tollgate target/tollgate-fail-points
-    python3 tests/campaign/kill.py target/tollgate-fail-points {{ kills }} {{ seed }}
+    python3 tests/campaign/kill.py target/tollgate-fail-points {{ mode }} {{ kills }} {{ seed }}
 
 # Simulated days of metering with restarts: memory and files flat, the bill exact.
 soak days="8":
