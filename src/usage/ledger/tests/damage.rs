@@ -145,6 +145,26 @@ fn a_mark_that_is_torn_or_gone_harms_nothing() {
 }
 
 #[test]
+fn a_letter_of_the_schema_that_changed_is_told() {
+    let (mut files, truth) = KILLED.clone();
+    let bytes = files.get_mut("").unwrap();
+    let column = b"seen_at INTEGER";
+    let at = bytes.windows(column.len()).position(|window| window == column).unwrap();
+    bytes[at] = b'x';
+    assert!(is_told(&files, &truth, "a column of another name"));
+}
+
+#[test]
+fn text_that_is_none_any_more_is_told() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 7, START), START);
+    let truth = bench.ledger().totals().unwrap();
+    let sql = "UPDATE meta SET value = CAST(x'ff41' AS TEXT) WHERE key = 'ledger_id'";
+    assert_eq!(bench.ledger().connection.execute(sql, []).unwrap(), 1);
+    assert!(is_told(&files(bench.folder.path()), &truth, "invalid UTF-8"));
+}
+
+#[test]
 fn what_is_set_aside_is_kept_whole_and_never_replaced() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..3 {
