@@ -4,6 +4,7 @@
 //! row of sums.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
@@ -35,8 +36,15 @@ struct Counter<'a> {
     /// Keys are forgotten by it. A clock that is behind must not make a key old at once.
     seen_at: Timestamp,
     sums: BTreeMap<(Slot, &'a TagSet), Added>,
-    /// By dimension: what the group adds, and what there is room for.
-    accepted: BTreeMap<&'a str, (u64, u64)>,
+    totals: BTreeMap<&'a str, Total>,
+}
+
+/// A dimension's total.
+struct Total {
+    /// What the group adds; nothing where all its events were known before.
+    added: Option<u64>,
+    /// What still fits: no sum of its parts can be larger.
+    room: u64,
 }
 
 pub(super) fn count<'a>(
@@ -54,7 +62,7 @@ pub(super) fn count<'a>(
         now,
         seen_at: now.max(upkeep::forgotten_before(transaction)?.plus(KEYS_KEPT)),
         sums: BTreeMap::new(),
-        accepted: BTreeMap::new(),
+        totals: BTreeMap::new(),
     };
     let taken = events.iter().map(|event| counter.take(event)).collect::<rusqlite::Result<_>>()?;
     counter.write()?;
@@ -63,20 +71,21 @@ pub(super) fn count<'a>(
 
 impl<'a> Counter<'a> {
     fn take(&mut self, event: &'a Event) -> rusqlite::Result<Taken> {
+        let micros = event.quantity.micros();
+        let fits = micros <= self.total(&event.dimension)?.room;
+        // Most events are new, and there is room: the key's insertion is its lookup too.
         if let Some(id) = &event.id
+            && (!fits || !self.claim(id, event)?)
             && let Some(known) = self.known(id, event)?
         {
             return Ok(known);
         }
-        let micros = event.quantity.micros();
-        if !self.accept(&event.dimension, micros)? {
+        if !fits {
             return Ok(Taken::TooMuch);
         }
-        if let Some(id) = &event.id {
-            self.transaction
-                .prepare_cached("INSERT INTO keys (id, content, seen_at) VALUES (?1, ?2, ?3)")?
-                .execute(params![id, event.content, self.seen_at.unix_millis()])?;
-        }
+        let total = self.total(&event.dimension)?;
+        total.room -= micros;
+        total.added = Some(total.added.unwrap_or_default() + micros);
         let at = event.at.max(self.settings.started_at);
         let own = Hour::of(at);
         let (hour, mut late_from) = if own <= self.closed { (self.current, Some(own)) } else { (own, None) };
@@ -99,6 +108,14 @@ impl<'a> Counter<'a> {
         Ok(Taken::Accepted)
     }
 
+    /// Claims an event's key; `false` where it was claimed before.
+    fn claim(&self, id: &str, event: &Event) -> rusqlite::Result<bool> {
+        let mut claim = self.transaction.prepare_cached(
+            "INSERT INTO keys (id, content, seen_at) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
+        )?;
+        claim.execute(params![id, event.content, self.seen_at.unix_millis()]).map(|rows| rows > 0)
+    }
+
     /// What became of an event whose key was claimed before.
     fn known(&self, id: &str, event: &Event) -> rusqlite::Result<Option<Taken>> {
         let mut find = self.transaction.prepare_cached("SELECT content FROM keys WHERE id = ?1")?;
@@ -107,21 +124,17 @@ impl<'a> Counter<'a> {
         Ok(content.map(same))
     }
 
-    /// Adds to a dimension's total, if there is room: no sum of its parts can be larger.
-    fn accept(&mut self, dimension: &'a str, micros: u64) -> rusqlite::Result<bool> {
-        let (added, room) = match self.accepted.get(dimension) {
-            Some(known) => *known,
-            None => {
+    fn total(&mut self, dimension: &'a str) -> rusqlite::Result<&mut Total> {
+        match self.totals.entry(dimension) {
+            Entry::Occupied(total) => Ok(total.into_mut()),
+            Entry::Vacant(vacant) => {
                 let mut find =
                     self.transaction.prepare_cached("SELECT micros FROM accepted WHERE dimension = ?1")?;
                 let before: Option<i64> = find.query_row([dimension], |row| row.get(0)).optional()?;
                 let before = u64::try_from(before.unwrap_or_default()).unwrap_or_default();
-                (0, ACCEPTED_MAX.saturating_sub(before))
+                Ok(vacant.insert(Total { added: None, room: ACCEPTED_MAX.saturating_sub(before) }))
             }
-        };
-        let fits = micros <= room - added;
-        self.accepted.insert(dimension, (if fits { added + micros } else { added }, room));
-        Ok(fits)
+        }
     }
 
     fn write(self) -> rusqlite::Result<()> {
@@ -132,8 +145,10 @@ impl<'a> Counter<'a> {
             "INSERT INTO accepted (dimension, micros) VALUES (?1, ?2)
              ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros",
         )?;
-        for (dimension, (micros, _)) in self.accepted {
-            add.execute(params![dimension, rows::signed(micros)])?;
+        for (dimension, total) in self.totals {
+            if let Some(micros) = total.added {
+                add.execute(params![dimension, rows::signed(micros)])?;
+            }
         }
         Ok(())
     }
