@@ -26,7 +26,7 @@ PROGRAM, BARE_LOOP = sys.argv[1:3]
 SECONDS = 5
 # For one answer, in seconds: a program that hangs must fail the run and not hold it.
 PATIENCE = 30
-# The load generator has a core of its own.
+# The load generator has a core of its own, and whatever is measured has the other one.
 SERVED, LOADING = ["taskset", "-c", "0"], ["taskset", "-c", "1"]
 
 AUTHORIZATION = (
@@ -204,7 +204,7 @@ class Bench:
             "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true", **self.preload,
         }
         began = time.perf_counter()
-        self.process = subprocess.Popen([PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([*SERVED, PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if not line.startswith("{"):
                 continue
@@ -246,7 +246,7 @@ class Bench:
     def bare(self, rows):
         """Rows a second of the bare loop on the same disk."""
         file = f"{self.folder}/bare-{rows}.sqlite"
-        command = [BARE_LOOP, file, str(rows), str(SECONDS)]
+        command = [*SERVED, BARE_LOOP, file, str(rows), str(SECONDS)]
         environment = {**os.environ, **self.preload}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         for suffix in ("", "-wal"):

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -34,6 +35,8 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct Writer {
     commands: Sender<Command>,
+    doorbell: Arc<Doorbell>,
+    thread: thread::Thread,
     #[cfg(test)]
     inline: Option<(Arc<std::sync::Mutex<Ledger>>, WallClock)>,
 }
@@ -48,10 +51,22 @@ impl Writer {
                 tell_all(told);
             }
         });
-        let thread = Thread { ledger, clock, metrics, commands: received, tell, pace: Pace::default() };
-        thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
+        let doorbell = Arc::new(Doorbell::default());
+        let thread = Thread {
+            ledger,
+            clock,
+            metrics,
+            commands: received,
+            doorbell: Arc::clone(&doorbell),
+            taken: 0,
+            tell,
+            pace: Pace::default(),
+        };
+        let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
         Ok(Self {
             commands,
+            doorbell,
+            thread: running.thread().clone(),
             #[cfg(test)]
             inline: None,
         })
@@ -60,7 +75,12 @@ impl Writer {
     /// Works in the caller's thread: paused time would run ahead of another thread's work.
     #[cfg(test)]
     pub(crate) fn inline(ledger: Ledger, clock: WallClock) -> Self {
-        Self { commands: channel().0, inline: Some((Arc::new(std::sync::Mutex::new(ledger)), clock)) }
+        Self {
+            commands: channel().0,
+            doorbell: Arc::default(),
+            thread: thread::current(),
+            inline: Some((Arc::new(std::sync::Mutex::new(ledger)), clock)),
+        }
     }
 
     /// Counts events; on return they are on disk.
@@ -71,6 +91,9 @@ impl Writer {
         }
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Take { events, reply }).map_err(|_| ended())?;
+        if self.doorbell.is_last() {
+            self.thread.unpark();
+        }
         answer.await.map_err(|_| ended())?
     }
 
@@ -89,7 +112,31 @@ impl Writer {
             let _ = reply.send(work(ledger));
         });
         self.commands.send(Command::Work(work)).map_err(|_| ended())?;
+        self.thread.unpark();
         answer.await.map_err(|_| ended())?
+    }
+}
+
+/// Wakes the thread when a crowd is complete: to be woken for each of its requests would cost both sides more than the
+/// requests do.
+#[derive(Debug, Default)]
+struct Doorbell {
+    /// Requests that were ever sent.
+    sent: AtomicUsize,
+    /// The thread waits until so many were.
+    wanted: AtomicUsize,
+}
+
+impl Doorbell {
+    /// Counts a request that was sent; whether it completes what is waited for.
+    fn is_last(&self) -> bool {
+        let sent = self.sent.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        sent == self.wanted.load(Ordering::SeqCst)
+    }
+
+    /// Rings once so many were sent in all; what was sent before this order does not ring, so look once more after it.
+    fn ring_at(&self, sent: usize) {
+        self.wanted.store(sent, Ordering::SeqCst);
     }
 }
 
@@ -106,6 +153,9 @@ struct Thread {
     clock: WallClock,
     metrics: Arc<Metrics>,
     commands: Receiver<Command>,
+    doorbell: Arc<Doorbell>,
+    /// Requests that were ever taken.
+    taken: usize,
     /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
     tell: mpsc::UnboundedSender<Vec<Told>>,
     pace: Pace,
@@ -120,11 +170,11 @@ struct Pace {
 }
 
 impl Pace {
-    /// How long the next commit may wait, `idle` after the latest one: for the next request, and in all. One client has
-    /// nobody to wait for; a crowd that was gone for as long as a commit takes has gone away.
-    fn patience(self, idle: Duration) -> (Duration, Duration) {
-        let all = self.took.min(GATHER_MAX);
-        if self.crowd < 2 || idle > all { (Duration::ZERO, Duration::ZERO) } else { (all / 16, all) }
+    /// How long the next commit may wait for the crowd, `idle` after the latest one. One client has nobody to wait for;
+    /// a crowd that was gone for as long as a commit takes has gone away.
+    fn patience(self, idle: Duration) -> Duration {
+        let patience = self.took.min(GATHER_MAX);
+        if self.crowd < 2 || idle > patience { Duration::ZERO } else { patience }
     }
 }
 
@@ -161,7 +211,7 @@ impl Thread {
             group = Group::default();
             if work.is_none() {
                 // Before anybody is told: what waits now is others' requests, and the crowd is both.
-                work = self.gather(&mut group, 0, (Duration::ZERO, Duration::ZERO));
+                work = self.gather(&mut group, 0, Duration::ZERO);
             }
             self.pace = Pace { crowd: told.len() + group.replies.len(), took };
             if let Err(mpsc::error::SendError(told)) = self.tell.send(told) {
@@ -176,43 +226,44 @@ impl Thread {
     /// Works until there is something to commit; `false` once nobody is left who could send it.
     fn has_any(&mut self, group: &mut Group) -> bool {
         while group.replies.is_empty() {
-            match self.commands.recv() {
-                Ok(Command::Take { events, reply }) => group.add(events, reply),
-                Ok(Command::Work(work)) => work(&mut self.ledger),
-                Err(_) => return false,
+            let Ok(command) = self.commands.recv() else { return false };
+            if let Some(work) = self.sort(command, group) {
+                work(&mut self.ledger);
             }
         }
         true
     }
 
-    /// Adds what waits, and what is to come of `crowd` as long as it keeps coming; returns the first command that is
-    /// something else.
-    fn gather(
-        &self,
-        group: &mut Group,
-        crowd: usize,
-        (for_the_next, in_all): (Duration, Duration),
-    ) -> Option<Work> {
-        let mut until = None;
-        while group.events.len() < GROUP_EVENTS_MAX {
-            let command = match self.commands.try_recv() {
-                Ok(command) => command,
-                Err(_) if group.replies.len() >= crowd || for_the_next.is_zero() => return None,
-                Err(_) => {
-                    let now = clock::monotonic();
-                    let left = until.get_or_insert(now + in_all).saturating_duration_since(now);
-                    if left.is_zero() {
-                        return None;
-                    }
-                    self.commands.recv_timeout(left.min(for_the_next)).ok()?
+    /// Adds what waits, and what comes of `crowd` within `patience`; returns the first command that is something else.
+    fn gather(&mut self, group: &mut Group, crowd: usize, patience: Duration) -> Option<Work> {
+        let until = clock::monotonic() + patience;
+        self.doorbell.ring_at(self.taken.wrapping_add(crowd.saturating_sub(group.replies.len())));
+        loop {
+            while group.events.len() < GROUP_EVENTS_MAX
+                && let Ok(command) = self.commands.try_recv()
+            {
+                if let Some(work) = self.sort(command, group) {
+                    return Some(work);
                 }
-            };
-            match command {
-                Command::Take { events, reply } => group.add(events, reply),
-                Command::Work(work) => return Some(work),
             }
+            let left = until.saturating_duration_since(clock::monotonic());
+            if group.replies.len() >= crowd || group.events.len() >= GROUP_EVENTS_MAX || left.is_zero() {
+                return None;
+            }
+            thread::park_timeout(left);
         }
-        None
+    }
+
+    /// A request goes to the group; work comes back.
+    fn sort(&mut self, command: Command, group: &mut Group) -> Option<Work> {
+        match command {
+            Command::Take { events, reply } => {
+                self.taken = self.taken.wrapping_add(1);
+                group.add(events, reply);
+                None
+            }
+            Command::Work(work) => Some(work),
+        }
     }
 
     /// Commits a group; returns what to tell, and how long it took.
@@ -247,18 +298,24 @@ mod tests {
 
     #[test]
     fn whoever_comes_alone_never_waits() {
-        let never = (Duration::ZERO, Duration::ZERO);
-        assert_eq!(Pace::default().patience(Duration::ZERO), never);
-        assert_eq!(Pace { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), never);
+        assert_eq!(Pace::default().patience(Duration::ZERO), Duration::ZERO);
+        assert_eq!(Pace { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), Duration::ZERO);
         let crowd = Pace { crowd: 64, took: 3 * MS };
-        assert_eq!(crowd.patience(4 * MS), never, "the crowd has gone away");
+        assert_eq!(crowd.patience(4 * MS), Duration::ZERO, "the crowd has gone away");
     }
 
     #[test]
-    fn a_crowd_is_waited_for_as_long_as_it_keeps_coming_and_a_commit_at_most() {
+    fn the_doorbell_rings_for_the_last_request_of_a_crowd_and_no_other() {
+        let doorbell = Doorbell::default();
+        doorbell.ring_at(3);
+        assert_eq!([(); 4].map(|()| doorbell.is_last()), [false, false, true, false]);
+    }
+
+    #[test]
+    fn a_crowd_is_waited_for_as_long_as_a_commit_takes() {
         let pace = Pace { crowd: 64, took: 4 * MS };
-        assert_eq!(pace.patience(MS), (MS / 4, 4 * MS));
+        assert_eq!(pace.patience(MS), 4 * MS);
         let slow = Pace { took: 1000 * MS, ..pace };
-        assert_eq!(slow.patience(MS).1, GATHER_MAX, "a slow disk is no reason to wait for nobody");
+        assert_eq!(slow.patience(MS), GATHER_MAX, "a slow disk is no reason to wait for nobody");
     }
 }
