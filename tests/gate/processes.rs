@@ -3,7 +3,8 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,6 +13,9 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 
 /// A hang of the thing under test ends the test rather than the build.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same for a line of the log: no test waits for one as long as a part of this, on the slowest machine.
+const LINE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The binary with none of the caller's settings.
 pub(crate) fn command(arguments: &[&str]) -> Command {
@@ -147,7 +151,8 @@ impl Drop for Emulator {
 /// A sidecar process whose log is read line by line.
 pub(crate) struct Sidecar {
     pub(crate) process: Child,
-    log: BufReader<ChildStderr>,
+    log: Receiver<String>,
+    /// Every line so far.
     pub(crate) seen: Vec<String>,
     pub(crate) addr: SocketAddr,
     /// The application's server.
@@ -158,7 +163,13 @@ impl Sidecar {
     /// Starts `command` and waits until its ports are bound.
     pub(crate) fn start(mut command: Command) -> Self {
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(process.stderr.take().unwrap());
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let (lines, log) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                let _ = lines.send(line.unwrap() + "\n");
+            }
+        });
         let addr = "127.0.0.1:0".parse().unwrap();
         let mut sidecar = Self { process, log, seen: Vec::new(), addr, app_addr: None };
         let started = sidecar.read_until(|line| line["message"] == "tollgate started");
@@ -170,16 +181,25 @@ impl Sidecar {
     /// The first log line from here on that fits; panics when the process ends before.
     pub(crate) fn read_until(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
         loop {
-            let mut line = String::new();
-            if self.log.read_line(&mut line).unwrap() == 0 {
-                panic!("the process ended without the line that was waited for:\n{}", self.seen.concat());
-            }
-            self.seen.push(line.clone());
-            let parsed: Value = serde_json::from_str(&line).unwrap_or_default();
+            let parsed = self.read_line();
             if fits(&parsed) {
                 return parsed;
             }
         }
+    }
+
+    /// The next line; panics when there is none.
+    pub(crate) fn read_line(&mut self) -> Value {
+        let line = self.log.recv_timeout(LINE_TIMEOUT).unwrap_or_else(|error| {
+            let what = match error {
+                RecvTimeoutError::Timeout => "the line that is waited for does not come",
+                RecvTimeoutError::Disconnected => "the process ended without the line that was waited for",
+            };
+            panic!("{what}:\n{}", self.seen.concat())
+        });
+        let parsed = serde_json::from_str(&line).unwrap_or_default();
+        self.seen.push(line);
+        parsed
     }
 
     /// Waits for a state's line.
@@ -210,9 +230,7 @@ impl Sidecar {
 
     /// Reads the log to its end and returns how the process ended, with its last line.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
-        let mut rest = String::new();
-        self.log.read_to_string(&mut rest).unwrap();
-        self.seen.push(rest);
+        self.seen.extend(self.log.iter());
         let all = self.seen.concat();
         let last = all.lines().last().unwrap_or_default().to_owned();
         (self.process.wait().unwrap(), last)

@@ -56,10 +56,7 @@ impl Bench {
     pub(crate) fn start_with(&self, settings: &[(&str, &str)]) -> Running {
         let mut command = self.command(&["run"]);
         command.envs(settings.iter().copied());
-        let mut sidecar = Sidecar::start(command);
-        sidecar.wait_for("entitled");
-        let app = sidecar.app_addr.unwrap();
-        Running { sidecar, app }
+        Running::start(command)
     }
 
     pub(crate) fn fault(&self, rule: &str) {
@@ -107,9 +104,18 @@ pub(crate) fn micros(text: &str) -> u64 {
 pub(crate) struct Running {
     pub(crate) sidecar: Sidecar,
     pub(crate) app: SocketAddr,
+    billed: usize,
 }
 
 impl Running {
+    /// Starts a sidecar and waits until its gate is open.
+    pub(crate) fn start(command: Command) -> Self {
+        let mut sidecar = Sidecar::start(command);
+        sidecar.wait_for("entitled");
+        let app = sidecar.app_addr.unwrap();
+        Self { sidecar, app, billed: 0 }
+    }
+
     /// Reports usage; every event must be acknowledged.
     pub(crate) fn report(&self, dimension: &str, quantity: &str) {
         let answer = self.usage(&json!({"dimension": dimension, "quantity": quantity}));
@@ -120,10 +126,13 @@ impl Running {
         post(self.app, "/v1/usage", &body.to_string())
     }
 
-    /// Waits until AWS has taken so many records.
+    /// Waits until AWS has taken so many more records of this process. What an earlier process left may be billed before
+    /// the gate is open.
     pub(crate) fn wait_billed(&mut self, records: usize) {
-        for _ in 0..records {
-            self.sidecar.read_until(|line| line["message"] == "usage billed");
+        self.billed += records;
+        let billed = |seen: &[String]| seen.iter().filter(|line| line.contains("\"usage billed\"")).count();
+        while billed(&self.sidecar.seen) < self.billed {
+            self.sidecar.read_line();
         }
     }
 

@@ -109,10 +109,7 @@ fn on_another_disk(bench: &Bench, options: &str) -> Command {
 }
 
 fn start_on_another_disk(bench: &Bench, options: &str) -> crate::bench::Running {
-    let mut sidecar = crate::processes::Sidecar::start(on_another_disk(bench, options));
-    sidecar.wait_for("entitled");
-    let app = sidecar.app_addr.unwrap();
-    crate::bench::Running { sidecar, app }
+    crate::bench::Running::start(on_another_disk(bench, options))
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Faults that metering agents had in the field, one test for each, named after the behaviour that must hold here.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{AN_HOUR_AND_ALL, Bench};
+use crate::processes::http;
 
 /// RHSM-Subscriptions #6496: a refused record was stored as sent.
 #[test]
@@ -15,6 +16,49 @@ fn a_record_that_aws_refused_is_never_shown_as_billed() {
     running.sidecar.read_until(|line| line["message"] == "AWS has not taken the record; it is kept");
     let dimension = running.reconciliation()["dimensions"][0].clone();
     assert_eq!((&dimension["billed"], &dimension["pending"]), (&json!("0"), &json!("7")), "{dimension}");
+}
+
+/// RHSM-Subscriptions #3822: usage that met a throttle was given up as failed.
+#[test]
+fn a_throttled_record_is_kept_and_billed_later() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    running.report("requests", "7");
+    bench.fault(r#"{"fault":"throttle","operation":"MeterUsage","count":1}"#);
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    let kept =
+        running.sidecar.read_until(|line| line["message"] == "AWS has not taken the record; it is kept");
+    assert_eq!((&kept["code"], &kept["in_doubt"]), (&json!("ThrottlingException"), &json!(false)), "{kept}");
+    running.wait_billed(1);
+    let record = running.records()[0].clone();
+    assert_eq!((&record["state"], &record["attempts"]), (&json!("accepted"), &json!(2)), "{record}");
+    assert_eq!(bench.billed()["requests"], 7_000_000);
+}
+
+/// RHSM-Subscriptions #6539: AWS refused batches that named a product and a licence.
+#[test]
+fn a_batch_names_its_product_or_licences_and_never_both() {
+    let bench = Bench::saas();
+    let mut running = bench.start();
+    let licence = "arn:aws:license-manager::111122223333:license:l-demo";
+    running.usage(&json!([
+        {"dimension": "requests", "quantity": 5,
+            "customer": {"account_id": "111122223333", "license_arn": licence}},
+        {"dimension": "gigabytes", "quantity": 7, "customer": {"identifier": "customer-111122223333"}},
+    ]));
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(2);
+    let calls = http(bench.emulator.addr, "GET", "/_emulator/calls", "").json();
+    let mut batches: Vec<(Value, Value)> = calls["calls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|call| call["operation"] == "BatchMeterUsage")
+        .map(|call| (call["request"]["ProductCode"].clone(), call["request"]["UsageRecords"][0].clone()))
+        .map(|(product, record)| (product, record["LicenseArn"].clone()))
+        .collect();
+    batches.sort_by_key(|(product, _)| product.is_null());
+    assert_eq!(batches, [(json!("demosaas"), Value::Null), (Value::Null, json!(licence))], "{calls}");
 }
 
 /// RHSM-Subscriptions #3856: a retry that raced with a lost answer billed twice.
@@ -34,7 +78,7 @@ fn a_restart_between_a_call_and_its_answer_bills_once() {
     assert_eq!(running.records()[0]["attempts"], 2);
 }
 
-/// RHSM-Subscriptions #6533 and AWS's own sample: a zero at the start blocked the first hour.
+/// AWS's own sample and CloudQuery plugin-sdk: a zero at the start took the first hour's one value.
 #[test]
 fn a_start_reports_nothing_in_a_billed_dimension() {
     let bench = Bench::metered();
@@ -44,7 +88,8 @@ fn a_start_reports_nothing_in_a_billed_dimension() {
     drop(running);
 }
 
-/// The same: an hour without usage is reported as 0 only after its end, where the seller says so.
+/// RHSM-Subscriptions #6533, which decides for zeros: an hour without usage is reported as 0 where the seller says so, and
+/// only after its end.
 #[test]
 fn a_zero_hour_is_reported_after_its_end() {
     let bench = Bench::metered();
