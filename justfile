@@ -97,8 +97,9 @@ crypto:
     done
     echo "crypto: ring alone"
 
-# What the release build is made with: static, and without a path of the machine that made it.
-release_flags := "-C target-feature=+crt-static --remap-path-prefix=" + env("CARGO_HOME", home_directory() / ".cargo") + \
+# What the release build is made with: static, its relocations packed (half a megabyte less, of which every start read each
+# page), and without a path of the machine that made it.
+release_flags := "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=" + env("CARGO_HOME", home_directory() / ".cargo") + \
     "=/cargo --remap-path-prefix=" + justfile_directory() + "=/tollgate"
 
 # The static binary of the release image (no emulator), within its size budget and hardened.
