@@ -98,6 +98,31 @@ fn a_refused_report_leaves_the_hour_to_others() {
 }
 
 #[test]
+fn an_expired_session_is_renewed_and_the_application_hears_nothing_of_it() {
+    let bench = Bench::metered();
+    let running = open(&bench);
+    let expired = |times: u32| {
+        let mut rule =
+            json!({"fault": "exception", "exception": "ExpiredTokenException", "operation": "MeterUsage"});
+        rule["count"] = times.into();
+        bench.fault(&rule.to_string());
+    };
+    // A session that cannot be renewed is told, and the hour is free again.
+    expired(2);
+    let answer = meter(running.app, 8);
+    assert_eq!(
+        (answer.status, answer.header("x-amzn-errortype")),
+        (400, Some("ExpiredTokenException")),
+        "{answer:?}"
+    );
+    assert_eq!(running.records(), Vec::<Value>::new());
+    expired(1);
+    let answer = meter(running.app, 7);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(bench.billed()["requests"], 7_000_000);
+}
+
+#[test]
 fn an_answer_that_is_no_json_is_no_answer() {
     let bench = Bench::metered();
     let mut running = open(&bench);
