@@ -91,7 +91,7 @@ impl Writer {
         }
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Take { events, reply }).map_err(|_| ended())?;
-        if self.doorbell.is_last() {
+        if self.doorbell.press() {
             self.thread.unpark();
         }
         answer.await.map_err(|_| ended())?
@@ -129,7 +129,7 @@ struct Doorbell {
 
 impl Doorbell {
     /// Counts a request that was sent; whether it completes what is waited for.
-    fn is_last(&self) -> bool {
+    fn press(&self) -> bool {
         let sent = self.sent.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         sent == self.wanted.load(Ordering::SeqCst)
     }
@@ -308,7 +308,7 @@ mod tests {
     fn the_doorbell_rings_for_the_last_request_of_a_crowd_and_no_other() {
         let doorbell = Doorbell::default();
         doorbell.ring_at(3);
-        assert_eq!([(); 4].map(|()| doorbell.is_last()), [false, false, true, false]);
+        assert_eq!([(); 4].map(|()| doorbell.press()), [false, false, true, false]);
     }
 
     #[test]
