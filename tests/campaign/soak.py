@@ -50,7 +50,7 @@ def main():
         emulator.admin("clock", {"now": "2026-11-24T00:20:00Z"})
         folder = os.path.join(emulator.folder.name, "sidecar")
         os.mkdir(folder)
-        sidecar = Sidecar(program, emulator, folder)
+        sidecar = Sidecar(program, "metered", emulator, folder)
         for hour in range(24 * days):
             events = [
                 {"id": f"{hour}-{index}", "dimension": DIMENSIONS[index % 2], "quantity": f"{index % 7}.{index % 1000:03}"}
@@ -68,7 +68,7 @@ def main():
                     sidecar.process.send_signal(signal.SIGTERM)
                     sidecar.process.wait()
                     sidecar.end()
-                sidecar = Sidecar(program, emulator, folder)
+                sidecar = Sidecar(program, "metered", emulator, folder)
             emulator.admin("clock", {"advance": "1h"})
             # A real hour leaves time enough to send its record; a simulated one must wait for it.
             wait("the hour's records", lambda: not any(
