@@ -218,9 +218,10 @@ impl Ledger {
         if quarantine::is_suspect(path) {
             ledger.check()?;
             quarantine::clear(path);
+        } else {
+            ledger.check_schema()?;
+            ledger.check_balance()?;
         }
-        ledger.check_schema()?;
-        ledger.check_balance()?;
         ledger.migrate()?;
         ledger.keep_tidy()?;
         Ok(ledger)
@@ -255,10 +256,7 @@ impl Ledger {
     fn migrate(&mut self) -> Result<(), LedgerError> {
         let path = self.path.clone();
         let opened = self.write("open", |transaction, settings| {
-            let stored: usize = match has_meta(transaction)? {
-                true => meta(transaction, "schema")?.and_then(|text| text.parse().ok()).unwrap_or_default(),
-                false => 0,
-            };
+            let stored = if has_meta(transaction)? { schema_number(transaction)? } else { 0 };
             for migration in MIGRATIONS.iter().skip(stored) {
                 transaction.execute_batch(migration.sql)?;
                 set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
@@ -455,10 +453,10 @@ impl Ledger {
         if !self.reading(has_meta)? {
             return Ok(());
         }
-        let stored = self.reading(|connection| meta(connection, "schema"))?;
-        let Some(stored) = stored.and_then(|text| text.parse().ok()).filter(|stored| *stored > 0) else {
+        let stored = self.reading(schema_number)?;
+        if stored == 0 {
             return Err(self.damaged("its schema has no number".to_owned()));
-        };
+        }
         // What a newer program added is its own.
         if stored > MIGRATIONS.len() {
             return Ok(());
@@ -536,6 +534,11 @@ fn has_meta(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("SELECT count(*) FROM sqlite_master WHERE name = 'meta'", [], |row| {
         row.get::<_, i64>(0).map(|tables| tables > 0)
     })
+}
+
+/// The number of the schema that was stored; 0 where none can be read.
+fn schema_number(connection: &Connection) -> rusqlite::Result<usize> {
+    Ok(meta(connection, "schema")?.and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
 /// Tables and indexes with their text.
