@@ -246,7 +246,7 @@ def settle(start, hours, application):
     try:
         application.finish(sidecar.app)
         application.report(sidecar.app)
-        wait(lambda: [record for record in get(sidecar.app, "/v1/records")["records"] if record["state"] in UNSENT])
+        wait("the records", lambda: unsent(sidecar))
     finally:
         sidecar.end()
     hours.settled()
@@ -258,7 +258,7 @@ def reconcile(start, hours, application):
     try:
         application.finish(sidecar.app)
         hours.close()
-        wait(lambda: [row for row in figures(sidecar) if Decimal(row["pending"]) != 0])
+        wait("an empty open hour", lambda: pending(sidecar))
         letters = [record for record in get(sidecar.app, "/v1/records")["records"] if record["state"] == "dead"]
         return figures(sidecar), letters
     finally:
@@ -269,12 +269,20 @@ def figures(sidecar):
     return get(sidecar.app, "/v1/reconciliation")["dimensions"]
 
 
-def wait(unfinished):
+def unsent(sidecar):
+    return [record for record in get(sidecar.app, "/v1/records")["records"] if record["state"] in UNSENT]
+
+
+def pending(sidecar):
+    return [row for row in figures(sidecar) if Decimal(row["pending"]) != 0]
+
+
+def wait(what, unfinished):
     """Until there is nothing unfinished any more."""
     deadline = time.monotonic() + 120
     while left := unfinished():
-        assert time.monotonic() < deadline, f"unsent: {left[-5:]}"
-        time.sleep(0.05)
+        assert time.monotonic() < deadline, f"timed out waiting for {what}: {left}"
+        time.sleep(0.02)
 
 
 def passes(step):

@@ -11,17 +11,15 @@ import os
 import re
 import signal
 import sys
-import time
 from decimal import Decimal
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "witness"))
 sys.path.insert(0, os.path.dirname(__file__))
-from kill import Sidecar, get, post  # noqa: E402
+from kill import Sidecar, get, pending, post, unsent, wait  # noqa: E402
 from processes import Emulator  # noqa: E402
 
 DIMENSIONS = ["requests", "gigabytes"]
 EVENTS_AN_HOUR = 400
-PATIENCE = 60
 
 
 def resident(pid):
@@ -31,14 +29,6 @@ def resident(pid):
 
 def folder_bytes(folder):
     return sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
-
-
-def wait(what, condition):
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > until:
-            sys.exit(f"soak: timed out waiting for {what}")
-        time.sleep(0.02)
 
 
 def main():
@@ -71,21 +61,16 @@ def main():
                 sidecar = Sidecar(program, "metered", emulator, folder)
             emulator.admin("clock", {"advance": "1h"})
             # A real hour leaves time enough to send its record; a simulated one must wait for it.
-            wait("the hour's records", lambda: not any(
-                record["state"] in ("sealed", "in_doubt") for record in get(sidecar.app, "/v1/records")["records"]
-            ) and get(sidecar.app, "/v1/reconciliation")["at"] >= emulator.admin("clock")["now"][:14])
+            wait("the hour's records", lambda: unsent(sidecar)
+                 or get(sidecar.app, "/v1/reconciliation")["at"] < emulator.admin("clock")["now"][:14])
             if hour % 24 == 23:
                 memory.append(resident(sidecar.process.pid))
                 sizes.append(folder_bytes(folder))
                 print(f"day {hour // 24 + 1}: {memory[-1]:.1f} MiB resident, {sizes[-1] / 1024:.0f} KiB on disk", flush=True)
         for _ in range(3):
             emulator.admin("clock", {"advance": "75m"})
-            wait("the last records", lambda: not any(
-                record["state"] in ("sealed", "in_doubt") for record in get(sidecar.app, "/v1/records")["records"]
-            ))
-        wait("an empty open hour", lambda: all(
-            row["pending"] == "0" for row in get(sidecar.app, "/v1/reconciliation")["dimensions"]
-        ))
+            wait("the last records", lambda: unsent(sidecar))
+        wait("an empty open hour", lambda: pending(sidecar))
         dead = [record for record in get(sidecar.app, "/v1/records")["records"] if record["state"] == "dead"]
         rows = {row["dimension"]: row for row in get(sidecar.app, "/v1/reconciliation")["dimensions"]}
         sidecar.end()
