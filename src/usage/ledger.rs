@@ -30,6 +30,7 @@ mod counting;
 mod mark;
 mod quarantine;
 mod rows;
+mod schema;
 mod upkeep;
 pub mod view;
 pub mod writer;
@@ -50,24 +51,13 @@ use crate::usage::seal::{self, Share, Sum};
 pub use claim::{Claim, Claimed, Settled};
 use rows::Slot;
 pub use rows::{Answered, Record, State, Totals};
+use schema::{MIGRATIONS, SCHEMA};
 #[cfg(test)]
 use upkeep::KEYS_KEPT;
 pub use upkeep::{Replayed, Summary};
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "usage.sqlite";
-
-/// What makes a schema out of the one before it, the first one out of nothing. Migrations only add.
-struct Migration {
-    sql: &'static str,
-    /// The oldest program that may use the result.
-    min_reader: i64,
-}
-
-const MIGRATIONS: [Migration; 1] = [Migration { sql: SCHEMA_1, min_reader: 1 }];
-
-/// The schema that this program writes.
-const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 /// Pages that SQLite keeps in memory, in KiB: an hour's working set is small.
 const CACHE_KIB: i64 = 512;
@@ -646,26 +636,6 @@ fn random_hex() -> rusqlite::Result<String> {
         .map_err(|_| rusqlite::Error::ToSqlConversionFailure(Box::new(NoEntropy)))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
-
-const SCHEMA_1: &str = "
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE keys (id TEXT PRIMARY KEY, content BLOB NOT NULL, seen_at INTEGER NOT NULL)
-    STRICT, WITHOUT ROWID;
-CREATE INDEX keys_seen_at ON keys (seen_at);
-CREATE TABLE sums (
-    pod TEXT NOT NULL, customer TEXT NOT NULL, dimension TEXT NOT NULL, hour INTEGER NOT NULL, tags TEXT NOT NULL,
-    micros INTEGER NOT NULL, first_at INTEGER NOT NULL, late_from INTEGER,
-    PRIMARY KEY (hour, pod, customer, dimension, tags)) STRICT, WITHOUT ROWID;
-CREATE TABLE records (
-    id INTEGER PRIMARY KEY, pod TEXT NOT NULL, customer TEXT NOT NULL, dimension TEXT NOT NULL, hour INTEGER NOT NULL,
-    micros INTEGER NOT NULL, decimal INTEGER NOT NULL, allocations TEXT NOT NULL, timestamp INTEGER NOT NULL,
-    client_token TEXT NOT NULL, late_from INTEGER, state TEXT NOT NULL, in_doubt INTEGER NOT NULL DEFAULT 0,
-    attempting INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, code TEXT, metering_record_id TEXT,
-    sealed_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, UNIQUE (pod, customer, dimension, hour)) STRICT;
-CREATE INDEX records_state ON records (state, hour);
-CREATE TABLE settled (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-";
 
 /// A sum with what else its rows say.
 #[derive(Debug, Default)]
