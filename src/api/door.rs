@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 use super::usage::{Metering, UsagePart};
 use crate::clock::{self, Timestamp, WallClock};
 use crate::http::{self, Abandoned, Body, ReadBodyError, Room};
+use crate::marketplace::exceptions::NOT_ENTITLED;
 use crate::marketplace::{
     self, Allocation, Fault, FaultClass, FaultCode, Forwarded, NONCE_BYTES, Nonce, Quantity, TagSet,
 };
@@ -358,8 +359,6 @@ fn new_token() -> Result<String, NoEntropy> {
     SystemRandom::new().fill(&mut bytes).map_err(|_| NoEntropy)?;
     Ok(Nonce::from_random(bytes).as_str().to_owned())
 }
-
-const NOT_ENTITLED: &str = "CustomerNotEntitledException";
 
 /// Whether AWS says that the account is not entitled.
 fn is_refusal(answer: &Forwarded) -> bool {
