@@ -24,6 +24,7 @@ mod sdk;
 pub mod setting;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::fmt;
 use std::net::SocketAddr;

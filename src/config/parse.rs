@@ -281,7 +281,7 @@ const DIMENSIONS_MAX: usize = 200;
 
 pub(super) fn dimensions(items: &[String]) -> Result<Vec<String>, Problem> {
     if items.is_empty() || items.len() > DIMENSIONS_MAX {
-        return Err("must hold 1 to 200 dimension names; remove the setting to accept any".into());
+        return Err("must hold 1 to 200 dimension names".into());
     }
     let mut names = Vec::with_capacity(items.len());
     for item in items {

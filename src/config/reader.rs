@@ -11,7 +11,7 @@ use super::env::Environment;
 use super::fault::{Fault, Origin, shown};
 use super::parse::{self, Problem};
 use super::resolve::{Choice, Resolution};
-use super::setting::Setting;
+use super::setting::{Owner, Setting};
 
 /// One pass over the settings.
 pub(super) struct Reader<'a> {
@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
     /// Notes that a setting is needed and absent, with the places where it may be set.
     pub(super) fn missing(&mut self, setting: Setting, need: &str) {
         let spec = setting.spec();
-        let remedy = if spec.sealed && self.resolution.sealed() {
+        let remedy = if spec.owner != Owner::Operator && self.resolution.sealed() {
             format!("set it in the seller's file {}", self.installed.seller_file.display())
         } else {
             format!("set {} (or --{}, or the key in a file)", spec.env, spec.flag)

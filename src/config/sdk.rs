@@ -185,7 +185,7 @@ fn profile_fault(disk: &dyn Disk, path: &Path) -> Option<Fault> {
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().position(|line| {
         let key = line.split(['=', ':']).next().unwrap_or_default().trim();
-        key.eq_ignore_ascii_case("endpoint_url")
+        ["endpoint_url", "ec2_metadata_service_endpoint"].iter().any(|name| key.eq_ignore_ascii_case(name))
     })?;
     refusal(format!("{}:{}", path.display(), line + 1), "sets an endpoint for AWS requests")
 }
