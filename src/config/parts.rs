@@ -17,6 +17,7 @@ use super::{
     Secret, State, StateDir,
 };
 use super::{keys, parse, sdk, usage};
+use crate::disk::Links;
 use crate::receipt::key::KeyRing;
 
 /// Reads everything: a configuration where nothing is missing, with the faults and warnings.
@@ -204,7 +205,7 @@ const TOKEN_CHARS_ADVISED: usize = 16;
 
 fn token(reader: &mut Reader<'_>) -> Option<Option<Secret>> {
     let Some(path) = reader.given_path(Setting::AppTokenFile)? else { return Some(None) };
-    let bytes = match reader.installed.disk.read(&path, TOKEN_BYTES_MAX) {
+    let bytes = match reader.installed.disk.read(&path, TOKEN_BYTES_MAX, Links::Follow) {
         Ok(bytes) => bytes,
         Err(error) => {
             let problem = format!("cannot be read: {}; name a file that holds the token", describe(&error));
@@ -213,8 +214,8 @@ fn token(reader: &mut Reader<'_>) -> Option<Option<Secret>> {
         }
     };
     let token = String::from_utf8(bytes).unwrap_or_default();
-    // Editors and `echo` end a file with a line feed.
-    let token = token.trim_end_matches(['\r', '\n']);
+    // Editors and `echo` end a file with a line feed, and Secrets arrive with spaces around their value.
+    let token = token.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         reader.fault(
             Setting::AppTokenFile,
@@ -297,7 +298,8 @@ fn identity(reader: &mut Reader<'_>) -> Option<PodIdentity> {
         reader.faults.push(Fault::of(POD_UID_VARIABLE, problem));
         return None;
     }
-    let hostname = reader.installed.disk.read(Path::new("/proc/sys/kernel/hostname"), HOSTNAME_BYTES_MAX);
+    let hostname = Path::new("/proc/sys/kernel/hostname");
+    let hostname = reader.installed.disk.read(hostname, HOSTNAME_BYTES_MAX, Links::Refuse);
     let hostname = hostname.ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let hostname = hostname.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
     Some(PodIdentity { uid, hostname })

@@ -17,6 +17,7 @@ use super::env::{Environment, filled};
 use super::fault::{Fault, Origin, quoted, shown};
 use super::flags::{CONFIG_FLAG, Flags};
 use super::setting::{ENV_PREFIX, Owner, Setting, Spec, did_you_mean};
+use crate::disk::Links;
 
 /// The variable that names the operator's file.
 pub const CONFIG_VARIABLE: &str = "TOLLGATE_CONFIG";
@@ -229,7 +230,12 @@ fn read(
     must_exist: bool,
     faults: &mut Vec<Fault>,
 ) -> (FileState, Document) {
-    let bytes = match installed.disk.read(path, FILE_BYTES_MAX) {
+    let links = match author {
+        // It belongs into the image, as a file; the operator's may be mounted from a ConfigMap, as a link.
+        Author::Seller => Links::Refuse,
+        Author::Operator => Links::Follow,
+    };
+    let bytes = match installed.disk.read(path, FILE_BYTES_MAX, links) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => {
             return (FileState::Absent, Document::default());

@@ -12,6 +12,7 @@ use super::parse;
 use super::reader::Reader;
 use super::setting::Setting;
 use super::{Aws, EndpointUrl, Proxies, Secret};
+use crate::disk::Links;
 use crate::marketplace::ca_bundle::CaBundle;
 
 /// Where the ECS agent describes the task (AWS: task metadata endpoint version 4).
@@ -131,7 +132,7 @@ const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 
 fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
     let Some(value) = filled(reader.env, CA_BUNDLE_VARIABLE) else { return Some(None) };
-    let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX);
+    let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX, Links::Follow);
     let problem = match read.map(|pem| CaBundle::from_pem(&pem)) {
         Ok(Ok(bundle)) => return Some(Some(bundle)),
         Ok(Err(error)) => format!("{error}; give a PEM file of CA certificates"),
@@ -174,7 +175,7 @@ fn profile_fault(disk: &dyn Disk, path: &Path) -> Option<Fault> {
     let refusal = |place: String, problem: &str| {
         Some(Fault::of(place, format!("{problem}, which a seller's file forbids; remove it")))
     };
-    let bytes = match disk.read(path, PROFILE_BYTES_MAX) {
+    let bytes = match disk.read(path, PROFILE_BYTES_MAX, Links::Follow) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
             return refusal(path.display().to_string(), "is too large to be searched for endpoints");

@@ -3,12 +3,13 @@
 //! Nothing is overwritten: all names are looked at before the first is written, and each is created as new.
 
 use std::fs;
-use std::io::{self, Read as _, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::config::SELLER_FILE;
+use crate::disk::{Links, read_regular};
 use crate::exit::Exit;
 use crate::marketplace::ProductCode;
 use crate::receipt::key::PublicKey;
@@ -103,11 +104,9 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 
 fn read_key(path: &Path) -> Result<String, InitError> {
     // As for the keys of the configuration: an RSA-8192 key has 1.5 KiB.
-    const PEM_BYTES_MAX: u64 = 16 * 1024;
+    const PEM_BYTES_MAX: usize = 16 * 1024;
     let refused = |problem: String| InitError::Key { path: path.to_owned(), problem };
-    let mut pem = Vec::new();
-    let file = fs::File::open(path).map_err(|error| refused(error.to_string()))?;
-    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut pem).map_err(|error| refused(error.to_string()))?;
+    let pem = read_regular(path, PEM_BYTES_MAX, Links::Follow).map_err(|error| refused(error.to_string()))?;
     PublicKey::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
     String::from_utf8(pem).map_err(|_| refused("it is not text".to_owned()))
 }
