@@ -23,11 +23,11 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    /// The value of a flag or a variable.
+    /// The value of a flag or a variable, without white space at its ends: Secrets and templates hand it over with some.
     pub(super) fn from_text(setting: Setting, text: &str) -> Self {
         match setting.spec().form {
             Form::List => Self::List(text.split(',').map(|item| item.trim().to_owned()).collect()),
-            Form::Text | Form::Switch => Self::Text(text.to_owned()),
+            Form::Text | Form::Switch => Self::Text(text.trim().to_owned()),
         }
     }
 

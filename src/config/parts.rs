@@ -280,6 +280,16 @@ fn duration(text: &str) -> Result<Duration, parse::Problem> {
 fn log(reader: &mut Reader<'_>) -> Option<Log> {
     let format = reader.given(Setting::LogFormat, parse::log_format);
     let filter = reader.read(Setting::LogFilter, parse::log_filter);
+    let of_library = |directive: &str| {
+        directive.split_once('=').is_some_and(|(target, level)| {
+            !target.starts_with("tollgate") && level.eq_ignore_ascii_case("trace")
+        })
+    };
+    if filter.as_ref().is_some_and(|filter| filter.split(',').any(of_library)) {
+        reader
+            .warnings
+            .push("log_filter: lines of libraries are written up to debug; trace may hold tokens".into());
+    }
     Some(Log { format: format?, filter: filter? })
 }
 

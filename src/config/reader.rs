@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
         let default = self.default_text(setting);
         let text = self.text(setting).or_else(|| default.map(str::to_owned));
         match text {
-            Some(text) => parse(&text).map_err(|problem| self.fault(setting, problem)).ok(),
+            Some(text) => self.parsed(setting, &text, parse),
             None => {
                 self.missing(setting, "is required");
                 None
@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
     ) -> Option<Option<T>> {
         match self.text(setting) {
             None => Some(None),
-            Some(text) => parse(&text).map(Some).map_err(|problem| self.fault(setting, problem)).ok(),
+            Some(text) => self.parsed(setting, &text, parse).map(Some),
         }
     }
 
@@ -66,11 +66,13 @@ impl<'a> Reader<'a> {
         setting: Setting,
         parse: impl FnOnce(&[String]) -> Result<T, Problem>,
     ) -> Option<Option<T>> {
-        let parsed = match self.resolution.choice(setting).map(|choice| &choice.raw) {
+        let items = match self.resolution.choice(setting).map(|choice| &choice.raw) {
             None => return Some(None),
-            Some(Raw::List(items)) => parse(items),
-            Some(Raw::Text(text)) => parse(std::slice::from_ref(text)),
+            Some(Raw::List(items)) => items.as_slice(),
+            Some(Raw::Text(text)) => std::slice::from_ref(text),
         };
+        let quoted = items.iter().any(|item| is_quoted(item));
+        let parsed = if quoted { Err(QUOTED.into()) } else { parse(items) };
         parsed.map(Some).map_err(|problem| self.fault(setting, problem)).ok()
     }
 
@@ -127,6 +129,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn parsed<T>(
+        &mut self,
+        setting: Setting,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
+        let parsed = if is_quoted(text) { Err(QUOTED.into()) } else { parse(text) };
+        parsed.map_err(|problem| self.fault(setting, problem)).ok()
+    }
+
     fn default_text(&self, setting: Setting) -> Option<&'static str> {
         default_text(setting, self.installed)
     }
@@ -135,6 +147,14 @@ impl<'a> Reader<'a> {
         self.resolution.choice(setting).map(|Choice { raw, .. }| raw.to_text())
     }
 }
+
+/// Quotes that a shell or a template did not take off. No setting has a value that begins or ends with one.
+fn is_quoted(text: &str) -> bool {
+    let quote = |c: char| c == '"' || c == '\'';
+    text.starts_with(quote) || text.ends_with(quote)
+}
+
+const QUOTED: &str = "holds quotes; write the value without them";
 
 /// The default of a setting in this build.
 pub(super) fn default_text(setting: Setting, installed: &Installation<'_>) -> Option<&'static str> {

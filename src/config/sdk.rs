@@ -6,12 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, describe};
-use super::env::{Environment, filled};
+use super::env::filled;
 use super::fault::{Fault, Origin, quoted};
 use super::parse;
 use super::reader::Reader;
 use super::setting::Setting;
-use super::{Aws, EndpointUrl, Proxies, Secret};
+use super::{Aws, EndpointUrl, credentials, proxy};
 use crate::disk::Links;
 use crate::marketplace::ca_bundle::CaBundle;
 
@@ -37,14 +37,6 @@ pub(super) const SHOWN_VARIABLES: &[&str] = &[
     super::resolve::IGNORE_ENDPOINTS_VARIABLE,
     "AWS_EC2_METADATA_DISABLED",
     ECS_METADATA_VARIABLE,
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
 ];
 
 /// Reads all of it.
@@ -57,6 +49,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
     let use_fips = sdk_switch(reader, "AWS_USE_FIPS_ENDPOINT");
     let imds_disabled = sdk_switch(reader, "AWS_EC2_METADATA_DISABLED");
     let ecs_metadata_uri = ecs_metadata_uri(reader);
+    let proxies = proxy::read(reader);
+    credentials::check(reader);
     let sealed = reader.resolution.sealed();
     if sealed {
         refuse_profile_endpoints(reader);
@@ -79,7 +73,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
         use_dual_stack: use_dual_stack?,
         use_fips: use_fips?,
         imds_disabled: imds_disabled?,
-        proxies: proxies(reader.env),
+        proxies: proxies?,
         sealed,
     })
 }
@@ -113,18 +107,6 @@ fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<String> {
     // The agent injects it; the operator can do nothing about it, and the region may be known otherwise.
     reader.warnings.push(format!("{ECS_METADATA_VARIABLE} is not a URL and is ignored"));
     None
-}
-
-fn proxies(env: &dyn Environment) -> Proxies {
-    let either =
-        |upper: &str, lower: &str| filled(env, upper).or_else(|| filled(env, lower)).map(Secret::new);
-    Proxies {
-        https: either("HTTPS_PROXY", "https_proxy"),
-        // Upper-case HTTP_PROXY is honoured: this is no CGI program, where a request header could set it.
-        http: either("HTTP_PROXY", "http_proxy"),
-        all: either("ALL_PROXY", "all_proxy"),
-        no_proxy: filled(env, "NO_PROXY").or_else(|| filled(env, "no_proxy")),
-    }
 }
 
 /// Largest bundle: the whole list of public authorities has a quarter of this.

@@ -756,7 +756,9 @@ fn the_documentation_lists_every_setting_with_its_default() {
     let table = table.split("<!-- end of settings -->").next().unwrap_or_default();
     let rows: String = table.lines().skip(2).map(|line| format!("{line}\n")).collect();
     assert_eq!(rows, expected, "docs/CONFIGURATION.md must hold these rows:\n{expected}");
-    for variable in [CONFIG_VARIABLE, POD_UID_VARIABLE].iter().chain(sdk::SHOWN_VARIABLES) {
+    for variable in
+        [CONFIG_VARIABLE, POD_UID_VARIABLE].iter().chain(sdk::SHOWN_VARIABLES).chain(&proxy::VARIABLES)
+    {
         assert!(page.contains(&format!("`{variable}`")), "docs/CONFIGURATION.md must explain {variable}");
     }
 }
