@@ -3,6 +3,8 @@
 //! Lines go to standard error, so that `exec` and data-printing commands keep standard output for themselves. Tokens,
 //! nonces and keys are never logged; what AWS says about accounts and roles appears at `debug` only.
 
+pub mod limited;
+
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
