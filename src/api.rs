@@ -8,6 +8,7 @@
 mod admission;
 pub mod attestation;
 pub mod door;
+pub mod rate;
 pub mod usage;
 
 use std::sync::Arc;

@@ -344,7 +344,8 @@ impl Format {
     /// What an `Accept` header asks for.
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+        // Media types have no case (RFC 9110, section 8.3.1).
+        if accept.to_ascii_lowercase().contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
 
     /// Its content type.

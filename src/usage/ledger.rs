@@ -513,6 +513,9 @@ fn seal_sums(
     let farthest = current.max(Hour::of(now).next());
     let mut made = 0;
     for (slot, sum) in rows::due_sums(transaction, closed, farthest, &settings.pod)? {
+        if claim::under_way(transaction, &slot)? {
+            continue;
+        }
         // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
         let foreign = slot.pod != settings.pod;
         // The clock was ahead, and nobody would look at that hour before it comes.
@@ -529,6 +532,7 @@ fn seal_sums(
         }
         let Some(sealed) = seal::seal(slot.hour, &sum.sum, now) else { continue };
         rows::insert_record(transaction, &slot, &sum, &sealed, &random_hex()?, now)?;
+        rows::remove_sum(transaction, &slot)?;
         rows::keep_rest(transaction, &slot, current, &sealed, now)?;
         made += 1;
     }
