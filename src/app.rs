@@ -125,6 +125,7 @@ impl App {
         let subject = Arc::new(Subject {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
+            pod: config.probe.pod_uid.clone(),
         });
         let aws: Arc<dyn Metering> = Arc::new(Aws::new(aws_settings(&config.aws)));
 

@@ -131,7 +131,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     let product_code: tollgate::marketplace::ProductCode = "demohourly".parse().expect("a product code");
     AppServer {
         room: Room::new(BODIES_BYTES_MAX),
-        subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone() }),
+        subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone(), pod: None }),
         entitlement: entitlement.clone(),
         token: None,
         usage: Some(usage.clone()),
