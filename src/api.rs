@@ -8,6 +8,7 @@
 mod admission;
 pub mod attestation;
 pub mod door;
+pub mod rate;
 pub mod usage;
 
 use std::sync::Arc;
@@ -215,11 +216,12 @@ fn problem(status: StatusCode, code: &'static str, detail: &str) -> Response<Bod
 
 /// [`problem`] with AWS's own code.
 fn problem_of(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
+    http::answer(status, "application/problem+json", problem_document(status, code, detail).to_string())
+}
+
+fn problem_document(status: StatusCode, code: &str, detail: &str) -> Value {
     let title = status.canonical_reason().unwrap_or("error");
-    let body = json!({
-        "type": runbook(code), "title": title, "status": status.as_u16(), "code": code, "detail": detail,
-    });
-    http::answer(status, "application/problem+json", body.to_string())
+    json!({"type": runbook(code), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
 }
 
 #[cfg(test)]
@@ -230,7 +232,7 @@ mod tests {
     #[test]
     fn a_request_that_took_too_long_may_be_sent_again() {
         let (_publisher, entitlement) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
-        let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap() };
+        let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap(), pod: None };
         let server = AppServer {
             subject: Arc::new(subject),
             room: Room::new(BODIES_BYTES_MAX),

@@ -277,6 +277,8 @@ pub struct Subject {
     pub mode: &'static str,
     /// The product.
     pub product_code: ProductCode,
+    /// The pod whose gate it is (`TOLLGATE_POD_UID`), where the platform says so.
+    pub pod: Option<String>,
 }
 
 /// The entitlement document, as every endpoint shows it.
@@ -287,6 +289,7 @@ pub struct Document<'a> {
     proof: Option<&'static str>,
     mode: &'static str,
     product_code: &'a ProductCode,
+    pod: Option<&'a str>,
     public_key_version: Option<PublicKeyVersion>,
     region: Option<&'a Region>,
     since: Timestamp,
@@ -309,6 +312,7 @@ impl<'a> Document<'a> {
             proof: standing.proof().map(|proof| proof.name()),
             mode: subject.mode,
             product_code: &subject.product_code,
+            pod: subject.pod.as_deref(),
             public_key_version: entitlement.public_key_version,
             region: entitlement.region.as_ref(),
             since: entitlement.since,

@@ -80,6 +80,8 @@ pub struct Metrics {
     verification_failures: Family<ReasonLabel, Counter>,
     clock_skew: Gauge<f64, AtomicU64>,
     usage_events: Family<UsageEvent, Counter>,
+    usage_rejected: Family<ReasonLabel, Counter>,
+    usage_refused: Family<ReasonLabel, Counter>,
     usage_records: Family<UsageRecord, Counter>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
     unsent: Gauge,
@@ -152,6 +154,18 @@ impl Metrics {
             "Events of the application by status",
             usage_events.clone(),
         );
+        let usage_rejected = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_usage_events_rejected",
+            "Events that were rejected, by the member that is wrong",
+            usage_rejected.clone(),
+        );
+        let usage_refused = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_usage_requests_refused",
+            "Requests with usage of which nothing was taken, by reason",
+            usage_refused.clone(),
+        );
         let usage_records = Family::<UsageRecord, Counter>::default();
         registry.register(
             "tollgate_usage_records",
@@ -174,6 +188,8 @@ impl Metrics {
             ledger_bytes,
             commit_duration,
             usage_events,
+            usage_rejected,
+            usage_refused,
             usage_records,
             dimensions: std::sync::Mutex::default(),
             registry,
@@ -204,6 +220,16 @@ impl Metrics {
     pub fn usage_event(&self, dimension: &str, status: &'static str, count: u64) {
         let dimension = self.known_dimension(dimension);
         self.usage_events.get_or_create(&UsageEvent { dimension, status }).inc_by(count);
+    }
+
+    /// An event was rejected; `reason` is the member that is wrong, or `conflict`.
+    pub fn usage_event_rejected(&self, reason: &'static str, count: u64) {
+        self.usage_rejected.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+
+    /// Nothing of a request with usage was taken.
+    pub fn usage_request_refused(&self, reason: &'static str, count: u64) {
+        self.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
 
     /// An hour record was `accepted`, `refused`, `unknown`, `carried` or `dead`.
@@ -318,7 +344,8 @@ impl Format {
     /// What an `Accept` header asks for.
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+        // Media types have no case (RFC 9110, section 8.3.1).
+        if accept.to_ascii_lowercase().contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
 
     /// Its content type.

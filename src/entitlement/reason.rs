@@ -171,7 +171,7 @@ mod tests {
         let runbook = include_str!("../../docs/RUNBOOK.md");
         let verifier = crate::receipt::VerifyError::ALL.iter().map(|error| error.code());
         let lines =
-            ["NoAnswerYet", "ProbeUnreachable", "NotTollgate", "InvalidConfiguration", "CannotListen"];
+            ["NoAnswerYet", "ProbeUnreachable", "NotTollgate", "AnotherPod", "InvalidConfiguration", "CannotListen"];
         for code in codes().chain(verifier).chain(lines) {
             assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");
         }

@@ -320,6 +320,21 @@ impl Ledger {
         self.write("take", |transaction, settings| counting::count(transaction, settings, events, now))
     }
 
+    /// Counts all of these events or, where one of them is not counted, none.
+    pub fn take_whole(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
+        self.check_size()?;
+        self.observe(now);
+        self.write("take", |transaction, settings| {
+            transaction.execute_batch("SAVEPOINT whole")?;
+            let taken = counting::count(transaction, settings, events, now)?;
+            if taken.iter().any(|taken| !matches!(taken, Taken::Accepted | Taken::Duplicate)) {
+                transaction.execute_batch("ROLLBACK TO whole")?;
+            }
+            transaction.execute_batch("RELEASE whole")?;
+            Ok(taken)
+        })
+    }
+
     fn check_size(&self) -> Result<(), LedgerError> {
         let (bytes, bytes_max) = (self.bytes()?, self.settings.bytes_max);
         if bytes >= bytes_max { Err(LedgerError::Full { bytes, bytes_max }) } else { Ok(()) }
@@ -498,6 +513,9 @@ fn seal_sums(
     let farthest = current.max(Hour::of(now).next());
     let mut made = 0;
     for (slot, sum) in rows::due_sums(transaction, closed, farthest, &settings.pod)? {
+        if claim::under_way(transaction, &slot)? {
+            continue;
+        }
         // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
         let foreign = slot.pod != settings.pod;
         // The clock was ahead, and nobody would look at that hour before it comes.
@@ -514,6 +532,7 @@ fn seal_sums(
         }
         let Some(sealed) = seal::seal(slot.hour, &sum.sum, now) else { continue };
         rows::insert_record(transaction, &slot, &sum, &sealed, &random_hex()?, now)?;
+        rows::remove_sum(transaction, &slot)?;
         rows::keep_rest(transaction, &slot, current, &sealed, now)?;
         made += 1;
     }

@@ -269,18 +269,6 @@ pub(super) fn due_sums(
     sums(statement.query(params![closed.number(), farthest.number(), pod])?)
 }
 
-/// The open sum of one slot, if there is one.
-pub(super) fn sums_of(
-    transaction: &Transaction<'_>,
-    slot: &Slot,
-) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums
-         WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4",
-    )?;
-    sums(statement.query(params![slot.hour.number(), slot.pod, slot.customer, slot.dimension])?)
-}
-
 fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
     let mut sums: BTreeMap<Slot, OpenSum> = BTreeMap::new();
     while let Some(row) = rows.next()? {
@@ -302,7 +290,7 @@ fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum
     Ok(sums)
 }
 
-fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()> {
+pub(super) fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("DELETE FROM sums WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4")?
         .execute(params![slot.pod, slot.customer, slot.dimension, slot.hour.number()])
@@ -327,6 +315,7 @@ pub(super) fn carry(
     Ok(())
 }
 
+/// Seals a slot; what is open in it stays: the caller removes it where it is what was sealed.
 pub(super) fn insert_record(
     transaction: &Transaction<'_>,
     slot: &Slot,
@@ -362,8 +351,8 @@ pub(super) fn insert_record(
             client_token,
             sum.late_from.map(Hour::number),
             now.unix_millis(),
-        ])?;
-    remove_sum(transaction, slot)
+        ])
+        .map(|_| ())
 }
 
 /// What AWS's maximum left over counts to the current hour.
