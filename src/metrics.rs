@@ -46,6 +46,33 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+/// Why a request with usage was answered with 503: nothing of it was counted, and the application sends it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The ledger has reached `ledger_bytes_max`.
+    LedgerFull,
+    /// The ledger cannot be written.
+    LedgerError,
+    /// The ledger is being opened.
+    LedgerOpening,
+    /// Too much is being read or worked on at once.
+    Budget,
+}
+
+impl Refusal {
+    /// All of them: each has a series from the start, so that `increase` sees the first one.
+    pub const ALL: [Self; 4] = [Self::LedgerFull, Self::LedgerError, Self::LedgerOpening, Self::Budget];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::LedgerFull => "ledger_full",
+            Self::LedgerError => "ledger_error",
+            Self::LedgerOpening => "ledger_opening",
+            Self::Budget => "budget",
+        }
+    }
+}
+
 /// Distinct `code` values kept; AWS has about thirty, an impostor could send any number.
 const CODES_MAX: usize = 64;
 
@@ -88,6 +115,9 @@ pub struct Metrics {
     dead_letters: Gauge,
     ledger_bytes: Gauge,
     commit_duration: Histogram,
+    commit_failures: Counter,
+    ledger_bytes_max: Gauge,
+    requests_refused: Family<ReasonLabel, Counter>,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -166,7 +196,13 @@ impl Metrics {
             "Duration of one durable commit of usage, its fsync included",
             commit_duration.clone(),
         );
+        let (commit_failures, ledger_bytes_max, requests_refused) = failures(&mut registry);
+        // `increase` sees no rise in the first value of a series: this one is watched, so it begins at 0.
+        usage_events.get_or_create(&UsageEvent { dimension: String::new(), status: "rejected" }).inc_by(0);
         Self {
+            commit_failures,
+            ledger_bytes_max,
+            requests_refused,
             unsent,
             oldest_unsent,
             oldest_unsent_deadline,
@@ -226,6 +262,21 @@ impl Metrics {
     /// A commit took so many seconds.
     pub fn committed(&self, seconds: f64) {
         self.commit_duration.observe(seconds);
+    }
+
+    /// The ledger could not be written, or read.
+    pub fn commit_failed(&self) {
+        self.commit_failures.inc();
+    }
+
+    /// The size above which usage is refused.
+    pub fn ledger_bytes_max(&self, bytes: u64) {
+        self.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// So many requests with usage were answered with 503.
+    pub fn requests_refused(&self, refusal: Refusal, count: u64) {
+        self.requests_refused.get_or_create(&ReasonLabel { reason: refusal.as_str() }).inc_by(count);
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
@@ -303,6 +354,32 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
         registry.register(name, help, gauge.clone());
         gauge
     })
+}
+
+/// What tells of usage that was not taken.
+fn failures(registry: &mut Registry) -> (Counter, Gauge, Family<ReasonLabel, Counter>) {
+    let commit_failures = Counter::default();
+    registry.register(
+        "tollgate_ledger_commit_failures",
+        "Writes to the ledger that failed; what they held was not acknowledged",
+        commit_failures.clone(),
+    );
+    let bytes_max = Gauge::default();
+    registry.register(
+        "tollgate_ledger_bytes_max",
+        "Size above which usage is refused; 0 until the ledger is open",
+        bytes_max.clone(),
+    );
+    let refused = Family::<ReasonLabel, Counter>::default();
+    registry.register(
+        "tollgate_usage_requests_refused",
+        "Requests with usage that were answered with 503, by reason; nothing of them was counted",
+        refused.clone(),
+    );
+    for refusal in Refusal::ALL {
+        refused.get_or_create(&ReasonLabel { reason: refusal.as_str() }).inc_by(0);
+    }
+    (commit_failures, bytes_max, refused)
 }
 
 /// How metrics are written: the samples are the same, their headings differ.

@@ -19,7 +19,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const SETTLE: Duration = Duration::from_secs(120);
 
-fn settings(pod: &str) -> Settings {
+pub(super) fn settings(pod: &str) -> Settings {
     Settings {
         product: "demometered".to_owned(),
         pod: pod.to_owned(),
