@@ -215,11 +215,12 @@ fn problem(status: StatusCode, code: &'static str, detail: &str) -> Response<Bod
 
 /// [`problem`] with AWS's own code.
 fn problem_of(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
+    http::answer(status, "application/problem+json", problem_document(status, code, detail).to_string())
+}
+
+fn problem_document(status: StatusCode, code: &str, detail: &str) -> Value {
     let title = status.canonical_reason().unwrap_or("error");
-    let body = json!({
-        "type": runbook(code), "title": title, "status": status.as_u16(), "code": code, "detail": detail,
-    });
-    http::answer(status, "application/problem+json", body.to_string())
+    json!({"type": runbook(code), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
 }
 
 #[cfg(test)]

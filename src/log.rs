@@ -3,11 +3,12 @@
 //! Lines go to standard error, so that `exec` and data-printing commands keep standard output for themselves. Tokens,
 //! nonces and keys are never logged; what AWS says about accounts and roles appears at `debug` only.
 
+pub mod limited;
+
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -68,46 +69,6 @@ pub fn start(format: Format, filter: Targets) {
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
 }
 
-/// Whether a line is written now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Line {
-    /// Write it: it speaks for so many events, this one and those held back since the line before.
-    Emit(u64),
-    /// Write nothing; the next line counts it.
-    Hold,
-}
-
-/// Lets one line of a kind through in each interval and counts what it holds back, so that a caller who fails a
-/// thousand times a second is told about once. Pure: time is an argument. A metric counts what the last line of a
-/// burst does not.
-#[derive(Debug, Clone, Copy)]
-pub struct Limited {
-    every: Duration,
-    next: Option<Instant>,
-    held: u64,
-}
-
-impl Limited {
-    /// The first line goes through at once.
-    #[must_use]
-    pub const fn new(every: Duration) -> Self {
-        Self { every, next: None, held: 0 }
-    }
-
-    /// So many events happened at `now`.
-    pub fn line(&mut self, events: u64, now: Instant) -> Line {
-        self.held = self.held.saturating_add(events);
-        if self.next.is_some_and(|next| now < next) {
-            return Line::Hold;
-        }
-        self.next = Some(now + self.every);
-        Line::Emit(std::mem::take(&mut self.held))
-    }
-}
-
-/// At most one line a minute for each kind of thing that only a caller was told.
-pub const TOLD_EVERY: Duration = Duration::from_secs(60);
-
 /// How often an unchanged state is said again.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(300);
 
@@ -153,19 +114,6 @@ mod tests {
     fn a_filter_that_is_none_is_an_error() {
         assert!(parse_filter("info,tollgate=debug").is_ok());
         assert!(parse_filter("tollgate=loud").is_err());
-    }
-
-    #[test]
-    fn a_line_in_each_interval_counts_what_was_held_back_since() {
-        let (mut limited, start) = (Limited::new(TOLD_EVERY), crate::clock::monotonic());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let lines: Vec<Line> = [(0, 3), (1, 2), (59, 1), (60, 1), (60, 4), (500, 1), (501, 1)]
-            .map(|(seconds, events)| limited.line(events, at(seconds)))
-            .into();
-        assert_eq!(
-            lines,
-            [Line::Emit(3), Line::Hold, Line::Hold, Line::Emit(4), Line::Hold, Line::Emit(5), Line::Hold]
-        );
     }
 
     #[test]

@@ -46,33 +46,6 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-/// Why a request with usage was answered with 503: nothing of it was counted, and the application sends it again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The ledger has reached `ledger_bytes_max`.
-    LedgerFull,
-    /// The ledger cannot be written.
-    LedgerError,
-    /// The ledger is being opened.
-    LedgerOpening,
-    /// Too much is being read or worked on at once.
-    Budget,
-}
-
-impl Refusal {
-    /// All of them: each has a series from the start, so that `increase` sees the first one.
-    pub const ALL: [Self; 4] = [Self::LedgerFull, Self::LedgerError, Self::LedgerOpening, Self::Budget];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::LedgerFull => "ledger_full",
-            Self::LedgerError => "ledger_error",
-            Self::LedgerOpening => "ledger_opening",
-            Self::Budget => "budget",
-        }
-    }
-}
-
 /// Distinct `code` values kept; AWS has about thirty, an impostor could send any number.
 const CODES_MAX: usize = 64;
 
@@ -107,6 +80,8 @@ pub struct Metrics {
     verification_failures: Family<ReasonLabel, Counter>,
     clock_skew: Gauge<f64, AtomicU64>,
     usage_events: Family<UsageEvent, Counter>,
+    usage_rejected: Family<ReasonLabel, Counter>,
+    usage_refused: Family<ReasonLabel, Counter>,
     usage_records: Family<UsageRecord, Counter>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
     unsent: Gauge,
@@ -117,7 +92,6 @@ pub struct Metrics {
     commit_duration: Histogram,
     commit_failures: Counter,
     ledger_bytes_max: Gauge,
-    requests_refused: Family<ReasonLabel, Counter>,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -182,6 +156,18 @@ impl Metrics {
             "Events of the application by status",
             usage_events.clone(),
         );
+        let usage_rejected = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_usage_events_rejected",
+            "Events that were rejected, by the member that is wrong",
+            usage_rejected.clone(),
+        );
+        let usage_refused = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_usage_requests_refused",
+            "Requests with usage of which nothing was taken, by reason",
+            usage_refused.clone(),
+        );
         let usage_records = Family::<UsageRecord, Counter>::default();
         registry.register(
             "tollgate_usage_records",
@@ -196,13 +182,10 @@ impl Metrics {
             "Duration of one durable commit of usage, its fsync included",
             commit_duration.clone(),
         );
-        let (commit_failures, ledger_bytes_max, requests_refused) = failures(&mut registry);
-        // `increase` sees no rise in the first value of a series: this one is watched, so it begins at 0.
-        usage_events.get_or_create(&UsageEvent { dimension: String::new(), status: "rejected" }).inc_by(0);
+        let (commit_failures, ledger_bytes_max) = failures(&mut registry);
         Self {
             commit_failures,
             ledger_bytes_max,
-            requests_refused,
             unsent,
             oldest_unsent,
             oldest_unsent_deadline,
@@ -210,6 +193,8 @@ impl Metrics {
             ledger_bytes,
             commit_duration,
             usage_events,
+            usage_rejected,
+            usage_refused,
             usage_records,
             dimensions: std::sync::Mutex::default(),
             registry,
@@ -242,6 +227,16 @@ impl Metrics {
         self.usage_events.get_or_create(&UsageEvent { dimension, status }).inc_by(count);
     }
 
+    /// An event was rejected; `reason` is the member that is wrong, or `conflict`.
+    pub fn usage_event_rejected(&self, reason: &'static str, count: u64) {
+        self.usage_rejected.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+
+    /// Nothing of a request with usage was taken.
+    pub fn usage_request_refused(&self, reason: &'static str, count: u64) {
+        self.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+
     /// An hour record was `accepted`, `refused`, `unknown`, `carried` or `dead`.
     pub fn usage_record(&self, dimension: &str, outcome: &'static str) {
         let dimension = self.known_dimension(dimension);
@@ -272,11 +267,6 @@ impl Metrics {
     /// The size above which usage is refused.
     pub fn ledger_bytes_max(&self, bytes: u64) {
         self.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    /// So many requests with usage were answered with 503.
-    pub fn requests_refused(&self, refusal: Refusal, count: u64) {
-        self.requests_refused.get_or_create(&ReasonLabel { reason: refusal.as_str() }).inc_by(count);
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
@@ -356,8 +346,8 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
     })
 }
 
-/// What tells of usage that was not taken.
-fn failures(registry: &mut Registry) -> (Counter, Gauge, Family<ReasonLabel, Counter>) {
+/// What tells that the ledger takes no usage, or soon will not.
+fn failures(registry: &mut Registry) -> (Counter, Gauge) {
     let commit_failures = Counter::default();
     registry.register(
         "tollgate_ledger_commit_failures",
@@ -370,16 +360,7 @@ fn failures(registry: &mut Registry) -> (Counter, Gauge, Family<ReasonLabel, Cou
         "Size above which usage is refused; 0 until the ledger is open",
         bytes_max.clone(),
     );
-    let refused = Family::<ReasonLabel, Counter>::default();
-    registry.register(
-        "tollgate_usage_requests_refused",
-        "Requests with usage that were answered with 503, by reason; nothing of them was counted",
-        refused.clone(),
-    );
-    for refusal in Refusal::ALL {
-        refused.get_or_create(&ReasonLabel { reason: refusal.as_str() }).inc_by(0);
-    }
-    (commit_failures, bytes_max, refused)
+    (commit_failures, bytes_max)
 }
 
 /// How metrics are written: the samples are the same, their headings differ.

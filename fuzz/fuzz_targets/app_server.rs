@@ -26,6 +26,7 @@ use tollgate::metrics::Metrics;
 use tollgate::receipt::key::{KeyRing, PublicKey};
 use tollgate::usage::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
+use tollgate::usage::notice::Notices;
 use tollgate::usage::ledger::writer::Writer;
 use tollgate::usage::ledger::{Ledger, Settings};
 use tollgate::usage::policy::Window;
@@ -122,6 +123,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
         tell,
         clock: clock.clone(),
         window: Window::MeterUsage,
+        notices: Notices::new(Arc::clone(&metrics)),
     };
     let mut keys = KeyRing::default();
     let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");

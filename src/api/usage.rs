@@ -18,6 +18,7 @@ use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::ledger::view::{Looked, Standing};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Ledger, LedgerError, Record, Replayed, State, Summary, Totals};
+use crate::usage::notice::{Notices, Refused};
 use crate::usage::policy::Window;
 
 /// A thousand events of a kilobyte each.
@@ -56,6 +57,8 @@ pub struct UsagePart {
     pub clock: WallClock,
     /// How long AWS takes a record.
     pub window: Window,
+    /// What the application was told when nothing was taken.
+    pub notices: Notices,
 }
 
 /// The answer to a report, written straight: through a tree of values it would cost as much as reading the report.
@@ -67,17 +70,40 @@ struct Results<'a> {
 impl UsagePart {
     pub(super) async fn take(&self, body: Incoming, room: &Room) -> Result<Response<Body>, Abandoned> {
         let _busy = self.activity.begin();
-        let Some(metering) = self.metering.get() else { return Ok(starting()) };
+        let unfinished = Unfinished(Some(&self.notices));
+        let (response, refused) = self.taken(body, room).await?;
+        unfinished.ended();
+        if let Some(refused) = refused {
+            self.notices.refused(refused);
+        }
+        Ok(response)
+    }
+
+    /// The answer to a report, and why nothing of it was taken, if so.
+    async fn taken(
+        &self,
+        body: Incoming,
+        room: &Room,
+    ) -> Result<(Response<Body>, Option<Refused>), Abandoned> {
+        let Some(metering) = self.metering.get() else {
+            return Ok((starting(), Some(Refused::LedgerUnavailable)));
+        };
         let bytes = match read(room, body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
             Ok(bytes) => bytes,
-            Err(refused) => return Ok(refused),
+            Err((refused, why)) => return Ok((refused, Some(why))),
         };
-        Ok(match metering.intake.take(&bytes).await {
-            Ok(results) => http::json(StatusCode::ACCEPTED, &Results { results: &results }),
+        Ok(match metering.intake.take(bytes).await {
+            Ok(results) => (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None),
             Err(IntakeError::BadRequest(error)) => {
-                problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string())
+                let answer = problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
+                (answer, Some(Refused::BadRequest))
             }
-            Err(IntakeError::Ledger(error)) => unavailable(&error),
+            Err(IntakeError::Strict(results)) => (not_whole(&results), Some(Refused::Strict)),
+            Err(IntakeError::Ledger(error)) => {
+                let full = matches!(error, LedgerError::Full { .. });
+                let why = if full { Refused::LedgerFull } else { Refused::LedgerUnavailable };
+                (unavailable(&error), Some(why))
+            }
         })
     }
 
@@ -142,7 +168,7 @@ impl UsagePart {
         let Some(metering) = self.metering.get() else { return Ok(starting()) };
         let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
             Ok(bytes) => bytes,
-            Err(refused) => return Ok(refused),
+            Err((refused, _)) => return Ok(refused),
         };
         let order = if bytes.is_empty() { Ok(Order::default()) } else { serde_json::from_slice(&bytes) };
         let (Ok(order), Ok(id)) = (order, id.parse::<i64>()) else {
@@ -181,7 +207,7 @@ impl UsagePart {
         };
         let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
             Ok(bytes) => bytes,
-            Err(refused) => return Ok(refused),
+            Err((refused, _)) => return Ok(refused),
         };
         let question = match serde_json::from_slice::<Question>(&bytes) {
             Ok(question) if !question.token.is_empty() => question,
@@ -212,19 +238,46 @@ impl UsagePart {
     }
 }
 
+/// Tells of a report whose answer was given up: the server's limit for a request was reached, or the client has gone.
+struct Unfinished<'a>(Option<&'a Notices>);
+
+impl Unfinished<'_> {
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(notices) = self.0 {
+            notices.refused(Refused::Unanswered);
+        }
+    }
+}
+
+/// Of a request with a rejected event under `strict_usage`: the problem, and what would have become of each event.
+fn not_whole(results: &[Outcome]) -> Response<Body> {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    let detail = "an event of the request is rejected, and strict_usage is set: nothing of it is counted";
+    let mut document = super::problem_document(status, "UsageRejected", detail);
+    document["results"] = json!(results);
+    http::answer(status, "application/problem+json", document.to_string())
+}
+
 /// The body, or the refusal of one that is too large.
 async fn read(
     room: &Room,
     body: Incoming,
     bytes_max: usize,
     limit: &str,
-) -> Result<Result<Held, Response<Body>>, Abandoned> {
+) -> Result<Result<Held, (Response<Body>, Refused)>, Abandoned> {
     match room.read(body, bytes_max).await {
-        Err(ReadBodyError::NoRoom) => Ok(Err(no_room())),
+        Err(ReadBodyError::NoRoom) => Ok(Err((no_room(), Refused::Busy))),
         Ok(bytes) => Ok(Ok(bytes)),
         Err(ReadBodyError::TooLarge) => {
             let detail = format!("the body is larger than {limit}");
-            Ok(Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", &detail)))
+            let answer = problem(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", &detail);
+            Ok(Err((answer, Refused::BadRequest)))
         }
         Err(ReadBodyError::Broken) => Err(Abandoned),
     }

@@ -17,6 +17,7 @@ use crate::usage::event::Rules;
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{self, Ledger, LedgerError};
+use crate::usage::notice::Notices;
 use crate::usage::policy::{self, Policy, Window};
 use crate::usage::sender::{self, Flush, Outlet, Sender};
 
@@ -56,6 +57,7 @@ pub(super) fn start(
         tell: tell.clone(),
         clock: surroundings.clock.clone(),
         window: window(outlet),
+        notices: Notices::new(Arc::clone(&surroundings.metrics)),
     };
     let drain = Drain {
         activity: part.activity.clone(),
@@ -153,6 +155,7 @@ impl Plan {
                 dimensions,
                 customers: outlet == Outlet::BatchMeterUsage,
                 entitlement_dimension: product.entitlement_dimension.clone(),
+                strict: false,
             },
         }
     }

@@ -320,6 +320,21 @@ impl Ledger {
         self.write("take", |transaction, settings| counting::count(transaction, settings, events, now))
     }
 
+    /// Counts all of these events or, where one of them is not counted, none.
+    pub fn take_whole(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
+        self.check_size()?;
+        self.observe(now);
+        self.write("take", |transaction, settings| {
+            transaction.execute_batch("SAVEPOINT whole")?;
+            let taken = counting::count(transaction, settings, events, now)?;
+            if taken.iter().any(|taken| !matches!(taken, Taken::Accepted | Taken::Duplicate)) {
+                transaction.execute_batch("ROLLBACK TO whole")?;
+            }
+            transaction.execute_batch("RELEASE whole")?;
+            Ok(taken)
+        })
+    }
+
     fn check_size(&self) -> Result<(), LedgerError> {
         let (bytes, bytes_max) = (self.bytes()?, self.settings.bytes_max);
         if bytes >= bytes_max { Err(LedgerError::Full { bytes, bytes_max }) } else { Ok(()) }

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Ledger, LedgerError, Taken};
 use crate::clock::{self, WallClock};
-use crate::log::{Limited, Line, TOLD_EVERY};
-use crate::metrics::{Metrics, Refusal};
+use crate::log::limited::{Due, Limited};
+use crate::metrics::Metrics;
 use crate::usage::event::Event;
 
 /// Most events of one transaction: beyond it the first in line would wait for strangers.
@@ -64,8 +64,7 @@ impl Writer {
             taken: 0,
             tell,
             pace: Pace::default(),
-            full: Limited::new(TOLD_EVERY),
-            failed: Limited::new(TOLD_EVERY),
+            failures: Limited::default(),
         };
         let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
         Ok(Self {
@@ -167,9 +166,8 @@ struct Thread {
     /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
     tell: mpsc::UnboundedSender<Vec<Told>>,
     pace: Pace,
-    /// Log lines about a full ledger, and about one that cannot be used.
-    full: Limited,
-    failed: Limited,
+    /// Log lines about writes that failed.
+    failures: Limited,
 }
 
 /// How the latest commit went, which says how the next one should be gathered. Pure.
@@ -279,24 +277,21 @@ impl Thread {
 
     fn work(&mut self, work: Work) {
         if let Some(error) = work(&mut self.ledger) {
-            self.not_written(&error, 0);
+            self.failed(&error);
         }
     }
 
-    /// What only a caller was told is a log line and a counter too.
-    fn not_written(&mut self, error: &LedgerError, requests: u64) {
-        let now = clock::monotonic();
+    /// A write that failed is no commit: it has a counter of its own, and once a minute a log line. A full ledger
+    /// is no failure; applications are told, and those answers are counted.
+    fn failed(&mut self, error: &LedgerError) {
         if matches!(error, LedgerError::Full { .. }) {
-            self.metrics.requests_refused(Refusal::LedgerFull, requests);
-            if let Line::Emit(requests) = self.full.line(requests, now) {
-                tracing::error!(%error, requests, "usage refused: the ledger is full");
-            }
             return;
         }
         self.metrics.commit_failed();
-        self.metrics.requests_refused(Refusal::LedgerError, requests);
-        if let Line::Emit(failures) = self.failed.line(1, now) {
-            tracing::error!(%error, failures, requests, "the ledger cannot be used; applications are asked to send again");
+        self.failures.count(&error.to_string(), 1);
+        // Failures that come before the next line are in the line of the first one after it.
+        if let Due::Line(errors) = self.failures.due(clock::monotonic()) {
+            tracing::error!(failures = errors.total(), %errors, "the ledger cannot be used");
         }
     }
 
@@ -307,10 +302,7 @@ impl Thread {
         let took = clock::monotonic().duration_since(began);
         match &taken {
             Ok(_) => self.metrics.committed(took.as_secs_f64()),
-            Err(error) => {
-                let requests = u64::try_from(group.replies.len()).unwrap_or(u64::MAX);
-                self.not_written(&error.clone(), requests);
-            }
+            Err(error) => self.failed(error),
         }
         let tell = |(count, reply)| {
             let part = match &mut taken {
@@ -400,12 +392,10 @@ mod tests {
         writer.with(move |ledger| ledger.attempt(&[1], now)).await.unwrap_err();
         assert_eq!(sample(&metrics, commits), 1);
         assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 2);
-        let refused = "tollgate_usage_requests_refused_total{reason=\"ledger_error\"}";
-        assert_eq!(sample(&metrics, refused), 1, "the second was no application's");
     }
 
     #[tokio::test]
-    async fn a_full_ledger_is_counted_as_full_and_not_as_a_fault_of_the_disk() {
+    async fn a_full_ledger_is_no_fault_of_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let settings = crate::usage::ledger::tests::settings("pod-1");
         let ledger =
@@ -415,6 +405,5 @@ mod tests {
         let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
         assert!(matches!(writer.take(vec![event()]).await, Err(LedgerError::Full { .. })));
         assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 0);
-        assert_eq!(sample(&metrics, "tollgate_usage_requests_refused_total{reason=\"ledger_full\"}"), 1);
     }
 }
