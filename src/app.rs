@@ -26,6 +26,7 @@ use crate::registration::memory::Store;
 use crate::registration::permission::ANY_DIMENSION;
 use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Parts, Signals, until};
+pub(crate) use metering::repairs;
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
