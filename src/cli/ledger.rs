@@ -22,8 +22,9 @@ use crate::usage::ledger::view::{Looked, Standing};
 use source::Source;
 use table::{cell, sheet, table};
 
-/// Arguments of `ledger`.
+/// Arguments of `ledger`. Settings may stand before the subcommand and behind it.
 #[derive(Debug, Args)]
+#[command(mut_args(|arg| { let read = READ.contains(&arg.get_id().as_str()); arg.global(true).hide(!read) }))]
 pub struct LedgerArgs {
     #[command(subcommand)]
     order: Order,
@@ -82,6 +83,9 @@ enum Order {
         output: Output,
     },
 }
+
+/// What `ledger` reads of the settings, and its own flag: the help names these.
+const READ: [&str; 6] = ["json", "config", "mode", "app_addr", "app_token_file", "state_dir"];
 
 /// Which records.
 #[derive(Debug, Args)]
