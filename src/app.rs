@@ -27,6 +27,7 @@ use crate::registration::permission::ANY_DIMENSION;
 use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Parts, Signals, until};
 use crate::usage::notice::Notices;
+pub(crate) use metering::repairs;
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]

@@ -90,6 +90,8 @@ pub struct Metrics {
     dead_letters: Gauge,
     ledger_bytes: Gauge,
     commit_duration: Histogram,
+    commit_failures: Counter,
+    ledger_bytes_max: Gauge,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -180,7 +182,10 @@ impl Metrics {
             "Duration of one durable commit of usage, its fsync included",
             commit_duration.clone(),
         );
+        let (commit_failures, ledger_bytes_max) = failures(&mut registry);
         Self {
+            commit_failures,
+            ledger_bytes_max,
             unsent,
             oldest_unsent,
             oldest_unsent_deadline,
@@ -252,6 +257,16 @@ impl Metrics {
     /// A commit took so many seconds.
     pub fn committed(&self, seconds: f64) {
         self.commit_duration.observe(seconds);
+    }
+
+    /// The ledger could not be written, or read.
+    pub fn commit_failed(&self) {
+        self.commit_failures.inc();
+    }
+
+    /// The size above which usage is refused.
+    pub fn ledger_bytes_max(&self, bytes: u64) {
+        self.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
@@ -329,6 +344,23 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
         registry.register(name, help, gauge.clone());
         gauge
     })
+}
+
+/// What tells that the ledger takes no usage, or soon will not.
+fn failures(registry: &mut Registry) -> (Counter, Gauge) {
+    let commit_failures = Counter::default();
+    registry.register(
+        "tollgate_ledger_commit_failures",
+        "Writes to the ledger that failed; what they held was not acknowledged",
+        commit_failures.clone(),
+    );
+    let bytes_max = Gauge::default();
+    registry.register(
+        "tollgate_ledger_bytes_max",
+        "Size above which usage is refused; 0 until the ledger is open",
+        bytes_max.clone(),
+    );
+    (commit_failures, bytes_max)
 }
 
 /// How metrics are written: the samples are the same, their headings differ.

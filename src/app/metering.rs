@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Surroundings, pod};
+use crate::api::repair::Repairs;
 use crate::api::usage::{Metering, UsagePart};
 use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnZeroHour};
@@ -58,6 +59,7 @@ pub(super) fn start(
         clock: surroundings.clock.clone(),
         window: window(outlet),
         notices: Notices::new(Arc::clone(&surroundings.metrics)),
+        repairs: repairs(config),
     };
     let drain = Drain {
         activity: part.activity.clone(),
@@ -109,6 +111,21 @@ const fn window(outlet: Outlet) -> Window {
     }
 }
 
+/// Which events are taken.
+fn rules(config: &Config) -> Rules {
+    Rules {
+        dimensions: config.product.dimensions.clone(),
+        customers: config.product.mode == Mode::Saas,
+        entitlement_dimension: config.product.entitlement_dimension.clone(),
+        strict: config.usage.strict_usage,
+    }
+}
+
+/// Which repairs of records are taken, by the running sidecar and by `tollgate ledger` on its folder.
+pub(crate) fn repairs(config: &Config) -> Repairs {
+    Repairs { allowed: config.usage.ledger_repair, rules: rules(config) }
+}
+
 fn ended(error: &LedgerError) -> Exit {
     tracing::error!(%error, "the usage ledger cannot be used");
     Exit::LedgerIo
@@ -125,7 +142,6 @@ struct Plan {
 impl Plan {
     fn of(config: &Config, outlet: Outlet) -> Self {
         let (product, usage) = (&config.product, &config.usage);
-        let dimensions = product.dimensions.clone();
         let zero = usage.on_zero_hour == OnZeroHour::Report && outlet == Outlet::MeterUsage;
         let sender = sender::Settings {
             product_code: product.product_code.clone(),
@@ -148,15 +164,10 @@ impl Plan {
                 bytes_max: usage.ledger_bytes_max,
                 started_at: clock::system_now(),
                 aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
-                zero_dimensions: dimensions.clone().filter(|_| zero).unwrap_or_default(),
+                zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
             },
             sender,
-            rules: Rules {
-                dimensions,
-                customers: outlet == Outlet::BatchMeterUsage,
-                entitlement_dimension: product.entitlement_dimension.clone(),
-                strict: false,
-            },
+            rules: rules(config),
         }
     }
 }

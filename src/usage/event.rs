@@ -151,6 +151,23 @@ pub struct Rules {
     pub strict: bool,
 }
 
+impl Rules {
+    /// Whether usage may be counted to a dimension of this name.
+    pub fn dimension(&self, name: &String) -> Result<(), Rejected> {
+        let reject = |text: &str| Err(Rejected::new("dimension", text));
+        if !is_dimension(name) {
+            return reject("dimension must have 1 to 255 characters");
+        }
+        if self.dimensions.as_ref().is_some_and(|allowed| !allowed.contains(name)) {
+            return reject("dimension is not one of those that the seller configured (dimensions)");
+        }
+        if self.entitlement_dimension.as_ref() == Some(name) {
+            return reject("dimension is the entitlement_dimension, which takes no usage");
+        }
+        Ok(())
+    }
+}
+
 /// Reads a request's body.
 pub fn read(body: &[u8], rules: &Rules, now: Timestamp) -> Result<Vec<Read>, BadRequest> {
     Ok(split(body)?.into_iter().map(|item| read_one(item, rules, now)).collect())
@@ -187,16 +204,7 @@ fn event(document: Document<'_>, rules: &Rules, now: Timestamp) -> Result<Event,
     if document.id.as_ref().is_some_and(|id| !is_id(id)) {
         return reject("id", "id must have 1 to 128 bytes");
     }
-    if !is_dimension(&document.dimension) {
-        return reject("dimension", "dimension must have 1 to 255 characters");
-    }
-    if rules.dimensions.as_ref().is_some_and(|allowed| !allowed.contains(&document.dimension)) {
-        let text = "dimension is not one of those that the seller configured (dimensions)";
-        return reject("dimension", text);
-    }
-    if rules.entitlement_dimension.as_ref() == Some(&document.dimension) {
-        return reject("dimension", "dimension is the entitlement_dimension, which takes no usage");
-    }
+    rules.dimension(&document.dimension)?;
     let text = document.quantity.get().trim_matches('"');
     let quantity: Quantity =
         text.parse().map_err(|error| Rejected::new("quantity", format!("quantity {error}")))?;

@@ -6,7 +6,7 @@
 //! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`).
 //! - A record is written once, when its hour is sealed; afterwards only its state, attempts and AWS's answer change.
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
-//! - accepted = billed + pending + dead, for each dimension, in every committed state.
+//! - accepted = billed + pending + dead + discarded, for each dimension, in every committed state.
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
 //! - A clock that was ahead and came back strands nothing: hours that it closed are open again, usage that it put into
 //!   them counts to the current hour, and a slot that has a record takes no second one.
@@ -27,8 +27,10 @@
 
 mod claim;
 mod counting;
+mod links;
 mod mark;
 mod quarantine;
+pub mod repair;
 mod rows;
 mod schema;
 mod upkeep;
@@ -49,12 +51,13 @@ use crate::usage::event::Event;
 use crate::usage::seal::{self, Share, Sum};
 
 pub use claim::{Claim, Claimed, Settled};
+pub use links::Links;
 use rows::Slot;
 pub use rows::{Answered, Record, State, Totals};
 use schema::{MIGRATIONS, SCHEMA};
 #[cfg(test)]
 use upkeep::KEYS_KEPT;
-pub use upkeep::{Replayed, Summary};
+pub use upkeep::Summary;
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "usage.sqlite";
@@ -532,6 +535,7 @@ fn seal_sums(
         }
         let Some(sealed) = seal::seal(slot.hour, &sum.sum, now) else { continue };
         rows::insert_record(transaction, &slot, &sum, &sealed, &random_hex()?, now)?;
+        links::sealed(transaction, &slot, transaction.last_insert_rowid())?;
         rows::remove_sum(transaction, &slot)?;
         rows::keep_rest(transaction, &slot, current, &sealed, now)?;
         made += 1;

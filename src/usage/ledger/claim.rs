@@ -152,7 +152,7 @@ fn grant(
     let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
     let held = transaction
         .query_row(
-            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 AND state <> 'carried' FROM records
+            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 AND state NOT IN ('carried', 'discarded') FROM records
              WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4",
             params![
                 slot.pod,

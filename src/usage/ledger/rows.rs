@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::{OpenSum, meta, set_meta};
+use super::{OpenSum, links, meta, set_meta};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
 use crate::usage::event::Customer;
@@ -36,6 +36,8 @@ pub enum State {
     Dead,
     /// An application's own report through the AWS door is under way.
     Claimed,
+    /// A person decided that it is not to be billed.
+    Discarded,
 }
 
 impl State {
@@ -46,11 +48,12 @@ impl State {
             Self::Carried => "carried",
             Self::Dead => "dead",
             Self::Claimed => "claimed",
+            Self::Discarded => "discarded",
         }
     }
 
-    fn of(text: &str) -> Option<Self> {
-        let all = [Self::Sealed, Self::Accepted, Self::Carried, Self::Dead, Self::Claimed];
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let all = [Self::Sealed, Self::Accepted, Self::Carried, Self::Dead, Self::Claimed, Self::Discarded];
         all.into_iter().find(|state| state.as_str() == text)
     }
 }
@@ -86,6 +89,8 @@ pub struct Record {
     pub state: State,
     /// It was attempted and AWS has not answered definitely since.
     pub in_doubt: bool,
+    /// AWS answered that it holds such a record; whether it is this one, CloudTrail or a person says.
+    pub unconfirmed: bool,
     /// Calls that carried it.
     pub attempts: i64,
     /// AWS's latest exception, or why it is dead.
@@ -117,6 +122,7 @@ impl Record {
             late_from: None,
             state: State::Sealed,
             in_doubt: false,
+            unconfirmed: false,
             attempts: 0,
             code: None,
             metering_record_id: None,
@@ -152,13 +158,15 @@ pub struct Totals {
     pub pending: u64,
     /// In dead letters.
     pub dead: u64,
+    /// In records that a person discarded.
+    pub discarded: u64,
 }
 
 impl Totals {
     /// The law that every committed state keeps.
     #[must_use]
     pub const fn balances(self) -> bool {
-        self.accepted == self.billed + self.pending + self.dead
+        self.accepted == self.billed + self.pending + self.dead + self.discarded
     }
 }
 
@@ -168,11 +176,11 @@ pub(crate) fn signed(micros: u64) -> i64 {
 }
 
 /// A value that this module never writes: the file was changed on the disk.
-fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+pub(super) fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Null, what.into())
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let micros: i64 = row.get(column)?;
     u64::try_from(micros).map_err(|_| unreadable(column, "a quantity below zero"))
 }
@@ -182,7 +190,7 @@ fn quantity(row: &Row<'_>, column: usize) -> rusqlite::Result<Quantity> {
     Quantity::from_micros(unsigned(row, column)?).ok_or_else(above)
 }
 
-fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rusqlite::Result<T> {
+pub(super) fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rusqlite::Result<T> {
     serde_json::from_str(text)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
@@ -312,7 +320,7 @@ pub(super) fn carry(
     for (tags, share) in &sum.sum.shares {
         add(transaction, target, tags, share.micros, now, late_from)?;
     }
-    Ok(())
+    links::moved(transaction, slot, target)
 }
 
 /// Seals a slot; what is open in it stays: the caller removes it where it is what was sealed.
@@ -385,7 +393,8 @@ pub(super) enum Which {
 
 /// The columns that [`record`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, \
-                       late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at";
+                       late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at, \
+                       unconfirmed";
 
 pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
     let condition = match which {
@@ -459,6 +468,7 @@ pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
         metering_record_id: row.get(15)?,
         sealed_at: Timestamp::from_unix_millis(row.get(16)?),
         updated_at: Timestamp::from_unix_millis(row.get(17)?),
+        unconfirmed: row.get(18)?,
     })
 }
 
@@ -480,7 +490,7 @@ pub(super) fn answer(
     };
     if matches!(answered, Answered::Carry(_)) {
         // The attempt that was under way is what was refused; an earlier one without an answer is not.
-        carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, id, now)?;
+        carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, None, id, now)?;
     }
     transaction
         .prepare_cached(
@@ -492,12 +502,13 @@ pub(super) fn answer(
         .map(|_| ())
 }
 
-/// Counts a record's quantity to the current hour, if `condition` holds for it.
+/// Counts a record's quantity to the current hour, of another dimension where one is given, if `condition` holds for it.
 pub(super) fn carry_record(
     transaction: &Transaction<'_>,
     condition: &str,
     pod: &str,
     current: Hour,
+    to_dimension: Option<&str>,
     id: i64,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
@@ -510,7 +521,11 @@ pub(super) fn carry_record(
     };
     let found = transaction.query_row(&sql, [id], read).optional()?;
     let Some((customer, dimension, hour, micros, allocations)) = found else { return Ok(false) };
+    let dimension = to_dimension.map_or(dimension, str::to_owned);
     let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
+    if micros > 0 {
+        links::carried(transaction, id, &slot)?;
+    }
     let stored: Vec<StoredAllocation> = json(4, &allocations)?;
     if stored.is_empty() && micros > 0 {
         add(transaction, &slot, &TagSet::default(), micros, now, Some(hour))?;
@@ -551,6 +566,9 @@ pub(super) fn totals(connection: &Connection) -> rusqlite::Result<BTreeMap<Strin
     })?;
     read(&of_state("dead"), |totals, micros| {
         totals.dead += micros;
+    })?;
+    read(&of_state("discarded"), |totals, micros| {
+        totals.discarded += micros;
     })?;
     Ok(totals)
 }

@@ -46,4 +46,5 @@ CREATE INDEX records_due ON records (state, due_at);
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, record INTEGER NOT NULL, action TEXT NOT NULL, note TEXT NOT NULL) STRICT;
 CREATE TABLE links (source INTEGER NOT NULL, slot INTEGER, target INTEGER) STRICT;
+CREATE INDEX links_slot ON links (slot) WHERE target IS NULL;
 ";
