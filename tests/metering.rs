@@ -23,3 +23,5 @@ mod processes;
 mod proof;
 #[path = "metering/semantics.rs"]
 mod semantics;
+#[path = "metering/unsent.rs"]
+mod unsent;
