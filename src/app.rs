@@ -274,7 +274,7 @@ fn pod(config: &Config) -> impl Future<Output = String> + Send + use<> {
     async move {
         let task_arn = match identity.uid {
             Some(_) => None,
-            None => region::task_arn(metadata_uri.as_deref()).await,
+            None => region::task_arn(metadata_uri.as_deref()).await.unwrap_or_default(),
         };
         identity.resolve(task_arn.as_deref()).unwrap_or_default().to_owned()
     }

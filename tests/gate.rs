@@ -7,6 +7,8 @@
 
 #[path = "gate/commands.rs"]
 mod commands;
+#[path = "gate/credentials.rs"]
+mod credentials;
 #[path = "gate/doctor.rs"]
 mod doctor;
 #[path = "gate/faults.rs"]
