@@ -125,7 +125,13 @@ impl App {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
         });
-        let aws: Arc<dyn Metering> = Arc::new(Aws::new(aws_settings(&config.aws)));
+        let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
+        // In mode hourly AWS is asked once: nothing will need the credentials again.
+        if config.product.mode != Mode::Hourly {
+            let aws = Arc::clone(&aws);
+            parts.spawn("credentials", until(parts.stop(), async move { aws.keep_credentials().await }));
+        }
+        let aws: Arc<dyn Metering> = aws;
 
         let server =
             ProbeServer::new(Arc::clone(&subject), entitlement.clone(), Arc::clone(&metrics), clock.clone());

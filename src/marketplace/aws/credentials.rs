@@ -201,7 +201,7 @@ impl Loader {
     }
 
     /// Whether IMDS is there and does not serve: it took the connection (a hop limit of 1 drops the answer), or it has
-    /// served before. Where nothing takes the connection there is no instance, and no credentials are to be had from it.
+    /// served before. Where nothing takes the connection there is no instance.
     fn is_silence(&self, exchange: &Exchange) -> bool {
         match exchange.outcome {
             Outcome::Answered(status) => !(400..500).contains(&status) || status == 429 || status == 408,
