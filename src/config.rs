@@ -180,6 +180,8 @@ pub struct Product {
     pub dimensions: Option<Vec<String>>,
     /// The dimension whose report of 0 proves the entitlement; [`Mode::Metered`] only.
     pub entitlement_dimension: Option<String>,
+    /// Where the seller publishes the runbook; the code of a reason is appended to it.
+    pub docs_url: Option<String>,
     /// A seller's file exists.
     pub sealed: bool,
 }
@@ -195,6 +197,8 @@ pub struct Registration {
     pub on_denied: OnDenied,
     /// When an entitlement ends.
     pub on_lapse: OnLapse,
+    /// When AWS said that the buyer is not entitled.
+    pub after_denial: AfterDenial,
     /// The verified receipt is kept for a restart.
     pub kept_receipt: bool,
 }
@@ -214,6 +218,24 @@ pub enum OnLapse {
     /// The gate stays open; the state says `lapsed`.
     Keep,
     /// The gate closes after this long.
+    CloseAfter(Duration),
+}
+
+/// Whether this pod asks AWS again after it was told that the buyer is not entitled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterDenial {
+    /// Every five minutes.
+    AskAgain,
+    /// Only a new pod asks: AWS documents that a pod's first call alone reports a missing entitlement.
+    NewPod,
+}
+
+/// When usage stays unbilled because AWS refuses it or does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnsent {
+    /// The gate stays open.
+    Keep,
+    /// The gate closes when the oldest such record is older than this; at least two hours.
     CloseAfter(Duration),
 }
 
@@ -350,6 +372,18 @@ pub struct Usage {
     pub seal_on_shutdown: bool,
     /// How long a stop may take.
     pub shutdown_grace: Duration,
+    /// How long usage is still accepted after the process is asked to stop; at most an hour.
+    pub drain_quiet: Duration,
+    /// How long the command of `exec` may take to end before it is killed; at most an hour.
+    pub command_grace: Duration,
+    /// How long an event's `id` is remembered; two hours to 30 days.
+    pub idempotency_window: Duration,
+    /// Usage that AWS refuses or does not answer for; [`Mode::Metered`] only.
+    pub on_unsent: OnUnsent,
+    /// One rejected event rejects its whole request.
+    pub strict_usage: bool,
+    /// Records may be confirmed, discarded and redirected by the commands of `ledger`.
+    pub ledger_repair: bool,
     /// Above this size of the ledger usage is refused.
     pub ledger_bytes_max: u64,
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse, OnZeroHour,
+    AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
+    OnUnsent, OnZeroHour,
 };
 use crate::marketplace::Invalid;
 
@@ -127,6 +128,48 @@ pub(super) fn on_lapse(text: &str) -> Result<OnLapse, Problem> {
         return Err("is neither keep nor close-after:<duration>, such as close-after:6h".into());
     };
     duration(after).map(OnLapse::CloseAfter).map_err(|invalid| format!("has a part that {invalid}").into())
+}
+
+/// AWS advises not to fail closed before two hours of metering failures.
+const ON_UNSENT_MIN: Duration = Duration::from_secs(2 * 60 * 60);
+
+pub(super) fn on_unsent(text: &str) -> Result<OnUnsent, Problem> {
+    if text == "keep" {
+        return Ok(OnUnsent::Keep);
+    }
+    let Some(after) = text.strip_prefix("close-after:") else {
+        return Err("is neither keep nor close-after:<duration>, such as close-after:6h".into());
+    };
+    let after = duration(after).map_err(|invalid| format!("has a part that {invalid}"))?;
+    if after < ON_UNSENT_MIN {
+        return Err("closes in less than 2h; choose 2h or more, as AWS advises".into());
+    }
+    Ok(OnUnsent::CloseAfter(after))
+}
+
+pub(super) fn after_denial(text: &str) -> Result<AfterDenial, Problem> {
+    match text {
+        "ask-again" => Ok(AfterDenial::AskAgain),
+        "new-pod" => Ok(AfterDenial::NewPod),
+        _ => Err("is neither ask-again nor new-pod".into()),
+    }
+}
+
+/// Longest address of a runbook.
+const DOCS_URL_CHARS_MAX: usize = 1024;
+
+/// Unlike an endpoint it may hold a query or a fragment, to which a reason's code is appended.
+pub(super) fn docs_url(text: &str) -> Result<String, Problem> {
+    let web = text.starts_with("https://") || text.starts_with("http://");
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !web
+        || !printable
+        || text.len() > DOCS_URL_CHARS_MAX
+        || text.split_once("://").is_some_and(|(_, rest)| rest.is_empty())
+    {
+        return Err("is not a web address; write one such as https://docs.example.com/runbook#".into());
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn on_expired(text: &str) -> Result<OnExpired, Problem> {

@@ -40,7 +40,7 @@ fn read_config(reader: &mut Reader<'_>, role: Role) -> Option<Config> {
     let registration = registration(reader, mode, role);
     let grace = registration.as_ref().is_some_and(|part| !part.grace_period.is_zero());
     let state = state(reader, need_of_state(mode, grace), role);
-    let usage = usage(reader);
+    let usage = usage(reader, mode);
     let log = log(reader);
     let clock = reader.read(Setting::Clock, parse::clock);
     let identity = identity(reader);
@@ -66,6 +66,7 @@ fn product(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Option<Pr
     let allow_emulated = reader.read(Setting::AllowEmulated, parse::switch);
     let dimensions = reader.given_list(Setting::Dimensions, parse::dimensions);
     let entitlement_dimension = reader.given(Setting::EntitlementDimension, parse::dimension);
+    let docs_url = reader.given(Setting::DocsUrl, parse::docs_url);
     if role == Role::Exec && mode.is_some_and(|mode| mode != Mode::Hourly) {
         reader.fault(
             Setting::Mode,
@@ -86,6 +87,7 @@ fn product(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Option<Pr
         allow_emulated: allow_emulated?,
         dimensions: dimensions?,
         entitlement_dimension: entitlement_dimension?.filter(|_| mode == Some(Mode::Metered)),
+        docs_url: docs_url?,
         sealed: reader.resolution.sealed(),
     })
 }
@@ -128,9 +130,11 @@ fn registration(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Opti
     let grace_period = reader.read(Setting::GracePeriod, duration);
     let on_denied = reader.given(Setting::OnDenied, parse::on_denied);
     let on_lapse = reader.read(Setting::OnLapse, parse::on_lapse);
+    let after_denial = reader.read(Setting::AfterDenial, parse::after_denial);
     let kept_receipt = reader.read(Setting::KeptReceipt, parse::switch);
     if mode.is_some_and(|mode| mode != Mode::Metered) {
         reader.warn_unused(Setting::OnLapse, "it is for mode metered");
+        reader.warn_unused(Setting::OnUnsent, "it is for mode metered");
     }
     let on_denied_default = if role == Role::Exec { OnDenied::Exit } else { OnDenied::Hold };
     Some(Registration {
@@ -138,6 +142,7 @@ fn registration(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Opti
         grace_period: grace_period?,
         on_denied: on_denied?.unwrap_or(on_denied_default),
         on_lapse: on_lapse?,
+        after_denial: after_denial?,
         kept_receipt: kept_receipt?,
     })
 }
@@ -255,13 +260,34 @@ const SETTLE_MAX: Duration = Duration::from_secs(59 * 60);
 /// Kubernetes and ECS end a process long before this.
 const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(60 * 60);
 
-fn usage(reader: &mut Reader<'_>) -> Option<Usage> {
+/// Half of the window is how old an event may be: less would reject events of the hour that is open.
+const IDEMPOTENCY_WINDOW_MIN: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Each remembered `id` takes space in the ledger.
+const IDEMPOTENCY_WINDOW_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+fn idempotency_window(text: &str) -> Result<Duration, parse::Problem> {
+    let window = parse::duration_at_most(text, IDEMPOTENCY_WINDOW_MAX, "30d")?;
+    if window < IDEMPOTENCY_WINDOW_MIN { Err("is shorter than 2h; choose more".into()) } else { Ok(window) }
+}
+
+fn usage(reader: &mut Reader<'_>, mode: Option<Mode>) -> Option<Usage> {
     let settle = reader.read(Setting::Settle, |text| parse::duration_at_most(text, SETTLE_MAX, "59m"));
     let on_expired = reader.read(Setting::OnExpired, parse::on_expired);
     let on_zero_hour = reader.read(Setting::OnZeroHour, parse::on_zero_hour);
     let seal_on_shutdown = reader.read(Setting::SealOnShutdown, parse::switch);
     let shutdown_grace =
         reader.read(Setting::ShutdownGrace, |text| parse::duration_at_most(text, SHUTDOWN_GRACE_MAX, "1h"));
+    let drain_quiet =
+        reader.read(Setting::DrainQuiet, |text| parse::duration_at_most(text, SHUTDOWN_GRACE_MAX, "1h"));
+    let command_grace =
+        reader.read(Setting::CommandGrace, |text| parse::duration_at_most(text, SHUTDOWN_GRACE_MAX, "1h"));
+    let idempotency_window = reader.read(Setting::IdempotencyWindow, idempotency_window);
+    let on_unsent = reader.read(Setting::OnUnsent, parse::on_unsent);
+    let strict_usage = reader.read(Setting::StrictUsage, parse::switch);
+    let ledger_repair = reader.given(Setting::LedgerRepair, parse::switch);
+    // Who may write records off must not be who pays for them.
+    let ledger_repair_default = mode == Some(Mode::Saas) || !reader.resolution.sealed();
     let ledger_bytes_max = reader.read(Setting::LedgerBytesMax, parse::size);
     Some(Usage {
         settle: settle?,
@@ -269,6 +295,12 @@ fn usage(reader: &mut Reader<'_>) -> Option<Usage> {
         on_zero_hour: on_zero_hour?,
         seal_on_shutdown: seal_on_shutdown?,
         shutdown_grace: shutdown_grace?,
+        drain_quiet: drain_quiet?,
+        command_grace: command_grace?,
+        idempotency_window: idempotency_window?,
+        on_unsent: on_unsent?,
+        strict_usage: strict_usage?,
+        ledger_repair: ledger_repair?.unwrap_or(ledger_repair_default),
         ledger_bytes_max: ledger_bytes_max?,
     })
 }

@@ -155,6 +155,14 @@ settings! {
     "In mode `metered`, when the entitlement ends: `keep` the gate open, or `close-after:<duration>`." {
         value_name: "POLICY", default: Some("keep"), default_shown: "keep",
     }
+    OnUnsent = "on_unsent",
+    "In mode `metered`, when usage stays unbilled because AWS refuses it or does not answer: `keep` the gate open, or `close-after:<duration>`, at least 2h." {
+        value_name: "POLICY", default: Some("keep"), default_shown: "keep", sealed: true,
+    }
+    AfterDenial = "after_denial",
+    "After AWS said that the buyer is not entitled: `ask-again` every five minutes, or wait for a `new-pod`." {
+        value_name: "POLICY", default: Some("ask-again"), default_shown: "ask-again", sealed: true,
+    }
     KeptReceipt = "kept_receipt",
     "Keep the verified receipt in `state_dir`, for a restart while AWS cannot be reached." {
         value_name: "ON|OFF", default: Some("on"), default_shown: "on", form: Form::Switch,
@@ -183,6 +191,27 @@ settings! {
     "Seal and send the open hour when the process is asked to stop." {
         value_name: "TRUE|FALSE", default: Some("true"), default_shown: "true", form: Form::Switch,
     }
+    IdempotencyWindow = "idempotency_window",
+    "How long the `id` of an event is remembered; an event older than 24 hours, or than half of this, is rejected." {
+        value_name: "DURATION", default: Some("48h"), default_shown: "48h", sealed: true,
+    }
+    StrictUsage = "strict_usage",
+    "Reject a whole usage request with 422, and count nothing of it, when one of its events is rejected." {
+        value_name: "TRUE|FALSE", default: Some("false"), default_shown: "false", form: Form::Switch, sealed: true,
+    }
+    LedgerRepair = "ledger_repair",
+    "Allow `ledger confirm`, `ledger discard` and `ledger replay --to-dimension`." {
+        value_name: "TRUE|FALSE", default_shown: "true in mode saas and where there is no seller's file, else false",
+        form: Form::Switch, sealed: true,
+    }
+    DrainQuiet = "drain_quiet",
+    "How long usage is still accepted after the process is asked to stop." {
+        value_name: "DURATION", default: Some("2s"), default_shown: "2s",
+    }
+    CommandGrace = "command_grace",
+    "How long the command of `exec` may take to end after the process is asked to stop; then it is killed." {
+        value_name: "DURATION", default: Some("20s"), default_shown: "20s",
+    }
     ShutdownGrace = "shutdown_grace",
     "How long a stop may take before the rest stays on disk." {
         value_name: "DURATION", default: Some("20s"), default_shown: "20s",
@@ -198,6 +227,10 @@ settings! {
     LedgerBytesMax = "ledger_bytes_max",
     "How large the usage ledger may grow before usage is answered with 503." {
         value_name: "SIZE", default: Some("1GiB"), default_shown: "1GiB",
+    }
+    DocsUrl = "docs_url",
+    "Where the seller publishes the runbook; the code of a reason is appended to it." {
+        value_name: "URL", sealed: true,
     }
     LogFormat = "log_format",
     "`json` or `text`." {
@@ -323,6 +356,12 @@ mod tests {
                 "public_key_version",
                 "endpoint_url",
                 "grace_period",
+                "on_unsent",
+                "after_denial",
+                "idempotency_window",
+                "strict_usage",
+                "ledger_repair",
+                "docs_url",
                 "allow_emulated",
                 "clock"
             ]

@@ -126,6 +126,7 @@ fn the_defaults_are_those_of_the_table() {
             grace_period: Duration::ZERO,
             on_denied: OnDenied::Hold,
             on_lapse: OnLapse::Keep,
+            after_denial: AfterDenial::AskAgain,
             kept_receipt: true,
         }
     );
@@ -141,6 +142,12 @@ fn the_defaults_are_those_of_the_table() {
             on_zero_hour: OnZeroHour::Skip,
             seal_on_shutdown: true,
             shutdown_grace: Duration::from_secs(20),
+            drain_quiet: Duration::from_secs(2),
+            command_grace: Duration::from_secs(20),
+            idempotency_window: Duration::from_secs(48 * 3600),
+            on_unsent: OnUnsent::Keep,
+            strict_usage: false,
+            ledger_repair: true,
             ledger_bytes_max: 1 << 30,
         }
     );
