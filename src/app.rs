@@ -12,7 +12,7 @@ use crate::api::attestation::{self, Attestation};
 use crate::api::door::Door;
 use crate::api::{self, AppServer};
 use crate::clock::{self, WallClock};
-use crate::config::{self, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
+use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::http::{self, Address, Listener};
@@ -21,9 +21,9 @@ use crate::marketplace::aws::{Aws, Settings};
 use crate::marketplace::{Metering, region};
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
+use crate::registration::dimensions::Trial;
 use crate::registration::machine::Policy;
 use crate::registration::memory::Store;
-use crate::registration::permission::ANY_DIMENSION;
 use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Parts, Signals, until};
 
@@ -160,6 +160,22 @@ impl App {
             parts.spawn("app server", http::serve(listener, app_limits, server, parts.stop()));
         }
 
+        if config.product.mode == Mode::Metered {
+            let trial = Trial {
+                metering: Arc::clone(&aws),
+                product_code: config.product.product_code.clone(),
+                clock: clock.clone(),
+                metrics: Arc::clone(&metrics),
+            };
+            let dimensions = config.product.dimensions.clone().unwrap_or_default();
+            let tried = trial.run(dimensions, entitlement.clone());
+            let rest = async {
+                tried.await;
+                std::future::pending().await
+            };
+            parts.spawn("dimensions", until(parts.stop(), rest));
+        }
+
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
         let pod = pod(&config);
         let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
@@ -294,10 +310,7 @@ fn registration_config(config: Config) -> registration::Config {
             Asking::Signature { keys: product.keys, keep_receipt: registration.kept_receipt }
         }
         (Mode::Metered, Some(dimension)) => Asking::ZeroReport(dimension),
-        (Mode::Metered, None) => {
-            let first = product.dimensions.into_iter().flatten().next();
-            Asking::Permission(first.unwrap_or_else(|| ANY_DIMENSION.to_owned()))
-        }
+        (Mode::Metered, None) => Asking::Permission(product.dimensions.into_iter().flatten().collect()),
         (Mode::Saas, _) => Asking::Seller,
     };
     registration::Config {
@@ -312,6 +325,7 @@ fn registration_config(config: Config) -> registration::Config {
                 OnLapse::Keep => None,
                 OnLapse::CloseAfter(after) => Some(after),
             },
+            ask_after_denial: registration.after_denial == AfterDenial::AskAgain,
         },
         product_code: product.product_code,
         asking,

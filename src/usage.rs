@@ -10,3 +10,4 @@ pub mod ledger;
 pub mod policy;
 pub mod seal;
 pub mod sender;
+pub mod unsent;

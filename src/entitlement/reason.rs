@@ -231,6 +231,12 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "Remove the endpoint override, so that AWS itself is asked.",
     ),
     (
+        "UsageUnreported",
+        "AWS has not accepted this pod's usage for longer than the seller allows.",
+        "Run `tollgate ledger list`: it names AWS's answer to each record. Restore the way to AWS, or replay the dead \
+         letters; the gate opens when AWS has accepted them.",
+    ),
+    (
         "NoEntropy",
         "The node gives no random numbers, so no fresh nonce can be made.",
         "Check the node: getrandom must work. It is asked again.",
@@ -263,6 +269,22 @@ pub fn unverified(code: &'static str) -> Reason {
         docs: runbook(code),
     }
 }
+
+/// AWS called the pod not entitled, and the seller wants no second question of it (`after_denial = "new-pod"`).
+#[must_use]
+pub fn denied_until_a_new_pod() -> Reason {
+    let denied = Reason::of(FaultCode::known(exceptions::NOT_ENTITLED), FaultClass::Denied);
+    Reason { remedy: NEW_POD.into(), ..denied }
+}
+
+/// AWS has not accepted the pod's usage for longer than `on_unsent` allows.
+#[must_use]
+pub fn unreported() -> Reason {
+    Reason::of(FaultCode::known("UsageUnreported"), FaultClass::Denied)
+}
+
+const NEW_POD: &str = "Subscribe to the product in AWS Marketplace with the account that runs this pod, then replace the pod: \
+                       this one does not ask again.";
 
 /// The codes of table and catalogue, for the test that each has its section in the runbook.
 pub fn codes() -> impl Iterator<Item = &'static str> {

@@ -128,6 +128,8 @@ pub const SERVICE_UNAVAILABLE: &str = "ServiceUnavailable";
 pub const REQUEST_TIME_TOO_SKEWED: &str = "RequestTimeTooSkewed";
 /// The session token, or a registration token, has expired.
 pub const EXPIRED_TOKEN: &str = "ExpiredToken";
+/// The product has no such dimension.
+pub const UNKNOWN_DIMENSION: &str = "InvalidUsageDimensionException";
 /// STS is not enabled in the region for the account.
 pub const REGION_DISABLED: &str = "RegionDisabledException";
 /// The call is none of the service's.
@@ -268,7 +270,7 @@ const METERING: &[Exception] = &[
         ),
     ),
     row(
-        "InvalidUsageDimensionException",
+        UNKNOWN_DIMENSION,
         Kind::Record(Verdict::Never),
         (
             "AWS does not know the usage dimension for this product.",

@@ -130,6 +130,7 @@ fn config(grace_period: Duration) -> Config {
             stated_version: None,
             renewed_hourly: false,
             close_lapsed_after: None,
+            ask_after_denial: true,
         },
         asking: Asking::Signature { keys, keep_receipt: true },
         allow_emulated: false,
@@ -231,7 +232,8 @@ fn asking(asking: Asking) -> Config {
 async fn permission_is_asked_for_by_a_dry_run_and_a_lapse_is_heard() {
     let service = Service::new([Act::Fail(FaultClass::Access, "AccessDeniedException")]);
     let (tell, hear) = word::channel();
-    let (mut watch, _) = start_with(&service, asking(Asking::Permission("requests".into())), None, hear);
+    let (mut watch, _) =
+        start_with(&service, asking(Asking::Permission(vec!["requests".into()])), None, hear);
     until(&mut watch, State::Misconfigured).await;
     until(&mut watch, State::Entitled).await;
     let fact = Arc::clone(&watch.borrow());

@@ -29,6 +29,7 @@ fn policy() -> Policy {
         stated_version: None,
         renewed_hourly: false,
         close_lapsed_after: None,
+        ask_after_denial: true,
     }
 }
 

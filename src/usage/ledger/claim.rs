@@ -107,6 +107,7 @@ const KEEP_ASKING_IN_DOUBT: &str = "UPDATE records SET in_doubt = 1, updated_at 
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 const BILLED: &str =
     "UPDATE records SET state = 'accepted', in_doubt = 0, attempting = 0, updated_at = ?2, code = NULL,
+        overdue_hour = NULL, overdue_from = NULL,
         metering_record_id = coalesce(?3, metering_record_id)
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 

@@ -1,6 +1,7 @@
 //! The ledger against its own promises: repeats, late events, closed hours, restarts, other processes, damage; and
 //! against a model of a few lines that holds everything in memory.
 
+mod ageing;
 mod clock;
 mod damage;
 mod versions;
