@@ -302,6 +302,46 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (Case::hourly().flag(Setting::Clock, "sundial"), "clock = \"sundial\" (flag --clock): is not a URL"),
         (Case::hourly().env("TOLLGATE_POD_UID", "a b"), "TOLLGATE_POD_UID: is not a pod's UID; "),
+        (
+            Case::hourly().env("AWS_REGION", "us-esat-1"),
+            "region = \"us-esat-1\" (environment AWS_REGION): is not the name of an AWS region",
+        ),
+        (
+            Case::hourly().flag(Setting::LogFilter, "inof"),
+            "log_filter = \"inof\" (flag --log-filter): is not a log filter; write off, error, warn, info, debug or trace",
+        ),
+        (
+            Case::hourly().flag(Setting::Settle, "'2m'"),
+            "settle = \"'2m'\" (flag --settle): holds quotes; write the value without them",
+        ),
+        (
+            Case::metered().env("TOLLGATE_DIMENSIONS", "requests,\"gigabytes\""),
+            "dimensions = \"requests,\\\"gigabytes\\\"\" (environment TOLLGATE_DIMENSIONS): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("HTTPS_PROXY", "'http://u:hunter2@proxy'"),
+            "HTTPS_PROXY (environment HTTPS_PROXY): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("http_proxy", "http://proxy:port"),
+            "http_proxy (environment http_proxy): is not the address of a proxy; ",
+        ),
+        (
+            Case::hourly().env("NO_PROXY", "\"169.254.170.23\""),
+            "NO_PROXY (environment NO_PROXY): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("HTTPS_PROXY", "http://proxy:1").env("REQUEST_METHOD", "GET"),
+            "REQUEST_METHOD: makes the HTTP client ignore every proxy variable; ",
+        ),
+        (
+            Case::hourly().env("AWS_SESSION_TOKEN", "hunter2\nhunter2"),
+            "AWS_SESSION_TOKEN (environment AWS_SESSION_TOKEN): holds white space; ",
+        ),
+        (
+            Case::hourly().env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app\n"),
+            "AWS_ROLE_ARN (environment AWS_ROLE_ARN): has white space at an end; ",
+        ),
     ];
     for (case, expected) in cases {
         let faults = case.faults();
@@ -313,6 +353,34 @@ fn bad_input_gets_one_line_with_a_remedy() {
     assert!(
         faults.contains("product_code: is required; set TOLLGATE_PRODUCT_CODE")
             && faults.contains("public_keys")
+    );
+}
+
+#[test]
+fn white_space_around_a_value_is_no_part_of_it() {
+    let case = Case::hourly()
+        .disk("/token", " 0123456789abcdef\r\n")
+        .flag(Setting::AppTokenFile, "/token\n")
+        .env("TOLLGATE_PRODUCT_CODE", " demo\n")
+        .env("TOLLGATE_PUBLIC_KEYS", "/keys ")
+        .env("AWS_REGION", "us-east-1\n")
+        .env("HTTPS_PROXY", "http://proxy:3128\n")
+        .disk(FILE, "settle = ' 3m'");
+    let config = case.valid();
+    assert_eq!(config.product.product_code.as_str(), "demo");
+    assert_eq!(config.app.token.unwrap().expose(), "0123456789abcdef");
+    assert_eq!(config.aws.region.unwrap().as_str(), "us-east-1");
+    assert_eq!(config.aws.proxies.https.unwrap().expose(), "http://proxy:3128");
+    assert_eq!(config.usage.settle, Duration::from_secs(180));
+}
+
+#[test]
+fn half_a_key_is_told() {
+    let warnings = Case::hourly().env("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE").warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].starts_with("AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY"),
+        "{warnings:?}"
     );
 }
 
@@ -761,6 +829,24 @@ fn the_documentation_lists_every_setting_with_its_default() {
     {
         assert!(page.contains(&format!("`{variable}`")), "docs/CONFIGURATION.md must explain {variable}");
     }
+}
+
+/// Whoever adds a setting says there who may set it, and what a wrong value does to the bill.
+#[test]
+fn the_threats_page_judges_every_setting() {
+    let page = include_str!("../../docs/THREATS.md");
+    let table = page.split("<!-- settings -->\n").nth(1).unwrap_or_default();
+    let table = table.split("<!-- end of settings -->").next().unwrap_or_default();
+    let judged: Vec<String> =
+        table.lines().skip(2).filter_map(|row| Some(row.rsplit_once(" | ")?.0.to_owned())).collect();
+    let expected: Vec<String> = Setting::ALL
+        .iter()
+        .map(|setting| {
+            let owner = if setting.spec().owner == Owner::Operator { "operator" } else { "seller" };
+            format!("| `{}` | {owner}", setting.spec().name)
+        })
+        .collect();
+    assert_eq!(judged, expected);
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
