@@ -289,6 +289,8 @@ pub struct Proxies {
 pub struct Probe {
     /// Always TCP. `[::]` serves IPv4 too, and becomes `0.0.0.0` where the machine has no IPv6.
     pub addr: ListenAddr,
+    /// `TOLLGATE_POD_UID`: the pod whose gate this is, where the platform says so.
+    pub pod_uid: Option<String>,
 }
 
 /// The application's server.

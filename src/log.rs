@@ -4,6 +4,8 @@
 //! nonces and keys are never logged, whatever the filter says: libraries write whole requests and answers at `trace`,
 //! so their lines end at `debug`. What AWS says about accounts and roles appears at `debug` only.
 
+pub mod limited;
+
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;

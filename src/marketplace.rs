@@ -9,6 +9,7 @@
 pub mod allocation;
 pub mod aws;
 pub mod ca_bundle;
+pub mod exceptions;
 pub mod fault;
 pub mod hour;
 pub mod operation;

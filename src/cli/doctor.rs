@@ -160,7 +160,7 @@ fn at_fault(check: &'static str, fault: &Fault) -> Finding {
 
 /// The running sidecar, if there is one: the last word on the gate is its own.
 async fn sidecar(config: &Config) -> Finding {
-    match probe::ready(&crate::app::address(&config.probe.addr)).await {
+    match probe::Gate::of(&config.probe).ready().await {
         Ok(()) => Finding::ok("sidecar", "the gate is open"),
         Err(line) => {
             Finding::warning("sidecar", line, "Only the sidecar's own registration shows what AWS says.")

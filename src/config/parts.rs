@@ -169,7 +169,8 @@ fn registration(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Opti
 /// The probe server's part; also all that `probe` and `await` read.
 pub(super) fn probe(reader: &mut Reader<'_>) -> Option<Probe> {
     let addr = reader.read(Setting::ProbeAddr, parse::tcp_addr)?;
-    Some(Probe { addr: ListenAddr::Tcp(addr) })
+    let pod_uid = filled(reader.env, POD_UID_VARIABLE);
+    Some(Probe { addr: ListenAddr::Tcp(addr), pod_uid })
 }
 
 fn app(reader: &mut Reader<'_>) -> Option<App> {

@@ -44,6 +44,9 @@ pub struct Record {
     first_failed_at: Option<String>,
     /// AWS refused this pod or a token was bad, and no attempt has succeeded since.
     pub refused: bool,
+    /// AWS called this pod not entitled, and no attempt has succeeded since.
+    #[serde(default)]
+    pub denied: bool,
     /// The latest receipt.
     pub receipt: Option<KeptReceipt>,
 }
@@ -111,6 +114,7 @@ impl Record {
             pod: pod.to_owned(),
             first_failed_at: None,
             refused: false,
+            denied: false,
             receipt: receipt.map(|receipt| KeptReceipt::of(receipt, now)),
         };
     }

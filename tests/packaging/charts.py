@@ -235,7 +235,9 @@ class Charts(unittest.TestCase):
             return {entry["name"] for entry in pod_spec(self.workload({"tollgate": values}))["initContainers"][-1]["env"]}
 
         self.assertEqual(names({}), {"TOLLGATE_POD_UID", "TOLLGATE_STATE_DIR"})
-        self.assertEqual(names({"state": {"type": "emptyDir"}, "mode": "metered"}), {"TOLLGATE_POD_UID"})
+        self.assertEqual(names({"state": {"type": "emptyDir"}, "mode": "metered"}), {"TOLLGATE_POD_UID", "TOLLGATE_DRAIN_QUIET"})
+        own = {"state": {"type": "emptyDir"}, "settings": {"drain_quiet": "1s"}}
+        self.assertEqual(names(own), {"TOLLGATE_POD_UID", "TOLLGATE_DRAIN_QUIET"})
         changed = names({"ports": {"probe": 20000, "app": 20001}, "shutdownGrace": "1m", "productCode": "x", "region": "eu-west-1"})
         self.assertEqual(changed - names({}), {
             "TOLLGATE_PROBE_ADDR", "TOLLGATE_APP_ADDR", "TOLLGATE_SHUTDOWN_GRACE", "TOLLGATE_PRODUCT_CODE", "TOLLGATE_MODE", "AWS_REGION",
