@@ -13,7 +13,7 @@ use crate::marketplace::{
     Metering, Quantity, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, TagSet,
 };
 use crate::usage::event::{Customer, Event};
-use crate::usage::ledger::{self, Ledger, Record, Replayed};
+use crate::usage::ledger::{self, Record, Replayed};
 use crate::usage::policy::{Policy, Window};
 use crate::usage::sender::{Outlet, Sender, Settings};
 
@@ -246,7 +246,8 @@ async fn usage_that_missed_its_window_keeps_its_age() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_or_held_gains_nothing() {
-    let hold: [(&str, fn(&WallClock)); 3] = [
+    type Hold = fn(&WallClock);
+    let holds: [(&str, Hold); 3] = [
         ("stopped", stopped),
         // Back by an hour whenever the hour is nearly over: no hour ever closes.
         ("sawtooth", |clock| {
@@ -254,7 +255,7 @@ async fn a_clock_that_is_set_back_or_held_gains_nothing() {
         }),
         ("far behind", |clock| clock.follow(START.minus(6 * HOUR))),
     ];
-    for (name, clock) in hold {
+    for (name, clock) in holds {
         let bench = Bench::new(Some(CLOSE_AFTER)).await;
         bench.report().await;
         bench.pass(HOUR + CLOSE_AFTER, clock).await;
