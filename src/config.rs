@@ -8,6 +8,7 @@
 //!
 //! It must not know what the parts do with their pieces.
 
+mod credentials;
 mod disk;
 mod document;
 mod endpoint;
@@ -17,6 +18,7 @@ mod flags;
 mod keys;
 mod parse;
 mod parts;
+mod proxy;
 mod reader;
 mod report;
 mod resolve;
@@ -24,6 +26,7 @@ mod sdk;
 pub mod setting;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -34,7 +37,7 @@ use serde::Serialize;
 
 pub use self::disk::{DEFAULT_FILE, Disk, Installation, MemoryDisk, SELLER_FILE, SystemDisk};
 pub use self::endpoint::EndpointUrl;
-pub use self::env::{Environment, MapEnvironment, ProcessEnvironment};
+pub use self::env::{Environment, MapEnvironment, ProcessEnvironment, restart_if_untidy};
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::flags::Flags;
 pub use self::parse::{DURATION_MAX, duration};
@@ -286,6 +289,8 @@ pub struct Proxies {
 pub struct Probe {
     /// Always TCP. `[::]` serves IPv4 too, and becomes `0.0.0.0` where the machine has no IPv6.
     pub addr: ListenAddr,
+    /// `TOLLGATE_POD_UID`: the pod whose gate this is, where the platform says so.
+    pub pod_uid: Option<String>,
 }
 
 /// The application's server.

@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::entitlement::reason::{self, Reason};
 use crate::entitlement::{Entitlement, Rejected, Standing, State};
 use crate::exit::Exit;
-use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion};
+use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
 
 /// What the seller chose.
 #[derive(Debug, Clone)]
@@ -389,7 +389,7 @@ impl<P> Machine<P> {
     }
 
     fn on_rejected(&mut self, now: Now, reason: Reason) -> Next {
-        let key_version = reason.code.as_str() == "InvalidPublicKeyVersionException";
+        let key_version = reason.code.as_str() == exceptions::INVALID_PUBLIC_KEY_VERSION;
         self.verdict = Verdict::Rejected(reason);
         if key_version && self.policy.stated_version.is_none() {
             let highest = self.policy.versions.last().copied();

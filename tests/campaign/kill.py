@@ -197,6 +197,7 @@ class Sidecar:
         environment = {
             "TOLLGATE_MODE": mode,
             "TOLLGATE_PRODUCT_CODE": f"demo{mode}",
+            "TOLLGATE_DIMENSIONS": ",".join(DIMENSIONS),
             "TOLLGATE_ENDPOINT_URL": emulator.endpoint,
             "TOLLGATE_CLOCK": emulator.facts["clock"],
             "TOLLGATE_PROBE_ADDR": "127.0.0.1:0",

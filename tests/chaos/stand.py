@@ -60,7 +60,7 @@ class Sidecar:
             "AWS_ACCESS_KEY_ID": "chaos",
             "AWS_SECRET_ACCESS_KEY": "any",
             **({"TOLLGATE_PUBLIC_KEYS": emulator.facts["public_keys"]} if mode == "hourly" else {}),
-            **({"TOLLGATE_CLOCK": emulator.facts["clock"]} if mode == "metered" else {}),
+            **({"TOLLGATE_CLOCK": emulator.facts["clock"], "TOLLGATE_DIMENSIONS": "requests"} if mode == "metered" else {}),
             **settings,
         }
 

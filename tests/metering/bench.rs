@@ -43,6 +43,7 @@ impl Bench {
         command
             .env("TOLLGATE_MODE", self.mode)
             .env("TOLLGATE_PRODUCT_CODE", format!("demo{}", self.mode))
+            .env("TOLLGATE_DIMENSIONS", "requests,gigabytes")
             .env_remove("TOLLGATE_PUBLIC_KEYS")
             .env("TOLLGATE_STATE_DIR", self.state.path())
             .env("TOLLGATE_CLOCK", format!("{}/_emulator/clock", self.emulator.endpoint()));
