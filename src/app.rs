@@ -184,7 +184,7 @@ impl App {
             let tried = trial.run(dimensions, entitlement.clone());
             let rest = async {
                 tried.await;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             parts.spawn("dimensions", until(parts.stop(), rest));
         }

@@ -40,7 +40,7 @@ fn a_network_that_is_cut_after_the_gate_opened_shuts_it_until_the_usage_is_bille
     running.sidecar.read_until(|line| line["code"] == "Connection");
     assert_eq!(running.sidecar.document()["gate"], "open", "two hours are not over");
     running.pass(&bench, "1h");
-    running.sidecar.read_until(|line| is_alarm(line));
+    running.sidecar.read_until(is_alarm);
     assert_eq!(running.sidecar.document()["gate"], "open", "an alarm at half of it");
     running.pass(&bench, AN_HOUR_AND_ALL);
     is_unreported(&mut running);

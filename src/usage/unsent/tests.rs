@@ -14,7 +14,7 @@ use crate::marketplace::{
 };
 use crate::usage::event::{Customer, Event};
 use crate::usage::ledger::repair::{Repair, Repaired};
-use crate::usage::ledger::{self, Ledger, Record};
+use crate::usage::ledger::{self, Record};
 use crate::usage::policy::{Policy, Window};
 use crate::usage::sender::{Outlet, Sender, Settings};
 
@@ -247,7 +247,8 @@ async fn usage_that_missed_its_window_keeps_its_age() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_or_held_gains_nothing() {
-    let hold: [(&str, fn(&WallClock)); 3] = [
+    type Hold = fn(&WallClock);
+    let holds: [(&str, Hold); 3] = [
         ("stopped", stopped),
         // Back by an hour whenever the hour is nearly over: no hour ever closes.
         ("sawtooth", |clock| {
@@ -255,7 +256,7 @@ async fn a_clock_that_is_set_back_or_held_gains_nothing() {
         }),
         ("far behind", |clock| clock.follow(START.minus(6 * HOUR))),
     ];
-    for (name, clock) in hold {
+    for (name, clock) in holds {
         let bench = Bench::new(Some(CLOSE_AFTER)).await;
         bench.report().await;
         bench.pass(HOUR + CLOSE_AFTER, clock).await;
