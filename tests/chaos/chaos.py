@@ -24,14 +24,11 @@ if os.environ.get("CHAOS_INSIDE") != "1":
     os.execvp("unshare", ["unshare", "--net", "--mount", sys.executable, *sys.argv])
 
 from faults import NameServer, Proxy, tls
-from stand import Application, Emulator, Kubelet, Sidecar, exchange, wait
+from stand import MEBIBYTE, MEMORY_MAX, Application, Cgroup, Emulator, Kubelet, Sidecar, exchange, wait
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.path.abspath(sys.argv[1])
 TLS = os.path.join(HERE, "../fixtures/tls")
-MEBIBYTE = 1 << 20
-# What deploy/ and helm/ give the container, and what the security review promises.
-MEMORY_MAX = 32 * MEBIBYTE
 
 ROWS = []
 
@@ -349,25 +346,6 @@ def descriptors(stand):
         for one in held:
             one.close()
     return f"{most} descriptors in use; {result}; {kubelet}"
-
-
-class Cgroup:
-    """32 MiB and no more, by whichever cgroup interface the kernel offers."""
-
-    def __init__(self, bytes_max):
-        two = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
-        self.path = f"/sys/fs/cgroup/{'' if two else 'memory/'}tollgate-chaos-{os.getpid()}"
-        os.mkdir(self.path)
-        with open(os.path.join(self.path, "memory.max" if two else "memory.limit_in_bytes"), "w") as limit:
-            limit.write(str(bytes_max))
-        self.peak = os.path.join(self.path, "memory.peak" if two else "memory.max_usage_in_bytes")
-
-    def most(self):
-        with open(self.peak) as peak:
-            return int(peak.read())
-
-    def close(self):
-        os.rmdir(self.path)
 
 
 @row("32 MiB of memory, 100 requests of 1,000 events at once, 300 bodies that never end", "nobody kills it; the bill is exact")

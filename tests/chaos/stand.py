@@ -9,6 +9,7 @@ import resource
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from decimal import Decimal
@@ -24,6 +25,9 @@ DUE_AFTER = 13
 PAUSE_MAX = 40
 # States of a record that AWS has not answered for good.
 UNSENT = ("sealed", "in_doubt", "claimed")
+MEBIBYTE = 1 << 20
+# What deploy/ and helm/ give the container, and what the security review promises.
+MEMORY_MAX = 32 * MEBIBYTE
 
 
 def wait(what, condition, patience=PATIENCE):
@@ -67,7 +71,7 @@ class Sidecar:
             "AWS_ACCESS_KEY_ID": "chaos",
             "AWS_SECRET_ACCESS_KEY": "any",
             **({"TOLLGATE_PUBLIC_KEYS": emulator.facts["public_keys"]} if mode == "hourly" else {}),
-            **({"TOLLGATE_CLOCK": emulator.facts["clock"], "TOLLGATE_DIMENSIONS": "requests"} if mode == "metered" else {}),
+            **({"TOLLGATE_CLOCK": emulator.facts["clock"], "TOLLGATE_DIMENSIONS": "requests"} if mode != "hourly" else {}),
             **settings,
         }
 
@@ -150,6 +154,24 @@ class Sidecar:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+
+
+class Cgroup:
+    """32 MiB and no more, by whichever cgroup interface the kernel offers."""
+
+    def __init__(self, bytes_max):
+        two = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+        self.path = tempfile.mkdtemp(prefix="tollgate-", dir=f"/sys/fs/cgroup/{'' if two else 'memory'}")
+        with open(os.path.join(self.path, "memory.max" if two else "memory.limit_in_bytes"), "w") as limit:
+            limit.write(str(bytes_max))
+        self.peak = os.path.join(self.path, "memory.peak" if two else "memory.max_usage_in_bytes")
+
+    def most(self):
+        with open(self.peak) as peak:
+            return int(peak.read())
+
+    def close(self):
+        os.rmdir(self.path)
 
 
 class Kubelet:
