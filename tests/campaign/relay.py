@@ -7,6 +7,7 @@ import http.client
 import json
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # The usage that never gets through: a dimension, and in mode saas the customer who alone uses it.
@@ -50,8 +51,8 @@ class Relay:
     def __init__(self, upstream, fault=lambda call: None, delay=0.0):
         self.fault, self.delay = fault, delay
         self.address = upstream.removeprefix("http://")
-        # What was asked: the seconds at which each report of usage came in, of those that were passed on and of all others.
-        self.passed, self.spoilt = [], []
+        # The seconds at which reports of usage came in, of those that were passed on and of all others; what was answered to the first.
+        self.passed, self.spoilt, self.statuses = [], [], Counter()
         self.server = Server(("127.0.0.1", 0), Handler)
         self.server.relay, self.server.ended = self, threading.Event()
         self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -106,6 +107,8 @@ class Handler(BaseHTTPRequestHandler):
         self.upstream.request(self.command, self.path, body, {"host": self.headers["host"], **headers})
         answer = self.upstream.getresponse()
         kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP]
+        if reports and not call.get("DryRun"):
+            relay.statuses[answer.status] += 1
         self.answer(answer.status, answer.read(), headers=kept)
 
     def answer(self, status, body, kind="application/x-amz-json-1.1", headers=None):
