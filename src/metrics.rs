@@ -3,6 +3,7 @@
 //! Whoever measures holds the handles of this struct; nobody decides by them. Labels have closed or bounded sets.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -34,6 +35,11 @@ struct UsageEvent {
 struct UsageRecord {
     dimension: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DimensionLabel {
+    dimension: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,14 +86,21 @@ pub struct Metrics {
     verification_failures: Family<ReasonLabel, Counter>,
     clock_skew: Gauge<f64, AtomicU64>,
     usage_events: Family<UsageEvent, Counter>,
+    usage_rejected: Family<ReasonLabel, Counter>,
+    usage_refused: Family<ReasonLabel, Counter>,
     usage_records: Family<UsageRecord, Counter>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
     unsent: Gauge,
     oldest_unsent: Gauge,
     oldest_unsent_deadline: Gauge,
     dead_letters: Gauge,
+    usage_overdue: Gauge,
+    usage_overdue_alarm: Gauge,
+    unknown_dimensions: Family<DimensionLabel, Gauge>,
     ledger_bytes: Gauge,
     commit_duration: Histogram,
+    commit_failures: Counter,
+    ledger_bytes_max: Gauge,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -152,6 +165,18 @@ impl Metrics {
             "Events of the application by status",
             usage_events.clone(),
         );
+        let usage_rejected = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_usage_events_rejected",
+            "Events that were rejected, by the member that is wrong",
+            usage_rejected.clone(),
+        );
+        let usage_refused = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_usage_requests_refused",
+            "Requests with usage of which nothing was taken, by reason",
+            usage_refused.clone(),
+        );
         let usage_records = Family::<UsageRecord, Counter>::default();
         registry.register(
             "tollgate_usage_records",
@@ -160,20 +185,46 @@ impl Metrics {
         );
         let [unsent, oldest_unsent, oldest_unsent_deadline, dead_letters, ledger_bytes] =
             ledger_gauges(&mut registry);
+        let usage_overdue = Gauge::default();
+        registry.register(
+            "tollgate_usage_overdue_seconds",
+            "How long the oldest usage that AWS has not accepted has waited since the end of its hour; 0 while there is none",
+            usage_overdue.clone(),
+        );
+        let usage_overdue_alarm = Gauge::default();
+        registry.register(
+            "tollgate_usage_overdue_alarm_seconds",
+            "The value of tollgate_usage_overdue_seconds above which somebody should look: half of on_unsent, or three hours",
+            usage_overdue_alarm.clone(),
+        );
+        let unknown_dimensions = Family::<DimensionLabel, Gauge>::default();
+        registry.register(
+            "tollgate_usage_dimension_unknown",
+            "1 for each configured dimension that AWS does not know for this product",
+            unknown_dimensions.clone(),
+        );
         let commit_duration = Histogram::new(COMMIT_BUCKETS);
         registry.register(
             "tollgate_ledger_commit_duration_seconds",
             "Duration of one durable commit of usage, its fsync included",
             commit_duration.clone(),
         );
+        let (commit_failures, ledger_bytes_max) = failures(&mut registry);
         Self {
+            commit_failures,
+            ledger_bytes_max,
             unsent,
             oldest_unsent,
             oldest_unsent_deadline,
             dead_letters,
+            usage_overdue,
+            usage_overdue_alarm,
+            unknown_dimensions,
             ledger_bytes,
             commit_duration,
             usage_events,
+            usage_rejected,
+            usage_refused,
             usage_records,
             dimensions: std::sync::Mutex::default(),
             registry,
@@ -206,6 +257,16 @@ impl Metrics {
         self.usage_events.get_or_create(&UsageEvent { dimension, status }).inc_by(count);
     }
 
+    /// An event was rejected; `reason` is the member that is wrong, or `conflict`.
+    pub fn usage_event_rejected(&self, reason: &'static str, count: u64) {
+        self.usage_rejected.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+
+    /// Nothing of a request with usage was taken.
+    pub fn usage_request_refused(&self, reason: &'static str, count: u64) {
+        self.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+
     /// An hour record was `accepted`, `refused`, `unknown`, `carried` or `dead`.
     pub fn usage_record(&self, dimension: &str, outcome: &'static str) {
         let dimension = self.known_dimension(dimension);
@@ -223,9 +284,35 @@ impl Metrics {
         self.ledger_bytes.set(gauge(figures.bytes));
     }
 
+    /// The oldest usage that AWS has not accepted is so old.
+    pub fn usage_overdue(&self, age: Duration) {
+        self.usage_overdue.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Usage of this age is an alarm.
+    pub fn usage_overdue_alarm(&self, age: Duration) {
+        self.usage_overdue_alarm.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// AWS does not know a dimension that is configured.
+    pub fn dimension_unknown(&self, dimension: &str) {
+        let dimension = self.known_dimension(dimension);
+        self.unknown_dimensions.get_or_create(&DimensionLabel { dimension }).set(1);
+    }
+
     /// A commit took so many seconds.
     pub fn committed(&self, seconds: f64) {
         self.commit_duration.observe(seconds);
+    }
+
+    /// The ledger could not be written, or read.
+    pub fn commit_failed(&self) {
+        self.commit_failures.inc();
+    }
+
+    /// The size above which usage is refused.
+    pub fn ledger_bytes_max(&self, bytes: u64) {
+        self.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
@@ -305,6 +392,23 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
     })
 }
 
+/// What tells that the ledger takes no usage, or soon will not.
+fn failures(registry: &mut Registry) -> (Counter, Gauge) {
+    let commit_failures = Counter::default();
+    registry.register(
+        "tollgate_ledger_commit_failures",
+        "Writes to the ledger that failed; what they held was not acknowledged",
+        commit_failures.clone(),
+    );
+    let bytes_max = Gauge::default();
+    registry.register(
+        "tollgate_ledger_bytes_max",
+        "Size above which usage is refused; 0 until the ledger is open",
+        bytes_max.clone(),
+    );
+    (commit_failures, bytes_max)
+}
+
 /// How metrics are written: the samples are the same, their headings differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -318,7 +422,8 @@ impl Format {
     /// What an `Accept` header asks for.
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+        // Media types have no case (RFC 9110, section 8.3.1).
+        if accept.to_ascii_lowercase().contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
     }
 
     /// Its content type.

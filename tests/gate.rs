@@ -7,6 +7,8 @@
 
 #[path = "gate/commands.rs"]
 mod commands;
+#[path = "gate/configuration.rs"]
+mod configuration;
 #[path = "gate/doctor.rs"]
 mod doctor;
 #[path = "gate/faults.rs"]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::setting::Setting;
+use super::setting::{Owner, Setting};
 use super::*;
+use crate::disk::Links;
 
 /// A public key such as AWS issues (RSA-3072), made for these tests; nobody holds its private key.
 pub(crate) const TEST_KEY_PEM: &str = include_str!("testdata/rsa3072.pem");
@@ -46,7 +47,10 @@ impl Case {
 
     /// A valid configuration in mode `metered`.
     fn metered() -> Self {
-        Self::empty().env("TOLLGATE_PRODUCT_CODE", "demo").env("TOLLGATE_MODE", "metered")
+        Self::empty()
+            .env("TOLLGATE_PRODUCT_CODE", "demo")
+            .env("TOLLGATE_MODE", "metered")
+            .env("TOLLGATE_DIMENSIONS", "requests,gigabytes")
     }
 
     /// A valid image of a seller.
@@ -66,6 +70,11 @@ impl Case {
         self
     }
 
+    fn without(mut self, name: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self
+    }
+
     fn disk(mut self, path: &str, content: &str) -> Self {
         self.disk = self.disk.with(path, content);
         self
@@ -78,6 +87,12 @@ impl Case {
 
     fn role(mut self, role: Role) -> Self {
         self.role = role;
+        self
+    }
+
+    /// As a build without the emulator reads it.
+    fn release(mut self) -> Self {
+        self.emulator = false;
         self
     }
 
@@ -126,6 +141,7 @@ fn the_defaults_are_those_of_the_table() {
             grace_period: Duration::ZERO,
             on_denied: OnDenied::Hold,
             on_lapse: OnLapse::Keep,
+            after_denial: AfterDenial::AskAgain,
             kept_receipt: true,
         }
     );
@@ -141,6 +157,12 @@ fn the_defaults_are_those_of_the_table() {
             on_zero_hour: OnZeroHour::Skip,
             seal_on_shutdown: true,
             shutdown_grace: Duration::from_secs(20),
+            drain_quiet: Duration::from_secs(2),
+            command_grace: Duration::from_secs(20),
+            idempotency_window: Duration::from_secs(48 * 3600),
+            on_unsent: OnUnsent::Keep,
+            strict_usage: false,
+            ledger_repair: true,
             ledger_bytes_max: 1 << 30,
         }
     );
@@ -420,8 +442,8 @@ fn settings_without_effect_are_warnings() {
         .flag(Setting::Dimensions, "requests, gigabytes");
     assert_eq!(case.warnings().len(), 2);
     assert_eq!(case.valid().product.entitlement_dimension, None);
-    let case =
-        Case::metered().flag(Setting::EntitlementDimension, "alive").disk(FILE, "dimensions = ['a,b', 'c']");
+    let case = Case::metered().flag(Setting::EntitlementDimension, "alive").without("TOLLGATE_DIMENSIONS");
+    let case = case.disk(FILE, "dimensions = ['a,b', 'c']");
     assert_eq!(case.warnings().len(), 0);
     let product = case.valid().product;
     assert_eq!(product.entitlement_dimension.as_deref(), Some("alive"));
@@ -449,11 +471,140 @@ fn the_sellers_file_wins_and_a_conflict_is_told_wherever_it_is() {
         faults.lines().all(|line| line.contains("is set by the seller's file, which always wins")),
         "{faults}"
     );
+    // An operator's setting too, once the seller has set it.
+    let region = Case::sealed("region = 'eu-west-1'").env("AWS_REGION", "us-east-1");
+    assert_eq!(region.valid().aws.region.unwrap().as_str(), "eu-west-1");
+    assert!(region.env("TOLLGATE_REGION", "eu-west-1").faults().contains("which always wins"));
+}
+
+#[test]
+fn the_seller_hands_a_setting_on_with_or_without_a_value_of_its_own() {
+    let minutes = |case: &Case| case.valid().usage.settle.as_secs() / 60;
+    let handed = Case::sealed("settle = '5m'\noperator_settings = ['settle', 'on_expired']");
+    assert_eq!(minutes(&handed), 5);
+    assert_eq!(minutes(&handed.clone().env("TOLLGATE_SETTLE", "1m")), 1);
+    let case = handed.flag(Setting::OnExpired, "dead-letter");
+    assert_eq!(case.valid().usage.on_expired, OnExpired::DeadLetter);
+    assert!(case.flag(Setting::OnZeroHour, "report").faults().contains("on_zero_hour"));
+    // What was handed on wrongly is not handed on, and nothing starts.
+    let broken = Case::sealed("operator_settings = ['settle', 'product_code']").env("TOLLGATE_SETTLE", "1m");
+    assert_eq!(broken.faults().lines().count(), 2, "{}", broken.faults());
+    let operators = Case::hourly().disk(FILE, "operator_settings = ['settle']");
+    assert!(operators.faults().contains("is a key of the seller's file only"));
+}
+
+#[test]
+fn floors_hold_for_the_operator_beside_a_sellers_file_and_nowhere_else() {
+    for (setting, below, least) in
+        [(Setting::ShutdownGrace, "4999ms", "5s"), (Setting::LedgerBytesMax, "16777215", "16MiB")]
+    {
+        let name = setting.spec().name;
+        for case in [
+            Case::sealed("").flag(setting, below),
+            Case::sealed("").env(setting.spec().env, below),
+            Case::sealed("").disk(FILE, &format!("{name} = '{below}'")),
+        ] {
+            let faults = case.faults();
+            assert!(
+                faults.starts_with(name) && faults.contains("the least beside a seller's file"),
+                "{faults}"
+            );
+        }
+        assert!(Case::sealed("").flag(setting, least).load().is_ok());
+        assert!(Case::hourly().flag(setting, below).load().is_ok());
+        assert!(Case::sealed(&format!("{name} = '{below}'")).load().is_ok());
+        let handed = Case::sealed(&format!("operator_settings = ['{name}']")).flag(setting, below);
+        assert!(handed.load().is_ok());
+    }
+}
+
+#[test]
+fn a_stop_leaves_time_to_send() {
+    let case = Case::metered().flag(Setting::DrainQuiet, "20s");
+    assert!(case.faults().contains("leaves nothing of shutdown_grace (20s)"), "{}", case.faults());
+    assert!(case.flag(Setting::ShutdownGrace, "21s").load().is_ok());
+    assert!(Case::metered().flag(Setting::ShutdownGrace, "1s").load().is_ok());
+}
+
+#[test]
+fn repair_is_in_the_sellers_hands() {
+    let repair = |case: Case| case.valid().usage.ledger_repair;
+    let sealed = |more: &str| Case::sealed(&format!("dimensions = 'requests'\n{more}"));
+    assert!(repair(Case::metered()));
+    assert!(!repair(sealed("mode = 'metered'")));
+    assert!(repair(sealed("mode = 'saas'")));
+    assert!(repair(sealed("mode = 'metered'\nledger_repair = true")));
+    assert!(sealed("mode = 'metered'").env("TOLLGATE_LEDGER_REPAIR", "true").load().is_err());
+}
+
+/// Usage of a dimension that nobody configured would be accepted, and lost at AWS.
+#[test]
+fn products_priced_by_use_state_their_dimensions() {
+    for mode in ["metered", "saas"] {
+        let case = Case::metered().env("TOLLGATE_MODE", mode).without("TOLLGATE_DIMENSIONS");
+        let expected = format!(
+            "dimensions: is required in mode {mode}: the usage dimensions of the product; set TOLLGATE_DIMENSIONS (or --dimensions, or the key in a file)"
+        );
+        assert_eq!(case.faults(), expected);
+    }
+    let sealed = Case::sealed("mode = 'metered'");
+    assert!(sealed.faults().ends_with("; set it in the seller's file /usr/share/tollgate/seller.toml"));
+    assert!(sealed.env("TOLLGATE_DIMENSIONS", "requests").load().is_err());
+    assert!(Case::metered().env("TOLLGATE_DIMENSIONS", "").faults().contains("dimension name that is empty"));
+}
+
+#[test]
+fn a_sellers_file_of_mode_metered_is_asked_for_on_unsent() {
+    let seller = |more: &str| Case::sealed(&format!("mode = 'metered'\ndimensions = ['a']\n{more}"));
+    let check = |case: Case| case.role(Role::Inspect).warnings();
+    assert!(check(seller("")).iter().any(|line| line.starts_with("on_unsent is not stated")));
+    assert!(check(seller("on_unsent = 'keep'")).is_empty());
+    assert!(seller("").warnings().is_empty() && check(Case::metered()).is_empty());
+}
+
+#[test]
+fn what_happens_to_unsent_usage_is_a_policy_of_at_least_two_hours() {
+    let policy = |text: &str| Case::metered().flag(Setting::OnUnsent, text);
+    assert_eq!(policy("keep").valid().usage.on_unsent, OnUnsent::Keep);
+    let after = OnUnsent::CloseAfter(Duration::from_secs(2 * 3600));
+    assert_eq!(policy("close-after:2h").valid().usage.on_unsent, after);
+    for bad in ["close-after:1h59m", "close-after:", "close", ""] {
+        assert!(policy(bad).faults().starts_with("on_unsent = "), "{bad}");
+    }
+    let denial = |text: &str| Case::hourly().flag(Setting::AfterDenial, text);
+    assert_eq!(denial("new-pod").valid().registration.after_denial, AfterDenial::NewPod);
+    assert!(denial("never").load().is_err());
+    assert!(Case::metered().flag(Setting::IdempotencyWindow, "119m").load().is_err());
+    assert!(Case::metered().flag(Setting::IdempotencyWindow, "31d").load().is_err());
+    let docs = |url: &str| Case::hourly().flag(Setting::DocsUrl, url);
+    assert!(docs("https://docs.example.com/runbook#").load().is_ok());
+    assert!(docs("docs.example.com").load().is_err() && docs("https://").load().is_err());
+}
+
+#[test]
+fn a_build_with_the_emulator_rehearses_a_sealed_product() {
+    let case = Case::sealed("mode = 'hourly'")
+        .env("TOLLGATE_PRODUCT_CODE", "demohourly")
+        .env("TOLLGATE_ENDPOINT_URL", "http://127.0.0.1:8090")
+        .disk("/emulator/1.pem", TEST_KEY_PEM)
+        .flag(Setting::PublicKeys, "/emulator");
+    let loaded = case.load().unwrap();
+    assert_eq!(loaded.config.product.product_code.as_str(), "demohourly");
+    assert!(loaded.config.aws.endpoint_url.is_some());
+    assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
+    assert!(loaded.warnings.iter().all(|line| line.contains("for rehearsals only")));
+    assert_eq!(case.clone().release().faults().lines().count(), 3);
+    // Only these: a rehearsal shows what the seller sealed, and other endpoints stay refused.
+    for setting in [Setting::Mode, Setting::GracePeriod, Setting::Dimensions] {
+        assert!(case.clone().flag(setting, "x").load().is_err());
+    }
+    assert!(case.env("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1").load().is_err());
 }
 
 #[test]
 fn sealed_settings_come_from_the_sellers_file_or_the_defaults() {
-    for setting in Setting::ALL.iter().filter(|setting| setting.spec().sealed) {
+    let sealed = |setting: &&Setting| setting.spec().owner != Owner::Operator;
+    for setting in Setting::ALL.iter().filter(sealed) {
         let spec = setting.spec();
         let toml = format!("{} = \"x\"", spec.name);
         let ways = [
@@ -462,10 +613,10 @@ fn sealed_settings_come_from_the_sellers_file_or_the_defaults() {
             Case::sealed("").disk(FILE, &toml),
             Case::sealed("").disk("/mine.toml", &toml).env("TOLLGATE_CONFIG", "/mine.toml"),
         ];
-        for way in ways {
+        for way in ways.map(Case::release) {
             let faults = way.faults();
             assert!(faults.starts_with(&format!("{} = \"x\" (", spec.name)), "{faults}");
-            assert!(faults.contains("seller's file"), "{faults}");
+            assert!(faults.contains("seller's file") || spec.emulator_only, "{faults}");
         }
     }
     // What is missing can be put right in one place only, and the remedy says so.
@@ -494,6 +645,11 @@ fn a_sellers_file_refuses_every_other_endpoint() {
     }
     let profile =
         "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
+    let metadata = Case::sealed("").env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
+    assert!(metadata.faults().contains("may not be set beside"));
+    let metadata = Case::sealed("").env("AWS_CONFIG_FILE", "/c");
+    let metadata = metadata.disk("/c", "[default]\nec2_metadata_service_endpoint = http://127.0.0.1:1\n");
+    assert!(metadata.faults().contains("/c:2: sets an endpoint"));
     let ways = [
         Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/config", profile),
         Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/credentials", profile),
@@ -521,7 +677,7 @@ fn a_sellers_file_refuses_every_other_endpoint() {
 #[test]
 fn a_broken_sellers_file_still_seals() {
     for broken in ["product_code =", "prodct_code = 'x'", &"#".repeat(70_000)] {
-        let case = Case::hourly().disk(SELLER, broken);
+        let case = Case::hourly().disk(SELLER, broken).release();
         let faults = case.faults();
         assert!(faults.contains(SELLER), "{faults}");
         assert!(faults.contains("product_code = \"demo\" (environment TOLLGATE_PRODUCT_CODE): may be set by the seller's file only"), "{faults}");
@@ -530,7 +686,7 @@ fn a_broken_sellers_file_still_seals() {
 
 #[test]
 fn without_the_emulator_its_settings_cannot_be_set() {
-    let release = |case: Case| Case { emulator: false, ..case };
+    let release = Case::release;
     assert!(!release(Case::hourly()).valid().product.allow_emulated);
     let ways = [
         release(Case::hourly()).flag(Setting::AllowEmulated, "true"),
@@ -574,17 +730,7 @@ fn the_real_disk_proves_that_a_folder_can_be_written() {
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
     assert!(disk.try_write(&file, true).is_err() && disk.try_write(&file.join("below"), true).is_err());
-    assert_eq!(disk.read(&file, 1).unwrap(), b"x");
-    let link = dir.path().join("a/link");
-    std::os::unix::fs::symlink(&file, &link).unwrap();
-    assert_eq!(disk.read(&link, 1).unwrap(), b"x");
-    std::fs::remove_file(&link).unwrap();
-    std::os::unix::fs::symlink("nowhere", &link).unwrap();
-    let dangling = disk.read(&link, 1).unwrap_err();
-    assert_ne!(dangling.kind(), std::io::ErrorKind::NotFound, "it would count as absent, and seal nothing");
-    std::fs::remove_file(&link).unwrap();
-    assert_eq!(disk.read(&file, 0).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
-    assert_eq!(disk.read(dir.path(), 9).unwrap_err().kind(), std::io::ErrorKind::IsADirectory);
+    assert_eq!(disk.read(&file, 1, Links::Refuse).unwrap(), b"x");
     assert_eq!(disk.list(&file, 9).unwrap_err().kind(), std::io::ErrorKind::NotADirectory);
     assert_eq!(disk.list(dir.path(), 9).unwrap(), ["a", "file"]);
     assert_eq!(disk.list(dir.path(), 1).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
@@ -598,19 +744,21 @@ fn the_documentation_lists_every_setting_with_its_default() {
         .iter()
         .map(|setting| {
             let spec = setting.spec();
-            let seal = if spec.sealed { "yes" } else { "" };
+            let owner = if spec.owner == Owner::Operator { "operator" } else { "seller" };
             let default = match spec.default {
                 Some(default) if default == spec.default_shown => format!("`{default}`"),
                 _ => spec.default_shown.to_owned(),
             };
-            format!("| `{}` | {default} | {seal} | {} |\n", spec.name, spec.meaning)
+            format!("| `{}` | {default} | {owner} | {} |\n", spec.name, spec.meaning)
         })
         .collect();
     let table = page.split("<!-- settings -->\n").nth(1).unwrap_or_default();
     let table = table.split("<!-- end of settings -->").next().unwrap_or_default();
     let rows: String = table.lines().skip(2).map(|line| format!("{line}\n")).collect();
     assert_eq!(rows, expected, "docs/CONFIGURATION.md must hold these rows:\n{expected}");
-    for variable in [CONFIG_VARIABLE, POD_UID_VARIABLE].iter().chain(sdk::SHOWN_VARIABLES) {
+    for variable in
+        [CONFIG_VARIABLE, POD_UID_VARIABLE].iter().chain(sdk::SHOWN_VARIABLES).chain(&proxy::VARIABLES)
+    {
         assert!(page.contains(&format!("`{variable}`")), "docs/CONFIGURATION.md must explain {variable}");
     }
 }
@@ -736,9 +884,10 @@ proptest! {
             1 => case.env(setting.spec().env, &value),
             _ => case.disk(FILE, &format!("{} = {value:?}", setting.spec().name)),
         };
+        let case = case.release();
         if let Ok(loaded) = case.load() {
             let config = loaded.config;
-            prop_assert!(!setting.spec().sealed);
+            prop_assert_eq!(setting.spec().owner, Owner::Operator);
             prop_assert!(setting != Setting::Settle);
             prop_assert_eq!(config.product.product_code.as_str(), "demo");
             prop_assert_eq!(config.registration.grace_period, Duration::from_secs(420));

@@ -1,4 +1,4 @@
-//! Why the gate is shut and what to do, by fault code: the one catalogue of texts for operators.
+//! Why the gate is shut and what to do, by fault code: AWS's names from their table, ours from the catalogue below.
 //!
 //! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these are shown to whoever can reach
 //! the probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::marketplace::exceptions::{self, ROLE, WAIT};
 use crate::marketplace::{FaultClass, FaultCode};
 
 /// What is wrong and what to do about it.
@@ -26,9 +27,7 @@ impl Reason {
     /// The catalogue's entry for `code`, or for its class where AWS used a name that the catalogue does not hold.
     #[must_use]
     pub fn of(code: FaultCode, class: FaultClass) -> Self {
-        let entry = CATALOGUE.iter().find(|(known, ..)| *known == code.as_str());
-        let (message, remedy) =
-            entry.map_or_else(|| fallback(class), |&(_, message, remedy)| (message, remedy));
+        let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
         Self { docs: runbook(code.as_str()), code, message: message.into(), remedy: remedy.into() }
     }
 
@@ -37,6 +36,13 @@ impl Reason {
     pub fn known(code: &'static str, class: FaultClass) -> Self {
         Self::of(FaultCode::known(code), class)
     }
+}
+
+/// Message and remedy of a code: AWS's names from their table, ours from the catalogue.
+fn text(code: &str) -> Option<(&'static str, &'static str)> {
+    let ours =
+        || CATALOGUE.iter().find(|(known, ..)| *known == code).map(|&(_, message, remedy)| (message, remedy));
+    exceptions::find(code).map(|exception| (exception.message, exception.remedy)).or_else(ours)
 }
 
 /// Where a code is explained.
@@ -60,74 +66,10 @@ const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
     }
 }
 
-const WAIT: &str = "Nothing to do: it is asked again until it answers.";
-const ROLE: &str = "Give the pod's service account (EKS: IRSA) or the task role (ECS) an IAM role that allows \
-                    aws-marketplace:RegisterUsage (metered products: MeterUsage); node roles, long-term keys and \
-                    EKS Pod \
-                    Identity do not work.";
 const NETWORK: &str = "Allow HTTPS to metering.marketplace.<region>.amazonaws.com, by NAT, proxy or VPC endpoint; it is asked again.";
 
-/// Code, message, remedy.
+/// Code, message, remedy of what AWS did not name.
 const CATALOGUE: &[(&str, &str, &str)] = &[
-    (
-        "CustomerNotEntitledException",
-        "AWS says that this account has no valid subscription to the product.",
-        "Subscribe to the product in AWS Marketplace with the account that runs this pod; it is asked again every 5 minutes.",
-    ),
-    (
-        "InvalidProductCodeException",
-        "AWS does not know the product code, or it is not for container products.",
-        "Tell the seller of this product; the seller checks product_code.",
-    ),
-    (
-        "InvalidPublicKeyVersionException",
-        "AWS does not know this version of the product's public key.",
-        "Tell the seller of this product; the seller checks public_key_version.",
-    ),
-    (
-        "InvalidRegionException",
-        "AWS says that the call must be made in the region where the pod runs.",
-        "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
-    ),
-    (
-        "InvalidEndpointRegionException",
-        "AWS says that the call must be made in the region where the pod runs.",
-        "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
-    ),
-    (
-        "PlatformNotSupportedException",
-        "AWS does not recognise this as a pod on EKS or a task on ECS or Fargate.",
-        "Run it on EKS, ECS or Fargate, with IRSA or a task role: with the node's role AWS cannot see the pod.",
-    ),
-    (
-        "DisabledApiException",
-        "AWS has disabled this call for the account.",
-        "Open a case with AWS Support and name the exception.",
-    ),
-    ("ThrottlingException", "AWS answers that too many pods register at once.", WAIT),
-    ("InternalServiceErrorException", "AWS reports an internal error.", WAIT),
-    ("AccessDeniedException", "The IAM role of this pod does not allow the call.", ROLE),
-    ("UnauthorizedException", "The IAM role of this pod does not allow the call.", ROLE),
-    ("UnrecognizedClientException", "AWS does not know the access key that signed the request.", ROLE),
-    ("InvalidClientTokenId", "AWS does not know the access key that signed the request.", ROLE),
-    ("MissingAuthenticationToken", "The request reached AWS without a signature.", ROLE),
-    ("MissingAuthenticationTokenException", "The request reached AWS without a signature.", ROLE),
-    (
-        "IncompleteSignature",
-        "AWS cannot read the request's signature.",
-        "Check for a proxy that rewrites headers between the pod and AWS.",
-    ),
-    (
-        "IncompleteSignatureException",
-        "AWS cannot read the request's signature.",
-        "Check for a proxy that rewrites headers between the pod and AWS.",
-    ),
-    ("InvalidSignatureException", "AWS rejects the request's signature.", CLOCK_OR_PROXY),
-    ("SignatureDoesNotMatch", "AWS rejects the request's signature.", CLOCK_OR_PROXY),
-    ("RequestExpired", "AWS says that the request is too old: the node's clock is off.", CLOCK),
-    ("RequestTimeTooSkewed", "AWS says that the node's clock is off.", CLOCK),
-    ("ExpiredTokenException", "The session token has expired.", "Wait: it is being renewed."),
-    ("ExpiredToken", "The session token has expired.", "Wait: it is being renewed."),
     ("CredentialsMissing", "There are no AWS credentials in this pod.", ROLE),
     (
         "WebIdentityTokenUnreadable",
@@ -162,16 +104,16 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
     ("MissingSignature", "AWS accepted the call but sent no signature.", WAIT),
     ("InvalidAnswer", "What answered in AWS's place makes no sense.", NETWORK),
-    ("ServiceUnavailable", "AWS answers with a server error.", WAIT),
     (
         "EmulatedToken",
         "The token comes from the tollgate emulator, which this build or configuration does not accept.",
         "Remove the endpoint override, so that AWS itself is asked.",
     ),
     (
-        "InvalidUsageDimensionException",
-        "AWS does not know the usage dimension for this product.",
-        "Tell the seller of this product; the seller checks dimensions and entitlement_dimension.",
+        "UsageUnreported",
+        "AWS has not accepted this pod's usage for longer than the seller allows.",
+        "Run `tollgate ledger list`: it names AWS's answer to each record. Restore the way to AWS, or replay the dead \
+         letters; the gate opens when AWS has accepted them.",
     ),
     (
         "NoEntropy",
@@ -184,10 +126,6 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "Tell the seller of this product; the seller checks public_keys.",
     ),
 ];
-
-const CLOCK: &str = "Synchronise the node's clock (NTP); requests are valid for 5 minutes.";
-const CLOCK_OR_PROXY: &str =
-    "Check the credentials, the node's clock (NTP), and for a proxy that rewrites requests to AWS.";
 
 /// A token that failed verification; `code` is the verifier's own word for what is wrong.
 #[must_use]
@@ -211,9 +149,25 @@ pub fn unverified(code: &'static str) -> Reason {
     }
 }
 
-/// The codes of the catalogue, for the test that each has its section in the runbook.
+/// AWS called the pod not entitled, and the seller wants no second question of it (`after_denial = "new-pod"`).
+#[must_use]
+pub fn denied_until_a_new_pod() -> Reason {
+    let denied = Reason::of(FaultCode::known("CustomerNotEntitledException"), FaultClass::Denied);
+    Reason { remedy: NEW_POD.into(), ..denied }
+}
+
+/// AWS has not accepted the pod's usage for longer than `on_unsent` allows.
+#[must_use]
+pub fn unreported() -> Reason {
+    Reason::of(FaultCode::known("UsageUnreported"), FaultClass::Denied)
+}
+
+const NEW_POD: &str = "Subscribe to the product in AWS Marketplace with the account that runs this pod, then replace the pod: \
+                       this one does not ask again.";
+
+/// The codes of table and catalogue, for the test that each has its section in the runbook.
 pub fn codes() -> impl Iterator<Item = &'static str> {
-    CATALOGUE.iter().map(|(code, ..)| *code)
+    exceptions::all().map(|exception| exception.name).chain(CATALOGUE.iter().map(|(code, ..)| *code))
 }
 
 #[cfg(test)]
@@ -222,7 +176,8 @@ mod tests {
 
     #[test]
     fn every_text_fits_the_line_of_probe() {
-        for (code, message, remedy) in CATALOGUE {
+        for code in codes() {
+            let (message, remedy) = text(code).unwrap();
             let line = crate::entitlement::line(
                 "misconfigured",
                 Some((code, message, remedy)),
@@ -238,7 +193,7 @@ mod tests {
         let runbook = include_str!("../../docs/RUNBOOK.md");
         let verifier = crate::receipt::VerifyError::ALL.iter().map(|error| error.code());
         let lines =
-            ["NoAnswerYet", "ProbeUnreachable", "NotTollgate", "InvalidConfiguration", "CannotListen"];
+            ["NoAnswerYet", "ProbeUnreachable", "NotTollgate", "AnotherPod", "InvalidConfiguration", "CannotListen"];
         for code in codes().chain(verifier).chain(lines) {
             assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");
         }

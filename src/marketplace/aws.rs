@@ -43,10 +43,11 @@ use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 
 use super::ca_bundle::CaBundle;
-use super::fault::{Answer, classify};
+use super::fault::{Answer, REQUEST_NOT_BUILT, classify};
 use super::{
     BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, FaultCode, Forwarded, Identified,
-    MeterUsage, Metered, Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, region,
+    MeterUsage, Metered, Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, exceptions,
+    region,
 };
 use crate::clock::{self, Timestamp};
 
@@ -312,7 +313,7 @@ impl Aws {
     pub async fn endpoint(&self) -> Result<String, Fault> {
         use sdk::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
         let unresolved =
-            |error: String| Fault::local(FaultClass::Misconfigured, "InvalidRegionException", error);
+            |error: String| Fault::local(FaultClass::Misconfigured, exceptions::INVALID_REGION, error);
         if let Some(url) = &self.settings.endpoint_url {
             return Ok(url.clone());
         }
@@ -350,7 +351,7 @@ impl Aws {
         let mut request = HttpRequest::empty();
         request
             .set_uri(url)
-            .map_err(|error| Fault::local(FaultClass::Misconfigured, "RequestNotBuilt", error.to_string()))?;
+            .map_err(|error| Fault::local(FaultClass::Misconfigured, REQUEST_NOT_BUILT, error.to_string()))?;
         let called = tokio::time::timeout(ATTEMPT_TIMEOUT, connector.call(request)).await;
         match called {
             Ok(Ok(response)) => {
@@ -488,7 +489,7 @@ where
             });
             (FaultClass::Transient, FaultCode::known(code))
         }
-        _ => (FaultClass::Misconfigured, FaultCode::known("RequestNotBuilt")),
+        _ => (FaultClass::Misconfigured, FaultCode::known(REQUEST_NOT_BUILT)),
     };
     Fault {
         class,
@@ -543,7 +544,9 @@ fn credentials_fault(error: &CredentialsError) -> Fault {
                 let status = service.raw().status().as_u16();
                 match classify(Answer { status, code: service.err().code() }).0 {
                     // The token file is stale: the kubelet renews it, so it is read again soon.
-                    FaultClass::ExpiredSession => Fault::local(FaultClass::Access, "ExpiredToken", detail),
+                    FaultClass::ExpiredSession => {
+                        Fault::local(FaultClass::Access, exceptions::EXPIRED_TOKEN, detail)
+                    }
                     FaultClass::Transient => {
                         Fault::local(FaultClass::Transient, "CredentialsUnavailable", detail)
                     }

@@ -276,3 +276,49 @@ fn a_customers_usage_is_billed_to_that_customer() {
         running.records().into_iter().filter(|record| record["state"] != "accepted").collect();
     assert_eq!((waiting.len(), &waiting[0]["code"]), (1, &json!("CustomerNotSubscribed")), "{waiting:?}");
 }
+
+/// **A dead letter is closed by a person, and leaves a note.** What AWS will not bill waits as a dead letter until
+/// somebody replays it (to another dimension, where its own was wrong), confirms that it was billed, or discards it.
+/// Each repair is in `tollgate ledger audit`, the balance holds (accepted = billed + pending + dead + discarded), and
+/// the alert for dead letters clears. To confirm, to discard and to redirect need `ledger_repair`.
+#[test]
+fn a_dead_letter_is_closed_by_a_person_and_leaves_a_note() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    let dead = |running: &crate::bench::Running, count: usize| {
+        let line = format!("tollgate_usage_dead_letters {count}");
+        while !running.sidecar.get("/metrics").body.lines().any(|found| found == line) {}
+    };
+    let wrong = crate::repair::dead_letter(&bench, &mut running, "3").to_string();
+    let billed = crate::repair::dead_letter(&bench, &mut running, "5").to_string();
+    let unwanted = crate::repair::dead_letter(&bench, &mut running, "7").to_string();
+    dead(&running, 3);
+    let app = Some(running.app);
+    for order in [
+        &["replay", &wrong, "--to-dimension", "gigabytes"][..],
+        &["confirm", &billed, "--note", "in the report of November"],
+        &["discard", &unwanted, "--note", "a load test"],
+    ] {
+        let (status, _, said) = bench.ledger(order, app);
+        assert!(status.success(), "{order:?}: {said}");
+    }
+    dead(&running, 0);
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(1);
+    assert_eq!(bench.billed(), [("gigabytes".into(), 3_000_000)].into());
+    let (_, rows, _) = bench.ledger(&["reconcile"], app);
+    let of = |index: usize, name: &str| rows[index][name].as_str().unwrap_or_default().to_owned();
+    assert_eq!(
+        (of(0, "dimension"), of(0, "accepted"), of(0, "billed")),
+        ("gigabytes".into(), "3".into(), "3".into())
+    );
+    assert_eq!(
+        (of(1, "accepted"), of(1, "billed"), of(1, "discarded")),
+        ("12".into(), "5".into(), "7".into())
+    );
+    let (_, audit, _) = bench.ledger(&["audit"], app);
+    let actions: Vec<&str> =
+        audit.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["replay", "confirm", "discard"], "{audit}");
+    assert!(audit[1]["note"].as_str().unwrap().starts_with("in the report of November"), "{audit}");
+}

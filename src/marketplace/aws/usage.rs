@@ -18,7 +18,7 @@ use super::{Aws, Seen, sdk_fault};
 use crate::clock::Timestamp;
 use crate::marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, Fault, FaultClass, Forwarded, MeterUsage, Metered, Quantity,
-    RecordStatus, ResolvedCustomer, Signing, UsageRecord,
+    RecordStatus, ResolvedCustomer, Signing, UsageRecord, exceptions,
 };
 
 /// Before the operation's name in `X-Amz-Target` (service model, `targetPrefix`).
@@ -52,7 +52,7 @@ impl Aws {
             Err(error) => {
                 let fault = sdk_fault(&error, seen);
                 // AWS documents the success of a dry run in two forms: as 200, and as this exception.
-                if request.dry_run && fault.code.as_str() == "DryRunOperation" {
+                if request.dry_run && fault.code.as_str() == exceptions::DRY_RUN {
                     return Ok(Metered { metering_record_id: None, emulated: seen.emulated });
                 }
                 Err(fault)
