@@ -88,6 +88,7 @@ pub struct Metrics {
     dead_letters: Gauge,
     ledger_bytes: Gauge,
     commit_duration: Histogram,
+    commit_failures: Family<ReasonLabel, Counter>,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -166,6 +167,12 @@ impl Metrics {
             "Duration of one durable commit of usage, its fsync included",
             commit_duration.clone(),
         );
+        let commit_failures = Family::default();
+        registry.register(
+            "tollgate_ledger_commit_failures",
+            "Groups of usage events that were refused because the ledger is full or cannot be written",
+            commit_failures.clone(),
+        );
         Self {
             unsent,
             oldest_unsent,
@@ -173,6 +180,7 @@ impl Metrics {
             dead_letters,
             ledger_bytes,
             commit_duration,
+            commit_failures,
             usage_events,
             usage_records,
             dimensions: std::sync::Mutex::default(),
@@ -226,6 +234,11 @@ impl Metrics {
     /// A commit took so many seconds.
     pub fn committed(&self, seconds: f64) {
         self.commit_duration.observe(seconds);
+    }
+
+    /// A commit of usage failed: `full` or `unwritable`. Nothing of it was acknowledged.
+    pub fn commit_failed(&self, reason: &'static str) {
+        self.commit_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     fn known_dimension(&self, dimension: &str) -> String {

@@ -158,6 +158,12 @@ impl UsagePart {
             Ok(Replayed::NotFound) => {
                 problem(StatusCode::NOT_FOUND, "NotFound", "there is no dead letter of this number")
             }
+            Ok(Replayed::OtherForm) => problem(
+                StatusCode::CONFLICT,
+                "OtherForm",
+                "in this hour usage of the account was counted in the other form, by license or without it; AWS would \
+                 bill both, so replay it in an hour without such usage",
+            ),
             Ok(Replayed::InDoubt) => problem(
                 StatusCode::CONFLICT,
                 "InDoubt",

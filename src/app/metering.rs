@@ -13,7 +13,7 @@ use crate::config::{ClockSource, Config, Mode, OnExpired, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
-use crate::usage::event::Rules;
+use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{self, Ledger, LedgerError};
@@ -145,6 +145,7 @@ impl Plan {
                 settle: usage.settle,
                 bytes_max: usage.ledger_bytes_max,
                 started_at: clock::system_now(),
+                idempotency_window: event::IDEMPOTENCY_WINDOW,
                 aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
                 zero_dimensions: dimensions.clone().filter(|_| zero).unwrap_or_default(),
             },
@@ -153,6 +154,7 @@ impl Plan {
                 dimensions,
                 customers: outlet == Outlet::BatchMeterUsage,
                 entitlement_dimension: product.entitlement_dimension.clone(),
+                age_max: event::age_max(event::IDEMPOTENCY_WINDOW),
             },
         }
     }

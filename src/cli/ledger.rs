@@ -65,6 +65,9 @@ const PAGE_RECORDS: usize = 500;
 const IN_DOUBT: &str = "the record may have been billed: AWS never answered. Compare with the seller's reports; to count \
                         it all the same add --accept-double-billing (over HTTP accept_double_billing)";
 
+const OTHER_FORM: &str = "in this hour usage of the account was counted in the other form, by license or without it; AWS \
+                          would bill both, so replay it in an hour without such usage";
+
 /// What went wrong: the exit code and what is said.
 type Complaint = (Exit, String);
 
@@ -182,6 +185,7 @@ fn ask_file(config: &Config, order: &Order) -> Result<Value, Complaint> {
                 Replayed::Counted => Ok(json!({"id": id, "replayed": true})),
                 Replayed::NotFound => Err((Exit::LedgerIo, format!("there is no dead letter {id}"))),
                 Replayed::InDoubt => Err((Exit::LedgerIo, IN_DOUBT.to_owned())),
+                Replayed::OtherForm => Err((Exit::LedgerIo, OTHER_FORM.to_owned())),
             }
         }
     }

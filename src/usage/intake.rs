@@ -67,7 +67,7 @@ impl Intake {
         let read: Vec<Result<(Option<String>, String), _>> =
             read.into_iter().map(|read| read.map(&mut keep)).collect();
         let mut taken =
-            if valid.is_empty() { Vec::new() } else { self.writer.take(valid).await? }.into_iter();
+            if valid.is_empty() { Vec::new() } else { self.writer.take(valid, ()).await? }.into_iter();
         let mut tally = Tally { metrics: &self.metrics, run: None };
         let outcome = |read| match read {
             Ok((id, dimension)) => outcome(id, dimension, taken.next(), &mut tally),
@@ -85,11 +85,11 @@ fn outcome(id: Option<String>, dimension: String, taken: Option<Taken>, tally: &
         Some(Taken::Accepted) => ("accepted", None),
         Some(Taken::Duplicate) => ("duplicate", None),
         Some(Taken::Conflict) | None => {
-            ("rejected", Some("id was used for other content within 48 hours".to_owned()))
+            ("rejected", Some("id was used for other content within idempotency_window".to_owned()))
         }
-        Some(Taken::TooMuch) => {
-            let text = "with it the dimension's total since the ledger began would be above 9000000000000, the most \
-                        that a ledger counts";
+        Some(Taken::OtherForm) => {
+            let text = "in this hour usage of this account was counted in the other form, by license_arn or without it; \
+                        AWS would bill both, so send it in one form";
             ("rejected", Some(text.to_owned()))
         }
     };

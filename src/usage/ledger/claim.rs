@@ -6,7 +6,9 @@
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::rows::{self, Slot};
-use super::{Ledger, LedgerError, OpenSum, Settings, current_hour};
+use super::rows::State;
+use super::slots::{self, Past};
+use super::{Ledger, LedgerError, Settings, current_hour};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity};
 use crate::usage::event::Customer;
@@ -90,7 +92,6 @@ impl Ledger {
                 // A record that was given up is billed all the same when AWS says so.
                 Settled::Accepted => BILLED,
             };
-            acknowledge(transaction, "id = ?1 AND state = 'claimed'", id)?;
             transaction.execute(sql, params![id, now.unix_millis(), record_id]).map(|_| ())
         })
     }
@@ -112,22 +113,11 @@ const BILLED: &str =
 
 /// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
 pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    acknowledge(transaction, "state = 'claimed' AND ?1 = ?1", 0)?;
     transaction.execute(
         "UPDATE records SET state = 'sealed', in_doubt = 1, attempting = 0 WHERE state = 'claimed'",
         [],
     )?;
     Ok(())
-}
-
-/// What is claimed counts as acknowledged from the moment that somebody relies on it.
-fn acknowledge(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::Result<()> {
-    let sql = format!(
-        "INSERT INTO accepted (dimension, micros)
-         SELECT dimension, sum(micros) FROM records WHERE {condition} GROUP BY dimension
-         ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros"
-    );
-    transaction.execute(&sql, [id]).map(|_| ())
 }
 
 fn grant(
@@ -184,9 +174,9 @@ fn grant(
     }
     // Open usage of this hour gives way to the application's own report.
     let current = current_hour(transaction, now, settings.settle)?.max(slot.hour.next());
-    for (open, sum) in rows::sums_of(transaction, &slot)? {
-        let target = Slot { hour: current, ..open.clone() };
-        rows::carry(transaction, &target, &open, &sum, now)?;
+    if let Some(id) = slots::find(transaction, &slot)? {
+        let open = slots::read(transaction, id)?;
+        slots::carry(transaction, &open, &Slot { hour: current, ..slot.clone() }, now)?;
     }
     let sealed = Sealed {
         quantity: claim.quantity,
@@ -195,10 +185,10 @@ fn grant(
         timestamp: claim.timestamp,
         rest: std::collections::BTreeMap::new(),
     };
-    rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &claim.client_token, now)?;
-    let id = transaction.last_insert_rowid();
-    transaction
-        .execute("UPDATE records SET state = 'claimed', attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
+    let past = Past::of(claim.timestamp, None);
+    let id =
+        rows::insert_record(transaction, &slot, &past, &sealed, &claim.client_token, State::Claimed, now)?;
+    transaction.execute("UPDATE records SET attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
     Ok(Claimed::Granted(id))
 }
 

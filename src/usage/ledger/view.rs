@@ -71,7 +71,7 @@ impl Ledger {
         mut show: impl FnMut(Record) -> T,
     ) -> Result<Vec<T>, LedgerError> {
         let condition = looked.standing.map_or("1", Standing::condition);
-        let columns = rows::COLUMNS;
+        let columns = rows::list_columns();
         let sql =
             format!("SELECT {columns} FROM records WHERE id < ?1 AND {condition} ORDER BY id DESC LIMIT ?2");
         let bounds = params![looked.before.unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)];

@@ -26,8 +26,12 @@ type Work = Box<dyn FnOnce(&mut Ledger) + Send>;
 /// Whom to tell.
 type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
 
+/// What is held for events until they are on disk: their part of the budget of bodies. It travels with them, so that a
+/// client that gives up frees nothing while its events still wait here.
+type Guard = Box<dyn Send>;
+
 enum Command {
-    Take { events: Vec<Event>, reply: Reply },
+    Take { events: Vec<Event>, guard: Guard, reply: Reply },
     Work(Work),
 }
 
@@ -83,14 +87,20 @@ impl Writer {
         }
     }
 
-    /// Counts events; on return they are on disk.
-    pub async fn take(&self, events: Vec<Event>) -> Result<Vec<Taken>, LedgerError> {
+    /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the caller
+    /// still waits.
+    pub async fn take(
+        &self,
+        events: Vec<Event>,
+        guard: impl Send + 'static,
+    ) -> Result<Vec<Taken>, LedgerError> {
         #[cfg(test)]
         if let Some((ledger, clock)) = &self.inline {
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Take { events, reply }).map_err(|_| ended())?;
+        let guard = Box::new(guard);
+        self.commands.send(Command::Take { events, guard, reply }).map_err(|_| ended())?;
         if self.doorbell.press() {
             self.thread.unpark();
         }
@@ -186,11 +196,13 @@ const GATHER_MAX: Duration = Duration::from_millis(10);
 struct Group {
     events: Vec<Event>,
     replies: Vec<(usize, Reply)>,
+    guards: Vec<Guard>,
 }
 
 impl Group {
-    fn add(&mut self, events: Vec<Event>, reply: Reply) {
+    fn add(&mut self, events: Vec<Event>, guard: Guard, reply: Reply) {
         self.replies.push((events.len(), reply));
+        self.guards.push(guard);
         if self.events.is_empty() {
             self.events = events;
         } else {
@@ -257,9 +269,9 @@ impl Thread {
     /// A request goes to the group; work comes back.
     fn sort(&mut self, command: Command, group: &mut Group) -> Option<Work> {
         match command {
-            Command::Take { events, reply } => {
+            Command::Take { events, guard, reply } => {
                 self.taken = self.taken.wrapping_add(1);
-                group.add(events, reply);
+                group.add(events, guard, reply);
                 None
             }
             Command::Work(work) => Some(work),
@@ -271,7 +283,11 @@ impl Thread {
         let began = clock::monotonic();
         let mut taken = self.ledger.take(&group.events, self.clock.now());
         let took = clock::monotonic().duration_since(began);
-        self.metrics.committed(took.as_secs_f64());
+        match &taken {
+            Ok(_) => self.metrics.committed(took.as_secs_f64()),
+            Err(error) => self.metrics.commit_failed(error.reason()),
+        }
+        drop((group.events, group.guards));
         let tell = |(count, reply)| {
             let part = match &mut taken {
                 Ok(taken) => Ok(taken.drain(..count).collect()),
