@@ -22,6 +22,8 @@ use super::{
 use crate::clock::Timestamp;
 use crate::marketplace::{Hour, TagSet};
 
+const MIGRATIONS_DONE: usize = MIGRATIONS.len();
+
 /// Rows of a step: some milliseconds, and a WAL that stays small.
 const STEP_ROWS: i64 = 500;
 
@@ -52,7 +54,8 @@ impl Ledger {
                 self.copy_aside(1)?;
                 self.write("upgrade", |transaction, _| begin(transaction)).map(|()| true)
             }
-            _ if self.reading(|connection| totals::exists(connection, "sums"))? => {
+            // What a newer program left of itself is its own.
+            MIGRATIONS_DONE if self.reading(|connection| totals::exists(connection, "sums"))? => {
                 self.write("upgrade", |transaction, _| go_on(transaction)).map(|()| true)
             }
             _ => Ok(false),

@@ -19,7 +19,6 @@ const AHEAD_HOURS_MAX: i64 = 48;
 
 /// What one call sealed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[must_use]
 pub struct Sealing {
     /// Records that it made.
     pub made: usize,
@@ -32,15 +31,15 @@ pub struct Sealing {
 pub(super) struct Progress {
     /// The latest whole hour that was looked at for dimensions without usage.
     zeroed: Option<Hour>,
-    /// Slots up to this one are this pod's; `None` once all are: only this process makes new ones.
-    foreign_after: Option<i64>,
+    /// Slots before this one are this pod's; `None` once all are: only this process makes new ones.
+    foreign_from: Option<i64>,
     /// Nothing is left to forget until the next hour closes.
     forgotten: bool,
 }
 
 impl Progress {
     pub(super) const fn begin() -> Self {
-        Self { zeroed: None, foreign_after: Some(i64::MIN), forgotten: false }
+        Self { zeroed: None, foreign_from: Some(i64::MIN), forgotten: false }
     }
 }
 
@@ -118,7 +117,7 @@ fn seal_due(
     let farthest = current.max(Hour::of(now).next());
     let mut sealing = Sealing::default();
     let due = Due { closed, farthest, pod: &settings.pod };
-    while let Some(id) = due.next(transaction, &mut progress.foreign_after)? {
+    while let Some(id) = due.next(transaction, &mut progress.foreign_from)? {
         if budget.is_spent() {
             return Ok(Sealing { more: true, ..sealing });
         }
@@ -206,7 +205,7 @@ impl Due<'_> {
     fn next(
         &self,
         connection: &Connection,
-        foreign_after: &mut Option<i64>,
+        foreign_from: &mut Option<i64>,
     ) -> rusqlite::Result<Option<i64>> {
         let one = |sql: &str, hour: Hour| -> rusqlite::Result<Option<i64>> {
             connection.prepare_cached(sql)?.query_row([hour.number()], |row| row.get(0)).optional()
@@ -219,12 +218,12 @@ impl Due<'_> {
         if ahead.is_some() {
             return Ok(ahead);
         }
-        if let Some(after) = *foreign_after {
-            *foreign_after = connection
-                .prepare_cached("SELECT id FROM slots WHERE id > ?1 AND pod <> ?2 ORDER BY id LIMIT 1")?
-                .query_row(params![after, self.pod], |row| row.get(0))
+        if let Some(from) = *foreign_from {
+            *foreign_from = connection
+                .prepare_cached("SELECT id FROM slots WHERE id >= ?1 AND pod <> ?2 ORDER BY id LIMIT 1")?
+                .query_row(params![from, self.pod], |row| row.get(0))
                 .optional()?;
         }
-        Ok(*foreign_after)
+        Ok(*foreign_from)
     }
 }
