@@ -100,7 +100,8 @@ impl fmt::Display for Quantity {
 /// Millionths as the shortest decimal text; a sum may be above what one report takes.
 #[must_use]
 pub fn show(micros: i128) -> String {
-    let (whole, fraction) = (micros.unsigned_abs() / u128::from(SCALE), micros.unsigned_abs() % u128::from(SCALE));
+    let (whole, fraction) =
+        (micros.unsigned_abs() / u128::from(SCALE), micros.unsigned_abs() % u128::from(SCALE));
     let sign = if micros < 0 { "-" } else { "" };
     if fraction == 0 {
         return format!("{sign}{whole}");

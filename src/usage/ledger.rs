@@ -133,7 +133,9 @@ pub enum LedgerError {
     )]
     Foreign(PathBuf),
     /// What lies under one of its names is no file.
-    #[error("{path} is {what}; tollgate uses a regular file there: remove it (nothing was written through it)")]
+    #[error(
+        "{path} is {what}; tollgate uses a regular file there: remove it (nothing was written through it)"
+    )]
     OddFile {
         /// What lies there.
         path: PathBuf,
@@ -281,7 +283,14 @@ impl Ledger {
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(damaged)?;
         check_version(&mut connection, path)?;
         let mark = mark::Mark::open(&connection, path)?;
-        for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("trusted_schema", "OFF")] {
+        // A container may have no folder for temporary files; no question of ours sorts more than the unsent records.
+        let pragmas = [
+            ("journal_mode", "WAL"),
+            ("synchronous", "FULL"),
+            ("trusted_schema", "OFF"),
+            ("temp_store", "MEMORY"),
+        ];
+        for (name, value) in pragmas {
             connection.pragma_update(None, name, value).map_err(damaged)?;
         }
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
@@ -492,7 +501,8 @@ impl Ledger {
         let found = self.reading(schema_of)?;
         // What an upgrade leaves behind goes when it is empty.
         let may_be_gone = |name: &str| {
-            stored == MIGRATIONS.len() && LEFT_BEHIND.iter().any(|table| name.ends_with(&format!(" of {table}")))
+            stored == MIGRATIONS.len()
+                && LEFT_BEHIND.iter().any(|table| name.ends_with(&format!(" of {table}")))
         };
         let odd: Vec<_> = found
             .symmetric_difference(&expected)

@@ -183,11 +183,7 @@ impl Sender {
         loop {
             let sealing = self
                 .writer
-                .with(
-                    move |ledger| {
-                        if open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) }
-                    },
-                )
+                .with(move |ledger| if open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) })
                 .await?;
             sealed += sealing.made;
             if !sealing.more {

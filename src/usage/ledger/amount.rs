@@ -22,16 +22,14 @@ pub(super) fn amount(row: &Row<'_>, column: usize) -> rusqlite::Result<i128> {
 /// Makes `plus` and `minus` known to a connection.
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     // Innocuous: triggers call them, and the schema itself is not trusted.
-    let flags = FunctionFlags::SQLITE_UTF8
-        | FunctionFlags::SQLITE_DETERMINISTIC
-        | FunctionFlags::SQLITE_INNOCUOUS;
+    let flags =
+        FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     let apply = |context: &Context<'_>, operation: fn(i128, i128) -> Option<i128>| {
         let operand = |index| of(context.get_raw(index)).ok_or_else(|| odd("no amount"));
         let result = operation(operand(0)?, operand(1)?).ok_or_else(|| odd("above 128 bits"))?;
         Ok(blob(result))
     };
-    connection
-        .create_scalar_function("plus", 2, flags, move |context| apply(context, i128::checked_add))?;
+    connection.create_scalar_function("plus", 2, flags, move |context| apply(context, i128::checked_add))?;
     connection.create_scalar_function("minus", 2, flags, move |context| apply(context, i128::checked_sub))
 }
 

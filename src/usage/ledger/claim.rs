@@ -5,8 +5,8 @@
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::rows::{self, Slot};
 use super::rows::State;
+use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings, current_hour};
 use crate::clock::Timestamp;

@@ -83,21 +83,15 @@ fn form_of(connection: &Connection, customer: &Customer) -> rusqlite::Result<Opt
                 .prepare_cached("SELECT account FROM identities WHERE identifier = ?1")?
                 .query_row([identifier], |row| row.get(0))
                 .optional()?;
-            let name = account.map_or_else(
-                || format!("identifier {identifier}"),
-                |account| format!("account {account}"),
-            );
+            let name = account
+                .map_or_else(|| format!("identifier {identifier}"), |account| format!("account {account}"));
             Ok(Some((name, false)))
         }
     }
 }
 
 /// Claims the customer's form for an hour; `false` where the hour has the other one.
-pub(super) fn take_hour(
-    transaction: &Transaction<'_>,
-    customer: &str,
-    hour: Hour,
-) -> rusqlite::Result<bool> {
+pub(super) fn take_hour(transaction: &Transaction<'_>, customer: &str, hour: Hour) -> rusqlite::Result<bool> {
     let Some(customer) = Customer::from_canonical(customer) else { return Ok(true) };
     let mut forms = Forms::new(transaction);
     let fits = forms.fits(&customer, hour)?;

@@ -62,14 +62,18 @@ impl<'a> Keys<'a> {
         let current = current(transaction, settings, seen_at)?;
         let has_old = meta(transaction, OLD_KEYS)?.is_some();
         let others = (0..TABLES).filter(|number| *number != current);
-        let unknown: String =
-            others.map(|number| format!(" AND NOT EXISTS (SELECT 1 FROM keys_{number} WHERE hash = ?1)")).collect();
+        let unknown: String = others
+            .map(|number| format!(" AND NOT EXISTS (SELECT 1 FROM keys_{number} WHERE hash = ?1)"))
+            .collect();
         let unknown_before =
             if has_old { " AND NOT EXISTS (SELECT 1 FROM keys WHERE id = ?3)" } else { " AND ?3 = ?3" };
         let finds: Vec<String> =
             (0..TABLES).map(|number| format!("SELECT content FROM keys_{number} WHERE hash = ?1")).collect();
-        let find_before =
-            if has_old { "SELECT substr(content, 1, 8) FROM keys WHERE id = ?2" } else { "SELECT 1 WHERE ?2 <> ?2" };
+        let find_before = if has_old {
+            "SELECT substr(content, 1, 8) FROM keys WHERE id = ?2"
+        } else {
+            "SELECT 1 WHERE ?2 <> ?2"
+        };
         Ok(Self {
             transaction,
             ledger_id: meta(transaction, "ledger_id")?.unwrap_or_default(),
@@ -202,7 +206,9 @@ pub(super) fn forget(
             }
         }
         transaction
-            .prepare_cached("UPDATE key_tables SET first_at = NULL, last_at = NULL, held = 0 WHERE number = ?1")?
+            .prepare_cached(
+                "UPDATE key_tables SET first_at = NULL, last_at = NULL, held = 0 WHERE number = ?1",
+            )?
             .execute([number])?;
     }
     forget_old(transaction, before, budget)

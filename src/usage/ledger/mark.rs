@@ -26,10 +26,8 @@ impl Mark {
     /// Opens the mark and compares; nothing is written.
     pub(super) fn open(connection: &Connection, path: &Path) -> Result<Self, LedgerError> {
         let failed = |error: rusqlite::Error| classify(path, &error);
-        let opened = files::open(
-            &quarantine::mark_path(path),
-            OpenOptions::new().read(true).write(true).create(true),
-        );
+        let opened =
+            files::open(&quarantine::mark_path(path), OpenOptions::new().read(true).write(true).create(true));
         let file = match opened {
             Ok(file) => file,
             Err(error) => {

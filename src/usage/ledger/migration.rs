@@ -45,9 +45,8 @@ impl Ledger {
 
     /// One step; `false` where nothing is left to do.
     pub(super) fn upgrade_step(&mut self) -> Result<bool, LedgerError> {
-        let stored = self.reading(|connection| {
-            if has_meta(connection)? { schema_number(connection) } else { Ok(0) }
-        })?;
+        let stored =
+            self.reading(|connection| if has_meta(connection)? { schema_number(connection) } else { Ok(0) })?;
         match stored {
             0 => self.write("open", |transaction, _| make(transaction)).map(|()| false),
             1 => {
@@ -103,9 +102,8 @@ fn copy_tables(connection: &Connection, schema: usize) -> rusqlite::Result<()> {
     // A copy that a crash breaks is made anew, and it is synced as a whole.
     connection.execute_batch("PRAGMA copy.journal_mode = OFF; PRAGMA copy.synchronous = OFF;")?;
     let old: String = MIGRATIONS.iter().take(schema).map(|migration| migration.sql).collect();
-    let in_copy = old
-        .replace("CREATE TABLE ", "CREATE TABLE copy.")
-        .replace("CREATE INDEX ", "CREATE INDEX copy.");
+    let in_copy =
+        old.replace("CREATE TABLE ", "CREATE TABLE copy.").replace("CREATE INDEX ", "CREATE INDEX copy.");
     connection.execute_batch("BEGIN")?;
     let copied = connection.execute_batch(&in_copy).and_then(|()| {
         COPIED.iter().try_for_each(|table| {
@@ -122,7 +120,8 @@ fn make(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         transaction.execute_batch(migration.sql)?;
         set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
     }
-    transaction.execute_batch("DROP TABLE keys; DROP TABLE sums; DROP TABLE settled; DROP TABLE accepted;")?;
+    transaction
+        .execute_batch("DROP TABLE keys; DROP TABLE sums; DROP TABLE settled; DROP TABLE accepted;")?;
     set_meta(transaction, "schema", &SCHEMA.to_string())?;
     set_meta(transaction, "ledger_id", &random_hex()?)
 }
@@ -170,8 +169,7 @@ fn go_on(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 }
 
 fn count_allocations(transaction: &Transaction<'_>, after: i64) -> rusqlite::Result<()> {
-    let mut find =
-        transaction.prepare_cached("SELECT id FROM records WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+    let mut find = transaction.prepare_cached("SELECT id FROM records WHERE id > ?1 ORDER BY id LIMIT ?2")?;
     let ids: Vec<i64> =
         find.query_map([after, STEP_ROWS], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let Some(last) = ids.last() else {
@@ -208,18 +206,15 @@ fn move_sums(transaction: &Transaction<'_>) -> rusqlite::Result<usize> {
         };
         let text: String = row.get(4)?;
         let late_from: Option<i64> = row.get(7)?;
-        let past = Past::of(
-            Timestamp::from_unix_millis(row.get(6)?),
-            late_from.map(Hour::from_number),
-        );
+        let past = Past::of(Timestamp::from_unix_millis(row.get(6)?), late_from.map(Hour::from_number));
         Ok(Moved { slot, tags: json(4, &text)?, text, micros: unsigned(row, 5)?, past })
     })?;
     let rows: Vec<Moved> = rows.collect::<rusqlite::Result<_>>()?;
     let mut remove = transaction.prepare_cached(
         "DELETE FROM sums WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4 AND tags = ?5",
     )?;
-    let mut moved = transaction
-        .prepare_cached("UPDATE totals SET pending = minus(pending, ?2) WHERE dimension = ?1")?;
+    let mut moved =
+        transaction.prepare_cached("UPDATE totals SET pending = minus(pending, ?2) WHERE dimension = ?1")?;
     for row in &rows {
         let slot = &row.slot;
         remove.execute(params![slot.pod, slot.customer, slot.dimension, slot.hour.number(), row.text])?;

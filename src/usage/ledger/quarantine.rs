@@ -54,7 +54,8 @@ pub(super) fn is_suspect(path: &Path) -> bool {
 /// Leaves the note for the next start. A disk that does not even take this will be noticed otherwise.
 pub(super) fn suspect(path: &Path) {
     let note = files::open(&suspicion(path), fs::OpenOptions::new().write(true).create(true));
-    let _ = note.and_then(|mut note| note.write_all(b"damage was seen; the next start reads the whole ledger\n"));
+    let _ =
+        note.and_then(|mut note| note.write_all(b"damage was seen; the next start reads the whole ledger\n"));
 }
 
 /// Removes the note.

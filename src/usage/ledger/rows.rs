@@ -313,8 +313,7 @@ pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
 /// A row of [`COLUMNS`], or of [`list_columns`] where its allocations are not wanted.
 pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
     let customer: String = row.get(2)?;
-    let stored: Vec<StoredAllocation> =
-        if whole { json(7, row.get_ref(7)?.as_str()?)? } else { Vec::new() };
+    let stored: Vec<StoredAllocation> = if whole { json(7, row.get_ref(7)?.as_str()?)? } else { Vec::new() };
     let allocation_count: i64 = row.get(18)?;
     let allocation = |stored: StoredAllocation| {
         let quantity = Quantity::from_micros(stored.micros).ok_or_else(|| unreadable(7, "an allocation"))?;
@@ -331,7 +330,8 @@ pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
         quantity: quantity(row, 5)?,
         decimal: row.get(6)?,
         allocations: stored.into_iter().map(allocation).collect::<rusqlite::Result<_>>()?,
-        allocation_count: usize::try_from(allocation_count).map_err(|_| unreadable(18, "a count below zero"))?,
+        allocation_count: usize::try_from(allocation_count)
+            .map_err(|_| unreadable(18, "a count below zero"))?,
         timestamp: Timestamp::from_unix_millis(row.get(8)?),
         client_token: row.get(9)?,
         late_from: late_from.map(Hour::from_number),
@@ -410,8 +410,7 @@ pub(super) fn carry_record(
         let (customer, dimension): (String, String) = (row.get(0)?, row.get(1)?);
         let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
         let late_from = Some(Hour::from_number(row.get(2)?));
-        let past =
-            Past { first_at: now, late_from, overdue_hour: row.get(5)?, overdue_from: row.get(6)? };
+        let past = Past { first_at: now, late_from, overdue_hour: row.get(5)?, overdue_from: row.get(6)? };
         let stored: Vec<StoredAllocation> = json(4, row.get_ref(4)?.as_str()?)?;
         Ok((slot, past, amount(row, 3)?, stored))
     };
@@ -430,8 +429,6 @@ pub(super) fn carry_record(
         parts.push((&untagged, amount));
     }
     let target = slots::add(transaction, &slot, parts, Part::Carried, past)?;
-    transaction
-        .prepare_cached("INSERT INTO links (source, slot) VALUES (?1, ?2)")?
-        .execute([id, target])?;
+    transaction.prepare_cached("INSERT INTO links (source, slot) VALUES (?1, ?2)")?.execute([id, target])?;
     Ok(Carried::Counted)
 }

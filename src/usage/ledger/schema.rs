@@ -39,6 +39,7 @@ CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRI
 /// Region: where AWS deduplicates the record, frozen at its first attempt. `due_at`: not before it, the record is sent.
 /// `unconfirmed`: AWS answered `DuplicateRecord` to a record in doubt. `overdue_hour` and `overdue_from`: for
 /// `on_unsent`, the earliest hour whose usage AWS has not accepted, and the ledger's running time at that hour's end.
+/// Indexes of what is unsent are partial: an upgrade sorts unsent records only, and settled ones take less room.
 /// `raw` is the record's amount in the event's own unit where that is not what is sent, `rounded` what rounding added.
 const SCHEMA_2: &str = "
 ALTER TABLE records ADD COLUMN region TEXT;
@@ -49,7 +50,7 @@ ALTER TABLE records ADD COLUMN overdue_from INTEGER;
 ALTER TABLE records ADD COLUMN raw BLOB;
 ALTER TABLE records ADD COLUMN rounded BLOB;
 ALTER TABLE records ADD COLUMN allocation_count INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX records_due ON records (state, due_at);
+CREATE INDEX records_due ON records (due_at) WHERE state = 'sealed';
 CREATE INDEX records_oldest ON records (timestamp) WHERE state = 'sealed';
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, record INTEGER NOT NULL, action TEXT NOT NULL, note TEXT NOT NULL) STRICT;

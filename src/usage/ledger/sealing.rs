@@ -7,9 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use super::rows::{self, Slot, State};
 use super::slots::{self, Open, Part, Past};
 use super::upkeep::{self, Budget};
-use super::{
-    Ledger, LedgerError, Settings, claim, forms, last_closed, quarantine, random_hex, set_meta,
-};
+use super::{Ledger, LedgerError, Settings, claim, forms, last_closed, quarantine, random_hex, set_meta};
 use crate::clock::Timestamp;
 use crate::marketplace::Hour;
 use crate::usage::seal::{self, Sealed};
@@ -155,8 +153,7 @@ fn seal_one(
     let sealed = seal::seal(open.slot.hour, &open.sum, now);
     slots::remove(transaction, open.id)?;
     let token = random_hex()?;
-    let id =
-        rows::insert_record(transaction, &open.slot, &open.past, &sealed, &token, State::Sealed, now)?;
+    let id = rows::insert_record(transaction, &open.slot, &open.past, &sealed, &token, State::Sealed, now)?;
     transaction
         .prepare_cached("UPDATE links SET slot = NULL, target = ?2 WHERE slot = ?1")?
         .execute([open.id, id])?;
@@ -202,11 +199,7 @@ struct Due<'a> {
 
 impl Due<'_> {
     /// The next slot of an hour that is closed, or too far ahead, or of another pod.
-    fn next(
-        &self,
-        connection: &Connection,
-        foreign_from: &mut Option<i64>,
-    ) -> rusqlite::Result<Option<i64>> {
+    fn next(&self, connection: &Connection, foreign_from: &mut Option<i64>) -> rusqlite::Result<Option<i64>> {
         let one = |sql: &str, hour: Hour| -> rusqlite::Result<Option<i64>> {
             connection.prepare_cached(sql)?.query_row([hour.number()], |row| row.get(0)).optional()
         };

@@ -1,8 +1,8 @@
 //! The ledger against its own promises: repeats, late events, closed hours, restarts, other processes, damage; and
 //! against a model of a few lines that holds everything in memory.
 
-mod clock;
 mod bounds;
+mod clock;
 mod damage;
 mod files;
 mod forms;
@@ -179,7 +179,10 @@ fn answers_move_the_balance_and_doubt_is_never_carried() {
     ledger.attempt(&[ids[3]], now).unwrap();
     ledger.answered(ids[3], &Answered::Refused("ThrottlingException".into()), now).unwrap();
     ledger.answered(ids[3], &Answered::Carry("expired".into()), now).unwrap();
-    assert_eq!(bench.total("requests"), Totals { accepted: 15, billed: 1, pending: 12, dead: 2, ..Totals::default() });
+    assert_eq!(
+        bench.total("requests"),
+        Totals { accepted: 15, billed: 1, pending: 12, dead: 2, ..Totals::default() }
+    );
     let doubtful = bench.ledger().unsent(10).unwrap();
     assert_eq!((doubtful.len(), doubtful[0].id, doubtful[0].in_doubt), (1, ids[3], true));
     // An answer for a record that has one already changes nothing.

@@ -141,9 +141,8 @@ pub(super) fn recount(connection: &Connection) -> rusqlite::Result<BTreeMap<Stri
     if exists(connection, "sums")? {
         each("SELECT dimension, micros FROM sums", &|totals, amount| totals.pending += amount)?;
     }
-    let state = |state: &str| {
-        format!("SELECT dimension, coalesce(raw, micros) FROM records WHERE state = '{state}'")
-    };
+    let state =
+        |state: &str| format!("SELECT dimension, coalesce(raw, micros) FROM records WHERE state = '{state}'");
     each(&state("sealed"), &|totals, amount| totals.pending += amount)?;
     each(&state("accepted"), &|totals, amount| totals.billed += amount)?;
     each(&state("dead"), &|totals, amount| totals.dead += amount)?;
@@ -165,7 +164,8 @@ pub(super) fn count(connection: &Connection, name: &str) -> rusqlite::Result<u64
 
 /// What the ledger holds, from its counters.
 pub(super) fn contents(connection: &Connection) -> rusqlite::Result<Contents> {
-    let sum = |names: &[&str]| names.iter().map(|name| count(connection, name)).sum::<rusqlite::Result<u64>>();
+    let sum =
+        |names: &[&str]| names.iter().map(|name| count(connection, name)).sum::<rusqlite::Result<u64>>();
     Ok(Contents {
         keys: u64::try_from(keys::held(connection)?).unwrap_or_default(),
         open: sum(&["slots", "shares"])?,

@@ -108,7 +108,9 @@ impl Ledger {
     pub fn summary(&self) -> Result<Summary, LedgerError> {
         let (unsent, oldest, dead) = self.reading(|connection| {
             let oldest: Option<i64> = connection
-                .prepare_cached("SELECT min(timestamp) FROM records WHERE state = 'sealed'")?
+                .prepare_cached(
+                    "SELECT min(timestamp) FROM records INDEXED BY records_oldest WHERE state = 'sealed'",
+                )?
                 .query_row([], |row| row.get(0))?;
             Ok((totals::count(connection, "sealed")?, oldest, totals::count(connection, "dead")?))
         })?;
@@ -135,8 +137,7 @@ impl Ledger {
                 Some(_) => {}
             }
             let current = current_hour(transaction, now, settings.settle)?;
-            let carried =
-                rows::carry_record(transaction, "state = 'dead'", &settings.pod, current, id, now)?;
+            let carried = rows::carry_record(transaction, "state = 'dead'", &settings.pod, current, id, now)?;
             if carried == Carried::OtherForm {
                 return Ok(Replayed::OtherForm);
             }

@@ -171,7 +171,7 @@ impl Bench {
             started_at: START,
             zero_dimensions: Vec::new(),
             aws_door: false,
-        idempotency_window: 48 * HOUR,
+            idempotency_window: 48 * HOUR,
         };
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let metrics = Arc::new(Metrics::new());

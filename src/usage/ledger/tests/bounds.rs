@@ -111,9 +111,8 @@ fn sealing_goes_on_in_pieces_after_intake_and_kills_and_each_hour_is_closed_at_o
 #[test]
 fn another_pods_slots_are_taken_over_in_pieces() {
     let mut bench = Bench::new();
-    let events: Vec<Event> = (0..3000)
-        .map(|number| Event { dimension: format!("d{number}"), ..event(None, 1, START) })
-        .collect();
+    let events: Vec<Event> =
+        (0..3000).map(|number| Event { dimension: format!("d{number}"), ..event(None, 1, START) }).collect();
     bench.ledger().take(&events, START).unwrap();
     bench.restart("pod-2");
     let now = START.plus(MINUTE);

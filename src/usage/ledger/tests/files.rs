@@ -70,7 +70,10 @@ fn what_we_make_is_for_this_user_only() {
 fn a_database_of_another_program_is_left_untouched() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE_NAME);
-    Connection::open(&path).unwrap().execute_batch("CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('x')").unwrap();
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('x')")
+        .unwrap();
     let before = fs::read(&path).unwrap();
     for _ in 0..2 {
         let error = Ledger::open(folder.path(), settings("pod-1")).unwrap_err();

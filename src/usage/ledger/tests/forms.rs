@@ -32,7 +32,11 @@ fn an_hour_of_an_account_takes_the_form_that_came_first() {
     let other = Customer::Account { account_id: "444455556666".into(), license_arn: None };
     assert_eq!(bench.take(of(other, 4, START), START), Taken::Accepted);
     let next = START.plus(HOUR);
-    assert_eq!(bench.take(Event { at: next, ..refused.clone() }, next), Taken::Accepted, "the next hour is free");
+    assert_eq!(
+        bench.take(Event { at: next, ..refused.clone() }, next),
+        Taken::Accepted,
+        "the next hour is free"
+    );
     assert_eq!(bench.take(Event { at: next, ..refused }, next), Taken::Duplicate);
     assert_eq!(bench.take(of(licensed(), 8, next), next), Taken::OtherForm);
     assert_eq!(bench.total("requests").accepted, 9);
@@ -43,7 +47,11 @@ fn an_identifier_counts_as_its_account_where_that_is_known() {
     let mut bench = Bench::new();
     bench.take(of(identified(), 1, START), START);
     bench.ledger().identify("id-of-111122223333", "111122223333").unwrap();
-    assert_eq!(bench.take(of(licensed(), 2, START), START), Taken::OtherForm, "what came before it was known");
+    assert_eq!(
+        bench.take(of(licensed(), 2, START), START),
+        Taken::OtherForm,
+        "what came before it was known"
+    );
     assert_eq!(bench.take(of(legacy(), 2, START), START), Taken::Accepted, "the same form");
     let next = START.plus(HOUR);
     bench.take(of(licensed(), 4, next), next);
@@ -64,7 +72,11 @@ fn usage_of_the_other_form_is_neither_carried_nor_replayed_into_an_hour() {
     assert_eq!(bench.ledger().replay(id, true, now).unwrap(), Replayed::OtherForm);
     assert_eq!((bench.total("requests").dead, bench.total("requests").pending), (7, 1));
     let later = now.plus(HOUR);
-    assert_eq!(bench.ledger().replay(id, true, later).unwrap(), Replayed::Counted, "an hour without the other form");
+    assert_eq!(
+        bench.ledger().replay(id, true, later).unwrap(),
+        Replayed::Counted,
+        "an hour without the other form"
+    );
     assert_eq!(bench.take(of(licensed(), 2, later), later), Taken::OtherForm);
     assert_eq!(bench.total("requests").dead, 0);
 }

@@ -60,11 +60,19 @@ fn an_upgrade_that_is_killed_after_any_step_goes_on_and_is_in_balance_all_the_ti
     let mut ledger = Ledger::open(folder.path(), settings("pod-1")).unwrap();
     ledger.check().unwrap();
     assert_eq!(ledger.totals().unwrap(), expected());
-    assert!(ledger.records(2000).unwrap().iter().filter(|r| r.dimension == "seats").all(|r| r.allocation_count == 2));
+    assert!(
+        ledger
+            .records(2000)
+            .unwrap()
+            .iter()
+            .filter(|r| r.dimension == "seats")
+            .all(|r| r.allocation_count == 2)
+    );
     let contents = ledger.contents().unwrap();
     assert_eq!((contents.keys, contents.open, contents.unsent, contents.settled), (1301, 1303, 1302, 2));
     ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap();
-    let sealed = ledger.unsent(2000).unwrap().into_iter().find(|record| record.dimension == "gigabytes").unwrap();
+    let sealed =
+        ledger.unsent(2000).unwrap().into_iter().find(|record| record.dimension == "gigabytes").unwrap();
     assert_eq!((sealed.allocation_count, sealed.quantity.micros()), (1300, 3900));
 }
 

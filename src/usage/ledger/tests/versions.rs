@@ -40,7 +40,8 @@ fn every_older_schema_is_opened_with_all_that_is_in_it() {
         let mut ledger = Ledger::open(folder.path(), settings("pod-1")).unwrap();
         ledger.check().unwrap();
         let totals = ledger.totals().unwrap();
-        let expected = Totals { accepted: 3_006_667, billed: 6_100, pending: 3_000_067, dead: 500, ..Totals::default() };
+        let expected =
+            Totals { accepted: 3_006_667, billed: 6_100, pending: 3_000_067, dead: 500, ..Totals::default() };
         assert_eq!(totals["requests"], expected, "schema {}", index + 1);
         let unsent = ledger.unsent(10).unwrap();
         let tokens: Vec<_> =
@@ -119,6 +120,10 @@ fn no_seller_uses_a_ledger_up() {
     bench.ledger().seal_closed(START.plus(HOUR + SETTLE)).unwrap();
     assert_eq!(bench.ledger().unsent(10).unwrap()[0].quantity, Quantity::MAX);
     bench.ledger().seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
-    assert_eq!(bench.ledger().unsent(10).unwrap()[1].quantity, Quantity::MAX, "the rest counts to the next hour");
+    assert_eq!(
+        bench.ledger().unsent(10).unwrap()[1].quantity,
+        Quantity::MAX,
+        "the rest counts to the next hour"
+    );
     assert_eq!(bench.total("requests").pending, all);
 }

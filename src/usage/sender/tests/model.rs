@@ -407,7 +407,7 @@ impl Bench {
             started_at: self.clock.now(),
             zero_dimensions: Vec::new(),
             aws_door: false,
-        idempotency_window: 48 * HOUR,
+            idempotency_window: 48 * HOUR,
         };
         let ledger = Ledger::open(self.folder.path(), settings).unwrap();
         let writer = Writer::inline(ledger, self.clock.clone());
