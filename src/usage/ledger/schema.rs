@@ -33,8 +33,8 @@ CREATE TABLE settled (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRIC
 CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// `ledger` describes each table. Amounts: `amount`. Triggers keep `totals` and `counts`, so that no statement can change
-/// a row and forget them.
+/// `ledger` describes each table. Amounts: `amount`. Triggers keep `totals` and `counts`, so that no statement can
+/// change a row and forget them.
 ///
 /// Region: where AWS deduplicates the record, frozen at its first attempt. `due_at`: not before it, the record is sent.
 /// `unconfirmed`: AWS answered `DuplicateRecord` to a record in doubt. `overdue_hour` and `overdue_from`: for

@@ -33,8 +33,8 @@ const STEP_ROWS_MIN: usize = 64;
 /// Work that a transaction does at most, in rows: some 20 ms, and a WAL that stays small.
 const STEP_ROWS_MAX: usize = 8000;
 
-/// In between, a transaction ends after this time: with the fsync of its commit, and of an acknowledgement's behind it, on
-/// a slow disk, nobody waits 50 ms for it.
+/// In between, a transaction ends after this time: with the fsync of its commit, and of an acknowledgement's behind it,
+/// on a slow disk, nobody waits 50 ms for it.
 const STEP_TIME: Duration = Duration::from_millis(10);
 
 /// Settled records that are forgotten between two looks at the clock.
@@ -271,7 +271,8 @@ fn forget_records(
     Ok(false)
 }
 
-/// States of records that are kept for comparison only, in the order in which they are forgotten where there are too many.
+/// States of records that are kept for comparison only, in the order in which they are forgotten where there are too
+/// many.
 const SETTLED: [&str; 3] = ["accepted", "carried", "discarded"];
 
 fn settled(connection: &Connection) -> rusqlite::Result<u64> {

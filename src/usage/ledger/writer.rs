@@ -87,8 +87,8 @@ impl Writer {
         }
     }
 
-    /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the caller
-    /// still waits.
+    /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the
+    /// caller still waits.
     pub async fn take(
         &self,
         events: Vec<Event>,
