@@ -11,6 +11,7 @@ pub mod csv;
 pub mod door;
 pub mod listing;
 pub mod query;
+pub mod rate;
 pub mod repair;
 pub mod usage;
 
@@ -246,7 +247,7 @@ mod tests {
     #[test]
     fn a_request_that_took_too_long_may_be_sent_again() {
         let (_publisher, entitlement) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
-        let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap() };
+        let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap(), pod: None };
         let server = AppServer {
             subject: Arc::new(subject),
             room: Room::new(BODIES_BYTES_MAX),

@@ -3,6 +3,7 @@
 //! Whoever measures holds the handles of this struct; nobody decides by them. Labels have closed or bounded sets.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -34,6 +35,11 @@ struct UsageEvent {
 struct UsageRecord {
     dimension: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DimensionLabel {
+    dimension: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -88,6 +94,9 @@ pub struct Metrics {
     oldest_unsent: Gauge,
     oldest_unsent_deadline: Gauge,
     dead_letters: Gauge,
+    usage_overdue: Gauge,
+    usage_overdue_alarm: Gauge,
+    unknown_dimensions: Family<DimensionLabel, Gauge>,
     ledger_bytes: Gauge,
     commit_duration: Histogram,
     commit_failures: Counter,
@@ -176,6 +185,24 @@ impl Metrics {
         );
         let [unsent, oldest_unsent, oldest_unsent_deadline, dead_letters, ledger_bytes] =
             ledger_gauges(&mut registry);
+        let usage_overdue = Gauge::default();
+        registry.register(
+            "tollgate_usage_overdue_seconds",
+            "How long the oldest usage that AWS has not accepted has waited since the end of its hour; 0 while there is none",
+            usage_overdue.clone(),
+        );
+        let usage_overdue_alarm = Gauge::default();
+        registry.register(
+            "tollgate_usage_overdue_alarm_seconds",
+            "The value of tollgate_usage_overdue_seconds above which somebody should look: half of on_unsent, or three hours",
+            usage_overdue_alarm.clone(),
+        );
+        let unknown_dimensions = Family::<DimensionLabel, Gauge>::default();
+        registry.register(
+            "tollgate_usage_dimension_unknown",
+            "1 for each configured dimension that AWS does not know for this product",
+            unknown_dimensions.clone(),
+        );
         let commit_duration = Histogram::new(COMMIT_BUCKETS);
         registry.register(
             "tollgate_ledger_commit_duration_seconds",
@@ -190,6 +217,9 @@ impl Metrics {
             oldest_unsent,
             oldest_unsent_deadline,
             dead_letters,
+            usage_overdue,
+            usage_overdue_alarm,
+            unknown_dimensions,
             ledger_bytes,
             commit_duration,
             usage_events,
@@ -252,6 +282,22 @@ impl Metrics {
         self.oldest_unsent_deadline.set(deadline.map_or(0, Timestamp::unix_seconds));
         self.dead_letters.set(gauge(figures.dead));
         self.ledger_bytes.set(gauge(figures.bytes));
+    }
+
+    /// The oldest usage that AWS has not accepted is so old.
+    pub fn usage_overdue(&self, age: Duration) {
+        self.usage_overdue.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Usage of this age is an alarm.
+    pub fn usage_overdue_alarm(&self, age: Duration) {
+        self.usage_overdue_alarm.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// AWS does not know a dimension that is configured.
+    pub fn dimension_unknown(&self, dimension: &str) {
+        let dimension = self.known_dimension(dimension);
+        self.unknown_dimensions.get_or_create(&DimensionLabel { dimension }).set(1);
     }
 
     /// A commit took so many seconds.
@@ -376,7 +422,12 @@ impl Format {
     /// What an `Accept` header asks for.
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+        // Media types have no case (RFC 9110, section 8.3.1).
+        if accept.to_ascii_lowercase().contains("application/openmetrics-text") {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
     }
 
     /// Its content type.

@@ -25,3 +25,5 @@ mod proof;
 mod repair;
 #[path = "metering/semantics.rs"]
 mod semantics;
+#[path = "metering/unsent.rs"]
+mod unsent;

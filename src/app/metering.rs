@@ -10,7 +10,7 @@ use super::{Surroundings, pod};
 use crate::api::repair::Repairs;
 use crate::api::usage::{Metering, UsagePart};
 use crate::clock;
-use crate::config::{ClockSource, Config, Mode, OnExpired, OnZeroHour};
+use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
@@ -21,6 +21,8 @@ use crate::usage::ledger::{self, Ledger, LedgerError};
 use crate::usage::notice::Notices;
 use crate::usage::policy::{self, Policy, Window};
 use crate::usage::sender::{self, Flush, Outlet, Sender};
+use crate::usage::unsent::Unsent;
+use crate::usage::unsent::rule::Rule;
 
 /// An application that has reported nothing for so long has ended, or has nothing more to report.
 const QUIET: Duration = Duration::from_secs(2);
@@ -92,13 +94,32 @@ pub(super) fn start(
             Ok(writer) => writer,
             Err(error) => return ended(&error),
         };
+        // Before the gate may open: usage that was overdue before a restart still is.
+        let mut unsent = (outlet == Outlet::MeterUsage).then(|| {
+            Unsent::new(plan.unsent, writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone())
+        });
+        if let Some(unsent) = &mut unsent
+            && let Err(error) = unsent.look().await
+        {
+            return ended(&error);
+        }
         let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics));
         let _ = slot.set(Metering { intake, writer: writer.clone() });
         opened.send_replace(true);
         let phase = if outlet == Outlet::MeterUsage { policy::phase_of(&pod) } else { Duration::ZERO };
         let settings =
             sender::Settings { policy: Policy { pod, phase, ..plan.sender.policy }, ..plan.sender };
-        let error = Sender::new(settings, aws, writer, clock, metrics, tell, flushed).run().await;
+        let watching = async {
+            match unsent {
+                Some(unsent) => unsent.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        let sending = Sender::new(settings, aws, writer, clock, metrics, tell, flushed).run();
+        let error = tokio::select! {
+            error = sending => error,
+            error = watching => error,
+        };
         ended(&error)
     });
     Some(Usage { part, open, drain })
@@ -136,6 +157,7 @@ struct Plan {
     folder: PathBuf,
     ledger: ledger::Settings,
     sender: sender::Settings,
+    unsent: Rule,
     rules: Rules,
 }
 
@@ -167,6 +189,12 @@ impl Plan {
                 zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
             },
             sender,
+            unsent: Rule {
+                close_after: match usage.on_unsent {
+                    OnUnsent::Keep => None,
+                    OnUnsent::CloseAfter(after) => Some(after),
+                },
+            },
             rules: rules(config),
         }
     }

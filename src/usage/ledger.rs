@@ -29,6 +29,7 @@
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`; a program refuses a
 //! file whose `min_reader` is above its own schema, and touches nothing.
 
+mod ageing;
 mod claim;
 mod counting;
 mod links;
@@ -54,6 +55,8 @@ use crate::marketplace::{Hour, TagSet};
 use crate::usage::event::Event;
 use crate::usage::seal::{self, Share, Sum};
 
+pub use ageing::Oldest;
+use ageing::{Ageing, Overdue};
 pub use claim::{Claim, Claimed, Settled};
 pub use links::Links;
 use rows::Slot;
@@ -172,6 +175,7 @@ pub struct Ledger {
     mark: mark::Mark,
     /// The latest whole hour that was looked at for dimensions without usage.
     zeroed: Option<Hour>,
+    ageing: Ageing,
 }
 
 impl Ledger {
@@ -240,7 +244,14 @@ impl Ledger {
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(damaged)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(damaged)?;
-        Ok(Self { connection, path: path.to_owned(), settings, mark, zeroed: None })
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            settings,
+            mark,
+            zeroed: None,
+            ageing: Ageing::default(),
+        })
     }
 
     /// From here on SQLite folds its WAL back when it closes the file.
@@ -271,6 +282,7 @@ impl Ledger {
             transaction
                 .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])?;
             claim::adopt(transaction)?;
+            ageing::interrupted(transaction)?;
             upkeep::begin_to_forget(transaction, settings.started_at)?;
             rows::started_at(transaction, &settings.pod, settings.started_at).map(Ok)
         })?;
@@ -307,6 +319,10 @@ impl Ledger {
         if changed {
             step(name, "after");
             self.mark.counted(&self.connection);
+            // What was just acknowledged is younger than all that waits.
+            if name != "take" {
+                self.ageing.forget();
+            }
         }
         Ok(done)
     }
@@ -520,6 +536,9 @@ fn seal_sums(
     let farthest = current.max(Hour::of(now).next());
     let mut made = 0;
     for (slot, sum) in rows::due_sums(transaction, closed, farthest, &settings.pod)? {
+        if claim::under_way(transaction, &slot)? {
+            continue;
+        }
         // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
         let foreign = slot.pod != settings.pod;
         // The clock was ahead, and nobody would look at that hour before it comes.
@@ -536,6 +555,8 @@ fn seal_sums(
         }
         let Some(sealed) = seal::seal(slot.hour, &sum.sum, now) else { continue };
         rows::insert_record(transaction, &slot, &sum, &sealed, &random_hex()?, now)?;
+        links::sealed(transaction, &slot, transaction.last_insert_rowid())?;
+        rows::remove_sum(transaction, &slot)?;
         rows::keep_rest(transaction, &slot, current, &sealed, now)?;
         made += 1;
     }
@@ -664,14 +685,23 @@ fn random_hex() -> rusqlite::Result<String> {
 pub(crate) struct OpenSum {
     pub(crate) sum: Sum,
     pub(crate) late_from: Option<Hour>,
+    overdue: Overdue,
 }
 
 impl OpenSum {
-    fn add(&mut self, tags: TagSet, micros: u64, first_at: Timestamp, late_from: Option<Hour>) {
+    fn add(
+        &mut self,
+        tags: TagSet,
+        micros: u64,
+        first_at: Timestamp,
+        late_from: Option<Hour>,
+        overdue: Overdue,
+    ) {
         let share = self.sum.shares.entry(tags).or_insert(Share { micros: 0, first_at });
         share.micros = share.micros.saturating_add(micros);
         share.first_at = share.first_at.min(first_at);
         self.late_from = [self.late_from, late_from].into_iter().flatten().min();
+        self.overdue = self.overdue.join(overdue);
     }
 }
 

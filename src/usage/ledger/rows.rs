@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::ageing::{self, Overdue};
 use super::{OpenSum, links, meta, set_meta};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
@@ -240,15 +241,18 @@ pub(super) fn add(
     micros: u64,
     first_at: Timestamp,
     late_from: Option<Hour>,
+    overdue: Overdue,
 ) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "INSERT INTO sums (pod, customer, dimension, hour, tags, micros, first_at, late_from)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+            "INSERT INTO sums (pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
              ON CONFLICT (hour, pod, customer, dimension, tags) DO UPDATE SET
                  micros = micros + excluded.micros,
                  first_at = min(first_at, excluded.first_at),
-                 late_from = coalesce(min(late_from, excluded.late_from), late_from, excluded.late_from)",
+                 late_from = coalesce(min(late_from, excluded.late_from), late_from, excluded.late_from),
+                 overdue_hour = coalesce(min(overdue_hour, excluded.overdue_hour), overdue_hour, excluded.overdue_hour),
+                 overdue_from = coalesce(min(overdue_from, excluded.overdue_from), overdue_from, excluded.overdue_from)",
         )?
         .execute(params![
             slot.pod,
@@ -259,6 +263,8 @@ pub(super) fn add(
             signed(micros),
             first_at.unix_millis(),
             late_from.map(Hour::number),
+            overdue.hour.map(Hour::number),
+            overdue.from,
         ])
         .map(|_| ())
 }
@@ -271,22 +277,11 @@ pub(super) fn due_sums(
     pod: &str,
 ) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
     let mut statement = transaction.prepare_cached(
-        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums
+        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from
+         FROM sums
          WHERE hour <= ?1 OR hour > ?2 OR pod <> ?3",
     )?;
     sums(statement.query(params![closed.number(), farthest.number(), pod])?)
-}
-
-/// The open sum of one slot, if there is one.
-pub(super) fn sums_of(
-    transaction: &Transaction<'_>,
-    slot: &Slot,
-) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums
-         WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4",
-    )?;
-    sums(statement.query(params![slot.hour.number(), slot.pod, slot.customer, slot.dimension])?)
 }
 
 fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
@@ -305,12 +300,13 @@ fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum
             unsigned(row, 5)?,
             Timestamp::from_unix_millis(row.get(6)?),
             late_from.map(Hour::from_number),
+            Overdue { hour: row.get::<_, Option<i64>>(8)?.map(Hour::from_number), from: row.get(9)? },
         );
     }
     Ok(sums)
 }
 
-fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()> {
+pub(super) fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("DELETE FROM sums WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4")?
         .execute(params![slot.pod, slot.customer, slot.dimension, slot.hour.number()])
@@ -330,11 +326,12 @@ pub(super) fn carry(
     let earlier = (slot.hour < target.hour).then_some(slot.hour);
     let late_from = [earlier, sum.late_from].into_iter().flatten().min();
     for (tags, share) in &sum.sum.shares {
-        add(transaction, target, tags, share.micros, now, late_from)?;
+        add(transaction, target, tags, share.micros, now, late_from, sum.overdue)?;
     }
     links::moved(transaction, slot, target)
 }
 
+/// Seals a slot; what is open in it stays: the caller removes it where it is what was sealed.
 pub(super) fn insert_record(
     transaction: &Transaction<'_>,
     slot: &Slot,
@@ -352,11 +349,15 @@ pub(super) fn insert_record(
         })
         .collect();
     let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
+    let overdue = match sealed.quantity {
+        Quantity::ZERO => Overdue::default(),
+        _ => sum.overdue.or(Overdue::begins(slot, now, ageing::running(transaction)?)),
+    };
     transaction
         .prepare_cached(
             "INSERT INTO records (pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token,
-                 late_from, state, sealed_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'sealed', ?11, ?11)",
+                 late_from, state, sealed_at, updated_at, overdue_hour, overdue_from)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'sealed', ?11, ?11, ?12, ?13)",
         )?
         .execute(params![
             slot.pod,
@@ -370,9 +371,10 @@ pub(super) fn insert_record(
             client_token,
             sum.late_from.map(Hour::number),
             now.unix_millis(),
-        ])?;
-    links::sealed(transaction, slot, transaction.last_insert_rowid())?;
-    remove_sum(transaction, slot)
+            overdue.hour.map(Hour::number),
+            overdue.from,
+        ])
+        .map(|_| ())
 }
 
 /// What AWS's maximum left over counts to the current hour.
@@ -384,8 +386,9 @@ pub(super) fn keep_rest(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let target = Slot { hour: current, ..slot.clone() };
+    let overdue = Overdue::begins(&target, now, ageing::running(transaction)?);
     for (tags, micros) in &sealed.rest {
-        add(transaction, &target, tags, *micros, now, Some(slot.hour))?;
+        add(transaction, &target, tags, *micros, now, Some(slot.hour), overdue)?;
     }
     Ok(())
 }
@@ -433,7 +436,7 @@ pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> ru
 
 /// Reads every row, and keeps none: for a ledger that is under suspicion.
 pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
-    let all = "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums";
+    let all = "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from FROM sums";
     sums(connection.prepare(all)?.query([])?)?;
     let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM records"))?;
     let mut rows = statement.query([])?;
@@ -500,6 +503,7 @@ pub(super) fn answer(
         Answered::Carry(code) => (State::Carried, false, Some(code), None),
         Answered::Dead(code) => (State::Dead, false, Some(code), None),
     };
+    ageing::answered(transaction, id, answered)?;
     if matches!(answered, Answered::Carry(_)) {
         // The attempt that was under way is what was refused; an earlier one without an answer is not.
         carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, None, id, now)?;
@@ -539,13 +543,16 @@ pub(super) fn carry_record(
     if micros > 0 {
         links::carried(transaction, id, &slot)?;
     }
+    let begins = Overdue::begins(&slot, now, ageing::running(transaction)?);
+    let overdue = ageing::of_record(transaction, id)?.or(begins);
+    ageing::end(transaction, id)?;
     let stored: Vec<StoredAllocation> = json(4, &allocations)?;
     if stored.is_empty() && micros > 0 {
-        add(transaction, &slot, &TagSet::default(), micros, now, Some(hour))?;
+        add(transaction, &slot, &TagSet::default(), micros, now, Some(hour), overdue)?;
     }
     stored
         .into_iter()
-        .try_for_each(|part| add(transaction, &slot, &part.tags, part.micros, now, Some(hour)))?;
+        .try_for_each(|part| add(transaction, &slot, &part.tags, part.micros, now, Some(hour), overdue))?;
     Ok(true)
 }
 

@@ -1,6 +1,7 @@
 //! The ledger against its own promises: repeats, late events, closed hours, restarts, other processes, damage; and
 //! against a model of a few lines that holds everything in memory.
 
+mod ageing;
 mod clock;
 mod damage;
 mod repair;
@@ -328,6 +329,7 @@ fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
     ledger.take(&[event(None, 6, now)], now).unwrap();
     let totals = ledger.totals().unwrap()["requests"];
     assert_eq!((totals.accepted, totals.billed, totals.pending), (18, 7, 11));
+    ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap();
     ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
     let records = ledger.records(10).unwrap();
     let shown: Vec<_> = records.iter().map(|record| (record.hour, record.quantity.micros())).collect();
@@ -413,6 +415,50 @@ fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_le
     assert_eq!(unsent.len(), 2, "a process that ended during the call leaves it in doubt");
     assert!(unsent.iter().all(|record| record.in_doubt));
     assert_eq!(open().totals().unwrap()["requests"].pending, 17);
+}
+
+#[test]
+fn a_claim_that_is_refused_moves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let mut now = START;
+    // A broken client, or a hostile one, has a call refused every hour, over the end of the hour.
+    for _ in 0..10 {
+        let Claimed::Granted(id) = ledger.claim(&claim(7, now), now).unwrap() else { panic!("not granted") };
+        ledger.take(&[event(None, 5, now)], now).unwrap();
+        let closed = now.plus(HOUR + SETTLE);
+        assert_eq!(ledger.seal_closed(closed).unwrap(), 0, "nobody knows yet whether the hour is free");
+        ledger.settle_claim(id, Settled::Refused, None, closed).unwrap();
+        assert_eq!(ledger.seal_closed(closed).unwrap(), 1);
+        now = now.plus(HOUR);
+    }
+    let records = ledger.records(20).unwrap();
+    let hours: Vec<_> =
+        records.iter().map(|record| (record.hour, record.quantity.micros(), record.late_from)).collect();
+    let own: Vec<_> = (0..10).map(|hour| (Hour::of(START.plus(hour * HOUR)), 5, None)).collect();
+    assert_eq!(hours, own, "each hour has its own usage");
+}
+
+#[test]
+fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
+    for settled in [Settled::Accepted, Settled::Unknown, Settled::Unsent] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger =
+            Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+        ledger.take(&[event(None, 5, START)], START).unwrap();
+        let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else {
+            panic!("not granted")
+        };
+        ledger.take(&[event(None, 6, START)], START).unwrap();
+        ledger.settle_claim(id, settled, None, START).unwrap();
+        ledger.take(&[event(None, 8, START)], START).unwrap();
+        ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap();
+        ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
+        let records = ledger.records(10).unwrap();
+        let shown: Vec<_> = records.iter().map(|record| (record.hour, record.quantity.micros())).collect();
+        assert_eq!(shown, [(Hour::of(START), 7), (Hour::of(START).next(), 19)], "{settled:?}");
+        assert_eq!(ledger.totals().unwrap()["requests"].accepted, 26);
+    }
 }
 
 // === the model ===

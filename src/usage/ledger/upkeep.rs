@@ -146,8 +146,10 @@ pub(super) fn forget(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite:
         .prepare_cached("SELECT count(*) FROM records WHERE state IN ('accepted', 'carried')")?
         .query_row([], |row| row.get(0))?;
     let surplus = (settled - SETTLED_MAX).max(0);
+    // What somebody confirmed without AWS's word still counts for `on_unsent`.
     let old = "id IN (SELECT id FROM records WHERE state IN ('accepted', 'carried') AND updated_at < ?1 AND hour < ?3
-               UNION SELECT * FROM (SELECT id FROM records WHERE state IN ('accepted', 'carried') ORDER BY id LIMIT ?2))";
+               UNION SELECT * FROM (SELECT id FROM records WHERE state IN ('accepted', 'carried') ORDER BY id LIMIT ?2))
+               AND overdue_from IS NULL";
     // By both: a clock that was behind when AWS answered makes no record old whose hour is of yesterday.
     let old_before = before.minus(RECORDS_KEPT - KEYS_KEPT);
     let bounds = params![old_before.unix_millis(), surplus, Hour::of(old_before).number()];

@@ -70,6 +70,7 @@ fn every_older_schema_is_opened_with_all_that_is_in_it() {
 #[test]
 fn a_newer_schema_that_lets_older_programs_write_keeps_its_number() {
     let folder = released(RELEASED[0]);
+    drop(Ledger::open(folder.path(), settings("pod-1")).unwrap());
     {
         let connection = Connection::open(folder.path().join(FILE_NAME)).unwrap();
         set_meta(&connection, "schema", "7").unwrap();
