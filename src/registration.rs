@@ -204,9 +204,6 @@ impl Registration {
         let mut skew = self.metering.clock_skew();
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
         loop {
-            if let Some(remember) = machine.remember(self.now()) {
-                self.remember(machine, remember).await;
-            }
             let changes_in = machine.changes_in(self.now());
             let change = async {
                 match changes_in {
@@ -229,6 +226,10 @@ impl Registration {
                     let refusal = hear.borrow_and_update().refusal.clone();
                     machine.hear(self.now(), refusal.as_ref());
                 }
+            }
+            // Written before it is published: who reads the fact may rely on the file.
+            if let Some(remember) = machine.remember(self.now()) {
+                self.remember(machine, remember).await;
             }
             self.publish(machine);
         }

@@ -164,7 +164,7 @@ settings! {
         value_name: "POLICY", default: Some("ask-again"), default_shown: "ask-again", sealed: true,
     }
     KeptReceipt = "kept_receipt",
-    "Keep the verified receipt in `state_dir`, for a restart while AWS cannot be reached." {
+    "Keep the verified receipt in `state_dir`, for a restart while AWS cannot be reached: it opens the gate up to 24 h old, and for 2 h, once, when it is older." {
         value_name: "ON|OFF", default: Some("on"), default_shown: "on", form: Form::Switch,
     }
     Dimensions = "dimensions",

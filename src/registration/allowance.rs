@@ -18,8 +18,8 @@ use crate::clock::Timestamp;
 /// AWS: a product that ran for months survives its node's reboot in an outage.
 pub const OLD_RECEIPT_OPENS_FOR: Duration = Duration::from_secs(2 * 3600);
 
-/// How far ahead time is written while the gate is open by grace or by a kept receipt: what a restart costs of them, and
-/// how often the state folder is written then.
+/// How far ahead time is written while the gate is open by grace or by a kept receipt: what a restart costs of them,
+/// and how often the state folder is written then.
 pub const WRITTEN_AHEAD: Duration = Duration::from_secs(15);
 
 /// What the state folder remembers.

@@ -7,7 +7,8 @@
 //! ```json
 //! {"schema":2,"pod":"…","first_failed_at":"2026-11-24T08:00:00Z","refused":false,"denied":false,
 //!  "grace_ended":false,"receipt_ended":false,"latest":"2026-11-24T08:00:15Z",
-//!  "receipt":{"pod":"…","token":"…","nonce":"…","product_code":"…","public_key_version":1,"stored_at":"2026-11-24T07:00:00Z"}}
+//!  "receipt":{"pod":"…","token":"…","nonce":"…","product_code":"…","public_key_version":1,
+//!             "stored_at":"2026-11-24T07:00:00Z"}}
 //! ```
 //!
 //! The receipt names its own pod: whoever else writes the file leaves it to that pod. Schema 1 (version 0.1.0) had one
