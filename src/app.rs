@@ -27,7 +27,9 @@ use crate::registration::machine::Policy;
 use crate::registration::memory::Store;
 use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Parts, Signals, until};
+use crate::usage::notice::Notices;
 use identity::Identity;
+pub(crate) use metering::repairs;
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,7 @@ impl App {
         let subject = Arc::new(Subject {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
+            pod: config.probe.pod_uid.clone(),
         });
         let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
         // In mode hourly AWS is asked once: nothing will need the credentials again.
@@ -149,17 +152,27 @@ impl App {
         let usage = metering::start(&config, &surroundings, tell, &mut parts);
         let quit = watch::Sender::new(false);
         if let Some(listener) = app_listener {
+            let attestation = attesting(&config, &surroundings, entitlement.clone());
+            let registrations =
+                attestation.as_ref().map_or_else(attestation::registrations, |one| one.calls.registrations());
             let server = AppServer {
                 subject,
                 room: http::Room::new(api::BODIES_BYTES_MAX),
                 entitlement: entitlement.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
-                attestation: attesting(&config, &surroundings, entitlement.clone()),
+                attestation,
                 door: config.app.aws_door.then(|| {
                     // Only reports of this pod's own usage compete with the ledger's.
                     let metered = usage.as_ref().filter(|_| config.product.mode == Mode::Metered);
-                    Door::new(Arc::clone(&aws), metered.map(|usage| usage.part.clone()), clock.clone())
+                    Door::new(
+                        Arc::clone(&aws),
+                        metered.map(|usage| usage.part.clone()),
+                        config.product.product_code.clone(),
+                        registrations,
+                        clock.clone(),
+                        Notices::new(Arc::clone(&metrics)),
+                    )
                 }),
                 quit: config.app.quit.then(|| quit.clone()),
             };
@@ -177,7 +190,7 @@ impl App {
             let tried = trial.run(dimensions, entitlement.clone());
             let rest = async {
                 tried.await;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             parts.spawn("dimensions", until(parts.stop(), rest));
         }

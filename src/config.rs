@@ -8,6 +8,7 @@
 //!
 //! It must not know what the parts do with their pieces.
 
+mod credentials;
 mod disk;
 mod document;
 mod endpoint;
@@ -17,6 +18,7 @@ mod flags;
 mod keys;
 mod parse;
 mod parts;
+mod proxy;
 mod reader;
 mod report;
 mod resolve;
@@ -24,6 +26,7 @@ mod sdk;
 pub mod setting;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -34,7 +37,7 @@ use serde::Serialize;
 
 pub use self::disk::{DEFAULT_FILE, Disk, Installation, MemoryDisk, SELLER_FILE, SystemDisk};
 pub use self::endpoint::EndpointUrl;
-pub use self::env::{Environment, MapEnvironment, ProcessEnvironment};
+pub use self::env::{Environment, MapEnvironment, ProcessEnvironment, restart_if_untidy};
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::flags::Flags;
 pub use self::parse::{DURATION_MAX, duration};
@@ -189,9 +192,9 @@ pub struct Product {
 /// How AWS is asked and what follows from its answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// After so long without an answer the state is `unavailable`.
+    /// How long AWS may give no answer before the state becomes `unavailable`.
     pub unavailable_after: Duration,
-    /// The gate stands open so long while AWS cannot be reached; zero for never.
+    /// How long the gate may stay open while AWS is unreachable; zero for not at all.
     pub grace_period: Duration,
     /// When not entitled.
     pub on_denied: OnDenied,
@@ -286,6 +289,8 @@ pub struct Proxies {
 pub struct Probe {
     /// Always TCP. `[::]` serves IPv4 too, and becomes `0.0.0.0` where the machine has no IPv6.
     pub addr: ListenAddr,
+    /// `TOLLGATE_POD_UID`: the pod whose gate this is, where the platform says so.
+    pub pod_uid: Option<String>,
 }
 
 /// The application's server.
@@ -362,7 +367,7 @@ impl StateDir {
 /// Custom metering.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
-    /// An hour takes its own late usage for so long after its end; below an hour.
+    /// How long an hour still accepts its own late usage after it has ended; below an hour.
     pub settle: Duration,
     /// Usage that missed AWS's window and was never attempted.
     pub on_expired: OnExpired,
@@ -372,7 +377,7 @@ pub struct Usage {
     pub seal_on_shutdown: bool,
     /// How long a stop may take.
     pub shutdown_grace: Duration,
-    /// How long usage is still accepted after the process is asked to stop; at most an hour.
+    /// How long usage is still accepted after a request to stop; at most an hour.
     pub drain_quiet: Duration,
     /// How long the command of `exec` may take to end before it is killed; at most an hour.
     pub command_grace: Duration,

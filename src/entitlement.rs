@@ -286,6 +286,8 @@ pub struct Subject {
     pub mode: &'static str,
     /// The product.
     pub product_code: ProductCode,
+    /// The pod whose gate it is (`TOLLGATE_POD_UID`), where the platform says so.
+    pub pod: Option<String>,
 }
 
 /// The entitlement document, as every endpoint shows it.
@@ -296,6 +298,7 @@ pub struct Document<'a> {
     proof: Option<&'static str>,
     mode: &'static str,
     product_code: &'a ProductCode,
+    pod: Option<&'a str>,
     public_key_version: Option<PublicKeyVersion>,
     region: Option<&'a Region>,
     since: Timestamp,
@@ -318,6 +321,7 @@ impl<'a> Document<'a> {
             proof: standing.proof().map(|proof| proof.name()),
             mode: subject.mode,
             product_code: &subject.product_code,
+            pod: subject.pod.as_deref(),
             public_key_version: entitlement.public_key_version,
             region: entitlement.region.as_ref(),
             since: entitlement.since,

@@ -1,13 +1,13 @@
 //! The hyper shell below every server here: bind, accept, limits, drain.
 //!
 //! - HTTP/1.1 without TLS: both servers speak inside a pod, the emulator on a laptop.
-//! - Every wait on a peer has a limit. Where connections run out, the oldest gives way: a slow client must never be
-//!   able to keep the kubelet's probe out.
+//! - Every wait on a peer has a limit. Where connections run out, the oldest that is idle gives way: a slow client must
+//!   never be able to keep the kubelet's probe out, nor cut a request that is being served.
 //! - It knows nothing of what is served.
 
 pub mod client;
+mod connections;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,15 +17,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, combinators::BoxBody};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::{AbortHandle, JoinSet};
+
+use connections::Connections;
 
 /// What goes wrong while a body is produced.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -55,7 +54,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
 /// The limits of one server; each field says what it bounds, the server says why so much.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections; beyond it the oldest is closed.
+    /// Open connections; beyond it the oldest idle one is closed, and where each serves a request, the next one waits.
     pub connections_max: usize,
     /// From accept, or from the last answer, to the end of the next request's headers. Also ends idle connections.
     pub header_timeout: Duration,
@@ -205,21 +204,23 @@ pub async fn serve(
     let mut connections = Connections::new(limits, handler);
     let connection_stop = stop.clone();
     loop {
+        let room = connections.has_room();
         tokio::select! {
-            accepted = accept(&listener, &limits) => match accepted {
+            accepted = accept(&listener, &limits), if room => match accepted {
                 Ok(accepted) => {
                     connections.start(accepted, connection_stop.clone());
-                    // Its request may be here already: it is answered before the next connection can push it out.
+                    // Its request may be here already: it is served before the next connection can push it out.
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     // Out of descriptors or memory: free the oldest and give the kernel a moment, rather than spin.
                     tracing::debug!(%error, "accept failed");
-                    connections.cut_oldest();
+                    connections.cut_oldest_idle();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(_) = connections.tasks.join_next() => {}
+            Some(ended) = connections.tasks.join_next() => connections.forget(ended.ok()),
+            () = connections.idled.notified(), if !room => {}
             () = stopped(&mut stop) => break,
         }
     }
@@ -261,85 +262,6 @@ async fn accept(listener: &Listener, limits: &Limits) -> io::Result<Accepted> {
         }
     }
 }
-
-struct Connections<H> {
-    limits: Limits,
-    handler: H,
-    tasks: JoinSet<()>,
-    /// Oldest first.
-    open: VecDeque<AbortHandle>,
-}
-
-impl<H: Handler> Connections<H> {
-    fn new(limits: Limits, handler: H) -> Self {
-        Self { limits, handler, tasks: JoinSet::new(), open: VecDeque::new() }
-    }
-
-    fn start(&mut self, accepted: Accepted, stop: watch::Receiver<bool>) {
-        if self.open.len() >= self.limits.connections_max {
-            self.open.retain(|task| !task.is_finished());
-        }
-        if self.open.len() >= self.limits.connections_max {
-            self.cut_oldest();
-        }
-        let task = serve_connection(accepted, self.limits, self.handler.clone(), stop);
-        self.open.push_back(self.tasks.spawn(task));
-    }
-
-    fn cut_oldest(&mut self) {
-        while let Some(task) = self.open.pop_front() {
-            if !task.is_finished() {
-                task.abort();
-                return;
-            }
-        }
-    }
-
-    async fn drain(mut self) {
-        let all_done = async { while self.tasks.join_next().await.is_some() {} };
-        // Whoever is still busy after the limit is cut by dropping the set.
-        let _ = tokio::time::timeout(self.limits.drain_timeout, all_done).await;
-    }
-}
-
-async fn serve_connection(
-    accepted: Accepted,
-    limits: Limits,
-    handler: impl Handler,
-    mut stop: watch::Receiver<bool>,
-) {
-    let handler = Arc::new(handler);
-    let service = service_fn(move |request| {
-        let handler = Arc::clone(&handler);
-        async move {
-            match tokio::time::timeout(limits.request_timeout, handler.handle(request)).await {
-                Ok(answer) => answer,
-                Err(_) => Ok(handler.too_late()),
-            }
-        }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(limits.header_bytes_max.max(HYPER_BUFFER_MIN))
-        .serve_connection(TokioIo::new(accepted.stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        // A peer that went away, spoke nonsense or was too slow concerns nobody else.
-        ended = connection.as_mut() => {
-            if let (Err(_), Some(socket)) = (ended, accepted.socket) {
-                // A linger time of zero turns the close into a reset.
-                let _ = socket.set_linger(Some(Duration::ZERO));
-            }
-            return;
-        }
-        () = stopped(&mut stop) => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = connection.await;
-}
-
-/// hyper refuses a smaller buffer.
-const HYPER_BUFFER_MIN: usize = 8192;
 
 /// Why a request body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -383,7 +305,10 @@ impl Room {
 
     /// Reads a whole request body of at most `bytes_max`, as long as there is room for what has come of it.
     pub async fn read(&self, mut body: Incoming, bytes_max: usize) -> Result<Held, ReadBodyError> {
-        let mut held = Held { bytes: Vec::new(), room: None };
+        // Where the length is known, no growing: a body would need twice its size for a moment, and keep some of it.
+        let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+        let mut held =
+            Held { bytes: Vec::with_capacity(length.unwrap_or_default().min(bytes_max)), room: None };
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| ReadBodyError::Broken)?.into_data() else { continue };
             if held.bytes.len() + data.len() > bytes_max {

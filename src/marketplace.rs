@@ -158,12 +158,20 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// An AWS region name such as `eu-central-1`: lower-case words and a number, joined by hyphens.
+/// An AWS region name such as `eu-central-1`: an area of the world, a direction and a number.
+///
+/// A region of tomorrow is accepted where AWS's partitions foresee it ("ap-southeast-9"); a misspelled one is not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Region(String);
 
-/// Longest region name accepted; the longest that AWS has today is 16 characters, and it becomes part of a host name.
-pub const REGION_CHARS_MAX: usize = 32;
+/// What names begin with in each of AWS's partitions, as its SDKs publish them.
+const REGION_AREAS: [&str; 16] = [
+    "af", "ap", "ca", "cn", "eu", "eu-isoe", "eusc-de", "il", "me", "mx", "sa", "us", "us-gov", "us-iso",
+    "us-isob", "us-isof",
+];
+
+const REGION_DIRECTIONS: [&str; 9] =
+    ["central", "east", "north", "northeast", "northwest", "south", "southeast", "southwest", "west"];
 
 impl Region {
     /// The name as text.
@@ -177,14 +185,19 @@ impl FromStr for Region {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let words: Vec<&str> = text.split('-').collect();
-        let word = |w: &&str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase());
-        let number = |w: &&str| !w.is_empty() && w.len() <= 2 && w.bytes().all(|b| b.is_ascii_digit());
-        let shaped = words.len() >= 3
-            && words.last().is_some_and(number)
-            && words.iter().take(words.len() - 1).all(word)
-            && text.len() <= REGION_CHARS_MAX;
-        if shaped {
+        let parts = text.rsplit_once('-').and_then(|(rest, number)| {
+            let (area, direction) = rest.rsplit_once('-')?;
+            Some((area, direction, number))
+        });
+        let exists = parts.is_some_and(|(area, direction, number)| {
+            let counts = number.len() <= 2 && number.bytes().all(|b| b.is_ascii_digit());
+            REGION_AREAS.contains(&area)
+                && REGION_DIRECTIONS.contains(&direction)
+                && counts
+                && !number.starts_with('0')
+                && !number.is_empty()
+        });
+        if exists {
             Ok(Self(text.to_owned()))
         } else {
             Err(Invalid("is not the name of an AWS region, such as us-east-1"))
@@ -393,11 +406,33 @@ mod tests {
 
     #[test]
     fn regions() {
-        for good in ["us-east-1", "us-gov-west-1", "ap-southeast-12", "eusc-de-east-1"] {
+        // All that AWS lists for its metering service, one of each other partition, and one that is still to come.
+        let listed = "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 \
+                      ap-southeast-1 ap-southeast-4 ca-central-1 eu-central-1 eu-north-1 eu-south-2 eu-west-3 \
+                      il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 us-east-1 us-west-2 us-gov-east-1 \
+                      us-gov-west-1 us-isob-east-1 us-iso-east-1 us-isof-south-1 eu-isoe-west-1 cn-northwest-1 \
+                      eusc-de-east-1 ap-southeast-12";
+        for good in listed.split(' ') {
             assert!(good.parse::<Region>().is_ok(), "{good}");
         }
-        for bad in ["", "us", "useast1", "US-EAST-1", "us-east-", "us-east-1 ", "us--1", "evil.example/x-a-1"]
-        {
+        let bad = [
+            "",
+            "us",
+            "useast1",
+            "US-EAST-1",
+            "us-east-",
+            "us-east-1 ",
+            "us--1",
+            "evil.example/x-a-1",
+            "us-esat-1",
+            "su-east-1",
+            "mars-north-1",
+            "us-east-1a",
+            "us-east-0",
+            "us-east-123",
+            "gov-west-1",
+        ];
+        for bad in bad {
             assert!(bad.parse::<Region>().is_err(), "{bad}");
         }
     }

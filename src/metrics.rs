@@ -86,6 +86,8 @@ pub struct Metrics {
     verification_failures: Family<ReasonLabel, Counter>,
     clock_skew: Gauge<f64, AtomicU64>,
     usage_events: Family<UsageEvent, Counter>,
+    usage_rejected: Family<ReasonLabel, Counter>,
+    usage_refused: Family<ReasonLabel, Counter>,
     usage_records: Family<UsageRecord, Counter>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
     unsent: Gauge,
@@ -97,6 +99,8 @@ pub struct Metrics {
     unknown_dimensions: Family<DimensionLabel, Gauge>,
     ledger_bytes: Gauge,
     commit_duration: Histogram,
+    commit_failures: Counter,
+    ledger_bytes_max: Gauge,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -161,6 +165,18 @@ impl Metrics {
             "Events of the application by status",
             usage_events.clone(),
         );
+        let usage_rejected = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_usage_events_rejected",
+            "Events that were rejected, by the member that is wrong",
+            usage_rejected.clone(),
+        );
+        let usage_refused = Family::<ReasonLabel, Counter>::default();
+        registry.register(
+            "tollgate_usage_requests_refused",
+            "Requests with usage of which nothing was taken, by reason",
+            usage_refused.clone(),
+        );
         let usage_records = Family::<UsageRecord, Counter>::default();
         registry.register(
             "tollgate_usage_records",
@@ -193,7 +209,10 @@ impl Metrics {
             "Duration of one durable commit of usage, its fsync included",
             commit_duration.clone(),
         );
+        let (commit_failures, ledger_bytes_max) = failures(&mut registry);
         Self {
+            commit_failures,
+            ledger_bytes_max,
             unsent,
             oldest_unsent,
             oldest_unsent_deadline,
@@ -204,6 +223,8 @@ impl Metrics {
             ledger_bytes,
             commit_duration,
             usage_events,
+            usage_rejected,
+            usage_refused,
             usage_records,
             dimensions: std::sync::Mutex::default(),
             registry,
@@ -234,6 +255,16 @@ impl Metrics {
     pub fn usage_event(&self, dimension: &str, status: &'static str, count: u64) {
         let dimension = self.known_dimension(dimension);
         self.usage_events.get_or_create(&UsageEvent { dimension, status }).inc_by(count);
+    }
+
+    /// An event was rejected; `reason` is the member that is wrong, or `conflict`.
+    pub fn usage_event_rejected(&self, reason: &'static str, count: u64) {
+        self.usage_rejected.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+
+    /// Nothing of a request with usage was taken.
+    pub fn usage_request_refused(&self, reason: &'static str, count: u64) {
+        self.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
 
     /// An hour record was `accepted`, `refused`, `unknown`, `carried` or `dead`.
@@ -272,6 +303,16 @@ impl Metrics {
     /// A commit took so many seconds.
     pub fn committed(&self, seconds: f64) {
         self.commit_duration.observe(seconds);
+    }
+
+    /// The ledger could not be written, or read.
+    pub fn commit_failed(&self) {
+        self.commit_failures.inc();
+    }
+
+    /// The size above which usage is refused.
+    pub fn ledger_bytes_max(&self, bytes: u64) {
+        self.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
@@ -341,7 +382,7 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
             "tollgate_usage_oldest_unsent_deadline_timestamp_seconds",
             "When AWS's window for the oldest unsent record closes; 0 while there is none",
         ),
-        ("tollgate_usage_dead_letters", "Hour records that will not be billed unless they are replayed"),
+        ("tollgate_usage_dead_letters", "Hour records that will not be billed unless somebody acts"),
         ("tollgate_ledger_bytes", "Size of the ledger's data"),
     ]
     .map(|(name, help)| {
@@ -349,6 +390,23 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
         registry.register(name, help, gauge.clone());
         gauge
     })
+}
+
+/// What tells that the ledger takes no usage, or soon will not.
+fn failures(registry: &mut Registry) -> (Counter, Gauge) {
+    let commit_failures = Counter::default();
+    registry.register(
+        "tollgate_ledger_commit_failures",
+        "Writes to the ledger that failed; what they held was not acknowledged",
+        commit_failures.clone(),
+    );
+    let bytes_max = Gauge::default();
+    registry.register(
+        "tollgate_ledger_bytes_max",
+        "Size above which usage is refused; 0 until the ledger is open",
+        bytes_max.clone(),
+    );
+    (commit_failures, bytes_max)
 }
 
 /// How metrics are written: the samples are the same, their headings differ.
@@ -364,7 +422,12 @@ impl Format {
     /// What an `Accept` header asks for.
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+        // Media types have no case (RFC 9110, section 8.3.1).
+        if accept.to_ascii_lowercase().contains("application/openmetrics-text") {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
     }
 
     /// Its content type.

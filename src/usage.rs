@@ -7,6 +7,7 @@ pub mod batch;
 pub mod event;
 pub mod intake;
 pub mod ledger;
+pub mod notice;
 pub mod policy;
 pub mod seal;
 pub mod sender;

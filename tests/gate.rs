@@ -7,6 +7,8 @@
 
 #[path = "gate/commands.rs"]
 mod commands;
+#[path = "gate/configuration.rs"]
+mod configuration;
 #[path = "gate/credentials.rs"]
 mod credentials;
 #[path = "gate/doctor.rs"]

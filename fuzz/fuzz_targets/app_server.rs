@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use conversation::{Server, folder};
 use libfuzzer_sys::fuzz_target;
-use tollgate::api::attestation::{Attestation, Calls};
+use tollgate::api::attestation::{Attestation, Calls, registrations};
 use tollgate::api::door::Door;
 use tollgate::api::usage::{Metering as Way, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
@@ -28,6 +28,7 @@ use tollgate::usage::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::ledger::writer::Writer;
 use tollgate::usage::ledger::{Ledger, Settings};
+use tollgate::usage::notice::Notices;
 use tollgate::usage::policy::Window;
 
 /// An AWS that says no to everything but forwarded calls.
@@ -122,6 +123,8 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
         tell,
         clock: clock.clone(),
         window: Window::MeterUsage,
+        repairs: tollgate::api::repair::Repairs { allowed: true, ..Default::default() },
+        notices: Notices::new(Arc::clone(&metrics)),
     };
     let mut keys = KeyRing::default();
     let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
@@ -129,7 +132,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     let product_code: tollgate::marketplace::ProductCode = "demohourly".parse().expect("a product code");
     AppServer {
         room: Room::new(BODIES_BYTES_MAX),
-        subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone() }),
+        subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone(), pod: None }),
         entitlement: entitlement.clone(),
         token: None,
         usage: Some(usage.clone()),
@@ -140,10 +143,17 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
             allow_emulated: false,
             entitlement,
             clock: clock.clone(),
-            metrics,
+            metrics: Arc::clone(&metrics),
             calls: Calls::default(),
         })),
-        door: Some(Door::new(aws, Some(usage), clock)),
+        door: Some(Door::new(
+            aws,
+            Some(usage),
+            "demometered".parse().expect("a product code"),
+            registrations(),
+            clock,
+            Notices::new(metrics),
+        )),
         quit: None,
     }
 }

@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
             let event = match event {
                 Ok(event) => event,
                 Err((_, rejected)) => {
-                    assert!(!rejected.0.is_empty());
+                    assert!(!rejected.text.is_empty());
                     continue;
                 }
             };

@@ -31,7 +31,9 @@ pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>)
         return Some(problem(StatusCode::FORBIDDEN, "HostRefused", detail));
     };
     let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let given = given.strip_prefix("Bearer ").unwrap_or_default();
+    // A scheme's name has no case (RFC 9110, section 11.1); a token has.
+    let (scheme, given) = given.split_once(' ').unwrap_or_default();
+    let given = if scheme.eq_ignore_ascii_case("bearer") { given } else { "" };
     // Through a keyed hash, so that how long the comparison takes says nothing about the token.
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token.expose().as_bytes());
     let expected = ring::hmac::sign(&key, token.expose().as_bytes());
@@ -44,12 +46,19 @@ pub(super) fn refusal(target: &Uri, headers: &HeaderMap, token: Option<&Secret>)
 
 /// Bodies must say that they are JSON: a page can send other types without asking first.
 pub(super) fn not_json(headers: &HeaderMap) -> Option<Response<Body>> {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.split(';').next().map(str::trim) == Some("application/json") {
+    if is_media_type(headers, "application/json") {
         return None;
     }
     let detail = "the Content-Type must be application/json";
     Some(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "ContentTypeRefused", detail))
+}
+
+/// Whether the body says that it is of this type; its name has no case, and parameters may follow (RFC 9110, section
+/// 8.3.1).
+pub(super) fn is_media_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = content_type.split(';').next().unwrap_or_default();
+    given.trim().eq_ignore_ascii_case(media_type)
 }
 
 fn is_local_host(host: &str) -> bool {
@@ -129,15 +138,27 @@ mod tests {
     fn with_a_token_any_host_will_do_but_no_other_token() {
         let with =
             |value: &str| status(&[("host", "tollgate.ns.svc"), ("authorization", value)], Some("secret"));
-        assert_eq!(with("Bearer secret"), 200);
-        for bad in ["", "secret", "Bearer", "Bearer secre", "Bearer secrets", "Basic secret"] {
+        for good in ["Bearer secret", "bearer secret", "BEARER secret"] {
+            assert_eq!(with(good), 200, "{good}");
+        }
+        for bad in [
+            "Bearer SECRET",
+            "Bearersecret",
+            "",
+            "secret",
+            "Bearer",
+            "Bearer secre",
+            "Bearer secrets",
+            "Basic secret",
+        ] {
             assert_eq!(with(bad), 401, "{bad}");
         }
     }
 
     #[test]
     fn bodies_say_that_they_are_json() {
-        for good in ["application/json", "application/json; charset=utf-8"] {
+        for good in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"]
+        {
             assert!(not_json(&headers(&[("content-type", good)])).is_none(), "{good}");
         }
         for bad in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {

@@ -16,8 +16,8 @@ use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
+use super::rate::{Bucket, Rate};
 use super::{problem, problem_of};
 use crate::clock::{self, WallClock};
 use crate::entitlement::Watch;
@@ -69,34 +69,36 @@ pub struct Attestation {
 }
 
 /// What is under way, and the limit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Calls {
-    bucket: Mutex<Bucket>,
+    bucket: Registrations,
     in_flight: Mutex<HashMap<String, Answer>>,
 }
 
 /// The answer of a call under way, once there is one.
 type Answer = watch::Receiver<Option<Outcome>>;
 
-/// A token bucket; pure but for its argument.
-#[derive(Debug, Default)]
-struct Bucket {
-    /// When it was full, or would have been, counted back by what was taken since.
-    empty_until: Option<Instant>,
+impl Default for Calls {
+    fn default() -> Self {
+        Self { bucket: registrations(), in_flight: Mutex::default() }
+    }
 }
 
-impl Bucket {
-    /// Takes one, or says how long until there is one.
-    fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let from = self.empty_until.map_or(now, |until| until.max(now));
-        let next = from + EVERY;
-        let ahead = next.duration_since(now);
-        if ahead > EVERY * BURST {
-            return Err(ahead - EVERY * BURST);
-        }
-        self.empty_until = Some(next);
-        Ok(())
+impl Calls {
+    /// The limit, for what else registers.
+    #[must_use]
+    pub fn registrations(&self) -> Registrations {
+        Arc::clone(&self.bucket)
     }
+}
+
+/// How many more registrations this pod may ask for, by attestations and through the AWS door together.
+pub type Registrations = Arc<Mutex<Bucket>>;
+
+/// A limit that nothing was taken of.
+#[must_use]
+pub fn registrations() -> Registrations {
+    Arc::new(Mutex::new(Bucket::new(Rate { burst: BURST, every: EVERY })))
 }
 
 impl Attestation {

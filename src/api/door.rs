@@ -4,27 +4,33 @@
 //!   with is ignored: the call is signed anew with the pod's credentials, and AWS's answer comes back byte for byte.
 //! - `MeterUsage` in mode `metered` claims its dimension's hour in the ledger before it leaves; without an answer the
 //!   ledger goes on asking. What we answer ourselves is marked `x-tollgate-answer`.
+//! - It passes on what is about the configured product, and no more than a share of AWS's quotas.
+
+mod rates;
+mod report;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 
+use super::admission;
+use super::attestation::Registrations;
 use super::usage::{Metering, UsagePart};
-use crate::clock::{self, Timestamp, WallClock};
+use crate::clock::{self, WallClock};
 use crate::http::{self, Abandoned, Body, ReadBodyError, Room};
 use crate::marketplace::exceptions::NOT_ENTITLED;
-use crate::marketplace::{
-    self, Allocation, Fault, FaultClass, FaultCode, Forwarded, NONCE_BYTES, Nonce, Quantity, TagSet,
-};
-use crate::usage::ledger::{Claim, Claimed, LedgerError, Settled};
+use crate::marketplace::{self, Fault, FaultClass, FaultCode, Forwarded, ProductCode};
+use crate::usage::ledger::{Claimed, LedgerError, Settled};
+use crate::usage::notice::{Notices, Refused as NotTaken};
 use crate::usage::policy::processed_unknown;
+use rates::Rates;
+use report::Report;
 
 /// The header that names the operation.
 pub const TARGET: &str = "x-amz-target";
@@ -52,7 +58,10 @@ const ATTEMPTS_WITHIN: Duration = Duration::from_secs(15);
 pub struct Door {
     aws: Arc<dyn marketplace::Metering>,
     usage: Option<UsagePart>,
+    product_code: ProductCode,
     clock: WallClock,
+    notices: Notices,
+    rates: Arc<Rates>,
     turns: Turns,
 }
 
@@ -99,10 +108,19 @@ impl Sent {
 }
 
 impl Door {
-    /// `usage` is where `MeterUsage` claims its hours, in mode `metered`; `clock` dates what is noted there.
+    /// `usage` is where `MeterUsage` claims its hours, in mode `metered`; `registrations` is the limit that attestations
+    /// share, `clock` dates what is noted in the ledger.
     #[must_use]
-    pub fn new(aws: Arc<dyn marketplace::Metering>, usage: Option<UsagePart>, clock: WallClock) -> Self {
-        Self { aws, usage, clock, turns: Turns(Arc::new(std::array::from_fn(|_| Mutex::new(())))) }
+    pub fn new(
+        aws: Arc<dyn marketplace::Metering>,
+        usage: Option<UsagePart>,
+        product_code: ProductCode,
+        registrations: Registrations,
+        clock: WallClock,
+        notices: Notices,
+    ) -> Self {
+        let turns = Turns(Arc::new(std::array::from_fn(|_| Mutex::new(()))));
+        Self { aws, usage, product_code, clock, notices, rates: Arc::new(Rates::new(registrations)), turns }
     }
 
     /// Passes a call on.
@@ -114,7 +132,7 @@ impl Door {
     ) -> Result<Response<Body>, Abandoned> {
         let (operation, target) = match question(headers) {
             Ok(question) => question,
-            Err(Refused(status, code, text)) => return Ok(ours(status, code, text)),
+            Err(refused) => return Ok(refused.response()),
         };
         let held = match room.read(body, BODY_BYTES_MAX).await {
             Ok(held) => held,
@@ -128,6 +146,17 @@ impl Door {
             }
             Err(ReadBodyError::Broken) => return Err(Abandoned),
         };
+        if let Err(refused) = report::check_product(operation, &held, self.product_code.as_str()) {
+            if refused.1 == report::OTHER_PRODUCT {
+                self.notices.refused(NotTaken::DoorProduct);
+            }
+            return Ok(refused.response());
+        }
+        if self.rates.take(operation, clock::monotonic()).is_err() {
+            self.notices.refused(NotTaken::DoorRate);
+            let text = "Rate exceeded: the door passes on a share of AWS's quota; retry with a back-off";
+            return Ok(ours(StatusCode::BAD_REQUEST, "ThrottlingException", text));
+        }
         let door = self.clone();
         // An application that hangs up must not leave a claim behind that nobody settles: the call goes on without it.
         let call = tokio::spawn(async move {
@@ -163,20 +192,17 @@ impl Door {
 
     async fn meter(&self, usage: &UsagePart, target: String, body: Vec<u8>) -> Response<Body> {
         let _busy = usage.activity.begin();
-        let (document, claim) = match read(&body) {
-            Ok(Some(claimed)) => claimed,
+        let report = match report::read(&body) {
+            Ok(Some(report)) => report,
             Ok(None) => return self.send(target, body).await.response(),
-            Err(NoEntropy) => {
-                let text = "no random bytes for a ClientToken";
-                return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
-            }
+            Err(refused) => return refused.response(),
         };
         let Some(metering) = usage.metering.get() else {
             let text = "the ledger is being opened";
             return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
         };
-        let _turn = self.turns.of(&claim.dimension).lock().await;
-        self.meter_claimed(usage, metering, target, document, claim).await.unwrap_or_else(|error| {
+        let _turn = self.turns.of(&report.claim.dimension).lock().await;
+        self.meter_claimed(usage, metering, target, report).await.unwrap_or_else(|error| {
             ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", &error.to_string())
         })
     }
@@ -186,17 +212,15 @@ impl Door {
         usage: &UsagePart,
         metering: &Metering,
         target: String,
-        mut body: Map<String, Value>,
-        claim: Claim,
+        mut report: Report,
     ) -> Result<Response<Body>, LedgerError> {
         let now = self.clock.now();
-        // The same to the letter on every attempt, or AWS would take it for another report under a known token.
-        let mut timestamp = claim.timestamp;
+        let claim = report.claim.clone();
         let id = match metering.writer.with(move |ledger| ledger.claim(&claim, now)).await? {
             Claimed::Granted(id) => id,
-            Claimed::Repeated { id, client_token, timestamp: first } => {
-                body.insert("ClientToken".to_owned(), client_token.into());
-                timestamp = first;
+            Claimed::Repeated { id, client_token, timestamp } => {
+                // The same to the letter on every attempt, or AWS would take it for another report under a known token.
+                report.repeat(client_token, timestamp);
                 id
             }
             Claimed::Taken => {
@@ -204,8 +228,7 @@ impl Door {
                 return Ok(ours(StatusCode::BAD_REQUEST, "DuplicateRequestException", text));
             }
         };
-        body.insert("Timestamp".to_owned(), seconds(timestamp));
-        let sent = self.send(target, Value::Object(body).to_string().into_bytes()).await;
+        let sent = self.send(target, report.body()).await;
         let settled = sent.settled();
         let record_id = match &sent.answer {
             Ok(answer) if settled == Settled::Accepted => record_id(answer),
@@ -229,8 +252,15 @@ impl Door {
     }
 }
 
-/// What is no call of an SDK: status, code, text.
+/// What is not passed on: status, code, text.
+#[derive(Debug, PartialEq, Eq)]
 struct Refused(StatusCode, &'static str, &'static str);
+
+impl Refused {
+    fn response(self) -> Response<Body> {
+        ours(self.0, self.1, self.2)
+    }
+}
 
 /// The operation and the whole target.
 fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
@@ -241,12 +271,12 @@ fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
         return Err(Refused(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
     };
     // A browser may send text unasked; an SDK names the protocol.
-    if !text(&CONTENT_TYPE).starts_with("application/x-amz-json-1.1") {
+    if !admission::is_media_type(headers, "application/x-amz-json-1.1") {
         let text = "the Content-Type must be application/x-amz-json-1.1";
         return Err(Refused(StatusCode::BAD_REQUEST, "SerializationException", text));
     }
     // A report that cannot be read cannot claim its hour, and AWS signs over the bytes that it is sent.
-    if !matches!(text(&CONTENT_ENCODING), "" | "identity") {
+    if !matches!(text(&CONTENT_ENCODING).to_ascii_lowercase().as_str(), "" | "identity") {
         let text = "switch the compression of requests off (disable_request_compression)";
         return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
     }
@@ -261,103 +291,6 @@ fn is_object(body: &[u8]) -> bool {
 fn record_id(answer: &Forwarded) -> Option<String> {
     let body: Value = serde_json::from_slice(&answer.body).ok()?;
     Some(body["MeteringRecordId"].as_str()?.to_owned())
-}
-
-struct NoEntropy;
-
-/// A report as it is sent, and the claim that it makes.
-type Report = (Map<String, Value>, Claim);
-
-/// The body with a `ClientToken`, and the claim that it makes; no claim where it is a dry run, or where AWS will refuse
-/// what it says.
-fn read(bytes: &[u8]) -> Result<Option<Report>, NoEntropy> {
-    let Ok(Value::Object(mut body)) = serde_json::from_slice(bytes) else { return Ok(None) };
-    if member(&body, "DryRun") == Some(&Value::Bool(true)) {
-        return Ok(None);
-    }
-    let client_token = match member(&body, "ClientToken") {
-        Some(Value::String(token)) => token.clone(),
-        _ => new_token()?,
-    };
-    let Some(claim) = claim(&body, client_token) else { return Ok(None) };
-    body.insert("ClientToken".to_owned(), claim.client_token.clone().into());
-    Ok(Some((body, claim)))
-}
-
-/// A member that says something: `null` is as good as none (AWS JSON 1.1).
-fn member<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    object.get(name).filter(|value| !value.is_null())
-}
-
-fn claim(body: &Map<String, Value>, client_token: String) -> Option<Claim> {
-    let (quantity, decimal) = quantity(body, "UsageQuantity")?;
-    let parts =
-        member(body, "UsageAllocations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    Some(Claim {
-        dimension: member(body, "UsageDimension")?.as_str()?.to_owned(),
-        timestamp: timestamp(member(body, "Timestamp")?)?,
-        quantity,
-        decimal,
-        allocations: parts.iter().map(allocation).collect::<Option<_>>()?,
-        client_token,
-    })
-}
-
-/// As AWS reads it: an integer, a decimal, or nothing for 0 (service model, `MeterUsageRequest`).
-fn quantity(object: &Map<String, Value>, name: &str) -> Option<(Quantity, bool)> {
-    match (member(object, name), member(object, &format!("{name}AsDecimal"))) {
-        (None, None) => Some((Quantity::ZERO, false)),
-        (Some(whole), None) => Some((whole_number(whole)?, false)),
-        (None, Some(decimal)) => Some((decimal.as_str()?.parse().ok()?, true)),
-        (Some(_), Some(_)) => None,
-    }
-}
-
-/// `7`, and `7.0`, which a lenient reader takes for it: a report that AWS might take must not go without a claim.
-fn whole_number(value: &Value) -> Option<Quantity> {
-    let text = value.as_number()?.to_string();
-    text.strip_suffix(".0").unwrap_or(&text).parse().ok().filter(|quantity: &Quantity| quantity.is_whole())
-}
-
-fn allocation(part: &Value) -> Option<Allocation> {
-    let part = part.as_object()?;
-    let (quantity, _) = quantity(part, "AllocatedUsageQuantity")?;
-    let tags = member(part, "Tags").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let pair = |tag: &Value| Some((tag["Key"].as_str()?.to_owned(), tag["Value"].as_str()?.to_owned()));
-    let tags = tags.iter().map(pair).collect::<Option<std::collections::BTreeMap<_, _>>>()?;
-    Some(Allocation { tags: TagSet::try_from(tags).ok()?, quantity })
-}
-
-/// Seconds since the epoch, with a fraction, as AWS JSON 1.1 writes a time; or RFC 3339, which some services read too.
-fn timestamp(value: &Value) -> Option<Timestamp> {
-    if let Some(seconds) = value.as_i64() {
-        return Some(Timestamp::from_unix_seconds(seconds));
-    }
-    if let Some(text) = value.as_str() {
-        return Timestamp::parse(text);
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a float beyond i64 saturates, and AWS refuses such a time"
-    )]
-    let millis = (value.as_f64()? * 1000.0).round() as i64;
-    Some(Timestamp::from_unix_millis(millis))
-}
-
-/// As [`timestamp`] reads it, whole seconds as an integer.
-fn seconds(at: Timestamp) -> Value {
-    if at.unix_millis().rem_euclid(1000) == 0 {
-        return at.unix_seconds().into();
-    }
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of our century are far below 2^52")]
-    let seconds = at.unix_millis() as f64 / 1000.0;
-    seconds.into()
-}
-
-fn new_token() -> Result<String, NoEntropy> {
-    let mut bytes = [0; NONCE_BYTES];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| NoEntropy)?;
-    Ok(Nonce::from_random(bytes).as_str().to_owned())
 }
 
 /// Whether AWS says that the account is not entitled.
@@ -440,56 +373,6 @@ mod tests {
         ] {
             let sent = Sent { answer, doubt };
             assert_eq!(sent.settled(), settled, "{:?} {doubt}", sent.answer);
-        }
-    }
-
-    fn claimed(report: &str) -> Option<(Map<String, Value>, Claim)> {
-        read(report.as_bytes()).ok().flatten()
-    }
-
-    #[test]
-    fn whatever_aws_might_take_claims_its_hour() {
-        let report = |members: &str| format!(r#"{{"UsageDimension":"d","Timestamp":1795507200{members}}}"#);
-        for (members, micros, decimal) in [
-            ("", 0, false),
-            (r#","UsageQuantity":7"#, 7_000_000, false),
-            (r#","UsageQuantity":7.0"#, 7_000_000, false),
-            (r#","UsageQuantity":null,"UsageQuantityAsDecimal":"0.5""#, 500_000, true),
-            (
-                r#","UsageQuantity":7,"DryRun":false,"ClientToken":null,"UsageAllocations":null"#,
-                7_000_000,
-                false,
-            ),
-        ] {
-            let (body, claim) = claimed(&report(members)).unwrap();
-            assert_eq!((claim.quantity.micros(), claim.decimal), (micros, decimal), "{members}");
-            assert_eq!(body["ClientToken"], json!(claim.client_token), "added once, and sent");
-        }
-        let times = [("1795507200.123", 123), ("1795507200.0", 0), (r#""2026-11-24T08:00:00.123Z""#, 123)];
-        for (time, millis) in times {
-            let report = format!(r#"{{"UsageDimension":"d","Timestamp":{time}}}"#);
-            let at = claimed(&report).unwrap().1.timestamp;
-            assert_eq!(at.unix_millis() - 1_795_507_200_000, millis, "{time}");
-            assert_eq!(timestamp(&seconds(at)), Some(at), "sent as it is kept");
-        }
-        assert_eq!(seconds(Timestamp::from_unix_seconds(1)).to_string(), "1");
-    }
-
-    #[test]
-    fn dry_runs_and_what_aws_refuses_claim_nothing() {
-        for report in [
-            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":7,"DryRun":true}"#,
-            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":-7}"#,
-            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":7.5}"#,
-            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":1e300}"#,
-            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageQuantity":7,"UsageQuantityAsDecimal":"7"}"#,
-            r#"{"UsageDimension":"d","Timestamp":1795507200,"UsageAllocations":[{"Tags":[{"Key":"a"}]}]}"#,
-            r#"{"UsageDimension":"d","UsageQuantity":7}"#,
-            r#"{"Timestamp":1795507200,"UsageQuantity":7}"#,
-            "[]",
-            "",
-        ] {
-            assert!(claimed(report).is_none(), "{report}");
         }
     }
 }

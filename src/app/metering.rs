@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Surroundings;
+use crate::api::repair::Repairs;
 use crate::api::usage::{Metering, UsagePart};
 use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
@@ -17,6 +18,7 @@ use crate::usage::event::Rules;
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{self, Ledger, LedgerError};
+use crate::usage::notice::Notices;
 use crate::usage::policy::{self, Policy, Window};
 use crate::usage::sender::{self, Flush, Outlet, Sender};
 use crate::usage::unsent::Unsent;
@@ -58,6 +60,8 @@ pub(super) fn start(
         tell: tell.clone(),
         clock: surroundings.clock.clone(),
         window: window(outlet),
+        notices: Notices::new(Arc::clone(&surroundings.metrics)),
+        repairs: repairs(config),
     };
     let drain = Drain {
         activity: part.activity.clone(),
@@ -127,6 +131,21 @@ const fn window(outlet: Outlet) -> Window {
     }
 }
 
+/// Which events are taken.
+fn rules(config: &Config) -> Rules {
+    Rules {
+        dimensions: config.product.dimensions.clone(),
+        customers: config.product.mode == Mode::Saas,
+        entitlement_dimension: config.product.entitlement_dimension.clone(),
+        strict: config.usage.strict_usage,
+    }
+}
+
+/// Which repairs of records are taken, by the running sidecar and by `tollgate ledger` on its folder.
+pub(crate) fn repairs(config: &Config) -> Repairs {
+    Repairs { allowed: config.usage.ledger_repair, rules: rules(config) }
+}
+
 fn ended(error: &LedgerError) -> Exit {
     tracing::error!(%error, "the usage ledger cannot be used");
     Exit::LedgerIo
@@ -144,7 +163,6 @@ struct Plan {
 impl Plan {
     fn of(config: &Config, outlet: Outlet) -> Self {
         let (product, usage) = (&config.product, &config.usage);
-        let dimensions = product.dimensions.clone();
         let zero = usage.on_zero_hour == OnZeroHour::Report && outlet == Outlet::MeterUsage;
         let sender = sender::Settings {
             product_code: product.product_code.clone(),
@@ -167,7 +185,7 @@ impl Plan {
                 bytes_max: usage.ledger_bytes_max,
                 started_at: clock::system_now(),
                 aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
-                zero_dimensions: dimensions.clone().filter(|_| zero).unwrap_or_default(),
+                zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
             },
             sender,
             unsent: Rule {
@@ -176,11 +194,7 @@ impl Plan {
                     OnUnsent::CloseAfter(after) => Some(after),
                 },
             },
-            rules: Rules {
-                dimensions,
-                customers: outlet == Outlet::BatchMeterUsage,
-                entitlement_dimension: product.entitlement_dimension.clone(),
-            },
+            rules: rules(config),
         }
     }
 }

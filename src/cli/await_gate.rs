@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::app;
 use crate::cli::{complain, exec, probe};
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::exit::Exit;
-use crate::http::Address;
 use crate::shutdown::Signals;
 
 /// Arguments of `await`.
@@ -30,20 +28,20 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 
 /// Waits, then does not return if there is a command.
 pub fn run(args: &AwaitArgs) -> Exit {
-    let address = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
-        Ok(probe) => app::address(&probe.addr),
+    let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
+        Ok(probe) => probe::Gate::of(&probe),
         Err(faults) => return complain(Exit::Config, &faults.to_string()),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
-    let exit = runtime.block_on(wait(&address, args.timeout));
+    let exit = runtime.block_on(wait(&gate, args.timeout));
     runtime.shutdown_background();
     if exit == Exit::Done { exec::become_command(&args.command) } else { exit }
 }
 
-async fn wait(address: &Address, timeout: Option<Duration>) -> Exit {
+async fn wait(gate: &probe::Gate, timeout: Option<Duration>) -> Exit {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return complain(Exit::Internal, &format!("cannot take signals over: {error}")),
@@ -51,7 +49,7 @@ async fn wait(address: &Address, timeout: Option<Duration>) -> Exit {
     let mut latest = String::new();
     let opened = async {
         loop {
-            match probe::ready(address).await {
+            match gate.ready().await {
                 Ok(()) => return,
                 // Said when it changes, so that the log of a waiting container tells its story once.
                 Err(line) if line != latest => {

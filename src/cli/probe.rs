@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use hyper::header::{CONTENT_TYPE, HeaderName, SERVER};
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 
@@ -54,9 +55,15 @@ pub struct ProbeArgs {
     flags: Flags,
 }
 
+/// tollgate's own document; what lacks one of these members is none.
 #[derive(Deserialize)]
 struct Shown {
     state: String,
+    gate: String,
+    mode: String,
+    product_code: String,
+    version: String,
+    pod: Option<String>,
     next_attempt_at: Option<String>,
     reason: Option<ShownReason>,
 }
@@ -71,8 +78,8 @@ struct ShownReason {
 /// Asks the sidecar and prints what the operator should read.
 #[expect(clippy::print_stdout, reason = "the line on standard output is the product of this command")]
 pub fn run(args: &ProbeArgs) -> Exit {
-    let address = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
-        Ok(probe) => app::address(&probe.addr),
+    let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
+        Ok(probe) => Gate::of(&probe),
         Err(faults) => {
             println!("{}", faults.summary());
             return Exit::NotOpen;
@@ -85,30 +92,73 @@ pub fn run(args: &ProbeArgs) -> Exit {
             return Exit::NotOpen;
         }
     };
-    match runtime.block_on(question(&address, args.question)) {
-        Ok(answer) => {
-            if args.json {
-                println!("{}", String::from_utf8_lossy(answer.body()));
-            }
-            if answer.status() == StatusCode::OK {
-                return Exit::Done;
-            }
-            if !args.json {
-                println!("{}", line_of(&answer));
-            }
-        }
-        Err(error) => println!("{}", unreachable_line(&address, &error)),
+    let (answer, said) = runtime.block_on(gate.ask(args.question));
+    if args.json
+        && let Some(answer) = &answer
+    {
+        println!("{}", String::from_utf8_lossy(answer.body()));
     }
-    Exit::NotOpen
+    match said {
+        Ok(()) => Exit::Done,
+        Err(line) => {
+            if !args.json || answer.is_none() {
+                println!("{line}");
+            }
+            Exit::NotOpen
+        }
+    }
 }
 
-/// Whether the gate at `address` is open; `Err` is the line to show otherwise.
-pub(super) async fn ready(address: &Address) -> Result<(), String> {
-    match question(address, Question::Ready).await {
-        Ok(answer) if answer.status() == StatusCode::OK => Ok(()),
-        Ok(answer) => Err(line_of(&answer)),
-        Err(error) => Err(unreachable_line(address, &error)),
+/// The gate that is asked about.
+#[derive(Debug)]
+pub(super) struct Gate {
+    address: Address,
+    /// The only pod whose gate counts, where that is known.
+    pod_uid: Option<String>,
+}
+
+impl Gate {
+    /// The gate of this pod.
+    pub(super) fn of(probe: &config::Probe) -> Self {
+        Self { address: app::address(&probe.addr), pod_uid: probe.pod_uid.clone() }
     }
+
+    /// Whether it is open; `Err` is the line to show otherwise.
+    pub(super) async fn ready(&self) -> Result<(), String> {
+        self.ask(Question::Ready).await.1
+    }
+
+    /// What answered, and what it says.
+    async fn ask(&self, asked: Question) -> (Option<Response<Bytes>>, Result<(), String>) {
+        match question(&self.address, asked).await {
+            Ok(answer) => {
+                let said = judge(asked, &answer, self);
+                (Some(answer), said)
+            }
+            Err(error) => (None, Err(unreachable_line(&self.address, &error))),
+        }
+    }
+}
+
+/// Only tollgate's own word counts, and only about this pod: whatever else answers on the address proves nothing.
+fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), String> {
+    let ok = answer.status() == StatusCode::OK;
+    if matches!(asked, Question::Live) && ok && answer.body().trim_ascii() == b"ok" {
+        return Ok(());
+    }
+    let Ok(shown) = serde_json::from_slice::<Shown>(answer.body()) else {
+        return Err(stranger_line(gate, answer));
+    };
+    if gate.pod_uid.is_some() && shown.pod != gate.pod_uid {
+        return Err(other_pod_line(gate, &shown));
+    }
+    let yes = match asked {
+        Question::Live => false,
+        // It was open once, and may be shut now.
+        Question::Startup => ok,
+        Question::Ready => ok && shown.gate == "open",
+    };
+    if yes { Ok(()) } else { Err(shown.line()) }
 }
 
 async fn question(address: &Address, question: Question) -> Result<Response<Bytes>, ClientError> {
@@ -130,23 +180,44 @@ fn reachable_at(address: &Address) -> Vec<Address> {
     vec![at(Ipv4Addr::LOCALHOST.into()), at(Ipv6Addr::LOCALHOST.into())]
 }
 
-fn line_of(answer: &Response<Bytes>) -> String {
-    match serde_json::from_slice::<Shown>(answer.body()) {
-        Ok(shown) => {
-            let reason =
-                shown.reason.as_ref().map(|r| (r.code.as_str(), r.message.as_str(), r.remedy.as_str()));
-            entitlement::line(&shown.state, reason, shown.next_attempt_at.as_deref())
-        }
-        Err(_) => entitlement::line(
-            "unreachable",
-            Some((
-                "NotTollgate",
-                "Something that is not tollgate answers on the probe address.",
-                "Check probe_addr against the ports of the pod's other containers.",
-            )),
-            None,
-        ),
+impl Shown {
+    fn line(&self) -> String {
+        let reason = self.reason.as_ref().map(|r| (r.code.as_str(), r.message.as_str(), r.remedy.as_str()));
+        entitlement::line(&self.state, reason, self.next_attempt_at.as_deref())
     }
+}
+
+/// Longest part of a stranger's header that is shown.
+const HEADER_SHOWN: usize = 40;
+
+fn stranger_line(gate: &Gate, answer: &Response<Bytes>) -> String {
+    let header = |name: HeaderName| {
+        let text = answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("none");
+        text.chars().take(HEADER_SHOWN).collect::<String>()
+    };
+    let message = format!(
+        "Something that is not tollgate answers on {}: HTTP {}, Server {}, Content-Type {}.",
+        gate.address,
+        answer.status().as_u16(),
+        header(SERVER),
+        header(CONTENT_TYPE)
+    );
+    let remedy = "Check probe_addr against the ports of the pod's other containers.";
+    entitlement::line("unreachable", Some(("NotTollgate", &message, remedy)), None)
+}
+
+fn other_pod_line(gate: &Gate, shown: &Shown) -> String {
+    let message = format!(
+        "The tollgate {} of pod {} answers on {} (mode {}, product {}), and this is pod {}.",
+        shown.version,
+        shown.pod.as_deref().unwrap_or("unknown"),
+        gate.address,
+        shown.mode,
+        shown.product_code,
+        gate.pod_uid.as_deref().unwrap_or_default(),
+    );
+    let remedy = "Give both containers the same TOLLGATE_POD_UID (metadata.uid), and check probe_addr on host networks.";
+    entitlement::line("unreachable", Some(("AnotherPod", &message, remedy)), None)
 }
 
 fn unreachable_line(address: &Address, error: &ClientError) -> String {
@@ -154,4 +225,63 @@ fn unreachable_line(address: &Address, error: &ClientError) -> String {
     let remedy = "Check that its container runs (its log names what it could not start with) and that probe_addr is \
                   the same for both.";
     entitlement::line("unreachable", Some(("ProbeUnreachable", &message, remedy)), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Response<Bytes> {
+        Response::builder()
+            .status(status)
+            .header("server", "nginx")
+            .body(Bytes::from(body.to_owned()))
+            .unwrap()
+    }
+
+    fn document(state: &str, gate: &str, pod: &str) -> String {
+        format!(
+            r#"{{"state":"{state}","gate":"{gate}","mode":"hourly","product_code":"p","version":"1","pod":{pod}}}"#
+        )
+    }
+
+    #[test]
+    fn only_tollgates_own_word_about_this_pod_opens() {
+        let gate = |pod: Option<&str>| Gate {
+            address: Address::Tcp("127.0.0.1:1".parse().unwrap()),
+            pod_uid: pod.map(ToOwned::to_owned),
+        };
+        let open = document("entitled", "open", "\"a\"");
+        let anonymous = document("entitled", "open", "null");
+        let shut = document("denied", "shut", "\"a\"");
+        for (asked, status, body, pod, said) in [
+            (Question::Ready, 200, open.as_str(), None, ""),
+            (Question::Ready, 200, &open, Some("a"), ""),
+            (Question::Ready, 200, &open, Some("b"), "AnotherPod"),
+            (Question::Ready, 200, &anonymous, None, ""),
+            (Question::Ready, 200, &anonymous, Some("a"), "AnotherPod"),
+            (Question::Ready, 200, &shut, Some("a"), "denied: "),
+            (Question::Ready, 503, &open, None, "entitled: "),
+            (Question::Ready, 200, "<html>", None, "HTTP 200, Server nginx, Content-Type none"),
+            (Question::Ready, 200, "{}", None, "NotTollgate"),
+            (Question::Ready, 200, r#"{"gate":"open"}"#, None, "NotTollgate"),
+            (Question::Ready, 200, "", None, "NotTollgate"),
+            (Question::Ready, 404, "no", None, "HTTP 404"),
+            (Question::Startup, 200, &shut, Some("a"), ""),
+            (Question::Startup, 200, &shut, Some("b"), "AnotherPod"),
+            (Question::Startup, 503, &shut, None, "denied: "),
+            (Question::Startup, 200, "ok", None, "NotTollgate"),
+            (Question::Live, 200, "ok\n", Some("a"), ""),
+            (Question::Live, 200, "<html>", None, "NotTollgate"),
+            (Question::Live, 500, "ok", None, "NotTollgate"),
+        ] {
+            match judge(asked, &answer(status, body), &gate(pod)) {
+                Ok(()) => assert_eq!(said, "", "{asked:?} {status} {body}"),
+                Err(line) => {
+                    assert!(!said.is_empty() && line.contains(said), "{asked:?} {status} {body}: {line}");
+                    assert!(line.len() <= entitlement::LINE_BYTES_MAX, "{line}");
+                }
+            }
+        }
+    }
 }

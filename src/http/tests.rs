@@ -1,4 +1,4 @@
-//! The shell over real sockets on loopback: keep-alive, limits, the oldest giving way, drain.
+//! The shell over real sockets on loopback: keep-alive, limits, the oldest idle connection giving way, drain.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -61,7 +61,7 @@ async fn bodies_are_read_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn the_oldest_connection_gives_way() {
+async fn the_oldest_idle_connection_gives_way() {
     let running = start(LIMITS);
     let mut idle = Vec::new();
     for _ in 0..LIMITS.connections_max {
@@ -117,4 +117,68 @@ async fn a_stale_unix_socket_is_taken_over_and_a_live_one_is_not() {
     assert_eq!(Listener::bind(&address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     drop(live);
     assert!(!path.exists());
+}
+
+/// Connections that were made, and answered once where they say so.
+async fn connected(running: &Running, request: &str, answered: bool) -> TcpStream {
+    let mut stream = TcpStream::connect(running.addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    if answered {
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+    }
+    stream
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+#[tokio::test]
+async fn a_request_that_is_served_never_gives_way_to_idle_connections() {
+    let running = start(LIMITS);
+    // The oldest one: its body is still coming.
+    let mut served =
+        connected(&running, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nh", false).await;
+    for _ in 0..20 {
+        // Each pushes out the one before, which is idle by then.
+        drop(connected(&running, GET, true).await);
+        let _idle = connected(&running, GET, true).await;
+    }
+    served.write_all(b"i").await.unwrap();
+    let mut answer = [0; 12];
+    served.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn where_each_connection_serves_a_request_the_next_one_waits() {
+    let running = start(LIMITS);
+    let half = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nh";
+    let mut first = connected(&running, half, false).await;
+    let mut second = connected(&running, half, false).await;
+    let waiting = tokio::spawn({
+        let addr = running.addr;
+        async move { ask(&Address::Tcp(addr), Ask::post("/", "ok"), Duration::from_secs(5)).await }
+    });
+    for stream in [&mut first, &mut second] {
+        stream.write_all(b"i").await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+    assert_eq!(waiting.await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_connections_that_have_ended() {
+    let (_stop, stopped) = watch::channel(false);
+    let mut connections = Connections::new(Limits { connections_max: 1000, ..LIMITS }, Echo);
+    for _ in 0..100 {
+        let (client, server) = tokio::io::duplex(64);
+        connections.start(Accepted { stream: Box::new(server), socket: None }, stopped.clone());
+        drop(client);
+    }
+    while let Some(ended) = connections.tasks.join_next().await {
+        connections.forget(ended.ok());
+    }
+    assert_eq!(connections.open.len(), 0);
 }

@@ -5,17 +5,22 @@
 //!  "tags": {"team": "a"}, "customer": {"account_id": "111122223333", "license_arn": "arn:…"}}
 //! ```
 //!
-//! A quantity is read from its own text, number or string. A bad event spoils no other of its request.
+//! A quantity is read from its own text, number or string. A bad event spoils no other of its request, unless the
+//! seller sets `strict_usage`.
+
+mod form;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ring::digest;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::marketplace::{Quantity, TagSet};
+use form::{CustomerDocument, Document, Named, Tags};
+
+pub(crate) use form::split;
 
 /// Most events of one request: with the body's limit that bounds what one client can hold in memory.
 pub const EVENTS_MAX: usize = 1000;
@@ -25,9 +30,6 @@ pub const ID_BYTES_MAX: usize = 128;
 
 /// Longest name of a dimension (service model, `UsageDimension`).
 pub const DIMENSION_CHARS_MAX: usize = 255;
-
-/// Longest customer identifier, account or licence (service model).
-const CUSTOMER_CHARS_MAX: usize = 1200;
 
 /// Older usage could not be billed in any window.
 pub const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -103,10 +105,24 @@ pub struct Event {
     pub content: [u8; 32],
 }
 
-/// Why an event is refused; the text is shown to the application.
+/// Why an event is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Rejected(pub String);
+#[error("{text}")]
+pub struct Rejected {
+    /// The member that is wrong: `form` (the event cannot be read), `id`, `dimension`, `quantity`, `timestamp`, `tags`
+    /// or `customer`.
+    pub reason: &'static str,
+    /// The dimension that the event names, where AWS could have one of that name.
+    pub dimension: Option<String>,
+    /// Shown to the application.
+    pub text: String,
+}
+
+impl Rejected {
+    fn new(reason: &'static str, text: impl Into<String>) -> Self {
+        Self { reason, dimension: None, text: text.into() }
+    }
+}
 
 /// One event of a request: valid, or refused with its key.
 pub type Read = Result<Event, (Option<String>, Rejected)>;
@@ -131,93 +147,94 @@ pub struct Rules {
     pub customers: bool,
     /// Reports of 0 in it are what keeps the gate open; usage in it would contradict them.
     pub entitlement_dimension: Option<String>,
+    /// Nothing of a request is counted when one of its events is rejected (`strict_usage`).
+    pub strict: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an event, an object with dimension and quantity")]
-struct Document<'a> {
-    id: Option<String>,
-    dimension: String,
-    #[serde(borrow)]
-    quantity: &'a RawValue,
-    timestamp: Option<String>,
-    #[serde(default)]
-    tags: BTreeMap<String, String>,
-    customer: Option<CustomerDocument>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a customer, an object with account_id or identifier")]
-struct CustomerDocument {
-    account_id: Option<String>,
-    license_arn: Option<String>,
-    identifier: Option<String>,
+impl Rules {
+    /// Whether usage may be counted to a dimension of this name.
+    pub fn dimension(&self, name: &str) -> Result<(), Rejected> {
+        let reject = |text: &str| Err(Rejected::new("dimension", text));
+        if !is_dimension(name) {
+            return reject("dimension must have 1 to 255 characters");
+        }
+        if self.dimensions.as_ref().is_some_and(|allowed| !allowed.iter().any(|one| one == name)) {
+            return reject("dimension is not one of those that the seller configured (dimensions)");
+        }
+        if self.entitlement_dimension.as_deref() == Some(name) {
+            return reject("dimension is the entitlement_dimension, which takes no usage");
+        }
+        Ok(())
+    }
 }
 
 /// Reads a request's body.
 pub fn read(body: &[u8], rules: &Rules, now: Timestamp) -> Result<Vec<Read>, BadRequest> {
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    let items: Vec<&RawValue> = match first {
-        Some(b'[') => serde_json::from_slice(body).map_err(|_| BadRequest::NotEvents)?,
-        Some(b'{') => vec![serde_json::from_slice(body).map_err(|_| BadRequest::NotEvents)?],
-        _ => return Err(BadRequest::NotEvents),
-    };
-    if items.len() > EVENTS_MAX {
-        return Err(BadRequest::TooMany);
-    }
-    Ok(items.into_iter().map(|item| read_one(item.get(), rules, now)).collect())
+    Ok(split(body)?.into_iter().map(|item| read_one(item, rules, now)).collect())
 }
 
-fn read_one(text: &str, rules: &Rules, now: Timestamp) -> Read {
-    let document: Document<'_> =
-        serde_json::from_str(text).map_err(|error| (id_of(text), Rejected(error.to_string())))?;
+/// Reads one event of those that [`split`] found.
+pub(crate) fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
+    let document: Document<'_> = serde_json::from_str(text.get()).map_err(|error| {
+        let Named { id, dimension } = named(text);
+        (id, Rejected { dimension, ..Rejected::new("form", error.to_string()) })
+    })?;
     let id = document.id.clone();
-    event(document, rules, now).map_err(|rejected| (id, rejected))
+    let dimension = document.dimension.clone();
+    event(document, rules, now).map_err(|rejected| {
+        (id, Rejected { dimension: Some(dimension).filter(|name| is_dimension(name)), ..rejected })
+    })
 }
 
-/// The key of an event that cannot be read as a whole, so that its refusal can name it.
-fn id_of(text: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Id {
-        id: Option<String>,
+/// The key and dimension of an event that cannot be read as a whole, so that its refusal can name them.
+fn named(text: &RawValue) -> Named {
+    let named: Named = serde_json::from_str(text.get()).unwrap_or_default();
+    Named {
+        id: named.id.filter(|id| is_id(id)),
+        dimension: named.dimension.filter(|name| is_dimension(name)),
     }
-    serde_json::from_str::<Id>(text).ok()?.id.filter(|id| id.len() <= ID_BYTES_MAX)
+}
+
+fn is_id(id: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len())
+}
+
+fn is_dimension(dimension: &str) -> bool {
+    !dimension.is_empty() && dimension.chars().nth(DIMENSION_CHARS_MAX).is_none()
 }
 
 fn event(document: Document<'_>, rules: &Rules, now: Timestamp) -> Result<Event, Rejected> {
-    let reject = |text: &str| Err(Rejected(text.to_owned()));
-    if document.id.as_ref().is_some_and(|id| id.is_empty() || id.len() > ID_BYTES_MAX) {
-        return reject("id must have 1 to 128 bytes");
+    let reject = |reason, text: &str| Err(Rejected::new(reason, text));
+    if document.id.as_ref().is_some_and(|id| !is_id(id)) {
+        return reject("id", "id must have 1 to 128 bytes");
     }
-    let chars = document.dimension.chars().count();
-    if chars == 0 || chars > DIMENSION_CHARS_MAX {
-        return reject("dimension must have 1 to 255 characters");
-    }
-    if rules.dimensions.as_ref().is_some_and(|allowed| !allowed.contains(&document.dimension)) {
-        return reject("dimension is not one of those that the seller configured (dimensions)");
-    }
-    if rules.entitlement_dimension.as_ref() == Some(&document.dimension) {
-        return reject("dimension is the entitlement_dimension, which takes no usage");
-    }
+    rules.dimension(&document.dimension)?;
     let text = document.quantity.get().trim_matches('"');
-    let quantity: Quantity = text.parse().map_err(|error| Rejected(format!("quantity {error}")))?;
-    let at = match &document.timestamp {
-        None => now,
-        Some(text) => match Timestamp::parse(text) {
-            None => return reject("timestamp must be RFC 3339, such as 2026-11-24T08:00:00Z"),
-            Some(at) if at < now.minus(AGE_MAX) => return reject("timestamp is more than 24 hours old"),
-            Some(at) if at > now.plus(AHEAD_MAX) => return reject("timestamp is more than 5 minutes ahead"),
-            Some(at) => at,
-        },
+    let quantity: Quantity =
+        text.parse().map_err(|error| Rejected::new("quantity", format!("quantity {error}")))?;
+    let said = match document.timestamp.as_deref().map(Timestamp::parse) {
+        None => None,
+        Some(None) => {
+            return reject("timestamp", "timestamp must be RFC 3339, such as 2026-11-24T08:00:00Z");
+        }
+        Some(Some(at)) if at < now.minus(AGE_MAX) => {
+            return reject("timestamp", "timestamp is more than 24 hours old");
+        }
+        Some(Some(at)) if at > now.plus(AHEAD_MAX) => {
+            return reject("timestamp", "timestamp is more than 5 minutes ahead");
+        }
+        Some(at) => at,
     };
-    let content = content(&document, quantity);
+    let Tags(tags) = document.tags.unwrap_or_default();
+    let content = content(&document.dimension, quantity, said, &tags, document.customer.as_ref());
     let customer = customer(document.customer, rules)?;
-    let tags = TagSet::try_from(document.tags).map_err(|error| Rejected(format!("tags {error}")))?;
+    let tags = TagSet::try_from(tags).map_err(|error| Rejected::new("tags", format!("tags {error}")))?;
+    let at = said.unwrap_or(now);
     Ok(Event { id: document.id, dimension: document.dimension, quantity, at, tags, customer, content })
 }
 
 fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Customer, Rejected> {
-    let reject = |text: &str| Err(Rejected(text.to_owned()));
+    let reject = |text: &str| Err(Rejected::new("customer", text));
     let Some(document) = document else {
         return if rules.customers { reject("customer is required in mode saas") } else { Ok(Customer::Own) };
     };
@@ -226,36 +243,55 @@ fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Custome
             "customer is for mode saas only: this pod's usage belongs to the account that runs it",
         );
     }
-    let too_long = |text: &Option<String>| text.as_ref().is_some_and(|text| text.len() > CUSTOMER_CHARS_MAX);
-    if [&document.account_id, &document.license_arn, &document.identifier].into_iter().any(too_long) {
-        return reject("customer is longer than AWS takes");
-    }
     match (document.account_id, document.license_arn, document.identifier) {
         (Some(account_id), license_arn, None) => {
-            if account_id.is_empty() || !account_id.bytes().all(|b| b.is_ascii_digit()) {
-                return reject("customer.account_id must be digits");
+            if !form::is_account(&account_id) {
+                return reject("customer.account_id must be 1 to 255 digits");
             }
-            if license_arn.as_ref().is_some_and(|arn| arn.is_empty() || arn.contains(char::is_whitespace)) {
-                return reject("customer.license_arn must be an ARN");
+            if license_arn.as_deref().is_some_and(|arn| !form::is_license_arn(arn)) {
+                return reject("customer.license_arn must be a LicenseArn, as ResolveCustomer returns it");
             }
             Ok(Customer::Account { account_id, license_arn })
         }
-        (None, None, Some(identifier)) if !identifier.is_empty() => Ok(Customer::Identifier(identifier)),
+        (None, None, Some(identifier)) => {
+            if !form::is_identifier(&identifier) {
+                return reject("customer.identifier must have 1 to 255 characters");
+            }
+            Ok(Customer::Identifier(identifier))
+        }
         _ => reject("customer needs account_id (with license_arn), or identifier alone"),
     }
 }
 
 /// What a repeat is compared by. The time is part of it only when the application gave one: a retry without one comes
-/// later.
-fn content(document: &Document<'_>, quantity: Quantity) -> [u8; 32] {
+/// later. It counts as the instant that it names, however it was written.
+fn content(
+    dimension: &str,
+    quantity: Quantity,
+    said: Option<Timestamp>,
+    tags: &BTreeMap<String, String>,
+    customer: Option<&CustomerDocument>,
+) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
-    let customer = document.customer.as_ref().map(|c| (&c.account_id, &c.license_arn, &c.identifier));
-    let parts = (&document.dimension, quantity.micros(), &document.timestamp, &document.tags, customer);
+    let customer = customer.map(|c| (&c.account_id, &c.license_arn, &c.identifier));
+    let parts = (dimension, quantity.micros(), said.map(instant), tags, customer);
     let text = serde_json::to_string(&parts).expect("strings, numbers and maps of strings are JSON");
     context.update(text.as_bytes());
     let mut hash = [0; 32];
     hash.copy_from_slice(context.finish().as_ref());
     hash
+}
+
+/// The shortest text of an instant in UTC: most applications write it, and 0.1.0 compared texts.
+fn instant(at: Timestamp) -> String {
+    let text = at.to_string();
+    match at.unix_millis().rem_euclid(1000) {
+        0 => text,
+        millis => {
+            let fraction = format!("{millis:03}");
+            format!("{}.{}Z", text.trim_end_matches('Z'), fraction.trim_end_matches('0'))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -273,7 +309,7 @@ mod tests {
     fn refusal(body: &str) -> String {
         match metered(body).remove(0) {
             Ok(event) => panic!("{event:?}"),
-            Err((_, rejected)) => rejected.0,
+            Err((_, rejected)) => rejected.text,
         }
     }
 
@@ -306,7 +342,8 @@ mod tests {
     fn refusals_name_the_event_and_the_reason() {
         let (id, rejected) = metered(r#"{"id":"x","dimension":"d","quantity":-1}"#).remove(0).unwrap_err();
         assert_eq!(id.as_deref(), Some("x"));
-        assert!(rejected.0.starts_with("quantity must be"), "{rejected}");
+        assert!(rejected.text.starts_with("quantity must be"), "{rejected}");
+        assert_eq!((rejected.reason, rejected.dimension.as_deref()), ("quantity", Some("d")));
         for (body, part) in [
             (r#"{"dimension":"d","quantity":1,"timestamp":"2026-11-23T07:59:59Z"}"#, "24 hours"),
             (r#"{"dimension":"d","quantity":1,"timestamp":"2026-11-24T08:05:01Z"}"#, "ahead"),
@@ -332,8 +369,8 @@ mod tests {
         for (text, customer) in [
             (r#","customer":{"identifier":"id"}"#, Customer::Identifier("id".into())),
             (
-                r#","customer":{"account_id":"1","license_arn":"arn:x"}"#,
-                Customer::Account { account_id: "1".into(), license_arn: Some("arn:x".into()) },
+                r#","customer":{"account_id":"1","license_arn":"arn:aws:lm::1:l"}"#,
+                Customer::Account { account_id: "1".into(), license_arn: Some("arn:aws:lm::1:l".into()) },
             ),
         ] {
             let found = read(text).unwrap();
@@ -352,6 +389,62 @@ mod tests {
         assert_eq!(first, content(r#"{"id":"b", "quantity":"1.0", "dimension":"d"}"#));
         assert_ne!(first, content(r#"{"id":"a","dimension":"d","quantity":2}"#));
         assert_ne!(first, content(r#"{"id":"a","dimension":"d","quantity":1,"tags":{"t":"1"}}"#));
+    }
+
+    #[test]
+    fn an_optional_member_that_is_null_is_absent() {
+        let content = |body: &str| metered(body).remove(0).unwrap();
+        let plain = content(r#"{"dimension":"d","quantity":1}"#);
+        for member in ["id", "timestamp", "tags", "customer"] {
+            let body = format!(r#"{{"dimension":"d","quantity":1,"{member}":null}}"#);
+            assert_eq!(content(&body), plain, "{member}");
+        }
+        let rules = Rules { customers: true, ..Rules::default() };
+        for customer in [
+            r#"{"account_id":"1","license_arn":null,"identifier":null}"#,
+            r#"{"account_id":null,"license_arn":null,"identifier":"i"}"#,
+        ] {
+            let body = format!(r#"{{"dimension":"d","quantity":1,"customer":{customer}}}"#);
+            assert!(read(body.as_bytes(), &rules, NOW).unwrap()[0].is_ok(), "{customer}");
+        }
+        for required in [r#"{"dimension":null,"quantity":1}"#, r#"{"dimension":"d","quantity":null}"#] {
+            assert!(metered(required)[0].is_err(), "{required}");
+        }
+    }
+
+    #[test]
+    fn one_instant_is_one_content_however_it_is_written() {
+        let content = |time: &str| {
+            let body = format!(r#"{{"dimension":"d","quantity":1,"timestamp":"{time}"}}"#);
+            metered(&body).remove(0).unwrap().content
+        };
+        let first = content("2026-11-24T08:00:00Z");
+        for same in ["2026-11-24T08:00:00+00:00", "2026-11-24T09:30:00+01:30", "2026-11-24T08:00:00.000Z"] {
+            assert_eq!(content(same), first, "{same}");
+        }
+        assert_ne!(content("2026-11-24T08:00:01Z"), first);
+        assert_ne!(content("2026-11-24T08:00:00.5Z"), first);
+        assert_eq!(content("2026-11-24T08:00:00.500Z"), content("2026-11-24T10:00:00.5+02:00"));
+        // A retry that names no time comes later, and a time that is named is not one that is not.
+        assert_ne!(metered(r#"{"dimension":"d","quantity":1}"#).remove(0).unwrap().content, first);
+        for (millis, text) in [(0, "1970-01-01T00:00:00Z"), (50, "1970-01-01T00:00:00.05Z")] {
+            assert_eq!(instant(Timestamp::from_unix_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn what_is_said_twice_is_refused() {
+        for (body, part) in [
+            (r#"{"dimension":"d","quantity":1,"tags":{"team":"a","team":"b"}}"#, "a tag key is given twice"),
+            (
+                r#"{"dimension":"d","quantity":1,"tags":{"team":"a","\u0074eam":"a"}}"#,
+                "a tag key is given twice",
+            ),
+            (r#"{"dimension":"d","quantity":1,"quantity":2}"#, "duplicate field"),
+            (r#"{"id":"a","id":"a","dimension":"d","quantity":1}"#, "duplicate field"),
+        ] {
+            assert!(refusal(body).contains(part), "{body}: {}", refusal(body));
+        }
     }
 
     proptest! {

@@ -2,11 +2,13 @@
 //!
 //! It knows the ledger and nothing of what sends from it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::watch;
+use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::clock::{self, WallClock};
@@ -14,13 +16,14 @@ use crate::metrics::Metrics;
 use crate::usage::event::{self, BadRequest, Event, Rejected, Rules};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{LedgerError, Taken};
+use crate::usage::notice::Notices;
 
 /// What became of one event, in the order of the request.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub struct Outcome {
     /// The application's key, where it gave one.
     pub id: Option<String>,
-    /// `accepted`, `duplicate` or `rejected`.
+    /// `accepted`, `duplicate` or `rejected`; of a request that is refused as a whole, `rejected` or `not_counted`.
     pub status: &'static str,
     /// Why it was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +39,9 @@ pub enum IntakeError {
     /// The disk, or its limit: nothing was acknowledged, the application sends it again.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// `strict_usage` is set, and an event was rejected: what would have become of each.
+    #[error("an event of the request is rejected and strict_usage is set; nothing of the request is counted")]
+    Strict(Vec<Outcome>),
 }
 
 /// The way in.
@@ -45,56 +51,166 @@ pub struct Intake {
     writer: Writer,
     clock: WallClock,
     metrics: Arc<Metrics>,
+    notices: Notices,
+    memory: Arc<Semaphore>,
+}
+
+/// All events between their body and their commit, together, as [`memory_of`] counts them: with the bodies, the ledger
+/// and the rest it stays within the container's 32 MiB. What does not fit waits.
+const MEMORY_BYTES_MAX: usize = 6 << 20;
+
+/// At most what an event costs in memory beside its texts: itself, what its answer needs, a node of tags, and what the
+/// allocator adds to each of its texts.
+const EVENT_BYTES: usize = 1024;
+
+/// The largest request has 1,000 events in 1 MiB: 2 MiB, so that even three of them pass at once.
+const fn memory_of(events: usize, body_bytes: usize) -> usize {
+    let bytes = events.saturating_mul(EVENT_BYTES).saturating_add(body_bytes);
+    if bytes < MEMORY_BYTES_MAX { bytes } else { MEMORY_BYTES_MAX }
+}
+
+/// An event of a request on its way through the ledger.
+enum Step {
+    /// At the ledger, with what its answer needs of it.
+    Valid {
+        id: Option<String>,
+        dimension: String,
+    },
+    Rejected {
+        id: Option<String>,
+        rejected: Rejected,
+    },
 }
 
 impl Intake {
     /// Joins the parts.
     #[must_use]
     pub fn new(rules: Rules, writer: Writer, clock: WallClock, metrics: Arc<Metrics>) -> Self {
-        Self { rules: Arc::new(rules), writer, clock, metrics }
+        let notices = Notices::new(Arc::clone(&metrics));
+        let memory = Arc::new(Semaphore::new(MEMORY_BYTES_MAX));
+        Self { rules: Arc::new(rules), writer, clock, metrics, notices, memory }
     }
 
-    /// Takes a request's body; on return every accepted event is on disk.
-    pub async fn take(&self, body: &[u8]) -> Result<Vec<Outcome>, IntakeError> {
-        let read = event::read(body, &self.rules, self.clock.now())?;
-        // What the answer needs of an event stays here; the rest goes to the ledger.
-        let mut valid = Vec::with_capacity(read.len());
-        let mut keep = |event: Event| {
-            let kept = (event.id.clone(), event.dimension.clone());
-            valid.push(event);
-            kept
-        };
-        let read: Vec<Result<(Option<String>, String), _>> =
-            read.into_iter().map(|read| read.map(&mut keep)).collect();
-        let mut taken =
-            if valid.is_empty() { Vec::new() } else { self.writer.take(valid).await? }.into_iter();
+    /// Takes a request's body; on return every accepted event is on disk. The body is dropped when it has been read.
+    ///
+    /// Who stops waiting for the answer changes nothing: events that are on their way to the disk keep their part of
+    /// the memory until they are there.
+    pub async fn take(&self, body: impl Deref<Target = [u8]> + Send) -> Result<Vec<Outcome>, IntakeError> {
+        let texts = event::split(&body)?;
+        let bytes = u32::try_from(memory_of(texts.len(), body.len())).expect("a few MiB");
+        let memory = Arc::clone(&self.memory).acquire_many_owned(bytes).await.expect("it is never closed");
+        let (valid, mut steps) = self.read(texts);
+        drop(body);
+        let strict = self.rules.strict;
+        if strict && steps.iter().any(|step| matches!(step, Step::Rejected { .. })) {
+            return Err(self.refuse(steps));
+        }
+        let taken = if valid.is_empty() { Vec::new() } else { self.commit(valid, memory).await? };
+        reject(&mut steps, &taken);
+        if strict && steps.iter().any(|step| matches!(step, Step::Rejected { .. })) {
+            return Err(self.refuse(steps));
+        }
+        Ok(self.outcomes(steps, &taken))
+    }
+
+    /// What goes to the ledger, and what the answer needs of each event.
+    fn read(&self, texts: Vec<&RawValue>) -> (Vec<Event>, Vec<Step>) {
+        let now = self.clock.now();
+        let mut valid = Vec::with_capacity(texts.len());
+        let steps = texts
+            .into_iter()
+            .map(|text| match event::read_one(text, &self.rules, now) {
+                Ok(event) => {
+                    let step = Step::Valid { id: event.id.clone(), dimension: event.dimension.clone() };
+                    valid.push(event);
+                    step
+                }
+                Err((id, rejected)) => Step::Rejected { id, rejected },
+            })
+            .collect();
+        (valid, steps)
+    }
+
+    /// Commits events; `memory` is theirs until they are on disk, whoever waits for it.
+    async fn commit(
+        &self,
+        events: Vec<Event>,
+        memory: OwnedSemaphorePermit,
+    ) -> Result<Vec<Taken>, LedgerError> {
+        let (writer, strict, now) = (self.writer.clone(), self.rules.strict, self.clock.now());
+        let committed = tokio::spawn(async move {
+            let taken = if strict {
+                writer.with(move |ledger| ledger.take_whole(&events, now)).await
+            } else {
+                writer.take(events).await
+            };
+            drop(memory);
+            taken
+        });
+        committed.await.map_err(|error| LedgerError::Io(error.to_string()))?
+    }
+
+    fn outcomes(&self, steps: Vec<Step>, taken: &[Taken]) -> Vec<Outcome> {
+        self.tell(&steps);
+        let mut taken = taken.iter().filter(|taken| matches!(taken, Taken::Accepted | Taken::Duplicate));
         let mut tally = Tally { metrics: &self.metrics, run: None };
-        let outcome = |read| match read {
-            Ok((id, dimension)) => outcome(id, dimension, taken.next(), &mut tally),
-            Err((id, Rejected(reason))) => {
+        let outcome = |step| match step {
+            Step::Valid { id, dimension } => {
+                let duplicate = taken.next() == Some(&Taken::Duplicate);
+                let status = if duplicate { "duplicate" } else { "accepted" };
+                tally.add(dimension, status);
+                Outcome { id, status, error: None }
+            }
+            Step::Rejected { id, rejected } => {
                 tally.add(String::new(), "rejected");
-                Outcome { id, status: "rejected", error: Some(reason) }
+                Outcome { id, status: "rejected", error: Some(rejected.text) }
             }
         };
-        Ok(read.into_iter().map(outcome).collect())
+        steps.into_iter().map(outcome).collect()
+    }
+
+    /// The answer to a request of which nothing is counted.
+    fn refuse(&self, steps: Vec<Step>) -> IntakeError {
+        self.tell(&steps);
+        let mut tally = Tally { metrics: &self.metrics, run: None };
+        let outcome = |step| match step {
+            Step::Valid { id, .. } => Outcome { id, status: "not_counted", error: None },
+            Step::Rejected { id, rejected } => {
+                tally.add(String::new(), "rejected");
+                Outcome { id, status: "rejected", error: Some(rejected.text) }
+            }
+        };
+        IntakeError::Strict(steps.into_iter().map(outcome).collect())
+    }
+
+    fn tell(&self, steps: &[Step]) {
+        self.notices.rejected(steps.iter().filter_map(|step| match step {
+            Step::Rejected { rejected, .. } => Some(rejected),
+            Step::Valid { .. } => None,
+        }));
     }
 }
 
-fn outcome(id: Option<String>, dimension: String, taken: Option<Taken>, tally: &mut Tally<'_>) -> Outcome {
-    let (status, error) = match taken {
-        Some(Taken::Accepted) => ("accepted", None),
-        Some(Taken::Duplicate) => ("duplicate", None),
-        Some(Taken::Conflict) | None => {
-            ("rejected", Some("id was used for other content within 48 hours".to_owned()))
+/// Turns what the ledger did not count into rejections.
+fn reject(steps: &mut [Step], taken: &[Taken]) {
+    let valid = steps.iter_mut().filter(|step| matches!(step, Step::Valid { .. }));
+    let mut taken = taken.iter();
+    for step in valid {
+        let (reason, text) = match taken.next() {
+            Some(Taken::Accepted | Taken::Duplicate) => continue,
+            Some(Taken::Conflict) | None => ("conflict", "id was used for other content within 48 hours"),
+            Some(Taken::TooMuch) => (
+                "limit",
+                "with it the dimension's total since the ledger began would be above 9000000000000, the most that a \
+                 ledger counts",
+            ),
+        };
+        if let Step::Valid { id, dimension } = step {
+            let rejected =
+                Rejected { reason, dimension: Some(std::mem::take(dimension)), text: text.to_owned() };
+            *step = Step::Rejected { id: id.take(), rejected };
         }
-        Some(Taken::TooMuch) => {
-            let text = "with it the dimension's total since the ledger began would be above 9000000000000, the most \
-                        that a ledger counts";
-            ("rejected", Some(text.to_owned()))
-        }
-    };
-    tally.add(dimension, status);
-    Outcome { id, status, error }
+    }
 }
 
 /// Counts events of one kind that follow each other at once: a thousand of a kind are the usual request.
@@ -179,6 +295,7 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usage::ledger;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -205,5 +322,123 @@ mod tests {
         tokio::time::sleep(10 * SECOND).await;
         activity.quiet_for(2 * SECOND).await;
         assert_eq!(clock::monotonic().duration_since(began), 12 * SECOND);
+    }
+
+    fn intake(strict: bool) -> (tempfile::TempDir, Intake) {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = WallClock::system();
+        let settings = ledger::Settings {
+            product: "demo".to_owned(),
+            pod: "pod".to_owned(),
+            settle: Duration::from_secs(60),
+            bytes_max: u64::MAX,
+            started_at: clock.now(),
+            zero_dimensions: Vec::new(),
+            aws_door: false,
+        };
+        let metrics = Arc::new(Metrics::new());
+        let ledger = ledger::Ledger::open(folder.path(), settings).unwrap();
+        let writer = Writer::start(ledger, clock.clone(), Arc::clone(&metrics)).unwrap();
+        (folder, Intake::new(Rules { strict, ..Rules::default() }, writer, clock, metrics))
+    }
+
+    fn statuses(outcomes: &[Outcome]) -> Vec<&'static str> {
+        outcomes.iter().map(|outcome| outcome.status).collect()
+    }
+
+    #[tokio::test]
+    async fn events_keep_their_memory_until_they_are_on_disk_although_the_client_has_gone() {
+        let (_folder, intake) = intake(false);
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let writer = intake.writer.clone();
+        // The ledger's thread is at something that takes its time.
+        let busy = tokio::spawn(async move {
+            writer
+                .with(move |_| {
+                    let _ = held.recv();
+                    Ok(())
+                })
+                .await
+        });
+        let client = tokio::spawn({
+            let intake = intake.clone();
+            async move { intake.take(br#"{"dimension":"requests","quantity":1}"#.to_vec()).await }
+        });
+        let free = || intake.memory.available_permits();
+        while free() == MEMORY_BYTES_MAX {
+            tokio::task::yield_now().await;
+        }
+        let taken = free();
+        client.abort();
+        assert!(client.await.unwrap_err().is_cancelled());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(free(), taken, "the event is in memory still");
+        release.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        while free() != MEMORY_BYTES_MAX {
+            tokio::task::yield_now().await;
+        }
+        let totals = intake.writer.with(|ledger| ledger.totals()).await.unwrap();
+        assert_eq!(totals["requests"].accepted, 1_000_000);
+    }
+
+    #[test]
+    fn three_of_the_largest_requests_fit_at_once() {
+        assert!(3 * memory_of(event::EVENTS_MAX, 1 << 20) <= MEMORY_BYTES_MAX);
+        assert!(size_of::<Event>() + size_of::<Step>() + size_of::<Outcome>() < EVENT_BYTES / 2);
+        assert_eq!(memory_of(usize::MAX, 1), MEMORY_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_strict_request_is_counted_whole_or_not_at_all() {
+        let (_folder, intake) = intake(true);
+        let take = |body: &'static str| intake.take(body.as_bytes());
+        let first =
+            take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"b","dimension":"d","quantity":2}]"#);
+        assert_eq!(statuses(&first.await.unwrap()), ["accepted", "accepted"]);
+        for (body, expected) in [
+            (
+                r#"[{"id":"c","dimension":"d","quantity":4},{"id":"d","dimension":"d","quantity":-1}]"#,
+                ["not_counted", "rejected"],
+            ),
+            // Only the ledger knows that the key was used for other content.
+            (
+                r#"[{"id":"c","dimension":"d","quantity":4},{"id":"a","dimension":"d","quantity":9}]"#,
+                ["not_counted", "rejected"],
+            ),
+        ] {
+            let Err(IntakeError::Strict(outcomes)) = take(body).await else { panic!("{body} was taken") };
+            assert_eq!(statuses(&outcomes), expected, "{body}");
+        }
+        let accepted = async || intake.writer.with(|ledger| ledger.totals()).await.unwrap()["d"].accepted;
+        assert_eq!(accepted().await, 3_000_000);
+        // The key of the event that was not counted is free.
+        let again =
+            take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"c","dimension":"d","quantity":5}]"#);
+        assert_eq!(statuses(&again.await.unwrap()), ["duplicate", "accepted"]);
+        assert_eq!(accepted().await, 8_000_000);
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_rejected_spoils_no_other_and_is_counted_by_its_reason() {
+        let (_folder, intake) = intake(false);
+        let body = r#"[{"dimension":"d","quantity":-1},7,{"id":"a","dimension":"d","quantity":1},
+            {"id":"a","dimension":"d","quantity":2}]"#;
+        let outcomes = intake.take(body.as_bytes()).await.unwrap();
+        assert_eq!(statuses(&outcomes), ["rejected", "rejected", "accepted", "rejected"]);
+        let (_publisher, entitlement) = crate::entitlement::channel(intake.clock.now());
+        let text = intake.metrics.encode(&entitlement.borrow(), crate::metrics::Format::OpenMetrics);
+        for line in [
+            r#"tollgate_usage_events_rejected_total{reason="quantity"} 1"#,
+            r#"tollgate_usage_events_rejected_total{reason="form"} 1"#,
+            r#"tollgate_usage_events_rejected_total{reason="conflict"} 1"#,
+            r#"tollgate_usage_events_rejected_total{reason="tags"} 0"#,
+            r#"tollgate_usage_events_total{dimension="d",status="accepted"} 1"#,
+            r#"tollgate_usage_requests_refused_total{reason="ledger_full"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`).
 //! - A record is written once, when its hour is sealed; afterwards only its state, attempts and AWS's answer change.
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
-//! - accepted = billed + pending + dead, for each dimension, in every committed state.
+//! - accepted = billed + pending + dead + discarded, for each dimension, in every committed state.
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
 //! - A clock that was ahead and came back strands nothing: hours that it closed are open again, usage that it put into
 //!   them counts to the current hour, and a slot that has a record takes no second one.
@@ -22,14 +22,20 @@
 //! - `accepted(dimension, micros)`: all that was ever acknowledged.
 //! - `settled(dimension, micros)`: what the accepted records that were removed held.
 //!
+//! Schema 2 adds columns of `records` (see `schema`), and
+//! - `audit(id, at, record, action, note)`: what people did to records (`repair`);
+//! - `links(source, slot, target)`: what a carried record became (`links`).
+//!
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`; a program refuses a
 //! file whose `min_reader` is above its own schema, and touches nothing.
 
 mod ageing;
 mod claim;
 mod counting;
+mod links;
 mod mark;
 mod quarantine;
+pub mod repair;
 mod rows;
 mod schema;
 mod upkeep;
@@ -52,12 +58,13 @@ use crate::usage::seal::{self, Share, Sum};
 pub use ageing::Oldest;
 use ageing::{Ageing, Overdue};
 pub use claim::{Claim, Claimed, Settled};
+pub use links::Links;
 use rows::Slot;
 pub use rows::{Answered, Record, State, Totals};
 use schema::{MIGRATIONS, SCHEMA};
 #[cfg(test)]
 use upkeep::KEYS_KEPT;
-pub use upkeep::{Replayed, Summary};
+pub use upkeep::Summary;
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "usage.sqlite";
@@ -336,6 +343,21 @@ impl Ledger {
         self.write("take", |transaction, settings| counting::count(transaction, settings, events, now))
     }
 
+    /// Counts all of these events or, where one of them is not counted, none.
+    pub fn take_whole(&mut self, events: &[Event], now: Timestamp) -> Result<Vec<Taken>, LedgerError> {
+        self.check_size()?;
+        self.observe(now);
+        self.write("take", |transaction, settings| {
+            transaction.execute_batch("SAVEPOINT whole")?;
+            let taken = counting::count(transaction, settings, events, now)?;
+            if taken.iter().any(|taken| !matches!(taken, Taken::Accepted | Taken::Duplicate)) {
+                transaction.execute_batch("ROLLBACK TO whole")?;
+            }
+            transaction.execute_batch("RELEASE whole")?;
+            Ok(taken)
+        })
+    }
+
     fn check_size(&self) -> Result<(), LedgerError> {
         let (bytes, bytes_max) = (self.bytes()?, self.settings.bytes_max);
         if bytes >= bytes_max { Err(LedgerError::Full { bytes, bytes_max }) } else { Ok(()) }
@@ -514,6 +536,9 @@ fn seal_sums(
     let farthest = current.max(Hour::of(now).next());
     let mut made = 0;
     for (slot, sum) in rows::due_sums(transaction, closed, farthest, &settings.pod)? {
+        if claim::under_way(transaction, &slot)? {
+            continue;
+        }
         // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
         let foreign = slot.pod != settings.pod;
         // The clock was ahead, and nobody would look at that hour before it comes.
@@ -530,6 +555,8 @@ fn seal_sums(
         }
         let Some(sealed) = seal::seal(slot.hour, &sum.sum, now) else { continue };
         rows::insert_record(transaction, &slot, &sum, &sealed, &random_hex()?, now)?;
+        links::sealed(transaction, &slot, transaction.last_insert_rowid())?;
+        rows::remove_sum(transaction, &slot)?;
         rows::keep_rest(transaction, &slot, current, &sealed, now)?;
         made += 1;
     }

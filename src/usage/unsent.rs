@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::clock::WallClock;
 use crate::entitlement::word::Tell;
 use crate::metrics::Metrics;
-use crate::usage::ledger::LedgerError;
 use crate::usage::ledger::writer::Writer;
+use crate::usage::ledger::{Ledger, LedgerError};
 use rule::{Rule, Verdict};
 
 /// An answer of AWS opens the gate again within this time.
@@ -38,7 +38,7 @@ impl Unsent {
 
     /// Looks once. Do so before the gate may open: what was overdue before a restart still is.
     pub async fn look(&mut self) -> Result<(), LedgerError> {
-        let oldest = self.writer.with(|ledger| ledger.oldest_unaccepted()).await?;
+        let oldest = self.writer.with(Ledger::oldest_unaccepted).await?;
         let now = self.clock.now();
         let (age, verdict) = (rule::age(oldest, now), self.rule.judge(oldest, now));
         self.metrics.usage_overdue(age);

@@ -248,3 +248,49 @@ fn a_wrong_command_line_is_64() {
     }
     assert_eq!(command(&["--help"]).output().unwrap().status.code(), Some(0));
 }
+
+/// A server that answers 200 to everything, until the test ends.
+fn stranger() -> std::net::SocketAddr {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 200 OK\r\nserver: nginx\r\ncontent-type: text/html\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+            );
+        }
+    });
+    addr
+}
+
+#[test]
+fn whatever_else_answers_opens_nothing() {
+    let addr = stranger().to_string();
+    let line = stdout(&probe("ready", &addr));
+    assert!(line.starts_with("unreachable: NotTollgate: "), "{line}");
+    assert!(line.contains("HTTP 200, Server nginx, Content-Type text/html"), "{line}");
+    let output = command(&["await", "--timeout", "300ms", "--probe-addr", &addr]).output().unwrap();
+    assert_eq!(output.status.code(), Some(124));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("NotTollgate"));
+}
+
+#[test]
+fn the_gate_of_another_pod_opens_nothing() {
+    let emulator = Emulator::start();
+    let mut gate = emulator.sidecar("pod-uid");
+    gate.env("TOLLGATE_POD_UID", "uid-of-this-pod");
+    let mut sidecar = Sidecar::start(gate);
+    sidecar.wait_for("entitled");
+    assert_eq!(sidecar.document()["pod"], "uid-of-this-pod");
+    let ready = |uid: &str| {
+        let addr = sidecar.addr.to_string();
+        command(&["probe", "ready", "--probe-addr", &addr]).env("TOLLGATE_POD_UID", uid).output().unwrap()
+    };
+    assert_eq!(ready("uid-of-this-pod").status.code(), Some(0));
+    let other = ready("uid-of-another-pod");
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stdout(&other).starts_with("unreachable: AnotherPod: "), "{other:?}");
+}

@@ -172,8 +172,60 @@ fn what_is_no_call_of_an_sdk_is_refused_in_awss_form() {
         assert_eq!((&answer.json()["__type"], answer.header("x-amzn-errortype")), (&json!(code), Some(code)));
     }
     // AWS's own refusal, of what claims nothing.
-    let answer = request(running.app, &head("MeterUsage", ""), "{}");
+    let answer = request(running.app, &head("MeterUsage", ""), r#"{"ProductCode":"demometered"}"#);
     assert_eq!((answer.status, answer.header("x-tollgate-answer")), (400, None), "{answer:?}");
     assert_eq!(answer.header("x-tollgate-emulator"), Some("1"), "{answer:?}");
     assert_eq!(running.records(), Vec::<Value>::new());
+}
+
+#[test]
+fn calls_about_another_product_are_refused_by_us_and_claim_nothing() {
+    let bench = Bench::metered();
+    let running = open(&bench);
+    let other = report(7).replace("demometered", "demohourly");
+    let records = r#"{"UsageRecords":[{"Timestamp":1795507200,"Dimension":"requests","Quantity":1}]}"#;
+    for (target, body) in [
+        ("MeterUsage", other.as_str()),
+        ("RegisterUsage", r#"{"ProductCode":"demohourly","PublicKeyVersion":1}"#),
+        ("BatchMeterUsage", records),
+    ] {
+        let answer = request(running.app, &head(target, ""), body);
+        assert_eq!((answer.status, answer.header("x-tollgate-answer")), (400, Some("1")), "{answer:?}");
+        assert_eq!(answer.json()["__type"], "InvalidProductCodeException", "{answer:?}");
+    }
+    assert_eq!(running.records(), Vec::<Value>::new());
+    assert_eq!(running.reconciliation()["dimensions"], json!([]));
+    assert!(bench.billed().is_empty());
+    // The hour is free for our own.
+    assert_eq!(meter(running.app, 7).status, 200);
+}
+
+#[test]
+fn the_door_passes_on_a_share_of_awss_quota_and_says_so_as_aws_does() {
+    let bench = Bench::metered();
+    let running = open(&bench);
+    let dry_run = report(7).replace("\"UsageQuantity\":7", "\"UsageQuantity\":7,\"DryRun\":true");
+    let answers: Vec<Answer> =
+        (0..40).map(|_| request(running.app, &head("MeterUsage", ""), &dry_run)).collect();
+    let limited: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 400).collect();
+    assert!(answers[0].status == 200 && !limited.is_empty(), "{answers:?}");
+    for answer in limited {
+        assert_eq!(answer.header("x-tollgate-answer"), Some("1"), "{answer:?}");
+        assert_eq!(answer.json()["__type"], "ThrottlingException", "{answer:?}");
+    }
+}
+
+#[test]
+fn refused_calls_every_hour_do_not_move_usage_on() {
+    let bench = Bench::metered();
+    let mut running = open(&bench);
+    for hour in 0..3 {
+        running.report("requests", "5");
+        bench.fault(r#"{"fault":"throttle","operation":"MeterUsage","count":1}"#);
+        let body = report(7).replace("1795507200", &(1_795_507_200 + 3600 * hour).to_string());
+        assert_eq!(request(running.app, &head("MeterUsage", ""), &body).status, 400);
+        running.pass(&bench, AN_HOUR_AND_ALL);
+        running.wait_billed(1);
+        assert_eq!(bench.billed()["requests"], 5_000_000 * (u64::try_from(hour).unwrap() + 1));
+    }
 }

@@ -29,7 +29,7 @@ KINDS = ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"]
 # Kinds that no schema of Kubernetes itself has.
 CUSTOM = {"PodMonitor", "PrometheusRule"}
 
-METERED = {"mode": "metered", "productCode": "demo", "state": {"type": "emptyDir"}}
+METERED = {"mode": "metered", "productCode": "demo", "settings": {"dimensions": "requests"}, "state": {"type": "emptyDir"}}
 CASES = {
     "plain": {},
     "code": {"productCode": "demo-1/x", "region": "eu-central-1"},
@@ -181,6 +181,7 @@ class Charts(unittest.TestCase):
 
     def test_what_cannot_work_is_refused_with_what_to_do(self):
         self.refused({"tollgate": {"mode": "metered"}}, "set tollgate.state.type")
+        self.refused({"tollgate": {**METERED, "settings": {}}}, "set tollgate.settings.dimensions")
         saas = {"mode": "saas", "state": {"type": "emptyDir"}}
         self.refused({"replicas": 3, "tollgate": saas}, "one writer")
         self.refused({"kind": "DaemonSet", "tollgate": saas}, "one writer")

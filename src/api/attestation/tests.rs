@@ -147,21 +147,6 @@ async fn an_expired_session_is_renewed_and_asked_with_once_more() {
 }
 
 #[test]
-fn three_at_once_then_one_a_minute() {
-    let mut bucket = Bucket::default();
-    let start = clock::monotonic();
-    for _ in 0..BURST {
-        assert_eq!(bucket.take(start), Ok(()));
-    }
-    assert_eq!(bucket.take(start), Err(EVERY));
-    let later = start + EVERY;
-    assert_eq!((bucket.take(later), bucket.take(later)), (Ok(()), Err(EVERY)));
-    let quiet = later + 60 * EVERY;
-    let taken = (0..10).filter(|_| bucket.take(quiet).is_ok()).count();
-    assert_eq!(taken, 3, "a quiet hour saves up no more than the burst");
-}
-
-#[test]
 fn nonces_are_long_enough_and_printable() {
     assert!(is_nonce(&"n".repeat(16)) && is_nonce(&"~ !".repeat(85)));
     for bad in ["short", &"n".repeat(256), "sixteen or more\n", "sechzehn oder mehr ü"] {

@@ -2,13 +2,14 @@
 //! nothing turns back.
 //!
 //! - The count (`meta.running_seconds`) is the time for which processes ran on this ledger while it held usage that AWS
-//!   had not accepted. Monotonic time drives it: setting the clock changes nothing. It is written at most once a minute,
-//!   and a minute counts when it begins, so that a process that is killed every 59 seconds gains nothing. A ledger
-//!   without such usage is not written.
+//!   had not accepted. Monotonic time drives it: setting the clock changes nothing. It is written at most once a
+//!   minute, and a minute counts when it begins, so that a process that is killed every 59 seconds gains nothing. A
+//!   ledger without such usage is not written.
 //! - `overdue_from` is the count at which the hour of the usage ends. It is set when the usage is acknowledged, and not
 //!   when AWS first refuses it: a clock that is held back would keep an hour open, and its record unsent, for ever.
-//! - `overdue_hour` is the hour in which the usage was first sealed. It is set when AWS first refused the record, did not
-//!   answer, or took the hour from somebody else: usage that nobody has sent yet, since the pod was down, is not late.
+//! - `overdue_hour` is the hour in which the usage was first sealed. It is set when AWS first refused the record, did
+//!   not answer, or took the hour from somebody else: usage that nobody has sent yet, since the pod was down, is not
+//!   late.
 //! - Both follow the usage when it is carried or replayed. Only an answer of AWS ends them: its acceptance, or
 //!   `CustomerNotEntitledException`, which is `on_lapse`'s. No other change of a record touches them, so `confirm` and
 //!   `discard` leave them as they are.

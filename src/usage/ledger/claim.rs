@@ -1,12 +1,14 @@
 //! Reports that an application makes itself, through the AWS door: each claims its dimension's hour.
 //!
 //! AWS takes one value for an hour, dimension and pod. A claim is on disk before the call leaves, so that usage counted
-//! here never competes with it: what is open in that hour moves to the next, and later events count there too.
+//! here never competes with it: while it is under way the hour is not sealed. Once AWS accepted it, or may have, later
+//! events count to the next hour, and sealing moves what is open in the hour there. A refused claim is gone, and moved
+//! nothing.
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::rows::{self, Slot};
-use super::{Ledger, LedgerError, OpenSum, Settings, current_hour};
+use super::{Ledger, LedgerError, OpenSum, Settings};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity};
 use crate::usage::event::Customer;
@@ -151,7 +153,7 @@ fn grant(
     let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
     let held = transaction
         .query_row(
-            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 AND state <> 'carried' FROM records
+            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 AND state NOT IN ('carried', 'discarded') FROM records
              WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4",
             params![
                 slot.pod,
@@ -183,12 +185,6 @@ fn grant(
         Some((_, false)) => return Ok(Claimed::Taken),
         None => {}
     }
-    // Open usage of this hour gives way to the application's own report.
-    let current = current_hour(transaction, now, settings.settle)?.max(slot.hour.next());
-    for (open, sum) in rows::sums_of(transaction, &slot)? {
-        let target = Slot { hour: current, ..open.clone() };
-        rows::carry(transaction, &target, &open, &sum, now)?;
-    }
     let sealed = Sealed {
         quantity: claim.quantity,
         decimal: claim.decimal,
@@ -203,14 +199,24 @@ fn grant(
     Ok(Claimed::Granted(id))
 }
 
-/// The first hour from `hour` on that no record of this slot holds.
+/// The first hour from `hour` on that no record of this slot holds. A claim that is under way holds none yet.
 pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<Hour> {
     let mut find = transaction.prepare_cached(
-        "SELECT 1 FROM records WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4",
+        "SELECT 1 FROM records
+         WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4 AND state <> 'claimed'",
     )?;
     let mut hour = slot.hour;
     while find.exists(params![slot.pod, slot.customer, slot.dimension, hour.number()])? {
         hour = hour.next();
     }
     Ok(hour)
+}
+
+/// Whether a report of this slot is under way: until AWS's answer, nobody knows whether the hour is free.
+pub(super) fn under_way(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<bool> {
+    let mut find = transaction.prepare_cached(
+        "SELECT 1 FROM records
+         WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4 AND state = 'claimed'",
+    )?;
+    find.exists(params![slot.pod, slot.customer, slot.dimension, slot.hour.number()])
 }

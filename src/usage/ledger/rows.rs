@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::ageing::{self, Overdue};
-use super::{OpenSum, meta, set_meta};
+use super::{OpenSum, links, meta, set_meta};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
 use crate::usage::event::Customer;
@@ -37,6 +37,8 @@ pub enum State {
     Dead,
     /// An application's own report through the AWS door is under way.
     Claimed,
+    /// A person decided that it is not to be billed.
+    Discarded,
 }
 
 impl State {
@@ -47,11 +49,12 @@ impl State {
             Self::Carried => "carried",
             Self::Dead => "dead",
             Self::Claimed => "claimed",
+            Self::Discarded => "discarded",
         }
     }
 
-    fn of(text: &str) -> Option<Self> {
-        let all = [Self::Sealed, Self::Accepted, Self::Carried, Self::Dead, Self::Claimed];
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let all = [Self::Sealed, Self::Accepted, Self::Carried, Self::Dead, Self::Claimed, Self::Discarded];
         all.into_iter().find(|state| state.as_str() == text)
     }
 }
@@ -87,6 +90,8 @@ pub struct Record {
     pub state: State,
     /// It was attempted and AWS has not answered definitely since.
     pub in_doubt: bool,
+    /// AWS answered that it holds such a record; whether it is this one, CloudTrail or a person says.
+    pub unconfirmed: bool,
     /// Calls that carried it.
     pub attempts: i64,
     /// AWS's latest exception, or why it is dead.
@@ -118,6 +123,7 @@ impl Record {
             late_from: None,
             state: State::Sealed,
             in_doubt: false,
+            unconfirmed: false,
             attempts: 0,
             code: None,
             metering_record_id: None,
@@ -153,13 +159,15 @@ pub struct Totals {
     pub pending: u64,
     /// In dead letters.
     pub dead: u64,
+    /// In records that a person discarded.
+    pub discarded: u64,
 }
 
 impl Totals {
     /// The law that every committed state keeps.
     #[must_use]
     pub const fn balances(self) -> bool {
-        self.accepted == self.billed + self.pending + self.dead
+        self.accepted == self.billed + self.pending + self.dead + self.discarded
     }
 }
 
@@ -169,11 +177,11 @@ pub(crate) fn signed(micros: u64) -> i64 {
 }
 
 /// A value that this module never writes: the file was changed on the disk.
-fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+pub(super) fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Null, what.into())
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let micros: i64 = row.get(column)?;
     u64::try_from(micros).map_err(|_| unreadable(column, "a quantity below zero"))
 }
@@ -183,7 +191,7 @@ fn quantity(row: &Row<'_>, column: usize) -> rusqlite::Result<Quantity> {
     Quantity::from_micros(unsigned(row, column)?).ok_or_else(above)
 }
 
-fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rusqlite::Result<T> {
+pub(super) fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rusqlite::Result<T> {
     serde_json::from_str(text)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
@@ -276,19 +284,6 @@ pub(super) fn due_sums(
     sums(statement.query(params![closed.number(), farthest.number(), pod])?)
 }
 
-/// The open sum of one slot, if there is one.
-pub(super) fn sums_of(
-    transaction: &Transaction<'_>,
-    slot: &Slot,
-) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from
-         FROM sums
-         WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4",
-    )?;
-    sums(statement.query(params![slot.hour.number(), slot.pod, slot.customer, slot.dimension])?)
-}
-
 fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
     let mut sums: BTreeMap<Slot, OpenSum> = BTreeMap::new();
     while let Some(row) = rows.next()? {
@@ -311,7 +306,7 @@ fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum
     Ok(sums)
 }
 
-fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()> {
+pub(super) fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("DELETE FROM sums WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4")?
         .execute(params![slot.pod, slot.customer, slot.dimension, slot.hour.number()])
@@ -333,9 +328,10 @@ pub(super) fn carry(
     for (tags, share) in &sum.sum.shares {
         add(transaction, target, tags, share.micros, now, late_from, sum.overdue)?;
     }
-    Ok(())
+    links::moved(transaction, slot, target)
 }
 
+/// Seals a slot; what is open in it stays: the caller removes it where it is what was sealed.
 pub(super) fn insert_record(
     transaction: &Transaction<'_>,
     slot: &Slot,
@@ -377,8 +373,8 @@ pub(super) fn insert_record(
             now.unix_millis(),
             overdue.hour.map(Hour::number),
             overdue.from,
-        ])?;
-    remove_sum(transaction, slot)
+        ])
+        .map(|_| ())
 }
 
 /// What AWS's maximum left over counts to the current hour.
@@ -412,7 +408,8 @@ pub(super) enum Which {
 
 /// The columns that [`record`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, \
-                       late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at";
+                       late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at, \
+                       unconfirmed";
 
 pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
     let condition = match which {
@@ -486,6 +483,7 @@ pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
         metering_record_id: row.get(15)?,
         sealed_at: Timestamp::from_unix_millis(row.get(16)?),
         updated_at: Timestamp::from_unix_millis(row.get(17)?),
+        unconfirmed: row.get(18)?,
     })
 }
 
@@ -508,7 +506,7 @@ pub(super) fn answer(
     ageing::answered(transaction, id, answered)?;
     if matches!(answered, Answered::Carry(_)) {
         // The attempt that was under way is what was refused; an earlier one without an answer is not.
-        carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, id, now)?;
+        carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, None, id, now)?;
     }
     transaction
         .prepare_cached(
@@ -520,12 +518,14 @@ pub(super) fn answer(
         .map(|_| ())
 }
 
-/// Counts a record's quantity to the current hour, if `condition` holds for it.
+/// Counts a record's quantity to the current hour, in another dimension where one is given, if `condition` holds for
+/// the record.
 pub(super) fn carry_record(
     transaction: &Transaction<'_>,
     condition: &str,
     pod: &str,
     current: Hour,
+    to_dimension: Option<&str>,
     id: i64,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
@@ -538,7 +538,11 @@ pub(super) fn carry_record(
     };
     let found = transaction.query_row(&sql, [id], read).optional()?;
     let Some((customer, dimension, hour, micros, allocations)) = found else { return Ok(false) };
+    let dimension = to_dimension.map_or(dimension, str::to_owned);
     let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
+    if micros > 0 {
+        links::carried(transaction, id, &slot)?;
+    }
     let begins = Overdue::begins(&slot, now, ageing::running(transaction)?);
     let overdue = ageing::of_record(transaction, id)?.or(begins);
     ageing::end(transaction, id)?;
@@ -582,6 +586,9 @@ pub(super) fn totals(connection: &Connection) -> rusqlite::Result<BTreeMap<Strin
     })?;
     read(&of_state("dead"), |totals, micros| {
         totals.dead += micros;
+    })?;
+    read(&of_state("discarded"), |totals, micros| {
+        totals.discarded += micros;
     })?;
     Ok(totals)
 }

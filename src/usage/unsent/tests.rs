@@ -13,7 +13,8 @@ use crate::marketplace::{
     Metering, Quantity, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, TagSet,
 };
 use crate::usage::event::{Customer, Event};
-use crate::usage::ledger::{self, Ledger, Record, Replayed};
+use crate::usage::ledger::repair::{Repair, Repaired};
+use crate::usage::ledger::{self, Record};
 use crate::usage::policy::{Policy, Window};
 use crate::usage::sender::{Outlet, Sender, Settings};
 
@@ -246,7 +247,8 @@ async fn usage_that_missed_its_window_keeps_its_age() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_or_held_gains_nothing() {
-    let hold: [(&str, fn(&WallClock)); 3] = [
+    type Hold = fn(&WallClock);
+    let holds: [(&str, Hold); 3] = [
         ("stopped", stopped),
         // Back by an hour whenever the hour is nearly over: no hour ever closes.
         ("sawtooth", |clock| {
@@ -254,7 +256,7 @@ async fn a_clock_that_is_set_back_or_held_gains_nothing() {
         }),
         ("far behind", |clock| clock.follow(START.minus(6 * HOUR))),
     ];
-    for (name, clock) in hold {
+    for (name, clock) in holds {
         let bench = Bench::new(Some(CLOSE_AFTER)).await;
         bench.report().await;
         bench.pass(HOUR + CLOSE_AFTER, clock).await;
@@ -290,8 +292,9 @@ async fn an_hour_that_somebody_else_reported_shuts_the_gate_until_its_replay_is_
     assert!(bench.unreported(), "other usage does not pay for it");
     let now = bench.clock.now();
     let dead = bench.records().await[0].id;
-    let replayed = bench.process().writer.with(move |ledger| ledger.replay(dead, false, now)).await.unwrap();
-    assert_eq!(replayed, Replayed::Counted);
+    let replay = Repair::Replay { accept_double_billing: true, to_dimension: None, note: None };
+    let replayed = bench.process().writer.with(move |ledger| ledger.repair(dead, &replay, now)).await;
+    assert_eq!(replayed.unwrap(), Repaired::Done);
     bench.pass(10 * MINUTE, right).await;
     assert!(bench.unreported(), "replayed is not accepted");
     bench.pass(HOUR, right).await;

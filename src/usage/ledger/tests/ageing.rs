@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::usage::ledger::claim::Settled;
+use crate::usage::ledger::repair::{Repair, Repaired};
 
 /// Lets running time pass in seconds, and the wall clock not at all.
 async fn run(bench: &mut Bench, time: Duration) {
@@ -118,7 +119,8 @@ async fn age_follows_usage_that_is_carried_or_replayed_until_aws_accepts_it() {
         let mut bench = Bench::new();
         let id = if dead {
             let id = bench.answered(&Answered::Dead("DuplicateRequestException".to_owned()));
-            assert_eq!(bench.ledger().replay(id, false, now).unwrap(), Replayed::Counted);
+            let replay = Repair::Replay { accept_double_billing: true, to_dimension: None, note: None };
+            assert_eq!(bench.ledger().repair(id, &replay, now).unwrap(), Repaired::Done);
             id
         } else {
             bench.answered(&Answered::Carry("TimestampOutOfBoundsException".to_owned()))

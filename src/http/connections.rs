@@ -1,0 +1,179 @@
+//! The open connections of a server: each served in a task of its own, the oldest idle one given up where they run out.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::{Accepted, Body, BodyError, Handler, Limits, stopped};
+
+pub(super) struct Connections<H> {
+    limits: Limits,
+    handler: H,
+    /// Each returns its number.
+    pub(super) tasks: JoinSet<u64>,
+    /// By number, so the oldest first.
+    pub(super) open: BTreeMap<u64, Open>,
+    started: u64,
+    /// A connection has become idle.
+    pub(super) idled: Arc<Notify>,
+}
+
+pub(super) struct Open {
+    task: AbortHandle,
+    /// Requests that it serves: one or none in HTTP/1.
+    serving: Arc<AtomicUsize>,
+}
+
+impl<H: Handler> Connections<H> {
+    pub(super) fn new(limits: Limits, handler: H) -> Self {
+        let (tasks, idled) = (JoinSet::new(), Arc::new(Notify::new()));
+        Self { limits, handler, tasks, open: BTreeMap::new(), started: 0, idled }
+    }
+
+    /// Whether another connection can be taken, if need be in the place of one that is idle.
+    pub(super) fn has_room(&self) -> bool {
+        self.open.len() < self.limits.connections_max || self.oldest_idle().is_some()
+    }
+
+    pub(super) fn start(&mut self, accepted: Accepted, stop: watch::Receiver<bool>) {
+        if self.open.len() >= self.limits.connections_max {
+            self.cut_oldest_idle();
+        }
+        let number = self.started;
+        self.started += 1;
+        let serving = Arc::<AtomicUsize>::default();
+        let marker = Marker { serving: Arc::clone(&serving), idled: Arc::clone(&self.idled) };
+        let connection = serve_connection(accepted, self.limits, self.handler.clone(), marker, stop);
+        let task = self.tasks.spawn(async move {
+            connection.await;
+            number
+        });
+        self.open.insert(number, Open { task, serving });
+    }
+
+    /// Drops what was kept of a connection that has ended; of one that was cut or panicked, the number is not known.
+    pub(super) fn forget(&mut self, number: Option<u64>) {
+        match number {
+            Some(number) => drop(self.open.remove(&number)),
+            None => self.open.retain(|_, open| !open.task.is_finished()),
+        }
+    }
+
+    fn oldest_idle(&self) -> Option<u64> {
+        let idle = |open: &Open| open.serving.load(Ordering::Relaxed) == 0;
+        self.open.iter().find(|(_, open)| idle(open)).map(|(number, _)| *number)
+    }
+
+    pub(super) fn cut_oldest_idle(&mut self) {
+        if let Some(open) = self.oldest_idle().and_then(|number| self.open.remove(&number)) {
+            open.task.abort();
+        }
+    }
+
+    pub(super) async fn drain(mut self) {
+        let all_done = async { while self.tasks.join_next().await.is_some() {} };
+        // Whoever is still busy after the limit is cut by dropping the set.
+        let _ = tokio::time::timeout(self.limits.drain_timeout, all_done).await;
+    }
+}
+
+/// Marks a connection as serving a request.
+#[derive(Clone)]
+struct Marker {
+    serving: Arc<AtomicUsize>,
+    idled: Arc<Notify>,
+}
+
+/// A request that is being served, until its answer's last byte was handed to the connection.
+struct Serving(Marker);
+
+impl Marker {
+    fn serve(&self) -> Serving {
+        self.serving.fetch_add(1, Ordering::Relaxed);
+        Serving(self.clone())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::Relaxed);
+        self.0.idled.notify_one();
+    }
+}
+
+/// An answer's body, which keeps its connection from giving way.
+struct Served {
+    body: Body,
+    _serving: Serving,
+}
+
+impl hyper::body::Body for Served {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+async fn serve_connection(
+    accepted: Accepted,
+    limits: Limits,
+    handler: impl Handler,
+    marker: Marker,
+    mut stop: watch::Receiver<bool>,
+) {
+    let handler = Arc::new(handler);
+    let service = service_fn(move |request| {
+        let (handler, serving) = (Arc::clone(&handler), marker.serve());
+        async move {
+            let answer = match tokio::time::timeout(limits.request_timeout, handler.handle(request)).await {
+                Ok(answer) => answer,
+                Err(_) => Ok(handler.too_late()),
+            };
+            answer.map(|answer| answer.map(|body| Served { body, _serving: serving }))
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes_max.max(HYPER_BUFFER_MIN))
+        .serve_connection(TokioIo::new(accepted.stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        // A peer that went away, spoke nonsense or was too slow concerns nobody else.
+        ended = connection.as_mut() => {
+            if let (Err(_), Some(socket)) = (ended, accepted.socket) {
+                // A linger time of zero turns the close into a reset.
+                let _ = socket.set_linger(Some(Duration::ZERO));
+            }
+            return;
+        }
+        () = stopped(&mut stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+/// hyper refuses a smaller buffer.
+const HYPER_BUFFER_MIN: usize = 8192;

@@ -1,0 +1,122 @@
+//! Lines that many requests have in common: one a minute, with counts. Pure: time is an argument.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Between two lines of one kind. The first of a quiet time is written at once.
+pub const EVERY: Duration = Duration::from_secs(60);
+
+/// Different things that one line counts; a caller may name any number of them. More are counted as `other`.
+const LABELS_MAX: usize = 16;
+
+/// What is to be done now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Write this.
+    Line(Counts),
+    /// Ask [`Limited::due`] at this time: nothing else will bring the counts out.
+    At(Instant),
+    /// Nothing: somebody asks already, or there is nothing to say.
+    Nothing,
+}
+
+/// How often each thing happened since the line before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<String, u64>);
+
+impl Counts {
+    /// All of them together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, (label, count)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{label}: {count}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The lines of one kind.
+#[derive(Debug, Default)]
+pub struct Limited {
+    counts: Counts,
+    written_at: Option<Instant>,
+    /// Somebody was told to ask again.
+    promised: bool,
+}
+
+impl Limited {
+    /// Counts what happened; ask [`Limited::due`] afterwards.
+    pub fn count(&mut self, label: &str, count: u64) {
+        let counts = &mut self.counts.0;
+        let label = if counts.len() < LABELS_MAX || counts.contains_key(label) { label } else { "other" };
+        *counts.entry(label.to_owned()).or_default() += count;
+    }
+
+    /// What to do with what was counted.
+    pub fn due(&mut self, now: Instant) -> Due {
+        if self.counts.0.is_empty() {
+            return Due::Nothing;
+        }
+        match self.written_at.map(|at| at + EVERY).filter(|next| now < *next) {
+            Some(_) if self.promised => Due::Nothing,
+            Some(next) => {
+                self.promised = true;
+                Due::At(next)
+            }
+            None => {
+                self.written_at = Some(now);
+                self.promised = false;
+                Due::Line(std::mem::take(&mut self.counts))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(due: Due) -> String {
+        match due {
+            Due::Line(counts) => counts.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_is_written_at_once_and_the_others_once_a_minute() {
+        let (mut limited, start) = (Limited::default(), crate::clock::monotonic());
+        assert_eq!(limited.due(start), Due::Nothing);
+        limited.count("a", 2);
+        limited.count("b", 1);
+        assert_eq!(line(limited.due(start)), "a: 2, b: 1");
+        let soon = start + EVERY / 2;
+        limited.count("a", 1);
+        assert_eq!(limited.due(soon), Due::At(start + EVERY));
+        limited.count("a", 4);
+        assert_eq!(limited.due(soon), Due::Nothing, "one asks already");
+        assert_eq!(line(limited.due(start + EVERY)), "a: 5");
+        assert_eq!(limited.due(start + 2 * EVERY), Due::Nothing, "nothing happened since");
+        limited.count("c", 1);
+        assert_eq!(line(limited.due(start + 3 * EVERY)), "c: 1");
+    }
+
+    #[test]
+    fn a_caller_that_names_many_things_does_not_make_the_line_longer() {
+        let mut limited = Limited::default();
+        for index in 0..10 * LABELS_MAX {
+            limited.count(&index.to_string(), 1);
+        }
+        let Due::Line(counts) = limited.due(crate::clock::monotonic()) else { panic!("nothing is due") };
+        assert_eq!((counts.total(), counts.0.len()), (10 * LABELS_MAX as u64, LABELS_MAX + 1));
+    }
+}

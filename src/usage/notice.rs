@@ -1,0 +1,139 @@
+//! Usage that was not taken: what the caller was told is also a counter and, once a minute, a log line.
+
+use std::sync::{Arc, Mutex};
+
+use crate::clock;
+use crate::log::limited::{Due, Limited};
+use crate::metrics::Metrics;
+use crate::usage::event::Rejected;
+
+/// Why nothing of a request was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The body holds no events.
+    BadRequest,
+    /// Too much is being worked on at once.
+    Busy,
+    /// The ledger reached `ledger_bytes_max`.
+    LedgerFull,
+    /// The ledger is being opened, or cannot be written.
+    LedgerUnavailable,
+    /// One of its events is rejected, and `strict_usage` is set.
+    Strict,
+    /// It was not answered: it took too long, or the client has gone. Its events may be counted all the same.
+    Unanswered,
+    /// AWS door: the call names another product.
+    DoorProduct,
+    /// AWS door: more calls than it passes on.
+    DoorRate,
+}
+
+/// What can be wrong with an event, as [`Rejected::reason`] names it.
+const REJECTED: [&str; 9] =
+    ["form", "id", "dimension", "quantity", "timestamp", "tags", "customer", "conflict", "limit"];
+
+impl Refused {
+    const ALL: [Self; 8] = [
+        Self::BadRequest,
+        Self::Busy,
+        Self::LedgerFull,
+        Self::LedgerUnavailable,
+        Self::Strict,
+        Self::Unanswered,
+        Self::DoorProduct,
+        Self::DoorRate,
+    ];
+
+    /// The label of metrics and log lines.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::Busy => "busy",
+            Self::LedgerFull => "ledger_full",
+            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::Strict => "strict",
+            Self::Unanswered => "unanswered",
+            Self::DoorProduct => "door_product",
+            Self::DoorRate => "door_rate",
+        }
+    }
+}
+
+/// Counts and tells. A clone tells in the same lines.
+#[derive(Debug, Clone)]
+pub struct Notices {
+    metrics: Arc<Metrics>,
+    lines: Arc<[Mutex<Limited>; 2]>,
+}
+
+/// The kinds of lines.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Rejected,
+    Refused,
+}
+
+/// Characters of a dimension's name in a line; it is the caller's text.
+const DIMENSION_SHOWN: usize = 64;
+
+impl Notices {
+    /// Nothing to tell yet. Every series begins at 0: an alert by `increase` misses one that begins at 1.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        REJECTED.into_iter().for_each(|reason| metrics.usage_event_rejected(reason, 0));
+        Refused::ALL.into_iter().for_each(|refused| metrics.usage_request_refused(refused.as_str(), 0));
+        Self { metrics, lines: Arc::default() }
+    }
+
+    /// A request of which nothing was taken.
+    pub fn refused(&self, refused: Refused) {
+        self.metrics.usage_request_refused(refused.as_str(), 1);
+        self.count(Kind::Refused, [(refused.as_str().to_owned(), 1)]);
+    }
+
+    /// Events of a request that were rejected, each with its reason.
+    pub(crate) fn rejected<'a>(&self, events: impl IntoIterator<Item = &'a Rejected>) {
+        let labels = events.into_iter().map(|event| {
+            self.metrics.usage_event_rejected(event.reason, 1);
+            let dimension = event.dimension.as_deref().unwrap_or_default();
+            let shown: String = dimension.chars().take(DIMENSION_SHOWN).collect();
+            (format!("{} of dimension {shown:?}", event.reason), 1)
+        });
+        self.count(Kind::Rejected, labels);
+    }
+
+    fn count(&self, kind: Kind, labels: impl IntoIterator<Item = (String, u64)>) {
+        let due = {
+            let mut line = self.lines[kind as usize].lock().expect("held for counting only");
+            for (label, count) in labels {
+                line.count(&label, count);
+            }
+            line.due(clock::monotonic())
+        };
+        self.tell(kind, due);
+    }
+
+    fn tell(&self, kind: Kind, due: Due) {
+        match due {
+            Due::Nothing => {}
+            Due::At(at) => {
+                let notices = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(at).await;
+                    notices.count(kind, []);
+                });
+            }
+            Due::Line(counts) => match kind {
+                Kind::Rejected => tracing::warn!(
+                    events = counts.total(), reasons = %counts,
+                    "usage events rejected: they are not counted and not billed"
+                ),
+                Kind::Refused => tracing::warn!(
+                    requests = counts.total(), reasons = %counts,
+                    "usage requests not taken: the application was told so and has to send them again"
+                ),
+            },
+        }
+    }
+}
