@@ -455,17 +455,17 @@ mod tests {
         Event {
             id: None,
             dimension: "requests".to_owned(),
-            quantity: crate::marketplace::Quantity::from_micros(1).unwrap(),
-            at: clock::Timestamp::from_unix_seconds(1_795_507_200),
-            tags: crate::marketplace::TagSet::default(),
-            customer: crate::usage::event::Customer::Own,
+            quantity: Quantity::from_micros(1).unwrap(),
+            at: Timestamp::from_unix_seconds(1_795_507_200),
+            tags: TagSet::default(),
+            customer: Customer::Own,
             content: [0; 32],
         }
     }
 
     /// The value of a sample.
     fn sample(metrics: &Metrics, name: &str) -> u64 {
-        let (_publisher, watch) = crate::entitlement::channel(clock::Timestamp::from_unix_seconds(0));
+        let (_publisher, watch) = entitlement::channel(Timestamp::from_unix_seconds(0));
         let text = metrics.encode(&watch.borrow(), crate::metrics::Format::Text);
         let line =
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
@@ -475,7 +475,7 @@ mod tests {
     #[tokio::test]
     async fn a_commit_that_failed_counts_as_a_failure_and_not_as_a_commit() {
         let folder = tempfile::tempdir().unwrap();
-        let now = clock::Timestamp::from_unix_seconds(1_795_507_200);
+        let now = Timestamp::from_unix_seconds(1_795_507_200);
         let settings = crate::usage::ledger::tests::settings("pod-1");
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let metrics = Arc::new(Metrics::new());
