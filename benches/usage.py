@@ -197,7 +197,7 @@ class Bench:
     def start(self):
         environment = {
             "PATH": os.environ["PATH"], "TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demometered",
-            "TOLLGATE_ENDPOINT_URL": self.facts["endpoint"], "TOLLGATE_CLOCK": self.facts["clock"],
+            "TOLLGATE_DIMENSIONS": "requests", "TOLLGATE_ENDPOINT_URL": self.facts["endpoint"], "TOLLGATE_CLOCK": self.facts["clock"],
             "TOLLGATE_PROBE_ADDR": "127.0.0.1:0", "TOLLGATE_APP_ADDR": "127.0.0.1:0",
             "TOLLGATE_STATE_DIR": self.folder + "/state", "TOLLGATE_POD_UID": "bench",
             "TOLLGATE_LOG_FORMAT": "json", "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "bench",

@@ -7,15 +7,19 @@
 
 mod admission;
 pub mod attestation;
+pub mod csv;
 pub mod door;
+pub mod listing;
+pub mod query;
 pub mod rate;
+pub mod repair;
 pub mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderMap, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -26,6 +30,8 @@ use crate::entitlement::{Document, Proof, Subject, Watch};
 use crate::http::{self, Abandoned, Body, Handler, Limits, ReadBodyError, Room};
 use attestation::Attestation;
 use door::Door;
+use listing::Listing;
+use repair::Action;
 use usage::UsagePart;
 
 /// One application with a pool of connections, or a handful of them.
@@ -99,19 +105,27 @@ impl Handler for AppServer {
         let Some(usage) = &self.usage else {
             return Ok(if is_usage(path) { no_usage() } else { not_found() });
         };
-        let replayed = path.strip_prefix("/v1/dead-letters/").and_then(|path| path.strip_suffix("/replay"));
+        if let Some(listing) = Listing::of(path) {
+            let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            return Ok(match http::reads(&parts.method) {
+                true => usage.list(listing, query, accept).await,
+                false => method_not_allowed("GET, HEAD"),
+            });
+        }
+        if let Some((id, action)) = Action::of(path) {
+            return match parts.method {
+                Method::POST => usage.repair(id, action, body, &self.room).await,
+                _ => Ok(method_not_allowed("POST")),
+            };
+        }
         let record = path.strip_prefix("/v1/records/");
         match (&parts.method, path) {
-            (method, "/v1/records") if http::reads(method) => Ok(usage.records(query).await),
             (method, _) if http::reads(method) && record.is_some() => {
                 Ok(usage.record(record.unwrap_or_default()).await)
             }
             (method, "/v1/reconciliation") if http::reads(method) => Ok(usage.reconciliation().await),
-            (_, path) if record.is_some() || matches!(path, "/v1/records" | "/v1/reconciliation") => {
+            (_, path) if record.is_some() || path == "/v1/reconciliation" => {
                 Ok(method_not_allowed("GET, HEAD"))
-            }
-            (&Method::POST, _) if replayed.is_some() => {
-                usage.replay(replayed.unwrap_or_default(), body, &self.room).await
             }
             (&Method::POST, "/v1/usage" | "/v1/customers/resolve") => {
                 if let Some(refused) = admission::not_json(&parts.headers) {
@@ -138,9 +152,10 @@ impl Handler for AppServer {
 }
 
 fn is_usage(path: &str) -> bool {
-    matches!(path, "/v1/usage" | "/v1/records" | "/v1/reconciliation" | "/v1/customers/resolve")
+    matches!(path, "/v1/usage" | "/v1/reconciliation" | "/v1/customers/resolve")
+        || Listing::of(path).is_some()
         || path.starts_with("/v1/records/")
-        || (path.starts_with("/v1/dead-letters/") && path.ends_with("/replay"))
+        || Action::of(path).is_some()
 }
 
 impl AppServer {
@@ -264,6 +279,8 @@ mod tests {
             include_str!("api/admission.rs"),
             include_str!("api/usage.rs"),
             include_str!("api/attestation.rs"),
+            include_str!("api/listing.rs"),
+            include_str!("api/repair.rs"),
             include_str!("api/door.rs"),
         ];
         let mut codes = std::collections::BTreeSet::new();

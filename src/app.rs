@@ -12,7 +12,7 @@ use crate::api::attestation::{self, Attestation};
 use crate::api::door::Door;
 use crate::api::{self, AppServer};
 use crate::clock::{self, WallClock};
-use crate::config::{self, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
+use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::http::{self, Address, Listener};
@@ -21,12 +21,13 @@ use crate::marketplace::aws::{Aws, Settings};
 use crate::marketplace::{Metering, region};
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
+use crate::registration::dimensions::Trial;
 use crate::registration::machine::Policy;
 use crate::registration::memory::Store;
-use crate::registration::permission::ANY_DIMENSION;
 use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Parts, Signals, until};
 use crate::usage::notice::Notices;
+pub(crate) use metering::repairs;
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +128,13 @@ impl App {
             product_code: config.product.product_code.clone(),
             pod: config.probe.pod_uid.clone(),
         });
-        let aws: Arc<dyn Metering> = Arc::new(Aws::new(aws_settings(&config.aws)));
+        let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
+        // In mode hourly AWS is asked once: nothing will need the credentials again.
+        if config.product.mode != Mode::Hourly {
+            let aws = Arc::clone(&aws);
+            parts.spawn("credentials", until(parts.stop(), async move { aws.keep_credentials().await }));
+        }
+        let aws: Arc<dyn Metering> = aws;
 
         let server =
             ProbeServer::new(Arc::clone(&subject), entitlement.clone(), Arc::clone(&metrics), clock.clone());
@@ -164,6 +171,22 @@ impl App {
                 quit: config.app.quit.then(|| quit.clone()),
             };
             parts.spawn("app server", http::serve(listener, app_limits, server, parts.stop()));
+        }
+
+        if config.product.mode == Mode::Metered {
+            let trial = Trial {
+                metering: Arc::clone(&aws),
+                product_code: config.product.product_code.clone(),
+                clock: clock.clone(),
+                metrics: Arc::clone(&metrics),
+            };
+            let dimensions = config.product.dimensions.clone().unwrap_or_default();
+            let tried = trial.run(dimensions, entitlement.clone());
+            let rest = async {
+                tried.await;
+                std::future::pending::<()>().await;
+            };
+            parts.spawn("dimensions", until(parts.stop(), rest));
         }
 
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
@@ -286,7 +309,7 @@ fn pod(config: &Config) -> impl Future<Output = String> + Send + use<> {
     async move {
         let task_arn = match identity.uid {
             Some(_) => None,
-            None => region::task_arn(metadata_uri.as_deref()).await,
+            None => region::task_arn(metadata_uri.as_deref()).await.unwrap_or_default(),
         };
         identity.resolve(task_arn.as_deref()).unwrap_or_default().to_owned()
     }
@@ -300,10 +323,7 @@ fn registration_config(config: Config) -> registration::Config {
             Asking::Signature { keys: product.keys, keep_receipt: registration.kept_receipt }
         }
         (Mode::Metered, Some(dimension)) => Asking::ZeroReport(dimension),
-        (Mode::Metered, None) => {
-            let first = product.dimensions.into_iter().flatten().next();
-            Asking::Permission(first.unwrap_or_else(|| ANY_DIMENSION.to_owned()))
-        }
+        (Mode::Metered, None) => Asking::Permission(product.dimensions.into_iter().flatten().collect()),
         (Mode::Saas, _) => Asking::Seller,
     };
     registration::Config {
@@ -318,6 +338,7 @@ fn registration_config(config: Config) -> registration::Config {
                 OnLapse::Keep => None,
                 OnLapse::CloseAfter(after) => Some(after),
             },
+            ask_after_denial: registration.after_denial == AfterDenial::AskAgain,
         },
         product_code: product.product_code,
         asking,

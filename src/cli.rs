@@ -60,6 +60,7 @@ enum Command {
 /// Parses the process's arguments and runs the subcommand.
 #[must_use]
 pub fn main() -> Exit {
+    crate::config::restart_if_untidy();
     match Cli::try_parse() {
         Ok(cli) => dispatch(&cli.command),
         Err(error) => {

@@ -8,6 +8,7 @@
 //!
 //! It must not know what the parts do with their pieces.
 
+mod credentials;
 mod disk;
 mod document;
 mod endpoint;
@@ -17,6 +18,7 @@ mod flags;
 mod keys;
 mod parse;
 mod parts;
+mod proxy;
 mod reader;
 mod report;
 mod resolve;
@@ -24,6 +26,7 @@ mod sdk;
 pub mod setting;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -34,7 +37,7 @@ use serde::Serialize;
 
 pub use self::disk::{DEFAULT_FILE, Disk, Installation, MemoryDisk, SELLER_FILE, SystemDisk};
 pub use self::endpoint::EndpointUrl;
-pub use self::env::{Environment, MapEnvironment, ProcessEnvironment};
+pub use self::env::{Environment, MapEnvironment, ProcessEnvironment, restart_if_untidy};
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::flags::Flags;
 pub use self::parse::{DURATION_MAX, duration};
@@ -180,6 +183,8 @@ pub struct Product {
     pub dimensions: Option<Vec<String>>,
     /// The dimension whose report of 0 proves the entitlement; [`Mode::Metered`] only.
     pub entitlement_dimension: Option<String>,
+    /// Where the seller publishes the runbook; the code of a reason is appended to it.
+    pub docs_url: Option<String>,
     /// A seller's file exists.
     pub sealed: bool,
 }
@@ -187,14 +192,16 @@ pub struct Product {
 /// How AWS is asked and what follows from its answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// After so long without an answer the state is `unavailable`.
+    /// How long AWS may give no answer before the state becomes `unavailable`.
     pub unavailable_after: Duration,
-    /// The gate stands open so long while AWS cannot be reached; zero for never.
+    /// How long the gate may stay open while AWS is unreachable; zero for not at all.
     pub grace_period: Duration,
     /// When not entitled.
     pub on_denied: OnDenied,
     /// When an entitlement ends.
     pub on_lapse: OnLapse,
+    /// When AWS said that the buyer is not entitled.
+    pub after_denial: AfterDenial,
     /// The verified receipt is kept for a restart.
     pub kept_receipt: bool,
 }
@@ -214,6 +221,24 @@ pub enum OnLapse {
     /// The gate stays open; the state says `lapsed`.
     Keep,
     /// The gate closes after this long.
+    CloseAfter(Duration),
+}
+
+/// Whether this pod asks AWS again after it was told that the buyer is not entitled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterDenial {
+    /// Every five minutes.
+    AskAgain,
+    /// Only a new pod asks: AWS documents that a pod's first call alone reports a missing entitlement.
+    NewPod,
+}
+
+/// When usage stays unbilled because AWS refuses it or does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnsent {
+    /// The gate stays open.
+    Keep,
+    /// The gate closes when the oldest such record is older than this; at least two hours.
     CloseAfter(Duration),
 }
 
@@ -342,7 +367,7 @@ impl StateDir {
 /// Custom metering.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
-    /// An hour takes its own late usage for so long after its end; below an hour.
+    /// How long an hour still accepts its own late usage after it has ended; below an hour.
     pub settle: Duration,
     /// Usage that missed AWS's window and was never attempted.
     pub on_expired: OnExpired,
@@ -352,6 +377,18 @@ pub struct Usage {
     pub seal_on_shutdown: bool,
     /// How long a stop may take.
     pub shutdown_grace: Duration,
+    /// How long usage is still accepted after a request to stop; at most an hour.
+    pub drain_quiet: Duration,
+    /// How long the command of `exec` may take to end before it is killed; at most an hour.
+    pub command_grace: Duration,
+    /// How long an event's `id` is remembered; two hours to 30 days.
+    pub idempotency_window: Duration,
+    /// Usage that AWS refuses or does not answer for; [`Mode::Metered`] only.
+    pub on_unsent: OnUnsent,
+    /// One rejected event rejects its whole request.
+    pub strict_usage: bool,
+    /// Records may be confirmed, discarded and redirected by the commands of `ledger`.
+    pub ledger_repair: bool,
     /// Above this size of the ledger usage is refused.
     pub ledger_bytes_max: u64,
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::config::Mode;
 use crate::entitlement::reason::runbook;
-use crate::marketplace::Region;
+use crate::marketplace::{Region, exceptions};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -114,7 +114,7 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
                 return Finding::ok(check, seen);
             }
             let remedy = format!("Set it to {}, or remove it so that it is discovered.", found.as_str());
-            Finding::fault(check, "InvalidRegionException", seen, remedy)
+            Finding::fault(check, exceptions::INVALID_REGION, seen, remedy)
         }
     }
 }
@@ -137,7 +137,7 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
         _ => format!("{} s {side} the endpoint's", offset.unsigned_abs()),
     };
     if offset.abs() > SKEW_SECONDS_MAX {
-        Finding::fault(check, "RequestTimeTooSkewed", seen, remedy)
+        Finding::fault(check, exceptions::REQUEST_TIME_TOO_SKEWED, seen, remedy)
     } else if offset.abs() > SKEW_SECONDS_ODD {
         Finding::warning(check, seen, remedy)
     } else {

@@ -72,6 +72,8 @@ pub enum State {
     Lapsed,
     /// AWS says no.
     Denied,
+    /// AWS has not accepted the pod's usage for longer than the seller allows.
+    Unreported,
     /// The question or the asker is wrong.
     Misconfigured,
     /// The answer is not AWS's, or not for this question.
@@ -82,12 +84,13 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of the metric's series.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pending,
         Self::Entitled,
         Self::Grace,
         Self::Lapsed,
         Self::Denied,
+        Self::Unreported,
         Self::Misconfigured,
         Self::Unverified,
         Self::Unavailable,
@@ -102,6 +105,7 @@ impl State {
             Self::Grace => "grace",
             Self::Lapsed => "lapsed",
             Self::Denied => "denied",
+            Self::Unreported => "unreported",
             Self::Misconfigured => "misconfigured",
             Self::Unverified => "unverified",
             Self::Unavailable => "unavailable",
@@ -131,6 +135,8 @@ pub enum Standing<P = Proof> {
     Lapsed(Arc<P>, Reason),
     /// AWS says that the buyer is not entitled.
     Denied(Reason),
+    /// It would be open, but for usage that AWS does not accept.
+    Unreported(Reason),
     /// Somebody must correct something first.
     Misconfigured(Rejected, Reason),
     /// The token failed verification.
@@ -147,6 +153,7 @@ impl<P> Clone for Standing<P> {
             Self::Grace(reason, until) => Self::Grace(reason.clone(), *until),
             Self::Lapsed(proof, reason) => Self::Lapsed(Arc::clone(proof), reason.clone()),
             Self::Denied(reason) => Self::Denied(reason.clone()),
+            Self::Unreported(reason) => Self::Unreported(reason.clone()),
             Self::Misconfigured(rejected, reason) => Self::Misconfigured(*rejected, reason.clone()),
             Self::Unverified(reason) => Self::Unverified(reason.clone()),
             Self::Unavailable(reason) => Self::Unavailable(reason.clone()),
@@ -164,6 +171,7 @@ impl<P> Standing<P> {
             Self::Grace(..) => State::Grace,
             Self::Lapsed(..) => State::Lapsed,
             Self::Denied(_) => State::Denied,
+            Self::Unreported(_) => State::Unreported,
             Self::Misconfigured(..) => State::Misconfigured,
             Self::Unverified(_) => State::Unverified,
             Self::Unavailable(_) => State::Unavailable,
@@ -193,6 +201,7 @@ impl<P> Standing<P> {
             Self::Grace(reason, _)
             | Self::Lapsed(_, reason)
             | Self::Denied(reason)
+            | Self::Unreported(reason)
             | Self::Misconfigured(_, reason)
             | Self::Unverified(reason)
             | Self::Unavailable(reason) => Some(reason),
@@ -205,7 +214,7 @@ impl<P> Standing<P> {
         match self {
             Self::Entitled(..) | Self::Grace(..) | Self::Lapsed(..) => Exit::Done,
             Self::Pending(_) | Self::Unavailable(_) => Exit::Unavailable,
-            Self::Denied(_) => Exit::NotEntitled,
+            Self::Denied(_) | Self::Unreported(_) => Exit::NotEntitled,
             Self::Misconfigured(..) => Exit::Config,
             Self::Unverified(_) => Exit::Unverified,
         }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every step, in the order in which a unit of usage passes them.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 18] = [
     "open-before-commit",
     "open-after-commit",
     "take-before-commit",
@@ -19,6 +19,8 @@ pub const NAMES: [&str; 16] = [
     "attempt-after-commit",
     "answer-before-commit",
     "answer-after-commit",
+    "age-before-commit",
+    "age-after-commit",
     "claim-before-commit",
     "claim-after-commit",
     "settle-before-commit",

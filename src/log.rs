@@ -1,7 +1,8 @@
 //! Log output: one line for each change of state, a summary every five minutes, nothing for each attempt.
 //!
 //! Lines go to standard error, so that `exec` and data-printing commands keep standard output for themselves. Tokens,
-//! nonces and keys are never logged; what AWS says about accounts and roles appears at `debug` only.
+//! nonces and keys are never logged, whatever the filter says: libraries write whole requests and answers at `trace`,
+//! so their lines end at `debug`. What AWS says about accounts and roles appears at `debug` only.
 
 pub mod limited;
 
@@ -9,8 +10,9 @@ use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -45,9 +47,15 @@ const QUIET: [&str; 6] = [
 ];
 
 /// Checks a filter such as `info,tollgate::registration=debug`.
+///
+/// What its directives do not name is written from `info` on, unless it states another level: a misspelled target must
+/// not silence the rest.
 pub fn parse_filter(filter: &str) -> Result<Targets, String> {
     let mut parsed: Targets =
         filter.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())?;
+    if !filter.split(',').any(|directive| !directive.contains('=')) {
+        parsed = parsed.with_default(LevelFilter::INFO);
+    }
     for library in QUIET {
         if !filter.contains(library) {
             parsed = parsed.with_target(library, LevelFilter::OFF);
@@ -66,7 +74,12 @@ pub fn start(format: Format, filter: Targets) {
         }
         Format::Text => layer.with_target(false).with_ansi(terminal).boxed(),
     };
+    let filter = filter.and(filter_fn(holds_no_secret));
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+fn holds_no_secret(line: &Metadata<'_>) -> bool {
+    line.target().starts_with("tollgate") || *line.level() <= Level::DEBUG
 }
 
 /// How often an unchanged state is said again.
@@ -114,6 +127,17 @@ mod tests {
     fn a_filter_that_is_none_is_an_error() {
         assert!(parse_filter("info,tollgate=debug").is_ok());
         assert!(parse_filter("tollgate=loud").is_err());
+    }
+
+    #[test]
+    fn what_a_filter_does_not_name_is_still_written() {
+        let enabled = |filter: &str, target: &str, level: Level| {
+            parse_filter(filter).unwrap().would_enable(target, &level)
+        };
+        assert!(enabled("tollgate::registratoin=debug", "tollgate::usage", Level::WARN));
+        assert!(enabled("tollgate::usage=debug", "tollgate::usage", Level::DEBUG));
+        assert!(!enabled("error,tollgate::usage=debug", "tollgate::app", Level::WARN));
+        assert!(!enabled("off", "tollgate", Level::ERROR));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 pub mod allocation;
 pub mod aws;
 pub mod ca_bundle;
+pub mod exceptions;
 pub mod fault;
 pub mod hour;
 pub mod operation;
@@ -21,6 +22,7 @@ use std::pin::Pin;
 use std::str::FromStr;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 pub use allocation::{Allocation, TagSet};
 pub use hour::Hour;
@@ -156,12 +158,20 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// An AWS region name such as `eu-central-1`: lower-case words and a number, joined by hyphens.
+/// An AWS region name such as `eu-central-1`: an area of the world, a direction and a number.
+///
+/// A region of tomorrow is accepted where AWS's partitions foresee it ("ap-southeast-9"); a misspelled one is not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Region(String);
 
-/// Longest region name accepted; the longest that AWS has today is 16 characters, and it becomes part of a host name.
-pub const REGION_CHARS_MAX: usize = 32;
+/// What names begin with in each of AWS's partitions, as its SDKs publish them.
+const REGION_AREAS: [&str; 16] = [
+    "af", "ap", "ca", "cn", "eu", "eu-isoe", "eusc-de", "il", "me", "mx", "sa", "us", "us-gov", "us-iso",
+    "us-isob", "us-isof",
+];
+
+const REGION_DIRECTIONS: [&str; 9] =
+    ["central", "east", "north", "northeast", "northwest", "south", "southeast", "southwest", "west"];
 
 impl Region {
     /// The name as text.
@@ -175,14 +185,19 @@ impl FromStr for Region {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let words: Vec<&str> = text.split('-').collect();
-        let word = |w: &&str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase());
-        let number = |w: &&str| !w.is_empty() && w.len() <= 2 && w.bytes().all(|b| b.is_ascii_digit());
-        let shaped = words.len() >= 3
-            && words.last().is_some_and(number)
-            && words.iter().take(words.len() - 1).all(word)
-            && text.len() <= REGION_CHARS_MAX;
-        if shaped {
+        let parts = text.rsplit_once('-').and_then(|(rest, number)| {
+            let (area, direction) = rest.rsplit_once('-')?;
+            Some((area, direction, number))
+        });
+        let exists = parts.is_some_and(|(area, direction, number)| {
+            let counts = number.len() <= 2 && number.bytes().all(|b| b.is_ascii_digit());
+            REGION_AREAS.contains(&area)
+                && REGION_DIRECTIONS.contains(&direction)
+                && counts
+                && !number.starts_with('0')
+                && !number.is_empty()
+        });
+        if exists {
             Ok(Self(text.to_owned()))
         } else {
             Err(Invalid("is not the name of an AWS region, such as us-east-1"))
@@ -216,6 +231,23 @@ pub enum FaultClass {
     Transient,
 }
 
+/// What failed, where the pod asks several on its way to an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The metering service.
+    Metering,
+    /// STS, which gives credentials for a web identity token.
+    Sts,
+    /// The endpoint in the container that hands out credentials: the ECS agent, or EKS Pod Identity's.
+    Container,
+    /// The instance metadata service.
+    Imds,
+    /// The ECS task metadata endpoint.
+    TaskMetadata,
+    /// The proxy on the way.
+    Proxy,
+}
+
 /// A call that brought no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -227,8 +259,12 @@ pub struct Fault {
     pub clock_offset_seconds: Option<i64>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
-    /// There was no connection yet: the call certainly reached nobody.
+    /// There was no connection yet, or no credentials: the call certainly reached nobody.
     pub never_sent: bool,
+    /// What failed.
+    pub place: Place,
+    /// Host and port of what failed, where it has a name; never a user or a password.
+    pub host: Option<String>,
     /// What was seen, for the debug log only: it may hold account numbers and role names, never a secret.
     pub detail: String,
 }
@@ -243,8 +279,22 @@ impl Fault {
             clock_offset_seconds: None,
             emulated: false,
             never_sent: false,
+            place: Place::Metering,
+            host: None,
             detail: detail.into(),
         }
+    }
+
+    /// The same, with what failed.
+    #[must_use]
+    pub fn at(self, place: Place, host: Option<String>) -> Self {
+        Self { place, host, ..self }
+    }
+
+    /// The same, of a call that certainly reached nobody.
+    #[must_use]
+    pub fn unsent(self) -> Self {
+        Self { never_sent: true, ..self }
     }
 
     /// Whether our clock is so far from AWS's that AWS refuses our signatures.
@@ -333,6 +383,11 @@ pub trait Metering: Send + Sync {
 
     /// The region that is asked, once it is known.
     fn region(&self) -> Option<Region>;
+
+    /// The service's clock less ours in seconds, by its latest answer; nothing where it has no clock to compare.
+    fn clock_skew(&self) -> Option<watch::Receiver<Option<i64>>> {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -351,11 +406,33 @@ mod tests {
 
     #[test]
     fn regions() {
-        for good in ["us-east-1", "us-gov-west-1", "ap-southeast-12", "eusc-de-east-1"] {
+        // All that AWS lists for its metering service, one of each other partition, and one that is still to come.
+        let listed = "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 \
+                      ap-southeast-1 ap-southeast-4 ca-central-1 eu-central-1 eu-north-1 eu-south-2 eu-west-3 \
+                      il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 us-east-1 us-west-2 us-gov-east-1 \
+                      us-gov-west-1 us-isob-east-1 us-iso-east-1 us-isof-south-1 eu-isoe-west-1 cn-northwest-1 \
+                      eusc-de-east-1 ap-southeast-12";
+        for good in listed.split(' ') {
             assert!(good.parse::<Region>().is_ok(), "{good}");
         }
-        for bad in ["", "us", "useast1", "US-EAST-1", "us-east-", "us-east-1 ", "us--1", "evil.example/x-a-1"]
-        {
+        let bad = [
+            "",
+            "us",
+            "useast1",
+            "US-EAST-1",
+            "us-east-",
+            "us-east-1 ",
+            "us--1",
+            "evil.example/x-a-1",
+            "us-esat-1",
+            "su-east-1",
+            "mars-north-1",
+            "us-east-1a",
+            "us-east-0",
+            "us-east-123",
+            "gov-west-1",
+        ];
+        for bad in bad {
             assert!(bad.parse::<Region>().is_err(), "{bad}");
         }
     }

@@ -3,6 +3,7 @@
 //! Whoever measures holds the handles of this struct; nobody decides by them. Labels have closed or bounded sets.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -34,6 +35,11 @@ struct UsageEvent {
 struct UsageRecord {
     dimension: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DimensionLabel {
+    dimension: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -88,8 +94,13 @@ pub struct Metrics {
     oldest_unsent: Gauge,
     oldest_unsent_deadline: Gauge,
     dead_letters: Gauge,
+    usage_overdue: Gauge,
+    usage_overdue_alarm: Gauge,
+    unknown_dimensions: Family<DimensionLabel, Gauge>,
     ledger_bytes: Gauge,
     commit_duration: Histogram,
+    commit_failures: Counter,
+    ledger_bytes_max: Gauge,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -174,17 +185,41 @@ impl Metrics {
         );
         let [unsent, oldest_unsent, oldest_unsent_deadline, dead_letters, ledger_bytes] =
             ledger_gauges(&mut registry);
+        let usage_overdue = Gauge::default();
+        registry.register(
+            "tollgate_usage_overdue_seconds",
+            "How long the oldest usage that AWS has not accepted has waited since the end of its hour; 0 while there is none",
+            usage_overdue.clone(),
+        );
+        let usage_overdue_alarm = Gauge::default();
+        registry.register(
+            "tollgate_usage_overdue_alarm_seconds",
+            "The value of tollgate_usage_overdue_seconds above which somebody should look: half of on_unsent, or three hours",
+            usage_overdue_alarm.clone(),
+        );
+        let unknown_dimensions = Family::<DimensionLabel, Gauge>::default();
+        registry.register(
+            "tollgate_usage_dimension_unknown",
+            "1 for each configured dimension that AWS does not know for this product",
+            unknown_dimensions.clone(),
+        );
         let commit_duration = Histogram::new(COMMIT_BUCKETS);
         registry.register(
             "tollgate_ledger_commit_duration_seconds",
             "Duration of one durable commit of usage, its fsync included",
             commit_duration.clone(),
         );
+        let (commit_failures, ledger_bytes_max) = failures(&mut registry);
         Self {
+            commit_failures,
+            ledger_bytes_max,
             unsent,
             oldest_unsent,
             oldest_unsent_deadline,
             dead_letters,
+            usage_overdue,
+            usage_overdue_alarm,
+            unknown_dimensions,
             ledger_bytes,
             commit_duration,
             usage_events,
@@ -249,9 +284,35 @@ impl Metrics {
         self.ledger_bytes.set(gauge(figures.bytes));
     }
 
+    /// The oldest usage that AWS has not accepted is so old.
+    pub fn usage_overdue(&self, age: Duration) {
+        self.usage_overdue.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Usage of this age is an alarm.
+    pub fn usage_overdue_alarm(&self, age: Duration) {
+        self.usage_overdue_alarm.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// AWS does not know a dimension that is configured.
+    pub fn dimension_unknown(&self, dimension: &str) {
+        let dimension = self.known_dimension(dimension);
+        self.unknown_dimensions.get_or_create(&DimensionLabel { dimension }).set(1);
+    }
+
     /// A commit took so many seconds.
     pub fn committed(&self, seconds: f64) {
         self.commit_duration.observe(seconds);
+    }
+
+    /// The ledger could not be written, or read.
+    pub fn commit_failed(&self) {
+        self.commit_failures.inc();
+    }
+
+    /// The size above which usage is refused.
+    pub fn ledger_bytes_max(&self, bytes: u64) {
+        self.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
@@ -321,7 +382,7 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
             "tollgate_usage_oldest_unsent_deadline_timestamp_seconds",
             "When AWS's window for the oldest unsent record closes; 0 while there is none",
         ),
-        ("tollgate_usage_dead_letters", "Hour records that will not be billed unless they are replayed"),
+        ("tollgate_usage_dead_letters", "Hour records that will not be billed unless somebody acts"),
         ("tollgate_ledger_bytes", "Size of the ledger's data"),
     ]
     .map(|(name, help)| {
@@ -329,6 +390,23 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
         registry.register(name, help, gauge.clone());
         gauge
     })
+}
+
+/// What tells that the ledger takes no usage, or soon will not.
+fn failures(registry: &mut Registry) -> (Counter, Gauge) {
+    let commit_failures = Counter::default();
+    registry.register(
+        "tollgate_ledger_commit_failures",
+        "Writes to the ledger that failed; what they held was not acknowledged",
+        commit_failures.clone(),
+    );
+    let bytes_max = Gauge::default();
+    registry.register(
+        "tollgate_ledger_bytes_max",
+        "Size above which usage is refused; 0 until the ledger is open",
+        bytes_max.clone(),
+    );
+    (commit_failures, bytes_max)
 }
 
 /// How metrics are written: the samples are the same, their headings differ.
@@ -345,7 +423,11 @@ impl Format {
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
         // Media types have no case (RFC 9110, section 8.3.1).
-        if accept.to_ascii_lowercase().contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+        if accept.to_ascii_lowercase().contains("application/openmetrics-text") {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
     }
 
     /// Its content type.

@@ -97,13 +97,14 @@ const fn open_or_503(open: bool) -> StatusCode {
     if open { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// 200 open, 403 when AWS or the token said no, 503 while there is no answer yet.
+/// 200 open, 403 when AWS, the token or the seller's rule said no, 503 while there is no answer yet.
 const fn entitlement_status(standing: &Standing) -> StatusCode {
     match standing {
         Standing::Entitled(..) | Standing::Grace(..) | Standing::Lapsed(..) => StatusCode::OK,
-        Standing::Denied(_) | Standing::Unverified(_) | Standing::Misconfigured(Rejected::Question, _) => {
-            StatusCode::FORBIDDEN
-        }
+        Standing::Denied(_)
+        | Standing::Unreported(_)
+        | Standing::Unverified(_)
+        | Standing::Misconfigured(Rejected::Question, _) => StatusCode::FORBIDDEN,
         Standing::Pending(_) | Standing::Unavailable(_) | Standing::Misconfigured(Rejected::Asker, _) => {
             StatusCode::SERVICE_UNAVAILABLE
         }

@@ -3,6 +3,7 @@
 //! It asks AWS, verifies the answer, publishes the fact, remembers it in the state folder, and sleeps as told. It knows
 //! nothing of usage, nor of who reads the fact.
 
+pub mod dimensions;
 pub mod machine;
 pub mod memory;
 pub mod permission;
@@ -26,7 +27,7 @@ use crate::receipt::key::KeyRing;
 use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{Record, Store};
-use permission::{Permission, Seller, ZeroReport};
+use permission::{ANY_DIMENSION, Permission, Seller, ZeroReport};
 use schedule::Draw;
 
 /// What registration needs to know.
@@ -52,8 +53,8 @@ pub enum Asking {
         /// Keep the receipt in the state folder.
         keep_receipt: bool,
     },
-    /// `metered`: a dry run of `MeterUsage` in this dimension.
-    Permission(String),
+    /// `metered`: a dry run of `MeterUsage` in the first of these dimensions that AWS knows.
+    Permission(Vec<String>),
     /// `metered`: a report of 0 in this dimension, each hour.
     ZeroReport(String),
     /// `saas`: credentials are there.
@@ -167,6 +168,8 @@ impl Registration {
     }
 
     fn publish(&self, machine: &mut Machine<Proof>) {
+        // Each time, so that a gate never opens on a fact from before this word.
+        machine.hear_unreported(self.hear.borrow().unreported);
         let mut fact = machine.entitlement(self.now());
         fact.region = self.metering.region();
         fact.emulated = self.emulated || self.hear.borrow().emulated;
@@ -226,12 +229,9 @@ impl Registration {
                 let outcome = self.keep_published(machine, call).await;
                 return self.judge(question, &nonce, outcome, seconds_since(asked_at));
             }
-            Asking::Permission(dimension) => {
-                let request = permission::dry_run(product_code, dimension, now, nonce.as_str());
-                let call = metering.meter_usage(request, signing);
-                self.keep_published(machine, call)
-                    .await
-                    .map(|answer| Proof::Permission(Permission::of(&answer)))
+            Asking::Permission(dimensions) => {
+                let asking = self.ask_for_permission(dimensions, nonce.as_str(), signing);
+                self.keep_published(machine, asking).await.map(Proof::Permission)
             }
             Asking::ZeroReport(dimension) => {
                 let request = permission::zero_report(product_code, dimension, now, nonce.as_str());
@@ -244,6 +244,30 @@ impl Registration {
             }
         };
         self.judge_unsigned(proof, seconds_since(asked_at))
+    }
+
+    /// A dimension that AWS does not know is the seller's mistake, and no reason to refuse the buyer: the next one is
+    /// tried. The last one's answer stands for all.
+    async fn ask_for_permission(
+        &self,
+        dimensions: &[String],
+        token: &str,
+        signing: Signing,
+    ) -> Result<Permission, Fault> {
+        let mut left = dimensions.iter();
+        loop {
+            let dimension = left.next().map_or(ANY_DIMENSION, String::as_str);
+            let now = self.clock.now();
+            let request = permission::dry_run(&self.config.product_code, dimension, now, token);
+            match self.metering.meter_usage(request, signing).await {
+                Ok(answer) => return Ok(Permission::of(&answer, dimension)),
+                Err(fault) if fault.code.as_str() == dimensions::UNKNOWN && left.len() > 0 => {
+                    dimensions::name_unknown(&self.metrics, dimension);
+                    tokio::time::sleep(dimensions::TRY_EVERY).await;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
     }
 
     /// An answer that nothing signs is taken as it came, but for the emulator's.
@@ -362,8 +386,9 @@ impl Registration {
         }
         match notes.remember {
             None => return,
-            Some(Remember::Failing { first_failed_at, refused }) => {
+            Some(Remember::Failing { first_failed_at, refused, denied }) => {
                 self.record.failing(&self.pod, first_failed_at, refused);
+                self.record.denied = denied;
             }
             Some(Remember::Succeeded) => {
                 let now = self.now();
@@ -424,6 +449,8 @@ impl Registration {
             first_failed_at: self.record.first_failed_at(),
             refused: self.record.refused,
             refused_before_this_pod: !same_pod,
+            // A pod without a name cannot be told from the next one.
+            denied: self.record.denied && same_pod && !self.pod.is_empty(),
         }
     }
 }

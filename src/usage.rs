@@ -11,3 +11,4 @@ pub mod notice;
 pub mod policy;
 pub mod seal;
 pub mod sender;
+pub mod unsent;

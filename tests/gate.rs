@@ -7,6 +7,10 @@
 
 #[path = "gate/commands.rs"]
 mod commands;
+#[path = "gate/configuration.rs"]
+mod configuration;
+#[path = "gate/credentials.rs"]
+mod credentials;
 #[path = "gate/doctor.rs"]
 mod doctor;
 #[path = "gate/faults.rs"]

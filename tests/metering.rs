@@ -21,5 +21,9 @@ mod incidents;
 mod processes;
 #[path = "metering/proof.rs"]
 mod proof;
+#[path = "metering/repair.rs"]
+mod repair;
 #[path = "metering/semantics.rs"]
 mod semantics;
+#[path = "metering/unsent.rs"]
+mod unsent;

@@ -156,6 +156,12 @@ fn every_metric_is_documented_and_served() {
 }
 
 #[test]
+fn every_alert_has_its_entry_in_the_runbook() {
+    let rules = document("deploy/observability/rules.yaml");
+    assert_none(names::alert_differences(&rules, &document("docs/RUNBOOK.md"), &document("docs/METRICS.md")));
+}
+
+#[test]
 fn the_semantics_are_what_the_tests_say() {
     let tests = document("tests/metering/semantics.rs");
     let told = unwrapped(&document("docs/SEMANTICS.md"));
@@ -176,4 +182,19 @@ fn unwrapped(text: &str) -> String {
 fn every_fuzz_target_is_built() {
     let files: Vec<String> = sources(&["fuzz"]).into_iter().map(|source| source.path).collect();
     assert_none(names::forgotten_targets(&files, &document("fuzz/Cargo.toml")));
+}
+
+/// Two lists of one thing differ sooner or later; these names decide about money. The door answers its callers in
+/// AWS's own form, and the emulator's list is separate on purpose.
+#[test]
+fn exception_names_of_aws_stand_in_one_table() {
+    let others = ["src/marketplace/exceptions.rs", "src/emulator", "src/cli/emulator", "src/api"];
+    let sources = sources(&["src"]);
+    let asking = sources.iter().filter(|source| !others.iter().any(|path| source.path.starts_with(path)));
+    assert_none(asking.flat_map(|source| {
+        let named = source.strings.iter().filter(|(line, text)| {
+            tollgate::marketplace::exceptions::find(text).is_some() && !source.is_test(*line)
+        });
+        named.map(|(line, text)| format!("{}:{line}: {text}: ask marketplace::exceptions", source.path))
+    }));
 }

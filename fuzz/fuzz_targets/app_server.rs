@@ -123,6 +123,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
         tell,
         clock: clock.clone(),
         window: Window::MeterUsage,
+        repairs: tollgate::api::repair::Repairs { allowed: true, ..Default::default() },
         notices: Notices::new(Arc::clone(&metrics)),
     };
     let mut keys = KeyRing::default();

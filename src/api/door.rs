@@ -24,6 +24,7 @@ use super::attestation::Registrations;
 use super::usage::{Metering, UsagePart};
 use crate::clock::{self, WallClock};
 use crate::http::{self, Abandoned, Body, ReadBodyError, Room};
+use crate::marketplace::exceptions::NOT_ENTITLED;
 use crate::marketplace::{self, Fault, FaultClass, FaultCode, Forwarded, ProductCode};
 use crate::usage::ledger::{Claimed, LedgerError, Settled};
 use crate::usage::notice::{Notices, Refused as NotTaken};
@@ -291,8 +292,6 @@ fn record_id(answer: &Forwarded) -> Option<String> {
     let body: Value = serde_json::from_slice(&answer.body).ok()?;
     Some(body["MeteringRecordId"].as_str()?.to_owned())
 }
-
-const NOT_ENTITLED: &str = "CustomerNotEntitledException";
 
 /// Whether AWS says that the account is not entitled.
 fn is_refusal(answer: &Forwarded) -> bool {

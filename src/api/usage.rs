@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::problem;
+use super::repair::Repairs;
 use crate::clock::{Timestamp, WallClock};
 use crate::entitlement::word::Tell;
 use crate::http::{self, Abandoned, Body, Held, ReadBodyError, Room};
 use crate::marketplace::{self, FaultClass, quantity};
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
-use crate::usage::ledger::view::{Looked, Standing};
+use crate::usage::ledger::view::Standing;
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{Ledger, LedgerError, Record, Replayed, State, Summary, Totals};
+use crate::usage::ledger::{LedgerError, Links, Record, State, Summary, Totals};
 use crate::usage::notice::{Notices, Refused};
 use crate::usage::policy::Window;
 
@@ -25,10 +26,7 @@ use crate::usage::policy::Window;
 const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// A token of AWS has some hundred characters.
-const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
-
-/// Records shown at once: an answer of some hundred kilobytes.
-pub const RECORDS_SHOWN: usize = 1000;
+pub(super) const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// Seconds after which a full or failing ledger is worth another try.
 const RETRY_AFTER_SECONDS: u64 = 5;
@@ -59,6 +57,8 @@ pub struct UsagePart {
     pub window: Window,
     /// What the application was told when nothing was taken.
     pub notices: Notices,
+    /// Which repairs of records are taken.
+    pub repairs: Repairs,
 }
 
 /// The answer to a report, written straight: through a tree of values it would cost as much as reading the report.
@@ -107,35 +107,15 @@ impl UsagePart {
         })
     }
 
-    /// Hour records, newest page first: `?state=`, `?before=` (a number, for the next page), `?limit=`.
-    pub(super) async fn records(&self, query: &str) -> Response<Body> {
-        let Some((looked, limit)) = looked(query) else {
-            let detail = "the query may hold state (sealed, in_doubt, accepted, carried, dead, claimed), before (a \
-                          record's number) and limit (1 to 1000)";
-            return problem(StatusCode::BAD_REQUEST, "BadRequest", detail);
-        };
-        let Some(metering) = self.metering.get() else { return starting() };
-        let page =
-            move |ledger: &mut Ledger| ledger.page(looked, limit, |record| (record.id, shown(&record)));
-        match metering.writer.with(page).await {
-            Ok(page) => {
-                let before = page.last().filter(|_| page.len() == limit).map(|(id, _)| *id);
-                let records: Vec<Value> = page.into_iter().rev().map(|(_, record)| record).collect();
-                http::json(StatusCode::OK, &json!({"records": records, "before": before}))
-            }
-            Err(error) => unavailable(&error),
-        }
-    }
-
     /// One record, whole.
     pub(super) async fn record(&self, id: &str) -> Response<Body> {
         let Ok(id) = id.parse::<i64>() else {
             return problem(StatusCode::BAD_REQUEST, "BadRequest", "GET /v1/records/<number>");
         };
         let Some(metering) = self.metering.get() else { return starting() };
-        match metering.writer.with(move |ledger| ledger.record(id)).await {
-            Ok(Some(record)) => http::json(StatusCode::OK, &whole(&record)),
-            Ok(None) => problem(StatusCode::NOT_FOUND, "NotFound", "there is no record of this number"),
+        match metering.writer.with(move |ledger| Ok((ledger.record(id)?, ledger.links(id)?))).await {
+            Ok((Some(record), links)) => http::json(StatusCode::OK, &whole(&record, &links)),
+            Ok((None, _)) => problem(StatusCode::NOT_FOUND, "NotFound", "there is no record of this number"),
             Err(error) => unavailable(&error),
         }
     }
@@ -150,49 +130,6 @@ impl UsagePart {
             }
             Err(error) => unavailable(&error),
         }
-    }
-
-    /// Counts a dead letter to the current hour. The body may say `{"accept_double_billing": true}`.
-    pub(super) async fn replay(
-        &self,
-        id: &str,
-        body: Incoming,
-        room: &Room,
-    ) -> Result<Response<Body>, Abandoned> {
-        #[derive(Default, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Order {
-            #[serde(default)]
-            accept_double_billing: bool,
-        }
-        let Some(metering) = self.metering.get() else { return Ok(starting()) };
-        let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
-            Ok(bytes) => bytes,
-            Err((refused, _)) => return Ok(refused),
-        };
-        let order = if bytes.is_empty() { Ok(Order::default()) } else { serde_json::from_slice(&bytes) };
-        let (Ok(order), Ok(id)) = (order, id.parse::<i64>()) else {
-            let detail =
-                "POST /v1/dead-letters/<number>/replay, with {\"accept_double_billing\": true} or nothing";
-            return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", detail));
-        };
-        let now = self.clock.now();
-        let replayed =
-            metering.writer.with(move |ledger| ledger.replay(id, order.accept_double_billing, now)).await;
-        Ok(match replayed {
-            Ok(Replayed::Counted) => http::json(StatusCode::OK, &json!({"id": id, "replayed": true})),
-            Ok(Replayed::NotFound) => {
-                problem(StatusCode::NOT_FOUND, "NotFound", "there is no dead letter of this number")
-            }
-            Ok(Replayed::InDoubt) => problem(
-                StatusCode::CONFLICT,
-                "InDoubt",
-                "the record may have been billed: AWS never answered; compare with the seller's reports, and to \
-                 count it \
-                 all the same send {\"accept_double_billing\": true}",
-            ),
-            Err(error) => unavailable(&error),
-        })
     }
 
     pub(super) async fn resolve(&self, body: Incoming, room: &Room) -> Result<Response<Body>, Abandoned> {
@@ -265,7 +202,7 @@ fn not_whole(results: &[Outcome]) -> Response<Body> {
 }
 
 /// The body, or the refusal of one that is too large.
-async fn read(
+pub(super) async fn read(
     room: &Room,
     body: Incoming,
     bytes_max: usize,
@@ -283,24 +220,6 @@ async fn read(
     }
 }
 
-/// Which records a query asks for, and how many; `None` where it says something else.
-fn looked(query: &str) -> Option<(Looked, usize)> {
-    let (mut looked, mut limit) = (Looked::default(), RECORDS_SHOWN);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=')?;
-        match name {
-            "state" => {
-                looked.standing =
-                    Some(Standing::ALL.into_iter().find(|standing| standing.as_str() == value)?);
-            }
-            "before" => looked.before = Some(value.parse().ok()?),
-            "limit" => limit = value.parse().ok().filter(|limit| (1..=RECORDS_SHOWN).contains(limit))?,
-            _ => return None,
-        }
-    }
-    Some((looked, limit))
-}
-
 /// A record as the views and the command line show it.
 #[must_use]
 pub fn shown(record: &Record) -> Value {
@@ -312,19 +231,19 @@ pub fn shown(record: &Record) -> Value {
         "timestamp": record.timestamp.to_string(),
         "quantity": record.quantity.to_string(),
         "allocations": record.allocation_count,
-        "state": standing(record).as_str(),
+        "state": Standing::of(record).as_str(),
         "attempts": record.attempts,
         "code": record.code,
         "metering_record_id": record.metering_record_id,
         "late_from": record.late_from.map(|hour| hour.to_string()),
-        "in_doubt": record.in_doubt && matches!(record.state, State::Sealed | State::Dead),
+        "in_doubt": record.in_doubt && matches!(record.state, State::Sealed | State::Dead | State::Carried),
         "updated_at": record.updated_at,
     })
 }
 
 /// [`shown`], with what only a look at one record needs.
 #[must_use]
-pub fn whole(record: &Record) -> Value {
+pub fn whole(record: &Record, links: &Links) -> Value {
     let shares: Vec<Value> = record
         .allocations
         .iter()
@@ -336,18 +255,12 @@ pub fn whole(record: &Record) -> Value {
     document["client_token"] = record.client_token.clone().into();
     document["sealed_at"] = json!(record.sealed_at);
     document["shares"] = shares.into();
-    document
-}
-
-const fn standing(record: &Record) -> Standing {
-    match (record.state, record.in_doubt) {
-        (State::Sealed, true) => Standing::InDoubt,
-        (State::Sealed, false) => Standing::Sealed,
-        (State::Accepted, _) => Standing::Accepted,
-        (State::Carried, _) => Standing::Carried,
-        (State::Dead, _) => Standing::Dead,
-        (State::Claimed, _) => Standing::Claimed,
+    // Only of a record that was carried: the one that it counts in, null while that hour is open.
+    if let Some(counts_in) = links.counts_in {
+        document["counts_in"] = json!(counts_in);
     }
+    document["includes"] = json!(links.includes);
+    document
 }
 
 /// Each dimension's balance as the views and the command line show it.
@@ -360,6 +273,7 @@ pub fn balances(totals: BTreeMap<String, Totals>) -> Value {
             "billed": quantity::show(totals.billed),
             "pending": quantity::show(totals.pending),
             "dead": quantity::show(totals.dead),
+            "discarded": quantity::show(totals.discarded),
             "balanced": totals.balances(),
         })
     };
@@ -381,7 +295,7 @@ pub fn backlog(summary: &Summary, window: Window, now: Timestamp) -> Value {
     })
 }
 
-fn starting() -> Response<Body> {
+pub(super) fn starting() -> Response<Body> {
     retry_later("LedgerUnavailable", "the ledger is being opened; send the request again")
 }
 
@@ -389,7 +303,7 @@ pub(super) fn no_room() -> Response<Body> {
     retry_later("TooBusy", "4 MiB of requests are being worked on; send this one again")
 }
 
-fn unavailable(error: &LedgerError) -> Response<Body> {
+pub(super) fn unavailable(error: &LedgerError) -> Response<Body> {
     retry_later("LedgerUnavailable", &error.to_string())
 }
 

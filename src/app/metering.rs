@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Surroundings, pod};
+use crate::api::repair::Repairs;
 use crate::api::usage::{Metering, UsagePart};
 use crate::clock;
-use crate::config::{ClockSource, Config, Mode, OnExpired, OnZeroHour};
+use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
@@ -20,6 +21,8 @@ use crate::usage::ledger::{self, Ledger, LedgerError};
 use crate::usage::notice::Notices;
 use crate::usage::policy::{self, Policy, Window};
 use crate::usage::sender::{self, Flush, Outlet, Sender};
+use crate::usage::unsent::Unsent;
+use crate::usage::unsent::rule::Rule;
 
 /// An application that has reported nothing for so long has ended, or has nothing more to report.
 const QUIET: Duration = Duration::from_secs(2);
@@ -58,6 +61,7 @@ pub(super) fn start(
         clock: surroundings.clock.clone(),
         window: window(outlet),
         notices: Notices::new(Arc::clone(&surroundings.metrics)),
+        repairs: repairs(config),
     };
     let drain = Drain {
         activity: part.activity.clone(),
@@ -90,13 +94,32 @@ pub(super) fn start(
             Ok(writer) => writer,
             Err(error) => return ended(&error),
         };
+        // Before the gate may open: usage that was overdue before a restart still is.
+        let mut unsent = (outlet == Outlet::MeterUsage).then(|| {
+            Unsent::new(plan.unsent, writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone())
+        });
+        if let Some(unsent) = &mut unsent
+            && let Err(error) = unsent.look().await
+        {
+            return ended(&error);
+        }
         let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics));
         let _ = slot.set(Metering { intake, writer: writer.clone() });
         opened.send_replace(true);
         let phase = if outlet == Outlet::MeterUsage { policy::phase_of(&pod) } else { Duration::ZERO };
         let settings =
             sender::Settings { policy: Policy { pod, phase, ..plan.sender.policy }, ..plan.sender };
-        let error = Sender::new(settings, aws, writer, clock, metrics, tell, flushed).run().await;
+        let watching = async {
+            match unsent {
+                Some(unsent) => unsent.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        let sending = Sender::new(settings, aws, writer, clock, metrics, tell, flushed).run();
+        let error = tokio::select! {
+            error = sending => error,
+            error = watching => error,
+        };
         ended(&error)
     });
     Some(Usage { part, open, drain })
@@ -109,6 +132,21 @@ const fn window(outlet: Outlet) -> Window {
     }
 }
 
+/// Which events are taken.
+fn rules(config: &Config) -> Rules {
+    Rules {
+        dimensions: config.product.dimensions.clone(),
+        customers: config.product.mode == Mode::Saas,
+        entitlement_dimension: config.product.entitlement_dimension.clone(),
+        strict: config.usage.strict_usage,
+    }
+}
+
+/// Which repairs of records are taken, by the running sidecar and by `tollgate ledger` on its folder.
+pub(crate) fn repairs(config: &Config) -> Repairs {
+    Repairs { allowed: config.usage.ledger_repair, rules: rules(config) }
+}
+
 fn ended(error: &LedgerError) -> Exit {
     tracing::error!(%error, "the usage ledger cannot be used");
     Exit::LedgerIo
@@ -119,13 +157,13 @@ struct Plan {
     folder: PathBuf,
     ledger: ledger::Settings,
     sender: sender::Settings,
+    unsent: Rule,
     rules: Rules,
 }
 
 impl Plan {
     fn of(config: &Config, outlet: Outlet) -> Self {
         let (product, usage) = (&config.product, &config.usage);
-        let dimensions = product.dimensions.clone();
         let zero = usage.on_zero_hour == OnZeroHour::Report && outlet == Outlet::MeterUsage;
         let sender = sender::Settings {
             product_code: product.product_code.clone(),
@@ -148,15 +186,16 @@ impl Plan {
                 bytes_max: usage.ledger_bytes_max,
                 started_at: clock::system_now(),
                 aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
-                zero_dimensions: dimensions.clone().filter(|_| zero).unwrap_or_default(),
+                zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
             },
             sender,
-            rules: Rules {
-                dimensions,
-                customers: outlet == Outlet::BatchMeterUsage,
-                entitlement_dimension: product.entitlement_dimension.clone(),
-                strict: false,
+            unsent: Rule {
+                close_after: match usage.on_unsent {
+                    OnUnsent::Keep => None,
+                    OnUnsent::CloseAfter(after) => Some(after),
+                },
             },
+            rules: rules(config),
         }
     }
 }

@@ -158,7 +158,11 @@ mod tests {
     }
 
     fn metered() -> MapEnvironment {
-        MapEnvironment::from([("TOLLGATE_MODE", "metered"), ("TOLLGATE_PRODUCT_CODE", "demo")])
+        MapEnvironment::from([
+            ("TOLLGATE_MODE", "metered"),
+            ("TOLLGATE_PRODUCT_CODE", "demo"),
+            ("TOLLGATE_DIMENSIONS", "requests"),
+        ])
     }
 
     #[test]
@@ -192,6 +196,7 @@ mod tests {
         let env = MapEnvironment::from([
             ("TOLLGATE_MODE", "metered"),
             ("TOLLGATE_PRODUCT_CODE", "demo"),
+            ("TOLLGATE_DIMENSIONS", "requests"),
             ("AWS_REGION", "eu-central-1"),
             ("HTTPS_PROXY", "http://user:pass@proxy.example:3128"),
         ]);

@@ -6,8 +6,7 @@
 mod endpoint;
 mod state;
 
-use std::fs::File;
-use std::io::{self, Read as _, Write};
+use std::io::{self, Write};
 
 use clap::Args;
 use serde::Serialize;
@@ -17,6 +16,7 @@ use crate::app::aws_settings;
 use crate::cli::{complain, probe};
 use crate::clock;
 use crate::config::{self, Config, Environment, Flags, Installation, Mode, Role, Row};
+use crate::disk::{Links, read_regular};
 use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
@@ -123,15 +123,14 @@ fn keys(config: &Config) -> Finding {
 }
 
 /// A projected token has some kilobytes.
-const TOKEN_BYTES_MAX: u64 = 64 * 1024;
+const TOKEN_BYTES_MAX: usize = 64 * 1024;
 
 async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let token = config.aws.web_identity_token_file.as_ref();
     if let Some(path) = token {
-        let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_end(&mut bytes));
-        let read = read.map(|_| bytes.as_slice()).map_err(|error| error.kind());
+        let bytes = read_regular(path, TOKEN_BYTES_MAX, Links::Follow);
+        let read = bytes.as_deref().map_err(io::Error::kind);
         findings.push(web_identity(&path.display().to_string(), read, clock::system_now()));
     }
     if region.is_none() {
@@ -148,15 +147,16 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
             findings.push(if stand_in { finding.before_a_stand_in() } else { finding });
         }
         // Said by the token's own finding.
-        Err(fault) if fault.code.as_str() == "WebIdentityTokenUnreadable" => {}
+        Err(fault)
+            if ["WebIdentityTokenUnreadable", "WebIdentityTokenMissing"].contains(&fault.code.as_str()) => {}
         Err(fault) => findings.push(at_fault("credentials", &fault)),
     }
     findings
 }
 
 fn at_fault(check: &'static str, fault: &Fault) -> Finding {
-    let reason = Reason::of(fault.code.clone(), fault.class);
-    Finding::fault(check, fault.code.as_str(), format!("{}: {}", fault.code, reason.message), reason.remedy)
+    let reason = Reason::of_fault(fault);
+    Finding::fault(check, reason.code.as_str(), format!("{}: {}", reason.code, reason.message), reason.remedy)
 }
 
 /// The running sidecar, if there is one: the last word on the gate is its own.

@@ -1,31 +1,30 @@
-//! `tollgate ledger list|show|dead-letters|replay|reconcile`: hour records and their balance.
+//! `tollgate ledger …`: hour records, their balance, open usage, and the repair of what AWS did not settle.
 //!
 //! A running sidecar holds its ledger alone, so it is asked over the app server; where none runs, the file is opened.
 
-use std::fmt::Write as _;
-use std::time::Duration;
+mod source;
+mod table;
 
-use bytes::Bytes;
+use std::fmt::Write as _;
+
 use clap::{Args, Subcommand};
-use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::api::usage::{backlog, balances, shown, whole};
-use crate::app::address;
+use crate::api::listing::Listing;
+use crate::api::repair::{Action, Order as Body};
+use crate::api::{csv, query};
 use crate::cli::complain;
-use crate::clock;
-use crate::config::{self, Config, Flags, Installation, Mode, ProcessEnvironment, Role};
+use crate::config::{self, Flags, Installation, Mode, ProcessEnvironment, Role};
 use crate::exit::Exit;
-use crate::http::client::{Ask, ClientError, ask};
+use crate::marketplace::Hour;
+use crate::usage::ledger::repair::Repaired;
 use crate::usage::ledger::view::{Looked, Standing};
-use crate::usage::ledger::{FILE_NAME, Ledger, LedgerError, Replayed};
-use crate::usage::policy::Window;
+use source::Source;
+use table::{cell, sheet, table};
 
-/// Reading ten thousand records from a slow disk.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Arguments of `ledger`.
+/// Arguments of `ledger`. Settings may stand before the subcommand and behind it.
 #[derive(Debug, Args)]
+#[command(mut_args(|arg| { let read = READ.contains(&arg.get_id().as_str()); arg.global(true).hide(!read) }))]
 pub struct LedgerArgs {
     #[command(subcommand)]
     order: Order,
@@ -39,31 +38,131 @@ pub struct LedgerArgs {
 #[derive(Debug, Subcommand)]
 enum Order {
     /// Hour records and where they stand, oldest first
-    List,
-    /// One record, whole
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// Only records in this state, such as dead, in_doubt, unconfirmed or discarded
+        #[arg(long, value_parser = state)]
+        state: Option<Standing>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// One record, whole: its shares, and the records that it was carried to or that were carried into it
     Show {
         /// Its number
         id: i64,
     },
-    /// Records that will not be billed unless they are replayed
-    DeadLetters,
-    /// Count a dead letter's quantity to the current hour
-    Replay {
-        /// Its number
-        id: i64,
-        /// Replay it although AWS may have billed it
-        #[arg(long)]
-        accept_double_billing: bool,
+    /// Records that will not be billed unless somebody acts
+    DeadLetters {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        output: Output,
     },
-    /// For each dimension: accepted = billed + pending + dead
-    Reconcile,
+    /// Usage of hours that are not sealed, by customer, dimension and tags
+    Open {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Count the quantity of dead letters to the current hour
+    Replay(Replay),
+    /// Close a record that was billed, as the seller's reports or CloudTrail show
+    Confirm(Close),
+    /// Close a dead letter that is not to be billed
+    Discard(Close),
+    /// Every repair with its note, oldest first
+    Audit {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// For each dimension: accepted = billed + pending + dead + discarded
+    Reconcile {
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
-/// Records asked for at once, far below what an answer may hold.
-const PAGE_RECORDS: usize = 500;
+/// What `ledger` reads of the settings, and its own flag: the help names these.
+const READ: [&str; 6] = ["json", "config", "mode", "app_addr", "app_token_file", "state_dir"];
 
-const IN_DOUBT: &str = "the record may have been billed: AWS never answered. Compare with the seller's reports; to count \
-                        it all the same add --accept-double-billing (over HTTP accept_double_billing)";
+/// Which records.
+#[derive(Debug, Args)]
+struct Filter {
+    /// Only of this customer: account, license ARN or identifier
+    #[arg(long)]
+    customer: Option<String>,
+    /// Only of this dimension
+    #[arg(long)]
+    dimension: Option<String>,
+    /// Only of this hour, such as 2026-11-24T08
+    #[arg(long, value_parser = hour)]
+    hour: Option<Hour>,
+}
+
+impl Filter {
+    fn looked(&self, standing: Option<Standing>) -> Looked {
+        Looked {
+            standing,
+            before: None,
+            customer: self.customer.clone(),
+            dimension: self.dimension.clone(),
+            hour: self.hour,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Output {
+    /// Print CSV
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+}
+
+#[derive(Debug, Args)]
+struct Replay {
+    /// Their numbers
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<i64>,
+    /// All dead letters that were certainly not billed
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    filter: Filter,
+    /// Replay a record although it may have been billed
+    #[arg(long, conflicts_with = "all")]
+    accept_double_billing: bool,
+    /// Count the quantity to this dimension instead (needs ledger_repair)
+    #[arg(long, value_name = "DIMENSION")]
+    to_dimension: Option<String>,
+    /// Why, for the audit
+    #[arg(long)]
+    note: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Close {
+    /// Its number
+    id: i64,
+    /// Why, for the audit
+    #[arg(long)]
+    note: String,
+}
+
+fn hour(text: &str) -> Result<Hour, &'static str> {
+    query::hour(text).ok_or("an hour looks like 2026-11-24T08 or 2026-11-24T08:00:00Z")
+}
+
+fn state(text: &str) -> Result<Standing, String> {
+    query::standing(text).ok_or_else(|| {
+        let all: Vec<&str> = Standing::ALL.into_iter().map(Standing::as_str).collect();
+        format!("a state is one of {}", all.join(", "))
+    })
+}
+
+const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or somebody else reported its hour. Compare \
+                        with the seller's reports; to count it all the same add --accept-double-billing";
 
 /// What went wrong: the exit code and what is said.
 type Complaint = (Exit, String);
@@ -79,136 +178,163 @@ pub fn run(args: &LedgerArgs) -> Exit {
         let text = "mode: there is no ledger in mode hourly, where AWS meters by itself";
         return complain(Exit::Config, text);
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
-    };
-    let answer = match runtime.block_on(ask_sidecar(&config, &args.order)) {
-        Some(answer) => answer,
-        None => ask_file(&config, &args.order),
-    };
-    match answer {
-        Ok(answer) => print(&args.order, &answer, args.json),
+    let done = Source::find(&config).and_then(|mut source| perform(&args.order, &mut source, args.json));
+    match done {
+        Ok((exit, text)) => {
+            print(&text);
+            exit
+        }
         Err((exit, complaint)) => complain(exit, &complaint),
     }
 }
 
-/// `None` where no sidecar runs.
-async fn ask_sidecar(config: &Config, order: &Order) -> Option<Result<Value, Complaint>> {
-    let authorization = config.app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
-    let addr = address(&config.app.addr);
-    let ask = async |question: Ask<'_>| {
-        let question = Ask { authorization: authorization.as_deref(), ..question };
-        match ask(&addr, question, ANSWER_TIMEOUT).await {
-            Ok(answer) => Some(read(&answer)),
-            Err(ClientError::Connect { .. }) => None,
-            Err(error) => Some(Err((Exit::Unavailable, format!("app_addr: {error}")))),
-        }
-    };
-    let records = async |state: &str| {
-        let (mut pages, mut before) = (Vec::new(), String::new());
-        loop {
-            let path = format!("/v1/records?limit={PAGE_RECORDS}{state}{before}");
-            let page = match ask(Ask::get(&path)).await? {
-                Ok(page) => page,
-                Err(complaint) => return Some(Err(complaint)),
-            };
-            pages.push(page["records"].as_array().cloned().unwrap_or_default());
-            let Some(id) = page["before"].as_i64() else { break };
-            before = format!("&before={id}");
-        }
-        // The newest page came first.
-        Some(Ok(pages.into_iter().rev().flatten().collect::<Value>()))
+#[expect(clippy::print_stdout, reason = "what was asked for")]
+fn print(text: &str) {
+    println!("{}", text.trim_end());
+}
+
+/// Carries out an order; returns what is printed.
+fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
+    let listing = |listing: Listing, looked, output: &Output, columns: &[&str]| {
+        let rows = source.list(listing, looked)?;
+        let text = match (as_json, output.csv) {
+            (true, _) => format!("{:#}", Value::from(rows)),
+            (_, true) => csv::document(listing.columns(), &rows),
+            _ => table(columns, &rows),
+        };
+        Ok((Exit::Done, text))
     };
     match order {
-        Order::List => records("").await,
-        Order::DeadLetters => records("&state=dead").await,
-        Order::Show { id } => ask(Ask::get(&format!("/v1/records/{id}"))).await,
-        Order::Reconcile => ask(Ask::get("/v1/reconciliation")).await,
-        Order::Replay { id, accept_double_billing } => {
-            let order = json!({"accept_double_billing": accept_double_billing}).to_string();
-            ask(Ask::post(&format!("/v1/dead-letters/{id}/replay"), order)).await
+        Order::List { filter, state, output } => {
+            listing(Listing::Records, filter.looked(*state), output, RECORD_COLUMNS)
         }
-    }
-}
-
-fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
-    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    match (answer.status(), document["code"].as_str()) {
-        (StatusCode::OK, _) => Ok(document),
-        (_, Some("InDoubt")) => Err((Exit::LedgerIo, IN_DOUBT.to_owned())),
-        (status, _) => {
-            let detail = document["detail"].as_str().unwrap_or("what answers there is no tollgate");
-            Err((Exit::LedgerIo, format!("{status}: {detail}")))
+        Order::DeadLetters { filter, output } => {
+            listing(Listing::Records, filter.looked(Some(Standing::Dead)), output, RECORD_COLUMNS)
         }
-    }
-}
-
-fn none(id: i64) -> Complaint {
-    (Exit::LedgerIo, format!("there is no record {id}; `tollgate ledger list` shows all"))
-}
-
-fn ask_file(config: &Config, order: &Order) -> Result<Value, Complaint> {
-    let failed = |error: LedgerError| (Exit::LedgerIo, error.to_string());
-    let folder = config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
-    if !folder.join(FILE_NAME).exists() {
-        let text = format!("no sidecar answers, and there is no ledger in {}", folder.display());
-        return Err((Exit::LedgerIo, text));
-    }
-    let mut ledger = Ledger::open_existing(&folder).map_err(failed)?;
-    let records = |standing: Option<Standing>| {
-        let looked = Looked { standing, before: None };
-        let newest_first = ledger.page(looked, usize::MAX, |record| shown(&record)).map_err(failed)?;
-        Ok(newest_first.into_iter().rev().collect())
-    };
-    match order {
-        Order::List => records(None),
-        Order::DeadLetters => records(Some(Standing::Dead)),
+        Order::Open { filter, output } => {
+            listing(Listing::Open, filter.looked(None), output, Listing::Open.columns())
+        }
+        Order::Audit { output } => {
+            listing(Listing::Audit, Looked::default(), output, Listing::Audit.columns())
+        }
         Order::Show { id } => {
-            ledger.record(*id).map_err(failed)?.map(|record| whole(&record)).ok_or_else(|| none(*id))
+            let record = source.show(*id)?;
+            Ok((Exit::Done, if as_json { format!("{record:#}") } else { sheet(&record) }))
         }
-        Order::Reconcile => {
-            let (totals, summary) = (ledger.totals().map_err(failed)?, ledger.summary().map_err(failed)?);
-            let window = match config.product.mode {
-                Mode::Saas => Window::BatchMeterUsage,
-                _ => Window::MeterUsage,
-            };
-            let now = clock::system_now();
-            Ok(json!({"dimensions": balances(totals), "backlog": backlog(&summary, window, now)}))
-        }
-        Order::Replay { id, accept_double_billing } => {
-            let now = clock::system_now();
-            match ledger.replay(*id, *accept_double_billing, now).map_err(failed)? {
-                Replayed::Counted => Ok(json!({"id": id, "replayed": true})),
-                Replayed::NotFound => Err((Exit::LedgerIo, format!("there is no dead letter {id}"))),
-                Replayed::InDoubt => Err((Exit::LedgerIo, IN_DOUBT.to_owned())),
-            }
-        }
+        Order::Reconcile { output } => Ok(reconciled(&source.reconciliation()?, output, as_json)),
+        Order::Replay(replay) => replayed(replay, source, as_json),
+        Order::Confirm(close) => closed(close, Action::Confirm, source, as_json),
+        Order::Discard(close) => closed(close, Action::Discard, source, as_json),
     }
 }
 
-/// Columns of a table: title and member.
+/// Columns of a table.
 const RECORD_COLUMNS: &[&str] =
     &["id", "hour", "dimension", "customer", "quantity", "state", "attempts", "code", "late_from"];
-const BALANCE_COLUMNS: &[&str] = &["dimension", "accepted", "billed", "pending", "dead", "balanced"];
+const BALANCE_COLUMNS: &[&str] =
+    &["dimension", "accepted", "billed", "pending", "dead", "discarded", "balanced"];
 
-#[expect(clippy::print_stdout, reason = "what was asked for")]
-fn print(order: &Order, answer: &Value, as_json: bool) -> Exit {
-    let text = match (order, as_json) {
-        (Order::Reconcile, true) => format!("{:#}", answer["dimensions"]),
-        (_, true) => format!("{answer:#}"),
-        (Order::Show { .. }, false) => sheet(answer),
-        (Order::Replay { id, .. }, false) => format!("record {id} counts to the current hour"),
-        (Order::Reconcile, false) => {
-            format!("{}\n{}", table(BALANCE_COLUMNS, &answer["dimensions"]), left_to_do(&answer["backlog"]))
-        }
-        (Order::List | Order::DeadLetters, false) => table(RECORD_COLUMNS, answer),
+fn reconciled(answer: &Value, output: &Output, as_json: bool) -> (Exit, String) {
+    let rows = answer["dimensions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = match (as_json, output.csv) {
+        (true, _) => format!("{:#}", answer["dimensions"]),
+        (_, true) => csv::document(BALANCE_COLUMNS, rows),
+        _ => format!("{}\n{}", table(BALANCE_COLUMNS, rows), left_to_do(&answer["backlog"])),
     };
-    println!("{}", text.trim_end());
-    let rows = answer["dimensions"].as_array().into_iter().flatten();
-    let unbalanced =
-        matches!(order, Order::Reconcile) && rows.into_iter().any(|row| row["balanced"] == false);
-    if unbalanced { Exit::Internal } else { Exit::Done }
+    let unbalanced = rows.iter().any(|row| row["balanced"] == false);
+    (if unbalanced { Exit::Internal } else { Exit::Done }, text)
+}
+
+fn closed(
+    close: &Close,
+    action: Action,
+    source: &mut Source,
+    as_json: bool,
+) -> Result<(Exit, String), Complaint> {
+    let order = Body { note: Some(close.note.clone()), ..Body::default() };
+    match source.repair(close.id, action, &order)? {
+        Repaired::Done => Ok((Exit::Done, one_done(close.id, action, as_json))),
+        Repaired::NotFound | Repaired::InDoubt => Err(none(close.id, action)),
+    }
+}
+
+fn one_done(id: i64, action: Action, as_json: bool) -> String {
+    match action {
+        _ if as_json => format!("{:#}", json!({"id": id, action.done(): true})),
+        Action::Replay => format!("record {id} counts to the current hour"),
+        Action::Confirm | Action::Discard => format!("record {id} is {}", action.done()),
+    }
+}
+
+fn none(id: i64, action: Action) -> Complaint {
+    let what = match action {
+        Action::Replay | Action::Confirm => "dead letter, nor an unconfirmed record,",
+        Action::Discard => "dead letter",
+    };
+    (Exit::LedgerIo, format!("there is no {what} {id}; `tollgate ledger show {id}` says where it stands"))
+}
+
+fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
+    let order = Body {
+        accept_double_billing: replay.accept_double_billing,
+        to_dimension: replay.to_dimension.clone(),
+        note: replay.note.clone(),
+    };
+    if !replay.all && replay.filter.looked(None) != Looked::default() {
+        let text =
+            "--customer, --dimension and --hour choose among --all dead letters; with numbers leave them out";
+        return Err((Exit::Usage, text.to_owned()));
+    }
+    if let [id] = replay.ids[..] {
+        return match source.repair(id, Action::Replay, &order)? {
+            Repaired::Done => Ok((Exit::Done, one_done(id, Action::Replay, as_json))),
+            Repaired::InDoubt => Err((Exit::LedgerIo, IN_DOUBT.to_owned())),
+            Repaired::NotFound => Err(none(id, Action::Replay)),
+        };
+    }
+    let ids = if replay.all {
+        let dead = source.list(Listing::Records, replay.filter.looked(Some(Standing::Dead)))?;
+        dead.iter().filter_map(|record| record["id"].as_i64()).collect()
+    } else {
+        replay.ids.clone()
+    };
+    let (mut done, mut in_doubt, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for id in ids {
+        match source.repair(id, Action::Replay, &order)? {
+            Repaired::Done => done.push(id),
+            Repaired::InDoubt => in_doubt.push(id),
+            Repaired::NotFound => missing.push(id),
+        }
+    }
+    // Of all, those that may have been billed are left by intent; of numbers that were given, nothing is.
+    let complete = replay.all || in_doubt.is_empty() && missing.is_empty();
+    let exit = if complete { Exit::Done } else { Exit::LedgerIo };
+    if as_json {
+        let document = json!({"replayed": done, "may_have_been_billed": in_doubt, "not_found": missing});
+        return Ok((exit, format!("{document:#}")));
+    }
+    let mut text = format!("records that count to the current hour now: {}\n", done.len());
+    if !in_doubt.is_empty() {
+        let _ = writeln!(text, "left, since they may have been billed: {}", numbers(&in_doubt));
+        let _ = writeln!(
+            text,
+            "compare them with the seller's reports; then confirm, or replay with --accept-double-billing"
+        );
+    }
+    if !missing.is_empty() {
+        let _ = writeln!(text, "no dead letters: {}", numbers(&missing));
+    }
+    Ok((exit, text))
+}
+
+/// Most numbers in a sentence.
+const NUMBERS_SHOWN: usize = 20;
+
+fn numbers(ids: &[i64]) -> String {
+    let shown: Vec<String> = ids.iter().take(NUMBERS_SHOWN).map(ToString::to_string).collect();
+    let more = ids.len() - shown.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(" "))
 }
 
 /// The backlog in a sentence.
@@ -232,81 +358,4 @@ fn left_to_do(backlog: &Value) -> String {
             write!(text, "; dead letters: {}, see `tollgate ledger dead-letters`", number("dead_letters"));
     }
     text
-}
-
-/// A value in a table: a dash for nothing, and no character that would move the terminal's cursor.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| format!("{}={}", cell(&name.as_str().into()), cell(value)))
-            .collect::<Vec<_>>()
-            .join(" "),
-        other => other.to_string(),
-    }
-}
-
-/// One record: a line for each member, and one for each share.
-fn sheet(record: &Value) -> String {
-    let mut text = String::new();
-    for (name, value) in record.as_object().into_iter().flatten() {
-        match value.as_array() {
-            None => {
-                let _ = writeln!(text, "{name:<19}{}", cell(value));
-            }
-            Some(shares) => {
-                for share in shares {
-                    let tags = Some(cell(&share["tags"])).filter(|tags| !tags.is_empty());
-                    let tags = tags.unwrap_or_else(|| "untagged".to_owned());
-                    let _ = writeln!(text, "{:<19}{} {tags}", "share", cell(&share["quantity"]));
-                }
-            }
-        }
-    }
-    text
-}
-
-/// Columns as wide as their widest value.
-fn table(columns: &[&str], rows: &Value) -> String {
-    let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut lines: Vec<Vec<String>> = vec![columns.iter().map(|column| column.to_uppercase()).collect()];
-    lines.extend(rows.iter().map(|row| columns.iter().map(|column| cell(&row[*column])).collect()));
-    let width = |index: usize| lines.iter().map(|line| line[index].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_has_a_line_for_each_record_and_a_dash_for_nothing() {
-        let rows = json!([{"dimension": "requests", "accepted": "12.5", "billed": "0", "balanced": true}]);
-        assert_eq!(
-            table(BALANCE_COLUMNS, &rows),
-            "DIMENSION  ACCEPTED  BILLED  PENDING  DEAD  BALANCED\nrequests   12.5      0       -        -     true\n"
-        );
-    }
-
-    #[test]
-    fn one_record_is_a_sheet_with_its_shares() {
-        let record = json!({
-            "code": null, "dimension": "a\u{1b}[2J",
-            "shares": [{"tags": {"team": "a"}, "quantity": "1.5"}, {"tags": {}, "quantity": "2"}],
-        });
-        assert_eq!(
-            sheet(&record),
-            "code               -\ndimension          a\u{fffd}[2J\nshare              1.5 team=a\nshare              2 untagged\n"
-        );
-    }
 }

@@ -1,14 +1,16 @@
 //! The files that configuration reads, behind a seam, and what is compiled into this build.
 //!
-//! - Every read has a limit: a wrong path may name a device or a file of gigabytes.
+//! - Every read has a limit and is of a regular file: a wrong path may name a device, a pipe or a file of gigabytes.
 //! - Tests and fuzzing use [`MemoryDisk`]: arbitrary paths are harmless there.
 //!
 //! This module must not know what the files mean.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use crate::disk::{Links, read_regular};
 
 /// The seller's file. Compiled in: a path that could be configured could be configured away.
 pub const SELLER_FILE: &str = "/usr/share/tollgate/seller.toml";
@@ -43,8 +45,8 @@ impl Installation<'static> {
 
 /// What configuration needs of a file system.
 pub trait Disk {
-    /// The whole file. Fails with `FileTooLarge` above `bytes_max` and with `IsADirectory` for a folder.
-    fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>>;
+    /// The whole of a regular file. Fails with `FileTooLarge` above `bytes_max` and with `IsADirectory` for a folder.
+    fn read(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>>;
 
     /// The names in a folder. Fails with `NotADirectory` for a file, with `FileTooLarge` above `names_max` names.
     fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>>;
@@ -59,18 +61,8 @@ pub trait Disk {
 pub struct SystemDisk;
 
 impl Disk for SystemDisk {
-    fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
-        let file = fs::File::open(path).map_err(|error| match fs::symlink_metadata(path) {
-            // Not "absent": a seller's file that leads nowhere still seals.
-            Ok(_) if error.kind() == io::ErrorKind::NotFound => {
-                io::Error::other("is a symbolic link that leads nowhere")
-            }
-            _ => error,
-        })?;
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
-        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-        if bytes.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    fn read(&self, path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>> {
+        read_regular(path, bytes_max, links)
     }
 
     fn list(&self, folder: &Path, names_max: usize) -> io::Result<Vec<String>> {
@@ -156,7 +148,7 @@ impl MemoryDisk {
 }
 
 impl Disk for MemoryDisk {
-    fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    fn read(&self, path: &Path, bytes_max: usize, _links: Links) -> io::Result<Vec<u8>> {
         match self.files.get(path) {
             Some(bytes) if bytes.len() > bytes_max => Err(io::ErrorKind::FileTooLarge.into()),
             Some(bytes) => Ok(bytes.clone()),

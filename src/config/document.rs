@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::Fault;
-use super::setting::{Form, Setting, did_you_mean};
+use super::setting::{Form, OPERATOR_SETTINGS, Setting, did_you_mean};
 
 /// Largest file: a hundred times what all settings with comments need.
 pub(super) const FILE_BYTES_MAX: usize = 64 * 1024;
@@ -23,11 +23,11 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    /// The value of a flag or a variable.
+    /// The value of a flag or a variable, without white space at its ends, which Secrets and templates leave there.
     pub(super) fn from_text(setting: Setting, text: &str) -> Self {
         match setting.spec().form {
             Form::List => Self::List(text.split(',').map(|item| item.trim().to_owned()).collect()),
-            Form::Text | Form::Switch => Self::Text(text.to_owned()),
+            Form::Text | Form::Switch => Self::Text(text.trim().to_owned()),
         }
     }
 
@@ -48,8 +48,28 @@ pub(super) struct Entry {
     pub(super) line: usize,
 }
 
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    pub(super) entries: Vec<Entry>,
+    /// What the seller hands to the operator; empty in any other file.
+    pub(super) operator_settings: Vec<Setting>,
+}
+
+/// Whose file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Author {
+    Seller,
+    Operator,
+}
+
 /// Reads a file's text; what is wrong goes to `faults`. `Err` when nothing in it can be relied on.
-pub(super) fn parse(path: &Path, bytes: &[u8], faults: &mut Vec<Fault>) -> Result<Vec<Entry>, ()> {
+pub(super) fn parse(
+    path: &Path,
+    bytes: &[u8],
+    author: Author,
+    faults: &mut Vec<Fault>,
+) -> Result<Document, ()> {
     let place = |line: usize| format!("{}:{line}", path.display());
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -69,8 +89,18 @@ pub(super) fn parse(path: &Path, bytes: &[u8], faults: &mut Vec<Fault>) -> Resul
         }
     };
     let mut entries = Vec::new();
+    let mut operator_settings = Vec::new();
     for (key, value) in table.get_ref() {
         let line = line_of(bytes, key.span().start);
+        if key.get_ref() == OPERATOR_SETTINGS {
+            match handed_on(author, value.get_ref()) {
+                Ok(settings) => operator_settings = settings,
+                Err(problem) => {
+                    faults.push(Fault::of(format!("{OPERATOR_SETTINGS} in {}", place(line)), problem));
+                }
+            }
+            continue;
+        }
         let Some(setting) = Setting::by_name(key.get_ref()) else {
             faults.push(unknown_key(place(line), key.get_ref()));
             continue;
@@ -82,7 +112,34 @@ pub(super) fn parse(path: &Path, bytes: &[u8], faults: &mut Vec<Fault>) -> Resul
     }
     // In reading order, so that faults come in the order of the lines.
     entries.sort_by_key(|entry| entry.line);
-    Ok(entries)
+    Ok(Document { entries, operator_settings })
+}
+
+fn handed_on(author: Author, value: &DeValue<'_>) -> Result<Vec<Setting>, String> {
+    if author != Author::Seller {
+        return Err("is a key of the seller's file only; remove it here".to_owned());
+    }
+    let names = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
+    let names: Option<Vec<&str>> = names.and_then(Iterator::collect);
+    let names =
+        names.ok_or("is not an array of strings; write the names of settings, such as [\"settle\"]")?;
+    names.into_iter().map(handed_on_setting).collect()
+}
+
+fn handed_on_setting(name: &str) -> Result<Setting, String> {
+    let shown = super::fault::quoted(name);
+    match Setting::by_name(name) {
+        Some(setting) if setting.may_be_handed_on() => Ok(setting),
+        Some(_) => Err(format!("names {shown}, which decides what is paid for; only the seller may set it")),
+        None => {
+            let known = Setting::ALL.iter().map(|setting| setting.spec().name);
+            let near = did_you_mean(name, known).map(|near| format!("; did you mean {near}?"));
+            Err(format!(
+                "names {shown}, which is no setting{}",
+                near.unwrap_or_else(|| "; remove it".to_owned())
+            ))
+        }
+    }
 }
 
 fn raw(setting: Setting, value: &DeValue<'_>) -> Result<Raw, String> {
@@ -132,8 +189,11 @@ mod tests {
 
     fn read(text: &str) -> (Vec<Entry>, String) {
         let mut faults = Vec::new();
-        let entries = parse(Path::new("t.toml"), text.as_bytes(), &mut faults).unwrap_or_default();
-        (entries, faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        let document = parse(Path::new("t.toml"), text.as_bytes(), Author::Operator, &mut faults);
+        (
+            document.unwrap_or_default().entries,
+            faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        )
     }
 
     #[test]
@@ -173,7 +233,36 @@ mod tests {
         assert!(read("mode = 'a'\nmode = 'b'").1.starts_with("t.toml:2: is not valid TOML ("));
         assert!(read("a\nb").1.starts_with("t.toml:1: is not valid TOML ("));
         let mut faults = Vec::new();
-        assert!(parse(Path::new("t.toml"), b"\n\n\xff", &mut faults).is_err());
+        assert!(parse(Path::new("t.toml"), b"\n\n\xff", Author::Operator, &mut faults).is_err());
         assert_eq!(faults[0].subject, "t.toml:3");
+    }
+
+    #[test]
+    fn the_seller_hands_on_what_exists_and_decides_no_price() {
+        let read = |author: Author, text: &str| {
+            let mut faults = Vec::new();
+            let document = parse(Path::new("t.toml"), text.as_bytes(), author, &mut faults).unwrap();
+            (
+                document.operator_settings,
+                faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+            )
+        };
+        let (settings, faults) = read(Author::Seller, "operator_settings = ['settle', 'on_expired']");
+        assert_eq!((settings, faults.as_str()), (vec![Setting::Settle, Setting::OnExpired], ""));
+        let cases = [
+            ("['setle']", "names \"setle\", which is no setting; did you mean settle?"),
+            ("['zzz']", "names \"zzz\", which is no setting; remove it"),
+            ("['mode']", "names \"mode\", which decides what is paid for; only the seller may set it"),
+            ("['endpoint_url']", "names \"endpoint_url\", which decides"),
+            ("'settle'", "is not an array of strings; write"),
+            ("[1]", "is not an array of strings; write"),
+        ];
+        for (value, expected) in cases {
+            let (settings, faults) = read(Author::Seller, &format!("operator_settings = {value}"));
+            assert!(faults.starts_with(&format!("operator_settings in t.toml:1: {expected}")), "{faults}");
+            assert!(settings.is_empty());
+        }
+        let (settings, faults) = read(Author::Operator, "operator_settings = ['settle']");
+        assert!(settings.is_empty() && faults.contains("is a key of the seller's file only"), "{faults}");
     }
 }

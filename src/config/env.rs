@@ -3,6 +3,11 @@
 //! Tests give a map instead, so that they need no environment of their own and disturb nobody's.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use super::proxy;
+use super::setting::ENV_PREFIX;
 
 /// Environment variables, as the configuration sees them.
 pub trait Environment {
@@ -54,14 +59,88 @@ impl Environment for MapEnvironment {
     }
 }
 
-/// A variable of somebody else's convention (the AWS SDK, proxies), where empty means unset.
+/// A variable of somebody else's convention (the AWS SDK, proxies), where empty means unset. Without white space at its
+/// ends, which Secrets hand over with a value.
 pub(super) fn filled(env: &dyn Environment, key: &str) -> Option<String> {
-    env.get(key).filter(|value| !value.is_empty())
+    env.get(key).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
+
+/// Starts this program anew, in the same process, where a variable that counts here has white space at its ends.
+///
+/// The AWS SDK and the HTTP client read the environment themselves, and a process cannot change its own without risk.
+/// Returns when there is nothing to take off, and when the program cannot be started anew: then the configuration
+/// refuses what is left.
+pub fn restart_if_untidy() {
+    let changes = untidy(&ProcessEnvironment);
+    if changes.is_empty() {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    let mut program = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        program.arg0(name);
+    }
+    program.args(arguments);
+    for (name, value) in changes {
+        match value {
+            Some(value) => program.env(name, value),
+            None => program.env_remove(name),
+        };
+    }
+    let _error = program.exec();
+}
+
+/// The variables to change, with their new values; `None` for one that hides another by being empty.
+fn untidy(env: &dyn Environment) -> Vec<(String, Option<String>)> {
+    let change = |name: String| {
+        let value = env.get(&name)?;
+        let proxy = proxy::VARIABLES.contains(&name.as_str());
+        let ours = proxy || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        // What is not UTF-8 is not rewritten: it is refused where it is read.
+        if !ours || value.contains('\u{fffd}') {
+            return None;
+        }
+        match value.trim() {
+            "" if proxy => Some((name, None)),
+            trimmed if trimmed != value => Some((name, Some(trimmed.to_owned()))),
+            _ => None,
+        }
+    };
+    env.names().into_iter().filter_map(change).collect()
+}
+
+/// What the names of the other variables begin with that are read here or by the AWS SDK.
+const PREFIXES: [&str; 3] = ["AWS_", "ECS_CONTAINER_METADATA_", ENV_PREFIX];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn white_space_at_the_ends_is_taken_off_what_counts_here() {
+        let env = MapEnvironment::from([
+            ("AWS_SECRET_ACCESS_KEY", "key\n"),
+            ("AWS_REGION", "us-east-1"),
+            ("TOLLGATE_MODE", " hourly"),
+            ("HTTPS_PROXY", " "),
+            ("https_proxy", "http://proxy:3128\r\n"),
+            ("HOME", "/home/app "),
+            ("AWS_PROFILE", "\u{fffd} "),
+        ]);
+        let changes = untidy(&env);
+        let changes: Vec<_> = changes.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        assert_eq!(
+            changes,
+            [
+                ("AWS_SECRET_ACCESS_KEY", Some("key")),
+                ("HTTPS_PROXY", None),
+                ("TOLLGATE_MODE", Some("hourly")),
+                ("https_proxy", Some("http://proxy:3128")),
+            ]
+        );
+        assert_eq!(filled(&env, "https_proxy").as_deref(), Some("http://proxy:3128"));
+        assert_eq!(filled(&env, "HTTPS_PROXY"), None);
+    }
 
     #[test]
     fn the_process_has_the_variable_that_cargo_sets_for_tests() {

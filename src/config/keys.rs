@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::disk::{Disk, describe};
 use super::parse::Problem;
+use crate::disk::Links;
 use crate::marketplace::PublicKeyVersion;
 use crate::receipt::key::{KeyRing, PublicKey};
 
@@ -71,7 +72,7 @@ fn load_folder(disk: &dyn Disk, folder: &Path, names: &[String]) -> Result<KeyRi
 }
 
 fn read_key(disk: &dyn Disk, path: &Path) -> Result<PublicKey, Problem> {
-    let bytes = disk.read(path, PEM_BYTES_MAX).map_err(|error| match error.kind() {
+    let bytes = disk.read(path, PEM_BYTES_MAX, Links::Follow).map_err(|error| match error.kind() {
         io::ErrorKind::FileTooLarge => format!("is larger than the 16 KiB of a key file; {REMEDY}"),
         _ => format!("cannot be read: {}; correct the path or its permissions", describe(&error)),
     })?;

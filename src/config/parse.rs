@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse, OnZeroHour,
+    AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
+    OnUnsent, OnZeroHour,
 };
 use crate::marketplace::Invalid;
 
@@ -129,6 +130,48 @@ pub(super) fn on_lapse(text: &str) -> Result<OnLapse, Problem> {
     duration(after).map(OnLapse::CloseAfter).map_err(|invalid| format!("has a part that {invalid}").into())
 }
 
+/// AWS advises not to fail closed before two hours of metering failures.
+const ON_UNSENT_MIN: Duration = Duration::from_secs(2 * 60 * 60);
+
+pub(super) fn on_unsent(text: &str) -> Result<OnUnsent, Problem> {
+    if text == "keep" {
+        return Ok(OnUnsent::Keep);
+    }
+    let Some(after) = text.strip_prefix("close-after:") else {
+        return Err("is neither keep nor close-after:<duration>, such as close-after:6h".into());
+    };
+    let after = duration(after).map_err(|invalid| format!("has a part that {invalid}"))?;
+    if after < ON_UNSENT_MIN {
+        return Err("closes in less than 2h; choose 2h or more, as AWS advises".into());
+    }
+    Ok(OnUnsent::CloseAfter(after))
+}
+
+pub(super) fn after_denial(text: &str) -> Result<AfterDenial, Problem> {
+    match text {
+        "ask-again" => Ok(AfterDenial::AskAgain),
+        "new-pod" => Ok(AfterDenial::NewPod),
+        _ => Err("is neither ask-again nor new-pod".into()),
+    }
+}
+
+/// Longest address of a runbook.
+const DOCS_URL_CHARS_MAX: usize = 1024;
+
+/// Unlike an endpoint it may hold a query or a fragment, to which a reason's code is appended.
+pub(super) fn docs_url(text: &str) -> Result<String, Problem> {
+    let web = text.starts_with("https://") || text.starts_with("http://");
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !web
+        || !printable
+        || text.len() > DOCS_URL_CHARS_MAX
+        || text.split_once("://").is_some_and(|(_, rest)| rest.is_empty())
+    {
+        return Err("is not a web address; write one such as https://docs.example.com/runbook#".into());
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn on_expired(text: &str) -> Result<OnExpired, Problem> {
     match text {
         "carry" => Ok(OnExpired::Carry),
@@ -156,21 +199,24 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Problem> {
 /// Longest log filter: a directive for every module there is fits in.
 const LOG_FILTER_CHARS_MAX: usize = 1024;
 
+/// What a filter and each of its directives may name.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 pub(super) fn log_filter(text: &str) -> Result<String, Problem> {
-    // The plain levels are nearly all that is ever written, and the full parser is slow for the start-up path.
-    if ["off", "error", "warn", "info", "debug", "trace"].contains(&text) {
+    // A directive without a level is the name of a target to the parser, and a misspelled level would silence the rest.
+    let directive = |directive: &str| {
+        let (target, level) = directive.split_once('=').unwrap_or(("tollgate", directive));
+        let path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        !target.is_empty()
+            && target.chars().all(path)
+            && LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level))
+    };
+    if text.len() <= LOG_FILTER_CHARS_MAX && text.split(',').all(directive) {
         return Ok(text.to_owned());
     }
-    let parsed = text.len() <= LOG_FILTER_CHARS_MAX
-        && !text.is_empty()
-        // The parser takes any text for the name of a target; those that exist are Rust paths.
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:=,".contains(&b))
-        && text.parse::<tracing_subscriber::filter::Targets>().is_ok();
-    if parsed {
-        Ok(text.to_owned())
-    } else {
-        Err("is not a log filter; write a level (error, warn, info, debug, trace) or module=level,…".into())
-    }
+    Err("is not a log filter; write off, error, warn, info, debug or trace, or directives such as \
+         info,tollgate::registration=debug"
+        .into())
 }
 
 /// `sun_path` has 108 bytes with the final NUL (unix(7)).
@@ -238,7 +284,7 @@ const DIMENSIONS_MAX: usize = 200;
 
 pub(super) fn dimensions(items: &[String]) -> Result<Vec<String>, Problem> {
     if items.is_empty() || items.len() > DIMENSIONS_MAX {
-        return Err("must hold 1 to 200 dimension names; remove the setting to accept any".into());
+        return Err("must hold 1 to 200 dimension names".into());
     }
     let mut names = Vec::with_capacity(items.len());
     for item in items {
@@ -333,7 +379,19 @@ mod tests {
             assert_eq!(switch(text), Ok(true));
         }
         assert!(switch("yes").is_err() && switch("True").is_err());
-        assert!(log_filter("info,tollgate=debug").is_ok() && log_filter("a=b=c").is_err());
+    }
+
+    #[test]
+    fn log_filters_name_levels() {
+        for good in ["off", "trace", "info,tollgate=debug", "tollgate::usage=WARN", "warn,aws_config=debug"] {
+            assert_eq!(log_filter(good).as_deref(), Ok(good));
+        }
+        for bad in
+            ["", "inof", "info,", "tollgate", "info,tolgate", "a=b=c", "a=inof", "=info", "a b=info", "3"]
+        {
+            let problem = log_filter(bad).expect_err(bad);
+            assert!(problem.contains("off, error, warn, info, debug or trace"), "{problem}");
+        }
     }
 
     #[test]

@@ -14,9 +14,10 @@ use super::resolve::{POD_UID_VARIABLE, Resolution};
 use super::setting::Setting;
 use super::{
     App, Aws, Config, ListenAddr, Log, Mode, OnDenied, PodIdentity, Probe, Product, Registration, Role,
-    Secret, State, StateDir, Usage,
+    Secret, State, StateDir,
 };
-use super::{keys, parse, sdk};
+use super::{keys, parse, sdk, usage};
+use crate::disk::Links;
 use crate::receipt::key::KeyRing;
 
 /// Reads everything: a configuration where nothing is missing, with the faults and warnings.
@@ -40,7 +41,7 @@ fn read_config(reader: &mut Reader<'_>, role: Role) -> Option<Config> {
     let registration = registration(reader, mode, role);
     let grace = registration.as_ref().is_some_and(|part| !part.grace_period.is_zero());
     let state = state(reader, need_of_state(mode, grace), role);
-    let usage = usage(reader);
+    let usage = usage::read(reader, mode);
     let log = log(reader);
     let clock = reader.read(Setting::Clock, parse::clock);
     let identity = identity(reader);
@@ -66,14 +67,23 @@ fn product(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Option<Pr
     let allow_emulated = reader.read(Setting::AllowEmulated, parse::switch);
     let dimensions = reader.given_list(Setting::Dimensions, parse::dimensions);
     let entitlement_dimension = reader.given(Setting::EntitlementDimension, parse::dimension);
+    let docs_url = reader.given(Setting::DocsUrl, parse::docs_url);
     if role == Role::Exec && mode.is_some_and(|mode| mode != Mode::Hourly) {
         reader.fault(
             Setting::Mode,
             "cannot be used with exec, which only hourly products can; use run and await",
         );
     }
-    if mode == Some(Mode::Hourly) {
-        reader.warn_unused(Setting::Dimensions, "AWS meters hourly products by itself");
+    match (mode, &dimensions) {
+        (Some(Mode::Hourly), _) => {
+            reader.warn_unused(Setting::Dimensions, "AWS meters hourly products by itself");
+        }
+        // Otherwise a typing error in an event would be accepted here and lost at AWS.
+        (Some(mode), Some(None)) => {
+            let need = format!("is required in mode {mode}: the usage dimensions of the product");
+            reader.missing(Setting::Dimensions, &need);
+        }
+        _ => {}
     }
     if mode.is_some_and(|mode| mode != Mode::Metered) {
         reader.warn_unused(Setting::EntitlementDimension, "it is for mode metered");
@@ -86,6 +96,7 @@ fn product(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Option<Pr
         allow_emulated: allow_emulated?,
         dimensions: dimensions?,
         entitlement_dimension: entitlement_dimension?.filter(|_| mode == Some(Mode::Metered)),
+        docs_url: docs_url?,
         sealed: reader.resolution.sealed(),
     })
 }
@@ -128,9 +139,21 @@ fn registration(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Opti
     let grace_period = reader.read(Setting::GracePeriod, duration);
     let on_denied = reader.given(Setting::OnDenied, parse::on_denied);
     let on_lapse = reader.read(Setting::OnLapse, parse::on_lapse);
+    let after_denial = reader.read(Setting::AfterDenial, parse::after_denial);
     let kept_receipt = reader.read(Setting::KeptReceipt, parse::switch);
     if mode.is_some_and(|mode| mode != Mode::Metered) {
         reader.warn_unused(Setting::OnLapse, "it is for mode metered");
+    }
+    if mode == Some(Mode::Metered)
+        && role == Role::Inspect
+        && reader.resolution.sealed()
+        && !reader.is_given(Setting::OnUnsent)
+    {
+        reader.warnings.push(
+            "on_unsent is not stated in the seller's file: decide whether the gate may close when usage stays unbilled \
+             (keep, or close-after:<duration>), and state it"
+                .to_owned(),
+        );
     }
     let on_denied_default = if role == Role::Exec { OnDenied::Exit } else { OnDenied::Hold };
     Some(Registration {
@@ -138,6 +161,7 @@ fn registration(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Opti
         grace_period: grace_period?,
         on_denied: on_denied?.unwrap_or(on_denied_default),
         on_lapse: on_lapse?,
+        after_denial: after_denial?,
         kept_receipt: kept_receipt?,
     })
 }
@@ -182,7 +206,7 @@ const TOKEN_CHARS_ADVISED: usize = 16;
 
 fn token(reader: &mut Reader<'_>) -> Option<Option<Secret>> {
     let Some(path) = reader.given_path(Setting::AppTokenFile)? else { return Some(None) };
-    let bytes = match reader.installed.disk.read(&path, TOKEN_BYTES_MAX) {
+    let bytes = match reader.installed.disk.read(&path, TOKEN_BYTES_MAX, Links::Follow) {
         Ok(bytes) => bytes,
         Err(error) => {
             let problem = format!("cannot be read: {}; name a file that holds the token", describe(&error));
@@ -191,8 +215,8 @@ fn token(reader: &mut Reader<'_>) -> Option<Option<Secret>> {
         }
     };
     let token = String::from_utf8(bytes).unwrap_or_default();
-    // Editors and `echo` end a file with a line feed.
-    let token = token.trim_end_matches(['\r', '\n']);
+    // Editors and `echo` end a file with a line feed, and Secrets arrive with spaces around their value.
+    let token = token.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         reader.fault(
             Setting::AppTokenFile,
@@ -250,30 +274,6 @@ fn proven(path: PathBuf, explicit: bool) -> StateDir {
     if explicit { StateDir::Explicit(path) } else { StateDir::Default(path) }
 }
 
-/// Two hours are open while one settles; a third would never close in order.
-const SETTLE_MAX: Duration = Duration::from_secs(59 * 60);
-
-/// Kubernetes and ECS end a process long before this.
-const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(60 * 60);
-
-fn usage(reader: &mut Reader<'_>) -> Option<Usage> {
-    let settle = reader.read(Setting::Settle, |text| parse::duration_at_most(text, SETTLE_MAX, "59m"));
-    let on_expired = reader.read(Setting::OnExpired, parse::on_expired);
-    let on_zero_hour = reader.read(Setting::OnZeroHour, parse::on_zero_hour);
-    let seal_on_shutdown = reader.read(Setting::SealOnShutdown, parse::switch);
-    let shutdown_grace =
-        reader.read(Setting::ShutdownGrace, |text| parse::duration_at_most(text, SHUTDOWN_GRACE_MAX, "1h"));
-    let ledger_bytes_max = reader.read(Setting::LedgerBytesMax, parse::size);
-    Some(Usage {
-        settle: settle?,
-        on_expired: on_expired?,
-        on_zero_hour: on_zero_hour?,
-        seal_on_shutdown: seal_on_shutdown?,
-        shutdown_grace: shutdown_grace?,
-        ledger_bytes_max: ledger_bytes_max?,
-    })
-}
-
 fn duration(text: &str) -> Result<Duration, parse::Problem> {
     parse::duration_at_most(text, parse::DURATION_MAX, "366d")
 }
@@ -281,6 +281,16 @@ fn duration(text: &str) -> Result<Duration, parse::Problem> {
 fn log(reader: &mut Reader<'_>) -> Option<Log> {
     let format = reader.given(Setting::LogFormat, parse::log_format);
     let filter = reader.read(Setting::LogFilter, parse::log_filter);
+    let of_library = |directive: &str| {
+        directive.split_once('=').is_some_and(|(target, level)| {
+            !target.starts_with("tollgate") && level.eq_ignore_ascii_case("trace")
+        })
+    };
+    if filter.as_ref().is_some_and(|filter| filter.split(',').any(of_library)) {
+        reader
+            .warnings
+            .push("log_filter: lines of libraries are written up to debug; trace may hold tokens".into());
+    }
     Some(Log { format: format?, filter: filter? })
 }
 
@@ -299,7 +309,8 @@ fn identity(reader: &mut Reader<'_>) -> Option<PodIdentity> {
         reader.faults.push(Fault::of(POD_UID_VARIABLE, problem));
         return None;
     }
-    let hostname = reader.installed.disk.read(Path::new("/proc/sys/kernel/hostname"), HOSTNAME_BYTES_MAX);
+    let hostname = Path::new("/proc/sys/kernel/hostname");
+    let hostname = reader.installed.disk.read(hostname, HOSTNAME_BYTES_MAX, Links::Refuse);
     let hostname = hostname.ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let hostname = hostname.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
     Some(PodIdentity { uid, hostname })

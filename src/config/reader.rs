@@ -11,7 +11,7 @@ use super::env::Environment;
 use super::fault::{Fault, Origin, shown};
 use super::parse::{self, Problem};
 use super::resolve::{Choice, Resolution};
-use super::setting::Setting;
+use super::setting::{Owner, Setting};
 
 /// One pass over the settings.
 pub(super) struct Reader<'a> {
@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
         let default = self.default_text(setting);
         let text = self.text(setting).or_else(|| default.map(str::to_owned));
         match text {
-            Some(text) => parse(&text).map_err(|problem| self.fault(setting, problem)).ok(),
+            Some(text) => self.parsed(setting, &text, parse),
             None => {
                 self.missing(setting, "is required");
                 None
@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
     ) -> Option<Option<T>> {
         match self.text(setting) {
             None => Some(None),
-            Some(text) => parse(&text).map(Some).map_err(|problem| self.fault(setting, problem)).ok(),
+            Some(text) => self.parsed(setting, &text, parse).map(Some),
         }
     }
 
@@ -66,11 +66,13 @@ impl<'a> Reader<'a> {
         setting: Setting,
         parse: impl FnOnce(&[String]) -> Result<T, Problem>,
     ) -> Option<Option<T>> {
-        let parsed = match self.resolution.choice(setting).map(|choice| &choice.raw) {
+        let items = match self.resolution.choice(setting).map(|choice| &choice.raw) {
             None => return Some(None),
-            Some(Raw::List(items)) => parse(items),
-            Some(Raw::Text(text)) => parse(std::slice::from_ref(text)),
+            Some(Raw::List(items)) => items.as_slice(),
+            Some(Raw::Text(text)) => std::slice::from_ref(text),
         };
+        let quoted = items.iter().any(|item| is_quoted(item));
+        let parsed = if quoted { Err(QUOTED.into()) } else { parse(items) };
         parsed.map(Some).map_err(|problem| self.fault(setting, problem)).ok()
     }
 
@@ -111,7 +113,7 @@ impl<'a> Reader<'a> {
     /// Notes that a setting is needed and absent, with the places where it may be set.
     pub(super) fn missing(&mut self, setting: Setting, need: &str) {
         let spec = setting.spec();
-        let remedy = if spec.sealed && self.resolution.sealed() {
+        let remedy = if spec.owner != Owner::Operator && self.resolution.sealed() {
             format!("set it in the seller's file {}", self.installed.seller_file.display())
         } else {
             format!("set {} (or --{}, or the key in a file)", spec.env, spec.flag)
@@ -127,6 +129,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn parsed<T>(
+        &mut self,
+        setting: Setting,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
+        let parsed = if is_quoted(text) { Err(QUOTED.into()) } else { parse(text) };
+        parsed.map_err(|problem| self.fault(setting, problem)).ok()
+    }
+
     fn default_text(&self, setting: Setting) -> Option<&'static str> {
         default_text(setting, self.installed)
     }
@@ -135,6 +147,14 @@ impl<'a> Reader<'a> {
         self.resolution.choice(setting).map(|Choice { raw, .. }| raw.to_text())
     }
 }
+
+/// Quotes that a shell or a template did not take off. No setting has a value that begins or ends with one.
+fn is_quoted(text: &str) -> bool {
+    let quote = |c: char| c == '"' || c == '\'';
+    text.starts_with(quote) || text.ends_with(quote)
+}
+
+const QUOTED: &str = "holds quotes; write the value without them";
 
 /// The default of a setting in this build.
 pub(super) fn default_text(setting: Setting, installed: &Installation<'_>) -> Option<&'static str> {

@@ -12,7 +12,7 @@ use super::flags::Flags;
 use super::reader::default_text;
 use super::resolve::{self, FileState, POD_UID_VARIABLE, Resolution};
 use super::setting::Setting;
-use super::{Role, sdk};
+use super::{Role, proxy, sdk};
 
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,6 +72,7 @@ pub(super) fn rows(resolution: &Resolution, env: &dyn Environment, installed: &I
     let files = [seller, file_row("config_file", &resolution.file, file_origin)].into_iter();
     let settings = Setting::ALL.iter().map(|setting| setting_row(*setting, resolution, installed));
     let variables = [POD_UID_VARIABLE].into_iter().chain(sdk::SHOWN_VARIABLES.iter().copied());
+    let variables = variables.chain(proxy::VARIABLES);
     let variables = variables.filter_map(|name| variable_row(name, env));
     files.chain(settings).chain(variables).collect()
 }

@@ -3,8 +3,8 @@
 //!
 //! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer is
 //!   told, not overruled in silence.
-//! - Where a seller's file exists, the sealed settings come from it or from the defaults, nowhere else. It also seals
-//!   when it cannot be read.
+//! - Where a seller's file exists, each setting comes from it or from its default, but for those that belong to the
+//!   operator ([`Owner`]) and those that the file hands on. It also seals when it cannot be read.
 //!
 //! This module must not know what a text means.
 
@@ -12,11 +12,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::{Installation, describe};
-use super::document::{self, Entry, FILE_BYTES_MAX, Raw};
+use super::document::{self, Author, Document, Entry, FILE_BYTES_MAX, Raw};
 use super::env::{Environment, filled};
 use super::fault::{Fault, Origin, quoted, shown};
 use super::flags::{CONFIG_FLAG, Flags};
-use super::setting::{ENV_PREFIX, Setting, Spec, did_you_mean};
+use super::setting::{ENV_PREFIX, Owner, Setting, Spec, did_you_mean};
+use crate::disk::Links;
 
 /// The variable that names the operator's file.
 pub const CONFIG_VARIABLE: &str = "TOLLGATE_CONFIG";
@@ -39,6 +40,8 @@ pub(super) struct Choice {
 pub(super) struct Resolution {
     choices: Vec<Option<Choice>>,
     pub(super) seller: FileState,
+    /// What the seller's file hands to the operator.
+    handed_on: Vec<Setting>,
     pub(super) file: FileState,
     pub(super) file_origin: Option<Origin>,
     pub(super) faults: Vec<Fault>,
@@ -76,19 +79,27 @@ impl Resolution {
     pub(super) fn sealed(&self) -> bool {
         self.seller.exists()
     }
+
+    /// The operator set it beside a seller's file by the operator's own right: then floors hold, so that no value cuts
+    /// off what is paid.
+    pub(super) fn is_operators_own(&self, setting: Setting) -> bool {
+        let theirs = |choice: &Choice| !matches!(choice.origin, Origin::Seller { .. });
+        self.sealed() && self.choice(setting).is_some_and(theirs) && !self.handed_on.contains(&setting)
+    }
 }
 
 /// Collects all sources and decides between them.
 pub(super) fn resolve(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Resolution {
     let mut resolution = Resolution::default();
     let seller = read_seller(installed, &mut resolution);
+    resolution.handed_on = seller.operator_settings;
     let file = read_file(flags, env, installed, &mut resolution);
     let ignore_endpoints =
         filled(env, IGNORE_ENDPOINTS_VARIABLE).is_some_and(|value| value.eq_ignore_ascii_case("true"));
 
     for &setting in Setting::ALL {
         let spec = setting.spec();
-        let from_seller = entry(&seller, setting).map(|entry| Choice {
+        let from_seller = entry(&seller.entries, setting).map(|entry| Choice {
             raw: entry.raw.clone(),
             origin: Origin::Seller { path: installed.seller_file.clone(), line: entry.line },
         });
@@ -100,16 +111,13 @@ pub(super) fn resolve(flags: &Flags, env: &dyn Environment, installed: &Installa
         ];
         let others = others.into_iter().flatten().map(|(raw, origin)| Choice { raw, origin });
         let others: Vec<Choice> = others.collect();
-        let allowed = resolution.check(spec, from_seller.as_ref(), &others, installed.emulator);
+        let allowed = resolution.check(setting, from_seller.as_ref(), &others, installed.emulator);
         let sdk = || {
             let honoured = !(setting == Setting::EndpointUrl && (ignore_endpoints || resolution.sealed()));
             honoured.then(|| sdk_choice(setting, spec, env)).flatten()
         };
-        let chosen = match from_seller {
-            Some(choice) => Some(choice),
-            None if allowed => others.into_iter().next().or_else(sdk),
-            None => None,
-        };
+        let chosen =
+            if allowed { others.into_iter().next().or(from_seller).or_else(sdk) } else { from_seller };
         resolution.choices.push(chosen);
     }
     check_variables(env, &mut resolution);
@@ -120,22 +128,29 @@ pub(super) fn resolve(flags: &Flags, env: &dyn Environment, installed: &Installa
 pub(super) const IGNORE_ENDPOINTS_VARIABLE: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
 
 impl Resolution {
-    /// Notes what may not be set where it is set; `false` when the others do not count.
+    /// Notes what may not be set where it is set; `false` when only the seller's file counts.
     fn check(
         &mut self,
-        spec: &'static Spec,
+        setting: Setting,
         seller: Option<&Choice>,
         others: &[Choice],
         emulator: bool,
     ) -> bool {
+        let spec = setting.spec();
+        let rehearsal = spec.owner == Owner::Rehearsal && emulator;
         let problem = if spec.emulator_only && !emulator {
             if let Some(choice) = seller {
                 self.faults.push(refusal(spec, choice, NO_EMULATOR));
             }
             NO_EMULATOR
+        } else if !self.sealed() || self.handed_on.contains(&setting) {
+            return true;
+        } else if rehearsal {
+            self.warnings.extend(others.first().map(|choice| rehearsed(spec, choice)));
+            return true;
         } else if seller.is_some() {
             "is set by the seller's file, which always wins; remove it here"
-        } else if spec.sealed && self.sealed() {
+        } else if spec.owner != Owner::Operator {
             "may be set by the seller's file only, which this image has; remove it here"
         } else {
             return true;
@@ -143,6 +158,13 @@ impl Resolution {
         self.faults.extend(others.iter().map(|choice| refusal(spec, choice, problem)));
         false
     }
+}
+
+fn rehearsed(spec: &'static Spec, choice: &Choice) -> String {
+    format!(
+        "{} ({}) counts instead of the seller's file: this build contains the emulator, and is for rehearsals only",
+        spec.name, choice.origin
+    )
 }
 
 const NO_EMULATOR: &str = "cannot be set: this build does not contain the emulator; remove it";
@@ -173,10 +195,11 @@ fn sdk_choice(setting: Setting, spec: &'static Spec, env: &dyn Environment) -> O
     })
 }
 
-fn read_seller(installed: &Installation<'_>, resolution: &mut Resolution) -> Vec<Entry> {
-    let (state, entries) = read(installed, &installed.seller_file, false, &mut resolution.faults);
+fn read_seller(installed: &Installation<'_>, resolution: &mut Resolution) -> Document {
+    let path = &installed.seller_file;
+    let (state, document) = read(installed, path, Author::Seller, false, &mut resolution.faults);
     resolution.seller = state;
-    entries
+    document
 }
 
 fn read_file(
@@ -194,22 +217,28 @@ fn read_file(
     let (path, origin) = named.unwrap_or_else(|| (installed.default_file.clone(), Origin::Default));
     // Only the default may be absent: a named file that is not there is a typing error.
     let must_exist = origin != Origin::Default;
-    let (state, entries) = read(installed, &path, must_exist, &mut resolution.faults);
+    let (state, document) = read(installed, &path, Author::Operator, must_exist, &mut resolution.faults);
     resolution.file = state;
     resolution.file_origin = Some(origin);
-    entries
+    document.entries
 }
 
 fn read(
     installed: &Installation<'_>,
     path: &Path,
+    author: Author,
     must_exist: bool,
     faults: &mut Vec<Fault>,
-) -> (FileState, Vec<Entry>) {
-    let bytes = match installed.disk.read(path, FILE_BYTES_MAX) {
+) -> (FileState, Document) {
+    let links = match author {
+        // It belongs into the image, as a file; the operator's may be mounted from a ConfigMap, as a link.
+        Author::Seller => Links::Refuse,
+        Author::Operator => Links::Follow,
+    };
+    let bytes = match installed.disk.read(path, FILE_BYTES_MAX, links) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => {
-            return (FileState::Absent, Vec::new());
+            return (FileState::Absent, Document::default());
         }
         Err(error) => {
             let problem = match error.kind() {
@@ -217,12 +246,12 @@ fn read(
                 _ => format!("cannot be read: {}; correct the path or its permissions", describe(&error)),
             };
             faults.push(Fault::of(path.display().to_string(), problem));
-            return (FileState::Broken(path.to_owned()), Vec::new());
+            return (FileState::Broken(path.to_owned()), Document::default());
         }
     };
-    match document::parse(path, &bytes, faults) {
-        Ok(entries) => (FileState::Read(path.to_owned()), entries),
-        Err(()) => (FileState::Broken(path.to_owned()), Vec::new()),
+    match document::parse(path, &bytes, author, faults) {
+        Ok(document) => (FileState::Read(path.to_owned()), document),
+        Err(()) => (FileState::Broken(path.to_owned()), Document::default()),
     }
 }
 
@@ -233,7 +262,7 @@ fn check_variables(env: &dyn Environment, resolution: &mut Resolution) {
     let mut names = env.names();
     names.sort_unstable();
     for name in names {
-        if name.starts_with("AWS_ENDPOINT_URL") && resolution.sealed() && filled(env, &name).is_some() {
+        if leads_away(&name) && resolution.sealed() && filled(env, &name).is_some() {
             resolution.faults.push(Fault {
                 value: filled(env, &name).map(|value| quoted(&value)),
                 ..Fault::of(
@@ -248,6 +277,11 @@ fn check_variables(env: &dyn Environment, resolution: &mut Resolution) {
             resolution.warnings.push(unknown_variable(&name));
         }
     }
+}
+
+/// The variables by which the AWS SDK is sent elsewhere than to AWS, service by service, or to other credentials.
+fn leads_away(name: &str) -> bool {
+    name.starts_with("AWS_ENDPOINT_URL") || name == "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 }
 
 fn known_variable(name: &str) -> bool {

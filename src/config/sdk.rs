@@ -6,12 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, describe};
-use super::env::{Environment, filled};
+use super::env::filled;
 use super::fault::{Fault, Origin, quoted};
 use super::parse;
 use super::reader::Reader;
 use super::setting::Setting;
-use super::{Aws, EndpointUrl, Proxies, Secret};
+use super::{Aws, EndpointUrl, credentials, proxy};
+use crate::disk::Links;
 use crate::marketplace::ca_bundle::CaBundle;
 
 /// Where the ECS agent describes the task (AWS: task metadata endpoint version 4).
@@ -36,14 +37,6 @@ pub(super) const SHOWN_VARIABLES: &[&str] = &[
     super::resolve::IGNORE_ENDPOINTS_VARIABLE,
     "AWS_EC2_METADATA_DISABLED",
     ECS_METADATA_VARIABLE,
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
 ];
 
 /// Reads all of it.
@@ -55,7 +48,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
     let use_dual_stack = sdk_switch(reader, "AWS_USE_DUALSTACK_ENDPOINT");
     let use_fips = sdk_switch(reader, "AWS_USE_FIPS_ENDPOINT");
     let imds_disabled = sdk_switch(reader, "AWS_EC2_METADATA_DISABLED");
+    // Read where endpoints are chosen; a value that is neither would leave them in force without a word.
+    sdk_switch(reader, super::resolve::IGNORE_ENDPOINTS_VARIABLE);
     let ecs_metadata_uri = ecs_metadata_uri(reader);
+    let proxies = proxy::read(reader);
+    credentials::check(reader);
     let sealed = reader.resolution.sealed();
     if sealed {
         refuse_profile_endpoints(reader);
@@ -78,7 +75,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
         use_dual_stack: use_dual_stack?,
         use_fips: use_fips?,
         imds_disabled: imds_disabled?,
-        proxies: proxies(reader.env),
+        proxies: proxies?,
         sealed,
     })
 }
@@ -114,24 +111,12 @@ fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<String> {
     None
 }
 
-fn proxies(env: &dyn Environment) -> Proxies {
-    let either =
-        |upper: &str, lower: &str| filled(env, upper).or_else(|| filled(env, lower)).map(Secret::new);
-    Proxies {
-        https: either("HTTPS_PROXY", "https_proxy"),
-        // Upper-case HTTP_PROXY is honoured: this is no CGI program, where a request header could set it.
-        http: either("HTTP_PROXY", "http_proxy"),
-        all: either("ALL_PROXY", "all_proxy"),
-        no_proxy: filled(env, "NO_PROXY").or_else(|| filled(env, "no_proxy")),
-    }
-}
-
 /// Largest bundle: the whole list of public authorities has a quarter of this.
 const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 
 fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
     let Some(value) = filled(reader.env, CA_BUNDLE_VARIABLE) else { return Some(None) };
-    let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX);
+    let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX, Links::Follow);
     let problem = match read.map(|pem| CaBundle::from_pem(&pem)) {
         Ok(Ok(bundle)) => return Some(Some(bundle)),
         Ok(Err(error)) => format!("{error}; give a PEM file of CA certificates"),
@@ -174,7 +159,7 @@ fn profile_fault(disk: &dyn Disk, path: &Path) -> Option<Fault> {
     let refusal = |place: String, problem: &str| {
         Some(Fault::of(place, format!("{problem}, which a seller's file forbids; remove it")))
     };
-    let bytes = match disk.read(path, PROFILE_BYTES_MAX) {
+    let bytes = match disk.read(path, PROFILE_BYTES_MAX, Links::Follow) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
             return refusal(path.display().to_string(), "is too large to be searched for endpoints");
@@ -185,7 +170,7 @@ fn profile_fault(disk: &dyn Disk, path: &Path) -> Option<Fault> {
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().position(|line| {
         let key = line.split(['=', ':']).next().unwrap_or_default().trim();
-        key.eq_ignore_ascii_case("endpoint_url")
+        ["endpoint_url", "ec2_metadata_service_endpoint"].iter().any(|name| key.eq_ignore_ascii_case(name))
     })?;
     refusal(format!("{}:{}", path.display(), line + 1), "sets an endpoint for AWS requests")
 }

@@ -1,12 +1,15 @@
 //! Tests of the whole configuration, on files and variables that are given.
 
+mod sealing;
+
 use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::setting::Setting;
+use super::setting::{Owner, Setting};
 use super::*;
+use crate::disk::Links;
 
 /// A public key such as AWS issues (RSA-3072), made for these tests; nobody holds its private key.
 pub(crate) const TEST_KEY_PEM: &str = include_str!("testdata/rsa3072.pem");
@@ -46,7 +49,10 @@ impl Case {
 
     /// A valid configuration in mode `metered`.
     fn metered() -> Self {
-        Self::empty().env("TOLLGATE_PRODUCT_CODE", "demo").env("TOLLGATE_MODE", "metered")
+        Self::empty()
+            .env("TOLLGATE_PRODUCT_CODE", "demo")
+            .env("TOLLGATE_MODE", "metered")
+            .env("TOLLGATE_DIMENSIONS", "requests,gigabytes")
     }
 
     /// A valid image of a seller.
@@ -66,6 +72,11 @@ impl Case {
         self
     }
 
+    fn without(mut self, name: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self
+    }
+
     fn disk(mut self, path: &str, content: &str) -> Self {
         self.disk = self.disk.with(path, content);
         self
@@ -78,6 +89,12 @@ impl Case {
 
     fn role(mut self, role: Role) -> Self {
         self.role = role;
+        self
+    }
+
+    /// As a build without the emulator reads it.
+    fn release(mut self) -> Self {
+        self.emulator = false;
         self
     }
 
@@ -126,6 +143,7 @@ fn the_defaults_are_those_of_the_table() {
             grace_period: Duration::ZERO,
             on_denied: OnDenied::Hold,
             on_lapse: OnLapse::Keep,
+            after_denial: AfterDenial::AskAgain,
             kept_receipt: true,
         }
     );
@@ -141,6 +159,12 @@ fn the_defaults_are_those_of_the_table() {
             on_zero_hour: OnZeroHour::Skip,
             seal_on_shutdown: true,
             shutdown_grace: Duration::from_secs(20),
+            drain_quiet: Duration::from_secs(2),
+            command_grace: Duration::from_secs(20),
+            idempotency_window: Duration::from_secs(48 * 3600),
+            on_unsent: OnUnsent::Keep,
+            strict_usage: false,
+            ledger_repair: true,
             ledger_bytes_max: 1 << 30,
         }
     );
@@ -280,6 +304,46 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (Case::hourly().flag(Setting::Clock, "sundial"), "clock = \"sundial\" (flag --clock): is not a URL"),
         (Case::hourly().env("TOLLGATE_POD_UID", "a b"), "TOLLGATE_POD_UID: is not a pod's UID; "),
+        (
+            Case::hourly().env("AWS_REGION", "us-esat-1"),
+            "region = \"us-esat-1\" (environment AWS_REGION): is not the name of an AWS region",
+        ),
+        (
+            Case::hourly().flag(Setting::LogFilter, "inof"),
+            "log_filter = \"inof\" (flag --log-filter): is not a log filter; write off, error, warn, info, debug or trace",
+        ),
+        (
+            Case::hourly().flag(Setting::Settle, "'2m'"),
+            "settle = \"'2m'\" (flag --settle): holds quotes; write the value without them",
+        ),
+        (
+            Case::metered().env("TOLLGATE_DIMENSIONS", "requests,\"gigabytes\""),
+            "dimensions = \"requests,\\\"gigabytes\\\"\" (environment TOLLGATE_DIMENSIONS): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("HTTPS_PROXY", "'http://u:hunter2@proxy'"),
+            "HTTPS_PROXY (environment HTTPS_PROXY): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("http_proxy", "http://proxy:port"),
+            "http_proxy (environment http_proxy): is not the address of a proxy; ",
+        ),
+        (
+            Case::hourly().env("NO_PROXY", "\"169.254.170.23\""),
+            "NO_PROXY (environment NO_PROXY): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("HTTPS_PROXY", "http://proxy:1").env("REQUEST_METHOD", "GET"),
+            "REQUEST_METHOD: makes the HTTP client ignore every proxy variable; ",
+        ),
+        (
+            Case::hourly().env("AWS_SESSION_TOKEN", "hunter2\nhunter2"),
+            "AWS_SESSION_TOKEN (environment AWS_SESSION_TOKEN): holds white space; ",
+        ),
+        (
+            Case::hourly().env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app\n"),
+            "AWS_ROLE_ARN (environment AWS_ROLE_ARN): has white space at an end; ",
+        ),
     ];
     for (case, expected) in cases {
         let faults = case.faults();
@@ -291,6 +355,34 @@ fn bad_input_gets_one_line_with_a_remedy() {
     assert!(
         faults.contains("product_code: is required; set TOLLGATE_PRODUCT_CODE")
             && faults.contains("public_keys")
+    );
+}
+
+#[test]
+fn white_space_around_a_value_is_no_part_of_it() {
+    let case = Case::hourly()
+        .disk("/token", " 0123456789abcdef\r\n")
+        .flag(Setting::AppTokenFile, "/token\n")
+        .env("TOLLGATE_PRODUCT_CODE", " demo\n")
+        .env("TOLLGATE_PUBLIC_KEYS", "/keys ")
+        .env("AWS_REGION", "us-east-1\n")
+        .env("HTTPS_PROXY", "http://proxy:3128\n")
+        .disk(FILE, "settle = ' 3m'");
+    let config = case.valid();
+    assert_eq!(config.product.product_code.as_str(), "demo");
+    assert_eq!(config.app.token.unwrap().expose(), "0123456789abcdef");
+    assert_eq!(config.aws.region.unwrap().as_str(), "us-east-1");
+    assert_eq!(config.aws.proxies.https.unwrap().expose(), "http://proxy:3128");
+    assert_eq!(config.usage.settle, Duration::from_secs(180));
+}
+
+#[test]
+fn half_a_key_is_told() {
+    let warnings = Case::hourly().env("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE").warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].starts_with("AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY"),
+        "{warnings:?}"
     );
 }
 
@@ -420,8 +512,8 @@ fn settings_without_effect_are_warnings() {
         .flag(Setting::Dimensions, "requests, gigabytes");
     assert_eq!(case.warnings().len(), 2);
     assert_eq!(case.valid().product.entitlement_dimension, None);
-    let case =
-        Case::metered().flag(Setting::EntitlementDimension, "alive").disk(FILE, "dimensions = ['a,b', 'c']");
+    let case = Case::metered().flag(Setting::EntitlementDimension, "alive").without("TOLLGATE_DIMENSIONS");
+    let case = case.disk(FILE, "dimensions = ['a,b', 'c']");
     assert_eq!(case.warnings().len(), 0);
     let product = case.valid().product;
     assert_eq!(product.entitlement_dimension.as_deref(), Some("alive"));
@@ -437,117 +529,39 @@ fn the_identity_is_the_uid_else_the_task_else_the_host() {
     assert_eq!(case.valid().identity.resolve(Some("arn:task")), Some("0d1f"));
 }
 
+/// Usage of a dimension that nobody configured would be accepted, and lost at AWS.
 #[test]
-fn the_sellers_file_wins_and_a_conflict_is_told_wherever_it_is() {
-    assert!(Case::sealed("").valid().product.sealed);
-    let sealed = Case::sealed("settle = \"5m\"");
-    assert_eq!(sealed.valid().usage.settle, Duration::from_secs(300));
-    let faults =
-        sealed.flag(Setting::Settle, "5m").env("TOLLGATE_SETTLE", "1m").disk(FILE, "settle = '2m'").faults();
-    assert_eq!(faults.lines().count(), 3, "{faults}");
-    assert!(
-        faults.lines().all(|line| line.contains("is set by the seller's file, which always wins")),
-        "{faults}"
-    );
-}
-
-#[test]
-fn sealed_settings_come_from_the_sellers_file_or_the_defaults() {
-    for setting in Setting::ALL.iter().filter(|setting| setting.spec().sealed) {
-        let spec = setting.spec();
-        let toml = format!("{} = \"x\"", spec.name);
-        let ways = [
-            Case::sealed("").flag(*setting, "x"),
-            Case::sealed("").env(spec.env, "x"),
-            Case::sealed("").disk(FILE, &toml),
-            Case::sealed("").disk("/mine.toml", &toml).env("TOLLGATE_CONFIG", "/mine.toml"),
-        ];
-        for way in ways {
-            let faults = way.faults();
-            assert!(faults.starts_with(&format!("{} = \"x\" (", spec.name)), "{faults}");
-            assert!(faults.contains("seller's file"), "{faults}");
-        }
-    }
-    // What is missing can be put right in one place only, and the remedy says so.
-    let bare = Case::empty().disk(SELLER, "");
-    assert_eq!(
-        bare.faults().matches("; set it in the seller's file /usr/share/tollgate/seller.toml").count(),
-        2
-    );
-    let operator = Case::sealed("").env("AWS_REGION", "us-east-1").flag(Setting::UnavailableAfter, "1m");
-    assert_eq!(operator.valid().registration.unavailable_after, Duration::from_secs(60));
-    // The seller may test against a stand-in with the very image.
-    let endpoint = Case::sealed("endpoint_url = \"http://127.0.0.1:8090\"").valid().aws;
-    assert!(endpoint.endpoint_url.is_some() && endpoint.sealed);
-}
-
-#[test]
-fn a_sellers_file_refuses_every_other_endpoint() {
-    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS"] {
-        let case = Case::sealed("").env(name, "http://127.0.0.1:8090");
-        assert!(
-            case.faults().starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set beside"))
+fn products_priced_by_use_state_their_dimensions() {
+    for mode in ["metered", "saas"] {
+        let case = Case::metered().env("TOLLGATE_MODE", mode).without("TOLLGATE_DIMENSIONS");
+        let expected = format!(
+            "dimensions: is required in mode {mode}: the usage dimensions of the product; set TOLLGATE_DIMENSIONS (or --dimensions, or the key in a file)"
         );
-        let ignored = case.env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
-        assert_eq!(ignored.faults().lines().count(), 1);
-        assert!(Case::hourly().env(name, "http://127.0.0.1:8090").load().is_ok());
+        assert_eq!(case.faults(), expected);
     }
-    let profile =
-        "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
-    let ways = [
-        Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/config", profile),
-        Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/credentials", profile),
-        Case::sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", profile),
-        Case::sealed("").env("HOME", "/h").env("AWS_SHARED_CREDENTIALS_FILE", "~/c").disk("/h/c", profile),
-        // The SDK takes a path apart: neither a second slash nor a lone tilde leads us elsewhere than it.
-        Case::sealed("").env("HOME", "/h").env("AWS_CONFIG_FILE", "~//c").disk("/h/c", profile),
-        Case::sealed("").env("HOME", "/h").env("AWS_CONFIG_FILE", "~").disk("/h", profile),
-        // Without a home the files are looked for in the folder where the process was started.
-        Case::sealed("").disk("~/.aws/config", profile),
-        Case::sealed("").env("HOME", "").disk(".aws/credentials", profile),
-    ];
-    for way in ways {
-        assert!(
-            way.faults().contains(":5: sets an endpoint for AWS requests, which a seller's file forbids")
-        );
-    }
-    assert!(
-        Case::sealed("").env("HOME", "/h").disk("/h/.aws/config", "[default]\nregion = x\n").load().is_ok()
-    );
-    let large = Case::sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", &"#".repeat(2_000_000));
-    assert!(large.faults().contains("too large to be searched"));
+    let sealed = Case::sealed("mode = 'metered'");
+    assert!(sealed.faults().ends_with("; set it in the seller's file /usr/share/tollgate/seller.toml"));
+    assert!(sealed.env("TOLLGATE_DIMENSIONS", "requests").load().is_err());
+    assert!(Case::metered().env("TOLLGATE_DIMENSIONS", "").faults().contains("dimension name that is empty"));
 }
 
 #[test]
-fn a_broken_sellers_file_still_seals() {
-    for broken in ["product_code =", "prodct_code = 'x'", &"#".repeat(70_000)] {
-        let case = Case::hourly().disk(SELLER, broken);
-        let faults = case.faults();
-        assert!(faults.contains(SELLER), "{faults}");
-        assert!(faults.contains("product_code = \"demo\" (environment TOLLGATE_PRODUCT_CODE): may be set by the seller's file only"), "{faults}");
+fn what_happens_to_unsent_usage_is_a_policy_of_at_least_two_hours() {
+    let policy = |text: &str| Case::metered().flag(Setting::OnUnsent, text);
+    assert_eq!(policy("keep").valid().usage.on_unsent, OnUnsent::Keep);
+    let after = OnUnsent::CloseAfter(Duration::from_secs(2 * 3600));
+    assert_eq!(policy("close-after:2h").valid().usage.on_unsent, after);
+    for bad in ["close-after:1h59m", "close-after:", "close", ""] {
+        assert!(policy(bad).faults().starts_with("on_unsent = "), "{bad}");
     }
-}
-
-#[test]
-fn without_the_emulator_its_settings_cannot_be_set() {
-    let release = |case: Case| Case { emulator: false, ..case };
-    assert!(!release(Case::hourly()).valid().product.allow_emulated);
-    let ways = [
-        release(Case::hourly()).flag(Setting::AllowEmulated, "true"),
-        release(Case::hourly()).env("TOLLGATE_ALLOW_EMULATED", "false"),
-        release(Case::hourly()).disk(FILE, "allow_emulated = true"),
-        release(Case::sealed("allow_emulated = true")),
-        release(Case::hourly()).env("TOLLGATE_CLOCK", "http://127.0.0.1:8090/_emulator/clock"),
-    ];
-    for way in ways {
-        let faults = way.faults();
-        assert!(
-            faults.contains("this build does not contain the emulator") && faults.lines().count() == 1,
-            "{faults}"
-        );
-    }
-    let clock = Case::hourly().env("TOLLGATE_CLOCK", "http://127.0.0.1:8090/_emulator/clock").valid().clock;
-    assert!(matches!(clock, ClockSource::Follow(url) if url.port() == 8090));
+    let denial = |text: &str| Case::hourly().flag(Setting::AfterDenial, text);
+    assert_eq!(denial("new-pod").valid().registration.after_denial, AfterDenial::NewPod);
+    assert!(denial("never").load().is_err());
+    assert!(Case::metered().flag(Setting::IdempotencyWindow, "119m").load().is_err());
+    assert!(Case::metered().flag(Setting::IdempotencyWindow, "31d").load().is_err());
+    let docs = |url: &str| Case::hourly().flag(Setting::DocsUrl, url);
+    assert!(docs("https://docs.example.com/runbook#").load().is_ok());
+    assert!(docs("docs.example.com").load().is_err() && docs("https://").load().is_err());
 }
 
 #[test]
@@ -574,17 +588,7 @@ fn the_real_disk_proves_that_a_folder_can_be_written() {
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
     assert!(disk.try_write(&file, true).is_err() && disk.try_write(&file.join("below"), true).is_err());
-    assert_eq!(disk.read(&file, 1).unwrap(), b"x");
-    let link = dir.path().join("a/link");
-    std::os::unix::fs::symlink(&file, &link).unwrap();
-    assert_eq!(disk.read(&link, 1).unwrap(), b"x");
-    std::fs::remove_file(&link).unwrap();
-    std::os::unix::fs::symlink("nowhere", &link).unwrap();
-    let dangling = disk.read(&link, 1).unwrap_err();
-    assert_ne!(dangling.kind(), std::io::ErrorKind::NotFound, "it would count as absent, and seal nothing");
-    std::fs::remove_file(&link).unwrap();
-    assert_eq!(disk.read(&file, 0).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
-    assert_eq!(disk.read(dir.path(), 9).unwrap_err().kind(), std::io::ErrorKind::IsADirectory);
+    assert_eq!(disk.read(&file, 1, Links::Refuse).unwrap(), b"x");
     assert_eq!(disk.list(&file, 9).unwrap_err().kind(), std::io::ErrorKind::NotADirectory);
     assert_eq!(disk.list(dir.path(), 9).unwrap(), ["a", "file"]);
     assert_eq!(disk.list(dir.path(), 1).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
@@ -598,21 +602,41 @@ fn the_documentation_lists_every_setting_with_its_default() {
         .iter()
         .map(|setting| {
             let spec = setting.spec();
-            let seal = if spec.sealed { "yes" } else { "" };
+            let owner = if spec.owner == Owner::Operator { "operator" } else { "seller" };
             let default = match spec.default {
                 Some(default) if default == spec.default_shown => format!("`{default}`"),
                 _ => spec.default_shown.to_owned(),
             };
-            format!("| `{}` | {default} | {seal} | {} |\n", spec.name, spec.meaning)
+            format!("| `{}` | {default} | {owner} | {} |\n", spec.name, spec.meaning)
         })
         .collect();
     let table = page.split("<!-- settings -->\n").nth(1).unwrap_or_default();
     let table = table.split("<!-- end of settings -->").next().unwrap_or_default();
     let rows: String = table.lines().skip(2).map(|line| format!("{line}\n")).collect();
     assert_eq!(rows, expected, "docs/CONFIGURATION.md must hold these rows:\n{expected}");
-    for variable in [CONFIG_VARIABLE, POD_UID_VARIABLE].iter().chain(sdk::SHOWN_VARIABLES) {
+    for variable in
+        [CONFIG_VARIABLE, POD_UID_VARIABLE].iter().chain(sdk::SHOWN_VARIABLES).chain(&proxy::VARIABLES)
+    {
         assert!(page.contains(&format!("`{variable}`")), "docs/CONFIGURATION.md must explain {variable}");
     }
+}
+
+/// Whoever adds a setting says there who may set it, and what a wrong value does to the bill.
+#[test]
+fn the_threats_page_judges_every_setting() {
+    let page = include_str!("../../docs/THREATS.md");
+    let table = page.split("<!-- settings -->\n").nth(1).unwrap_or_default();
+    let table = table.split("<!-- end of settings -->").next().unwrap_or_default();
+    let judged: Vec<String> =
+        table.lines().skip(2).filter_map(|row| Some(row.rsplit_once(" | ")?.0.to_owned())).collect();
+    let expected: Vec<String> = Setting::ALL
+        .iter()
+        .map(|setting| {
+            let owner = if setting.spec().owner == Owner::Operator { "operator" } else { "seller" };
+            format!("| `{}` | {owner}", setting.spec().name)
+        })
+        .collect();
+    assert_eq!(judged, expected);
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
@@ -736,9 +760,10 @@ proptest! {
             1 => case.env(setting.spec().env, &value),
             _ => case.disk(FILE, &format!("{} = {value:?}", setting.spec().name)),
         };
+        let case = case.release();
         if let Ok(loaded) = case.load() {
             let config = loaded.config;
-            prop_assert!(!setting.spec().sealed);
+            prop_assert_eq!(setting.spec().owner, Owner::Operator);
             prop_assert!(setting != Setting::Settle);
             prop_assert_eq!(config.product.product_code.as_str(), "demo");
             prop_assert_eq!(config.registration.grace_period, Duration::from_secs(420));

@@ -11,6 +11,7 @@ use super::Finding;
 use crate::clock::Timestamp;
 use crate::config::Mode;
 use crate::marketplace::aws::CredentialSource;
+use crate::marketplace::exceptions;
 
 /// The environment of the credentials, as far as AWS's rules depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +55,9 @@ pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bo
             format!("{seen}; in mode saas any credentials of the seller's own account will do"),
         );
     }
-    let unsupported =
-        |seen: String, remedy: String| Finding::fault(check, "PlatformNotSupportedException", seen, remedy);
+    let unsupported = |seen: String, remedy: String| {
+        Finding::fault(check, exceptions::PLATFORM_NOT_SUPPORTED, seen, remedy)
+    };
     match (source, container) {
         (CredentialSource::WebIdentity, _) => Finding::ok(check, format!("{seen}: what AWS asks for on EKS")),
         (CredentialSource::Container, Container::PodIdentity) => unsupported(
@@ -145,7 +147,7 @@ pub fn web_identity(path: &str, read: Result<&[u8], io::ErrorKind>, now: Timesta
     }
     if exp.is_some_and(|exp| Timestamp::from_unix_seconds(exp) <= now) {
         let remedy = "The kubelet renews it; look at the kubelet, and at the node's clock.";
-        return Finding::fault(check, "ExpiredToken", format!("{seen}: it has expired"), remedy);
+        return Finding::fault(check, exceptions::EXPIRED_TOKEN, format!("{seen}: it has expired"), remedy);
     }
     Finding::ok(check, format!("{seen}: what the role's trust policy must name, with audience {AUDIENCE}"))
 }

@@ -1,4 +1,4 @@
-//! Why the gate is shut and what to do, by fault code: the one catalogue of texts for operators.
+//! Why the gate is shut and what to do, by fault code: AWS's names from their table, ours from the catalogue below.
 //!
 //! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these are shown to whoever can reach
 //! the probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
@@ -7,7 +7,9 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::marketplace::{FaultClass, FaultCode};
+use crate::marketplace::exceptions::{self, ROLE, WAIT};
+use crate::marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
+use crate::marketplace::{Fault, FaultClass, FaultCode, Place};
 
 /// What is wrong and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,10 +28,40 @@ impl Reason {
     /// The catalogue's entry for `code`, or for its class where AWS used a name that the catalogue does not hold.
     #[must_use]
     pub fn of(code: FaultCode, class: FaultClass) -> Self {
-        let entry = CATALOGUE.iter().find(|(known, ..)| *known == code.as_str());
-        let (message, remedy) =
-            entry.map_or_else(|| fallback(class), |&(_, message, remedy)| (message, remedy));
-        Self { docs: runbook(code.as_str()), code, message: message.into(), remedy: remedy.into() }
+        Self::new(code, class, Place::Metering, None)
+    }
+
+    /// The entry for a fault, with what failed and where.
+    #[must_use]
+    pub fn of_fault(fault: &Fault) -> Self {
+        if fault.clock_is_off()
+            && let Some(offset) = fault.clock_offset_seconds
+        {
+            return Self::clock_skew(offset);
+        }
+        Self::new(fault.code.clone(), fault.class, fault.place, fault.host.as_deref())
+    }
+
+    /// The node's clock is off; `offset_seconds` is AWS's less ours.
+    #[must_use]
+    pub fn clock_skew(offset_seconds: i64) -> Self {
+        let side = if offset_seconds > 0 { "behind" } else { "ahead of" };
+        let minutes = offset_seconds.unsigned_abs() / 60;
+        Self {
+            message: format!("The node's clock is {minutes} min {side} AWS's.").into(),
+            ..Self::known(CLOCK_SKEW, FaultClass::Access)
+        }
+    }
+
+    fn new(code: FaultCode, class: FaultClass, place: Place, host: Option<&str>) -> Self {
+        let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
+        let remedy = remedy_at(class, place).unwrap_or(remedy);
+        Self {
+            docs: runbook(code.as_str()),
+            code,
+            message: placed(message, place, host),
+            remedy: placed(remedy, place, host),
+        }
     }
 
     /// The entry for a code of our own source.
@@ -37,6 +69,61 @@ impl Reason {
     pub fn known(code: &'static str, class: FaultClass) -> Self {
         Self::of(FaultCode::known(code), class)
     }
+}
+
+/// The clock of the node is off.
+pub const CLOCK_SKEW: &str = "ClockSkew";
+
+/// Stands in a text for what failed, with its host where that is known.
+const AT: &str = "{at}";
+/// Stands in a text for the host that must be reached.
+const HOST: &str = "{host}";
+
+fn placed(text: &'static str, place: Place, host: Option<&str>) -> Cow<'static, str> {
+    if !text.contains('{') {
+        return text.into();
+    }
+    let what = match place {
+        Place::Metering => "AWS's metering service",
+        Place::Sts => "STS",
+        Place::Container => "the agent that hands out the task's credentials",
+        Place::Imds => "the instance metadata service (IMDS)",
+        Place::TaskMetadata => "the ECS task metadata endpoint",
+        Place::Proxy => "the proxy",
+    };
+    let at = host.map_or_else(|| what.to_owned(), |host| format!("{what} at {host}"));
+    let placed = text.replace(AT, &at).replace(HOST, host.unwrap_or(what));
+    let mut letters = placed.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    (first + letters.as_str()).into()
+}
+
+/// What else there is to do where something other than the metering service fails.
+const fn remedy_at(class: FaultClass, place: Place) -> Option<&'static str> {
+    match (class, place) {
+        (FaultClass::Transient, Place::Container) => Some(
+            "Look at the agent on the node (ECS agent, EKS Pod Identity agent); retries continue. EKS: use IRSA, since \
+             Pod Identity does not work for metering.",
+        ),
+        (FaultClass::Transient, Place::Imds) => Some(
+            "Give the pod IRSA (EKS) or a task role (ECS): IMDS often drops answers to pods (hop limit 1), and AWS refuses \
+             the node's role. Retries continue.",
+        ),
+        (FaultClass::Transient, Place::TaskMetadata) => {
+            Some("Set AWS_REGION on the container, and look at the ECS agent; retries continue.")
+        }
+        (FaultClass::Transient, Place::Proxy) => Some(
+            "Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the container, and the proxy itself; retries continue.",
+        ),
+        _ => None,
+    }
+}
+
+/// Message and remedy of a code: AWS's names from their table, ours from the catalogue.
+fn text(code: &str) -> Option<(&'static str, &'static str)> {
+    let ours =
+        || CATALOGUE.iter().find(|(known, ..)| *known == code).map(|&(_, message, remedy)| (message, remedy));
+    exceptions::find(code).map(|exception| (exception.message, exception.remedy)).or_else(ours)
 }
 
 /// Where a code is explained.
@@ -60,74 +147,10 @@ const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
     }
 }
 
-const WAIT: &str = "Nothing to do: it is asked again until it answers.";
-const ROLE: &str = "Give the pod's service account (EKS: IRSA) or the task role (ECS) an IAM role that allows \
-                    aws-marketplace:RegisterUsage (metered products: MeterUsage); node roles, long-term keys and \
-                    EKS Pod \
-                    Identity do not work.";
-const NETWORK: &str = "Allow HTTPS to metering.marketplace.<region>.amazonaws.com, by NAT, proxy or VPC endpoint; it is asked again.";
+const NETWORK: &str = "Allow HTTPS to {host}, by NAT, proxy or VPC endpoint; retries continue.";
 
-/// Code, message, remedy.
+/// Code, message, remedy of what AWS did not name.
 const CATALOGUE: &[(&str, &str, &str)] = &[
-    (
-        "CustomerNotEntitledException",
-        "AWS says that this account has no valid subscription to the product.",
-        "Subscribe to the product in AWS Marketplace with the account that runs this pod; it is asked again every 5 minutes.",
-    ),
-    (
-        "InvalidProductCodeException",
-        "AWS does not know the product code, or it is not for container products.",
-        "Tell the seller of this product; the seller checks product_code.",
-    ),
-    (
-        "InvalidPublicKeyVersionException",
-        "AWS does not know this version of the product's public key.",
-        "Tell the seller of this product; the seller checks public_key_version.",
-    ),
-    (
-        "InvalidRegionException",
-        "AWS says that the call must be made in the region where the pod runs.",
-        "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
-    ),
-    (
-        "InvalidEndpointRegionException",
-        "AWS says that the call must be made in the region where the pod runs.",
-        "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
-    ),
-    (
-        "PlatformNotSupportedException",
-        "AWS does not recognise this as a pod on EKS or a task on ECS or Fargate.",
-        "Run it on EKS, ECS or Fargate, with IRSA or a task role: with the node's role AWS cannot see the pod.",
-    ),
-    (
-        "DisabledApiException",
-        "AWS has disabled this call for the account.",
-        "Open a case with AWS Support and name the exception.",
-    ),
-    ("ThrottlingException", "AWS answers that too many pods register at once.", WAIT),
-    ("InternalServiceErrorException", "AWS reports an internal error.", WAIT),
-    ("AccessDeniedException", "The IAM role of this pod does not allow the call.", ROLE),
-    ("UnauthorizedException", "The IAM role of this pod does not allow the call.", ROLE),
-    ("UnrecognizedClientException", "AWS does not know the access key that signed the request.", ROLE),
-    ("InvalidClientTokenId", "AWS does not know the access key that signed the request.", ROLE),
-    ("MissingAuthenticationToken", "The request reached AWS without a signature.", ROLE),
-    ("MissingAuthenticationTokenException", "The request reached AWS without a signature.", ROLE),
-    (
-        "IncompleteSignature",
-        "AWS cannot read the request's signature.",
-        "Check for a proxy that rewrites headers between the pod and AWS.",
-    ),
-    (
-        "IncompleteSignatureException",
-        "AWS cannot read the request's signature.",
-        "Check for a proxy that rewrites headers between the pod and AWS.",
-    ),
-    ("InvalidSignatureException", "AWS rejects the request's signature.", CLOCK_OR_PROXY),
-    ("SignatureDoesNotMatch", "AWS rejects the request's signature.", CLOCK_OR_PROXY),
-    ("RequestExpired", "AWS says that the request is too old: the node's clock is off.", CLOCK),
-    ("RequestTimeTooSkewed", "AWS says that the node's clock is off.", CLOCK),
-    ("ExpiredTokenException", "The session token has expired.", "Wait: it is being renewed."),
-    ("ExpiredToken", "The session token has expired.", "Wait: it is being renewed."),
     ("CredentialsMissing", "There are no AWS credentials in this pod.", ROLE),
     (
         "WebIdentityTokenUnreadable",
@@ -144,34 +167,74 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "CredentialsUnavailable",
         "The source of the pod's credentials does not answer.",
-        "Allow HTTPS to STS in this region, by NAT, proxy or VPC endpoint; it is asked again.",
+        "Run tollgate doctor in the pod: it names what is asked for credentials. Retries continue.",
+    ),
+    (
+        "CredentialsInvalid",
+        "The configured source of AWS credentials cannot be used.",
+        "Correct the AWS profile files, or the variables AWS_PROFILE and AWS_CONTAINER_CREDENTIALS_FULL_URI.",
+    ),
+    (
+        "CredentialsRefused",
+        "{at} refuses the credentials.",
+        "Check the task role, and AWS_CONTAINER_AUTHORIZATION_TOKEN where it is set.",
+    ),
+    (
+        "WebIdentityTokenMissing",
+        "The file that AWS_WEB_IDENTITY_TOKEN_FILE names does not exist.",
+        "Recreate the pod, so that EKS's webhook mounts the token into this container too.",
+    ),
+    (
+        "WebIdentityTokenExpired",
+        "STS says that the pod's web identity token has expired.",
+        "The kubelet renews it: look at the kubelet, the API server and the node's clock. Retries continue.",
+    ),
+    (
+        "IDPCommunicationError",
+        "STS could not reach the cluster's OIDC provider, or fetch its keys.",
+        "Nothing to do if it passes; else check that the cluster's issuer URL is public. Retries continue.",
+    ),
+    (
+        PROXY_AUTHENTICATION_REQUIRED,
+        "{at} wants a user and a password (407).",
+        "Put them into HTTPS_PROXY (http://user:password@host:port), or let this pod pass. Retries continue.",
+    ),
+    (
+        PROXY_REFUSED,
+        "{at} does not let the request through.",
+        "Allow AWS's endpoint at the proxy, or name it in NO_PROXY. Retries continue.",
+    ),
+    (
+        CLOCK_SKEW,
+        "The node's clock is more than 10 min off AWS's.",
+        "Synchronise the node's clock (NTP; on EC2 the Amazon Time Sync Service). Hours, grace and receipts depend on it.",
     ),
     (
         "RegionUnknown",
         "The AWS region of this pod cannot be found out.",
         "Set AWS_REGION on the container (IRSA does so by itself), or let it reach the ECS task metadata or IMDS.",
     ),
-    ("Timeout", "AWS did not answer in time.", NETWORK),
-    ("ConnectTimeout", "No connection to AWS in time.", NETWORK),
-    ("Dns", "The name of AWS's endpoint does not resolve.", NETWORK),
-    ("Connection", "The connection to AWS failed.", NETWORK),
+    ("Timeout", "{at} did not answer in time.", NETWORK),
+    ("ConnectTimeout", "No connection to {at} in time.", NETWORK),
+    ("Dns", "The name of {at} does not resolve.", NETWORK),
+    ("Connection", "The connection to {at} failed.", NETWORK),
     (
         "Tls",
-        "The TLS connection to AWS could not be trusted.",
+        "The TLS connection to {at} could not be trusted.",
         "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM).",
     ),
     ("MissingSignature", "AWS accepted the call but sent no signature.", WAIT),
-    ("InvalidAnswer", "What answered in AWS's place makes no sense.", NETWORK),
-    ("ServiceUnavailable", "AWS answers with a server error.", WAIT),
+    ("InvalidAnswer", "What answered in place of {at} makes no sense.", NETWORK),
     (
         "EmulatedToken",
         "The token comes from the tollgate emulator, which this build or configuration does not accept.",
         "Remove the endpoint override, so that AWS itself is asked.",
     ),
     (
-        "InvalidUsageDimensionException",
-        "AWS does not know the usage dimension for this product.",
-        "Tell the seller of this product; the seller checks dimensions and entitlement_dimension.",
+        "UsageUnreported",
+        "AWS has not accepted this pod's usage for longer than the seller allows.",
+        "Run `tollgate ledger list`: it names AWS's answer to each record. Restore the way to AWS, or replay the dead \
+         letters; the gate opens when AWS has accepted them.",
     ),
     (
         "NoEntropy",
@@ -184,10 +247,6 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "Tell the seller of this product; the seller checks public_keys.",
     ),
 ];
-
-const CLOCK: &str = "Synchronise the node's clock (NTP); requests are valid for 5 minutes.";
-const CLOCK_OR_PROXY: &str =
-    "Check the credentials, the node's clock (NTP), and for a proxy that rewrites requests to AWS.";
 
 /// A token that failed verification; `code` is the verifier's own word for what is wrong.
 #[must_use]
@@ -211,9 +270,25 @@ pub fn unverified(code: &'static str) -> Reason {
     }
 }
 
-/// The codes of the catalogue, for the test that each has its section in the runbook.
+/// AWS called the pod not entitled, and the seller wants no second question of it (`after_denial = "new-pod"`).
+#[must_use]
+pub fn denied_until_a_new_pod() -> Reason {
+    let denied = Reason::of(FaultCode::known(exceptions::NOT_ENTITLED), FaultClass::Denied);
+    Reason { remedy: NEW_POD.into(), ..denied }
+}
+
+/// AWS has not accepted the pod's usage for longer than `on_unsent` allows.
+#[must_use]
+pub fn unreported() -> Reason {
+    Reason::of(FaultCode::known("UsageUnreported"), FaultClass::Denied)
+}
+
+const NEW_POD: &str = "Subscribe to the product in AWS Marketplace with the account that runs this pod, then replace the pod: \
+                       this one does not ask again.";
+
+/// The codes of table and catalogue, for the test that each has its section in the runbook.
 pub fn codes() -> impl Iterator<Item = &'static str> {
-    CATALOGUE.iter().map(|(code, ..)| *code)
+    exceptions::all().map(|exception| exception.name).chain(CATALOGUE.iter().map(|(code, ..)| *code))
 }
 
 #[cfg(test)]
@@ -222,7 +297,8 @@ mod tests {
 
     #[test]
     fn every_text_fits_the_line_of_probe() {
-        for (code, message, remedy) in CATALOGUE {
+        for code in codes() {
+            let (message, remedy) = text(code).unwrap();
             let line = crate::entitlement::line(
                 "misconfigured",
                 Some((code, message, remedy)),
@@ -237,8 +313,14 @@ mod tests {
     fn every_code_has_its_section_in_the_runbook() {
         let runbook = include_str!("../../docs/RUNBOOK.md");
         let verifier = crate::receipt::VerifyError::ALL.iter().map(|error| error.code());
-        let lines =
-            ["NoAnswerYet", "ProbeUnreachable", "NotTollgate", "AnotherPod", "InvalidConfiguration", "CannotListen"];
+        let lines = [
+            "NoAnswerYet",
+            "ProbeUnreachable",
+            "NotTollgate",
+            "AnotherPod",
+            "InvalidConfiguration",
+            "CannotListen",
+        ];
         for code in codes().chain(verifier).chain(lines) {
             assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");
         }

@@ -1,4 +1,5 @@
-//! AWS's latest word about the entitlement from whoever hears it after the gate has opened: the reports of usage.
+//! What the reports of usage say about the entitlement after the gate has opened: AWS's latest refusal, and usage that
+//! AWS has not accepted for longer than the seller allows.
 
 use tokio::sync::watch;
 
@@ -9,6 +10,8 @@ use crate::marketplace::FaultCode;
 pub struct Word {
     /// AWS's exception, while its latest word is a refusal.
     pub refusal: Option<FaultCode>,
+    /// AWS has not accepted this pod's usage for longer than the seller allows (`on_unsent`).
+    pub unreported: bool,
     /// Some answer came from the emulator.
     pub emulated: bool,
 }

@@ -3,6 +3,7 @@
 //! By AWS's error *code* first: `ThrottlingException` is HTTP 400 here, so a status alone would make a throttled pod a
 //! refused one (AWS Marketplace API reference, RegisterUsage, Errors). Pure.
 
+use super::exceptions::{self, Kind};
 use super::{FaultClass, FaultCode};
 
 /// An unsuccessful answer, as far as its class depends on it.
@@ -21,81 +22,39 @@ pub fn classify(answer: Answer<'_>) -> (FaultClass, FaultCode) {
         return without_code(answer.status);
     };
     let code = FaultCode::from_wire(code);
-    let class = match code.as_str() {
-        "CustomerNotEntitledException" => FaultClass::Denied,
-        name if THROTTLED.contains(&name) || OURS_TO_WAIT.contains(&name) => FaultClass::Transient,
-        name if EXPIRED.contains(&name) => FaultClass::ExpiredSession,
-        name if ACCESS.contains(&name) => FaultClass::Access,
-        _ if answer.status >= 500 => FaultClass::Transient,
-        _ if (400..500).contains(&answer.status) => FaultClass::Misconfigured,
-        _ => return (FaultClass::Transient, FaultCode::known("InvalidAnswer")),
-    };
-    (class, code)
+    match exceptions::kind(code.as_str()).or(Kind::unnamed(answer.status)) {
+        Some(kind) => (kind.class(), code),
+        None => (FaultClass::Transient, FaultCode::known("InvalidAnswer")),
+    }
 }
 
 /// Whatever answers without a code is not the service: a proxy, a load balancer, a captive portal.
 fn without_code(status: u16) -> (FaultClass, FaultCode) {
     let code = match status {
-        429 => "ThrottlingException",
-        500..=599 => "ServiceUnavailable",
+        429 => exceptions::THROTTLING,
+        500..=599 => exceptions::SERVICE_UNAVAILABLE,
         _ => "InvalidAnswer",
     };
     (FaultClass::Transient, FaultCode::known(code))
 }
 
-/// AWS's names for "too many requests" (the list of the AWS SDKs' standard retry mode).
-const THROTTLED: &[&str] = &[
-    "ThrottlingException",
-    "Throttling",
-    "ThrottledException",
-    "RequestThrottledException",
-    "RequestThrottled",
-    "TooManyRequestsException",
-    "RequestLimitExceeded",
-    "LimitExceededException",
-    "BandwidthLimitExceeded",
-    "SlowDown",
-    "PriorRequestNotComplete",
-    "EC2ThrottledException",
-    "TransactionInProgressException",
-    "ProvisionedThroughputExceededException",
-];
+/// Our own code for a request that could not be made from the configuration.
+pub const REQUEST_NOT_BUILT: &str = "RequestNotBuilt";
 
-/// AWS's names for its own faults, whatever their status.
-const OURS_TO_WAIT: &[&str] = &[
-    "InternalServiceErrorException",
-    "InternalServiceError",
-    "InternalServerError",
-    "InternalFailure",
-    "InternalError",
-    "ServiceUnavailable",
-    "ServiceUnavailableException",
-    "RequestTimeout",
-    "RequestTimeoutException",
-];
+/// Our own code: the proxy wants a user and a password.
+pub const PROXY_AUTHENTICATION_REQUIRED: &str = "ProxyAuthenticationRequired";
 
-const EXPIRED: &[&str] = &["ExpiredToken", "ExpiredTokenException"];
+/// Our own code: the proxy does not let the request through.
+pub const PROXY_REFUSED: &str = "ProxyRefused";
 
-/// Names about who asks, not about what is asked (AWS, Common Errors).
-const ACCESS: &[&str] = &[
-    "AccessDenied",
-    "AccessDeniedException",
-    "AuthFailure",
-    "IncompleteSignature",
-    "IncompleteSignatureException",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "InvalidSignatureException",
-    "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException",
-    "NotAuthorized",
-    "OptInRequired",
-    "RequestExpired",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-    "UnauthorizedException",
-    "UnauthorizedOperation",
-    "UnrecognizedClientException",
+/// Our own codes for calls that certainly never left.
+pub const NOT_SENT: [&str; 6] = [
+    "Dns",
+    "ConnectTimeout",
+    "CredentialsUnavailable",
+    "RegionUnknown",
+    PROXY_AUTHENTICATION_REQUIRED,
+    PROXY_REFUSED,
 ];
 
 #[cfg(test)]
@@ -132,46 +91,31 @@ mod tests {
         }
     }
 
-    /// What each operation may answer, as the service model of botocore 1.44.5 lists it.
-    const MODELLED: &[&str] = &[
-        "CustomerNotEntitledException",
-        "DisabledApiException",
-        "DuplicateRequestException",
-        "ExpiredTokenException",
-        "IdempotencyConflictException",
-        "InternalServiceErrorException",
-        "InvalidCustomerIdentifierException",
-        "InvalidEndpointRegionException",
-        "InvalidLicenseException",
-        "InvalidProductCodeException",
-        "InvalidPublicKeyVersionException",
-        "InvalidRegionException",
-        "InvalidTagException",
-        "InvalidTokenException",
-        "InvalidUsageAllocationsException",
-        "InvalidUsageDimensionException",
-        "PlatformNotSupportedException",
-        "ThrottlingException",
-        "TimestampOutOfBoundsException",
-    ];
-
-    /// An operator who meets a name finds a section for it; and what leads nowhere in the runbook itself is found too.
+    /// What each operation may answer, as the service model of botocore 1.44.8 lists it.
     #[test]
-    fn every_exception_has_its_section_in_the_runbook() {
-        let runbook = include_str!("../../docs/RUNBOOK.md");
-        let lists = [MODELLED, THROTTLED, OURS_TO_WAIT, EXPIRED, ACCESS];
-        let missing: Vec<_> = lists
-            .into_iter()
-            .flatten()
-            .filter(|name| !runbook.contains(&format!("\n### {name}\n")))
-            .collect();
-        assert!(missing.is_empty(), "{missing:?}");
-        for link in runbook.split("](#").skip(1) {
-            let anchor = link.split(')').next().unwrap();
-            let found = runbook.lines().any(|line| {
-                line.strip_prefix("### ").is_some_and(|name| name.to_ascii_lowercase() == anchor)
-            });
-            assert!(found, "#{anchor}");
+    fn every_exception_of_the_service_model_is_in_the_table() {
+        for name in [
+            "CustomerNotEntitledException",
+            "DisabledApiException",
+            "DuplicateRequestException",
+            "ExpiredTokenException",
+            "IdempotencyConflictException",
+            "InternalServiceErrorException",
+            "InvalidCustomerIdentifierException",
+            "InvalidEndpointRegionException",
+            "InvalidLicenseException",
+            "InvalidProductCodeException",
+            "InvalidPublicKeyVersionException",
+            "InvalidRegionException",
+            "InvalidTagException",
+            "InvalidTokenException",
+            "InvalidUsageAllocationsException",
+            "InvalidUsageDimensionException",
+            "PlatformNotSupportedException",
+            "ThrottlingException",
+            "TimestampOutOfBoundsException",
+        ] {
+            assert!(exceptions::find(name).is_some(), "{name}");
         }
     }
 

@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::entitlement::reason::{self, Reason};
 use crate::entitlement::{Entitlement, Rejected, Standing, State};
 use crate::exit::Exit;
-use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion};
+use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
 
 /// What the seller chose.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct Policy {
     pub renewed_hourly: bool,
     /// A refusal after the gate has opened shuts it after so long; `None` is never.
     pub close_lapsed_after: Option<Duration>,
+    /// A pod that AWS has called not entitled asks again; otherwise only a new pod does.
+    pub ask_after_denial: bool,
 }
 
 /// The present, as the machine needs it.
@@ -61,11 +63,19 @@ pub struct Remembered<P> {
     pub refused: bool,
     /// The refusal was an earlier pod's, on a volume that outlived it.
     pub refused_before_this_pod: bool,
+    /// AWS called this pod not entitled, and has not entitled it since.
+    pub denied: bool,
 }
 
 impl<P> Default for Remembered<P> {
     fn default() -> Self {
-        Self { kept: None, first_failed_at: None, refused: false, refused_before_this_pod: false }
+        Self {
+            kept: None,
+            first_failed_at: None,
+            refused: false,
+            refused_before_this_pod: false,
+            denied: false,
+        }
     }
 }
 
@@ -129,6 +139,8 @@ pub enum Remember {
         first_failed_at: Timestamp,
         /// See [`Remembered::refused`].
         refused: bool,
+        /// See [`Remembered::denied`].
+        denied: bool,
     },
     /// The latest attempt succeeded.
     Succeeded,
@@ -152,6 +164,8 @@ pub struct Machine<P> {
     shown: (State, Timestamp),
     has_opened: bool,
     rotation: Option<Timestamp>,
+    /// AWS has not accepted this pod's usage for longer than the seller allows.
+    unreported: bool,
 }
 
 /// The latest word on where the pod stands, less what only time changes.
@@ -216,6 +230,7 @@ impl<P> Machine<P> {
             shown: (State::Pending, now),
             has_opened: false,
             rotation: None,
+            unreported: false,
         }
     }
 
@@ -223,6 +238,7 @@ impl<P> Machine<P> {
     pub fn step(&mut self, now: Now, event: Event<P>) -> (Next, Notes) {
         let mut notes = Notes::default();
         let next = match event {
+            Event::Started if self.memory.denied && !self.policy.ask_after_denial => self.denied(now, None),
             Event::Started | Event::Woke => self.ask(),
             Event::Answered(Answer::Verified { proof, rotation }) => {
                 notes.entitled_after_refusal = self.memory.refused && !self.memory.refused_before_this_pod;
@@ -235,13 +251,13 @@ impl<P> Machine<P> {
             }
             Event::Answered(Answer::Unverified(code)) => {
                 let next = self.on_unverified(now, code);
-                notes.remember = self.remember_failure(now, true);
+                notes.remember = self.remember_failure(now, true, false);
                 next
             }
             Event::Answered(Answer::Fault(fault)) => {
                 let definite = !matches!(fault.class, FaultClass::Transient | FaultClass::ExpiredSession);
                 let next = self.on_fault(now, &fault);
-                notes.remember = self.remember_failure(now, definite);
+                notes.remember = self.remember_failure(now, definite, fault.class == FaultClass::Denied);
                 next
             }
         };
@@ -261,13 +277,15 @@ impl<P> Machine<P> {
         Next::Ask(question)
     }
 
-    fn remember_failure(&mut self, now: Now, refused: bool) -> Option<Remember> {
-        let known = (self.memory.first_failed_at, self.memory.refused);
+    fn remember_failure(&mut self, now: Now, refused: bool, denied: bool) -> Option<Remember> {
+        let known = (self.memory.first_failed_at, self.memory.refused, self.memory.denied);
         let first_failed_at = *self.memory.first_failed_at.get_or_insert(now.wall);
         self.memory.refused |= refused;
         self.memory.refused_before_this_pod &= !refused;
-        let changed = known != (self.memory.first_failed_at, self.memory.refused);
-        changed.then_some(Remember::Failing { first_failed_at, refused: self.memory.refused })
+        self.memory.denied |= denied;
+        let Remembered { refused, denied, .. } = self.memory;
+        let changed = known != (self.memory.first_failed_at, refused, denied);
+        changed.then_some(Remember::Failing { first_failed_at, refused, denied })
     }
 
     fn on_unverified(&mut self, now: Now, code: &'static str) -> Next {
@@ -291,12 +309,31 @@ impl<P> Machine<P> {
         };
     }
 
+    /// Usage that AWS has not accepted is older than the seller allows, or is so no more.
+    pub const fn hear_unreported(&mut self, unreported: bool) {
+        self.unreported = unreported;
+    }
+
+    /// AWS says that the buyer is not entitled, or said so to an earlier process of this pod.
+    fn denied(&mut self, now: Now, reason: Option<Reason>) -> Next {
+        let reason =
+            reason.filter(|_| self.policy.ask_after_denial).unwrap_or_else(reason::denied_until_a_new_pod);
+        self.verdict = Verdict::Denied(reason);
+        match self.refused(now, Exit::NotEntitled) {
+            Next::AskIn(_) if !self.policy.ask_after_denial => Next::Rest,
+            next => next,
+        }
+    }
+
     /// A renewal failed. Only a refusal says anything about the entitlement.
     fn on_renewal_fault(&mut self, now: Now, fault: &Fault, proof: Arc<P>) -> Next {
-        let reason = Reason::of(fault.code.clone(), fault.class);
+        let reason = Reason::of_fault(fault);
         if fault.class == FaultClass::Denied {
             self.verdict = Verdict::Proven(proof, None);
             self.hear(now, Some(&fault.code));
+            if !self.policy.ask_after_denial {
+                return Next::Rest;
+            }
             return Next::AskIn(schedule::refused(now.draw));
         }
         self.verdict = Verdict::Proven(proof, Some(reason));
@@ -313,7 +350,7 @@ impl<P> Machine<P> {
     }
 
     fn on_fault(&mut self, now: Now, fault: &Fault) -> Next {
-        let reason = Reason::of(fault.code.clone(), fault.class);
+        let reason = Reason::of_fault(fault);
         match &self.verdict {
             // A lapse stands until AWS says otherwise.
             Verdict::Lapsed(..) => {
@@ -327,10 +364,7 @@ impl<P> Machine<P> {
             _ => {}
         }
         match fault.class {
-            FaultClass::Denied => {
-                self.verdict = Verdict::Denied(reason);
-                self.refused(now, Exit::NotEntitled)
-            }
+            FaultClass::Denied => self.denied(now, Some(reason)),
             FaultClass::Misconfigured => self.on_rejected(now, reason),
             FaultClass::Access => self.on_access(now, fault, reason),
             FaultClass::ExpiredSession => {
@@ -355,7 +389,7 @@ impl<P> Machine<P> {
     }
 
     fn on_rejected(&mut self, now: Now, reason: Reason) -> Next {
-        let key_version = reason.code.as_str() == "InvalidPublicKeyVersionException";
+        let key_version = reason.code.as_str() == exceptions::INVALID_PUBLIC_KEY_VERSION;
         self.verdict = Verdict::Rejected(reason);
         if key_version && self.policy.stated_version.is_none() {
             let highest = self.policy.versions.last().copied();
@@ -435,6 +469,16 @@ impl<P> Machine<P> {
     /// Where the pod stands at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing<P> {
+        let standing = self.answered_standing(now);
+        // What shuts the gate anyway is nearer to the cause.
+        if self.unreported && standing.gate_open() {
+            return Standing::Unreported(reason::unreported());
+        }
+        standing
+    }
+
+    /// Where it stands by AWS's answers alone.
+    fn answered_standing(&self, now: Now) -> Standing<P> {
         let reason = match &self.verdict {
             Verdict::Proven(proof, reason) => return Standing::Entitled(Arc::clone(proof), reason.clone()),
             Verdict::Lapsed(_, reason, since) if self.lapse_is_over(now, *since) => {

@@ -10,14 +10,15 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::disk::{Links, read_regular};
 use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use crate::receipt::Receipt;
 
@@ -28,7 +29,7 @@ pub const FILE_NAME: &str = "registration.json";
 pub const KEPT_RECEIPT_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A token has at most 8 KiB; anything far above is not our file.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
+const FILE_BYTES_MAX: usize = 64 * 1024;
 
 /// Only this schema is written and read; another one is left alone and counts as absent.
 const SCHEMA: u32 = 1;
@@ -43,6 +44,9 @@ pub struct Record {
     first_failed_at: Option<String>,
     /// AWS refused this pod or a token was bad, and no attempt has succeeded since.
     pub refused: bool,
+    /// AWS called this pod not entitled, and no attempt has succeeded since.
+    #[serde(default)]
+    pub denied: bool,
     /// The latest receipt.
     pub receipt: Option<KeptReceipt>,
 }
@@ -110,6 +114,7 @@ impl Record {
             pod: pod.to_owned(),
             first_failed_at: None,
             refused: false,
+            denied: false,
             receipt: receipt.map(|receipt| KeptReceipt::of(receipt, now)),
         };
     }
@@ -132,7 +137,7 @@ impl Store {
     #[must_use]
     pub fn load(&self) -> Record {
         let path = self.folder.join(FILE_NAME);
-        match read(&path) {
+        match read_regular(&path, FILE_BYTES_MAX, Links::Refuse) {
             Ok(bytes) => match serde_json::from_slice::<Record>(&bytes) {
                 Ok(record) if record.schema == SCHEMA => record,
                 _ => {
@@ -164,19 +169,6 @@ impl Store {
         fs::rename(&temporary, self.folder.join(FILE_NAME))?;
         fs::File::open(&self.folder)?.sync_all()
     }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // Opening a pipe would wait for whoever writes to it.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
-    }
-    fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is too large"));
-    }
-    Ok(bytes)
 }
 
 /// Until when a receipt issued (or else stored) at `issued_at` opens the gate; `None` when it no longer does or comes
@@ -226,7 +218,7 @@ mod tests {
     fn a_torn_foreign_or_huge_file_counts_as_absent() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().to_owned());
-        let huge = vec![b' '; usize::try_from(FILE_BYTES_MAX).unwrap() + 1];
+        let huge = vec![b' '; FILE_BYTES_MAX + 1];
         for bytes in [
             &b""[..],
             b"{\"schema\":1,\"pod\":",

@@ -11,14 +11,21 @@ use crate::marketplace::{Identified, MeterUsage, Metered, ProductCode, Quantity}
 /// AWS accepted a dry run.
 #[derive(Debug)]
 pub struct Permission {
+    dimension: String,
     emulated: bool,
 }
 
 impl Permission {
-    /// From the answer to [`dry_run`].
+    /// From the answer to [`dry_run`] in this dimension.
     #[must_use]
-    pub const fn of(answer: &Metered) -> Self {
-        Self { emulated: answer.emulated }
+    pub fn of(answer: &Metered, dimension: &str) -> Self {
+        Self { dimension: dimension.to_owned(), emulated: answer.emulated }
+    }
+
+    /// The dimension that AWS was asked about.
+    #[must_use]
+    pub fn dimension(&self) -> &str {
+        &self.dimension
     }
 
     /// The emulator granted it.

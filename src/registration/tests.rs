@@ -130,6 +130,7 @@ fn config(grace_period: Duration) -> Config {
             stated_version: None,
             renewed_hourly: false,
             close_lapsed_after: None,
+            ask_after_denial: true,
         },
         asking: Asking::Signature { keys, keep_receipt: true },
         allow_emulated: false,
@@ -231,7 +232,8 @@ fn asking(asking: Asking) -> Config {
 async fn permission_is_asked_for_by_a_dry_run_and_a_lapse_is_heard() {
     let service = Service::new([Act::Fail(FaultClass::Access, "AccessDeniedException")]);
     let (tell, hear) = word::channel();
-    let (mut watch, _) = start_with(&service, asking(Asking::Permission("requests".into())), None, hear);
+    let (mut watch, _) =
+        start_with(&service, asking(Asking::Permission(vec!["requests".into()])), None, hear);
     until(&mut watch, State::Misconfigured).await;
     until(&mut watch, State::Entitled).await;
     let fact = Arc::clone(&watch.borrow());
@@ -274,4 +276,120 @@ async fn a_seller_needs_credentials_only() {
     until(&mut watch, State::Misconfigured).await;
     until(&mut watch, State::Entitled).await;
     assert_eq!(watch.borrow().standing.proof().unwrap().name(), "seller");
+}
+
+#[tokio::test(start_paused = true)]
+async fn usage_that_is_unreported_from_before_the_start_never_lets_the_gate_open() {
+    let service = Service::new([]);
+    let (tell, hear) = word::channel();
+    tell.send_modify(|word| word.unreported = true);
+    let permission = Asking::Permission(vec!["requests".into()]);
+    let (mut watch, _) = start_with(&service, asking(permission), None, hear);
+    until(&mut watch, State::Unreported).await;
+    let fact = Arc::clone(&watch.borrow());
+    assert!(!fact.has_opened, "AWS has accepted the dry run: {fact:?}");
+    tell.send_modify(|word| word.unreported = false);
+    until(&mut watch, State::Entitled).await;
+    tell.send_modify(|word| word.unreported = true);
+    until(&mut watch, State::Unreported).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_pod_remembers_it_and_asks_no_second_time_where_only_a_new_pod_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    let service = Service::new([Act::Fail(FaultClass::Denied, "CustomerNotEntitledException")]);
+    let run = |pod: &str| {
+        let mut config = config(Duration::ZERO);
+        config.policy.ask_after_denial = false;
+        let (publisher, watch) = entitlement::channel(START);
+        let surroundings = Surroundings {
+            metering: Arc::clone(&service) as Arc<dyn Metering>,
+            clock: WallClock::fixed(START),
+            publisher,
+            store: Some(store.clone()),
+            metrics: Arc::new(Metrics::new()),
+            hear: word::channel().1,
+        };
+        let task = tokio::spawn(Registration::new(config, pod.into(), surroundings).run());
+        (task, watch)
+    };
+    let asked = || service.nonces.lock().unwrap().len();
+    for _ in 0..3 {
+        let (task, mut watch) = run("pod-1");
+        until(&mut watch, State::Denied).await;
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        assert_eq!((watch.borrow().standing.state(), asked()), (State::Denied, 1));
+        assert_eq!(watch.borrow().next_attempt_at, None);
+        task.abort();
+    }
+    let (task, mut watch) = run("pod-2");
+    until(&mut watch, State::Entitled).await;
+    assert_eq!(asked(), 2, "AWS accepts a new pod");
+    task.abort();
+    let (_task, mut watch) = run("pod-1");
+    until(&mut watch, State::Entitled).await;
+    assert_eq!(asked(), 3, "a success forgets the denial");
+}
+
+#[tokio::test(start_paused = true)]
+async fn permission_is_of_the_first_dimension_that_aws_knows() {
+    let unknown = || Act::Fail(FaultClass::Misconfigured, "InvalidUsageDimensionException");
+    let dimensions = || Asking::Permission(vec!["reqests".into(), "requests".into(), "gigabytes".into()]);
+    let service = Service::new([unknown()]);
+    let (mut watch, _) = start_with(&service, asking(dimensions()), None, word::channel().1);
+    until(&mut watch, State::Entitled).await;
+    let asked = |service: &Service| -> Vec<String> {
+        service.reports.lock().unwrap().iter().map(|report| report.dimension.clone()).collect()
+    };
+    assert_eq!(asked(&service), ["reqests", "requests"]);
+    let fact = Arc::clone(&watch.borrow());
+    let Proof::Permission(permission) = fact.standing.proof().unwrap().as_ref() else { panic!("{fact:?}") };
+    assert_eq!(permission.dimension(), "requests");
+
+    let service = Service::new([unknown(), unknown(), unknown()]);
+    let (mut watch, _) = start_with(&service, asking(dimensions()), None, word::channel().1);
+    until(&mut watch, State::Misconfigured).await;
+    let fact = Arc::clone(&watch.borrow());
+    assert_eq!(fact.standing.reason().unwrap().code.as_str(), "InvalidUsageDimensionException");
+    assert_eq!(
+        asked(&service).len(),
+        3,
+        "AWS knows none of them: nothing can be billed, and nothing is proven"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn dimensions_are_tried_behind_the_gate_and_within_the_quota() {
+    let service = Service::new([
+        Act::Fail(FaultClass::Transient, "ThrottlingException"),
+        Act::Fail(FaultClass::Misconfigured, "InvalidUsageDimensionException"),
+    ]);
+    let metrics = Arc::new(Metrics::new());
+    let trial = dimensions::Trial {
+        metering: Arc::clone(&service) as Arc<dyn Metering>,
+        product_code: "demometered".parse().unwrap(),
+        clock: WallClock::fixed(START),
+        metrics: Arc::clone(&metrics),
+    };
+    let (publisher, watch) = entitlement::channel(START);
+    let names: Vec<String> = (0..24).map(|index| format!("dimension-{index}")).collect();
+    let tried = tokio::spawn(trial.run(names, watch.clone()));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(service.reports.lock().unwrap().is_empty(), "the gate's own question goes first");
+    publisher.send_modify(|fact| {
+        let mut opened = fact.as_ref().clone();
+        opened.has_opened = true;
+        *fact = Arc::new(opened);
+    });
+    let began = clock::monotonic();
+    tried.await.unwrap();
+    let took = clock::monotonic().duration_since(began);
+    let asked: Vec<String> =
+        service.reports.lock().unwrap().iter().map(|report| report.dimension.clone()).collect();
+    assert_eq!(asked.len(), 25, "the throttled one twice, every other once: {asked:?}");
+    assert!(took >= 25 * dimensions::TRY_EVERY && took < Duration::from_secs(60), "{took:?}");
+    let text = metrics.encode(&watch.borrow(), crate::metrics::Format::Text);
+    assert!(text.contains("tollgate_usage_dimension_unknown{dimension=\"dimension-0\"} 1"), "{text}");
+    assert_eq!(text.matches("tollgate_usage_dimension_unknown{").count(), 1, "{text}");
 }

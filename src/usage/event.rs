@@ -151,6 +151,23 @@ pub struct Rules {
     pub strict: bool,
 }
 
+impl Rules {
+    /// Whether usage may be counted to a dimension of this name.
+    pub fn dimension(&self, name: &str) -> Result<(), Rejected> {
+        let reject = |text: &str| Err(Rejected::new("dimension", text));
+        if !is_dimension(name) {
+            return reject("dimension must have 1 to 255 characters");
+        }
+        if self.dimensions.as_ref().is_some_and(|allowed| !allowed.iter().any(|one| one == name)) {
+            return reject("dimension is not one of those that the seller configured (dimensions)");
+        }
+        if self.entitlement_dimension.as_deref() == Some(name) {
+            return reject("dimension is the entitlement_dimension, which takes no usage");
+        }
+        Ok(())
+    }
+}
+
 /// Reads a request's body.
 pub fn read(body: &[u8], rules: &Rules, now: Timestamp) -> Result<Vec<Read>, BadRequest> {
     Ok(split(body)?.into_iter().map(|item| read_one(item, rules, now)).collect())
@@ -164,21 +181,25 @@ pub(crate) fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
     })?;
     let id = document.id.clone();
     let dimension = document.dimension.clone();
-    event(document, rules, now)
-        .map_err(|rejected| (id, Rejected { dimension: Some(dimension).filter(is_dimension), ..rejected }))
+    event(document, rules, now).map_err(|rejected| {
+        (id, Rejected { dimension: Some(dimension).filter(|name| is_dimension(name)), ..rejected })
+    })
 }
 
 /// The key and dimension of an event that cannot be read as a whole, so that its refusal can name them.
 fn named(text: &RawValue) -> Named {
     let named: Named = serde_json::from_str(text.get()).unwrap_or_default();
-    Named { id: named.id.filter(is_id), dimension: named.dimension.filter(is_dimension) }
+    Named {
+        id: named.id.filter(|id| is_id(id)),
+        dimension: named.dimension.filter(|name| is_dimension(name)),
+    }
 }
 
-fn is_id(id: &String) -> bool {
+fn is_id(id: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&id.len())
 }
 
-fn is_dimension(dimension: &String) -> bool {
+fn is_dimension(dimension: &str) -> bool {
     !dimension.is_empty() && dimension.chars().nth(DIMENSION_CHARS_MAX).is_none()
 }
 
@@ -187,16 +208,7 @@ fn event(document: Document<'_>, rules: &Rules, now: Timestamp) -> Result<Event,
     if document.id.as_ref().is_some_and(|id| !is_id(id)) {
         return reject("id", "id must have 1 to 128 bytes");
     }
-    if !is_dimension(&document.dimension) {
-        return reject("dimension", "dimension must have 1 to 255 characters");
-    }
-    if rules.dimensions.as_ref().is_some_and(|allowed| !allowed.contains(&document.dimension)) {
-        let text = "dimension is not one of those that the seller configured (dimensions)";
-        return reject("dimension", text);
-    }
-    if rules.entitlement_dimension.as_ref() == Some(&document.dimension) {
-        return reject("dimension", "dimension is the entitlement_dimension, which takes no usage");
-    }
+    rules.dimension(&document.dimension)?;
     let text = document.quantity.get().trim_matches('"');
     let quantity: Quantity =
         text.parse().map_err(|error| Rejected::new("quantity", format!("quantity {error}")))?;

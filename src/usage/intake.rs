@@ -72,8 +72,14 @@ const fn memory_of(events: usize, body_bytes: usize) -> usize {
 /// An event of a request on its way through the ledger.
 enum Step {
     /// At the ledger, with what its answer needs of it.
-    Valid { id: Option<String>, dimension: String },
-    Rejected { id: Option<String>, rejected: Rejected },
+    Valid {
+        id: Option<String>,
+        dimension: String,
+    },
+    Rejected {
+        id: Option<String>,
+        rejected: Rejected,
+    },
 }
 
 impl Intake {
@@ -99,8 +105,7 @@ impl Intake {
         if strict && steps.iter().any(|step| matches!(step, Step::Rejected { .. })) {
             return Err(self.refuse(steps));
         }
-        let taken =
-            if valid.is_empty() { Vec::new() } else { self.commit(valid, memory).await? };
+        let taken = if valid.is_empty() { Vec::new() } else { self.commit(valid, memory).await? };
         reject(&mut steps, &taken);
         if strict && steps.iter().any(|step| matches!(step, Step::Rejected { .. })) {
             return Err(self.refuse(steps));
@@ -390,7 +395,8 @@ mod tests {
     async fn a_strict_request_is_counted_whole_or_not_at_all() {
         let (_folder, intake) = intake(true);
         let take = |body: &'static str| intake.take(body.as_bytes());
-        let first = take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"b","dimension":"d","quantity":2}]"#);
+        let first =
+            take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"b","dimension":"d","quantity":2}]"#);
         assert_eq!(statuses(&first.await.unwrap()), ["accepted", "accepted"]);
         for (body, expected) in [
             (
@@ -409,7 +415,8 @@ mod tests {
         let accepted = async || intake.writer.with(|ledger| ledger.totals()).await.unwrap()["d"].accepted;
         assert_eq!(accepted().await, 3_000_000);
         // The key of the event that was not counted is free.
-        let again = take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"c","dimension":"d","quantity":5}]"#);
+        let again =
+            take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"c","dimension":"d","quantity":5}]"#);
         assert_eq!(statuses(&again.await.unwrap()), ["duplicate", "accepted"]);
         assert_eq!(accepted().await, 8_000_000);
     }

@@ -6,7 +6,7 @@
 //! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`).
 //! - A record is written once, when its hour is sealed; afterwards only its state, attempts and AWS's answer change.
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
-//! - accepted = billed + pending + dead, for each dimension, in every committed state.
+//! - accepted = billed + pending + dead + discarded, for each dimension, in every committed state.
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
 //! - A clock that was ahead and came back strands nothing: hours that it closed are open again, usage that it put into
 //!   them counts to the current hour, and a slot that has a record takes no second one.
@@ -22,13 +22,20 @@
 //! - `accepted(dimension, micros)`: all that was ever acknowledged.
 //! - `settled(dimension, micros)`: what the accepted records that were removed held.
 //!
+//! Schema 2 adds columns of `records` (see `schema`), and
+//! - `audit(id, at, record, action, note)`: what people did to records (`repair`);
+//! - `links(source, slot, target)`: what a carried record became (`links`).
+//!
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`; a program refuses a
 //! file whose `min_reader` is above its own schema, and touches nothing.
 
+mod ageing;
 mod claim;
 mod counting;
+mod links;
 mod mark;
 mod quarantine;
+pub mod repair;
 mod rows;
 mod schema;
 mod upkeep;
@@ -48,13 +55,16 @@ use crate::marketplace::{Hour, TagSet};
 use crate::usage::event::Event;
 use crate::usage::seal::{self, Share, Sum};
 
+pub use ageing::Oldest;
+use ageing::{Ageing, Overdue};
 pub use claim::{Claim, Claimed, Settled};
+pub use links::Links;
 use rows::Slot;
 pub use rows::{Answered, Record, State, Totals};
 use schema::{MIGRATIONS, SCHEMA};
 #[cfg(test)]
 use upkeep::KEYS_KEPT;
-pub use upkeep::{Replayed, Summary};
+pub use upkeep::Summary;
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "usage.sqlite";
@@ -165,6 +175,7 @@ pub struct Ledger {
     mark: mark::Mark,
     /// The latest whole hour that was looked at for dimensions without usage.
     zeroed: Option<Hour>,
+    ageing: Ageing,
 }
 
 impl Ledger {
@@ -233,7 +244,14 @@ impl Ledger {
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(damaged)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(damaged)?;
-        Ok(Self { connection, path: path.to_owned(), settings, mark, zeroed: None })
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            settings,
+            mark,
+            zeroed: None,
+            ageing: Ageing::default(),
+        })
     }
 
     /// From here on SQLite folds its WAL back when it closes the file.
@@ -264,6 +282,7 @@ impl Ledger {
             transaction
                 .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])?;
             claim::adopt(transaction)?;
+            ageing::interrupted(transaction)?;
             upkeep::begin_to_forget(transaction, settings.started_at)?;
             rows::started_at(transaction, &settings.pod, settings.started_at).map(Ok)
         })?;
@@ -300,6 +319,10 @@ impl Ledger {
         if changed {
             step(name, "after");
             self.mark.counted(&self.connection);
+            // What was just acknowledged is younger than all that waits.
+            if name != "take" {
+                self.ageing.forget();
+            }
         }
         Ok(done)
     }
@@ -532,6 +555,7 @@ fn seal_sums(
         }
         let Some(sealed) = seal::seal(slot.hour, &sum.sum, now) else { continue };
         rows::insert_record(transaction, &slot, &sum, &sealed, &random_hex()?, now)?;
+        links::sealed(transaction, &slot, transaction.last_insert_rowid())?;
         rows::remove_sum(transaction, &slot)?;
         rows::keep_rest(transaction, &slot, current, &sealed, now)?;
         made += 1;
@@ -661,14 +685,23 @@ fn random_hex() -> rusqlite::Result<String> {
 pub(crate) struct OpenSum {
     pub(crate) sum: Sum,
     pub(crate) late_from: Option<Hour>,
+    overdue: Overdue,
 }
 
 impl OpenSum {
-    fn add(&mut self, tags: TagSet, micros: u64, first_at: Timestamp, late_from: Option<Hour>) {
+    fn add(
+        &mut self,
+        tags: TagSet,
+        micros: u64,
+        first_at: Timestamp,
+        late_from: Option<Hour>,
+        overdue: Overdue,
+    ) {
         let share = self.sum.shares.entry(tags).or_insert(Share { micros: 0, first_at });
         share.micros = share.micros.saturating_add(micros);
         share.first_at = share.first_at.min(first_at);
         self.late_from = [self.late_from, late_from].into_iter().flatten().min();
+        self.overdue = self.overdue.join(overdue);
     }
 }
 

@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::marketplace::fault::{Answer, classify};
+use crate::marketplace::exceptions::{self, Kind, Verdict};
+use crate::marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
 use crate::marketplace::{Fault, FaultClass};
 use crate::usage::ledger::{Answered, Record};
 
@@ -123,21 +124,12 @@ impl Policy {
     #[must_use]
     pub fn judge(&self, was_in_doubt: bool, fault: &Fault) -> Answered {
         let code = fault.code.as_str().to_owned();
-        match code.as_str() {
-            // AWS holds another value for this hour: what we would send will never be taken.
-            "DuplicateRequestException" | "IdempotencyConflictException" => Answered::Dead(code),
-            "TimestampOutOfBoundsException" if was_in_doubt => Answered::Dead("in_doubt".to_owned()),
-            "TimestampOutOfBoundsException" if self.carry_expired => Answered::Carry(code),
-            "TimestampOutOfBoundsException"
-            | "InvalidUsageDimensionException"
-            | "InvalidTagException"
-            | "InvalidUsageAllocationsException"
-            | "InvalidCustomerIdentifierException"
-            | "InvalidLicenseException"
-            | "RequestEntityTooLargeException"
-            | "RequestTooLargeException"
-            | "SerializationException"
-            | "ValidationException" => Answered::Dead(code),
+        match exceptions::kind(&code) {
+            Some(Kind::Record(Verdict::OutOfWindow)) if was_in_doubt => Answered::Dead("in_doubt".to_owned()),
+            Some(Kind::Record(Verdict::OutOfWindow)) if self.carry_expired => Answered::Carry(code),
+            Some(Kind::Record(Verdict::OutOfWindow | Verdict::Taken | Verdict::Never)) => {
+                Answered::Dead(code)
+            }
             _ if processed_unknown(fault) => Answered::Unknown(code),
             _ => Answered::Refused(code),
         }
@@ -148,27 +140,20 @@ impl Policy {
 /// goes on.
 #[must_use]
 pub fn concerns_the_record(fault: &Fault) -> bool {
-    fault.class == FaultClass::Misconfigured && !CONCERN_ALL.contains(&fault.code.as_str())
+    fault.class == FaultClass::Misconfigured && !concerns_all(fault.code.as_str())
 }
 
-/// Exceptions about product, region and account: the next record would meet the same one.
-const CONCERN_ALL: [&str; 7] = [
-    "InvalidProductCodeException",
-    "InvalidEndpointRegionException",
-    "InvalidRegionException",
-    "DisabledApiException",
-    "PlatformNotSupportedException",
-    "UnknownOperationException",
-    "RequestNotBuilt",
-];
+/// Whether a code is about product, region, account or the request itself: the next record would meet the same one.
+fn concerns_all(code: &str) -> bool {
+    code == REQUEST_NOT_BUILT || exceptions::kind(code).is_some_and(|kind| !kind.concerns_the_record())
+}
 
 /// Whether the code that a record was refused with is about the record alone.
 fn is_its_own(code: &str) -> bool {
     if ["CustomerNotSubscribed", UNANSWERED].contains(&code) {
         return true;
     }
-    let (class, _) = classify(Answer { status: 400, code: Some(code) });
-    class == FaultClass::Misconfigured && code.ends_with("Exception") && !CONCERN_ALL.contains(&code)
+    exceptions::kind(code).map_or(code.ends_with("Exception"), Kind::concerns_the_record)
 }
 
 /// The code of a record of which an answer did not speak.
@@ -177,21 +162,9 @@ pub const UNANSWERED: &str = "Unanswered";
 /// Whether the call may have been processed although no answer says so.
 #[must_use]
 pub fn processed_unknown(fault: &Fault) -> bool {
-    /// Refused before it was looked at, or never sent.
-    const NOT_PROCESSED: [&str; 11] = [
-        "ThrottlingException",
-        "Throttling",
-        "ThrottledException",
-        "RequestThrottledException",
-        "RequestThrottled",
-        "TooManyRequestsException",
-        "RequestLimitExceeded",
-        "Dns",
-        "ConnectTimeout",
-        "CredentialsUnavailable",
-        "RegionUnknown",
-    ];
-    let known = fault.never_sent || NOT_PROCESSED.contains(&fault.code.as_str());
+    let known = fault.never_sent
+        || NOT_SENT.contains(&fault.code.as_str())
+        || exceptions::kind(fault.code.as_str()).is_some_and(|kind| !kind.may_be_processed());
     fault.class == FaultClass::Transient && !known
 }
 
@@ -208,6 +181,7 @@ pub fn phase_of(pod: &str) -> Duration {
 mod tests {
     use super::*;
     use crate::marketplace::Hour;
+    use crate::marketplace::fault::{Answer, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     fn policy() -> Policy {
@@ -354,7 +328,7 @@ mod tests {
             (400, "SerializationException", Dead, Dead, true),
             (503, "ServiceUnavailable", InDoubt, InDoubt, false),
             (429, "TooManyRequestsException", Kept, Kept, false),
-            (400, "TransactionInProgressException", InDoubt, InDoubt, false),
+            (400, "TransactionInProgressException", Kept, Kept, false),
             // One that no document names yet
             (400, "SomethingNewException", Kept, Kept, true),
             (500, "SomethingNewException", InDoubt, InDoubt, false),

@@ -138,6 +138,7 @@ fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
         command
             .env("TOLLGATE_MODE", "metered")
             .env("TOLLGATE_PRODUCT_CODE", "demometered")
+            .env("TOLLGATE_DIMENSIONS", "requests")
             .env("TOLLGATE_STATE_DIR", state.path());
     };
     let (_, report) = doctor(&emulator, metered);

@@ -158,3 +158,29 @@ fn a_second_signal_ends_at_once() {
     sidecar.read_until(|line| line["message"].as_str().is_some_and(|text| text.starts_with("second signal")));
     assert_eq!(sidecar.end().0.code(), Some(70));
 }
+
+#[test]
+fn a_denied_pod_does_not_ask_again_where_only_a_new_pod_does() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let start = |pod: &str| {
+        let mut command = with_state(&emulator, pod, state.path());
+        command.env("TOLLGATE_AFTER_DENIAL", "new-pod");
+        Sidecar::start(command)
+    };
+    emulator.admin("/_emulator/pods", r#"{"access_key":"pod-denied","account_id":"444455556666"}"#);
+    let mut first = start("pod-denied");
+    let line = first.wait_for_code("denied", "CustomerNotEntitledException");
+    assert!(line["remedy"].as_str().is_some_and(|remedy| remedy.contains("replace the pod")), "{line}");
+    assert!(first.document()["next_attempt_at"].is_null());
+    first.signal("KILL");
+    first.end();
+
+    // The buyer has subscribed; a second answer about this pod would prove nothing.
+    emulator.admin("/_emulator/pods", r#"{"access_key":"pod-denied","account_id":"111122223333"}"#);
+    let mut again = start("pod-denied");
+    again.wait_for_code("denied", "CustomerNotEntitledException");
+    assert_eq!(again.document()["attempts"], 0);
+    drop(again);
+    start("pod-new").wait_for("entitled");
+}

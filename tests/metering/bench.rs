@@ -43,6 +43,7 @@ impl Bench {
         command
             .env("TOLLGATE_MODE", self.mode)
             .env("TOLLGATE_PRODUCT_CODE", format!("demo{}", self.mode))
+            .env("TOLLGATE_DIMENSIONS", "requests,gigabytes")
             .env_remove("TOLLGATE_PUBLIC_KEYS")
             .env("TOLLGATE_STATE_DIR", self.state.path())
             .env("TOLLGATE_CLOCK", format!("{}/_emulator/clock", self.emulator.endpoint()));
@@ -112,8 +113,21 @@ impl Running {
     pub(crate) fn start(command: Command) -> Self {
         let mut sidecar = Sidecar::start(command);
         sidecar.wait_for("entitled");
+        Self::of(sidecar)
+    }
+
+    /// A sidecar that runs, whatever its gate does.
+    pub(crate) fn of(sidecar: Sidecar) -> Self {
         let app = sidecar.app_addr.unwrap();
         Self { sidecar, app, billed: 0 }
+    }
+
+    /// Waits for a line that the log may hold already.
+    pub(crate) fn read_back(&mut self, fits: impl Fn(&Value) -> bool) {
+        let held = |line: &String| serde_json::from_str(line).is_ok_and(|line| fits(&line));
+        if !self.sidecar.seen.iter().any(held) {
+            self.sidecar.read_until(fits);
+        }
     }
 
     /// Reports usage; every event must be acknowledged.

@@ -3,7 +3,8 @@
 
 use serde_json::json;
 
-use crate::bench::{AN_HOUR_AND_ALL, Bench};
+use crate::bench::{AN_HOUR_AND_ALL, Bench, Running};
+use crate::processes::Sidecar;
 
 /// **An acknowledged event is billed once.** Once `POST /v1/usage` has answered `accepted` for an event, it is on disk
 /// and is part of exactly one hour record; AWS is sent that record until it answers.
@@ -33,7 +34,7 @@ fn an_acknowledged_event_is_billed_once() {
 fn an_event_with_an_id_counts_once() {
     let bench = Bench::metered();
     let running = bench.start();
-    let status = |running: &crate::bench::Running, quantity: u32| {
+    let status = |running: &Running, quantity: u32| {
         let answer = running.usage(&json!({"id": "order-1", "dimension": "requests", "quantity": quantity}));
         (answer.status, answer.json()["results"][0]["status"].as_str().unwrap().to_owned())
     };
@@ -230,6 +231,54 @@ fn a_lapsed_subscription_is_told_and_its_usage_kept() {
     assert_eq!(bench.billed(), [("requests".into(), 5_000_000)].into(), "the shutdown asked once more");
 }
 
+/// **Usage that AWS does not accept shuts the gate where the seller says so.** With `on_unsent = "close-after:4h"` the
+/// state is `unreported` when the oldest usage that AWS refused, did not answer or took from somebody else is older than four
+/// hours since its hour's end, by the clock or by the time that the sidecar ran. Neither a restart nor the clock ends it, only
+/// AWS's acceptance of that usage or of its replay. Usage is taken and sent meanwhile.
+#[test]
+fn usage_that_aws_does_not_accept_shuts_the_gate_where_the_seller_says_so() {
+    let bench = Bench::metered();
+    let settings = [("TOLLGATE_ON_UNSENT", "close-after:4h")];
+    let mut running = bench.start_with(&settings);
+    running.report("requests", "5");
+    bench.fault(
+        r#"{"fault":"exception","exception":"DuplicateRequestException","operation":"MeterUsage","count":1}"#,
+    );
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.sidecar.read_until(|line| line["code"] == "DuplicateRequestException");
+    running.pass(&bench, "3h30m");
+    assert_eq!(running.sidecar.document()["gate"], "open", "three hours and three quarters");
+    running.pass(&bench, "30m");
+    running.sidecar.wait_for("unreported");
+    running.report("requests", "1");
+    running.kill();
+    let mut command = bench.command(&["run"]);
+    command.envs(settings);
+    let mut running = Running::of(Sidecar::start(command));
+    running.sidecar.wait_for("unreported");
+    let dead = running.records().into_iter().find(|record| record["state"] == "dead").unwrap();
+    let (status, _, complaint) = bench.ledger(&["replay", &dead["id"].to_string()], Some(running.app));
+    assert!(status.success(), "{complaint}");
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.sidecar.wait_for("entitled");
+    assert_eq!(bench.billed()["requests"], 6_000_000, "{:?}", bench.bill());
+}
+
+/// **A dimension that AWS does not know is named at the start.** In mode `metered` each configured dimension is tried by a
+/// dry run once the gate has opened; one that AWS does not know is an error in the log and a metric. The gate stays open, and
+/// usage of the dimension is kept.
+#[test]
+fn a_dimension_that_aws_does_not_know_is_named_at_the_start() {
+    let bench = Bench::metered();
+    bench.emulator.admin("/_emulator/switches", r#"{"dry_run_checks":"everything"}"#);
+    let mut running = bench.start_with(&[("TOLLGATE_DIMENSIONS", "requests,reqests")]);
+    running.read_back(|line| line["level"] == "ERROR" && line["dimension"] == "reqests");
+    let metrics = running.sidecar.get("/metrics").body;
+    assert!(metrics.contains("tollgate_usage_dimension_unknown{dimension=\"reqests\"} 1"), "{metrics}");
+    running.report("reqests", "1");
+    assert_eq!(running.sidecar.document()["gate"], "open");
+}
+
 /// **Usage of an earlier pod on a kept volume is reported by the next pod.** AWS tells reports apart by the pod, so what
 /// was not sent counts to the next pod's current hour; what is in doubt is a dead letter.
 #[test]
@@ -275,4 +324,50 @@ fn a_customers_usage_is_billed_to_that_customer() {
     let waiting: Vec<_> =
         running.records().into_iter().filter(|record| record["state"] != "accepted").collect();
     assert_eq!((waiting.len(), &waiting[0]["code"]), (1, &json!("CustomerNotSubscribed")), "{waiting:?}");
+}
+
+/// **A dead letter is closed by a person, and leaves a note.** What AWS will not bill waits as a dead letter until
+/// somebody replays it (to another dimension, where its own was wrong), confirms that it was billed, or discards it.
+/// Each repair is in `tollgate ledger audit`, the balance holds (accepted = billed + pending + dead + discarded), and
+/// the alert for dead letters clears. To confirm, to discard and to redirect need `ledger_repair`.
+#[test]
+fn a_dead_letter_is_closed_by_a_person_and_leaves_a_note() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    let dead = |running: &crate::bench::Running, count: usize| {
+        let line = format!("tollgate_usage_dead_letters {count}");
+        while !running.sidecar.get("/metrics").body.lines().any(|found| found == line) {}
+    };
+    let wrong = crate::repair::dead_letter(&bench, &mut running, "3").to_string();
+    let billed = crate::repair::dead_letter(&bench, &mut running, "5").to_string();
+    let unwanted = crate::repair::dead_letter(&bench, &mut running, "7").to_string();
+    dead(&running, 3);
+    let app = Some(running.app);
+    for order in [
+        &["replay", &wrong, "--to-dimension", "gigabytes"][..],
+        &["confirm", &billed, "--note", "in the report of November"],
+        &["discard", &unwanted, "--note", "a load test"],
+    ] {
+        let (status, _, said) = bench.ledger(order, app);
+        assert!(status.success(), "{order:?}: {said}");
+    }
+    dead(&running, 0);
+    running.pass(&bench, AN_HOUR_AND_ALL);
+    running.wait_billed(1);
+    assert_eq!(bench.billed(), [("gigabytes".into(), 3_000_000)].into());
+    let (_, rows, _) = bench.ledger(&["reconcile"], app);
+    let of = |index: usize, name: &str| rows[index][name].as_str().unwrap_or_default().to_owned();
+    assert_eq!(
+        (of(0, "dimension"), of(0, "accepted"), of(0, "billed")),
+        ("gigabytes".into(), "3".into(), "3".into())
+    );
+    assert_eq!(
+        (of(1, "accepted"), of(1, "billed"), of(1, "discarded")),
+        ("12".into(), "5".into(), "7".into())
+    );
+    let (_, audit, _) = bench.ledger(&["audit"], app);
+    let actions: Vec<&str> =
+        audit.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["replay", "confirm", "discard"], "{audit}");
+    assert!(audit[1]["note"].as_str().unwrap().starts_with("in the report of November"), "{audit}");
 }

@@ -29,7 +29,7 @@ KINDS = ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"]
 # Kinds that no schema of Kubernetes itself has.
 CUSTOM = {"PodMonitor", "PrometheusRule"}
 
-METERED = {"mode": "metered", "productCode": "demo", "state": {"type": "emptyDir"}}
+METERED = {"mode": "metered", "productCode": "demo", "settings": {"dimensions": "requests"}, "state": {"type": "emptyDir"}}
 CASES = {
     "plain": {},
     "code": {"productCode": "demo-1/x", "region": "eu-central-1"},
@@ -181,6 +181,7 @@ class Charts(unittest.TestCase):
 
     def test_what_cannot_work_is_refused_with_what_to_do(self):
         self.refused({"tollgate": {"mode": "metered"}}, "set tollgate.state.type")
+        self.refused({"tollgate": {**METERED, "settings": {}}}, "set tollgate.settings.dimensions")
         saas = {"mode": "saas", "state": {"type": "emptyDir"}}
         self.refused({"replicas": 3, "tollgate": saas}, "one writer")
         self.refused({"kind": "DaemonSet", "tollgate": saas}, "one writer")
@@ -234,7 +235,9 @@ class Charts(unittest.TestCase):
             return {entry["name"] for entry in pod_spec(self.workload({"tollgate": values}))["initContainers"][-1]["env"]}
 
         self.assertEqual(names({}), {"TOLLGATE_POD_UID", "TOLLGATE_STATE_DIR"})
-        self.assertEqual(names({"state": {"type": "emptyDir"}, "mode": "metered"}), {"TOLLGATE_POD_UID"})
+        self.assertEqual(names({"state": {"type": "emptyDir"}, "mode": "metered"}), {"TOLLGATE_POD_UID", "TOLLGATE_DRAIN_QUIET"})
+        own = {"state": {"type": "emptyDir"}, "settings": {"drain_quiet": "1s"}}
+        self.assertEqual(names(own), {"TOLLGATE_POD_UID", "TOLLGATE_DRAIN_QUIET"})
         changed = names({"ports": {"probe": 20000, "app": 20001}, "shutdownGrace": "1m", "productCode": "x", "region": "eu-west-1"})
         self.assertEqual(changed - names({}), {
             "TOLLGATE_PROBE_ADDR", "TOLLGATE_APP_ADDR", "TOLLGATE_SHUTDOWN_GRACE", "TOLLGATE_PRODUCT_CODE", "TOLLGATE_MODE", "AWS_REGION",

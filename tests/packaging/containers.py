@@ -332,7 +332,7 @@ class Containers(unittest.TestCase):
         token.chmod(0o644)
         metered = {
             "TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demometered", "TOLLGATE_APP_ADDR": "0.0.0.0:19181",
-            "TOLLGATE_APP_TOKEN_FILE": "/token", "TOLLGATE_PUBLIC_KEYS": None,
+            "TOLLGATE_APP_TOKEN_FILE": "/token", "TOLLGATE_PUBLIC_KEYS": None, "TOLLGATE_DIMENSIONS": "requests",
         }
         settings = self.settings("pod-5", **metered)
         self.run_container(

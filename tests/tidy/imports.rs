@@ -110,6 +110,7 @@ pub(crate) const RULES: &[Rule] = &[
             "marketplace::allocation",
             "usage::seal",
             "usage::policy",
+            "usage::unsent::rule",
         ],
         except: &[],
         never: &["tokio", "hyper*", "std::fs", "std::net", "std::thread", "std::process"],

@@ -59,6 +59,7 @@ class Sidecar(Process):
         environment = {
             "TOLLGATE_MODE": mode,
             "TOLLGATE_PRODUCT_CODE": f"demo{mode}",
+            **({} if mode == "hourly" else {"TOLLGATE_DIMENSIONS": "requests,gigabytes"}),
             "TOLLGATE_ENDPOINT_URL": emulator.endpoint,
             "TOLLGATE_CLOCK": emulator.facts["clock"],
             "TOLLGATE_PROBE_ADDR": "127.0.0.1:0",

@@ -1,6 +1,8 @@
 """A seller's file in its real place, and every way around it that a buyer has, against the built binary.
 
-Usage: sealing.py PROGRAM
+Usage: sealing.py PROGRAM [RELEASED]
+
+RELEASED is a build without the emulator: what a build with it leaves to the operator for rehearsals is tried on RELEASED only.
 
 Needs root or user namespaces: /usr/share/tollgate is a folder of this run's own, in a mount namespace of its own.
 """
@@ -19,6 +21,8 @@ if os.environ.get("SEALING_INSIDE") != "1":
 from processes import Emulator
 
 PROGRAM = os.path.abspath(sys.argv[1])
+RELEASED = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else None
+REHEARSAL = ("product_code", "public_keys", "endpoint_url", "allow_emulated", "clock")
 SEALED = "/usr/share/tollgate"
 KEYS = {"AWS_ACCESS_KEY_ID": "pod", "AWS_SECRET_ACCESS_KEY": "any"}
 BASE = {
@@ -36,7 +40,7 @@ def write(path, text):
 
 def check(environment, arguments=(), folder="/"):
     """`config check`: exit code and all that it said."""
-    done = subprocess.run([PROGRAM, "config", "check", *arguments], env={**BASE, **KEYS, **environment}, cwd=folder,
+    done = subprocess.run([RELEASED or PROGRAM, "config", "check", *arguments], env={**BASE, **KEYS, **environment}, cwd=folder,
                           capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
@@ -48,7 +52,13 @@ def ways(folder, stranger):
     values = {
         "mode": "metered", "product_code": "another", "public_keys": folder, "public_key_version": "2", "grace_period": "300d",
         "endpoint_url": stranger, "allow_emulated": "true", "clock": f"{stranger}/_emulator/clock",
+        "dimensions": "request", "entitlement_dimension": "requests", "on_lapse": "keep", "on_unsent": "keep",
+        "after_denial": "ask-again", "on_denied": "hold", "on_expired": "dead-letter", "on_zero_hour": "skip",
+        "seal_on_shutdown": "false", "settle": "59m", "aws_door": "true", "strict_usage": "true", "ledger_repair": "true",
+        "idempotency_window": "2h", "kept_receipt": "on", "docs_url": stranger,
     }
+    if not RELEASED:
+        values = {name: value for name, value in values.items() if name not in REHEARSAL}
     for name, value in values.items():
         yield f"--{name}", {}, [f"--{name.replace('_', '-')}={value}"], "/"
         yield f"TOLLGATE_{name.upper()}", {f"TOLLGATE_{name.upper()}": value}, [], "/"
@@ -57,7 +67,10 @@ def ways(folder, stranger):
         link = f"{folder}/{name}-link.toml"
         os.symlink(file, link)
         yield f"{name} behind a symbolic link, --config", {}, [f"--config={link}"], "/"
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS"):
+    for name, value in (("shutdown_grace", "4s"), ("ledger_bytes_max", "15MiB")):
+        yield f"{name} below its floor", {f"TOLLGATE_{name.upper()}": value}, [], "/"
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
+    for name in names:
         yield name, {name: stranger}, [], "/"
         yield f"{name}, said to be ignored", {name: stranger, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, [], "/"
     for kind, text in (("endpoint_url", profile), ("services", services)):
@@ -77,7 +90,7 @@ def ways(folder, stranger):
 def late_profile(folder, emulator):
     """No credentials at the start, so that they are looked for again and again; then a profile file brings keys and an endpoint."""
     path = f"{folder}/late"
-    environment = {**BASE, "AWS_CONFIG_FILE": path, "AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9"}
+    environment = {**BASE, "AWS_CONFIG_FILE": path}
     process = subprocess.Popen([PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True)
     try:
         seen = []
@@ -104,9 +117,7 @@ def main():
         subprocess.run(["mount", "--bind", seller, SEALED], check=True)
         subprocess.run(["cp", "-r", emulator.facts["public_keys"], f"{seller}/keys"], check=True)
         text = 'product_code = "demohourly"\npublic_keys = "keys"\n'
-        # As a seller's file may be: a link to where the build put it.
-        write(f"{seller}/built.toml", text)
-        os.symlink("built.toml", f"{seller}/seller.toml")
+        write(f"{seller}/seller.toml", text)
         code, said = check({})
         assert code == 0, said
         count = 0
@@ -116,14 +127,19 @@ def main():
             if code != 78 or "seller" not in said:
                 failed += 1
                 print(f"NOT SEALED: {name}: {code} {said}")
-        os.remove(f"{seller}/seller.toml")
-        os.symlink("nowhere.toml", f"{seller}/seller.toml")
-        code, said = check({"TOLLGATE_PRODUCT_CODE": "another", "TOLLGATE_PUBLIC_KEYS": f"{seller}/keys"})
-        if code != 78:
-            failed += 1
-            print(f"NOT SEALED: a seller's file that is a link to nothing: {code} {said}")
-        os.remove(f"{seller}/seller.toml")
-        os.symlink("built.toml", f"{seller}/seller.toml")
+        os.rename(f"{seller}/seller.toml", f"{seller}/built.toml")
+        for what, make in (
+            ("a link to nothing", lambda path: os.symlink("nowhere.toml", path)),
+            ("a link", lambda path: os.symlink("built.toml", path)),
+            ("a pipe", os.mkfifo),
+        ):
+            make(f"{seller}/seller.toml")
+            code, said = check({"TOLLGATE_PRODUCT_CODE": "another", "TOLLGATE_PUBLIC_KEYS": f"{seller}/keys"})
+            if code != 78:
+                failed += 1
+                print(f"NOT SEALED: a seller's file that is {what}: {code} {said}")
+            os.remove(f"{seller}/seller.toml")
+        os.rename(f"{seller}/built.toml", f"{seller}/seller.toml")
         good, measured = late_profile(folder, emulator)
         failed += not good
         print(f"sealing: a profile file written after the start: {measured}")

@@ -55,6 +55,11 @@ image sets must stand nowhere else.
 - name: TOLLGATE_STATE_DIR
   value: none
 {{- end }}
+{{- /* A native sidecar is stopped after the application has ended: there is nobody left to wait for. */}}
+{{- if and (eq .gate "native") (ne .state.type "none") (not (hasKey .settings "drain_quiet")) }}
+- name: TOLLGATE_DRAIN_QUIET
+  value: 0s
+{{- end }}
 {{- if .region }}
 - name: AWS_REGION
   value: {{ .region | quote }}

@@ -64,6 +64,9 @@ renders, such as a Service, passes through as it is.
     {{- end -}}
     {{- $taken = append $taken (toString $port) -}}
   {{- end -}}
+  {{- if and .productCode (ne .mode "hourly") (not .settings.dimensions) -}}
+    {{- fail (printf "tollgate: mode %s needs the usage dimensions of the product: set tollgate.settings.dimensions, such as requests,gigabytes" .mode) -}}
+  {{- end -}}
   {{- if eq .state.type "none" -}}
     {{- if ne .mode "hourly" -}}
       {{- fail (printf "tollgate: mode %s keeps usage on disk: set tollgate.state.type to emptyDir (lost with the pod) or persistentVolumeClaim" .mode) -}}

@@ -3,12 +3,13 @@
 //! Nothing is overwritten: all names are looked at before the first is written, and each is created as new.
 
 use std::fs;
-use std::io::{self, Read as _, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::config::SELLER_FILE;
+use crate::disk::{Links, read_regular};
 use crate::exit::Exit;
 use crate::marketplace::ProductCode;
 use crate::receipt::key::PublicKey;
@@ -19,6 +20,9 @@ pub struct InitArgs {
     /// The folder to write to; made if it is missing.
     #[arg(default_value = ".")]
     dir: PathBuf,
+    /// How the product is priced.
+    #[arg(long, value_name = "MODE", default_value = "hourly", value_parser = ["hourly", "metered", "saas"])]
+    mode: String,
     /// The product code, to be written into the seller's file.
     #[arg(long, value_name = "CODE")]
     product_code: Option<ProductCode>,
@@ -28,6 +32,17 @@ pub struct InitArgs {
     /// The image of tollgate to build from.
     #[arg(long, value_name = "IMAGE", default_value = concat!("tollgate:", env!("CARGO_PKG_VERSION")))]
     image: String,
+}
+
+impl InitArgs {
+    /// AWS's answer is a signature, which needs the product's key.
+    fn is_signed(&self) -> bool {
+        self.mode == "hourly"
+    }
+
+    fn has_keys(&self) -> bool {
+        self.is_signed() || self.public_key.is_some()
+    }
 }
 
 pub(super) fn run(args: &InitArgs, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
@@ -58,24 +73,24 @@ enum InitError {
 }
 
 fn write_files(args: &InitArgs) -> Result<Vec<&'static str>, InitError> {
-    let key = match &args.public_key {
-        Some(path) => ("keys/1.pem", read_key(path)?),
-        None => ("keys/README", KEYS_README.to_owned()),
-    };
-    let files = [
-        ("seller.toml", seller_file(args.product_code.as_ref())),
-        ("Dockerfile", dockerfile(&args.image)),
-        ("values.yaml", VALUES.to_owned()),
-        key,
+    let mut files = vec![
+        ("seller.toml", seller_file(args)),
+        ("Dockerfile", dockerfile(args)),
+        ("values.yaml", values(args)),
     ];
+    if let Some(path) = &args.public_key {
+        files.push(("keys/1.pem", read_key(path)?));
+    } else if args.is_signed() {
+        files.push(("keys/README", KEYS_README.to_owned()));
+    }
     for (name, _) in &files {
         let path = args.dir.join(name);
         if path.symlink_metadata().is_ok() {
             return Err(InitError::Exists(path));
         }
     }
-    let keys = args.dir.join("keys");
-    fs::create_dir_all(&keys).map_err(|source| InitError::Write { path: keys, source })?;
+    let folder = if args.has_keys() { args.dir.join("keys") } else { args.dir.clone() };
+    fs::create_dir_all(&folder).map_err(|source| InitError::Write { path: folder, source })?;
     for (name, text) in &files {
         let path = args.dir.join(name);
         write_new(&path, text).map_err(|source| InitError::Write { path, source })?;
@@ -89,45 +104,80 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 
 fn read_key(path: &Path) -> Result<String, InitError> {
     // As for the keys of the configuration: an RSA-8192 key has 1.5 KiB.
-    const PEM_BYTES_MAX: u64 = 16 * 1024;
+    const PEM_BYTES_MAX: usize = 16 * 1024;
     let refused = |problem: String| InitError::Key { path: path.to_owned(), problem };
-    let mut pem = Vec::new();
-    let file = fs::File::open(path).map_err(|error| refused(error.to_string()))?;
-    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut pem).map_err(|error| refused(error.to_string()))?;
+    let pem = read_regular(path, PEM_BYTES_MAX, Links::Follow).map_err(|error| refused(error.to_string()))?;
     PublicKey::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
     String::from_utf8(pem).map_err(|_| refused("it is not text".to_owned()))
 }
 
-fn seller_file(product_code: Option<&ProductCode>) -> String {
-    let code = product_code.map(ProductCode::as_str).unwrap_or_default();
+fn seller_file(args: &InitArgs) -> String {
+    let (mode, code) = (&args.mode, args.product_code.as_ref().map(ProductCode::as_str).unwrap_or_default());
     // A product code holds no character that TOML would have to escape.
-    format!(
-        "# The seller's file. What it sets always wins, and nobody else may set mode, product_code, public_keys,\n\
-         # public_key_version, grace_period, endpoint_url, allow_emulated or clock beside it.\n\
+    let mut text = format!(
+        "# The seller's file. Where it exists, every setting comes from it or from its default, except the operator's own\n\
+         # (docs/CONFIGURATION.md, column owner). operator_settings = [\"settle\"] would hand one to the operator.\n\
          \n\
          # As the product is priced: hourly, metered or saas.\n\
-         mode = \"hourly\"\n\
+         mode = \"{mode}\"\n\
          \n\
          # From the product's page in the AWS Marketplace Management Portal.\n\
-         product_code = \"{code}\"\n\
-         \n\
-         # The product's public keys, one <version>.pem for each; the path is relative to this file.\n\
-         public_keys = \"keys\"\n\
-         \n\
-         # How long the gate may stand open while AWS cannot be reached.\n\
-         grace_period = \"0s\"\n"
-    )
+         product_code = \"{code}\"\n"
+    );
+    if args.has_keys() {
+        text.push_str(SELLERS_KEYS);
+    }
+    if args.mode != "hourly" {
+        text.push_str(SELLERS_DIMENSIONS);
+    }
+    if args.mode == "metered" {
+        text.push_str(SELLERS_UNSENT);
+    }
+    text.push_str(SELLERS_GRACE);
+    text
 }
 
+const SELLERS_KEYS: &str = "
+# The product's public keys, one <version>.pem for each; the path is relative to this file.
+public_keys = \"keys\"
+";
+
+const SELLERS_DIMENSIONS: &str = "
+# The usage dimensions of the product, by their API names; usage of another dimension is rejected.
+dimensions = []
+";
+
+const SELLERS_UNSENT: &str = "
+# When usage stays unbilled because AWS refuses it or does not answer: keep the gate open, or close-after:<duration>,
+# at least 2h.
+on_unsent = \"keep\"
+";
+
+const SELLERS_GRACE: &str = "
+# How long the gate may stay open while AWS cannot be reached, counted from the first failed attempt.
+grace_period = \"0s\"
+";
+
 /// Three lines: everything else is in the image that it builds from.
-fn dockerfile(image: &str) -> String {
+fn dockerfile(args: &InitArgs) -> String {
     let folder = Path::new(SELLER_FILE).parent().unwrap_or_else(|| Path::new("/")).display();
-    format!("FROM {image}\nCOPY keys/ {folder}/keys/\nCOPY seller.toml {SELLER_FILE}\n")
+    let keys = if args.has_keys() { format!("COPY keys/ {folder}/keys/\n") } else { String::new() };
+    format!("FROM {}\n{keys}COPY seller.toml {SELLER_FILE}\n", args.image)
+}
+
+fn values(args: &InitArgs) -> String {
+    let volume = match args.mode.as_str() {
+        "hourly" => String::new(),
+        mode => format!(
+            "  mode: {mode}\n  state:\n    # emptyDir is lost with the pod; or persistentVolumeClaim.\n    type: emptyDir\n"
+        ),
+    };
+    format!("{VALUES}{volume}")
 }
 
 const VALUES: &str = "\
 # The block for the values of a chart that uses the tollgate library chart. Mode, product code and keys are sealed into
-# the image; what stays is where the image is. A metered product also states mode and state.type here, for the chart
+# the image; what stays is where the image is. A product priced by use also states mode and state.type, for the chart
 # chooses the volume of the usage ledger by them.
 tollgate:
   image:
@@ -146,7 +196,10 @@ fn next_steps(args: &InitArgs) -> String {
     if args.product_code.is_none() {
         steps.push("set product_code in seller.toml");
     }
-    if args.public_key.is_none() {
+    if args.mode != "hourly" {
+        steps.push("name the product's dimensions in seller.toml");
+    }
+    if args.is_signed() && args.public_key.is_none() {
         steps.push("put the product's public key into keys/1.pem");
     }
     steps.push("build the image: docker build -t <your repository> .");
@@ -210,6 +263,29 @@ mod tests {
         let faults = load_written(dir.path()).unwrap_err().to_string();
         assert_eq!(faults.lines().count(), 2, "{faults}");
         assert!(faults.contains("product_code") && faults.contains("1.pem"), "{faults}");
+    }
+
+    #[test]
+    fn each_mode_gets_what_it_needs() {
+        for (mode, files) in [("metered", 3), ("saas", 3)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (exit, out, err) =
+                init(&[dir.path().to_str().unwrap(), "--mode", mode, "--product-code", "demo"]);
+            assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+            assert_eq!(out.lines().filter(|line| line.starts_with("wrote ")).count(), files, "{out}");
+            let faults = load_written(dir.path()).unwrap_err().to_string();
+            assert!(faults.starts_with("dimensions") && faults.lines().count() == 1, "{faults}");
+            let file = dir.path().join("seller.toml");
+            let text = fs::read_to_string(&file).unwrap();
+            assert_eq!(text.contains("on_unsent"), mode == "metered");
+            fs::write(&file, text.replace("dimensions = []", "dimensions = [\"requests\"]")).unwrap();
+            let state = format!("{}/state", dir.path().display());
+            let flags = Flags::default().with(crate::config::setting::Setting::StateDir, state);
+            let installed = Installation { seller_file: file, ..Installation::compiled_in() };
+            let loaded = load(&flags, &MapEnvironment::default(), &installed, Role::Inspect).unwrap();
+            assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+            assert!(!fs::read_to_string(dir.path().join("Dockerfile")).unwrap().contains("keys"));
+        }
     }
 
     #[test]

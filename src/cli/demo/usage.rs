@@ -64,6 +64,7 @@ async fn start(facts: &Facts, folder: &Path) -> io::Result<(Child, SocketAddr)> 
     let mut sidecar = child(&["run"])
         .env("TOLLGATE_MODE", "metered")
         .env("TOLLGATE_PRODUCT_CODE", "demometered")
+        .env("TOLLGATE_DIMENSIONS", "requests,gigabytes")
         .env("TOLLGATE_ENDPOINT_URL", &facts.endpoint)
         .env("TOLLGATE_CLOCK", &facts.clock)
         .env("TOLLGATE_PROBE_ADDR", &any_port)

@@ -29,6 +29,7 @@ fn policy() -> Policy {
         stated_version: None,
         renewed_hourly: false,
         close_lapsed_after: None,
+        ask_after_denial: true,
     }
 }
 
@@ -512,4 +513,109 @@ fn a_proof_of_one_hour_is_asked_for_again_in_the_next() {
     assert_eq!(bench.machine.standing(bench.now()).state(), State::Lapsed, "AWS's last word stands");
     bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
     assert_eq!(bench.machine.standing(bench.now()).state(), State::Entitled);
+}
+
+#[test]
+fn unreported_usage_shuts_an_open_gate_and_nothing_else() {
+    let close = Policy { close_lapsed_after: Some(60 * MINUTE), ..graceful() };
+    type Prepare = fn(&mut Bench);
+    let table: [(Prepare, State, State); 6] = [
+        (|_| {}, State::Pending, State::Pending),
+        (
+            |bench| {
+                bench.succeeds();
+            },
+            State::Entitled,
+            State::Unreported,
+        ),
+        (
+            |bench| {
+                bench.fails(FaultClass::Transient, "Dns");
+            },
+            State::Grace,
+            State::Unreported,
+        ),
+        (
+            |bench| {
+                bench.succeeds();
+                bench.machine.hear(bench.now(), Some(&refusal()));
+            },
+            State::Lapsed,
+            State::Unreported,
+        ),
+        (
+            |bench| {
+                bench.fails(FaultClass::Denied, "CustomerNotEntitledException");
+            },
+            State::Denied,
+            State::Denied,
+        ),
+        (
+            |bench| {
+                bench.step(Event::Answered(Answer::Unverified("NonceMismatch")));
+            },
+            State::Unverified,
+            State::Unverified,
+        ),
+    ];
+    for (prepare, before, during) in table {
+        let mut bench = Bench::new(close.clone());
+        prepare(&mut bench);
+        assert_eq!(bench.state(), before);
+        bench.machine.hear_unreported(true);
+        assert_eq!(bench.state(), during, "{before:?}");
+        let standing = bench.machine.standing(bench.now());
+        if during == State::Unreported {
+            assert_eq!((standing.gate_open(), standing.exit()), (false, Exit::NotEntitled));
+            assert_eq!(standing.reason().unwrap().code.as_str(), "UsageUnreported");
+        }
+        bench.machine.hear_unreported(false);
+        assert_eq!(bench.state(), before, "it ended");
+    }
+}
+
+fn new_pod() -> Policy {
+    Policy { ask_after_denial: false, ..policy() }
+}
+
+#[test]
+fn after_a_denial_only_a_new_pod_asks_where_the_seller_says_so() {
+    let mut bench = Bench::new(new_pod());
+    bench.fails(FaultClass::Denied, "CustomerNotEntitledException");
+    assert_eq!((bench.state(), bench.next), (State::Denied, Next::Rest));
+    assert!(matches!(bench.notes.remember, Some(Remember::Failing { denied: true, .. })));
+    let remedy = bench.machine.standing(bench.now()).reason().unwrap().remedy.clone();
+    assert!(remedy.contains("replace the pod"), "{remedy}");
+
+    let denied = || Remembered { denied: true, refused: true, ..Remembered::default() };
+    let again = Bench::remembering(new_pod(), denied());
+    assert_eq!((again.state(), again.next), (State::Denied, Next::Rest), "a restart of its container");
+    let exits = Bench::remembering(Policy { exit_when_refused: true, ..new_pod() }, denied());
+    assert_eq!(exits.next, Next::Leave(Exit::NotEntitled));
+    let asks = Bench::remembering(policy(), denied());
+    assert!(matches!(asks.next, Next::Ask(_)), "ask-again");
+    let new = Bench::remembering(new_pod(), Remembered::default());
+    assert!(matches!(new.next, Next::Ask(_)), "a new pod");
+}
+
+#[test]
+fn other_refusals_are_asked_about_again_under_either_policy() {
+    for (class, code) in [
+        (FaultClass::Misconfigured, "InvalidRegionException"),
+        (FaultClass::Access, "AccessDeniedException"),
+        (FaultClass::Transient, "Dns"),
+    ] {
+        let mut bench = Bench::new(new_pod());
+        bench.fails(class, code);
+        assert!(matches!(bench.next, Next::AskIn(_)), "{code}");
+        assert!(matches!(bench.notes.remember, Some(Remember::Failing { denied: false, .. })), "{code}");
+    }
+}
+
+#[test]
+fn a_denied_renewal_is_the_last_question_where_only_a_new_pod_asks() {
+    let mut bench = Bench::new(Policy { renewed_hourly: true, ..new_pod() });
+    bench.succeeds();
+    bench.fails(FaultClass::Denied, "CustomerNotEntitledException");
+    assert_eq!((bench.state(), bench.next), (State::Lapsed, Next::Rest));
 }

@@ -109,6 +109,7 @@ const KEEP_ASKING_IN_DOUBT: &str = "UPDATE records SET in_doubt = 1, updated_at 
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 const BILLED: &str =
     "UPDATE records SET state = 'accepted', in_doubt = 0, attempting = 0, updated_at = ?2, code = NULL,
+        overdue_hour = NULL, overdue_from = NULL,
         metering_record_id = coalesce(?3, metering_record_id)
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 
@@ -152,7 +153,7 @@ fn grant(
     let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
     let held = transaction
         .query_row(
-            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 AND state <> 'carried' FROM records
+            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 AND state NOT IN ('carried', 'discarded') FROM records
              WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4",
             params![
                 slot.pod,

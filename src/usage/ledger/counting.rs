@@ -8,6 +8,7 @@ use std::collections::btree_map::Entry;
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
+use super::ageing::{self, Overdue};
 use super::rows::{self, Slot};
 use super::upkeep::{self, KEYS_KEPT};
 use super::{Settings, Taken, claim, closed_hour};
@@ -24,6 +25,7 @@ struct Added {
     micros: u64,
     first_at: Timestamp,
     late_from: Option<Hour>,
+    overdue: Overdue,
 }
 
 /// Where and when the group is counted.
@@ -35,6 +37,8 @@ struct Counter<'a> {
     now: Timestamp,
     /// Keys are forgotten by it. A clock that is behind must not make a key old at once.
     seen_at: Timestamp,
+    /// The count of running time, see `ageing`.
+    running: i64,
     sums: BTreeMap<(Slot, &'a TagSet), Added>,
     totals: BTreeMap<&'a str, Total>,
 }
@@ -61,6 +65,7 @@ pub(super) fn count<'a>(
         closed,
         now,
         seen_at: now.max(upkeep::forgotten_before(transaction)?.plus(KEYS_KEPT)),
+        running: ageing::running(transaction)?,
         sums: BTreeMap::new(),
         totals: BTreeMap::new(),
     };
@@ -100,7 +105,8 @@ impl<'a> Counter<'a> {
             late_from = late_from.or_else(|| (slot.hour != hour).then_some(own));
         }
         let first_at = if late_from.is_some() { self.now } else { at };
-        let added = Added { micros: 0, first_at, late_from };
+        let overdue = Overdue::begins(&slot, self.now, self.running);
+        let added = Added { micros: 0, first_at, late_from, overdue };
         let added = self.sums.entry((slot, &event.tags)).or_insert(added);
         added.micros += micros;
         added.first_at = added.first_at.min(first_at);
@@ -139,7 +145,15 @@ impl<'a> Counter<'a> {
 
     fn write(self) -> rusqlite::Result<()> {
         for ((slot, tags), added) in self.sums {
-            rows::add(self.transaction, &slot, tags, added.micros, added.first_at, added.late_from)?;
+            rows::add(
+                self.transaction,
+                &slot,
+                tags,
+                added.micros,
+                added.first_at,
+                added.late_from,
+                added.overdue,
+            )?;
         }
         let mut add = self.transaction.prepare_cached(
             "INSERT INTO accepted (dimension, micros) VALUES (?1, ?2)

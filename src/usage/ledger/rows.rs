@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::{OpenSum, meta, set_meta};
+use super::ageing::{self, Overdue};
+use super::{OpenSum, links, meta, set_meta};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
 use crate::usage::event::Customer;
@@ -36,6 +37,8 @@ pub enum State {
     Dead,
     /// An application's own report through the AWS door is under way.
     Claimed,
+    /// A person decided that it is not to be billed.
+    Discarded,
 }
 
 impl State {
@@ -46,11 +49,12 @@ impl State {
             Self::Carried => "carried",
             Self::Dead => "dead",
             Self::Claimed => "claimed",
+            Self::Discarded => "discarded",
         }
     }
 
-    fn of(text: &str) -> Option<Self> {
-        let all = [Self::Sealed, Self::Accepted, Self::Carried, Self::Dead, Self::Claimed];
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let all = [Self::Sealed, Self::Accepted, Self::Carried, Self::Dead, Self::Claimed, Self::Discarded];
         all.into_iter().find(|state| state.as_str() == text)
     }
 }
@@ -86,6 +90,8 @@ pub struct Record {
     pub state: State,
     /// It was attempted and AWS has not answered definitely since.
     pub in_doubt: bool,
+    /// AWS answered that it holds such a record; whether it is this one, CloudTrail or a person says.
+    pub unconfirmed: bool,
     /// Calls that carried it.
     pub attempts: i64,
     /// AWS's latest exception, or why it is dead.
@@ -117,6 +123,7 @@ impl Record {
             late_from: None,
             state: State::Sealed,
             in_doubt: false,
+            unconfirmed: false,
             attempts: 0,
             code: None,
             metering_record_id: None,
@@ -152,13 +159,15 @@ pub struct Totals {
     pub pending: u64,
     /// In dead letters.
     pub dead: u64,
+    /// In records that a person discarded.
+    pub discarded: u64,
 }
 
 impl Totals {
     /// The law that every committed state keeps.
     #[must_use]
     pub const fn balances(self) -> bool {
-        self.accepted == self.billed + self.pending + self.dead
+        self.accepted == self.billed + self.pending + self.dead + self.discarded
     }
 }
 
@@ -168,11 +177,11 @@ pub(crate) fn signed(micros: u64) -> i64 {
 }
 
 /// A value that this module never writes: the file was changed on the disk.
-fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+pub(super) fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Null, what.into())
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let micros: i64 = row.get(column)?;
     u64::try_from(micros).map_err(|_| unreadable(column, "a quantity below zero"))
 }
@@ -182,7 +191,7 @@ fn quantity(row: &Row<'_>, column: usize) -> rusqlite::Result<Quantity> {
     Quantity::from_micros(unsigned(row, column)?).ok_or_else(above)
 }
 
-fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rusqlite::Result<T> {
+pub(super) fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rusqlite::Result<T> {
     serde_json::from_str(text)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
@@ -232,15 +241,18 @@ pub(super) fn add(
     micros: u64,
     first_at: Timestamp,
     late_from: Option<Hour>,
+    overdue: Overdue,
 ) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "INSERT INTO sums (pod, customer, dimension, hour, tags, micros, first_at, late_from)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+            "INSERT INTO sums (pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
              ON CONFLICT (hour, pod, customer, dimension, tags) DO UPDATE SET
                  micros = micros + excluded.micros,
                  first_at = min(first_at, excluded.first_at),
-                 late_from = coalesce(min(late_from, excluded.late_from), late_from, excluded.late_from)",
+                 late_from = coalesce(min(late_from, excluded.late_from), late_from, excluded.late_from),
+                 overdue_hour = coalesce(min(overdue_hour, excluded.overdue_hour), overdue_hour, excluded.overdue_hour),
+                 overdue_from = coalesce(min(overdue_from, excluded.overdue_from), overdue_from, excluded.overdue_from)",
         )?
         .execute(params![
             slot.pod,
@@ -251,6 +263,8 @@ pub(super) fn add(
             signed(micros),
             first_at.unix_millis(),
             late_from.map(Hour::number),
+            overdue.hour.map(Hour::number),
+            overdue.from,
         ])
         .map(|_| ())
 }
@@ -263,7 +277,8 @@ pub(super) fn due_sums(
     pod: &str,
 ) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
     let mut statement = transaction.prepare_cached(
-        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums
+        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from
+         FROM sums
          WHERE hour <= ?1 OR hour > ?2 OR pod <> ?3",
     )?;
     sums(statement.query(params![closed.number(), farthest.number(), pod])?)
@@ -285,6 +300,7 @@ fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum
             unsigned(row, 5)?,
             Timestamp::from_unix_millis(row.get(6)?),
             late_from.map(Hour::from_number),
+            Overdue { hour: row.get::<_, Option<i64>>(8)?.map(Hour::from_number), from: row.get(9)? },
         );
     }
     Ok(sums)
@@ -310,9 +326,9 @@ pub(super) fn carry(
     let earlier = (slot.hour < target.hour).then_some(slot.hour);
     let late_from = [earlier, sum.late_from].into_iter().flatten().min();
     for (tags, share) in &sum.sum.shares {
-        add(transaction, target, tags, share.micros, now, late_from)?;
+        add(transaction, target, tags, share.micros, now, late_from, sum.overdue)?;
     }
-    Ok(())
+    links::moved(transaction, slot, target)
 }
 
 /// Seals a slot; what is open in it stays: the caller removes it where it is what was sealed.
@@ -333,11 +349,15 @@ pub(super) fn insert_record(
         })
         .collect();
     let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
+    let overdue = match sealed.quantity {
+        Quantity::ZERO => Overdue::default(),
+        _ => sum.overdue.or(Overdue::begins(slot, now, ageing::running(transaction)?)),
+    };
     transaction
         .prepare_cached(
             "INSERT INTO records (pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token,
-                 late_from, state, sealed_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'sealed', ?11, ?11)",
+                 late_from, state, sealed_at, updated_at, overdue_hour, overdue_from)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'sealed', ?11, ?11, ?12, ?13)",
         )?
         .execute(params![
             slot.pod,
@@ -351,6 +371,8 @@ pub(super) fn insert_record(
             client_token,
             sum.late_from.map(Hour::number),
             now.unix_millis(),
+            overdue.hour.map(Hour::number),
+            overdue.from,
         ])
         .map(|_| ())
 }
@@ -364,8 +386,9 @@ pub(super) fn keep_rest(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let target = Slot { hour: current, ..slot.clone() };
+    let overdue = Overdue::begins(&target, now, ageing::running(transaction)?);
     for (tags, micros) in &sealed.rest {
-        add(transaction, &target, tags, *micros, now, Some(slot.hour))?;
+        add(transaction, &target, tags, *micros, now, Some(slot.hour), overdue)?;
     }
     Ok(())
 }
@@ -385,7 +408,8 @@ pub(super) enum Which {
 
 /// The columns that [`record`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, \
-                       late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at";
+                       late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at, \
+                       unconfirmed";
 
 pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
     let condition = match which {
@@ -412,7 +436,7 @@ pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> ru
 
 /// Reads every row, and keeps none: for a ledger that is under suspicion.
 pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
-    let all = "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums";
+    let all = "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from FROM sums";
     sums(connection.prepare(all)?.query([])?)?;
     let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM records"))?;
     let mut rows = statement.query([])?;
@@ -459,6 +483,7 @@ pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
         metering_record_id: row.get(15)?,
         sealed_at: Timestamp::from_unix_millis(row.get(16)?),
         updated_at: Timestamp::from_unix_millis(row.get(17)?),
+        unconfirmed: row.get(18)?,
     })
 }
 
@@ -478,9 +503,10 @@ pub(super) fn answer(
         Answered::Carry(code) => (State::Carried, false, Some(code), None),
         Answered::Dead(code) => (State::Dead, false, Some(code), None),
     };
+    ageing::answered(transaction, id, answered)?;
     if matches!(answered, Answered::Carry(_)) {
         // The attempt that was under way is what was refused; an earlier one without an answer is not.
-        carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, id, now)?;
+        carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, None, id, now)?;
     }
     transaction
         .prepare_cached(
@@ -492,12 +518,14 @@ pub(super) fn answer(
         .map(|_| ())
 }
 
-/// Counts a record's quantity to the current hour, if `condition` holds for it.
+/// Counts a record's quantity to the current hour, in another dimension where one is given, if `condition` holds for
+/// the record.
 pub(super) fn carry_record(
     transaction: &Transaction<'_>,
     condition: &str,
     pod: &str,
     current: Hour,
+    to_dimension: Option<&str>,
     id: i64,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
@@ -510,14 +538,21 @@ pub(super) fn carry_record(
     };
     let found = transaction.query_row(&sql, [id], read).optional()?;
     let Some((customer, dimension, hour, micros, allocations)) = found else { return Ok(false) };
+    let dimension = to_dimension.map_or(dimension, str::to_owned);
     let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
+    if micros > 0 {
+        links::carried(transaction, id, &slot)?;
+    }
+    let begins = Overdue::begins(&slot, now, ageing::running(transaction)?);
+    let overdue = ageing::of_record(transaction, id)?.or(begins);
+    ageing::end(transaction, id)?;
     let stored: Vec<StoredAllocation> = json(4, &allocations)?;
     if stored.is_empty() && micros > 0 {
-        add(transaction, &slot, &TagSet::default(), micros, now, Some(hour))?;
+        add(transaction, &slot, &TagSet::default(), micros, now, Some(hour), overdue)?;
     }
     stored
         .into_iter()
-        .try_for_each(|part| add(transaction, &slot, &part.tags, part.micros, now, Some(hour)))?;
+        .try_for_each(|part| add(transaction, &slot, &part.tags, part.micros, now, Some(hour), overdue))?;
     Ok(true)
 }
 
@@ -551,6 +586,9 @@ pub(super) fn totals(connection: &Connection) -> rusqlite::Result<BTreeMap<Strin
     })?;
     read(&of_state("dead"), |totals, micros| {
         totals.dead += micros;
+    })?;
+    read(&of_state("discarded"), |totals, micros| {
+        totals.discarded += micros;
     })?;
     Ok(totals)
 }

@@ -35,7 +35,7 @@ CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRI
 
 /// Region: where AWS deduplicates the record, frozen at its first attempt. `due_at`: not before it, the record is sent.
 /// `unconfirmed`: AWS answered `DuplicateRecord` to a record in doubt. `overdue_hour` and `overdue_from`: for
-/// `on_unsent`, the earliest hour whose usage AWS has not accepted, and the ledger's running time at that hour's end.
+/// `on_unsent`, see `ageing`; `sums` has the same two, for what was carried.
 const SCHEMA_2: &str = "
 ALTER TABLE records ADD COLUMN region TEXT;
 ALTER TABLE records ADD COLUMN due_at INTEGER NOT NULL DEFAULT 0;
@@ -43,7 +43,12 @@ ALTER TABLE records ADD COLUMN unconfirmed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE records ADD COLUMN overdue_hour INTEGER;
 ALTER TABLE records ADD COLUMN overdue_from INTEGER;
 CREATE INDEX records_due ON records (state, due_at);
+CREATE INDEX records_overdue_hour ON records (overdue_hour) WHERE overdue_hour IS NOT NULL;
+CREATE INDEX records_overdue_from ON records (overdue_from) WHERE overdue_from IS NOT NULL;
+ALTER TABLE sums ADD COLUMN overdue_hour INTEGER;
+ALTER TABLE sums ADD COLUMN overdue_from INTEGER;
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, record INTEGER NOT NULL, action TEXT NOT NULL, note TEXT NOT NULL) STRICT;
 CREATE TABLE links (source INTEGER NOT NULL, slot INTEGER, target INTEGER) STRICT;
+CREATE INDEX links_slot ON links (slot) WHERE target IS NULL;
 ";

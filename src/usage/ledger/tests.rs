@@ -1,8 +1,10 @@
 //! The ledger against its own promises: repeats, late events, closed hours, restarts, other processes, damage; and
 //! against a model of a few lines that holds everything in memory.
 
+mod ageing;
 mod clock;
 mod damage;
+mod repair;
 mod versions;
 
 use std::collections::{BTreeSet, HashMap};
@@ -19,7 +21,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const SETTLE: Duration = Duration::from_secs(120);
 
-fn settings(pod: &str) -> Settings {
+pub(super) fn settings(pod: &str) -> Settings {
     Settings {
         product: "demometered".to_owned(),
         pod: pod.to_owned(),
@@ -173,7 +175,10 @@ fn answers_move_the_balance_and_doubt_is_never_carried() {
     ledger.attempt(&[ids[3]], now).unwrap();
     ledger.answered(ids[3], &Answered::Refused("ThrottlingException".into()), now).unwrap();
     ledger.answered(ids[3], &Answered::Carry("expired".into()), now).unwrap();
-    assert_eq!(bench.total("requests"), Totals { accepted: 15, billed: 1, pending: 12, dead: 2 });
+    assert_eq!(
+        bench.total("requests"),
+        Totals { accepted: 15, billed: 1, pending: 12, dead: 2, discarded: 0 }
+    );
     let doubtful = bench.ledger().unsent(10).unwrap();
     assert_eq!((doubtful.len(), doubtful[0].id, doubtful[0].in_doubt), (1, ids[3], true));
     // An answer for a record that has one already changes nothing.
@@ -233,27 +238,6 @@ fn a_ledger_that_replaces_a_damaged_one_reports_nothing_in_the_hour_that_may_hav
     ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
     let hours: Vec<Hour> = ledger.unsent(10).unwrap().iter().map(|record| record.hour).collect();
     assert_eq!(hours, [Hour::of(START).next()]);
-}
-
-#[test]
-fn a_dead_letter_is_replayed_once_and_in_doubt_only_when_that_is_accepted() {
-    let mut bench = Bench::new();
-    bench.take(event(None, 7, START), START);
-    bench.ledger().seal_closed(START.plus(HOUR + SETTLE)).unwrap();
-    let id = bench.ledger().unsent(10).unwrap()[0].id;
-    let now = START.plus(8 * HOUR);
-    bench.ledger().attempt(&[id], now).unwrap();
-    bench.ledger().answered(id, &Answered::Unknown("Timeout".into()), now).unwrap();
-    assert_eq!(bench.ledger().replay(id, true, now).unwrap(), Replayed::NotFound, "it is not dead yet");
-    bench.ledger().answered(id, &Answered::Dead("in_doubt".into()), now).unwrap();
-    assert_eq!(bench.total("requests").dead, 7);
-    assert_eq!(bench.ledger().replay(id, false, now).unwrap(), Replayed::InDoubt);
-    assert_eq!(bench.ledger().replay(id, true, now).unwrap(), Replayed::Counted);
-    assert_eq!(bench.ledger().replay(id, true, now).unwrap(), Replayed::NotFound, "once");
-    assert_eq!((bench.total("requests").dead, bench.total("requests").pending), (0, 7));
-    bench.ledger().seal_closed(now.plus(HOUR + SETTLE)).unwrap();
-    let again = bench.ledger().unsent(10).unwrap();
-    assert_eq!((again[0].quantity.micros(), again[0].hour), (7, Hour::of(now)));
 }
 
 #[test]
@@ -373,7 +357,8 @@ fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
     ledger.settle_claim(id, Settled::Accepted, Some("id"), now).unwrap();
     let totals = ledger.totals().unwrap()["requests"];
     assert_eq!((totals.accepted, totals.billed, totals.dead), (7, 7, 0));
-    assert_eq!(ledger.replay(id, true, now).unwrap(), Replayed::NotFound);
+    let discard = repair::discard();
+    assert_eq!(ledger.repair(id, &discard, now).unwrap(), super::repair::Repaired::NotFound);
 }
 
 #[test]
@@ -461,7 +446,9 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
         let mut ledger =
             Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
         ledger.take(&[event(None, 5, START)], START).unwrap();
-        let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
+        let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else {
+            panic!("not granted")
+        };
         ledger.take(&[event(None, 6, START)], START).unwrap();
         ledger.settle_claim(id, settled, None, START).unwrap();
         ledger.take(&[event(None, 8, START)], START).unwrap();
@@ -482,6 +469,7 @@ enum Step {
     Wait { minutes: u16 },
     SealNow,
     Answer { index: u8, kind: u8 },
+    Repair { index: u8, kind: u8 },
     Restart { pod: u8 },
 }
 
@@ -492,6 +480,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1..100u16).prop_map(|minutes| Step::Wait { minutes }),
         1 => Just(Step::SealNow),
         3 => (0..8u8, 0..5u8).prop_map(|(index, kind)| Step::Answer { index, kind }),
+        2 => (0..4u8, 0..3u8).prop_map(|(index, kind)| Step::Repair { index, kind }),
         1 => (1..3u8).prop_map(|pod| Step::Restart { pod }),
     ]
 }
@@ -499,14 +488,14 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever happens in whatever order: acknowledged = billed + pending + dead, to the millionth, and what was
-    /// sealed never changes.
+    /// Whatever happens in whatever order: acknowledged = billed + pending + dead + discarded, to the millionth, and what
+    /// was sealed never changes.
     #[test]
     fn the_ledger_keeps_every_balance(steps in prop::collection::vec(step(), 1..60)) {
         let mut bench = Bench::new();
         let mut now = START.plus(4 * HOUR);
         let mut keys: HashMap<u8, u64> = HashMap::new();
-        let (mut accepted, mut billed, mut dead) = (0, 0, 0);
+        let (mut accepted, mut billed, mut dead, mut discarded) = (0, 0, 0, 0);
         let mut sealed: HashMap<i64, (Quantity, Timestamp, String)> = HashMap::new();
         for step in steps {
             match step {
@@ -532,6 +521,15 @@ proptest! {
                     bench.ledger().seal_now(now).unwrap();
                 }
                 Step::Restart { pod } => bench.restart(&format!("pod-{pod}")),
+                Step::Repair { index, kind } => {
+                    let letters = bench.ledger().dead_letters(100).unwrap();
+                    let Some(letter) = letters.get(usize::from(index)) else { continue };
+                    let order = [repair::replay(true), repair::confirm(), repair::discard()][usize::from(kind)].clone();
+                    bench.ledger().repair(letter.id, &order, now).unwrap();
+                    dead -= letter.quantity.micros();
+                    billed += if kind == 1 { letter.quantity.micros() } else { 0 };
+                    discarded += if kind == 2 { letter.quantity.micros() } else { 0 };
+                }
                 Step::Answer { index, kind } => {
                     let unsent = bench.ledger().unsent(100).unwrap();
                     let Some(record) = unsent.get(usize::from(index)) else { continue };
@@ -551,7 +549,8 @@ proptest! {
                 }
             }
             let totals = bench.total("requests");
-            prop_assert_eq!((totals.accepted, totals.billed, totals.dead), (accepted, billed, dead));
+            let counted = (totals.accepted, totals.billed, totals.dead, totals.discarded);
+            prop_assert_eq!(counted, (accepted, billed, dead, discarded));
             for record in bench.ledger().records(1000).unwrap() {
                 let fixed = (record.quantity, record.timestamp, record.client_token.clone());
                 let known = sealed.entry(record.id).or_insert_with(|| fixed.clone());

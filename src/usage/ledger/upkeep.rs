@@ -1,14 +1,12 @@
-//! What keeps the ledger useful and bounded: hours without usage, forgetting, replaying, and its figures.
+//! What keeps the ledger useful and bounded: hours without usage, forgetting, and its figures.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Transaction, params};
 
 use super::rows::{self, Slot, Which};
-use super::{
-    Ledger, LedgerError, OpenSum, Record, Settings, classify, current_hour, meta, random_hex, set_meta,
-};
+use super::{Ledger, LedgerError, OpenSum, Record, Settings, classify, links, meta, random_hex, set_meta};
 use crate::clock::Timestamp;
 use crate::marketplace::{Hour, Quantity};
 use crate::usage::event::Customer;
@@ -44,17 +42,6 @@ pub struct Summary {
     pub bytes: u64,
 }
 
-/// What became of an order to replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replayed {
-    /// Its quantity counts to the current hour.
-    Counted,
-    /// There is no dead letter of this number.
-    NotFound,
-    /// It may have been billed, and nobody accepted that.
-    InDoubt,
-}
-
 impl Ledger {
     /// One record with its allocations.
     pub fn record(&self, id: i64) -> Result<Option<Record>, LedgerError> {
@@ -82,34 +69,6 @@ impl Ledger {
             oldest_unsent: oldest.map(Timestamp::from_unix_millis),
             dead: u64::try_from(dead).unwrap_or_default(),
             bytes: self.bytes()?,
-        })
-    }
-
-    /// Counts a dead letter's quantity to the current hour, once.
-    pub fn replay(
-        &mut self,
-        id: i64,
-        accept_double_billing: bool,
-        now: Timestamp,
-    ) -> Result<Replayed, LedgerError> {
-        self.write("replay", |transaction, settings| {
-            let in_doubt: Option<bool> = transaction
-                .query_row("SELECT in_doubt FROM records WHERE id = ?1 AND state = 'dead'", [id], |row| {
-                    row.get(0)
-                })
-                .optional()?;
-            match in_doubt {
-                None => return Ok(Replayed::NotFound),
-                Some(true) if !accept_double_billing => return Ok(Replayed::InDoubt),
-                Some(_) => {}
-            }
-            let current = current_hour(transaction, now, settings.settle)?;
-            rows::carry_record(transaction, "state = 'dead'", &settings.pod, current, id, now)?;
-            transaction.execute(
-                "UPDATE records SET state = 'carried', code = 'replayed', updated_at = ?2 WHERE id = ?1",
-                params![id, now.unix_millis()],
-            )?;
-            Ok(Replayed::Counted)
         })
     }
 }
@@ -187,8 +146,10 @@ pub(super) fn forget(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite:
         .prepare_cached("SELECT count(*) FROM records WHERE state IN ('accepted', 'carried')")?
         .query_row([], |row| row.get(0))?;
     let surplus = (settled - SETTLED_MAX).max(0);
+    // What somebody confirmed without AWS's word still counts for `on_unsent`.
     let old = "id IN (SELECT id FROM records WHERE state IN ('accepted', 'carried') AND updated_at < ?1 AND hour < ?3
-               UNION SELECT * FROM (SELECT id FROM records WHERE state IN ('accepted', 'carried') ORDER BY id LIMIT ?2))";
+               UNION SELECT * FROM (SELECT id FROM records WHERE state IN ('accepted', 'carried') ORDER BY id LIMIT ?2))
+               AND overdue_from IS NULL";
     // By both: a clock that was behind when AWS answered makes no record old whose hour is of yesterday.
     let old_before = before.minus(RECORDS_KEPT - KEYS_KEPT);
     let bounds = params![old_before.unix_millis(), surplus, Hour::of(old_before).number()];
@@ -201,5 +162,5 @@ pub(super) fn forget(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite:
         bounds,
     )?;
     transaction.execute(&format!("DELETE FROM records WHERE {old}"), bounds)?;
-    Ok(())
+    links::forget(transaction)
 }

@@ -15,13 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Ledger, LedgerError, Taken};
 use crate::clock::{self, WallClock};
+use crate::log::limited::{Due, Limited};
 use crate::metrics::Metrics;
 use crate::usage::event::Event;
 
 /// Most events of one transaction: beyond it the first in line would wait for strangers.
 const GROUP_EVENTS_MAX: usize = 4096;
 
-type Work = Box<dyn FnOnce(&mut Ledger) + Send>;
+/// Returns why it failed, if it did.
+type Work = Box<dyn FnOnce(&mut Ledger) -> Option<LedgerError> + Send>;
 
 /// Whom to tell.
 type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
@@ -52,6 +54,7 @@ impl Writer {
             }
         });
         let doorbell = Arc::new(Doorbell::default());
+        metrics.ledger_bytes_max(ledger.settings.bytes_max);
         let thread = Thread {
             ledger,
             clock,
@@ -61,6 +64,7 @@ impl Writer {
             taken: 0,
             tell,
             pace: Pace::default(),
+            failures: Limited::default(),
         };
         let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
         Ok(Self {
@@ -108,8 +112,11 @@ impl Writer {
         }
         let (reply, answer) = oneshot::channel();
         let work: Work = Box::new(move |ledger| {
+            let done = work(ledger);
+            let error = done.as_ref().err().cloned();
             // Whoever asked may have gone away.
-            let _ = reply.send(work(ledger));
+            let _ = reply.send(done);
+            error
         });
         self.commands.send(Command::Work(work)).map_err(|_| ended())?;
         self.thread.unpark();
@@ -159,6 +166,8 @@ struct Thread {
     /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
     tell: mpsc::UnboundedSender<Vec<Told>>,
     pace: Pace,
+    /// Log lines about writes that failed.
+    failures: Limited,
 }
 
 /// How the latest commit went, which says how the next one should be gathered. Pure.
@@ -218,7 +227,7 @@ impl Thread {
                 tell_all(told);
             }
             if let Some(work) = work {
-                work(&mut self.ledger);
+                self.work(work);
             }
         }
     }
@@ -228,7 +237,7 @@ impl Thread {
         while group.replies.is_empty() {
             let Ok(command) = self.commands.recv() else { return false };
             if let Some(work) = self.sort(command, group) {
-                work(&mut self.ledger);
+                self.work(work);
             }
         }
         true
@@ -266,12 +275,35 @@ impl Thread {
         }
     }
 
+    fn work(&mut self, work: Work) {
+        if let Some(error) = work(&mut self.ledger) {
+            self.failed(&error);
+        }
+    }
+
+    /// A write that failed is no commit: it has a counter of its own, and once a minute a log line. A full ledger
+    /// is no failure; applications are told, and those answers are counted.
+    fn failed(&mut self, error: &LedgerError) {
+        if matches!(error, LedgerError::Full { .. }) {
+            return;
+        }
+        self.metrics.commit_failed();
+        self.failures.count(&error.to_string(), 1);
+        // Failures that come before the next line are in the line of the first one after it.
+        if let Due::Line(errors) = self.failures.due(clock::monotonic()) {
+            tracing::error!(failures = errors.total(), %errors, "the ledger cannot be used");
+        }
+    }
+
     /// Commits a group; returns what to tell, and how long it took.
     fn commit(&mut self, group: Group) -> (Vec<Told>, Duration) {
         let began = clock::monotonic();
         let mut taken = self.ledger.take(&group.events, self.clock.now());
         let took = clock::monotonic().duration_since(began);
-        self.metrics.committed(took.as_secs_f64());
+        match &taken {
+            Ok(_) => self.metrics.committed(took.as_secs_f64()),
+            Err(error) => self.failed(error),
+        }
         let tell = |(count, reply)| {
             let part = match &mut taken {
                 Ok(taken) => Ok(taken.drain(..count).collect()),
@@ -317,5 +349,61 @@ mod tests {
         assert_eq!(pace.patience(MS), 4 * MS);
         let slow = Pace { took: 1000 * MS, ..pace };
         assert_eq!(slow.patience(MS), GATHER_MAX, "a slow disk is no reason to wait for nobody");
+    }
+
+    fn event() -> Event {
+        Event {
+            id: None,
+            dimension: "requests".to_owned(),
+            quantity: crate::marketplace::Quantity::from_micros(1).unwrap(),
+            at: clock::Timestamp::from_unix_seconds(1_795_507_200),
+            tags: crate::marketplace::TagSet::default(),
+            customer: crate::usage::event::Customer::Own,
+            content: [0; 32],
+        }
+    }
+
+    /// The value of a sample.
+    fn sample(metrics: &Metrics, name: &str) -> u64 {
+        let (_publisher, watch) = crate::entitlement::channel(clock::Timestamp::from_unix_seconds(0));
+        let text = metrics.encode(&watch.borrow(), crate::metrics::Format::Text);
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_failed_counts_as_a_failure_and_not_as_a_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = clock::Timestamp::from_unix_seconds(1_795_507_200);
+        let settings = crate::usage::ledger::tests::settings("pod-1");
+        let ledger = Ledger::open(folder.path(), settings).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let clock = WallClock::fixed(now);
+        let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
+        writer.take(vec![event()]).await.unwrap();
+        let commits = "tollgate_ledger_commit_duration_seconds_count";
+        assert_eq!(sample(&metrics, commits), 1);
+        assert_eq!(sample(&metrics, "tollgate_ledger_bytes_max"), 1 << 30);
+
+        let read_only = |ledger: &mut Ledger| ledger.reading(|db| db.pragma_update(None, "query_only", true));
+        writer.with(read_only).await.unwrap();
+        assert!(matches!(writer.take(vec![event()]).await, Err(LedgerError::Io(_))));
+        writer.with(move |ledger| ledger.attempt(&[1], now)).await.unwrap_err();
+        assert_eq!(sample(&metrics, commits), 1);
+        assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_ledger_is_no_fault_of_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = crate::usage::ledger::tests::settings("pod-1");
+        let ledger =
+            Ledger::open(folder.path(), super::super::Settings { bytes_max: 1, ..settings }).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let clock = WallClock::fixed(clock::Timestamp::from_unix_seconds(1_795_507_200));
+        let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
+        assert!(matches!(writer.take(vec![event()]).await, Err(LedgerError::Full { .. })));
+        assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 0);
     }
 }

@@ -604,7 +604,7 @@ impl Bench {
                     assert!(billed.is_none_or(|micros| micros == record.quantity.micros()), "{record:?}");
                     assert!(record.attempts > 0, "{record:?}");
                 }
-                (State::Sealed | State::Claimed, _) => panic!("pending: {record:?}"),
+                (State::Sealed | State::Claimed | State::Discarded, _) => panic!("pending: {record:?}"),
             }
             if record.state == State::Dead {
                 // What AWS did not take is carried; dead is only what nobody knows, and what AWS never takes.

@@ -1,0 +1,84 @@
+//! Rows as CSV (RFC 4180): what an accountant opens beside AWS's monthly report.
+
+use serde_json::Value;
+
+/// Its media type.
+pub const MEDIA_TYPE: &str = "text/csv";
+
+/// A heading and a line for each row, of the members that `columns` names.
+#[must_use]
+pub fn document(columns: &[&str], rows: &[Value]) -> String {
+    let mut text = columns.join(",");
+    text.push_str("\r\n");
+    for row in rows {
+        for (index, column) in columns.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(&field(&row[*column]));
+        }
+        text.push_str("\r\n");
+    }
+    text
+}
+
+/// One value. Names of customers, dimensions and tags are the application's: one that a spreadsheet would run as a
+/// formula is marked as text by an apostrophe.
+fn field(value: &Value) -> String {
+    let text = match value {
+        Value::Null => return String::new(),
+        Value::String(text) => text.clone(),
+        other => return quoted(&other.to_string()),
+    };
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        quoted(&format!("'{text}"))
+    } else {
+        quoted(&text)
+    }
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains(['"', ',', '\r', '\n']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+/// Whether an `Accept` header asks for CSV. Media types have no case.
+pub(super) fn accepted(accept: &str) -> bool {
+    let named =
+        |range: &str| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(MEDIA_TYPE);
+    accept.split(',').any(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_quoted_where_they_must_and_no_name_is_a_formula() {
+        let rows = [
+            json!({"id": 7, "dimension": "a,b", "customer": "=HYPERLINK(\"x\")", "code": null, "tags": {"team": "a"}}),
+            json!({"id": 8, "dimension": "two\nlines", "in_doubt": true, "customer": "-1"}),
+        ];
+        assert_eq!(
+            document(&["id", "dimension", "customer", "code", "in_doubt", "tags"], &rows),
+            "id,dimension,customer,code,in_doubt,tags\r\n\
+             7,\"a,b\",\"'=HYPERLINK(\"\"x\"\")\",,,\"{\"\"team\"\":\"\"a\"\"}\"\r\n\
+             8,\"two\nlines\",'-1,,true,\r\n"
+        );
+    }
+
+    #[test]
+    fn csv_is_asked_for_by_its_media_type() {
+        for good in ["text/csv", "Text/CSV; charset=utf-8", "application/json;q=0.5, text/csv"] {
+            assert!(accepted(good), "{good}");
+        }
+        for bad in ["", "*/*", "application/json", "text/*", "text/csvx"] {
+            assert!(!accepted(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Listings of the ledger, page by page: hour records, repairs, open usage; as JSON, or as CSV where that is asked for.
+
+use hyper::header::{HeaderValue, LINK};
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::query::{self, Query};
+use super::usage::{UsagePart, shown, starting, unavailable};
+use super::{csv, problem};
+use crate::http::{self, Body};
+use crate::marketplace::quantity;
+use crate::usage::ledger::repair::Entry;
+use crate::usage::ledger::view::{Looked, Open};
+use crate::usage::ledger::{Ledger, LedgerError};
+
+/// What is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// Hour records.
+    Records,
+    /// Repairs: the audit.
+    Audit,
+    /// Usage of hours that are not sealed.
+    Open,
+}
+
+impl Listing {
+    /// Its path.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Records => "/v1/records",
+            Self::Audit => "/v1/audit",
+            Self::Open => "/v1/usage/open",
+        }
+    }
+
+    /// The member of the answer that holds the rows.
+    #[must_use]
+    pub const fn member(self) -> &'static str {
+        match self {
+            Self::Records => "records",
+            Self::Audit => "repairs",
+            Self::Open => "usage",
+        }
+    }
+
+    /// All members of a row, in the order of CSV.
+    #[must_use]
+    pub const fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Records => &[
+                "id",
+                "hour",
+                "dimension",
+                "customer",
+                "quantity",
+                "state",
+                "in_doubt",
+                "attempts",
+                "code",
+                "late_from",
+                "timestamp",
+                "allocations",
+                "metering_record_id",
+                "updated_at",
+            ],
+            Self::Audit => &["id", "at", "record", "action", "note"],
+            Self::Open => &["hour", "customer", "dimension", "tags", "quantity", "late_from"],
+        }
+    }
+
+    pub(super) fn of(path: &str) -> Option<Self> {
+        [Self::Records, Self::Audit, Self::Open].into_iter().find(|listing| listing.path() == path)
+    }
+
+    /// Whether a query asks for nothing that this listing does not know.
+    fn takes(self, query: &Query) -> bool {
+        let plain = Looked { before: query.looked.before, ..Looked::default() };
+        match self {
+            Self::Records => query.skip == 0,
+            Self::Audit => query.skip == 0 && query.looked == plain,
+            Self::Open => query.looked.before.is_none() && query.looked.standing.is_none(),
+        }
+    }
+
+    /// A page, oldest row first, and the query of the page that comes next, if there may be one.
+    pub fn read(self, ledger: &Ledger, query: &Query) -> Result<(Vec<Value>, Option<Query>), LedgerError> {
+        let (looked, limit) = (&query.looked, query.limit);
+        let mut rows: Vec<Value> = match self {
+            Self::Records => ledger.page(looked, limit, |record| shown(&record))?,
+            Self::Audit => ledger.audit(looked.before, limit)?.iter().map(repair).collect(),
+            Self::Open => ledger.open_usage(looked, query.skip, limit)?.iter().map(open).collect(),
+        };
+        let full = rows.len() == limit;
+        let mut next = query.clone();
+        match self {
+            Self::Open => next.skip += limit,
+            // Numbers rise: the newest page comes first, and in it the oldest row.
+            Self::Records | Self::Audit => {
+                next.looked.before = rows.last().and_then(|row| row["id"].as_i64());
+                rows.reverse();
+            }
+        }
+        Ok((rows, Some(next).filter(|_| full)))
+    }
+}
+
+fn repair(entry: &Entry) -> Value {
+    json!({"id": entry.id, "at": entry.at, "record": entry.record, "action": entry.action, "note": entry.note})
+}
+
+fn open(open: &Open) -> Value {
+    json!({
+        "hour": open.hour.to_string(),
+        "customer": open.customer,
+        "dimension": open.dimension,
+        "tags": open.tags,
+        "quantity": quantity::show(open.micros),
+        "late_from": open.late_from.map(|hour| hour.to_string()),
+    })
+}
+
+impl UsagePart {
+    /// The page that the query asks for; the page after it is named by the document, or by a `Link` header (RFC 8288).
+    pub(super) async fn list(&self, listing: Listing, text: &str, accept: &str) -> Response<Body> {
+        let Some(query) = Query::parse(text).filter(|query| listing.takes(query)) else {
+            return problem(StatusCode::BAD_REQUEST, "BadRequest", query::ALLOWED);
+        };
+        let Some(metering) = self.metering.get() else { return starting() };
+        let page = metering.writer.with(move |ledger| listing.read(ledger, &query)).await;
+        let (rows, next) = match page {
+            Ok(page) => page,
+            Err(error) => return unavailable(&error),
+        };
+        if !csv::accepted(accept) {
+            let mut document = json!({});
+            match listing {
+                Listing::Open => document["skip"] = json!(next.map(|next| next.skip)),
+                Listing::Records | Listing::Audit => {
+                    document["before"] = json!(next.and_then(|next| next.looked.before));
+                }
+            }
+            document[listing.member()] = rows.into();
+            return http::json(StatusCode::OK, &document);
+        }
+        let text = csv::document(listing.columns(), &rows);
+        let mut response = http::answer(StatusCode::OK, "text/csv; charset=utf-8; header=present", text);
+        let link = next.map(|next| format!("<{}?{}>; rel=\"next\"", listing.path(), next.write()));
+        if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
+            response.headers_mut().insert(LINK, link);
+        }
+        response
+    }
+}

@@ -1,0 +1,155 @@
+//! Which records a query asks for, read and written: the server reads what the command line writes.
+
+use std::fmt::Write as _;
+
+use crate::clock::Timestamp;
+use crate::marketplace::Hour;
+use crate::usage::ledger::view::{Looked, Standing};
+
+/// Records, or other rows, shown at once: an answer of some hundred kilobytes.
+pub const SHOWN_MAX: usize = 1000;
+
+/// What a refused query is answered with.
+pub(super) const ALLOWED: &str = "the query may hold customer, dimension, hour (such as 2026-11-24T08:00:00Z), state (sealed, in_doubt, \
+                                  accepted, unconfirmed, carried, dead, discarded, claimed), before (a number, for the next \
+                                  page), skip (a number of rows) and limit (1 to 1000)";
+
+/// What a query asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Which records.
+    pub looked: Looked,
+    /// How many.
+    pub limit: usize,
+    /// So many rows are left out, where they have no number.
+    pub skip: usize,
+}
+
+impl Query {
+    /// Reads a query; `None` where it says something else.
+    #[must_use]
+    pub fn parse(query: &str) -> Option<Self> {
+        let mut found = Self { looked: Looked::default(), limit: SHOWN_MAX, skip: 0 };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=')?;
+            let value = decode(value)?;
+            match name {
+                // An empty filter is none: a form sends it for a field that was left empty.
+                "customer" => found.looked.customer = Some(value).filter(|value| !value.is_empty()),
+                "dimension" => found.looked.dimension = Some(value).filter(|value| !value.is_empty()),
+                "hour" => found.looked.hour = Some(hour(&value)?),
+                "state" => found.looked.standing = Some(standing(&value)?),
+                "before" => found.looked.before = Some(value.parse().ok()?),
+                "skip" => found.skip = value.parse().ok()?,
+                "limit" => {
+                    found.limit = value.parse().ok().filter(|limit| (1..=SHOWN_MAX).contains(limit))?;
+                }
+                _ => return None,
+            }
+        }
+        Some(found)
+    }
+
+    /// The query, as [`Query::parse`] reads it.
+    #[must_use]
+    pub fn write(&self) -> String {
+        let mut text = format!("limit={}", self.limit);
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                let _ = write!(text, "&{name}={}", encode(&value));
+            }
+        };
+        let looked = &self.looked;
+        add("customer", looked.customer.clone());
+        add("dimension", looked.dimension.clone());
+        add("hour", looked.hour.map(|hour| hour.to_string()));
+        add("state", looked.standing.map(|standing| standing.as_str().to_owned()));
+        add("before", looked.before.map(|id| id.to_string()));
+        add("skip", (self.skip > 0).then(|| self.skip.to_string()));
+        text
+    }
+}
+
+/// An hour by any moment of it: `2026-11-24T08:00:00Z`, or short `2026-11-24T08`.
+#[must_use]
+pub fn hour(text: &str) -> Option<Hour> {
+    Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}:00:00Z"))).map(Hour::of)
+}
+
+/// A standing by its word.
+#[must_use]
+pub fn standing(text: &str) -> Option<Standing> {
+    Standing::ALL.into_iter().find(|standing| standing.as_str() == text)
+}
+
+/// Undoes the percent signs of a value; `None` where they stand for no text.
+fn decode(value: &str) -> Option<String> {
+    let mut bytes = value.bytes();
+    let mut decoded = Vec::with_capacity(value.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn encode(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let looked = Looked {
+            standing: Some(Standing::InDoubt),
+            before: Some(17),
+            customer: Some("account 111122223333 arn:aws:x:é&=%+".to_owned()),
+            dimension: Some("a b".to_owned()),
+            hour: hour("2026-11-24T08"),
+        };
+        for query in [
+            Query { looked, limit: 7, skip: 3 },
+            Query { looked: Looked::default(), limit: SHOWN_MAX, skip: 0 },
+        ] {
+            assert_eq!(Query::parse(&query.write()), Some(query));
+        }
+    }
+
+    #[test]
+    fn what_says_something_else_is_no_query() {
+        for bad in [
+            "stat=dead",
+            "state=unknown",
+            "limit=0",
+            "limit=1001",
+            "before=x",
+            "hour=today",
+            "customer=%",
+            "customer=%f",
+            "customer=%zz",
+            "customer=%ff",
+            "dimension",
+        ] {
+            assert_eq!(Query::parse(bad), None, "{bad}");
+        }
+        assert_eq!(Query::parse("customer=&dimension="), Query::parse(""));
+        assert_eq!(Query::parse("hour=2026-11-24T08:59:59Z"), Query::parse("hour=2026-11-24T08"));
+    }
+}

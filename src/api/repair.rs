@@ -1,0 +1,230 @@
+//! Repairs of records, and who may do them: orders to the ledger, over HTTP and from the command line.
+//!
+//! A replay only counts again what was used, so anybody may order it. To confirm, to discard and to count to another
+//! dimension takes usage off a bill: that is the seller's, unless `ledger_repair` says otherwise.
+
+use hyper::body::Incoming;
+use hyper::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::problem;
+use super::usage::{TOKEN_BODY_BYTES_MAX, UsagePart, read, starting, unavailable};
+use crate::http::{self, Abandoned, Body, Room};
+use crate::usage::event::Rules;
+use crate::usage::ledger::repair::{Note, Repair, Repaired};
+
+/// What may be ordered.
+#[derive(Debug, Clone, Default)]
+pub struct Repairs {
+    /// `ledger_repair`.
+    pub allowed: bool,
+    /// A dimension that usage is counted to must be one that events may name.
+    pub rules: Rules,
+}
+
+/// What is ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Count it to the current hour.
+    Replay,
+    /// It was billed.
+    Confirm,
+    /// It will not be billed.
+    Discard,
+}
+
+impl Action {
+    /// The last part of its path.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Confirm => "confirm",
+            Self::Discard => "discard",
+        }
+    }
+
+    /// What is said when it is done.
+    #[must_use]
+    pub const fn done(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Confirm => "confirmed",
+            Self::Discard => "discarded",
+        }
+    }
+
+    /// A record's number and what is ordered for it, from `/v1/dead-letters/7/replay`.
+    pub(super) fn of(path: &str) -> Option<(&str, Self)> {
+        let (id, action) = path.strip_prefix("/v1/dead-letters/")?.split_once('/')?;
+        let action =
+            [Self::Replay, Self::Confirm, Self::Discard].into_iter().find(|one| one.as_str() == action)?;
+        Some((id, action))
+    }
+}
+
+/// An order's body; nothing is a replay's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// Replay it although it may have been billed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_double_billing: bool,
+    /// Count it to another dimension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_dimension: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Why an order is not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Only the seller may.
+    #[error(
+        "confirm, discard and to_dimension change what is billed, so they are the seller's (ledger_repair is off here); send the \
+         record's number to the seller"
+    )]
+    Sealed,
+    /// It says something that it must not, or too little.
+    #[error("{0}")]
+    Bad(String),
+}
+
+impl Repairs {
+    /// What the order asks of the ledger.
+    pub fn read(&self, action: Action, order: Order) -> Result<Repair, Refused> {
+        let bad = |text: &str| Err(Refused::Bad(text.to_owned()));
+        if !self.allowed && (action != Action::Replay || order.to_dimension.is_some()) {
+            return Err(Refused::Sealed);
+        }
+        let note = order
+            .note
+            .as_deref()
+            .map(Note::new)
+            .transpose()
+            .map_err(|error| Refused::Bad(error.to_owned()))?;
+        match (action, note) {
+            (Action::Replay, note) => {
+                if let Some(dimension) = &order.to_dimension {
+                    self.rules.dimension(dimension).map_err(|rejected| Refused::Bad(rejected.to_string()))?;
+                }
+                let Order { accept_double_billing, to_dimension, .. } = order;
+                Ok(Repair::Replay { accept_double_billing, to_dimension, note })
+            }
+            _ if order.accept_double_billing || order.to_dimension.is_some() => {
+                bad("accept_double_billing and to_dimension are for replay only")
+            }
+            (_, None) => bad("a note is required: it says in the audit why the record is closed"),
+            (Action::Confirm, Some(note)) => Ok(Repair::Confirm(note)),
+            (Action::Discard, Some(note)) => Ok(Repair::Discard(note)),
+        }
+    }
+}
+
+impl UsagePart {
+    /// Carries out an order for one record.
+    pub(super) async fn repair(
+        &self,
+        id: &str,
+        action: Action,
+        body: Incoming,
+        room: &Room,
+    ) -> Result<Response<Body>, Abandoned> {
+        let Some(metering) = self.metering.get() else { return Ok(starting()) };
+        let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
+            Ok(bytes) => bytes,
+            Err((refused, _)) => return Ok(refused),
+        };
+        let order = if bytes.is_empty() { Ok(Order::default()) } else { serde_json::from_slice(&bytes) };
+        let (Ok(order), Ok(id)) = (order, id.parse::<i64>()) else {
+            let detail = "POST /v1/dead-letters/<number>/replay, confirm or discard, with an object of note and, for replay, \
+                          accept_double_billing and to_dimension";
+            return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", detail));
+        };
+        let repair = match self.repairs.read(action, order) {
+            Ok(repair) => repair,
+            Err(refused @ Refused::Sealed) => {
+                return Ok(problem(StatusCode::FORBIDDEN, "RepairSealed", &refused.to_string()));
+            }
+            Err(refused) => return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", &refused.to_string())),
+        };
+        let now = self.clock.now();
+        let repaired = metering.writer.with(move |ledger| ledger.repair(id, &repair, now)).await;
+        Ok(match repaired {
+            Ok(Repaired::Done) => {
+                tracing::warn!(
+                    record = id,
+                    action = action.as_str(),
+                    "a record was repaired; see `tollgate ledger audit`"
+                );
+                http::json(StatusCode::OK, &json!({"id": id, action.done(): true}))
+            }
+            Ok(Repaired::NotFound) => {
+                problem(StatusCode::NOT_FOUND, "NotFound", "there is no dead letter of this number")
+            }
+            Ok(Repaired::InDoubt) => problem(
+                StatusCode::CONFLICT,
+                "InDoubt",
+                "the record may have been billed: AWS never answered, or somebody else reported its hour; compare with the \
+                 seller's reports, and to count it all the same send {\"accept_double_billing\": true}",
+            ),
+            Err(error) => unavailable(&error),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repairs(allowed: bool) -> Repairs {
+        let rules = Rules { dimensions: Some(vec!["requests".to_owned()]), ..Rules::default() };
+        Repairs { allowed, rules }
+    }
+
+    fn order(text: &str) -> Order {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn who_may_not_take_usage_off_the_bill_may_only_count_it_again() {
+        let read = |action, text| repairs(false).read(action, order(text));
+        assert!(read(Action::Replay, r#"{"accept_double_billing":true,"note":"ticket 7"}"#).is_ok());
+        for (action, text) in [
+            (Action::Confirm, r#"{"note":"paid"}"#),
+            (Action::Discard, r#"{"note":"a test"}"#),
+            (Action::Discard, "{}"),
+            (Action::Replay, r#"{"to_dimension":"requests"}"#),
+        ] {
+            assert_eq!(read(action, text), Err(Refused::Sealed), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_order_says_what_it_must_and_nothing_else() {
+        let read = |action, text| repairs(true).read(action, order(text));
+        assert!(read(Action::Confirm, r#"{"note":"paid"}"#).is_ok());
+        assert!(read(Action::Replay, r#"{"to_dimension":"requests"}"#).is_ok());
+        for (action, text, part) in [
+            (Action::Confirm, "{}", "a note is required"),
+            (Action::Discard, r#"{"note":" "}"#, "must say something"),
+            (Action::Discard, r#"{"note":"x","accept_double_billing":true}"#, "for replay only"),
+            (Action::Replay, r#"{"to_dimension":"reqests"}"#, "not one of those"),
+            (Action::Replay, r#"{"note":"a\nb"}"#, "one line"),
+        ] {
+            let error = read(action, text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_a_record_and_what_is_ordered() {
+        assert_eq!(Action::of("/v1/dead-letters/7/discard"), Some(("7", Action::Discard)));
+        for none in ["/v1/dead-letters/7", "/v1/dead-letters/7/erase", "/v1/records/7/replay"] {
+            assert_eq!(Action::of(none), None, "{none}");
+        }
+    }
+}

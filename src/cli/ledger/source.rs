@@ -1,0 +1,192 @@
+//! Where the ledger is read and repaired: the sidecar that holds it, or the file where none runs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
+
+use super::Complaint;
+use crate::api::listing::Listing;
+use crate::api::query::{Query, SHOWN_MAX};
+use crate::api::repair::{Action, Order, Refused, Repairs};
+use crate::api::usage::{backlog, balances, whole};
+use crate::app::{address, repairs};
+use crate::clock;
+use crate::config::{Config, Mode};
+use crate::exit::Exit;
+use crate::http::Address;
+use crate::http::client::{Ask, ClientError, ask};
+use crate::usage::ledger::repair::Repaired;
+use crate::usage::ledger::view::Looked;
+use crate::usage::ledger::{FILE_NAME, Ledger, LedgerError};
+use crate::usage::policy::Window;
+
+/// Reading a page of records from a slow disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Who holds the ledger.
+pub(super) enum Source {
+    /// The running sidecar, over its app server.
+    Sidecar(Sidecar),
+    /// Nobody: the file is open here.
+    File { ledger: Box<Ledger>, repairs: Repairs, window: Window },
+}
+
+pub(super) struct Sidecar {
+    runtime: Runtime,
+    address: Address,
+    authorization: Option<String>,
+}
+
+impl Source {
+    pub(super) fn find(config: &Config) -> Result<Self, Complaint> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| (Exit::Internal, format!("cannot start a runtime: {error}")))?;
+        let authorization = config.app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+        let sidecar = Sidecar { runtime, address: address(&config.app.addr), authorization };
+        match sidecar.ask(Ask::get("/v1/entitlement")) {
+            Ok(_) => return Ok(Self::Sidecar(sidecar)),
+            Err(ClientError::Connect { .. }) => {}
+            Err(error) => return Err((Exit::Unavailable, format!("app_addr: {error}"))),
+        }
+        let folder = config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
+        let nobody = format!("no sidecar answers at app_addr {}", sidecar.address);
+        if !folder.join(FILE_NAME).exists() {
+            let text = format!("{nobody}, and there is no ledger in {}", folder.display());
+            return Err((Exit::LedgerIo, text));
+        }
+        let ledger = Ledger::open_existing(&folder).map_err(|error| match error {
+            LedgerError::InUse(path) => {
+                let text = format!(
+                    "{} is in use by a running sidecar, and {nobody}; give the address of its app server with --app-addr \
+                     (the sidecar logs it when it starts), and with --app-token-file its token if it has one",
+                    path.display()
+                );
+                (Exit::LedgerIo, text)
+            }
+            error => failed(&error),
+        })?;
+        let window = match config.product.mode {
+            Mode::Saas => Window::BatchMeterUsage,
+            _ => Window::MeterUsage,
+        };
+        Ok(Self::File { ledger: Box::new(ledger), repairs: repairs(config), window })
+    }
+
+    /// All rows of a listing, oldest first.
+    pub(super) fn list(&self, listing: Listing, looked: Looked) -> Result<Vec<Value>, Complaint> {
+        let query = Query { looked, limit: usize::MAX, skip: 0 };
+        let sidecar = match self {
+            Self::File { ledger, .. } => {
+                return listing.read(ledger, &query).map(|(rows, _)| rows).map_err(|error| failed(&error));
+            }
+            Self::Sidecar(sidecar) => sidecar,
+        };
+        let (mut pages, mut next) = (Vec::new(), Some(Query { limit: SHOWN_MAX, ..query }));
+        while let Some(query) = next {
+            let document = sidecar.get(&format!("{}?{}", listing.path(), query.write()))?;
+            let page = document[listing.member()].as_array().cloned().unwrap_or_default();
+            pages.push(page);
+            next = match (document["before"].as_i64(), document["skip"].as_u64()) {
+                (Some(id), _) => {
+                    Some(Query { looked: Looked { before: Some(id), ..query.looked.clone() }, ..query })
+                }
+                (None, Some(skip)) => {
+                    Some(Query { skip: usize::try_from(skip).unwrap_or(usize::MAX), ..query })
+                }
+                (None, None) => None,
+            };
+        }
+        if listing != Listing::Open {
+            // The newest page came first.
+            pages.reverse();
+        }
+        Ok(pages.into_iter().flatten().collect())
+    }
+
+    /// One record, whole.
+    pub(super) fn show(&self, id: i64) -> Result<Value, Complaint> {
+        match self {
+            Self::Sidecar(sidecar) => sidecar.get(&format!("/v1/records/{id}")),
+            Self::File { ledger, .. } => {
+                let record = ledger.record(id).map_err(|error| failed(&error))?;
+                let links = ledger.links(id).map_err(|error| failed(&error))?;
+                let none =
+                    || (Exit::LedgerIo, format!("there is no record {id}; `tollgate ledger list` shows all"));
+                record.map(|record| whole(&record, &links)).ok_or_else(none)
+            }
+        }
+    }
+
+    /// The balance and the backlog.
+    pub(super) fn reconciliation(&self) -> Result<Value, Complaint> {
+        match self {
+            Self::Sidecar(sidecar) => sidecar.get("/v1/reconciliation"),
+            Self::File { ledger, window, .. } => {
+                let totals = ledger.totals().map_err(|error| failed(&error))?;
+                let summary = ledger.summary().map_err(|error| failed(&error))?;
+                let now = clock::system_now();
+                Ok(json!({"dimensions": balances(totals), "backlog": backlog(&summary, *window, now)}))
+            }
+        }
+    }
+
+    /// Carries out an order for one record.
+    pub(super) fn repair(&mut self, id: i64, action: Action, order: &Order) -> Result<Repaired, Complaint> {
+        match self {
+            Self::Sidecar(sidecar) => {
+                let path = format!("/v1/dead-letters/{id}/{}", action.as_str());
+                let body = serde_json::to_vec(order).expect("an order is an object of strings");
+                let answer = sidecar.ask(Ask::post(&path, body)).map_err(|error| unanswered(&error))?;
+                match (answer.status(), read(&answer)) {
+                    (StatusCode::NOT_FOUND, _) => Ok(Repaired::NotFound),
+                    (StatusCode::CONFLICT, _) => Ok(Repaired::InDoubt),
+                    (_, Ok(_)) => Ok(Repaired::Done),
+                    (_, Err(complaint)) => Err(complaint),
+                }
+            }
+            Self::File { ledger, repairs, .. } => {
+                let repair = repairs.read(action, order.clone()).map_err(|refused| match refused {
+                    Refused::Sealed => (Exit::Config, refused.to_string()),
+                    Refused::Bad(_) => (Exit::Usage, refused.to_string()),
+                })?;
+                ledger.repair(id, &repair, clock::system_now()).map_err(|error| failed(&error))
+            }
+        }
+    }
+}
+
+impl Sidecar {
+    fn ask(&self, question: Ask<'_>) -> Result<Response<Bytes>, ClientError> {
+        let question = Ask { authorization: self.authorization.as_deref(), ..question };
+        self.runtime.block_on(ask(&self.address, question, ANSWER_TIMEOUT))
+    }
+
+    fn get(&self, path: &str) -> Result<Value, Complaint> {
+        read(&self.ask(Ask::get(path)).map_err(|error| unanswered(&error))?)
+    }
+}
+
+fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
+    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let exit = match answer.status() {
+        StatusCode::OK => return Ok(document),
+        StatusCode::FORBIDDEN => Exit::Config,
+        StatusCode::BAD_REQUEST => Exit::Usage,
+        _ => Exit::LedgerIo,
+    };
+    let detail = document["detail"].as_str().unwrap_or("what answers there is no tollgate");
+    Err((exit, format!("{}: {detail}", answer.status())))
+}
+
+fn unanswered(error: &ClientError) -> Complaint {
+    (Exit::Unavailable, format!("app_addr: {error}"))
+}
+
+fn failed(error: &LedgerError) -> Complaint {
+    (Exit::LedgerIo, error.to_string())
+}

@@ -1,0 +1,122 @@
+//! Reading files that others may have put in place: regular files only, up to a limit, without waiting.
+//!
+//! A named pipe at the path of a configuration file would hang the start without a word, a device may be endless, and a
+//! link in a folder that others can write leads to a file of their choice.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// What a symbolic link at the end of a path means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// The file that it leads to: Kubernetes mounts the files of a Secret or ConfigMap as links.
+    Follow,
+    /// A fault: nobody has reason to put one there, and it may lead anywhere.
+    Refuse,
+}
+
+/// The whole of a regular file.
+///
+/// Fails with `NotFound` where nothing is, with `FileTooLarge` above `bytes_max`, with `IsADirectory` for a folder, and
+/// with a sentence of our own for a link, a pipe, a socket or a device. Never waits for a writer.
+pub fn read_regular(path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>> {
+    let file = open_regular(path, links)?;
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
+
+/// A regular file, opened for reading.
+fn open_regular(path: &Path, links: Links) -> io::Result<File> {
+    // Without NONBLOCK a pipe waits here for its writer. It changes nothing for a regular file.
+    let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    if links == Links::Refuse {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let flags = i32::try_from(flags.bits()).expect("the flags of open(2) are an int");
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = opened.map_err(|error| link_fault(path, links).unwrap_or(error))?;
+    // Asked of what was opened: the path may lead elsewhere by now.
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::other("is not a regular file but a pipe, a socket or a device"));
+    }
+    Ok(file)
+}
+
+/// Why a link could not be opened. Not "absent": a seller's file that leads nowhere still seals.
+fn link_fault(path: &Path, links: Links) -> Option<io::Error> {
+    if !path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+        return None;
+    }
+    let fault = match links {
+        Links::Refuse => "is a symbolic link, and links are not followed here",
+        Links::Follow if path.try_exists().is_ok_and(|exists| exists) => return None,
+        Links::Follow => "is a symbolic link that leads nowhere",
+    };
+    Some(io::Error::other(fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    fn said(path: &Path, links: Links) -> String {
+        read_regular(path, 9, links).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_regular_files_are_read_and_only_up_to_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "content").unwrap();
+        for links in [Links::Follow, Links::Refuse] {
+            assert_eq!(read_regular(&file, 7, links).unwrap(), b"content");
+            let large = read_regular(&file, 6, links).unwrap_err();
+            assert_eq!(large.kind(), io::ErrorKind::FileTooLarge);
+            let folder = read_regular(folder.path(), 9, links).unwrap_err();
+            assert_eq!(folder.kind(), io::ErrorKind::IsADirectory);
+            let absent = read_regular(&file.with_file_name("absent"), 9, links).unwrap_err();
+            assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+            assert!(said(Path::new("/dev/zero"), links).starts_with("is not a regular file"));
+        }
+    }
+
+    /// Opened without care, it would wait for ever.
+    #[test]
+    fn a_pipe_without_a_writer_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(said(&pipe, Links::Follow).starts_with("is not a regular file"));
+        let link = folder.path().join("link");
+        symlink(&pipe, &link).unwrap();
+        assert!(said(&link, Links::Follow).starts_with("is not a regular file"));
+    }
+
+    #[test]
+    fn links_are_followed_only_where_that_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        let link = folder.path().join("link");
+        std::fs::write(&file, "content").unwrap();
+        symlink(&file, &link).unwrap();
+        assert_eq!(read_regular(&link, 9, Links::Follow).unwrap(), b"content");
+        assert_eq!(said(&link, Links::Refuse), "is a symbolic link, and links are not followed here");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(said(&link, Links::Follow), "is a symbolic link that leads nowhere");
+        assert_eq!(said(&link, Links::Refuse), "is a symbolic link, and links are not followed here");
+    }
+}

@@ -1,0 +1,108 @@
+//! Tries each configured dimension by a dry run once the gate is open, so that a name that AWS does not know is told at
+//! the start and not when its first usage has become a dead letter.
+//!
+//! A wrong name is the seller's mistake: it is logged and counted, its usage is still taken and kept, and the buyer's
+//! gate stays open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use super::permission;
+use super::schedule::{self, Draw};
+use crate::clock::{self, WallClock};
+use crate::entitlement::{Proof, Watch};
+use crate::marketplace::{Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
+use crate::metrics::Metrics;
+
+/// AWS takes ten calls a second for each account and region, and the pods of an account start together: a pod takes
+/// half of that at most.
+pub const TRY_EVERY: Duration = Duration::from_millis(200);
+
+/// What AWS answers to a dimension that the product does not have.
+pub const UNKNOWN: &str = exceptions::UNKNOWN_DIMENSION;
+
+/// Names a dimension that AWS does not know.
+pub fn name_unknown(metrics: &Metrics, dimension: &str) {
+    metrics.dimension_unknown(dimension);
+    tracing::error!(
+        dimension,
+        code = UNKNOWN,
+        "AWS does not know this usage dimension for the product: its usage is kept but cannot be billed; tell the seller"
+    );
+}
+
+/// What trying needs.
+pub struct Trial {
+    /// The service that is asked.
+    pub metering: Arc<dyn Metering>,
+    /// The product.
+    pub product_code: ProductCode,
+    /// Wall time.
+    pub clock: WallClock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Trial {
+    /// Tries each of `dimensions` once the gate has opened, which its own question comes before.
+    pub async fn run(self, dimensions: Vec<String>, mut entitlement: Watch) {
+        let untried = match entitlement.wait_for(|fact| fact.has_opened).await {
+            Ok(fact) => untried(dimensions, fact.standing.proof().map(AsRef::as_ref)),
+            // The process ends.
+            Err(_) => return,
+        };
+        let random = SystemRandom::new();
+        for dimension in untried {
+            self.try_one(&random, &dimension).await;
+        }
+    }
+
+    /// Asks until AWS has answered about this dimension, or has said what it would say of any.
+    async fn try_one(&self, random: &SystemRandom, dimension: &str) {
+        let began = clock::monotonic();
+        loop {
+            let draw = draw(random);
+            tokio::time::sleep(TRY_EVERY.mul_f64(1.0 + draw.fraction())).await;
+            let Some(fault) = self.dry_run(random, dimension).await else { return };
+            match fault.class {
+                _ if fault.code.as_str() == UNKNOWN => return name_unknown(&self.metrics, dimension),
+                // Said of the call, not of the dimension; the gate's own question and the reports tell it.
+                FaultClass::Denied | FaultClass::Misconfigured => {
+                    tracing::warn!(dimension, code = %fault.code, "AWS did not say whether it knows the dimension");
+                    return;
+                }
+                FaultClass::Access | FaultClass::ExpiredSession | FaultClass::Transient => {
+                    let waited = clock::monotonic().duration_since(began);
+                    tokio::time::sleep(schedule::transient(waited, draw)).await;
+                }
+            }
+        }
+    }
+
+    async fn dry_run(&self, random: &SystemRandom, dimension: &str) -> Option<Fault> {
+        let mut bytes = [0; NONCE_BYTES];
+        // Nothing depends on the token of a dry run: without entropy it is the same one each time.
+        let _ = random.fill(&mut bytes);
+        let token = Nonce::from_random(bytes);
+        let request = permission::dry_run(&self.product_code, dimension, self.clock.now(), token.as_str());
+        self.metering.meter_usage(request, Signing::default()).await.err()
+    }
+}
+
+/// The gate's question was about the first dimension that AWS knows, and those before it.
+fn untried(dimensions: Vec<String>, proof: Option<&Proof>) -> Vec<String> {
+    let answered = match proof {
+        Some(Proof::Permission(permission)) => {
+            dimensions.iter().position(|dimension| dimension == permission.dimension()).map_or(0, |at| at + 1)
+        }
+        _ => 0,
+    };
+    dimensions.into_iter().skip(answered).collect()
+}
+
+fn draw(random: &SystemRandom) -> Draw {
+    let mut bytes = [0; 8];
+    random.fill(&mut bytes).map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)))
+}

@@ -1,0 +1,205 @@
+//! How long usage has waited for AWS to accept it, for `on_unsent`: by the clock, and by a count of running time that
+//! nothing turns back.
+//!
+//! - The count (`meta.running_seconds`) is the time for which processes ran on this ledger while it held usage that AWS
+//!   had not accepted. Monotonic time drives it: setting the clock changes nothing. It is written at most once a
+//!   minute, and a minute counts when it begins, so that a process that is killed every 59 seconds gains nothing. A
+//!   ledger without such usage is not written.
+//! - `overdue_from` is the count at which the hour of the usage ends. It is set when the usage is acknowledged, and not
+//!   when AWS first refuses it: a clock that is held back would keep an hour open, and its record unsent, for ever.
+//! - `overdue_hour` is the hour in which the usage was first sealed. It is set when AWS first refused the record, did
+//!   not answer, or took the hour from somebody else: usage that nobody has sent yet, since the pod was down, is not
+//!   late.
+//! - Both follow the usage when it is carried or replayed. Only an answer of AWS ends them: its acceptance, or
+//!   `CustomerNotEntitledException`, which is `on_lapse`'s. No other change of a record touches them, so `confirm` and
+//!   `discard` leave them as they are.
+//! - A record of 0 and what AWS's maximum left over are not late; nor is usage of a seller's customers.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use tokio::time::Instant;
+
+use super::rows::{Answered, Slot};
+use super::{Ledger, LedgerError, meta, set_meta};
+use crate::clock::{self, Timestamp};
+use crate::marketplace::fault::{Answer, classify};
+use crate::marketplace::{FaultClass, Hour};
+
+/// Running time is counted in minutes: one small write each.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// An event counts to the hour of its time, and that may be five minutes ahead: no hour ends later than this.
+const HOUR_ENDS_IN_MAX: i64 = 65 * 60;
+
+/// Since when usage waits: the two columns, in a record or in a slot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Overdue {
+    /// The hour in which it was first sealed, once AWS did not accept it.
+    pub(super) hour: Option<Hour>,
+    /// The count of running time at the end of its hour, in seconds; none where its age does not matter.
+    pub(super) from: Option<i64>,
+}
+
+impl Overdue {
+    /// Usage that counts to `slot` from `now` on, at this count of running time.
+    pub(super) fn begins(slot: &Slot, now: Timestamp, running: i64) -> Self {
+        // Usage of a customer in mode `saas`: the seller reports, and needs no pressure to do so.
+        if !slot.customer.is_empty() {
+            return Self::default();
+        }
+        let ends_in = slot.hour.end().millis_since(now) / 1000;
+        Self { hour: None, from: Some(running.saturating_add(ends_in.clamp(0, HOUR_ENDS_IN_MAX))) }
+    }
+
+    /// What was late before, else as usage that begins now.
+    pub(super) const fn or(self, begins: Self) -> Self {
+        if self.from.is_some() { self } else { begins }
+    }
+
+    /// The earlier of both.
+    pub(super) fn join(self, other: Self) -> Self {
+        Self {
+            hour: [self.hour, other.hour].into_iter().flatten().min(),
+            from: [self.from, other.from].into_iter().flatten().min(),
+        }
+    }
+}
+
+/// The longest that usage has waited for AWS, in both measures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Oldest {
+    /// The first hour whose record AWS did not accept.
+    pub hour: Option<Hour>,
+    /// Running time since the end of the first hour that AWS has not accepted.
+    pub running: Duration,
+}
+
+/// What a ledger keeps in memory of it.
+#[derive(Debug, Default)]
+pub(super) struct Ageing {
+    /// When the minute that was counted last began; none before the first look.
+    counted: Option<Instant>,
+    oldest: Option<Overdue>,
+}
+
+impl Ageing {
+    /// Records have changed.
+    pub(super) const fn forget(&mut self) {
+        self.oldest = None;
+    }
+}
+
+impl Ledger {
+    /// Counts running time, and says how long the oldest usage has waited. Call it every second or so.
+    pub fn oldest_unaccepted(&mut self) -> Result<Oldest, LedgerError> {
+        let now = clock::monotonic();
+        let since = self.ageing.counted.map(|counted| now.duration_since(counted));
+        if since.is_none_or(|since| since >= MINUTE) {
+            // The first minute of a process counts whole, as those of the process before did.
+            let seconds = since.unwrap_or(MINUTE).as_secs();
+            let counted = self.write("age", |transaction, _| {
+                if oldest(transaction)?.from.is_some() {
+                    let running = running(transaction)?.saturating_add_unsigned(seconds);
+                    set_meta(transaction, RUNNING, &running.to_string())?;
+                }
+                Ok(())
+            });
+            // A disk that takes no writes stops no time: what is not counted now counts later, and below.
+            if counted.is_ok() || since.is_none() {
+                self.ageing.counted = Some(now);
+            }
+            self.ageing.forget();
+        }
+        let oldest = match self.ageing.oldest {
+            Some(oldest) => oldest,
+            None => *self.ageing.oldest.insert(self.reading(oldest)?),
+        };
+        let uncounted = self.ageing.counted.map_or(0, |counted| {
+            i64::try_from(now.duration_since(counted).saturating_sub(MINUTE).as_secs()).unwrap_or(i64::MAX)
+        });
+        let counted = self.reading(running)?.saturating_add(uncounted);
+        let waited = oldest.from.map_or(0, |from| counted.saturating_sub(from));
+        let running = Duration::from_secs(u64::try_from(waited).unwrap_or_default());
+        Ok(Oldest { hour: oldest.hour, running })
+    }
+}
+
+const RUNNING: &str = "running_seconds";
+
+/// The count of running time, in seconds.
+pub(super) fn running(connection: &Connection) -> rusqlite::Result<i64> {
+    Ok(meta(connection, RUNNING)?.and_then(|text| text.parse().ok()).unwrap_or_default())
+}
+
+/// The earliest of all that waits, in records and in slots.
+fn oldest(connection: &Connection) -> rusqlite::Result<Overdue> {
+    let min = |sql: &str| -> rusqlite::Result<Option<i64>> {
+        connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+    };
+    let records = Overdue {
+        hour: min("SELECT min(overdue_hour) FROM records WHERE overdue_hour IS NOT NULL")?
+            .map(Hour::from_number),
+        from: min("SELECT min(overdue_from) FROM records WHERE overdue_from IS NOT NULL")?,
+    };
+    let slots = Overdue {
+        hour: min("SELECT min(overdue_hour) FROM sums WHERE micros > 0")?.map(Hour::from_number),
+        from: min("SELECT min(overdue_from) FROM sums WHERE micros > 0")?,
+    };
+    Ok(records.join(slots))
+}
+
+/// Notes what an answer means for a sealed record's age; before the answer itself is noted.
+pub(super) fn answered(transaction: &Transaction<'_>, id: i64, answered: &Answered) -> rusqlite::Result<()> {
+    match answered {
+        Answered::Accepted(_) => end(transaction, id),
+        Answered::Refused(code) | Answered::Unknown(code) | Answered::Carry(code) | Answered::Dead(code) => {
+            if is_denial(code) {
+                end(transaction, id)
+            } else {
+                begin(transaction, "id = ?1 AND attempts > 0", id)
+            }
+        }
+    }
+}
+
+/// Records whose process ended during a call: AWS did not answer.
+pub(super) fn interrupted(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    begin(transaction, "in_doubt = 1 AND ?1 = ?1", 0)
+}
+
+/// Sealed records that fit `condition` are late from their hour on, if they were not before.
+fn begin(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::Result<()> {
+    // Records of an older schema have no count to begin with; theirs begins now.
+    let sql = format!(
+        "UPDATE records SET overdue_hour = coalesce(overdue_hour, hour), overdue_from = coalesce(overdue_from, ?2)
+         WHERE {condition} AND state = 'sealed' AND customer = '' AND micros > 0
+             AND (overdue_hour IS NULL OR overdue_from IS NULL)"
+    );
+    let running = running(transaction)?;
+    transaction.prepare_cached(&sql)?.execute(params![id, running]).map(|_| ())
+}
+
+/// The record's usage waits no more, or waits in the slot that it was moved to.
+pub(super) fn end(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("UPDATE records SET overdue_hour = NULL, overdue_from = NULL WHERE id = ?1")?
+        .execute([id])
+        .map(|_| ())
+}
+
+/// Since when a record's usage waits.
+pub(super) fn of_record(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<Overdue> {
+    let mut find =
+        transaction.prepare_cached("SELECT overdue_hour, overdue_from FROM records WHERE id = ?1")?;
+    let found = find.query_row([id], |row| {
+        let hour: Option<i64> = row.get(0)?;
+        Ok(Overdue { hour: hour.map(Hour::from_number), from: row.get(1)? })
+    });
+    Ok(found.optional()?.unwrap_or_default())
+}
+
+/// `CustomerNotEntitledException`, as the one table of exceptions classes it.
+fn is_denial(code: &str) -> bool {
+    classify(Answer { status: 400, code: Some(code) }).0 == FaultClass::Denied
+}

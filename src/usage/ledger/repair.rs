@@ -1,0 +1,298 @@
+//! What people do to records that AWS did not settle: replay, confirm, discard. Each repair is one transaction, and
+//! leaves a line with its note in the audit table.
+//!
+//! - Replay takes a dead letter, and what may have been billed only where that is accepted. It becomes `carried`: its
+//!   quantity counts to the current hour.
+//! - Confirm takes a dead letter, or a record that AWS may hold (`unconfirmed`): it was billed, and becomes `accepted`.
+//! - Discard takes a dead letter: nobody will be billed for it, and it becomes `discarded`.
+//!
+//! A repair changes the record's state and nothing that AWS said: `in_doubt`, `code` and attempts stay, so that a
+//! person who looks later sees why there was something to repair. What the record became stands in `links`.
+
+use rusqlite::{OptionalExtension as _, Row, Transaction, params};
+use serde::Serialize;
+
+use super::rows::{self, State};
+use super::{Ledger, LedgerError, Settings, classify, current_hour};
+use crate::clock::Timestamp;
+
+/// Longest note: some sentences and a ticket's address.
+pub const NOTE_CHARS_MAX: usize = 1000;
+
+/// Codes of dead letters whose hour AWS holds another value for: somebody else reported it, and may have reported this
+/// usage. To count it again could bill it twice, as for a record in doubt.
+const REPORTED_BY_ANOTHER: [&str; 3] =
+    ["DuplicateRecord", "DuplicateRequestException", "IdempotencyConflictException"];
+
+/// Why, in the words of who repairs: 1 to [`NOTE_CHARS_MAX`] characters in one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note(String);
+
+impl Note {
+    /// The note, or what is wrong with it.
+    pub fn new(text: &str) -> Result<Self, &'static str> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err("the note must say something: it is all that a later reader has");
+        }
+        if text.chars().count() > NOTE_CHARS_MAX || text.contains(char::is_control) {
+            return Err("the note must be one line of at most 1,000 characters");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// What to do to a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// Count its quantity to the current hour.
+    Replay {
+        /// Also where it may have been billed already.
+        accept_double_billing: bool,
+        /// Count it to this dimension instead of its own.
+        to_dimension: Option<String>,
+        /// Why; made from the record where nobody says.
+        note: Option<Note>,
+    },
+    /// It was billed.
+    Confirm(Note),
+    /// It will not be billed, and nobody waits for it any more.
+    Discard(Note),
+}
+
+impl Repair {
+    const fn action(&self) -> &'static str {
+        match self {
+            Self::Replay { .. } => "replay",
+            Self::Confirm(_) => "confirm",
+            Self::Discard(_) => "discard",
+        }
+    }
+}
+
+/// What became of a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repaired {
+    /// It is done, and in the audit table.
+    Done,
+    /// There is no record of this number that this order is for.
+    NotFound,
+    /// It may have been billed, and nobody accepted that.
+    InDoubt,
+}
+
+/// A line of the audit table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Its number.
+    pub id: i64,
+    /// When.
+    pub at: Timestamp,
+    /// Which record.
+    pub record: i64,
+    /// `replay`, `confirm` or `discard`.
+    pub action: String,
+    /// Why, and what the record was.
+    pub note: String,
+}
+
+/// What is repaired.
+struct Found {
+    state: State,
+    in_doubt: bool,
+    unconfirmed: bool,
+    code: Option<String>,
+    dimension: String,
+    micros: i64,
+}
+
+impl Found {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let state: String = row.get(0)?;
+        Ok(Self {
+            state: State::of(&state).ok_or_else(|| rows::unreadable(0, "a state"))?,
+            in_doubt: row.get(1)?,
+            unconfirmed: row.get(2)?,
+            code: row.get(3)?,
+            dimension: row.get(4)?,
+            micros: row.get(5)?,
+        })
+    }
+
+    /// Whether the order may be carried out. Pure.
+    fn judge(&self, repair: &Repair) -> Repaired {
+        let unconfirmed = self.state == State::Accepted && self.unconfirmed;
+        let reported = self.code.as_deref().is_some_and(|code| REPORTED_BY_ANOTHER.contains(&code));
+        let perhaps_billed = self.in_doubt || unconfirmed || reported;
+        match repair {
+            _ if self.state != State::Dead && !unconfirmed => Repaired::NotFound,
+            Repair::Replay { accept_double_billing: false, .. } if perhaps_billed => Repaired::InDoubt,
+            Repair::Replay { .. } | Repair::Confirm(_) => Repaired::Done,
+            // AWS answered that it holds it: billed, until somebody finds that it is not, and then it is replayed.
+            Repair::Discard(_) if unconfirmed => Repaired::NotFound,
+            Repair::Discard(_) => Repaired::Done,
+        }
+    }
+
+    /// What the audit says: who repaired, in their words, and what the record was.
+    fn note(&self, repair: &Repair) -> String {
+        let (given, redirected) = match repair {
+            Repair::Replay { note, to_dimension, .. } => (note.as_ref(), to_dimension.as_deref()),
+            Repair::Confirm(note) | Repair::Discard(note) => (Some(note), None),
+        };
+        let was = if self.state == State::Accepted { "unconfirmed" } else { "a dead letter" };
+        let code = self.code.as_deref().unwrap_or("no code");
+        let doubt = if self.in_doubt { ", in doubt" } else { "" };
+        let mut note = given.map(|Note(text)| format!("{text} ")).unwrap_or_default();
+        note.push_str(&format!("[was {was}: {code}{doubt}]"));
+        if let Some(dimension) = redirected {
+            note.push_str(&format!(" [from {} to {dimension}]", self.dimension));
+        }
+        note
+    }
+}
+
+impl Ledger {
+    /// Carries out what a person ordered for one record.
+    pub fn repair(&mut self, id: i64, repair: &Repair, now: Timestamp) -> Result<Repaired, LedgerError> {
+        self.write("replay", |transaction, settings| {
+            let found = transaction
+                .prepare_cached(
+                    "SELECT state, in_doubt, unconfirmed, code, dimension, micros FROM records WHERE id = ?1",
+                )?
+                .query_row([id], Found::read)
+                .optional()?;
+            let Some(found) = found else { return Ok(Repaired::NotFound) };
+            let verdict = found.judge(repair);
+            if verdict == Repaired::Done {
+                carry_out(transaction, settings, id, &found, repair, now)?;
+                let action = repair.action();
+                transaction.execute(
+                    "INSERT INTO audit (at, record, action, note) VALUES (?1, ?2, ?3, ?4)",
+                    params![now.unix_millis(), id, action, found.note(repair)],
+                )?;
+            }
+            Ok(verdict)
+        })
+    }
+
+    /// Repairs, newest first; only those below number `before`.
+    pub fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<Entry>, LedgerError> {
+        let failed = |error: rusqlite::Error| classify(&self.path, &error);
+        let mut statement = self
+            .connection
+            .prepare_cached(
+                "SELECT id, at, record, action, note FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
+            )
+            .map_err(failed)?;
+        let bounds = params![before.unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)];
+        let entry = |row: &Row<'_>| {
+            Ok(Entry {
+                id: row.get(0)?,
+                at: Timestamp::from_unix_millis(row.get(1)?),
+                record: row.get(2)?,
+                action: row.get(3)?,
+                note: row.get(4)?,
+            })
+        };
+        let entries = statement.query_map(bounds, entry).map_err(failed)?;
+        entries.collect::<rusqlite::Result<_>>().map_err(failed)
+    }
+}
+
+fn carry_out(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    id: i64,
+    found: &Found,
+    repair: &Repair,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let sql = match repair {
+        Repair::Replay { to_dimension, .. } => {
+            let current = current_hour(transaction, now, settings.settle)?;
+            let to_dimension = to_dimension.as_deref().filter(|to| *to != found.dimension);
+            if let Some(to) = to_dimension {
+                redirect(transaction, &found.dimension, to, found.micros)?;
+            }
+            rows::carry_record(transaction, "1", &settings.pod, current, to_dimension, id, now)?;
+            "UPDATE records SET state = 'carried', unconfirmed = 0, updated_at = ?2 WHERE id = ?1"
+        }
+        Repair::Confirm(_) => {
+            "UPDATE records SET state = 'accepted', unconfirmed = 0, updated_at = ?2 WHERE id = ?1"
+        }
+        Repair::Discard(_) => "UPDATE records SET state = 'discarded', updated_at = ?2 WHERE id = ?1",
+    };
+    transaction.execute(sql, params![id, now.unix_millis()]).map(|_| ())
+}
+
+/// What was acknowledged for one dimension was meant for another, so that each keeps its balance.
+fn redirect(transaction: &Transaction<'_>, from: &str, to: &str, micros: i64) -> rusqlite::Result<()> {
+    transaction
+        .execute("UPDATE accepted SET micros = micros - ?2 WHERE dimension = ?1", params![from, micros])?;
+    transaction
+        .execute(
+            "INSERT INTO accepted (dimension, micros) VALUES (?1, ?2)
+             ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros",
+            params![to, micros],
+        )
+        .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note() -> Note {
+        Note::new("ticket 7").unwrap()
+    }
+
+    fn replay(accept_double_billing: bool) -> Repair {
+        Repair::Replay { accept_double_billing, to_dimension: None, note: None }
+    }
+
+    #[test]
+    fn which_order_is_for_which_record() {
+        use Repaired::{Done, InDoubt, NotFound};
+        let found = |state, in_doubt, unconfirmed, code: &str| Found {
+            state,
+            in_doubt,
+            unconfirmed,
+            code: Some(code.to_owned()),
+            dimension: "requests".to_owned(),
+            micros: 1,
+        };
+        let refused = "InvalidTagException";
+        for (found, replayed, accepted, confirmed, discarded) in [
+            (found(State::Dead, false, false, refused), Done, Done, Done, Done),
+            (found(State::Dead, true, false, "in_doubt"), InDoubt, Done, Done, Done),
+            (found(State::Dead, true, false, refused), InDoubt, Done, Done, Done),
+            (found(State::Dead, false, false, "DuplicateRequestException"), InDoubt, Done, Done, Done),
+            (found(State::Dead, false, false, "DuplicateRecord"), InDoubt, Done, Done, Done),
+            (found(State::Accepted, true, true, ""), InDoubt, Done, Done, NotFound),
+            (found(State::Accepted, false, false, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(State::Sealed, true, false, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(State::Carried, true, true, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(State::Claimed, false, false, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(State::Discarded, false, false, refused), NotFound, NotFound, NotFound, NotFound),
+        ] {
+            let orders = [replay(false), replay(true), Repair::Confirm(note()), Repair::Discard(note())];
+            let verdicts = orders.map(|repair| found.judge(&repair));
+            assert_eq!(
+                verdicts,
+                [replayed, accepted, confirmed, discarded],
+                "{:?} {:?}",
+                found.state,
+                found.code
+            );
+        }
+    }
+
+    #[test]
+    fn a_note_says_something_in_one_line() {
+        assert_eq!(Note::new(" ticket 7 "), Ok(note()));
+        for bad in ["", "  ", "two\nlines", "\u{1b}[2J", &"x".repeat(NOTE_CHARS_MAX + 1)] {
+            assert!(Note::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Watches for usage that AWS does not accept, in mode `metered`: performs what [`rule`] decides.
+//!
+//! It reads the ledger beside the sender and knows nothing of how records are sent: whatever keeps usage from being
+//! accepted, a cut network, a wrong clock, another's report or a fault of ours, it only sees that usage grow old.
+
+pub mod rule;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::WallClock;
+use crate::entitlement::word::Tell;
+use crate::metrics::Metrics;
+use crate::usage::ledger::writer::Writer;
+use crate::usage::ledger::{Ledger, LedgerError};
+use rule::{Rule, Verdict};
+
+/// An answer of AWS opens the gate again within this time.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The watch's surroundings.
+pub struct Unsent {
+    rule: Rule,
+    writer: Writer,
+    clock: WallClock,
+    metrics: Arc<Metrics>,
+    tell: Tell,
+    before: Verdict,
+}
+
+impl Unsent {
+    /// Joins the parts; nothing is looked at yet.
+    #[must_use]
+    pub fn new(rule: Rule, writer: Writer, clock: WallClock, metrics: Arc<Metrics>, tell: Tell) -> Self {
+        metrics.usage_overdue_alarm(rule.alarm_after());
+        Self { rule, writer, clock, metrics, tell, before: Verdict::Timely }
+    }
+
+    /// Looks once. Do so before the gate may open: what was overdue before a restart still is.
+    pub async fn look(&mut self) -> Result<(), LedgerError> {
+        let oldest = self.writer.with(Ledger::oldest_unaccepted).await?;
+        let now = self.clock.now();
+        let (age, verdict) = (rule::age(oldest, now), self.rule.judge(oldest, now));
+        self.metrics.usage_overdue(age);
+        if verdict != self.before {
+            let (seconds, hour) = (age.as_secs(), oldest.hour.map(|hour| hour.to_string()));
+            match verdict {
+                Verdict::Timely => tracing::info!("AWS has accepted the usage that was overdue"),
+                Verdict::Alarming => tracing::error!(
+                    seconds,
+                    hour,
+                    "AWS has not accepted usage for long; `tollgate ledger list` shows why"
+                ),
+                Verdict::Unreported => tracing::error!(
+                    seconds,
+                    hour,
+                    "AWS has not accepted usage for longer than on_unsent allows; the gate shuts until it does"
+                ),
+            }
+            self.before = verdict;
+        }
+        let unreported = verdict == Verdict::Unreported;
+        self.tell.send_if_modified(|word| std::mem::replace(&mut word.unreported, unreported) != unreported);
+        Ok(())
+    }
+
+    /// Looks until it is dropped; ends only when the ledger fails.
+    pub async fn run(mut self) -> LedgerError {
+        let mut jumps = self.clock.jumps();
+        loop {
+            match self.look().await {
+                // The sender says so, and the verdict of before stands until the disk can be read.
+                Ok(()) | Err(LedgerError::Io(_)) => {}
+                Err(error) => return error,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = jumps.changed() => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

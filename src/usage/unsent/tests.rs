@@ -1,0 +1,329 @@
+//! What a buyer can do to keep usage from AWS, over paused time: ledger, sender and watch as they run, against a service
+//! that answers as it is told. Running time passes; the wall clock does what the buyer wants.
+
+use std::sync::Mutex;
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::entitlement::word::{self, Hear};
+use crate::marketplace::{
+    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
+    Metering, Quantity, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, TagSet,
+};
+use crate::usage::event::{Customer, Event};
+use crate::usage::ledger::repair::{Repair, Repaired};
+use crate::usage::ledger::{self, Record};
+use crate::usage::policy::{Policy, Window};
+use crate::usage::sender::{Outlet, Sender, Settings};
+
+/// 2026-11-24T08:00:00Z, the start of an hour.
+const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const SETTLE: Duration = Duration::from_secs(120);
+const CLOSE_AFTER: Duration = Duration::from_secs(2 * 3600);
+
+/// What AWS, or whatever stands before it, answers to each report; it accepts where nothing is said.
+#[derive(Default)]
+struct Service(Mutex<Option<Fault>>);
+
+impl Service {
+    fn answers(&self, class: FaultClass, code: &'static str) {
+        *self.0.lock().unwrap() = Some(Fault::local(class, code, ""));
+    }
+
+    fn accepts(&self) {
+        *self.0.lock().unwrap() = None;
+    }
+}
+
+impl Metering for Service {
+    fn meter_usage(&self, _: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        let fault = self.0.lock().unwrap().clone();
+        Box::pin(async move {
+            fault.map_or(Ok(Metered { metering_record_id: Some("id".into()), emulated: false }), Err)
+        })
+    }
+
+    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
+        unreachable!("nothing here registers")
+    }
+
+    fn batch_meter_usage(
+        &self,
+        _: BatchMeterUsage,
+        _: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+        unreachable!("the pod reports for itself")
+    }
+
+    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+        unreachable!("the pod has no customers")
+    }
+
+    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+        unreachable!("nothing here asks for credentials")
+    }
+
+    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        unreachable!("nothing here forwards")
+    }
+
+    fn region(&self) -> Option<Region> {
+        None
+    }
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    service: Arc<Service>,
+    metrics: Arc<Metrics>,
+    clock: WallClock,
+    close_after: Option<Duration>,
+    process: Option<Process>,
+}
+
+/// What ends with the process.
+struct Process {
+    writer: Writer,
+    hear: Hear,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    _flushes: mpsc::Sender<crate::usage::sender::Flush>,
+}
+
+impl Bench {
+    async fn new(close_after: Option<Duration>) -> Self {
+        let mut bench = Self {
+            folder: tempfile::tempdir().unwrap(),
+            service: Arc::default(),
+            metrics: Arc::new(Metrics::new()),
+            clock: WallClock::fixed(START),
+            close_after,
+            process: None,
+        };
+        bench.restart().await;
+        bench
+    }
+
+    async fn restart(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+            for task in process.tasks {
+                let _ = task.await;
+            }
+        }
+        let settings = ledger::Settings {
+            product: "demometered".into(),
+            pod: "pod".into(),
+            settle: SETTLE,
+            bytes_max: 1 << 30,
+            started_at: START,
+            zero_dimensions: Vec::new(),
+            aws_door: false,
+        };
+        let ledger = Ledger::open(self.folder.path(), settings).unwrap();
+        let writer = Writer::inline(ledger, self.clock.clone());
+        let policy = Policy {
+            pod: "pod".into(),
+            window: Window::MeterUsage,
+            carry_expired: true,
+            settle: SETTLE,
+            phase: Duration::ZERO,
+        };
+        let product_code = "demometered".parse().unwrap();
+        let settings = Settings { product_code, outlet: Outlet::MeterUsage, policy };
+        let (tell, hear) = word::channel();
+        let (flushes, flushed) = mpsc::channel(1);
+        let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
+        let rule = Rule { close_after: self.close_after };
+        let mut unsent = Unsent::new(rule, writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone());
+        unsent.look().await.unwrap();
+        let metering: Arc<dyn Metering> = Arc::clone(&self.service) as Arc<dyn Metering>;
+        let sender = Sender::new(settings, metering, writer.clone(), clock, metrics, tell, flushed);
+        let sending = tokio::spawn(async move {
+            let _ = sender.run().await;
+        });
+        let watching = tokio::spawn(async move {
+            let _ = unsent.run().await;
+        });
+        self.process = Some(Process { writer, hear, tasks: vec![sending, watching], _flushes: flushes });
+    }
+
+    fn process(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+
+    async fn report(&self) {
+        let event = Event {
+            id: None,
+            dimension: "requests".into(),
+            quantity: Quantity::from_micros(5_000_000).unwrap(),
+            at: self.clock.now(),
+            tags: TagSet::default(),
+            customer: Customer::Own,
+            content: [0; 32],
+        };
+        self.process().writer.take(vec![event]).await.unwrap();
+    }
+
+    /// Time passes in steps; `clock` says by how much the wall clock moves with each.
+    async fn pass(&self, time: Duration, mut clock: impl FnMut(&WallClock)) {
+        let mut passed = Duration::ZERO;
+        while passed < time {
+            clock(&self.clock);
+            tokio::time::sleep(MINUTE).await;
+            passed += MINUTE;
+        }
+    }
+
+    fn unreported(&self) -> bool {
+        self.process().hear.borrow().unreported
+    }
+
+    async fn records(&self) -> Vec<Record> {
+        self.process().writer.with(|ledger| ledger.records(100)).await.unwrap()
+    }
+
+    fn metric(&self, name: &str) -> i64 {
+        let (_publisher, watch) = crate::entitlement::channel(START);
+        let text = self.metrics.encode(&watch.borrow(), crate::metrics::Format::Text);
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap();
+        line.parse().unwrap()
+    }
+}
+
+fn right(clock: &WallClock) {
+    clock.advance(MINUTE);
+}
+
+fn stopped(_: &WallClock) {}
+
+#[tokio::test(start_paused = true)]
+async fn usage_that_aws_accepts_never_shuts_the_gate() {
+    let bench = Bench::new(Some(CLOSE_AFTER)).await;
+    for _ in 0..5 {
+        bench.report().await;
+        bench.pass(HOUR, right).await;
+        assert!(!bench.unreported());
+        assert!(bench.metric("tollgate_usage_overdue_seconds") <= 180, "settling, and a minute of counting");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_is_cut_after_the_gate_opened_shuts_it_until_aws_has_accepted_the_usage() {
+    for (class, code) in [(FaultClass::Transient, "Dns"), (FaultClass::Access, "CredentialsUnavailable")] {
+        let mut bench = Bench::new(Some(CLOSE_AFTER)).await;
+        assert_eq!(bench.metric("tollgate_usage_overdue_alarm_seconds"), 3600, "half of it");
+        bench.service.answers(class, code);
+        bench.report().await;
+        bench.pass(HOUR + CLOSE_AFTER, right).await;
+        assert!(!bench.unreported(), "not yet, {code}");
+        bench.pass(5 * MINUTE, right).await;
+        assert!(bench.unreported(), "{code}");
+        assert!(bench.metric("tollgate_usage_overdue_seconds") > 2 * 3600);
+        bench.restart().await;
+        assert!(bench.unreported(), "a restart is no way around it, {code}");
+        bench.service.accepts();
+        bench.pass(10 * MINUTE, right).await;
+        assert!(!bench.unreported(), "accepted, {code}");
+        assert_eq!(bench.metric("tollgate_usage_overdue_seconds"), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn usage_that_missed_its_window_keeps_its_age() {
+    let bench = Bench::new(Some(CLOSE_AFTER)).await;
+    bench.service.answers(FaultClass::Transient, "Dns");
+    bench.report().await;
+    bench.pass(8 * HOUR, right).await;
+    assert!(bench.unreported());
+    assert!(bench.records().await.iter().any(|record| record.state == ledger::State::Carried));
+    bench.service.accepts();
+    bench.pass(HOUR + 10 * MINUTE, right).await;
+    assert!(!bench.unreported(), "its later hour is billed: {:?}", bench.records().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_or_held_gains_nothing() {
+    type Hold = fn(&WallClock);
+    let holds: [(&str, Hold); 3] = [
+        ("stopped", stopped),
+        // Back by an hour whenever the hour is nearly over: no hour ever closes.
+        ("sawtooth", |clock| {
+            if clock.now().since(START) > 50 * MINUTE { clock.follow(START) } else { clock.advance(MINUTE) }
+        }),
+        ("far behind", |clock| clock.follow(START.minus(6 * HOUR))),
+    ];
+    for (name, clock) in holds {
+        let bench = Bench::new(Some(CLOSE_AFTER)).await;
+        bench.report().await;
+        bench.pass(HOUR + CLOSE_AFTER, clock).await;
+        assert!(!bench.unreported(), "{name}: not yet");
+        bench.pass(10 * MINUTE, clock).await;
+        assert!(bench.unreported(), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_after_the_attempts_began_gains_nothing() {
+    let bench = Bench::new(Some(CLOSE_AFTER)).await;
+    bench.service.answers(FaultClass::Transient, "Dns");
+    bench.report().await;
+    bench.pass(2 * HOUR, right).await;
+    bench.clock.follow(START.minus(6 * HOUR));
+    bench.pass(HOUR, right).await;
+    assert!(!bench.unreported());
+    bench.pass(15 * MINUTE, right).await;
+    assert!(bench.unreported(), "two hours of running time since its hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_that_somebody_else_reported_shuts_the_gate_until_its_replay_is_accepted() {
+    let bench = Bench::new(Some(CLOSE_AFTER)).await;
+    bench.service.answers(FaultClass::Misconfigured, "DuplicateRequestException");
+    bench.report().await;
+    bench.pass(HOUR + CLOSE_AFTER + 5 * MINUTE, right).await;
+    assert!(bench.unreported());
+    bench.service.accepts();
+    bench.report().await;
+    bench.pass(HOUR + 10 * MINUTE, right).await;
+    assert!(bench.unreported(), "other usage does not pay for it");
+    let now = bench.clock.now();
+    let dead = bench.records().await[0].id;
+    let replay = Repair::Replay { accept_double_billing: true, to_dimension: None, note: None };
+    let replayed = bench.process().writer.with(move |ledger| ledger.repair(dead, &replay, now)).await;
+    assert_eq!(replayed.unwrap(), Repaired::Done);
+    bench.pass(10 * MINUTE, right).await;
+    assert!(bench.unreported(), "replayed is not accepted");
+    bench.pass(HOUR, right).await;
+    assert!(!bench.unreported());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_buyer_who_is_not_entitled_is_a_matter_of_on_lapse_alone() {
+    let bench = Bench::new(Some(CLOSE_AFTER)).await;
+    bench.service.answers(FaultClass::Denied, "CustomerNotEntitledException");
+    bench.report().await;
+    for _ in 0..24 {
+        bench.pass(20 * MINUTE, right).await;
+        assert!(!bench.unreported(), "{:?}", bench.records().await);
+    }
+    assert!(bench.process().hear.borrow().refusal.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_the_seller_keeps_open_is_an_alarm_after_three_hours() {
+    let bench = Bench::new(None).await;
+    bench.service.answers(FaultClass::Transient, "Dns");
+    bench.report().await;
+    bench.pass(6 * HOUR, right).await;
+    assert!(!bench.unreported());
+    let (age, alarm) = (
+        bench.metric("tollgate_usage_overdue_seconds"),
+        bench.metric("tollgate_usage_overdue_alarm_seconds"),
+    );
+    assert_eq!(alarm, 3 * 3600);
+    assert!(age >= 5 * 3600, "{age}");
+}

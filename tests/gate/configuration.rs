@@ -1,0 +1,113 @@
+//! What operators and Secrets get wrong: exit 78 with one sentence, by `config check` as by `run`; never a hang, never an
+//! abort, and never dropped in silence.
+
+use std::process::Command;
+
+use crate::processes::{Emulator, Sidecar, command};
+
+/// A valid configuration that needs nothing beside it, and the settings of one case.
+fn check(settings: &[(&str, &str)]) -> Command {
+    let mut command = command(&["config", "check"]);
+    command
+        .env("TOLLGATE_MODE", "metered")
+        .env("TOLLGATE_PRODUCT_CODE", "demo")
+        .env("TOLLGATE_DIMENSIONS", "requests")
+        .env("TOLLGATE_STATE_DIR", std::env::temp_dir())
+        .envs(settings.iter().copied());
+    command
+}
+
+/// Exit code and what was said, without the summary.
+fn said(mut command: Command) -> (Option<i32>, String) {
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let faults = text.lines().filter(|line| !line.starts_with("misconfigured: "));
+    (output.status.code(), faults.collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn each_wrong_value_is_one_sentence_that_names_it_and_no_secret() {
+    let cases = [
+        ("AWS_SECRET_ACCESS_KEY", "\"hunter2\"", "holds quotes"),
+        ("AWS_SECRET_ACCESS_KEY", "hunt er2", "holds white space"),
+        ("AWS_SESSION_TOKEN", "hunter2\nhunter2", "holds white space"),
+        ("HTTPS_PROXY", "\"http://u:hunter2@proxy:3128\"", "holds quotes"),
+        ("HTTPS_PROXY", "http://u:hunter2#@proxy:3128", "percent-encode"),
+        ("http_proxy", "http//proxy", "is not the address of a proxy"),
+        ("ALL_PROXY", "socks5://proxy:1080", "SOCKS"),
+        ("NO_PROXY", "'169.254.170.23'", "holds quotes"),
+        ("AWS_REGION", "us-esat-1", "is not the name of an AWS region"),
+        ("TOLLGATE_LOG_FILTER", "inof", "write off, error, warn, info, debug or trace"),
+        ("TOLLGATE_PRODUCT_CODE", "'demo'", "holds quotes"),
+        ("TOLLGATE_DIMENSIONS", "\"requests\"", "holds quotes"),
+        ("TOLLGATE_DRAIN_QUIET", "20s", "leaves nothing of shutdown_grace"),
+        ("TOLLGATE_ON_UNSENT", "close-after:1h", "closes in less than 2h"),
+    ];
+    for (name, value, sentence) in cases {
+        let key = [("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "any"), (name, value)];
+        let (code, text) = said(check(&key));
+        assert_eq!(code, Some(78), "{name}={value}: {text}");
+        assert_eq!(text.lines().count(), 1, "{name}={value}: {text}");
+        assert!(text.contains(sentence), "{name}={value}: {text}");
+        assert!(text.contains(name) && !text.contains("hunter2"), "{name}={value}: {text}");
+    }
+}
+
+#[test]
+fn white_space_around_a_value_is_taken_off_for_every_reader() {
+    let emulator = Emulator::start();
+    let mut run = emulator.sidecar("pod-white-space");
+    run.env("AWS_ACCESS_KEY_ID", "pod-white-space\n")
+        .env("AWS_SECRET_ACCESS_KEY", " any\r\n")
+        .env("AWS_SESSION_TOKEN", "token\n")
+        .env("AWS_REGION", "us-east-1\n")
+        .env("HTTPS_PROXY", "\n")
+        .env("TOLLGATE_PRODUCT_CODE", "demohourly\n");
+    let mut sidecar = Sidecar::start(run);
+    sidecar.wait_for("entitled");
+    let (code, text) = said(check(&[("https_proxy", "http://proxy:3128\n"), ("AWS_PROFILE", "mine ")]));
+    assert_eq!((code, text.as_str()), (Some(0), ""));
+}
+
+/// A start that hangs says nothing; a pipe that nobody writes to would make it hang.
+#[test]
+fn a_pipe_or_a_device_is_no_file_to_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [pipe.to_str().unwrap(), "/dev/zero"] {
+        for name in ["TOLLGATE_CONFIG", "TOLLGATE_APP_TOKEN_FILE", "AWS_CA_BUNDLE"] {
+            let (code, text) = said(check(&[(name, path)]));
+            assert_eq!(code, Some(78), "{name}={path}: {text}");
+            assert!(text.contains("is not a regular file"), "{name}={path}: {text}");
+        }
+        let keys = [("TOLLGATE_MODE", "hourly"), ("TOLLGATE_PUBLIC_KEYS", path)];
+        let (code, text) = said(check(&keys));
+        assert!(code == Some(78) && text.contains("is not a regular file"), "{path}: {text}");
+    }
+}
+
+/// Libraries write whole requests and answers at `trace`: AWS's token, and what signs for the pod.
+#[test]
+fn no_filter_brings_a_token_into_the_log() {
+    let emulator = Emulator::start();
+    let mut run = emulator.sidecar("pod-trace");
+    let libraries = [
+        "aws_config",
+        "aws_runtime",
+        "aws_sdk_marketplacemetering",
+        "aws_sigv4",
+        "aws_smithy_runtime",
+        "hyper",
+    ];
+    let filter = libraries.iter().fold("trace".to_owned(), |filter, name| format!("{filter},{name}=trace"));
+    run.env("TOLLGATE_LOG_FILTER", filter).env("AWS_SESSION_TOKEN", "hunter2");
+    let mut sidecar = Sidecar::start(run);
+    sidecar.wait_for("entitled");
+    sidecar.signal("TERM");
+    let seen = sidecar.seen.concat();
+    assert!(seen.contains("aws_smithy_runtime"), "the libraries speak: {seen}");
+    for secret in ["eyJ", "hunter2", "AWS4-HMAC-SHA256 Credential"] {
+        assert!(!seen.contains(secret), "{secret} in {seen}");
+    }
+}
