@@ -1,5 +1,5 @@
-//! Whether a request was meant for this machine. By DNS rebinding a web page reaches loopback under its own name, and the
-//! browser then takes us for the page's own server; the name still stands in `Host`.
+//! Whether a request was meant for this machine. By DNS rebinding a web page reaches loopback under its own name, and
+//! the browser then takes us for the page's own server; the name still stands in `Host`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

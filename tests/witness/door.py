@@ -101,7 +101,7 @@ class Door(unittest.TestCase):
         for _ in range(25):
             self.meter(metering, 9, DryRun=True)
         calls = self.emulator.admin("calls?operation=MeterUsage")["calls"]
-        self.assertEqual(len([call for call in calls if call["request"].get("DryRun")]), 25)
+        self.assertEqual(len([call for call in calls if call["request"].get("UsageQuantity") == 9]), 25)
 
     def test_a_dry_run_claims_nothing(self):
         sidecar = self.sidecar("metered")

@@ -284,6 +284,18 @@ pub(super) fn due_sums(
     sums(statement.query(params![closed.number(), farthest.number(), pod])?)
 }
 
+/// The open sum of one slot, if there is one.
+pub(super) fn sums_of(
+    transaction: &Transaction<'_>,
+    slot: &Slot,
+) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums
+         WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4",
+    )?;
+    sums(statement.query(params![slot.hour.number(), slot.pod, slot.customer, slot.dimension])?)
+}
+
 fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
     let mut sums: BTreeMap<Slot, OpenSum> = BTreeMap::new();
     while let Some(row) = rows.next()? {
