@@ -466,7 +466,7 @@ mod tests {
     /// The value of a sample.
     fn sample(metrics: &Metrics, name: &str) -> u64 {
         let (_publisher, watch) = entitlement::channel(Timestamp::from_unix_seconds(0));
-        let text = metrics.encode(&watch.borrow(), crate::metrics::Format::Text);
+        let text = metrics.encode(&watch.borrow(), Format::Text);
         let line =
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
         line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
@@ -499,9 +499,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = crate::usage::ledger::tests::settings("pod-1");
         let ledger =
-            Ledger::open(folder.path(), super::super::Settings { bytes_max: 1, ..settings }).unwrap();
+            Ledger::open(folder.path(), Settings { bytes_max: 1, ..settings }).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let clock = WallClock::fixed(clock::Timestamp::from_unix_seconds(1_795_507_200));
+        let clock = WallClock::fixed(Timestamp::from_unix_seconds(1_795_507_200));
         let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
         assert!(matches!(writer.take(vec![event()], ()).await, Err(LedgerError::Full { .. })));
         assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 0);
