@@ -18,7 +18,7 @@ use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{self, Ledger, LedgerError};
 use crate::usage::policy::{self, Policy, Window};
-use crate::usage::sender::{self, Flush, Outlet, Sender};
+use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 
 /// An application that has reported nothing for so long has ended, or has nothing more to report.
 const QUIET: Duration = Duration::from_secs(2);
@@ -163,7 +163,7 @@ impl Plan {
 pub(super) struct Drain {
     activity: Activity,
     metering: Arc<OnceLock<Metering>>,
-    flushes: mpsc::Sender<Flush>,
+    flushes: mpsc::Sender<FlushOrder>,
     grace: Duration,
     seal_open_hour: bool,
 }
@@ -179,9 +179,9 @@ impl Drain {
         }
         let until = began + self.grace.saturating_sub(LAST_MOMENT);
         let (done, flushed) = oneshot::channel();
-        let flush = Flush { seal_open_hour: self.seal_open_hour, until, done };
+        let flush = if self.seal_open_hour { Flush::Final } else { Flush::Immediate };
         let sent = async {
-            if self.flushes.send(flush).await.is_ok() {
+            if self.flushes.send(FlushOrder { flush, until, done }).await.is_ok() {
                 let _ = flushed.await;
             }
         };

@@ -31,6 +31,7 @@ mod mark;
 mod quarantine;
 mod rows;
 mod schema;
+mod sending;
 mod upkeep;
 pub mod view;
 pub mod writer;
@@ -41,7 +42,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use crate::clock::Timestamp;
 use crate::marketplace::{Hour, TagSet};
@@ -52,6 +53,7 @@ pub use claim::{Claim, Claimed, Settled};
 use rows::Slot;
 pub use rows::{Answered, Record, State, Totals};
 use schema::{MIGRATIONS, SCHEMA};
+pub use sending::{Due, Noted};
 #[cfg(test)]
 use upkeep::KEYS_KEPT;
 pub use upkeep::{Replayed, Summary};
@@ -386,38 +388,13 @@ impl Ledger {
 
     /// Records that AWS has not answered definitely, oldest first, without their allocations.
     pub fn unsent(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        self.unsent_after(None, limit)
-    }
-
-    /// The same from behind a record on, so that many that wait do not hide those behind them.
-    pub fn unsent_after(&self, last: Option<(Hour, i64)>, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        let (hour, id) = last.unwrap_or((Hour::from_number(i64::MIN), i64::MIN));
-        self.reading(|connection| rows::records(connection, rows::Which::Unsent { hour, id }, limit))
+        self.reading(|connection| rows::records(connection, rows::Which::Unsent, limit))
     }
 
     /// Records in the order of their hours, without their allocations; where there are more than `limit`, those that
     /// are not settled and the newest.
     pub fn records(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
         self.reading(|connection| rows::records(connection, rows::Which::All, limit))
-    }
-
-    /// Notes on disk that these records are about to be sent.
-    pub fn attempt(&mut self, ids: &[i64], now: Timestamp) -> Result<(), LedgerError> {
-        self.write("attempt", |transaction, _| {
-            let mut attempt = transaction.prepare_cached(
-                "UPDATE records SET attempting = 1, attempts = attempts + 1, updated_at = ?2
-                 WHERE id = ?1 AND state = 'sealed'",
-            )?;
-            ids.iter().try_for_each(|id| attempt.execute(params![id, now.unix_millis()]).map(|_| ()))
-        })
-    }
-
-    /// Notes AWS's answer, or what was decided about a record.
-    pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
-        self.write("answer", |transaction, settings| {
-            let current = current_hour(transaction, now, settings.settle)?;
-            rows::answer(transaction, &settings.pod, current, id, answered, now)
-        })
     }
 
     /// For each dimension: acknowledged, billed, pending and dead.

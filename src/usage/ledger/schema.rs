@@ -43,6 +43,7 @@ ALTER TABLE records ADD COLUMN unconfirmed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE records ADD COLUMN overdue_hour INTEGER;
 ALTER TABLE records ADD COLUMN overdue_from INTEGER;
 CREATE INDEX records_due ON records (state, due_at);
+CREATE INDEX records_doubt ON records (due_at) WHERE in_doubt = 1 AND state = 'sealed';
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, record INTEGER NOT NULL, action TEXT NOT NULL, note TEXT NOT NULL) STRICT;
 CREATE TABLE links (source INTEGER NOT NULL, slot INTEGER, target INTEGER) STRICT;

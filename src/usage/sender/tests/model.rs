@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use tokio::sync::Notify;
 
+use super::call::usage_record;
 use super::*;
 use crate::marketplace::Allocation;
 use crate::usage::ledger::Taken;
@@ -358,7 +359,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Process {
     sender: Sender,
     writer: Writer,
-    _flushes: mpsc::Sender<Flush>,
+    _flushes: mpsc::Sender<FlushOrder>,
     _hear: Hear,
 }
 
@@ -433,10 +434,10 @@ impl Bench {
         self.writer().with(|ledger| ledger.records(100_000)).await.unwrap()
     }
 
-    async fn look(&mut self, haste: Haste) {
+    async fn look(&mut self, flush: Flush) {
         let process = self.process.as_mut().unwrap();
         let died = tokio::select! {
-            looked = process.sender.look(haste) => {
+            looked = process.sender.look_once(flush) => {
                 looked.unwrap();
                 false
             }
@@ -457,7 +458,7 @@ impl Bench {
             self.clock.advance(some * MINUTE);
             tokio::time::advance(some * MINUTE).await;
             self.wrong += u32::from(now.millis_since(self.clock.now()) != 0);
-            self.look(Haste::Calm).await;
+            self.look(Flush::Scheduled).await;
         }
     }
 
@@ -523,12 +524,12 @@ impl Bench {
                 let millis = self.aws.world().now.unwrap().unix_millis() + i64::from(minutes) * 60_000;
                 self.clock.follow(Timestamp::from_unix_millis(millis));
                 self.wrong += 1;
-                self.look(Haste::Calm).await;
+                self.look(Flush::Scheduled).await;
             }
             Step::Right => {
                 self.right();
                 self.wrong += 1;
-                self.look(Haste::Calm).await;
+                self.look(Flush::Scheduled).await;
             }
             Step::Happens(fates) => self.aws.world().fates.extend(fates),
             Step::Outage { first } => {
@@ -541,7 +542,7 @@ impl Bench {
                 self.aws.world().out = false;
             }
             Step::Subscribe { customer, is } => {
-                let name = customer_of(&usage_record(&Record {
+                let name = customer_of(&usage_record(&mut Record {
                     customer: customers()[usize::from(customer)].clone(),
                     ..Record::sample(START)
                 }));
@@ -553,8 +554,8 @@ impl Bench {
                 };
             }
             Step::Shutdown { seal } => {
-                self.look(if seal { Haste::Last } else { Haste::Hurry }).await;
-                self.look(Haste::Hurry).await;
+                self.look(if seal { Flush::Final } else { Flush::Immediate }).await;
+                self.look(Flush::Immediate).await;
                 self.start();
             }
             Step::Pod { pod } => {
@@ -593,7 +594,7 @@ impl Bench {
             let customer = if self.outlet == Outlet::MeterUsage {
                 String::new()
             } else {
-                customer_of(&usage_record(&record))
+                customer_of(&usage_record(&mut record.clone()))
             };
             let key: Key = (record.pod.clone(), customer, record.dimension.clone(), record.hour);
             let billed = world.bill.get(&key).map(|row| row.micros);
@@ -645,7 +646,7 @@ fn shown(canonical: &str) -> String {
     if customer == Customer::Own {
         String::new()
     } else {
-        customer_of(&usage_record(&Record { customer, ..Record::sample(START) }))
+        customer_of(&usage_record(&mut Record { customer, ..Record::sample(START) }))
     }
 }
 
