@@ -12,19 +12,21 @@ use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
+use crate::marketplace::quantity;
 use crate::shutdown::Parts;
 use crate::usage::event::Rules;
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{self, Ledger, LedgerError};
+use crate::usage::ledger::{self, Ledger, LedgerError, Totals};
 use crate::usage::policy::{self, Policy, Window};
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 
-/// An application that has reported nothing for so long has ended, or has nothing more to report.
-const QUIET: Duration = Duration::from_secs(2);
+/// How long intake stays open after a signal: an application that has reported nothing for so long has ended, or has
+/// nothing more to report.
+const DRAIN_QUIET: Duration = Duration::from_secs(2);
 
-/// What is kept of the time to stop for closing connections and the last log line.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// What is kept of the time to stop for the last log line.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
 
 /// A started usage part.
 pub(super) struct Usage {
@@ -62,13 +64,14 @@ pub(super) fn start(
         metering: Arc::clone(&slot),
         flushes,
         grace: config.usage.shutdown_grace,
+        quiet: DRAIN_QUIET,
         seal_open_hour: config.usage.seal_on_shutdown,
     };
     let plan = Plan::of(config, outlet);
     let Surroundings { aws, clock, metrics } = surroundings.clone();
     let pod = pod(config);
     let follows = matches!(config.clock, ClockSource::Follow(_));
-    parts.spawn_deciding("usage", async move {
+    parts.spawn_explaining("usage", async move {
         if follows {
             clock.first_reading().await;
         }
@@ -107,9 +110,8 @@ const fn window(outlet: Outlet) -> Window {
     }
 }
 
-fn ended(error: &LedgerError) -> Exit {
-    tracing::error!(%error, "the usage ledger cannot be used");
-    Exit::LedgerIo
+fn ended(error: &LedgerError) -> (Exit, Option<String>) {
+    (Exit::LedgerIo, Some(format!("the usage ledger cannot be used: {error}")))
 }
 
 /// What the configuration says, before the pod is known.
@@ -165,6 +167,8 @@ pub(super) struct Drain {
     metering: Arc<OnceLock<Metering>>,
     flushes: mpsc::Sender<FlushOrder>,
     grace: Duration,
+    /// How long intake stays open; with 0 the open hour is sealed at once.
+    quiet: Duration,
     seal_open_hour: bool,
 }
 
@@ -173,7 +177,9 @@ impl Drain {
     pub(super) async fn run(&self) {
         let began = clock::monotonic();
         // The kubelet ends all containers of a pod at once: the application may still have something to report.
-        let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(QUIET)).await;
+        if !self.quiet.is_zero() {
+            let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(self.quiet)).await;
+        }
         if self.metering.get().is_none() {
             return;
         }
@@ -188,22 +194,36 @@ impl Drain {
         let _ = tokio::time::timeout_at(until, sent).await;
     }
 
-    /// Names what stays on disk.
+    /// Names what is not billed.
     pub(super) async fn tell_what_remains(&self) {
         let Some(metering) = self.metering.get() else { return };
-        let Ok(totals) = metering.writer.with(|ledger| ledger.totals()).await else { return };
-        let pending: Vec<String> = totals
-            .iter()
-            .filter(|(_, totals)| totals.pending > 0)
-            .map(|(dimension, totals)| {
-                format!("{dimension}={}", crate::marketplace::quantity::show(totals.pending))
-            })
-            .collect();
+        let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
+        let Ok((totals, summary)) = metering.writer.with(read).await else { return };
+        let show = |of: fn(&Totals) -> u64| -> String {
+            let some = totals.iter().map(|(dimension, totals)| (dimension, of(totals)));
+            let shown: Vec<String> = some
+                .filter(|(_, micros)| *micros > 0)
+                .map(|(dimension, micros)| format!("{dimension}={}", quantity::show(micros)))
+                .collect();
+            shown.join(" ")
+        };
+        let (pending, dead) = (show(|totals| totals.pending), show(|totals| totals.dead));
+        if summary.dead > 0 {
+            tracing::warn!(
+                records = summary.dead,
+                dead,
+                "dead letters are not billed and wait for a person; see `tollgate ledger dead-letters`"
+            );
+        }
         if pending.is_empty() {
-            tracing::info!("all usage is sent");
+            tracing::info!(
+                "all usage is sent{}",
+                if summary.dead > 0 { ", but for dead letters" } else { "" }
+            );
         } else {
             tracing::warn!(
-                pending = pending.join(" "),
+                records = summary.unsent,
+                pending,
                 "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
             );
         }
