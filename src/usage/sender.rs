@@ -35,7 +35,7 @@ use call::Answer;
 use health::{Health, Standing, Subject};
 use notes::Note;
 use pace::Pace;
-use queue::{IN_FLIGHT_BYTES_MAX, LINE_MAX, Load, Queue, Wanted};
+use queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
 
 /// Calls in flight at once: at ten calls a second, enough for answers that take 800 ms, and few enough that a service
 /// that stops answering leaves few records in doubt.
@@ -56,8 +56,11 @@ const SHOW_EVERY: Duration = Duration::from_secs(15);
 /// After a fault of the disk.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
 
-/// Records read from the ledger at once, without their allocations: more than are in flight (200) and half a line.
+/// Records read from the ledger at once, without their allocations: more than are in flight (200) and in a short line.
 const RECORDS_AT_ONCE: usize = 500;
+
+/// The line is filled up when it is shorter than this: while many wait, nothing is read.
+const LINE_LOW: usize = RECORDS_AT_ONCE / 2;
 
 /// Records that a flush, or the end of an outage, makes due at once: more than the quota serves in a minute.
 const RELEASED_MAX: usize = 20_000;
@@ -445,7 +448,7 @@ impl Sender {
 
     /// Reads due records from the ledger into the line; those whose window is over are noted.
     async fn refill(&mut self) -> Result<(), LedgerError> {
-        if !self.stale || self.queue.len() + RECORDS_AT_ONCE > LINE_MAX {
+        if !self.stale || self.queue.len() >= LINE_LOW {
             return Ok(());
         }
         self.stale = false;

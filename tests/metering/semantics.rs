@@ -164,7 +164,7 @@ fn a_lost_answer_does_not_bill_twice() {
     running.report("requests", "6");
     bench.fault(r#"[{"fault":"reset-after","operation":"MeterUsage","count":1},{"fault":"reset-before","operation":"MeterUsage"}]"#);
     running.pass(&bench, "1h");
-    let attempted = |line: &serde_json::Value| line["message"] == "AWS has not taken the record; it is kept";
+    let attempted = |line: &serde_json::Value| line["message"] == "record not accepted yet; will retry";
     running.sidecar.read_until(attempted);
     running.pass(&bench, "3h");
     running
@@ -270,7 +270,7 @@ fn a_customers_usage_is_billed_to_that_customer() {
     assert_eq!(results[3]["status"], "rejected", "{results}");
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.wait_billed(2);
-    running.sidecar.read_until(|line| line["message"] == "AWS has not taken the record; it is kept");
+    running.sidecar.read_until(|line| line["message"] == "record not accepted yet; will retry");
     assert_eq!(bench.billed(), [("gigabytes".into(), 250_000), ("requests".into(), 5_000_000)].into());
     let waiting: Vec<_> =
         running.records().into_iter().filter(|record| record["state"] != "accepted").collect();

@@ -12,9 +12,6 @@ use crate::marketplace::Region;
 use crate::usage::batch;
 use crate::usage::ledger::{Due, Record};
 
-/// Records that are kept in line; more than are asked for at once and are in flight together.
-pub(super) const LINE_MAX: usize = 1000;
-
 /// Calls in flight share so much memory, of the 32 MiB that the sidecar has: texts, their parts, and the body that is
 /// made of them.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
