@@ -310,13 +310,17 @@ impl Aws {
 
     /// The URL that is asked, as the SDK resolves it (region, dual-stack, FIPS); also for `doctor`.
     pub async fn endpoint(&self) -> Result<String, Fault> {
-        use sdk::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
-        let unresolved =
-            |error: String| Fault::local(FaultClass::Misconfigured, "InvalidRegionException", error);
         if let Some(url) = &self.settings.endpoint_url {
             return Ok(url.clone());
         }
         let region = self.region().await?;
+        self.endpoint_in(&region).await
+    }
+
+    async fn endpoint_in(&self, region: &Region) -> Result<String, Fault> {
+        use sdk::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
+        let unresolved =
+            |error: String| Fault::local(FaultClass::Misconfigured, "InvalidRegionException", error);
         let params = Params::builder()
             .region(region.as_str())
             .use_dual_stack(self.settings.use_dual_stack)
@@ -325,6 +329,20 @@ impl Aws {
             .map_err(|error| unresolved(error.to_string()))?;
         let endpoint = DefaultResolver::new().resolve_endpoint(&params).await;
         endpoint.map(|endpoint| endpoint.url().to_owned()).map_err(|error| unresolved(error.to_string()))
+    }
+
+    /// What a call to another region than this sidecar's changes; `None` where it changes nothing.
+    async fn elsewhere(&self, region: Option<&Region>) -> Result<Option<sdk::config::Builder>, Fault> {
+        let Some(region) = region.filter(|region| self.region.get() != Some(*region)) else {
+            return Ok(None);
+        };
+        let name = aws_config::Region::new(region.as_str().to_owned());
+        let mut config = sdk::config::Builder::new().region(name);
+        // A sealed client has its endpoint fixed, so that no profile names another.
+        if self.settings.endpoint_url.is_none() && self.settings.sealed {
+            config = config.endpoint_url(self.endpoint_in(region).await?);
+        }
+        Ok(Some(config))
     }
 
     /// The proxy that a call to `url` goes through, as the SDK chooses it; for `doctor`.

@@ -160,10 +160,9 @@ impl Policy {
             }
         };
         let jittered = middle.mul_f64(1.0 - PAUSE_JITTER + 2.0 * PAUSE_JITTER * draw.fraction());
-        let deadline = self.deadline(record);
-        let again = now.plus(jittered);
         // When its window closes it is looked at, whatever it waits for.
-        Some(if deadline > now { again.min(deadline) } else { again })
+        let deadline = self.deadline(record);
+        (deadline > now).then(|| now.plus(jittered).min(deadline))
     }
 
     /// When half of the window of a record of `timestamp` has passed, which is time for an alarm.

@@ -26,8 +26,7 @@ fn a_throttled_record_is_kept_and_billed_later() {
     running.report("requests", "7");
     bench.fault(r#"{"fault":"throttle","operation":"MeterUsage","count":1}"#);
     running.pass(&bench, AN_HOUR_AND_ALL);
-    let kept =
-        running.sidecar.read_until(|line| line["message"] == "record not accepted yet; will retry");
+    let kept = running.sidecar.read_until(|line| line["message"] == "record not accepted yet; will retry");
     assert_eq!((&kept["code"], &kept["in_doubt"]), (&json!("ThrottlingException"), &json!(false)), "{kept}");
     running.wait_billed(1);
     let record = running.records()[0].clone();
