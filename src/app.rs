@@ -26,7 +26,7 @@ use crate::registration::dimensions::Trial;
 use crate::registration::machine::Policy;
 use crate::registration::memory::Store;
 use crate::registration::{self, Asking, Registration};
-use crate::shutdown::{Parts, Signals, until};
+use crate::shutdown::{Ended, Parts, Signals, until};
 use crate::usage::notice::Notices;
 use identity::Identity;
 pub(crate) use metering::repairs;
@@ -226,12 +226,12 @@ impl App {
                 drain.run().await;
             }
         };
-        let exit = self.parts.supervise(&mut self.signals, quit, draining).await;
+        let ended = self.parts.supervise(&mut self.signals, quit, draining).await;
         if let Some(drain) = &drain {
             drain.tell_what_remains().await;
         }
-        self.last_line(exit);
-        exit
+        self.last_line(&ended);
+        ended.exit
     }
 
     /// Runs until the gate opens; `Err` is how the process ends otherwise. Sockets are closed when it returns.
@@ -244,21 +244,23 @@ impl App {
                 Err(_) => std::future::pending().await,
             }
         };
-        let exit = self.parts.supervise(&mut self.signals, opened, std::future::ready(())).await;
+        let mut ended = self.parts.supervise(&mut self.signals, opened, std::future::ready(())).await;
         let open = self.entitlement.borrow().standing.gate_open();
-        let exit = match exit {
-            Exit::Done if open => return Ok(()),
-            Exit::Done => Exit::Terminated,
-            other => other,
-        };
-        self.last_line(exit);
-        Err(exit)
+        if ended.exit == Exit::Done {
+            if open {
+                return Ok(());
+            }
+            ended.exit = Exit::Terminated;
+        }
+        self.last_line(&ended);
+        Err(ended.exit)
     }
 
-    /// Every exit that is not 0 ends with the line of `probe`.
-    fn last_line(&self, exit: Exit) {
-        if exit != Exit::Done {
-            tracing::error!(exit_code = exit.code(), "{}", self.entitlement.borrow().line());
+    /// Every exit that is not 0 ends with its cause: what the supervisor saw, or else the line of `probe`.
+    fn last_line(&self, ended: &Ended) {
+        if ended.exit != Exit::Done {
+            let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().line());
+            tracing::error!(exit_code = ended.exit.code(), "{cause}");
         }
     }
 }

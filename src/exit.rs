@@ -28,9 +28,11 @@ pub enum Exit {
     Config,
     /// `await --timeout` ran out.
     TimedOut,
-    /// A signal ended `exec` or `await` before the gate opened (128 + SIGTERM, as a shell says it): 0 would tell a
-    /// Job that its work was done.
+    /// A signal ended `exec` or `await` before the gate opened, or came a second time during a drain (128 + SIGTERM, as
+    /// a shell says it): 0 would tell a Job that its work was done.
     Terminated,
+    /// SIGINT came while a drain was under way (128 + SIGINT).
+    Interrupted,
     /// The command of `exec` or `await` exists but cannot be started.
     CannotExecute,
     /// The command of `exec` or `await` does not exist.
@@ -54,6 +56,7 @@ impl Exit {
             Self::TimedOut => 124,
             Self::CannotExecute => 126,
             Self::CommandNotFound => 127,
+            Self::Interrupted => 130,
             Self::Terminated => 143,
         }
     }

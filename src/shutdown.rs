@@ -1,13 +1,72 @@
 //! Signals and supervision: the first SIGTERM or SIGINT drains, a second one ends at once, and a part that ends by
 //! itself ends the process, so that a half-dead gate cannot go on answering.
+//!
+//! `timeout` and some init systems send one signal twice, to the process and to its group: the same signal within
+//! [`ECHO`] of the first is the first.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::exit::Exit;
+
+/// The same signal again within this time is no second one.
+pub const ECHO: Duration = Duration::from_secs(1);
+
+/// A signal that ends the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
+}
+
+impl Ending {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+
+    /// How a process ends that it ended: 128 and its number.
+    const fn exit(self) -> Exit {
+        match self {
+            Self::Terminate => Exit::Terminated,
+            Self::Interrupt => Exit::Interrupted,
+        }
+    }
+}
+
+/// How the process ends, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code.
+    pub exit: Exit,
+    /// The cause, where the gate's state does not tell it.
+    pub cause: Option<String>,
+}
+
+impl Ended {
+    const fn by_policy(exit: Exit) -> Self {
+        Self { exit, cause: None }
+    }
+
+    fn because(exit: Exit, cause: impl Into<String>) -> Self {
+        Self { exit, cause: Some(cause.into()) }
+    }
+
+    fn again(signal: Ending) -> Self {
+        Self::because(signal.exit(), format!("a second signal ({}) ended tollgate at once", signal.as_str()))
+    }
+}
 
 /// The signals that end the process.
 #[derive(Debug)]
@@ -23,10 +82,24 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub async fn next(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> Ending {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Ending::Terminate,
+            _ = self.interrupt.recv() => Ending::Interrupt,
+        }
+    }
+
+    /// Waits for the next one that is not the echo of `first`.
+    async fn second(&mut self, first: Option<(Ending, tokio::time::Instant)>) -> Ending {
+        loop {
+            let next = self.next().await;
+            let is_echo = first.is_some_and(|(signal, at)| {
+                signal == next && clock::monotonic().saturating_duration_since(at) < ECHO
+            });
+            if !is_echo {
+                return next;
+            }
+            tracing::debug!(signal = next.as_str(), "the same signal within a second is one signal");
         }
     }
 }
@@ -34,7 +107,7 @@ impl Signals {
 /// The running parts of the process.
 #[derive(Debug)]
 pub struct Parts {
-    tasks: JoinSet<(&'static str, Exit)>,
+    tasks: JoinSet<(&'static str, Exit, Option<String>)>,
     stop: watch::Sender<bool>,
 }
 
@@ -55,19 +128,28 @@ impl Parts {
     pub fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(async move {
             part.await;
-            (name, Exit::Internal)
+            (name, Exit::Internal, None)
         });
     }
 
     /// Starts a part that may end the process by itself, and that is dropped when it is time to drain.
     pub fn spawn_deciding(&mut self, name: &'static str, part: impl Future<Output = Exit> + Send + 'static) {
+        self.spawn_explaining(name, async move { (part.await, None) });
+    }
+
+    /// The same for a part that knows the cause better than the gate's state tells it.
+    pub fn spawn_explaining(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = (Exit, Option<String>)> + Send + 'static,
+    ) {
         let mut stop = self.stop();
         self.tasks.spawn(async move {
-            let exit = tokio::select! {
-                exit = part => exit,
-                () = crate::http::stopped(&mut stop) => Exit::Done,
+            let (exit, cause) = tokio::select! {
+                ended = part => ended,
+                () = crate::http::stopped(&mut stop) => (Exit::Done, None),
             };
-            (name, exit)
+            (name, exit, cause)
         });
     }
 
@@ -78,41 +160,58 @@ impl Parts {
         signals: &mut Signals,
         done: impl Future<Output = Exit>,
         drain: impl Future<Output = ()>,
-    ) -> Exit {
-        let exit = tokio::select! {
-            name = signals.next() => {
-                tracing::info!(signal = name, "draining");
-                Exit::Done
+    ) -> Ended {
+        let mut first = None;
+        let ended = tokio::select! {
+            signal = signals.next() => {
+                first = Some((signal, clock::monotonic()));
+                tracing::info!(signal = signal.as_str(), "draining");
+                Ended::by_policy(Exit::Done)
             }
-            exit = done => exit,
-            Some(ended) = self.tasks.join_next() => match ended {
-                Ok((name, Exit::Internal)) => {
-                    tracing::error!(part = name, "a part of tollgate ended unexpectedly; this is a bug");
-                    Exit::Internal
-                }
-                Ok((_, exit)) => exit,
-                Err(error) => {
-                    tracing::error!(%error, "a part of tollgate failed; this is a bug");
-                    Exit::Internal
-                }
-            },
+            exit = done => Ended::by_policy(exit),
+            Some(ended) = self.tasks.join_next() => part_ended(ended),
         };
-        if exit == Exit::Done {
-            tokio::select! {
-                () = drain => {}
-                name = signals.next() => {
-                    tracing::warn!(signal = name, "second signal: ending at once");
-                    return Exit::Internal;
-                }
+        if ended.exit == Exit::Done {
+            tokio::pin!(drain);
+            // A part that fails while others drain is the cause of the end.
+            let failed = tokio::select! {
+                () = &mut drain => None,
+                failed = self.failure() => Some(failed),
+                signal = signals.second(first) => return Ended::again(signal),
+            };
+            if let Some(failed) = failed {
+                self.stop.send_replace(true);
+                return failed;
             }
         }
         self.stop.send_replace(true);
         tokio::select! {
-            () = async { while self.tasks.join_next().await.is_some() {} } => exit,
-            name = signals.next() => {
-                tracing::warn!(signal = name, "second signal: ending at once");
-                Exit::Internal
+            () = async { while self.tasks.join_next().await.is_some() {} } => ended,
+            signal = signals.second(first) => Ended::again(signal),
+        }
+    }
+
+    /// Waits for a part that ends with anything but success.
+    async fn failure(&mut self) -> Ended {
+        loop {
+            match self.tasks.join_next().await.map(part_ended) {
+                Some(ended) if ended.exit != Exit::Done => return ended,
+                Some(_) => {}
+                None => std::future::pending().await,
             }
+        }
+    }
+}
+
+fn part_ended(ended: Result<(&'static str, Exit, Option<String>), tokio::task::JoinError>) -> Ended {
+    match ended {
+        Ok((name, Exit::Internal, _)) => Ended::because(
+            Exit::Internal,
+            format!("a part of tollgate ended unexpectedly: {name}; this is a bug"),
+        ),
+        Ok((_, exit, cause)) => Ended { exit, cause },
+        Err(error) => {
+            Ended::because(Exit::Internal, format!("a part of tollgate failed: {error}; this is a bug"))
         }
     }
 }

@@ -13,22 +13,20 @@ use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
+use crate::marketplace::quantity;
 use crate::shutdown::Parts;
 use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{self, Ledger, LedgerError};
+use crate::usage::ledger::{self, Ledger, LedgerError, Totals};
 use crate::usage::notice::Notices;
 use crate::usage::policy::{self, Policy, Window};
-use crate::usage::sender::{self, Flush, Outlet, Sender};
+use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use crate::usage::unsent::rule::Rule;
 
-/// An application that has reported nothing for so long has ended, or has nothing more to report.
-const QUIET: Duration = Duration::from_secs(2);
-
-/// What is kept of the time to stop for closing connections and the last log line.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// What is kept of the time to stop for the last log line.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
 
 /// A started usage part.
 pub(super) struct Usage {
@@ -68,12 +66,13 @@ pub(super) fn start(
         metering: Arc::clone(&slot),
         flushes,
         grace: config.usage.shutdown_grace,
+        quiet: config.usage.drain_quiet,
         seal_open_hour: config.usage.seal_on_shutdown,
     };
     let plan = Plan::of(config, outlet);
     let Surroundings { aws, clock, metrics, identity } = surroundings.clone();
     let follows = matches!(config.clock, ClockSource::Follow(_));
-    parts.spawn_deciding("usage", async move {
+    parts.spawn_explaining("usage", async move {
         if follows {
             clock.first_reading().await;
         }
@@ -147,9 +146,8 @@ pub(crate) fn repairs(config: &Config) -> Repairs {
     Repairs { allowed: config.usage.ledger_repair, rules: rules(config) }
 }
 
-fn ended(error: &LedgerError) -> Exit {
-    tracing::error!(%error, "the usage ledger cannot be used");
-    Exit::LedgerIo
+fn ended(error: &LedgerError) -> (Exit, Option<String>) {
+    (Exit::LedgerIo, Some(format!("the usage ledger cannot be used: {error}")))
 }
 
 /// What the configuration says, before the pod is known.
@@ -206,8 +204,10 @@ impl Plan {
 pub(super) struct Drain {
     activity: Activity,
     metering: Arc<OnceLock<Metering>>,
-    flushes: mpsc::Sender<Flush>,
+    flushes: mpsc::Sender<FlushOrder>,
     grace: Duration,
+    /// How long intake stays open; with 0 the open hour is sealed at once.
+    quiet: Duration,
     seal_open_hour: bool,
 }
 
@@ -216,37 +216,53 @@ impl Drain {
     pub(super) async fn run(&self) {
         let began = clock::monotonic();
         // The kubelet ends all containers of a pod at once: the application may still have something to report.
-        let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(QUIET)).await;
+        if !self.quiet.is_zero() {
+            let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(self.quiet)).await;
+        }
         if self.metering.get().is_none() {
             return;
         }
         let until = began + self.grace.saturating_sub(LAST_MOMENT);
         let (done, flushed) = oneshot::channel();
-        let flush = Flush { seal_open_hour: self.seal_open_hour, until, done };
+        let flush = if self.seal_open_hour { Flush::Final } else { Flush::Immediate };
         let sent = async {
-            if self.flushes.send(flush).await.is_ok() {
+            if self.flushes.send(FlushOrder { flush, until, done }).await.is_ok() {
                 let _ = flushed.await;
             }
         };
         let _ = tokio::time::timeout_at(until, sent).await;
     }
 
-    /// Names what stays on disk.
+    /// Names what is not billed.
     pub(super) async fn tell_what_remains(&self) {
         let Some(metering) = self.metering.get() else { return };
-        let Ok(totals) = metering.writer.with(|ledger| ledger.totals()).await else { return };
-        let pending: Vec<String> = totals
-            .iter()
-            .filter(|(_, totals)| totals.pending > 0)
-            .map(|(dimension, totals)| {
-                format!("{dimension}={}", crate::marketplace::quantity::show(totals.pending))
-            })
-            .collect();
+        let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
+        let Ok((totals, summary)) = metering.writer.with(read).await else { return };
+        let show = |of: fn(&Totals) -> i128| -> String {
+            let some = totals.iter().map(|(dimension, totals)| (dimension, of(totals)));
+            let shown: Vec<String> = some
+                .filter(|(_, micros)| *micros > 0)
+                .map(|(dimension, micros)| format!("{dimension}={}", quantity::show(micros)))
+                .collect();
+            shown.join(" ")
+        };
+        let (pending, dead) = (show(|totals| totals.pending), show(|totals| totals.dead));
+        if summary.dead > 0 {
+            tracing::warn!(
+                records = summary.dead,
+                dead,
+                "dead letters are not billed and wait for a person; see `tollgate ledger dead-letters`"
+            );
+        }
         if pending.is_empty() {
-            tracing::info!("all usage is sent");
+            tracing::info!(
+                "all usage is sent{}",
+                if summary.dead > 0 { ", but for dead letters" } else { "" }
+            );
         } else {
             tracing::warn!(
-                pending = pending.join(" "),
+                records = summary.unsent,
+                pending,
                 "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
             );
         }

@@ -222,6 +222,20 @@ impl Aws {
         endpoint_of(self.settings(), &self.loader.region().await?).await
     }
 
+    /// What a call to another region than this sidecar's changes; `None` where it changes nothing.
+    async fn elsewhere(&self, region: Option<&Region>) -> Result<Option<sdk::config::Builder>, Fault> {
+        let Some(region) = region.filter(|region| self.region().as_ref() != Some(*region)) else {
+            return Ok(None);
+        };
+        let name = aws_config::Region::new(region.as_str().to_owned());
+        let mut config = sdk::config::Builder::new().region(name);
+        // A sealed client has its endpoint fixed, so that no profile names another.
+        if self.settings().endpoint_url.is_none() && self.settings().sealed {
+            config = config.endpoint_url(endpoint_of(self.settings(), region).await?);
+        }
+        Ok(Some(config))
+    }
+
     /// The proxy that a call to `url` goes through, as the SDK chooses it; for `doctor`.
     #[must_use]
     pub fn proxy(url: &str) -> Option<hyper::Uri> {

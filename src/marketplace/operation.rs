@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Allocation, Nonce, ProductCode, PublicKeyVersion, Quantity};
+use super::{Allocation, Nonce, ProductCode, PublicKeyVersion, Quantity, Region};
 use crate::clock::Timestamp;
 
 /// What `RegisterUsage` is asked (AWS API reference, RegisterUsage).
@@ -35,6 +35,8 @@ pub struct MeterUsage {
     pub client_token: String,
     /// Check the permission only.
     pub dry_run: bool,
+    /// The region that is asked; `None`: the one that the sidecar runs in.
+    pub region: Option<Region>,
 }
 
 /// A definitive answer of `MeterUsage`.
@@ -102,6 +104,8 @@ pub struct BatchMeterUsage {
     pub product_code: Option<ProductCode>,
     /// At most 25.
     pub records: Vec<UsageRecord>,
+    /// The region that is asked; `None`: the one that the sidecar runs in.
+    pub region: Option<Region>,
 }
 
 /// What AWS said of one record of a batch.

@@ -98,5 +98,6 @@ pub fn zero_report(
         allocations: Vec::new(),
         client_token: client_token.to_owned(),
         dry_run: false,
+        region: None,
     }
 }

@@ -1,10 +1,8 @@
-//! Which records go into one `BatchMeterUsage` call. Pure.
+//! What AWS takes in one `BatchMeterUsage` call. Pure.
 //!
 //! AWS takes 25 records of less than 1 MB in all, and fails the whole call where integers and decimals, or legacy
-//! customers and licences, are mixed (AWS Marketplace API reference, BatchMeterUsage). A customer's dimension is in a
-//! call once, so that AWS's answer, which comes in no stated order, is about one record.
-
-use std::collections::BTreeSet;
+//! customers and licences, are mixed (AWS Marketplace API reference, BatchMeterUsage). `sender::queue` chooses the
+//! records; how large they are is known when they have been read.
 
 use crate::usage::event::Customer;
 use crate::usage::ledger::Record;
@@ -21,27 +19,21 @@ pub const RECORD_BYTES: usize = 400;
 /// The most that a character of a text takes in JSON for each of its bytes: a control character is `\u0001`.
 pub const ESCAPED: usize = 6;
 
-/// The records at the front of `records` and those further back that may go with the first, in order.
+/// Those of `records` that go into one call by their size: the first, and what fits beside it.
 #[must_use]
-pub fn next(records: &[Record]) -> Vec<&Record> {
-    let Some(first) = records.first() else { return Vec::new() };
-    let kind = |record: &Record| (form(&record.customer), record.decimal);
-    let (mut chosen, mut bytes, mut seen) = (Vec::new(), 0, BTreeSet::new());
-    for record in records {
-        let fits = bytes + size(record) <= BYTES_MAX || chosen.is_empty();
-        if kind(record) == kind(first) && fits && seen.insert((&record.customer, record.dimension.as_str())) {
-            bytes += size(record);
-            chosen.push(record);
-        }
-        if chosen.len() == RECORDS_MAX {
-            break;
-        }
-    }
-    chosen
+pub fn fit(records: Vec<Record>) -> Vec<Record> {
+    let mut bytes = 0;
+    let mut fits = |record: &Record| {
+        let fits = bytes == 0 || bytes + size(record) <= BYTES_MAX;
+        bytes += if fits { size(record) } else { 0 };
+        fits
+    };
+    records.into_iter().filter(|record| fits(record)).collect()
 }
 
 /// How the customer is named; AWS takes one form in a call.
-fn form(customer: &Customer) -> u8 {
+#[must_use]
+pub const fn form(customer: &Customer) -> u8 {
     match customer {
         Customer::Own => 0,
         Customer::Identifier(_) => 1,
@@ -77,28 +69,7 @@ mod tests {
     }
 
     fn ids(records: &[Record]) -> Vec<i64> {
-        next(records).iter().map(|record| record.id).collect()
-    }
-
-    #[test]
-    fn kinds_are_never_mixed() {
-        let records = [
-            record(1, "1", "a", true, false),
-            record(2, "2", "a", false, false),
-            record(3, "3", "a", true, true),
-            record(4, "4", "a", true, false),
-        ];
-        assert_eq!(ids(&records), [1, 4]);
-        assert_eq!(ids(&records[1..]), [2]);
-        assert!(ids(&[]).is_empty());
-    }
-
-    #[test]
-    fn a_customers_dimension_is_in_a_call_once_and_25_is_the_most() {
-        let twice = [record(1, "1", "a", true, false), record(2, "1", "a", true, false)];
-        assert_eq!(ids(&twice), [1]);
-        let many: Vec<Record> = (0..60).map(|id| record(id, &id.to_string(), "a", true, false)).collect();
-        assert_eq!(next(&many).len(), RECORDS_MAX);
+        fit(records.to_vec()).iter().map(|record| record.id).collect()
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub mod repair;
 mod rows;
 mod schema;
 mod sealing;
+mod sending;
 mod slots;
 mod totals;
 mod upkeep;
@@ -62,7 +63,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use crate::clock::Timestamp;
 use crate::marketplace::Hour;
@@ -75,6 +76,7 @@ pub use links::Links;
 pub use rows::{Answered, Record, State};
 use schema::{LEFT_BEHIND, MIGRATIONS, SCHEMA};
 pub use sealing::Sealing;
+pub use sending::{Due, Noted};
 pub use totals::{Contents, Totals};
 pub use upkeep::Summary;
 
@@ -459,38 +461,13 @@ impl Ledger {
 
     /// Records that AWS has not answered definitely, oldest first, without their allocations.
     pub fn unsent(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        self.unsent_after(None, limit)
-    }
-
-    /// The same from behind a record on, so that many that wait do not hide those behind them.
-    pub fn unsent_after(&self, last: Option<(Hour, i64)>, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        let (hour, id) = last.unwrap_or((Hour::from_number(i64::MIN), i64::MIN));
-        self.reading(|connection| rows::records(connection, rows::Which::Unsent { hour, id }, limit))
+        self.reading(|connection| rows::records(connection, rows::Which::Unsent, limit))
     }
 
     /// Records in the order of their hours, without their allocations; where there are more than `limit`, those that
     /// are not settled and the newest.
     pub fn records(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
         self.reading(|connection| rows::records(connection, rows::Which::All, limit))
-    }
-
-    /// Notes on disk that these records are about to be sent.
-    pub fn attempt(&mut self, ids: &[i64], now: Timestamp) -> Result<(), LedgerError> {
-        self.write("attempt", |transaction, _| {
-            let mut attempt = transaction.prepare_cached(
-                "UPDATE records SET attempting = 1, attempts = attempts + 1, updated_at = ?2
-                 WHERE id = ?1 AND state = 'sealed'",
-            )?;
-            ids.iter().try_for_each(|id| attempt.execute(params![id, now.unix_millis()]).map(|_| ()))
-        })
-    }
-
-    /// Notes AWS's answer, or what was decided about a record.
-    pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
-        self.write("answer", |transaction, settings| {
-            let current = current_hour(transaction, now, settings.settle)?;
-            rows::answer(transaction, &settings.pod, current, id, answered, now)
-        })
     }
 
     /// For each dimension: what was acknowledged, and where it went.

@@ -4,14 +4,19 @@
 //! - A record is this pod's, or it is not sent: AWS tells reports apart by the pod.
 //! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what
 //!   is in doubt may have been billed, is asked about once more, and becomes a dead letter.
+//! - Usage of a customer whom AWS calls unsubscribed is a dead letter when the window closes: carried, it would be
+//!   offered for ever, and billed months later.
+//! - Each record has its own back-off. A fault of the caller, and a throttle, slow the sender instead.
 //! - AWS's clock decides about windows, not ours: a record of a time that our clock has not reached is sent.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+pub use crate::marketplace::exceptions::NOT_ENTITLED;
 use crate::marketplace::exceptions::{self, Kind, Verdict};
 use crate::marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
-use crate::marketplace::{Fault, FaultClass};
+use crate::marketplace::{Fault, FaultClass, Hour, RecordStatus};
+use crate::registration::schedule::Draw;
 use crate::usage::ledger::{Answered, Record};
 
 /// How records of one kind of call are sent.
@@ -55,8 +60,18 @@ impl Window {
 /// A call that leaves this late may arrive after the window.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// A record that AWS refuses for itself is asked about again after this time, beside others that are served.
-const ASK_AGAIN: Duration = Duration::from_secs(300);
+/// A record that AWS refuses for itself is sent again after this time, beside others that are served.
+const REFUSED_PAUSE: Duration = Duration::from_secs(300);
+
+/// The first pause of a record that got no usable answer; it doubles with each attempt.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(2200);
+
+/// The longest such pause: one record takes a sixtieth of a call a second from the quota, and an outage's last record
+/// leaves within this time after its end.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How far a pause may differ from its middle, so that the records of a batch, and pods, do not come back together.
+const PAUSE_JITTER: f64 = 0.3;
 
 /// Clocks differ by so much; a record's time that is farther ahead was taken from a clock that has gone back since.
 const AHEAD_MAX: Duration = Duration::from_secs(300);
@@ -76,48 +91,105 @@ pub enum Todo {
 }
 
 impl Policy {
-    /// What to do with a sealed record at `now`; `hurry` leaves out the phase, for a shutdown.
+    /// What to do with a sealed record at `now`. `flush` leaves out the phase, for a shutdown; `unsubscribed`: AWS says
+    /// at present that the pod's own customer is not entitled.
     #[must_use]
-    pub fn todo(&self, record: &Record, now: Timestamp, hurry: bool) -> Todo {
+    pub fn todo(&self, record: &Record, now: Timestamp, flush: bool, unsubscribed: bool) -> Todo {
         if record.pod != self.pod {
             // From us it would be a second report beside a first that may stand.
-            return Todo::Give(self.expired(record));
+            return Todo::Give(self.expired(record, false));
         }
         if record.timestamp > now.plus(AHEAD_MAX) && record.attempts == 0 {
             return Todo::Send;
         }
-        let deadline = self.window.closes(record.timestamp).minus(MARGIN);
+        let deadline = self.deadline(record);
         if now >= deadline {
             // Its last answer was none, and is older than this end: AWS may still know what became of it, and our clock
             // may be ahead. Once; a record that is out of AWS's window is refused and nothing more.
             let asked = record.updated_at >= deadline;
-            return if record.in_doubt && !asked { Todo::Send } else { Todo::Give(self.expired(record)) };
+            let once_more = record.in_doubt && !asked;
+            return if once_more { Todo::Send } else { Todo::Give(self.expired(record, unsubscribed)) };
         }
-        let refused = record.attempts > 0 && record.code.as_deref().is_some_and(is_its_own);
-        let again = record.updated_at.plus(ASK_AGAIN);
-        if !hurry && refused && now >= record.updated_at && now < again && again < deadline {
-            return Todo::WaitUntil(again);
-        }
-        let due = record.hour.end().plus(self.settle + self.phase);
+        // Sealed early, at a shutdown, it has its phase from then on.
+        let due = record.hour.end().plus(self.settle).min(record.sealed_at).plus(self.phase);
         // A phase never costs the window.
-        if !hurry && record.attempts == 0 && now < due && due < deadline {
+        if !flush && record.attempts == 0 && now < due && due < deadline {
             return Todo::WaitUntil(due);
         }
         Todo::Send
     }
 
-    fn expired(&self, record: &Record) -> Answered {
+    /// The last moment at which a record may leave.
+    fn deadline(&self, record: &Record) -> Timestamp {
+        self.window.closes(record.timestamp).minus(MARGIN)
+    }
+
+    /// No record of an hour after this one has expired.
+    #[must_use]
+    pub fn may_have_expired(&self, now: Timestamp) -> Hour {
+        latest_hour(now, |start| self.window.closes(start).minus(MARGIN) <= now)
+    }
+
+    /// Half of the window has passed for records of this hour and of those before it, and for no other.
+    #[must_use]
+    pub fn alarm_up_to(&self, now: Timestamp) -> Hour {
+        latest_hour(now, |start| self.alarm_at(start.plus(HOUR)) <= now)
+    }
+
+    fn expired(&self, record: &Record, unsubscribed: bool) -> Answered {
         if record.in_doubt {
             return Answered::Dead("in_doubt".to_owned());
         }
-        let code = record.code.clone().unwrap_or_else(|| "expired".to_owned());
-        if self.carry_expired { Answered::Carry(code) } else { Answered::Dead(code) }
+        match &record.code {
+            Some(code) if UNSUBSCRIBED.contains(&code.as_str()) => Answered::Dead(code.clone()),
+            _ if unsubscribed => Answered::Dead(NOT_ENTITLED.to_owned()),
+            code => {
+                let code = code.clone().unwrap_or_else(|| "expired".to_owned());
+                if self.carry_expired { Answered::Carry(code) } else { Answered::Dead(code) }
+            }
+        }
     }
 
-    /// When half of a record's window has passed, which is time for an alarm.
+    /// When a record may be sent again, after `now`; `None`: its turn is not touched.
     #[must_use]
-    pub fn alarm_at(&self, record: &Record) -> Timestamp {
-        record.timestamp.plus(self.window.closes(record.timestamp).since(record.timestamp) / 2)
+    pub fn again(&self, record: &Record, pause: Pause, now: Timestamp, draw: Draw) -> Option<Timestamp> {
+        let middle = match pause {
+            Pause::None => return None,
+            Pause::Refused => REFUSED_PAUSE,
+            Pause::Retry => {
+                // Its row counts the attempts before this one.
+                let doublings = u32::try_from(record.attempts).unwrap_or(u32::MAX).min(10);
+                (RETRY_PAUSE_MIN * 2_u32.pow(doublings)).min(RETRY_PAUSE_MAX)
+            }
+        };
+        let jittered = middle.mul_f64(1.0 - PAUSE_JITTER + 2.0 * PAUSE_JITTER * draw.fraction());
+        // When its window closes it is looked at, whatever it waits for.
+        let deadline = self.deadline(record);
+        (deadline > now).then(|| now.plus(jittered).min(deadline))
+    }
+
+    /// When half of the window of a record of `timestamp` has passed, which is time for an alarm.
+    fn alarm_at(&self, timestamp: Timestamp) -> Timestamp {
+        timestamp.plus(self.window.closes(timestamp).since(timestamp) / 2)
+    }
+
+    /// What AWS said of one record of a batch, whose doubt before the call was `was_in_doubt`.
+    #[must_use]
+    pub fn judge_status(&self, was_in_doubt: bool, status: RecordStatus) -> (Answered, Pause) {
+        match status {
+            RecordStatus::Success(id) => (Answered::Accepted(id), Pause::None),
+            RecordStatus::CustomerNotSubscribed => {
+                (Answered::Refused(NOT_SUBSCRIBED.to_owned()), Pause::Refused)
+            }
+            // AWS documents it for another quantity, and answers it to a repeat too: what may have arrived before, did.
+            RecordStatus::DuplicateRecord if was_in_doubt => {
+                (Answered::Unconfirmed("DuplicateRecord".to_owned()), Pause::None)
+            }
+            // Somebody else reported that hour. Carried, this usage could be billed twice.
+            RecordStatus::DuplicateRecord => (Answered::Dead("DuplicateRecord".to_owned()), Pause::None),
+            RecordStatus::Unprocessed => (Answered::Refused("Unprocessed".to_owned()), Pause::Retry),
+            RecordStatus::Unanswered => (Answered::Unknown(UNANSWERED.to_owned()), Pause::Refused),
+        }
     }
 
     /// What a failed call says about a record whose doubt before the call was `was_in_doubt`.
@@ -148,13 +220,73 @@ fn concerns_all(code: &str) -> bool {
     code == REQUEST_NOT_BUILT || exceptions::kind(code).is_some_and(|kind| !kind.concerns_the_record())
 }
 
-/// Whether the code that a record was refused with is about the record alone.
-fn is_its_own(code: &str) -> bool {
-    if ["CustomerNotSubscribed", UNANSWERED].contains(&code) {
-        return true;
+/// The latest hour for whose start `past` holds, which holds for all before it and for all that are a day old.
+fn latest_hour(now: Timestamp, past: impl Fn(Timestamp) -> bool) -> Hour {
+    let mut hour = Hour::of(now.minus(25 * HOUR));
+    while hour < Hour::of(now) && past(hour.next().start()) {
+        hour = hour.next();
     }
-    exceptions::kind(code).map_or(code.ends_with("Exception"), Kind::concerns_the_record)
+    hour
 }
+
+/// What a record waits for after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// Nothing: the sender's own pace decides.
+    None,
+    /// AWS refused this record for itself: people have to act.
+    Refused,
+    /// No usable answer about this record.
+    Retry,
+}
+
+/// What a failed call means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// AWS has more calls than it takes: slow down.
+    Throttled,
+    /// The call came from somebody, or went somewhere, that AWS does not accept: every record would meet the same.
+    Caller,
+    /// It is about what was in the call: others fare better.
+    Content,
+    /// AWS did not answer.
+    Silent,
+}
+
+impl Meaning {
+    /// The meaning of a fault.
+    #[must_use]
+    pub fn of(fault: &Fault) -> Self {
+        match fault.class {
+            FaultClass::Transient if is_throttled(fault) => Self::Throttled,
+            FaultClass::Transient => Self::Silent,
+            _ if concerns_the_record(fault) => Self::Content,
+            _ => Self::Caller,
+        }
+    }
+
+    /// What the records of a call of `count` wait for. A batch is taken apart on its next turn, which shows whose fault
+    /// it was, so that nobody waits for another.
+    #[must_use]
+    pub const fn pause(self, count: usize) -> Pause {
+        match self {
+            Self::Throttled | Self::Caller => Pause::None,
+            Self::Content | Self::Silent if count > 1 => Pause::None,
+            Self::Content => Pause::Refused,
+            Self::Silent => Pause::Retry,
+        }
+    }
+}
+
+fn is_throttled(fault: &Fault) -> bool {
+    exceptions::kind(fault.code.as_str()) == Some(Kind::Throttled)
+}
+
+/// AWS's status where a customer of the seller is not.
+pub const NOT_SUBSCRIBED: &str = "CustomerNotSubscribed";
+
+/// Answers that say that the customer is not subscribed.
+const UNSUBSCRIBED: [&str; 2] = [NOT_ENTITLED, NOT_SUBSCRIBED];
 
 /// The code of a record of which an answer did not speak.
 pub const UNANSWERED: &str = "Unanswered";
@@ -180,7 +312,6 @@ pub fn phase_of(pod: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marketplace::Hour;
     use crate::marketplace::fault::{Answer, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -203,29 +334,27 @@ mod tests {
     }
 
     #[test]
-    fn a_record_waits_for_its_phase_once_and_not_in_a_hurry() {
+    fn a_record_waits_for_its_phase_once_and_not_in_a_flush() {
         let sealed = AT.plus(HOUR);
-        assert_eq!(
-            policy().todo(&record(), sealed, false),
-            Todo::WaitUntil(sealed.plus(Duration::from_secs(300)))
-        );
-        assert_eq!(policy().todo(&record(), sealed, true), Todo::Send);
-        assert_eq!(policy().todo(&Record { attempts: 1, ..record() }, sealed, false), Todo::Send);
+        let todo = |policy: &Policy, record: &Record, flush| policy.todo(record, sealed, flush, false);
+        let waits = Todo::WaitUntil(sealed.plus(Duration::from_secs(300)));
+        assert_eq!(todo(&policy(), &record(), false), waits);
+        assert_eq!(todo(&policy(), &record(), true), Todo::Send);
+        assert_eq!(todo(&policy(), &Record { attempts: 1, ..record() }, false), Todo::Send);
         let slow = Policy { phase: 5 * HOUR, ..policy() };
-        assert_eq!(slow.todo(&record(), sealed, false), Todo::Send, "a phase never costs the window");
+        assert_eq!(todo(&slow, &record(), false), Todo::Send, "a phase never costs the window");
+        let early = Record { sealed_at: AT, ..record() };
+        assert_eq!(todo(&policy(), &early, false), Todo::Send, "its phase began when it was sealed");
     }
 
     #[test]
     fn at_the_end_of_the_window_certainty_decides() {
         let end = AT.plus(6 * HOUR);
-        let todo = |policy: Policy, record: &Record| policy.todo(record, end, false);
-        let refused = Record { attempts: 3, code: Some("CustomerNotEntitledException".into()), ..record() };
+        let todo = |policy: Policy, record: &Record| policy.todo(record, end, false, false);
+        let refused = Record { attempts: 3, code: Some("ThrottlingException".into()), ..record() };
         let doubtful = Record { attempts: 1, in_doubt: true, updated_at: end, ..record() };
         assert_eq!(todo(policy(), &record()), Todo::Give(Answered::Carry("expired".into())));
-        assert_eq!(
-            todo(policy(), &refused),
-            Todo::Give(Answered::Carry("CustomerNotEntitledException".into()))
-        );
+        assert_eq!(todo(policy(), &refused), Todo::Give(Answered::Carry("ThrottlingException".into())));
         assert_eq!(todo(policy(), &doubtful), Todo::Give(Answered::Dead("in_doubt".into())), "never carried");
         let earlier = Record { updated_at: AT.plus(HOUR), ..doubtful };
         assert_eq!(todo(policy(), &earlier), Todo::Send, "once more: AWS's clock decides, not ours");
@@ -234,12 +363,48 @@ mod tests {
     }
 
     #[test]
+    fn usage_of_an_unsubscribed_customer_is_carried_to_no_other_month() {
+        let end = AT.plus(6 * HOUR);
+        for code in UNSUBSCRIBED {
+            let refused = Record { attempts: 3, code: Some(code.into()), ..record() };
+            let given = policy().todo(&refused, end, false, false);
+            assert_eq!(given, Todo::Give(Answered::Dead(code.into())));
+        }
+        let never_sent = policy().todo(&record(), end, false, true);
+        assert_eq!(never_sent, Todo::Give(Answered::Dead(NOT_ENTITLED.into())));
+    }
+
+    #[test]
     fn an_earlier_pods_record_is_never_sent_by_another() {
         let foreign = Record { pod: "earlier".into(), ..record() };
-        let now = AT.plus(HOUR);
-        assert_eq!(policy().todo(&foreign, now, false), Todo::Give(Answered::Carry("expired".into())));
+        let todo = |record: &Record| policy().todo(record, AT.plus(HOUR), false, false);
+        assert_eq!(todo(&foreign), Todo::Give(Answered::Carry("expired".into())));
         let doubtful = Record { in_doubt: true, attempts: 1, ..foreign };
-        assert_eq!(policy().todo(&doubtful, now, false), Todo::Give(Answered::Dead("in_doubt".into())));
+        assert_eq!(todo(&doubtful), Todo::Give(Answered::Dead("in_doubt".into())));
+    }
+
+    #[test]
+    fn records_that_may_have_expired_are_found_by_their_hour() {
+        let at = |text: &str| Timestamp::parse(text).unwrap();
+        let batch = Policy { window: Window::BatchMeterUsage, ..policy() };
+        for (policy, now, hour) in [
+            (policy(), "2026-11-24T14:30:00Z", "2026-11-24T08:00:00Z"),
+            (policy(), "2026-11-24T13:59:00Z", "2026-11-24T08:00:00Z"),
+            (policy(), "2026-11-24T13:58:00Z", "2026-11-24T07:00:00Z"),
+            (batch.clone(), "2026-11-25T08:30:00Z", "2026-11-24T08:00:00Z"),
+            // The month closes: all of it at once.
+            (batch.clone(), "2026-12-01T05:30:00Z", "2026-11-30T05:00:00Z"),
+            (batch, "2026-12-01T06:00:00Z", "2026-11-30T23:00:00Z"),
+        ] {
+            assert_eq!(policy.may_have_expired(at(now)), Hour::of(at(hour)), "{now}");
+        }
+    }
+
+    #[test]
+    fn the_alarm_is_for_records_past_half_of_their_window() {
+        let at = |text: &str| Timestamp::parse(text).unwrap();
+        assert_eq!(policy().alarm_up_to(at("2026-11-24T12:00:00Z")), Hour::of(AT));
+        assert_eq!(policy().alarm_up_to(at("2026-11-24T11:59:59Z")).next(), Hour::of(AT));
     }
 
     #[test]
@@ -294,13 +459,13 @@ mod tests {
     #[test]
     fn every_exception_of_aws_has_its_meaning() {
         #[derive(Debug, PartialEq)]
-        enum Meaning {
+        enum Fate {
             Kept,
             InDoubt,
             Carried,
             Dead,
         }
-        use Meaning::{Carried, Dead, InDoubt, Kept};
+        use Fate::{Carried, Dead, InDoubt, Kept};
         for (status, code, fresh, doubtful, alone) in [
             // MeterUsage and BatchMeterUsage
             (500, "InternalServiceErrorException", InDoubt, InDoubt, false),
@@ -340,7 +505,7 @@ mod tests {
                 Answered::Unknown(_) => InDoubt,
                 Answered::Carry(_) => Carried,
                 Answered::Dead(_) => Dead,
-                Answered::Accepted(_) => panic!("{code} is a success"),
+                Answered::Accepted(_) | Answered::Unconfirmed(_) => panic!("{code} is a success"),
             };
             assert_eq!((meaning(false), meaning(true)), (fresh, doubtful), "{status} {code}");
             assert_eq!(concerns_the_record(&fault), alone, "{status} {code}");
@@ -356,24 +521,62 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_refused_for_itself_waits_beside_others() {
+    fn each_record_has_its_own_pause_and_what_concerns_all_has_none() {
         let now = AT.plus(HOUR);
-        for code in ["CustomerNotSubscribed", "SomethingNewException", UNANSWERED] {
-            let refused = Record { attempts: 1, code: Some(code.into()), ..record() };
-            assert_eq!(policy().todo(&refused, now, false), Todo::WaitUntil(now.plus(ASK_AGAIN)), "{code}");
-            assert_eq!(policy().todo(&refused, now, true), Todo::Send, "{code} in a hurry");
+        let after = |attempts, pause| {
+            let again = policy().again(&Record { attempts, ..record() }, pause, now, Draw::MIDDLE);
+            again.map(|at| at.since(now))
+        };
+        assert_eq!(after(0, Pause::None), None);
+        assert_eq!(after(7, Pause::Refused), Some(REFUSED_PAUSE));
+        assert_eq!(after(0, Pause::Retry), Some(RETRY_PAUSE_MIN));
+        assert_eq!(after(1, Pause::Retry), Some(2 * RETRY_PAUSE_MIN));
+        for attempts in [5, 70, i64::MAX] {
+            assert_eq!(after(attempts, Pause::Retry), Some(RETRY_PAUSE_MAX));
         }
-        for code in ["ThrottlingException", "Unprocessed", "InvalidProductCodeException", "Connection"] {
-            let refused = Record { attempts: 1, code: Some(code.into()), ..record() };
-            assert_eq!(policy().todo(&refused, now, false), Todo::Send, "{code}: the pause is for all");
+        let late = AT.plus(6 * HOUR).minus(2 * MARGIN);
+        let again = policy().again(&record(), Pause::Refused, late, Draw::MIDDLE).unwrap();
+        assert_eq!(again, AT.plus(6 * HOUR).minus(MARGIN), "its window closes first");
+    }
+
+    #[test]
+    fn what_a_fault_means_for_the_sender() {
+        use FaultClass::{Access, Denied, ExpiredSession, Misconfigured, Transient};
+        for (class, code, meaning) in [
+            (Transient, "ThrottlingException", Meaning::Throttled),
+            (Transient, "TransactionInProgressException", Meaning::Silent),
+            (Transient, "Timeout", Meaning::Silent),
+            (Transient, "InvalidAnswer", Meaning::Silent),
+            (Transient, "Dns", Meaning::Silent),
+            (Transient, "InternalServiceErrorException", Meaning::Silent),
+            (Misconfigured, "InvalidLicenseException", Meaning::Content),
+            (Misconfigured, "SomethingNewException", Meaning::Content),
+            (Misconfigured, "InvalidProductCodeException", Meaning::Caller),
+            (Misconfigured, "DisabledApiException", Meaning::Caller),
+            (Denied, "CustomerNotEntitledException", Meaning::Caller),
+            (Access, "AccessDeniedException", Meaning::Caller),
+            (ExpiredSession, "ExpiredTokenException", Meaning::Caller),
+        ] {
+            assert_eq!(Meaning::of(&fault(class, code)), meaning, "{code}");
         }
+        assert_eq!(Meaning::Silent.pause(25), Pause::None, "each of them alone, at once");
+        assert_eq!(Meaning::Silent.pause(1), Pause::Retry);
+    }
+
+    #[test]
+    fn a_duplicate_record_is_billed_where_ours_may_have_been_the_first() {
+        let status = |doubt| policy().judge_status(doubt, RecordStatus::DuplicateRecord).0;
+        assert_eq!(status(true), Answered::Unconfirmed("DuplicateRecord".into()));
+        assert_eq!(status(false), Answered::Dead("DuplicateRecord".into()));
+        let (unprocessed, pause) = policy().judge_status(false, RecordStatus::Unprocessed);
+        assert_eq!((unprocessed, pause), (Answered::Refused("Unprocessed".into()), Pause::Retry));
     }
 
     #[test]
     fn a_time_that_our_clock_has_not_reached_is_for_aws_to_judge() {
         let ahead =
             Record { timestamp: AT.plus(9000 * HOUR), hour: Hour::of(AT.plus(9000 * HOUR)), ..record() };
-        assert_eq!(policy().todo(&ahead, AT, false), Todo::Send);
+        assert_eq!(policy().todo(&ahead, AT, false, false), Todo::Send);
     }
 
     #[test]

@@ -1,49 +1,90 @@
-//! Sends sealed records until AWS has answered. It performs what `policy` decides and keeps nothing in memory that the
-//! ledger does not hold: kill it at any moment and the next one goes on.
+//! Sends sealed records until AWS has answered. It performs what `policy`, `pace`, `health` and `queue` decide, and
+//! keeps nothing in memory that the ledger does not hold: kill it at any moment and the next one goes on.
+//!
+//! - No record waits for another: each has its own back-off, on disk; calls overlap, within AWS's quota.
+//! - An attempt is on disk before its call leaves.
+//! - What concerns every record (the caller, the quota, an outage) pauses or slows all of them.
 
-use std::collections::BTreeSet;
+mod alarm;
+mod call;
+mod health;
+mod notes;
+mod pace;
+mod queue;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::word::Tell;
-use crate::marketplace::{
-    BatchMeterUsage, BoxFuture, Fault, FaultClass, FaultCode, MeterUsage, Metering, ProductCode,
-    RecordStatus, Signing, UsageRecord,
-};
+use crate::marketplace::{Fault, FaultClass, FaultCode, Metering, ProductCode, Region, Signing};
 use crate::metrics::{LedgerFigures, Metrics};
-use crate::registration::schedule::{self, Draw};
+use crate::registration::schedule::Draw;
 use crate::usage::batch;
-use crate::usage::event::Customer;
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{Answered, LedgerError, Record};
-use crate::usage::policy::{self, Policy, Todo};
+use crate::usage::ledger::{Answered, Due, Ledger, LedgerError, Noted, Record};
+use crate::usage::policy::{self, Meaning, Pause, Policy, Todo};
+use alarm::Alarm;
+use call::Answer;
+use health::{Health, Standing, Subject};
+use notes::Note;
+use pace::Pace;
+use queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
 
-/// Calls are at least so far apart: AWS takes ten a second for each account and region.
-const CALL_EVERY: Duration = Duration::from_millis(110);
+/// Calls in flight at once: at ten calls a second, enough for answers that take 800 ms, and few enough that a service
+/// that stops answering leaves few records in doubt.
+const CALLS_MAX: usize = 8;
 
 /// Hours are looked at so often; a jump of the clock is looked at at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Records whose window closes are looked for so often: twice in the minute that is kept of each window.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// At a shutdown the ledger is asked for due records no more often.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+
+/// The ledger's figures are read so often where nothing changed.
+const SHOW_EVERY: Duration = Duration::from_secs(15);
+
 /// After a fault of the disk.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
 
-/// Unsent records looked at in one go, without their allocations: a pod's whole window with 150 dimensions.
-const RECORDS_AT_ONCE: usize = 1000;
+/// Records read from the ledger at once, without their allocations: more than are in flight (200) and in a short line.
+const RECORDS_AT_ONCE: usize = 500;
+
+/// The line is filled up when it is shorter than this: while many wait, nothing is read.
+const LINE_LOW: usize = RECORDS_AT_ONCE / 2;
+
+/// Records that a flush, or the end of an outage, makes due at once: more than the quota serves in a minute.
+const RELEASED_MAX: usize = 20_000;
 
 /// An order to send what there is until a deadline, with an answer when that is done.
 #[derive(Debug)]
-pub struct Flush {
-    /// Seal the open hour first.
-    pub seal_open_hour: bool,
-    /// No new attempt after it.
+pub struct FlushOrder {
+    /// What is sent.
+    pub flush: Flush,
+    /// No call starts after it.
     pub until: Instant,
     /// Answered at the end.
     pub done: oneshot::Sender<()>,
+}
+
+/// What is sent, and how soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// Closed hours, each record after its phase.
+    Scheduled,
+    /// Closed hours at once.
+    Immediate,
+    /// The open hour too, which is sealed first.
+    Final,
 }
 
 /// Which operation takes the records.
@@ -66,7 +107,23 @@ pub struct Settings {
     pub policy: Policy,
 }
 
-/// The sender's surroundings.
+/// A call that has left.
+struct Flight {
+    records: Vec<Record>,
+    weight: usize,
+    started: Duration,
+}
+
+impl Flight {
+    fn is_fresh(&self) -> bool {
+        self.records.iter().any(|record| !record.in_doubt)
+    }
+}
+
+/// What became of a call.
+type Landed = (u64, Result<Answer, Fault>);
+
+/// The sender with what it talks to.
 pub struct Sender {
     settings: Settings,
     metering: Arc<dyn Metering>,
@@ -74,29 +131,37 @@ pub struct Sender {
     clock: WallClock,
     metrics: Arc<Metrics>,
     tell: Tell,
-    flushes: mpsc::Receiver<Flush>,
+    orders: mpsc::Receiver<FlushOrder>,
     random: SystemRandom,
-    /// Faults that concern every record began here.
-    failing_since: Option<Instant>,
-    pause_until: Option<Instant>,
+    began: Instant,
+    pace: Pace,
+    health: Health,
+    queue: Queue,
+    calls: JoinSet<Landed>,
+    flights: BTreeMap<u64, Flight>,
+    calls_made: u64,
+    /// Answers that are not on disk yet.
+    notes: Vec<Note>,
+    /// The ledger may hold due records that are not in line.
+    stale: bool,
+    look_at: Duration,
+    /// Closed hours are not sealed whole yet.
+    is_sealing: bool,
+    /// Records made since sealing began.
+    sealed: usize,
+    sweep_at: Duration,
+    show_at: Duration,
+    changed: bool,
+    alarm: Alarm,
     /// How the next call is signed: after a fault of access with new credentials, and once with AWS's clock.
     signing: Signing,
     tried_clock_offset: bool,
-    /// No attempt begins after it.
-    until: Option<Instant>,
-    /// Records whose half-time alarm was given.
-    alarmed: BTreeSet<i64>,
-}
-
-/// How a look goes about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Haste {
-    /// Closed hours, each record after its phase.
-    Calm,
-    /// Closed hours at once.
-    Hurry,
-    /// The open hour too.
-    Last,
+    /// AWS's latest word is that the pod's own customer is not entitled; `None` until the ledger was asked.
+    unsubscribed: Option<bool>,
+    /// AWS answers again after an outage: what waits need not wait any longer.
+    recovered: bool,
+    /// The order that is carried out.
+    order: Option<FlushOrder>,
 }
 
 impl Sender {
@@ -109,7 +174,7 @@ impl Sender {
         clock: WallClock,
         metrics: Arc<Metrics>,
         tell: Tell,
-        flushes: mpsc::Receiver<Flush>,
+        orders: mpsc::Receiver<FlushOrder>,
     ) -> Self {
         Self {
             settings,
@@ -118,14 +183,29 @@ impl Sender {
             clock,
             metrics,
             tell,
-            flushes,
+            orders,
             random: SystemRandom::new(),
-            failing_since: None,
-            pause_until: None,
+            began: clock::monotonic(),
+            pace: Pace::new(),
+            health: Health::new(),
+            queue: Queue::default(),
+            calls: JoinSet::new(),
+            flights: BTreeMap::new(),
+            calls_made: 0,
+            notes: Vec::new(),
+            stale: true,
+            look_at: Duration::ZERO,
+            is_sealing: false,
+            sealed: 0,
+            sweep_at: Duration::ZERO,
+            show_at: Duration::ZERO,
+            changed: true,
+            alarm: Alarm::default(),
             signing: Signing::default(),
             tried_clock_offset: false,
-            until: None,
-            alarmed: BTreeSet::new(),
+            unsubscribed: None,
+            recovered: false,
+            order: None,
         }
     }
 
@@ -133,105 +213,177 @@ impl Sender {
     pub async fn run(mut self) -> LedgerError {
         let mut jumps = self.clock.jumps();
         loop {
-            match self.look(Haste::Calm).await {
-                Ok(_) => {}
-                // A disk that is full or slow may recover; what was not noted is in doubt, and that is on disk.
+            let wake = match self.turn().await {
+                Ok(wake) => wake,
+                // A disk that is full or slow may recover; an answer that was not noted is kept, and is noted then.
                 Err(LedgerError::Io(error)) => {
-                    tracing::error!(error, "the ledger cannot be written; it is tried again");
+                    tracing::error!(error, "the ledger cannot be written; will retry");
                     tokio::time::sleep(DISK_PAUSE).await;
+                    continue;
                 }
                 Err(error) => return error,
-            }
+            };
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                _ = jumps.changed() => {}
-                Some(flush) = self.flushes.recv() => {
-                    let flushed = self.flush(&flush).await;
-                    self.until = None;
-                    if let Err(error) = flushed {
+                Some(landed) = self.calls.join_next() => self.landed(landed),
+                () = tokio::time::sleep_until(self.began + wake) => {}
+                _ = jumps.changed() => {
+                    self.queue.clear();
+                    (self.look_at, self.sweep_at) = (Duration::ZERO, Duration::ZERO);
+                }
+                Some(order) = self.orders.recv(), if self.order.is_none() => {
+                    if let Err(error) = self.take_order(order).await {
                         return error;
                     }
-                    let _ = flush.done.send(());
                 }
             }
         }
     }
 
-    /// Sends until nothing is left, or nothing more can be done in time.
-    async fn flush(&mut self, flush: &Flush) -> Result<(), LedgerError> {
-        let mut haste = if flush.seal_open_hour { Haste::Last } else { Haste::Hurry };
-        self.pause_until = None;
-        // The process ends then, and what is under way would be in doubt.
-        self.until = Some(flush.until);
-        loop {
-            let left = self.look(haste).await?;
-            // Sealed once: usage that comes during the flush counts to the next hour.
-            haste = Haste::Hurry;
-            let pause = self.pause_until.unwrap_or_else(|| clock::monotonic() + CALL_EVERY);
-            if left == 0 || pause >= flush.until {
-                return Ok(());
-            }
-            tokio::time::sleep_until(pause).await;
-        }
+    /// Time since the sender began.
+    fn elapsed(&self) -> Duration {
+        clock::monotonic().duration_since(self.began)
     }
 
-    /// Seals what is due and sends what can be sent; returns how many records could still be sent in this haste.
-    async fn look(&mut self, haste: Haste) -> Result<usize, LedgerError> {
+    fn draw(&self) -> Draw {
+        let mut bytes = [0; 8];
+        let filled = self.random.fill(&mut bytes);
+        filled.map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)))
+    }
+
+    fn flush(&self) -> Flush {
+        self.order.as_ref().map_or(Flush::Scheduled, |order| order.flush)
+    }
+
+    /// Does what can be done now; returns when there is more to do.
+    async fn turn(&mut self) -> Result<Duration, LedgerError> {
+        self.write_notes().await?;
+        if std::mem::take(&mut self.recovered) {
+            self.release().await?;
+        }
+        let now = self.elapsed();
+        if now >= self.look_at {
+            self.look(Flush::Scheduled).await?;
+        }
+        let next = self.start_calls().await?;
+        // What was decided on the way, without a call.
+        self.write_notes().await?;
+        let retry = self.retry_in_this_order(next).await?;
+        let wake = [next, retry].into_iter().flatten().min().unwrap_or(Duration::MAX);
+        Ok(wake.min(self.look_at))
+    }
+
+    /// Begins to carry out an order: the open hour is sealed, and what waits is due.
+    async fn take_order(&mut self, order: FlushOrder) -> Result<(), LedgerError> {
+        let flush = order.flush;
+        self.order = Some(order);
+        self.pace.resume();
+        self.health.ask_now();
+        self.queue.clear();
+        self.sweep_at = Duration::ZERO;
+        self.look(flush).await?;
+        self.release().await
+    }
+
+    /// What waits is due.
+    async fn release(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
-        let (mut sealed, mut open_hour) = (0, haste == Haste::Last);
-        // In pieces, between which acknowledgements are given.
-        loop {
-            let sealing = self
-                .writer
-                .with(move |ledger| if open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) })
-                .await?;
-            sealed += sealing.made;
-            if !sealing.more {
-                break;
-            }
-            open_hour = false;
-        }
-        if sealed > 0 {
-            tracing::info!(records = sealed, "hours sealed");
-        }
-        // Before an alarm, so that whoever hears it finds the figures.
-        self.show().await?;
-        let due = self.due(now, haste).await?;
-        let paused = self.pause_until.is_some_and(|until| clock::monotonic() < until);
-        let left = if paused { due.len() } else { self.send_all(due, haste).await? };
-        self.show().await?;
-        Ok(left)
+        self.stale = true;
+        self.writer.with(move |ledger| ledger.release(now, RELEASED_MAX)).await
     }
 
-    /// The records that can be sent now, oldest first; those whose window is over are noted.
-    async fn due(&mut self, now: Timestamp, haste: Haste) -> Result<Vec<Record>, LedgerError> {
-        let (mut due, mut last, mut alarming) = (Vec::new(), None, BTreeSet::new());
-        // All are looked at, and not the first thousand: those that wait must not hide others.
-        loop {
-            let page = self.writer.with(move |ledger| ledger.unsent_after(last, RECORDS_AT_ONCE)).await?;
-            for record in &page {
-                if now >= self.settings.policy.alarm_at(record) {
-                    alarming.insert(record.id);
-                    self.alarm(record);
-                }
-                match self.settings.policy.todo(record, now, haste != Haste::Calm) {
-                    Todo::WaitUntil(_) => {}
-                    Todo::Give(answered) => self.note(record, answered).await?,
-                    Todo::Send if due.len() < RECORDS_AT_ONCE => due.push(record.clone()),
-                    Todo::Send => {}
-                }
-            }
-            match page.last() {
-                Some(record) if page.len() == RECORDS_AT_ONCE => last = Some((record.hour, record.id)),
-                _ => break,
-            }
+    /// Ends the order where nothing more can be sent in its time. Else: when a record that waits is due again.
+    async fn retry_in_this_order(&mut self, next: Option<Duration>) -> Result<Option<Duration>, LedgerError> {
+        let Some(order) = &self.order else { return Ok(None) };
+        let until = order.until.duration_since(self.began);
+        let now = self.elapsed();
+        if !self.flights.is_empty() && now < until {
+            return Ok(None);
         }
-        self.alarmed = alarming;
-        Ok(due)
+        if self.is_sealing && now < until {
+            return Ok(Some(now));
+        }
+        let retry = if self.queue.is_empty() && !self.stale {
+            let wall = self.clock.now();
+            let due = self.writer.with(|ledger| ledger.next_due()).await?;
+            due.map(|due| (now + due.since(wall)).max(now + RETRY_MIN))
+        } else {
+            next
+        };
+        if now < until && retry.is_some_and(|retry| retry < until) {
+            self.look_at = self.look_at.min(retry.unwrap_or(self.look_at));
+            return Ok(retry);
+        }
+        if let Some(order) = self.order.take() {
+            // The one who ordered may be gone.
+            let _ = order.done.send(());
+        }
+        Ok(None)
     }
 
-    /// Backlog, dead letters and size, for the metrics.
-    async fn show(&self) -> Result<(), LedgerError> {
+    /// Seals what is due, gives up what has expired, and shows how things stand.
+    async fn look(&mut self, flush: Flush) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        let seal_open_hour = flush == Flush::Final;
+        // A piece at a time, between which acknowledgements are given and calls begin.
+        let seal = move |ledger: &mut Ledger| {
+            if seal_open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) }
+        };
+        let sealing = self.writer.with(seal).await?;
+        self.sealed += sealing.made;
+        self.is_sealing = sealing.more;
+        self.changed |= sealing.made > 0;
+        if !sealing.more && self.sealed > 0 {
+            tracing::info!(records = self.sealed, "hours sealed");
+            self.sealed = 0;
+        }
+        if self.elapsed() >= self.sweep_at {
+            self.sweep(now).await?;
+        }
+        self.stale = true;
+        self.look_at = self.elapsed() + if sealing.more { Duration::ZERO } else { LOOK_EVERY };
+        self.show().await
+    }
+
+    /// Gives up records whose window has closed, and alarms for those that are late.
+    async fn sweep(&mut self, now: Timestamp) -> Result<(), LedgerError> {
+        if self.unsubscribed.is_none() {
+            let code = self.writer.with(|ledger| ledger.latest_code()).await?;
+            self.unsubscribed = Some(code.as_deref() == Some(policy::NOT_ENTITLED));
+        }
+        let last = self.settings.policy.may_have_expired(now);
+        let old = self.writer.with(move |ledger| ledger.unsent_up_to(last, RECORDS_AT_ONCE)).await?;
+        let before = self.notes.len();
+        for due in old {
+            if !self.is_busy(due.record.id)
+                && let Todo::Give(answered) = self.todo(&due.record, now)
+            {
+                self.decide(due.record, answered);
+            }
+        }
+        let given = self.notes.len() > before;
+        self.write_notes().await?;
+        self.sweep_at = if given { Duration::ZERO } else { self.elapsed() + SWEEP_EVERY };
+        self.alarm.look(&self.settings.policy, &self.writer, now, self.elapsed()).await
+    }
+
+    fn todo(&self, record: &Record, now: Timestamp) -> Todo {
+        let flush = self.flush() != Flush::Scheduled;
+        self.settings.policy.todo(record, now, flush, self.unsubscribed == Some(true))
+    }
+
+    /// Whether a record is in flight, or its answer is not on disk yet.
+    fn is_busy(&self, id: i64) -> bool {
+        self.flights.values().flat_map(|flight| &flight.records).any(|record| record.id == id)
+            || self.notes.iter().any(|note| note.record.id == id)
+    }
+
+    /// Backlog, dead letters and size, for the metrics: after a change, at most once a look.
+    async fn show(&mut self) -> Result<(), LedgerError> {
+        let now = self.elapsed();
+        if !self.changed && now < self.show_at {
+            return Ok(());
+        }
+        (self.changed, self.show_at) = (false, now + SHOW_EVERY);
         let summary = self.writer.with(|ledger| ledger.summary()).await?;
         let window = self.settings.policy.window;
         self.metrics.ledger(LedgerFigures {
@@ -243,153 +395,221 @@ impl Sender {
         Ok(())
     }
 
-    /// Half of AWS's window has passed and a record is not sent: somebody should look while there is time.
-    fn alarm(&self, record: &Record) {
-        if !self.alarmed.contains(&record.id) {
-            let closes = self.settings.policy.window.closes(record.timestamp);
-            tracing::error!(
-                record = record.id, dimension = record.dimension, hour = %record.hour, code = record.code,
-                window_closes = %closes,
-                "a record is unsent after half of AWS's window; find out why before the window closes"
-            );
-        }
-    }
-
-    /// Sends until a fault that concerns every record, the end of the time, or an order to flush; returns how many were
-    /// left.
-    async fn send_all(&mut self, mut due: Vec<Record>, haste: Haste) -> Result<usize, LedgerError> {
-        while !due.is_empty() {
-            let ordered = haste == Haste::Calm && !self.flushes.is_empty();
-            if ordered || self.is_over() {
-                return Ok(due.len());
+    /// Starts calls as long as pace, memory and health allow; returns when to try again, unless an answer or the next
+    /// look comes first.
+    async fn start_calls(&mut self) -> Result<Option<Duration>, LedgerError> {
+        loop {
+            let now = self.elapsed();
+            let over = self.order.as_ref().is_some_and(|order| clock::monotonic() >= order.until);
+            let renewing = self.signing.reload_credentials && !self.flights.is_empty();
+            if over || renewing || self.flights.len() >= CALLS_MAX {
+                return Ok(None);
             }
-            let (ids, go_on) = match self.settings.outlet {
-                Outlet::MeterUsage => {
-                    let id = due[0].id;
-                    let Some(record) = self.load(id).await? else { return Ok(0) };
-                    (vec![id], self.send(&record).await?)
-                }
-                Outlet::BatchMeterUsage => {
-                    let mut records = Vec::new();
-                    for light in batch::next(&due) {
-                        records.extend(self.load(light.id).await?);
-                    }
-                    // Again, now that the allocations count.
-                    let chosen: Vec<Record> = batch::next(&records).into_iter().cloned().collect();
-                    (chosen.iter().map(|record| record.id).collect(), self.send_batch(chosen).await?)
-                }
+            let ready_at = self.pace.ready_at();
+            if now < ready_at {
+                return Ok(Some(ready_at));
+            }
+            self.refill().await?;
+            let hurried = self.flush() != Flush::Scheduled;
+            let load = match self.health.standing(now, hurried, self.queue.subjects()) {
+                Standing::Certain => self.queue_take(match self.settings.outlet {
+                    Outlet::MeterUsage => Wanted::One,
+                    Outlet::BatchMeterUsage => Wanted::Batch,
+                }),
+                Standing::Uncertain => self.take_one(),
+                Standing::Down if !self.flights.is_empty() => None,
+                Standing::Down if now < self.health.ask_at() => return Ok(Some(self.health.ask_at())),
+                Standing::Down => self.take_for_outage(now).await?,
             };
-            due.retain(|record| !ids.contains(&record.id));
-            if !go_on {
-                return Ok(due.len() + ids.len());
+            match load {
+                Some(load) => self.start(load).await?,
+                None => return Ok(None),
             }
-            tokio::time::sleep(CALL_EVERY).await;
         }
-        Ok(0)
     }
 
-    fn is_over(&self) -> bool {
-        self.until.is_some_and(|until| clock::monotonic() >= until)
+    fn queue_take(&mut self, wanted: Wanted) -> Option<Load> {
+        let in_flight: usize = self.flights.values().map(|flight| flight.weight).sum();
+        let room = IN_FLIGHT_BYTES_MAX.saturating_sub(in_flight);
+        self.queue.take(wanted, room, &self.health, self.metering.region().as_ref())
     }
 
-    async fn load(&self, id: i64) -> Result<Option<Record>, LedgerError> {
-        self.writer.with(move |ledger| ledger.record(id)).await
+    /// A fresh record, unless one is in flight; beside it those that are in doubt already.
+    fn take_one(&mut self) -> Option<Load> {
+        let fresh = !self.flights.values().any(Flight::is_fresh);
+        let taken = if fresh { self.queue_take(Wanted::OneFresh) } else { None };
+        taken.or_else(|| self.queue_take(Wanted::OneInDoubt))
     }
 
-    /// Sends one record; `false` when the others would fare no better now.
-    async fn send(&mut self, record: &Record) -> Result<bool, LedgerError> {
-        let (id, now) = (record.id, self.clock.now());
-        self.writer.with(move |ledger| ledger.attempt(&[id], now)).await?;
-        let request = MeterUsage {
-            product_code: self.settings.product_code.clone(),
-            dimension: record.dimension.clone(),
-            timestamp: record.timestamp,
-            quantity: record.quantity,
-            decimal: record.decimal,
-            allocations: record.allocations.clone(),
-            client_token: record.client_token.clone(),
-            dry_run: false,
+    /// A record that is in doubt already, whenever it is due; a fresh one where none is, or at its turn.
+    async fn take_for_outage(&mut self, now: Duration) -> Result<Option<Load>, LedgerError> {
+        if self.health.wants_fresh(now)
+            && let Some(load) = self.queue_take(Wanted::OneFresh)
+        {
+            return Ok(Some(load));
+        }
+        let wall = self.clock.now();
+        let doubtful = self.writer.with(|ledger| ledger.doubtful(CALLS_MAX)).await?;
+        let sendable = |due: &&Due| self.todo(&due.record, wall) == Todo::Send;
+        if let Some(due) = doubtful.iter().find(sendable) {
+            return Ok(Some(self.queue.take_aside(due)));
+        }
+        Ok(self.queue_take(Wanted::OneInDoubt).or_else(|| self.queue_take(Wanted::OneFresh)))
+    }
+
+    /// Reads due records from the ledger into the line; those whose window is over are noted.
+    async fn refill(&mut self) -> Result<(), LedgerError> {
+        if !self.stale || self.queue.len() >= LINE_LOW {
+            return Ok(());
+        }
+        self.stale = false;
+        let now = self.clock.now();
+        let due = self.writer.with(move |ledger| ledger.due(now, RECORDS_AT_ONCE)).await?;
+        let full = due.len() == RECORDS_AT_ONCE;
+        let mut waiting = Vec::new();
+        let before = self.queue.len();
+        for due in due {
+            if self.queue.holds(due.record.id) || self.is_busy(due.record.id) {
+                continue;
+            }
+            match self.todo(&due.record, now) {
+                Todo::Send => self.queue.push(due),
+                Todo::WaitUntil(at) => waiting.push((due.record.id, at)),
+                Todo::Give(answered) => self.decide(due.record, answered),
+            }
+        }
+        // There is more behind these.
+        self.stale = full && (self.queue.len() > before || !waiting.is_empty() || !self.notes.is_empty());
+        if !waiting.is_empty() {
+            self.writer.with(move |ledger| ledger.defer(&waiting)).await?;
+        }
+        self.write_notes().await
+    }
+
+    /// Notes the attempt, then makes the call.
+    async fn start(&mut self, load: Load) -> Result<(), LedgerError> {
+        let (region, now) = (self.metering.region(), self.clock.now());
+        let Load { ids, weight, .. } = load;
+        let wanted = ids.len();
+        let begun =
+            self.writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fit)).await;
+        let mut records = begun?;
+        // Somebody else settled it, or it had no room: it is looked at again.
+        self.stale |= records.len() < wanted;
+        if records.is_empty() {
+            return Ok(());
+        }
+        let started = self.elapsed();
+        self.pace.started(started);
+        let call = call::call(&self.settings, Arc::clone(&self.metering), &mut records, self.signing);
+        let flight = Flight { records, weight, started };
+        if flight.is_fresh() {
+            self.health.fresh_started(started);
+        }
+        self.calls_made += 1;
+        let number = self.calls_made;
+        self.flights.insert(number, flight);
+        self.calls.spawn(async move { (number, call.await) });
+        Ok(())
+    }
+
+    /// An answer, or none, has come.
+    fn landed(&mut self, landed: Result<Landed, JoinError>) {
+        let (number, outcome) = match landed {
+            Ok(landed) => landed,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Nobody cancels a call.
+            Err(_) => return,
         };
-        match self.metering.meter_usage(request, self.signing).await {
-            Ok(metered) => {
-                self.heard(None, metered.emulated);
-                self.note(record, Answered::Accepted(metered.metering_record_id)).await?;
-                Ok(true)
-            }
-            Err(fault) => {
-                if fault.class == FaultClass::Denied {
-                    self.heard(Some(fault.code.clone()), fault.emulated);
-                }
-                let answered = self.settings.policy.judge(record.in_doubt, &fault);
-                let go_on = self.go_on_after(&fault);
-                self.note(record, answered).await?;
-                Ok(go_on)
-            }
+        let Some(flight) = self.flights.remove(&number) else { return };
+        match outcome {
+            Ok(answer) => self.answered(flight, answer),
+            Err(fault) => self.failed(flight, &fault),
         }
     }
 
-    /// Sends records in one call; where AWS rejects the call for what is in it, in halves, until it is one record's.
-    fn send_batch(&mut self, records: Vec<Record>) -> BoxFuture<'_, Result<bool, LedgerError>> {
-        Box::pin(async move {
-            let (ids, now): (Vec<i64>, _) =
-                (records.iter().map(|record| record.id).collect(), self.clock.now());
-            self.writer.with(move |ledger| ledger.attempt(&ids, now)).await?;
-            let licensed = records.iter().any(|record| is_licensed(&record.customer));
-            let request = BatchMeterUsage {
-                // Under Concurrent Agreements the licence names the product.
-                product_code: (!licensed).then(|| self.settings.product_code.clone()),
-                records: records.iter().map(usage_record).collect(),
+    fn answered(&mut self, flight: Flight, answer: Answer) {
+        self.heard(None, answer.emulated);
+        self.pace.accepted();
+        self.served();
+        self.signing.reload_credentials = false;
+        self.tried_clock_offset = false;
+        self.unsubscribed = Some(false);
+        for (record, status) in flight.records.into_iter().zip(answer.statuses) {
+            let (answered, pause) = self.settings.policy.judge_status(record.in_doubt, status);
+            self.note(record, answered, pause);
+        }
+    }
+
+    fn failed(&mut self, flight: Flight, fault: &Fault) {
+        tracing::debug!(code = %fault.code, detail = fault.detail, "records not accepted");
+        let Flight { records, started, .. } = flight;
+        let (now, draw, meaning) = (self.elapsed(), self.draw(), Meaning::of(fault));
+        let access = matches!(fault.class, FaultClass::Access | FaultClass::ExpiredSession);
+        self.signing.reload_credentials = access;
+        match meaning {
+            Meaning::Throttled => {
+                self.pace.throttled(started, now, draw);
+                self.served();
+            }
+            Meaning::Content => {
+                self.pace.accepted();
+                self.served();
+            }
+            Meaning::Silent => {
+                let subject = match records.as_slice() {
+                    [record] => Some(Subject {
+                        customer: record.customer.canonical(),
+                        dimension: record.dimension.clone(),
+                    }),
+                    _ => None,
+                };
+                self.health.silent(subject, now, draw);
+            }
+            Meaning::Caller => self.caller_refused(fault, started, now, draw),
+        }
+        let halved = meaning == Meaning::Content && records.len() > 1;
+        if halved {
+            tracing::warn!(code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
+            self.queue.halve(&records.iter().map(|record| record.id).collect::<Vec<_>>());
+        }
+        let pause = meaning.pause(records.len());
+        for record in records {
+            // A whole call that was refused says of no record that it is the one.
+            let answered = if halved {
+                Answered::Refused(fault.code.as_str().to_owned())
+            } else {
+                self.settings.policy.judge(record.in_doubt, fault)
             };
-            match self.metering.batch_meter_usage(request, self.signing).await {
-                Ok(metered) => {
-                    self.heard(None, metered.emulated);
-                    for (record, status) in records.iter().zip(metered.statuses) {
-                        self.note(record, answered(status)).await?;
-                    }
-                    Ok(true)
-                }
-                Err(fault) => {
-                    if policy::concerns_the_record(&fault) && records.len() > 1 {
-                        return self.send_halves(records, &fault).await;
-                    }
-                    let policy = &self.settings.policy;
-                    let judged: Vec<Answered> =
-                        records.iter().map(|record| policy.judge(record.in_doubt, &fault)).collect();
-                    let go_on = self.go_on_after(&fault);
-                    for (record, answered) in records.iter().zip(judged) {
-                        self.note(record, answered).await?;
-                    }
-                    Ok(go_on)
-                }
-            }
-        })
+            self.note(record, answered, pause);
+        }
     }
 
-    async fn send_halves(&mut self, records: Vec<Record>, fault: &Fault) -> Result<bool, LedgerError> {
-        tracing::warn!(code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
-        for record in &records {
-            // The whole call was refused: whatever was in doubt before still is, and nothing was added to it.
-            self.note(record, Answered::Refused(fault.code.as_str().to_owned())).await?;
+    fn served(&mut self) {
+        if self.health.answered(self.elapsed()) {
+            self.recovered = true;
+            tracing::info!("AWS answers again; unsent records are being sent");
         }
-        let mut first = records;
-        let second = first.split_off(first.len() / 2);
-        for half in [first, second] {
-            tokio::time::sleep(CALL_EVERY).await;
-            if self.is_over() || !self.send_batch(half).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
-    /// AWS answered about the entitlement; only who reports for itself hears of its own.
+    /// AWS does not accept who calls, or for whom: nothing else would fare better.
+    fn caller_refused(&mut self, fault: &Fault, started: Duration, now: Duration, draw: Draw) {
+        self.health.unsure();
+        if fault.class == FaultClass::Denied {
+            self.unsubscribed = Some(true);
+            self.heard(Some(fault.code.clone()), fault.emulated);
+        }
+        if fault.clock_is_off() && !self.tried_clock_offset {
+            // The next call is signed by AWS's clock. It is made at once, as the registration's is.
+            self.tried_clock_offset = true;
+            return;
+        }
+        let refused = matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured);
+        self.pace.failed(started, now, refused, draw);
+    }
+
+    /// AWS answered about the entitlement; only a pod that reports for itself hears of its own.
     fn heard(&mut self, refusal: Option<FaultCode>, emulated: bool) {
-        if refusal.is_none() {
-            self.failing_since = None;
-            self.pause_until = None;
-            self.signing.reload_credentials = false;
-            self.tried_clock_offset = false;
-        }
         self.tell.send_if_modified(|word| {
             let before = word.clone();
             word.refusal = refusal;
@@ -398,100 +618,35 @@ impl Sender {
         });
     }
 
-    /// A record's own fault concerns no other record; everything else pauses the sending.
-    fn go_on_after(&mut self, fault: &Fault) -> bool {
-        tracing::debug!(code = %fault.code, detail = fault.detail, "records not taken");
-        if policy::concerns_the_record(fault) {
-            return true;
+    /// An answer about a record, to be written down.
+    fn note(&mut self, record: Record, answered: Answered, pause: Pause) {
+        let due_at = self.settings.policy.again(&record, pause, self.clock.now(), self.draw());
+        self.stale |= due_at.is_none() && matches!(answered, Answered::Refused(_) | Answered::Unknown(_));
+        self.notes.push(Note { record, answered, due_at });
+    }
+
+    /// A decision about a record, without a call.
+    fn decide(&mut self, record: Record, answered: Answered) {
+        self.notes.push(Note { record, answered, due_at: None });
+    }
+
+    /// Puts on disk what was heard and decided, in one commit; then it is told.
+    async fn write_notes(&mut self) -> Result<(), LedgerError> {
+        if self.notes.is_empty() {
+            return Ok(());
         }
-        if matches!(fault.class, FaultClass::Access | FaultClass::ExpiredSession) {
-            self.signing.reload_credentials = true;
-            if fault.clock_is_off() && !self.tried_clock_offset {
-                // The next call is signed by AWS's clock. It is made at once, as the registration's is.
-                self.tried_clock_offset = true;
-                return false;
+        let rows: Vec<Noted> = self.notes.iter().map(Note::row).collect();
+        let (region, now): (Option<Region>, _) = (self.metering.region(), self.clock.now());
+        self.writer.with(move |ledger| ledger.answered_all(&rows, region.as_ref(), now)).await?;
+        self.changed = true;
+        let notes = std::mem::take(&mut self.notes);
+        for note in &notes {
+            if note.is_settled() {
+                self.queue.forget(note.record.id);
             }
-        } else {
-            self.signing.reload_credentials = false;
         }
-        let now = clock::monotonic();
-        let waited = now.duration_since(*self.failing_since.get_or_insert(now));
-        let mut bytes = [0; 8];
-        let draw = self
-            .random
-            .fill(&mut bytes)
-            .map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)));
-        let pause = match fault.class {
-            FaultClass::Denied | FaultClass::Misconfigured => schedule::refused(draw),
-            _ => schedule::transient(waited, draw),
-        };
-        self.pause_until = Some(now + pause);
-        false
-    }
-
-    async fn note(&self, record: &Record, answered: Answered) -> Result<(), LedgerError> {
-        let outcome = match &answered {
-            Answered::Accepted(_) => "accepted",
-            Answered::Refused(_) => "refused",
-            Answered::Unknown(_) => "unknown",
-            Answered::Carry(_) => "carried",
-            Answered::Dead(_) => "dead",
-        };
-        self.metrics.usage_record(&record.dimension, outcome);
-        let (id, now) = (record.id, self.clock.now());
-        match &answered {
-            Answered::Accepted(_) => tracing::info!(
-                record = id, dimension = record.dimension, hour = %record.hour, quantity = %record.quantity,
-                "usage billed"
-            ),
-            Answered::Dead(code) => tracing::error!(
-                record = id, dimension = record.dimension, hour = %record.hour, code,
-                "a record will not be billed and is a dead letter; see `tollgate ledger dead-letters`"
-            ),
-            Answered::Carry(code) => tracing::warn!(
-                record = id, dimension = record.dimension, hour = %record.hour, code,
-                "a record missed its window and counts to the current hour"
-            ),
-            Answered::Refused(code) | Answered::Unknown(code) => tracing::warn!(
-                record = id, dimension = record.dimension, hour = %record.hour, code,
-                in_doubt = matches!(answered, Answered::Unknown(_)),
-                "AWS has not taken the record; it is kept"
-            ),
-        }
-        self.writer.with(move |ledger| ledger.answered(id, &answered, now)).await
-    }
-}
-
-const fn is_licensed(customer: &Customer) -> bool {
-    matches!(customer, Customer::Account { license_arn: Some(_), .. })
-}
-
-fn usage_record(record: &Record) -> UsageRecord {
-    let (customer_identifier, customer_account_id, license_arn) = match record.customer.clone() {
-        Customer::Own => (None, None, None),
-        Customer::Identifier(identifier) => (Some(identifier), None, None),
-        Customer::Account { account_id, license_arn } => (None, Some(account_id), license_arn),
-    };
-    UsageRecord {
-        customer_identifier,
-        customer_account_id,
-        license_arn,
-        dimension: record.dimension.clone(),
-        timestamp: record.timestamp,
-        quantity: record.quantity,
-        decimal: record.decimal,
-        allocations: record.allocations.clone(),
-    }
-}
-
-fn answered(status: RecordStatus) -> Answered {
-    match status {
-        RecordStatus::Success(id) => Answered::Accepted(id),
-        RecordStatus::CustomerNotSubscribed => Answered::Refused("CustomerNotSubscribed".to_owned()),
-        // Another writer reports for this customer, or did.
-        RecordStatus::DuplicateRecord => Answered::Dead("DuplicateRecord".to_owned()),
-        RecordStatus::Unprocessed => Answered::Refused("Unprocessed".to_owned()),
-        RecordStatus::Unanswered => Answered::Unknown(policy::UNANSWERED.to_owned()),
+        notes::tell(&notes, &self.metrics);
+        Ok(())
     }
 }
 

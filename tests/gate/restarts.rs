@@ -187,9 +187,22 @@ fn a_second_signal_ends_at_once() {
     assert_eq!(sidecar.get("/livez").status, 200);
     sidecar.signal("TERM");
     sidecar.read_until(|line| line["message"] == "draining");
+    sidecar.signal("INT");
+    let last = sidecar.read_until(|line| line["exit_code"] == 130);
+    let text = last["message"].as_str().unwrap();
+    assert!(text.starts_with("a second signal (SIGINT) ended"), "{text}");
+    assert_eq!(sidecar.end().0.code(), Some(130));
+}
+
+#[test]
+fn the_same_signal_twice_is_one() {
+    let emulator = Emulator::start();
+    let mut sidecar = Sidecar::start(emulator.sidecar("pod-echo"));
+    sidecar.wait_for("entitled");
+    // As `timeout` sends it, to the process and to its group.
     sidecar.signal("TERM");
-    sidecar.read_until(|line| line["message"].as_str().is_some_and(|text| text.starts_with("second signal")));
-    assert_eq!(sidecar.end().0.code(), Some(70));
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.end().0.code(), Some(0));
 }
 
 #[test]

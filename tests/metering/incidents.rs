@@ -13,7 +13,7 @@ fn a_record_that_aws_refused_is_never_shown_as_billed() {
     let customer = json!({"account_id": "444455556666"});
     running.usage(&json!({"dimension": "requests", "quantity": 7, "customer": customer}));
     running.pass(&bench, AN_HOUR_AND_ALL);
-    running.sidecar.read_until(|line| line["message"] == "AWS has not taken the record; it is kept");
+    running.sidecar.read_until(|line| line["message"] == "record not accepted yet; will retry");
     let dimension = running.reconciliation()["dimensions"][0].clone();
     assert_eq!((&dimension["billed"], &dimension["pending"]), (&json!("0"), &json!("7")), "{dimension}");
 }
@@ -26,8 +26,7 @@ fn a_throttled_record_is_kept_and_billed_later() {
     running.report("requests", "7");
     bench.fault(r#"{"fault":"throttle","operation":"MeterUsage","count":1}"#);
     running.pass(&bench, AN_HOUR_AND_ALL);
-    let kept =
-        running.sidecar.read_until(|line| line["message"] == "AWS has not taken the record; it is kept");
+    let kept = running.sidecar.read_until(|line| line["message"] == "record not accepted yet; will retry");
     assert_eq!((&kept["code"], &kept["in_doubt"]), (&json!("ThrottlingException"), &json!(false)), "{kept}");
     running.wait_billed(1);
     let record = running.records()[0].clone();

@@ -149,9 +149,10 @@ fn what_cannot_be_sent_in_time_stays() {
     assert_eq!(bench.billed()["requests"], 8_000_000, "usage after it counts to the next hour");
 }
 
-/// **A lost answer does not bill twice.** A record whose answer was lost is in doubt: it is sent again unchanged, which
-/// AWS recognises. If no answer comes inside AWS's window it becomes a dead letter, is never carried to another hour,
-/// and is replayed only by `tollgate ledger replay --accept-double-billing`.
+/// **A lost answer does not bill twice.** A record whose answer was lost is in doubt: it is sent again unchanged, to
+/// the same region, which AWS recognises. Where AWS answers such a record of a customer with `DuplicateRecord`, it
+/// counts as billed, unconfirmed. If no answer comes inside AWS's window it becomes a dead letter, is never carried
+/// to another hour, and is replayed only by `tollgate ledger replay --accept-double-billing`.
 #[test]
 fn a_lost_answer_does_not_bill_twice() {
     let bench = Bench::metered();
@@ -165,7 +166,7 @@ fn a_lost_answer_does_not_bill_twice() {
     running.report("requests", "6");
     bench.fault(r#"[{"fault":"reset-after","operation":"MeterUsage","count":1},{"fault":"reset-before","operation":"MeterUsage"}]"#);
     running.pass(&bench, "1h");
-    let attempted = |line: &serde_json::Value| line["message"] == "AWS has not taken the record; it is kept";
+    let attempted = |line: &serde_json::Value| line["message"] == "record not accepted yet; will retry";
     running.sidecar.read_until(attempted);
     running.pass(&bench, "3h");
     running
@@ -190,7 +191,8 @@ fn a_lost_answer_does_not_bill_twice() {
 }
 
 /// **Usage that AWS never took is carried.** Where every attempt was certainly refused until AWS's window closed, the
-/// quantity counts to the current hour (`on_expired = "carry"`), or becomes a dead letter (`"dead-letter"`).
+/// quantity counts to the current hour (`on_expired = "carry"`), or becomes a dead letter (`"dead-letter"`). Usage of
+/// a customer whom AWS calls unsubscribed is never carried: it is a dead letter when the window closes.
 #[test]
 fn usage_that_aws_never_took_is_carried() {
     let bench = Bench::metered();
@@ -210,8 +212,8 @@ fn usage_that_aws_never_took_is_carried() {
 }
 
 /// **A lapsed subscription is told, and its usage kept.** When AWS answers a report with
-/// `CustomerNotEntitledException`, the state is `lapsed`; the gate stays open unless `on_lapse` says otherwise, and the
-/// records are asked about again inside their window.
+/// `CustomerNotEntitledException`, the state is `lapsed`; the gate stays open unless `on_lapse` says otherwise, and
+/// the records are sent again inside their window, after which they are dead letters.
 #[test]
 fn a_lapsed_subscription_is_told_and_its_usage_kept() {
     let bench = Bench::metered();
@@ -300,8 +302,9 @@ fn usage_of_an_earlier_pod_on_a_kept_volume_is_reported_by_the_next_pod() {
     );
 }
 
-/// **A customer's usage is billed to that customer.** In mode `saas` events name the customer; records go out in batches
-/// of at most 25, a customer without a subscription is asked about again for 24 hours, and holds up nobody else.
+/// **A customer's usage is billed to that customer.** In mode `saas` events name the customer; records go out in
+/// batches of at most 25, and a customer without a subscription holds up nobody else: its records are sent again for
+/// 24 hours and are dead letters after that.
 #[test]
 fn a_customers_usage_is_billed_to_that_customer() {
     let bench = Bench::saas();
@@ -319,7 +322,7 @@ fn a_customers_usage_is_billed_to_that_customer() {
     assert_eq!(results[3]["status"], "rejected", "{results}");
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.wait_billed(2);
-    running.sidecar.read_until(|line| line["message"] == "AWS has not taken the record; it is kept");
+    running.sidecar.read_until(|line| line["message"] == "record not accepted yet; will retry");
     assert_eq!(bench.billed(), [("gigabytes".into(), 250_000), ("requests".into(), 5_000_000)].into());
     let waiting: Vec<_> =
         running.records().into_iter().filter(|record| record["state"] != "accepted").collect();

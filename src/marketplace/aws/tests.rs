@@ -463,3 +463,20 @@ async fn credentials_that_end_within_a_minute_sign_no_call() {
     aws.ready(Signing::default()).await.unwrap();
     assert!(!aws.loaded().unwrap().is(&first));
 }
+
+#[tokio::test]
+async fn a_record_of_another_region_is_signed_for_that_region() {
+    for region in [None, Some("us-east-1"), Some("eu-west-1")] {
+        let (addr, request) = serve_once(Act::Answer(answer("200 OK", "", "{}"))).await;
+        let asked = BatchMeterUsage {
+            product_code: Some("demosaas".parse().unwrap()),
+            records: Vec::new(),
+            region: region.map(|name| name.parse().unwrap()),
+        };
+        let aws = client(format!("http://{addr}"), None);
+        aws.batch_meter_usage(asked, Signing::default()).await.unwrap();
+        let scope = format!("/{}/aws-marketplace/aws4_request", region.unwrap_or("us-east-1"));
+        let sent = request.await.unwrap();
+        assert!(sent.contains(&scope), "{region:?}: {sent}");
+    }
+}

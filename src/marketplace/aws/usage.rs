@@ -18,7 +18,7 @@ use super::Aws;
 use crate::clock::Timestamp;
 use crate::marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, Fault, FaultClass, Forwarded, MeterUsage, Metered, Quantity,
-    RecordStatus, ResolvedCustomer, Signing, UsageRecord, exceptions,
+    RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
 };
 
 /// Before the operation's name in `X-Amz-Target` (service model, `targetPrefix`).
@@ -31,6 +31,7 @@ impl Aws {
         signing: Signing,
     ) -> Result<Metered, Fault> {
         let client = self.ready(signing).await?;
+        let elsewhere = self.elsewhere(request.region.as_ref()).await?;
         let seen = self.seen();
         let mut call = client
             .meter_usage()
@@ -42,7 +43,10 @@ impl Aws {
             call = call.dry_run(true);
         }
         let members = quantities("UsageQuantity", request.quantity, request.decimal, &request.allocations);
-        let call = call.customize().interceptor(seen.clone());
+        let mut call = call.customize().interceptor(seen.clone());
+        if let Some(elsewhere) = elsewhere {
+            call = call.config_override(elsewhere);
+        }
         let answer = call.mutate_request(move |http| add_members(http, &members)).send().await;
         let seen = seen.take();
         match answer {
@@ -70,21 +74,25 @@ impl Aws {
         if let Some(product_code) = &request.product_code {
             body["ProductCode"] = product_code.as_str().into();
         }
-        let raw = self.call_raw("BatchMeterUsage", body.to_string().into_bytes(), signing).await?;
+        let raw = self
+            .call_raw("BatchMeterUsage", body.to_string().into_bytes(), signing, request.region.as_ref())
+            .await?;
         let statuses = statuses(&request.records, &raw.json()?);
         Ok(BatchMetered { statuses, emulated: raw.emulated })
     }
 
     pub(super) async fn resolve_customer_once(&self, token: String) -> Result<ResolvedCustomer, Fault> {
         let body = json!({"RegistrationToken": token}).to_string().into_bytes();
-        let raw = match self.call_raw("ResolveCustomer", body.clone(), Signing::default()).await {
+        let raw = match self.call_raw("ResolveCustomer", body.clone(), Signing::default(), None).await {
             Err(fault) if fault.class == FaultClass::ExpiredSession => {
                 // AWS says the same of an expired session and of an expired registration token. With new credentials
                 // only the token is left.
                 let signing = Signing { reload_credentials: true };
-                self.call_raw("ResolveCustomer", body, signing).await.map_err(|fault| match fault.class {
-                    FaultClass::ExpiredSession => Fault { class: FaultClass::Misconfigured, ..fault },
-                    _ => fault,
+                self.call_raw("ResolveCustomer", body, signing, None).await.map_err(|fault| {
+                    match fault.class {
+                        FaultClass::ExpiredSession => Fault { class: FaultClass::Misconfigured, ..fault },
+                        _ => fault,
+                    }
                 })?
             }
             answer => answer?,
@@ -93,10 +101,11 @@ impl Aws {
     }
 
     pub(super) async fn forward_once(&self, target: String, body: Vec<u8>) -> Result<Forwarded, Fault> {
-        let (mut raw, mut fault) = self.send_raw(target.clone(), body.clone(), Signing::default()).await?;
+        let (mut raw, mut fault) =
+            self.send_raw(target.clone(), body.clone(), Signing::default(), None).await?;
         if fault.as_ref().is_some_and(|fault| fault.class == FaultClass::ExpiredSession) {
             // The pod's own session, of which the application knows nothing; AWS has looked at nothing else.
-            (raw, fault) = self.send_raw(target, body, Signing { reload_credentials: true }).await?;
+            (raw, fault) = self.send_raw(target, body, Signing { reload_credentials: true }, None).await?;
         }
         if let Some(fault) = &fault {
             self.learn(fault);
@@ -105,8 +114,15 @@ impl Aws {
     }
 
     /// A success's own bytes, or the fault that the answer means.
-    async fn call_raw(&self, operation: &str, body: Vec<u8>, signing: Signing) -> Result<Raw, Fault> {
-        let (raw, fault) = self.send_raw(format!("{TARGET_PREFIX}{operation}"), body, signing).await?;
+    async fn call_raw(
+        &self,
+        operation: &str,
+        body: Vec<u8>,
+        signing: Signing,
+        region: Option<&Region>,
+    ) -> Result<Raw, Fault> {
+        let (raw, fault) =
+            self.send_raw(format!("{TARGET_PREFIX}{operation}"), body, signing, region).await?;
         match fault {
             Some(fault) if raw.status != 200 => Err(fault),
             _ => Ok(raw),
@@ -119,15 +135,21 @@ impl Aws {
         target: String,
         body: Vec<u8>,
         signing: Signing,
+        region: Option<&Region>,
     ) -> Result<(Raw, Option<Fault>), Fault> {
         let client = self.ready(signing).await?;
+        let elsewhere = self.elsewhere(region).await?;
         let (seen, kept) = (self.seen(), KeptAnswer::default());
-        let answer = client
+        let mut call = client
             .resolve_customer()
             .registration_token("replaced")
             .customize()
             .interceptor(seen.clone())
-            .interceptor(kept.clone())
+            .interceptor(kept.clone());
+        if let Some(elsewhere) = elsewhere {
+            call = call.config_override(elsewhere);
+        }
+        let answer = call
             .mutate_request(move |http| {
                 http.headers_mut().insert("x-amz-target", target.clone());
                 replace_body(http, body.clone());

@@ -157,7 +157,7 @@ fn oldest(connection: &Connection) -> rusqlite::Result<Overdue> {
 /// Notes what an answer means for a sealed record's age; before the answer itself is noted.
 pub(super) fn answered(transaction: &Transaction<'_>, id: i64, answered: &Answered) -> rusqlite::Result<()> {
     match answered {
-        Answered::Accepted(_) => end(transaction, id),
+        Answered::Accepted(_) | Answered::Unconfirmed(_) => end(transaction, id),
         Answered::Refused(code) | Answered::Unknown(code) | Answered::Carry(code) | Answered::Dead(code) => {
             if is_denial(code) {
                 end(transaction, id)

@@ -9,7 +9,7 @@ use super::amount::amount;
 use super::slots::{self, Part, Past};
 use super::{forms, links, meta, set_meta};
 use crate::clock::Timestamp;
-use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
+use crate::marketplace::{Allocation, Hour, Quantity, Region, TagSet};
 use crate::usage::event::Customer;
 use crate::usage::seal::{Sealed, StoredAllocation};
 
@@ -41,7 +41,7 @@ pub enum State {
 }
 
 impl State {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Sealed => "sealed",
             Self::Accepted => "accepted",
@@ -89,8 +89,6 @@ pub struct Record {
     pub state: State,
     /// It was attempted and AWS has not answered definitely since.
     pub in_doubt: bool,
-    /// AWS answered that it holds such a record; whether it is this one, CloudTrail or a person says.
-    pub unconfirmed: bool,
     /// Calls that carried it.
     pub attempts: i64,
     /// AWS's latest exception, or why it is dead.
@@ -101,6 +99,12 @@ pub struct Record {
     pub sealed_at: Timestamp,
     /// When it was attempted or answered last, or else sealed.
     pub updated_at: Timestamp,
+    /// Where AWS knows it: AWS deduplicates by region, so every attempt goes to the region of the first.
+    pub region: Option<Region>,
+    /// Not sent before this time; 0 until somebody decided.
+    pub due_at: Timestamp,
+    /// AWS answered `DuplicateRecord` while it was in doubt: billed, as far as anybody can tell from here.
+    pub unconfirmed: bool,
 }
 
 #[cfg(test)]
@@ -122,12 +126,14 @@ impl Record {
             late_from: None,
             state: State::Sealed,
             in_doubt: false,
-            unconfirmed: false,
             attempts: 0,
             code: None,
             metering_record_id: None,
             sealed_at: at,
             updated_at: at,
+            region: None,
+            due_at: Timestamp::from_unix_millis(0),
+            unconfirmed: false,
         }
     }
 }
@@ -137,6 +143,8 @@ impl Record {
 pub enum Answered {
     /// AWS accepted it, under this id if it named one.
     Accepted(Option<String>),
+    /// AWS has a record for this slot, and ours was in doubt: it counts as billed, and is marked `unconfirmed`.
+    Unconfirmed(String),
     /// AWS refused it for now: certainly not billed, and asked again.
     Refused(String),
     /// Nothing definite: it stays in doubt.
@@ -263,8 +271,8 @@ pub(super) fn insert_record(
 /// Which records are read.
 #[derive(Clone, Copy)]
 pub(super) enum Which {
-    /// Sealed ones behind this one.
-    Unsent { hour: Hour, id: i64 },
+    /// Sealed ones.
+    Unsent,
     /// All; those that are not settled before others, where there are too many.
     All,
     /// Dead letters.
@@ -281,30 +289,26 @@ pub(super) fn list_columns() -> String {
 /// The columns that [`record`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, \
                        late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at, \
-                       allocation_count, unconfirmed";
+                       allocation_count, region, due_at, unconfirmed";
 
 pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
     let condition = match which {
-        Which::Unsent { .. } => "state = 'sealed' AND (hour, id) > (?2, ?3)",
+        Which::Unsent => "state = 'sealed' AND ?2 = ?2",
         // Without the second column of its index the whole table would be sorted, with all that is in it.
         Which::All => {
             "id IN (SELECT id FROM records ORDER BY state IN ('accepted', 'carried'), hour DESC, id DESC LIMIT ?1)
-             AND ?2 = ?2 AND ?3 = ?3"
+             AND ?2 = ?2"
         }
-        Which::Dead => "state = 'dead' AND ?2 = ?2 AND ?3 = ?3",
-        Which::Id(_) => "id = ?2 AND ?3 = ?3",
+        Which::Dead => "state = 'dead' AND ?2 = ?2",
+        Which::Id(_) => "id = ?2",
     };
-    let (first, second) = match which {
-        Which::Unsent { hour, id } => (hour.number(), id),
-        Which::Id(id) => (id, 0),
-        Which::All | Which::Dead => (0, 0),
-    };
+    let id = if let Which::Id(id) = which { id } else { 0 };
     let whole = matches!(which, Which::Id(_));
     let columns = if whole { COLUMNS.to_owned() } else { list_columns() };
     let sql = format!("SELECT {columns} FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1");
     let mut statement = connection.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    statement.query_map([limit, first, second], |row| record(row, whole))?.collect()
+    statement.query_map([limit, id], |row| record(row, whole))?.collect()
 }
 
 /// Reads every row, and keeps none: for a ledger that is under suspicion.
@@ -333,6 +337,7 @@ pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
     };
     let late_from: Option<i64> = row.get(10)?;
     let state: String = row.get(11)?;
+    let region: Option<String> = row.get(19)?;
     Ok(Record {
         id: row.get(0)?,
         pod: row.get(1)?,
@@ -354,44 +359,10 @@ pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
         metering_record_id: row.get(15)?,
         sealed_at: Timestamp::from_unix_millis(row.get(16)?),
         updated_at: Timestamp::from_unix_millis(row.get(17)?),
-        unconfirmed: row.get(18)?,
+        region: region.map(|name| name.parse().map_err(|_| unreadable(19, "a region"))).transpose()?,
+        due_at: Timestamp::from_unix_millis(row.get(20)?),
+        unconfirmed: row.get(21)?,
     })
-}
-
-pub(super) fn answer(
-    transaction: &Transaction<'_>,
-    pod: &str,
-    current: Hour,
-    id: i64,
-    answered: &Answered,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    // Doubt sticks until an answer is about the record itself: a refusal of a retry says nothing of the call before.
-    let (state, doubt, code, record_id) = match answered {
-        Answered::Accepted(record_id) => (State::Accepted, false, None, record_id.as_deref()),
-        Answered::Refused(code) => (State::Sealed, false, Some(code), None),
-        Answered::Unknown(code) => (State::Sealed, true, Some(code), None),
-        Answered::Carry(code) => (State::Carried, false, Some(code), None),
-        Answered::Dead(code) => (State::Dead, false, Some(code), None),
-    };
-    ageing::answered(transaction, id, answered)?;
-    if matches!(answered, Answered::Carry(_)) {
-        // The attempt that was under way is what was refused; an earlier one without an answer is not.
-        let carried =
-            carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, None, id, now)?;
-        if carried == Carried::OtherForm {
-            let dead = Answered::Dead(OTHER_FORM.to_owned());
-            return answer(transaction, pod, current, id, &dead, now);
-        }
-    }
-    transaction
-        .prepare_cached(
-            "UPDATE records SET state = ?2, in_doubt = in_doubt OR ?3, attempting = 0, code = ?4,
-                 metering_record_id = coalesce(?5, metering_record_id), updated_at = ?6
-             WHERE id = ?1 AND state = 'sealed' AND (?2 <> 'carried' OR in_doubt = 0)",
-        )?
-        .execute(params![id, state.as_str(), doubt, code, record_id, now.unix_millis()])
-        .map(|_| ())
 }
 
 /// What became of a record's quantity.

@@ -54,6 +54,7 @@ CREATE INDEX records_due ON records (due_at) WHERE state = 'sealed';
 CREATE INDEX records_overdue_hour ON records (overdue_hour) WHERE overdue_hour IS NOT NULL;
 CREATE INDEX records_overdue_from ON records (overdue_from) WHERE overdue_from IS NOT NULL;
 CREATE INDEX records_oldest ON records (timestamp) WHERE state = 'sealed';
+CREATE INDEX records_doubt ON records (due_at) WHERE in_doubt = 1 AND state = 'sealed';
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, record INTEGER NOT NULL, action TEXT NOT NULL, note TEXT NOT NULL) STRICT;
 CREATE TABLE links (source INTEGER NOT NULL, slot INTEGER, target INTEGER) STRICT;

@@ -151,7 +151,7 @@ fn a_sealed_record_is_the_same_on_every_retry_and_after_a_restart() {
     bench.take(event(None, 1_500_000, START), START);
     bench.ledger().seal_now(START.plus(MINUTE)).unwrap();
     let first = bench.ledger().unsent(10).unwrap();
-    bench.ledger().attempt(&[first[0].id], START.plus(2 * MINUTE)).unwrap();
+    bench.ledger().attempt(&[first[0].id], None, START.plus(2 * MINUTE)).unwrap();
     bench.restart("pod-1");
     let again = bench.ledger().unsent(10).unwrap();
     let fixed =
@@ -175,10 +175,10 @@ fn answers_move_the_balance_and_doubt_is_never_carried() {
     ledger.answered(ids[0], &Answered::Accepted(Some("r-1".into())), now).unwrap();
     ledger.answered(ids[1], &Answered::Dead("InvalidUsageDimensionException".into()), now).unwrap();
     ledger.answered(ids[2], &Answered::Carry("expired".into()), now).unwrap();
-    ledger.attempt(&[ids[3]], now).unwrap();
+    ledger.attempt(&[ids[3]], None, now).unwrap();
     ledger.answered(ids[3], &Answered::Unknown("Timeout".into()), now).unwrap();
     // A throttle of the retry does not tell what became of the first call.
-    ledger.attempt(&[ids[3]], now).unwrap();
+    ledger.attempt(&[ids[3]], None, now).unwrap();
     ledger.answered(ids[3], &Answered::Refused("ThrottlingException".into()), now).unwrap();
     ledger.answered(ids[3], &Answered::Carry("expired".into()), now).unwrap();
     assert_eq!(
@@ -541,7 +541,7 @@ proptest! {
                         0 => Answered::Accepted(None),
                         1 => Answered::Refused("refused".into()),
                         2 => {
-                            bench.ledger().attempt(&[record.id], now).unwrap();
+                            bench.ledger().attempt(&[record.id], None, now).unwrap();
                             Answered::Unknown("timeout".into())
                         }
                         3 => Answered::Carry("expired".into()),

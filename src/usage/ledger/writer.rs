@@ -489,7 +489,7 @@ mod tests {
         let read_only = |ledger: &mut Ledger| ledger.reading(|db| db.pragma_update(None, "query_only", true));
         writer.with(read_only).await.unwrap();
         assert!(matches!(writer.take(vec![event()], ()).await, Err(LedgerError::Io(_))));
-        writer.with(move |ledger| ledger.attempt(&[1], now)).await.unwrap_err();
+        writer.with(move |ledger| ledger.attempt(&[1], None, now)).await.unwrap_err();
         assert_eq!(sample(&metrics, commits), 1);
         assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 2);
     }
@@ -498,8 +498,7 @@ mod tests {
     async fn a_full_ledger_is_no_fault_of_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let settings = crate::usage::ledger::tests::settings("pod-1");
-        let ledger =
-            Ledger::open(folder.path(), Settings { bytes_max: 1, ..settings }).unwrap();
+        let ledger = Ledger::open(folder.path(), Settings { bytes_max: 1, ..settings }).unwrap();
         let metrics = Arc::new(Metrics::new());
         let clock = WallClock::fixed(Timestamp::from_unix_seconds(1_795_507_200));
         let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();

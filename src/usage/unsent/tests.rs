@@ -90,7 +90,7 @@ struct Process {
     writer: Writer,
     hear: Hear,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    _flushes: mpsc::Sender<crate::usage::sender::Flush>,
+    _flushes: mpsc::Sender<crate::usage::sender::FlushOrder>,
 }
 
 impl Bench {

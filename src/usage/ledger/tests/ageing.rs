@@ -26,7 +26,7 @@ impl Bench {
         self.take(event(None, 5_000_000, START), START);
         self.ledger().seal_closed(now).unwrap();
         let id = self.ledger().unsent(10).unwrap().last().unwrap().id;
-        self.ledger().attempt(&[id], now).unwrap();
+        self.ledger().attempt(&[id], None, now).unwrap();
         self.ledger().answered(id, answered, now).unwrap();
         id
     }
@@ -161,7 +161,7 @@ async fn a_call_that_the_process_did_not_survive_is_one_without_an_answer() {
     bench.take(event(None, 5, START), START);
     bench.ledger().seal_closed(START.plus(HOUR + SETTLE)).unwrap();
     let id = bench.ledger().unsent(1).unwrap()[0].id;
-    bench.ledger().attempt(&[id], START).unwrap();
+    bench.ledger().attempt(&[id], None, START).unwrap();
     assert_eq!(bench.oldest().hour, None);
     bench.restart("pod-1");
     assert_eq!(bench.oldest().hour, Some(Hour::of(START)));
@@ -174,7 +174,7 @@ async fn zero_and_what_the_maximum_left_over_and_a_sellers_customers_do_not_coun
     let mut bench = Bench { ledger: Some(Ledger::open(folder.path(), zero).unwrap()), ..Bench::new() };
     bench.ledger().seal_closed(START.plus(HOUR + SETTLE)).unwrap();
     let id = bench.ledger().unsent(1).unwrap()[0].id;
-    bench.ledger().attempt(&[id], START).unwrap();
+    bench.ledger().attempt(&[id], None, START).unwrap();
     bench.ledger().answered(id, &refused("ThrottlingException"), START).unwrap();
     run(&mut bench, 3 * HOUR).await;
     assert_eq!(bench.oldest(), Oldest::default(), "a report of zero");
@@ -195,7 +195,7 @@ async fn zero_and_what_the_maximum_left_over_and_a_sellers_customers_do_not_coun
     run(&mut bench, 3 * HOUR).await;
     bench.ledger().seal_closed(START.plus(HOUR + SETTLE)).unwrap();
     let id = bench.ledger().unsent(1).unwrap()[0].id;
-    bench.ledger().attempt(&[id], START).unwrap();
+    bench.ledger().attempt(&[id], None, START).unwrap();
     bench.ledger().answered(id, &refused("CustomerNotSubscribed"), START).unwrap();
     assert_eq!(bench.oldest(), Oldest::default(), "mode saas");
 }

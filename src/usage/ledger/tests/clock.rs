@@ -53,7 +53,7 @@ fn usage_that_was_sealed_a_year_ahead_is_asked_about_at_once_and_counts_now() {
     let record = bench.ledger().unsent(1).unwrap().remove(0);
     let now = START.plus(MINUTE);
     // The sender asks, AWS knows better than to take it, and the policy carries it.
-    bench.ledger().attempt(&[record.id], now).unwrap();
+    bench.ledger().attempt(&[record.id], None, now).unwrap();
     bench
         .ledger()
         .answered(record.id, &Answered::Carry("TimestampOutOfBoundsException".into()), now)

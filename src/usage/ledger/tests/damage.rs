@@ -34,7 +34,7 @@ fn killed() -> (Files, BTreeMap<String, Totals>) {
     let now = START.plus(HOUR + SETTLE);
     bench.ledger().seal_closed(now).unwrap();
     let id = bench.ledger().unsent(1).unwrap()[0].id;
-    bench.ledger().attempt(&[id], now).unwrap();
+    bench.ledger().attempt(&[id], None, now).unwrap();
     bench.ledger().answered(id, &Answered::Accepted(None), now).unwrap();
     bench.ledger().connection.pragma_update(None, "wal_checkpoint", "FULL").unwrap();
     for index in 0..20_u32 {

@@ -29,7 +29,7 @@ fn dead(bench: &mut Bench, at: Timestamp, in_doubt: bool, code: &str) -> i64 {
     bench.ledger().seal_closed(at.plus(HOUR + SETTLE)).unwrap();
     let id = bench.ledger().unsent(100).unwrap().last().unwrap().id;
     if in_doubt {
-        bench.ledger().attempt(&[id], LATER).unwrap();
+        bench.ledger().attempt(&[id], None, LATER).unwrap();
         bench.ledger().answered(id, &Answered::Unknown("Timeout".into()), LATER).unwrap();
     }
     bench.ledger().answered(id, &Answered::Dead(code.into()), LATER).unwrap();
@@ -47,7 +47,7 @@ fn a_dead_letter_is_replayed_once_and_in_doubt_only_when_that_is_accepted() {
     bench.take(event(None, 7, START), START);
     bench.ledger().seal_closed(START.plus(HOUR + SETTLE)).unwrap();
     let id = bench.ledger().unsent(10).unwrap()[0].id;
-    bench.ledger().attempt(&[id], LATER).unwrap();
+    bench.ledger().attempt(&[id], None, LATER).unwrap();
     bench.ledger().answered(id, &Answered::Unknown("Timeout".into()), LATER).unwrap();
     let repair = |bench: &mut Bench, accept| bench.ledger().repair(id, &replay(accept), LATER).unwrap();
     assert_eq!(repair(&mut bench, true), Repaired::NotFound, "it is not dead yet");
@@ -192,7 +192,7 @@ fn what_aws_says_that_it_holds_is_billed_until_a_person_confirms_it_or_finds_tha
         bench.take(event(None, 7, START.plus(hours * HOUR)), START.plus(hours * HOUR));
         bench.ledger().seal_closed(START.plus((hours + 1) * HOUR + SETTLE)).unwrap();
         let id = bench.ledger().unsent(10).unwrap()[0].id;
-        bench.ledger().attempt(&[id], LATER).unwrap();
+        bench.ledger().attempt(&[id], None, LATER).unwrap();
         bench.ledger().answered(id, &Answered::Unknown("Timeout".into()), LATER).unwrap();
         bench.ledger().answered(id, &Answered::Accepted(None), LATER).unwrap();
         let mark = "UPDATE records SET unconfirmed = 1 WHERE id = ?1";

@@ -1,0 +1,247 @@
+//! What the sender asks of the ledger and notes in it: which records are due, which are in doubt, what left, what AWS
+//! answered. Everything here goes by an index: sixty thousand records that wait cost nothing while they wait.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, Params, params};
+
+use super::rows::{self, Answered, Carried, OTHER_FORM, Record, State};
+use super::{Ledger, LedgerError, ageing, current_hour};
+use crate::clock::Timestamp;
+use crate::marketplace::{Hour, Region};
+
+/// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
+/// further ahead was noted by a clock that has jumped back since, and counts as due.
+pub(super) const DUE_AHEAD_MAX: Duration = Duration::from_secs(900);
+
+/// A record that is due, without its allocations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// The record.
+    pub record: Record,
+    /// The size of its allocations as they are stored, in bytes.
+    pub stored_bytes: usize,
+}
+
+/// What is noted about a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// Its number.
+    pub id: i64,
+    /// What AWS answered, or what was decided.
+    pub answered: Answered,
+    /// Where it stays unsent: when it may be sent again; `None` leaves that as it is.
+    pub due_at: Option<Timestamp>,
+}
+
+impl Ledger {
+    /// Unsent records whose time has come, those that wait longest first.
+    pub fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Due>, LedgerError> {
+        let (millis, ahead) = (now.unix_millis(), now.plus(DUE_AHEAD_MAX).unix_millis());
+        self.reading(|connection| {
+            let mut due = light(
+                connection,
+                "state = 'sealed' AND due_at <= ?2 ORDER BY due_at, id",
+                [sql(limit), millis],
+            )?;
+            let left = limit.saturating_sub(due.len());
+            if left > 0 {
+                let condition = "state = 'sealed' AND due_at > ?2 ORDER BY due_at, id";
+                due.extend(light(connection, condition, [sql(left), ahead])?);
+            }
+            Ok(due)
+        })
+    }
+
+    /// Records in doubt, whenever they are due, those that wait longest first.
+    pub fn doubtful(&self, limit: usize) -> Result<Vec<Due>, LedgerError> {
+        let condition = "in_doubt = 1 AND state = 'sealed' ORDER BY due_at, id";
+        self.reading(|connection| light(connection, condition, [sql(limit)]))
+    }
+
+    /// Unsent records of this hour and of those before it, oldest first.
+    pub fn unsent_up_to(&self, hour: Hour, limit: usize) -> Result<Vec<Due>, LedgerError> {
+        let condition = "state = 'sealed' AND hour <= ?2 ORDER BY hour, id";
+        self.reading(|connection| light(connection, condition, [sql(limit), hour.number()]))
+    }
+
+    /// How many records of this hour and of those before it are unsent.
+    pub fn count_unsent_up_to(&self, hour: Hour) -> Result<u64, LedgerError> {
+        self.reading(|connection| {
+            connection
+                .prepare_cached("SELECT count(*) FROM records WHERE state = 'sealed' AND hour <= ?1")?
+                .query_row([hour.number()], |row| row.get::<_, i64>(0))
+                .map(|count| u64::try_from(count).unwrap_or_default())
+        })
+    }
+
+    /// When the first of the unsent records may be sent.
+    pub fn next_due(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.reading(|connection| {
+            connection
+                .prepare_cached("SELECT min(due_at) FROM records WHERE state = 'sealed'")?
+                .query_row([], |row| row.get::<_, Option<i64>>(0))
+                .map(|at| at.map(Timestamp::from_unix_millis))
+        })
+    }
+
+    /// The latest answer that an unsent record has.
+    pub fn latest_code(&self) -> Result<Option<String>, LedgerError> {
+        self.reading(|connection| {
+            let latest = "SELECT code FROM records WHERE state = 'sealed' AND code IS NOT NULL
+                          ORDER BY updated_at DESC LIMIT 1";
+            connection.query_row(latest, [], |row| row.get(0)).optional()
+        })
+    }
+
+    /// Makes records that wait due at once, at most `limit`, those that would be due first.
+    pub fn release(&mut self, now: Timestamp, limit: usize) -> Result<(), LedgerError> {
+        self.write("release", |transaction, _| {
+            let sql_text = "UPDATE records SET due_at = ?2 WHERE id IN
+                (SELECT id FROM records WHERE state = 'sealed' AND due_at > ?2 ORDER BY due_at LIMIT ?1)";
+            let mut release = transaction.prepare_cached(sql_text)?;
+            release.execute([sql(limit), now.unix_millis()]).map(|_| ())
+        })
+    }
+
+    /// Lets unsent records wait until these times.
+    pub fn defer(&mut self, until: &[(i64, Timestamp)]) -> Result<(), LedgerError> {
+        self.write("defer", |transaction, _| {
+            let mut defer = transaction
+                .prepare_cached("UPDATE records SET due_at = ?2 WHERE id = ?1 AND state = 'sealed'")?;
+            until.iter().try_for_each(|(id, at)| defer.execute([*id, at.unix_millis()]).map(|_| ()))
+        })
+    }
+
+    /// Reads those of these records that are unsent, lets `fit` choose what goes into one call, and notes on disk that
+    /// they are about to be sent: to `region`, unless an earlier attempt went elsewhere.
+    pub fn begin(
+        &mut self,
+        ids: &[i64],
+        region: Option<&Region>,
+        now: Timestamp,
+        fit: impl FnOnce(Vec<Record>) -> Vec<Record>,
+    ) -> Result<Vec<Record>, LedgerError> {
+        let mut records = Vec::with_capacity(ids.len());
+        for id in ids {
+            records.extend(self.record(*id)?.filter(|record| record.state == State::Sealed));
+        }
+        let mut records = fit(records);
+        let chosen: Vec<i64> = records.iter().map(|record| record.id).collect();
+        self.attempt(&chosen, region, now)?;
+        for record in &mut records {
+            record.region = record.region.take().or_else(|| region.cloned());
+        }
+        Ok(records)
+    }
+
+    /// Notes on disk that these records are about to be sent to `region`; the first attempt's region stays.
+    pub fn attempt(
+        &mut self,
+        ids: &[i64],
+        region: Option<&Region>,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let region = region.map(Region::as_str);
+        self.write("attempt", |transaction, _| {
+            // An attempt that is still under way here is one whose answer could not be noted.
+            let mut attempt = transaction.prepare_cached(
+                "UPDATE records SET in_doubt = in_doubt OR attempting, attempting = 1, attempts = attempts + 1,
+                     updated_at = ?2, region = coalesce(region, ?3)
+                 WHERE id = ?1 AND state = 'sealed'",
+            )?;
+            ids.iter().try_for_each(|id| attempt.execute(params![id, now.unix_millis(), region]).map(|_| ()))
+        })
+    }
+
+    /// Notes AWS's answer, or what was decided about a record.
+    pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
+        let noted = Noted { id, answered: answered.clone(), due_at: None };
+        self.answered_all(&[noted], None, now)
+    }
+
+    /// Notes answers or decisions, all in one transaction. `region`: where the calls went, for records that left
+    /// before it was known.
+    pub fn answered_all(
+        &mut self,
+        notes: &[Noted],
+        region: Option<&Region>,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let region = region.map(Region::as_str);
+        self.write("answer", |transaction, settings| {
+            let current = current_hour(transaction, now, settings.settle)?;
+            for Noted { id, answered, due_at } in notes {
+                ageing::answered(transaction, *id, answered)?;
+                let mut answered = answered;
+                let other_form = Answered::Dead(OTHER_FORM.to_owned());
+                if matches!(answered, Answered::Carry(_)) {
+                    // The attempt that was under way is what was refused; an earlier one without an answer is not.
+                    let unless_in_doubt = "state = 'sealed' AND in_doubt = 0";
+                    let carried = rows::carry_record(
+                        transaction,
+                        unless_in_doubt,
+                        &settings.pod,
+                        current,
+                        None,
+                        *id,
+                        now,
+                    )?;
+                    if carried == Carried::OtherForm {
+                        answered = &other_form;
+                    }
+                }
+                // Doubt sticks until an answer is about the record itself: a refusal of a retry says nothing of the
+                // call before.
+                let (state, doubt, code, record_id) = match answered {
+                    Answered::Accepted(record_id) => (State::Accepted, false, None, record_id.as_deref()),
+                    Answered::Unconfirmed(code) => (State::Accepted, false, Some(code), None),
+                    Answered::Refused(code) => (State::Sealed, false, Some(code), None),
+                    Answered::Unknown(code) => (State::Sealed, true, Some(code), None),
+                    Answered::Carry(code) => (State::Carried, false, Some(code), None),
+                    Answered::Dead(code) => (State::Dead, false, Some(code), None),
+                };
+                let unconfirmed = matches!(answered, Answered::Unconfirmed(_));
+                transaction
+                    .prepare_cached(
+                        "UPDATE records SET state = ?2, in_doubt = in_doubt OR ?3, attempting = 0, code = ?4,
+                             metering_record_id = coalesce(?5, metering_record_id), updated_at = ?6,
+                             due_at = coalesce(?7, due_at), unconfirmed = unconfirmed OR ?8,
+                             region = CASE attempting WHEN 1 THEN coalesce(region, ?9) ELSE region END
+                         WHERE id = ?1 AND state = 'sealed' AND (?2 <> 'carried' OR in_doubt = 0)",
+                    )?
+                    .execute(params![
+                        id,
+                        state.as_str(),
+                        doubt,
+                        code,
+                        record_id,
+                        now.unix_millis(),
+                        due_at.map(Timestamp::unix_millis),
+                        unconfirmed,
+                        region,
+                    ])?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn sql(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// Records without their allocations, of which only the size is read. The first parameter is the limit.
+fn light(connection: &Connection, condition: &str, bounds: impl Params) -> rusqlite::Result<Vec<Due>> {
+    let columns = rows::list_columns();
+    let sql = format!("SELECT {columns}, octet_length(allocations) FROM records WHERE {condition} LIMIT ?1");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let due = statement.query_map(bounds, |row| {
+        let stored: i64 = row.get(22)?;
+        Ok(Due {
+            record: rows::record(row, false)?,
+            stored_bytes: usize::try_from(stored).unwrap_or_default(),
+        })
+    })?;
+    due.collect()
+}

@@ -1,0 +1,55 @@
+//! Half of AWS's window has passed and records are unsent: somebody should look while there is time. One line for all of
+//! them, and not often: sixty thousand records are one trouble.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::usage::ledger::LedgerError;
+use crate::usage::ledger::writer::Writer;
+use crate::usage::policy::Policy;
+
+/// The line is repeated so often while it holds.
+const AGAIN_AFTER: Duration = Duration::from_secs(1800);
+
+/// When the alarm was given last, since the sender began.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    given_at: Option<Duration>,
+}
+
+impl Alarm {
+    /// Gives the alarm where it is due.
+    pub(super) async fn look(
+        &mut self,
+        policy: &Policy,
+        writer: &Writer,
+        now: Timestamp,
+        elapsed: Duration,
+    ) -> Result<(), LedgerError> {
+        let last = policy.alarm_up_to(now);
+        let found = writer
+            .with(move |ledger| {
+                let oldest = ledger.unsent_up_to(last, 1)?.pop();
+                Ok(match oldest {
+                    Some(oldest) => Some((oldest.record, ledger.count_unsent_up_to(last)?)),
+                    None => None,
+                })
+            })
+            .await?;
+        let Some((oldest, records)) = found else {
+            self.given_at = None;
+            return Ok(());
+        };
+        if self.given_at.is_some_and(|at| elapsed < at + AGAIN_AFTER) {
+            return Ok(());
+        }
+        self.given_at = Some(elapsed);
+        let closes = policy.window.closes(oldest.timestamp);
+        tracing::error!(
+            records, record = oldest.id, dimension = oldest.dimension, hour = %oldest.hour, code = oldest.code,
+            window_closes = %closes,
+            "records are unsent after half of AWS's window; find out why before the window closes. The oldest is named"
+        );
+        Ok(())
+    }
+}

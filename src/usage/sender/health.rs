@@ -1,0 +1,228 @@
+//! Whether AWS answers, and so how many records may be at risk. Pure: times are durations since the sender began.
+//!
+//! A call without an answer leaves its record in doubt. So while nobody knows whether AWS answers, fresh records leave
+//! one at a time, each as different as possible from those that got no answer; records that are in doubt already risk
+//! nothing by being sent again. When several records of different dimensions and customers in a row got no answer, the
+//! service is down: then one call at a time asks, with a record in doubt, on a schedule.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::registration::schedule::{self, Draw};
+
+/// After so long without an answer nobody knows whether AWS still answers.
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+
+/// So many different records in a row without an answer, and the service is down.
+const SILENT_MIN: usize = 3;
+
+/// No more are remembered: they only tell that there are enough.
+const SILENT_MAX: usize = 16;
+
+/// In an outage a fresh record is tried so often: those in doubt may all have a fault of their own.
+const FRESH_EVERY: Duration = Duration::from_secs(1800);
+
+/// What a record is about, as far as a fault may be about it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Subject {
+    pub(super) customer: String,
+    pub(super) dimension: String,
+}
+
+/// What is known of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It answers: as many calls as the quota allows.
+    Certain,
+    /// Nobody knows: one fresh record at a time.
+    Uncertain,
+    /// It does not answer: one call at a time, on a schedule.
+    Down,
+}
+
+/// What the latest calls showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Health {
+    /// The latest answer, where nothing has failed since.
+    answered_at: Option<Duration>,
+    /// What got no answer since the last one.
+    silent: BTreeSet<Subject>,
+    silent_since: Option<Duration>,
+    /// In an outage, when the next call may start.
+    ask_at: Duration,
+    /// In an outage, when a fresh record was tried last.
+    fresh_at: Duration,
+}
+
+impl Health {
+    pub(super) const fn new() -> Self {
+        Self {
+            answered_at: None,
+            silent: BTreeSet::new(),
+            silent_since: None,
+            ask_at: Duration::ZERO,
+            fresh_at: Duration::ZERO,
+        }
+    }
+
+    /// Whether AWS answers, as far as is known, with these records waiting. `hurried`: a shutdown does not start slowly.
+    pub(super) fn standing<'a>(
+        &self,
+        now: Duration,
+        hurried: bool,
+        waiting: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Standing {
+        if self.silent_since.is_none() {
+            let recent = self.answered_at.is_some_and(|at| now.saturating_sub(at) <= IDLE_AFTER);
+            return if recent || hurried { Standing::Certain } else { Standing::Uncertain };
+        }
+        if self.silent.len() < SILENT_MIN {
+            return Standing::Uncertain;
+        }
+        let enough =
+            (self.distinct(|subject| &subject.customer), self.distinct(|subject| &subject.dimension));
+        // One customer's, or one dimension's, silence says nothing of the others while there are others to ask.
+        let another = enough != (true, true)
+            && waiting.into_iter().any(|(customer, dimension)| {
+                (!enough.0 && self.is_new(customer, |subject| &subject.customer))
+                    || (!enough.1 && self.is_new(dimension, |subject| &subject.dimension))
+            });
+        if another { Standing::Uncertain } else { Standing::Down }
+    }
+
+    fn distinct(&self, part: impl Fn(&Subject) -> &String) -> bool {
+        self.silent.iter().map(part).collect::<BTreeSet<_>>().len() >= SILENT_MIN
+    }
+
+    fn is_new(&self, name: &str, part: impl Fn(&Subject) -> &String) -> bool {
+        self.silent.iter().all(|subject| part(subject) != name)
+    }
+
+    /// How much a record has in common with those that got no answer; the one with the least is asked about first.
+    pub(super) fn likeness(&self, customer: &str, dimension: &str) -> u8 {
+        let same = |name: &str, part: fn(&Subject) -> &String| u8::from(!self.is_new(name, part));
+        // Every record of a pod has the same customer, so that says nothing.
+        2 * same(customer, |subject| &subject.customer) + same(dimension, |subject| &subject.dimension)
+    }
+
+    /// In an outage: when the next call may start.
+    pub(super) const fn ask_at(&self) -> Duration {
+        self.ask_at
+    }
+
+    /// In an outage: whether it is a fresh record's turn.
+    pub(super) fn wants_fresh(&self, now: Duration) -> bool {
+        now.saturating_sub(self.fresh_at) >= FRESH_EVERY
+    }
+
+    /// A call with a record that is not in doubt starts.
+    pub(super) const fn fresh_started(&mut self, now: Duration) {
+        self.fresh_at = now;
+    }
+
+    /// AWS answered something. Returns whether it had been silent.
+    pub(super) fn answered(&mut self, now: Duration) -> bool {
+        let was_silent = self.silent.len() >= SILENT_MIN;
+        self.answered_at = Some(now);
+        self.silent.clear();
+        self.silent_since = None;
+        was_silent
+    }
+
+    /// A call with one record got no usable answer; with several it is not known which they concern.
+    pub(super) fn silent(&mut self, subject: Option<Subject>, now: Duration, draw: Draw) {
+        self.answered_at = None;
+        let waited = now - *self.silent_since.get_or_insert(now);
+        self.ask_at = now + schedule::transient(waited, draw);
+        if let Some(subject) = subject.filter(|_| self.silent.len() < SILENT_MAX) {
+            self.silent.insert(subject);
+        }
+    }
+
+    /// AWS does not accept who calls: the next call finds out whether it does again.
+    pub(super) const fn unsure(&mut self) {
+        self.answered_at = None;
+    }
+
+    /// A shutdown: no time to wait for the schedule.
+    pub(super) const fn ask_now(&mut self) {
+        self.ask_at = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Duration = Duration::from_secs(1000);
+
+    fn subject(customer: &str, dimension: &str) -> Option<Subject> {
+        Some(Subject { customer: customer.to_owned(), dimension: dimension.to_owned() })
+    }
+
+    fn after(silent: &[(&str, &str)]) -> Health {
+        let mut health = Health::new();
+        health.answered(AT);
+        for (customer, dimension) in silent {
+            health.silent(subject(customer, dimension), AT, Draw::MIDDLE);
+        }
+        health
+    }
+
+    #[test]
+    fn what_the_latest_calls_say_of_the_service() {
+        use Standing::{Certain, Down, Uncertain};
+        let none: &[(&str, &str)] = &[];
+        for (silent, waiting, expected) in [
+            (none, none, Certain),
+            (&[("", "a")], none, Uncertain),
+            (&[("", "a"), ("", "b")], &[("", "c")], Uncertain),
+            (&[("", "a"), ("", "b"), ("", "c")], &[("", "d")], Down),
+            // The same record again is no further witness.
+            (&[("", "a"), ("", "a"), ("", "a"), ("", "a")], none, Uncertain),
+            // One customer of many, one dimension of many.
+            (&[("1", "a"), ("1", "b"), ("1", "c")], &[("2", "a")], Uncertain),
+            (&[("1", "a"), ("2", "a"), ("3", "a")], &[("4", "b")], Uncertain),
+            (&[("1", "a"), ("2", "a"), ("3", "a")], &[("4", "a")], Down),
+            (&[("1", "a"), ("1", "b"), ("1", "c")], &[("1", "d")], Down),
+            (&[("1", "a"), ("2", "b"), ("3", "c")], &[("4", "d")], Down),
+        ] {
+            let standing = after(silent).standing(AT, false, waiting.iter().copied());
+            assert_eq!(standing, expected, "{silent:?} {waiting:?}");
+        }
+    }
+
+    #[test]
+    fn an_idle_sender_starts_slowly_and_a_shutdown_does_not() {
+        let health = after(&[]);
+        let later = AT + IDLE_AFTER + Duration::from_millis(1);
+        assert_eq!(health.standing(later, false, std::iter::empty()), Standing::Uncertain);
+        assert_eq!(health.standing(later, true, std::iter::empty()), Standing::Certain);
+        assert_eq!(Health::new().standing(AT, true, std::iter::empty()), Standing::Certain);
+        assert_eq!(after(&[("", "a")]).standing(AT, true, std::iter::empty()), Standing::Uncertain);
+    }
+
+    #[test]
+    fn the_record_that_differs_most_is_asked_about_first() {
+        let health = after(&[("1", "a")]);
+        let likeness = |customer, dimension| health.likeness(customer, dimension);
+        assert!(likeness("2", "b") < likeness("2", "a"));
+        assert!(likeness("2", "a") < likeness("1", "b"));
+        assert!(likeness("1", "b") < likeness("1", "a"));
+    }
+
+    #[test]
+    fn any_answer_ends_an_outage() {
+        let mut health = after(&[("", "a"), ("", "b"), ("", "c")]);
+        assert!(health.answered(AT));
+        assert_eq!(health.standing(AT, false, std::iter::empty()), Standing::Certain);
+    }
+
+    #[test]
+    fn a_fresh_record_has_its_turn_every_half_hour() {
+        let mut health = after(&[("", "a"), ("", "b"), ("", "c")]);
+        health.fresh_started(AT);
+        assert!(!health.wants_fresh(AT + FRESH_EVERY - Duration::from_secs(1)));
+        assert!(health.wants_fresh(AT + FRESH_EVERY));
+    }
+}

@@ -1,0 +1,63 @@
+//! What became of records, for the ledger, the log and the metrics.
+
+use crate::clock::Timestamp;
+use crate::metrics::Metrics;
+use crate::usage::ledger::{Answered, Noted, Record};
+
+/// An answer about a record, or a decision.
+pub(super) struct Note {
+    pub(super) record: Record,
+    pub(super) answered: Answered,
+    pub(super) due_at: Option<Timestamp>,
+}
+
+impl Note {
+    pub(super) fn row(&self) -> Noted {
+        Noted { id: self.record.id, answered: self.answered.clone(), due_at: self.due_at }
+    }
+
+    /// Whether the record is sent no more.
+    pub(super) const fn is_settled(&self) -> bool {
+        !matches!(self.answered, Answered::Refused(_) | Answered::Unknown(_))
+    }
+}
+
+/// Tells what is on disk now.
+pub(super) fn tell(notes: &[Note], metrics: &Metrics) {
+    for Note { record, answered, .. } in notes {
+        let (id, dimension, hour) = (record.id, record.dimension.as_str(), record.hour);
+        let outcome = match answered {
+            Answered::Accepted(_) => {
+                tracing::info!(record = id, dimension, %hour, quantity = %record.quantity, "usage billed");
+                "accepted"
+            }
+            Answered::Unconfirmed(code) => {
+                tracing::warn!(
+                    record = id, dimension, %hour, quantity = %record.quantity, code,
+                    "AWS holds a record for this hour, and ours was in doubt: it counts as billed, unconfirmed"
+                );
+                "accepted"
+            }
+            Answered::Dead(code) => {
+                tracing::error!(
+                    record = id, dimension, %hour, code,
+                    "a record will not be billed and is a dead letter; see `tollgate ledger dead-letters`"
+                );
+                "dead"
+            }
+            Answered::Carry(code) => {
+                tracing::warn!(
+                    record = id, dimension, %hour, code,
+                    "a record missed its window and counts to the current hour"
+                );
+                "carried"
+            }
+            Answered::Refused(code) | Answered::Unknown(code) => {
+                let in_doubt = matches!(answered, Answered::Unknown(_));
+                tracing::warn!(record = id, dimension, %hour, code, in_doubt, "record not accepted yet; will retry");
+                if in_doubt { "unknown" } else { "refused" }
+            }
+        };
+        metrics.usage_record(dimension, outcome);
+    }
+}

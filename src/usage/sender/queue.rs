@@ -1,0 +1,309 @@
+//! Records that are due, in their order, and which of them go into the next call. Pure.
+//!
+//! - A record in doubt goes alone: a call that failed for it would put others in doubt.
+//! - A batch that AWS rejects for what is in it is halved: each half is a group that shares a call with nobody else, and
+//!   waits behind the records that were in line. Nothing of this is on disk: a new process finds out again.
+//! - AWS deduplicates by region, so a call holds records of one region.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::health::Health;
+use crate::marketplace::Region;
+use crate::usage::batch;
+use crate::usage::ledger::{Due, Record};
+
+/// Calls in flight share so much memory, of the 32 MiB that the sidecar has: texts, their parts, and the body that is
+/// made of them.
+pub(super) const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
+
+/// A record without allocations, with its request.
+const RECORD_BYTES: usize = 2048;
+
+/// A text of the allocations is held as it is stored, as it is read, and in the body.
+const TEXT_COPIES: usize = 3;
+
+/// A tag set in memory: a node of a map for its tags.
+const TAG_SET_BYTES: usize = 700;
+
+/// The shortest tag set as it is stored: `{"tags":{"k":"v"},"micros":1}`.
+const TAG_SET_STORED_MIN: usize = 28;
+
+/// The most tag sets of a record.
+const TAG_SETS_MAX: usize = 2500;
+
+/// What a record costs in memory while it is in flight.
+const fn weight(due: &Due) -> usize {
+    let sets = due.stored_bytes / TAG_SET_STORED_MIN;
+    let sets = if sets < TAG_SETS_MAX { sets } else { TAG_SETS_MAX };
+    RECORD_BYTES + TEXT_COPIES * due.stored_bytes + TAG_SET_BYTES * sets
+}
+
+/// A record in line.
+#[derive(Debug)]
+struct Waiting {
+    record: Record,
+    customer: String,
+    weight: usize,
+}
+
+/// Which records are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// As many as go into a call.
+    Batch,
+    /// One.
+    One,
+    /// One that is in doubt already.
+    OneInDoubt,
+    /// One that is not in doubt.
+    OneFresh,
+}
+
+/// What goes into one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) ids: Vec<i64>,
+    /// What they cost in memory.
+    pub(super) weight: usize,
+    pub(super) in_doubt: bool,
+}
+
+/// The line.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    line: VecDeque<Waiting>,
+    known: BTreeSet<i64>,
+    /// Records that share a call only with others of their group.
+    groups: BTreeMap<i64, u64>,
+    groups_made: u64,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.line.len()
+    }
+
+    /// Whether a record is in line.
+    pub(super) fn holds(&self, id: i64) -> bool {
+        self.known.contains(&id)
+    }
+
+    /// Adds a record at the end of the line.
+    pub(super) fn push(&mut self, due: Due) {
+        if self.known.insert(due.record.id) {
+            let (customer, weight) = (due.record.customer.canonical(), weight(&due));
+            self.line.push_back(Waiting { record: due.record, customer, weight });
+        }
+    }
+
+    /// A record that goes without waiting in line.
+    pub(super) fn take_aside(&mut self, due: &Due) -> Load {
+        if self.known.remove(&due.record.id) {
+            self.line.retain(|waiting| waiting.record.id != due.record.id);
+        }
+        Load { ids: vec![due.record.id], weight: weight(due), in_doubt: due.record.in_doubt }
+    }
+
+    /// Forgets the order: what is on disk is read again.
+    pub(super) fn clear(&mut self) {
+        self.line.clear();
+        self.known.clear();
+    }
+
+    /// The records in line, as far as a fault may be about them.
+    pub(super) fn subjects(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.line.iter().map(|waiting| (waiting.customer.as_str(), waiting.record.dimension.as_str()))
+    }
+
+    /// Takes what goes into the next call out of the line. `None` where there is no such record, or no `room` for the
+    /// first; a record that has more than all the room goes when nothing else is in flight.
+    pub(super) fn take(
+        &mut self,
+        wanted: Wanted,
+        room: usize,
+        health: &Health,
+        here: Option<&Region>,
+    ) -> Option<Load> {
+        let fits = |waiting: &Waiting| match wanted {
+            Wanted::Batch | Wanted::One => true,
+            Wanted::OneInDoubt => waiting.record.in_doubt,
+            Wanted::OneFresh => !waiting.record.in_doubt,
+        };
+        let candidates = self.line.iter().enumerate().filter(|(_, waiting)| fits(waiting));
+        let first = if wanted == Wanted::Batch {
+            candidates.map(|(at, _)| at).next()
+        } else {
+            candidates
+                .min_by_key(|(at, waiting)| {
+                    (health.likeness(&waiting.customer, &waiting.record.dimension), *at)
+                })
+                .map(|(at, _)| at)
+        }?;
+        let head = &self.line[first];
+        if head.weight > room && room < IN_FLIGHT_BYTES_MAX {
+            return None;
+        }
+        let in_doubt = head.record.in_doubt;
+        let mut chosen = vec![first];
+        if wanted == Wanted::Batch && !in_doubt {
+            self.join(&mut chosen, room, here);
+        }
+        let weight = chosen.iter().map(|at| self.line[*at].weight).sum();
+        let ids: Vec<i64> = chosen.iter().map(|at| self.line[*at].record.id).collect();
+        for at in chosen.into_iter().rev() {
+            self.line.remove(at);
+        }
+        for id in &ids {
+            self.known.remove(id);
+        }
+        Some(Load { ids, weight, in_doubt })
+    }
+
+    /// Adds to a call with one record those behind it that may share it.
+    fn join(&self, chosen: &mut Vec<usize>, room: usize, here: Option<&Region>) {
+        let first = &self.line[chosen[0]];
+        let kind = |waiting: &Waiting| {
+            let record = &waiting.record;
+            let region = record.region.as_ref().or(here).map(Region::as_str).map(str::to_owned);
+            (batch::form(&record.customer), record.decimal, region, self.groups.get(&record.id))
+        };
+        let wanted = kind(first);
+        let mut weight = first.weight;
+        let mut seen = BTreeSet::from([(first.customer.as_str(), first.record.dimension.as_str())]);
+        for (at, waiting) in self.line.iter().enumerate().skip(chosen[0] + 1) {
+            if chosen.len() == batch::RECORDS_MAX {
+                break;
+            }
+            if !waiting.record.in_doubt
+                && weight + waiting.weight <= room
+                && kind(waiting) == wanted
+                && seen.insert((waiting.customer.as_str(), waiting.record.dimension.as_str()))
+            {
+                weight += waiting.weight;
+                chosen.push(at);
+            }
+        }
+    }
+
+    /// A call with these records was rejected for what is in it: from now on they go in halves.
+    pub(super) fn halve(&mut self, ids: &[i64]) {
+        let (first, second) = ids.split_at(ids.len() / 2);
+        for half in [first, second] {
+            self.groups_made += 1;
+            for id in half {
+                self.groups.insert(*id, self.groups_made);
+            }
+        }
+    }
+
+    /// A record is settled.
+    pub(super) fn forget(&mut self, id: i64) {
+        self.groups.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::health::Subject;
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::registration::schedule::Draw;
+    use crate::usage::event::Customer;
+
+    fn due(id: i64, customer: &str, dimension: &str) -> Due {
+        let record = Record {
+            id,
+            customer: Customer::Account { account_id: customer.to_owned(), license_arn: None },
+            dimension: dimension.to_owned(),
+            ..Record::sample(Timestamp::from_unix_seconds(1_795_507_200))
+        };
+        Due { record, stored_bytes: 2 }
+    }
+
+    fn queue(dues: impl IntoIterator<Item = Due>) -> Queue {
+        let mut queue = Queue::default();
+        dues.into_iter().for_each(|due| queue.push(due));
+        queue
+    }
+
+    fn take(queue: &mut Queue, wanted: Wanted) -> Vec<i64> {
+        queue.take(wanted, IN_FLIGHT_BYTES_MAX, &Health::new(), None).map_or_else(Vec::new, |load| load.ids)
+    }
+
+    fn doubtful(due: Due) -> Due {
+        Due { record: Record { in_doubt: true, ..due.record }, ..due }
+    }
+
+    #[test]
+    fn a_record_in_doubt_goes_alone() {
+        let mut queue = queue([due(1, "1", "a"), doubtful(due(2, "2", "a")), due(3, "3", "a")]);
+        assert_eq!(take(&mut queue, Wanted::Batch), [1, 3]);
+        assert_eq!(take(&mut queue, Wanted::Batch), [2]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn kinds_and_regions_are_never_mixed() {
+        let mut licensed = due(2, "2", "a");
+        licensed.record.customer =
+            Customer::Account { account_id: "2".into(), license_arn: Some("arn:l".into()) };
+        let mut decimal = due(3, "3", "a");
+        decimal.record.decimal = true;
+        let mut elsewhere = due(4, "4", "a");
+        elsewhere.record.region = Some("eu-west-1".parse().unwrap());
+        let mut here = due(5, "5", "a");
+        here.record.region = Some("us-east-1".parse().unwrap());
+        let mut queue = queue([due(1, "1", "a"), licensed, decimal, elsewhere, here]);
+        let region: Region = "us-east-1".parse().unwrap();
+        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &Health::new(), Some(&region)).unwrap();
+        assert_eq!(load.ids, [1, 5]);
+    }
+
+    #[test]
+    fn a_customers_dimension_is_in_a_call_once_and_25_is_the_most() {
+        let mut twice = queue([due(1, "1", "a"), due(2, "1", "a")]);
+        assert_eq!(take(&mut twice, Wanted::Batch), [1]);
+        let mut many = queue((0..60).map(|id| due(id, &id.to_string(), "a")));
+        assert_eq!(take(&mut many, Wanted::Batch).len(), batch::RECORDS_MAX);
+    }
+
+    #[test]
+    fn halves_share_a_call_with_nobody_and_wait_behind_the_others() {
+        let mut queue = queue((1..=6).map(|id| due(id, &id.to_string(), "a")));
+        queue.halve(&[1, 2, 3, 4]);
+        assert_eq!(take(&mut queue, Wanted::Batch), [1, 2]);
+        assert_eq!(take(&mut queue, Wanted::Batch), [3, 4]);
+        assert_eq!(take(&mut queue, Wanted::Batch), [5, 6]);
+    }
+
+    #[test]
+    fn calls_in_flight_share_their_memory() {
+        let large = |id: i64| Due { stored_bytes: 800_000, ..due(id, &id.to_string(), "a") };
+        let mut queue = queue([large(1), large(2), due(3, "3", "a")]);
+        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &Health::new(), None).unwrap();
+        assert_eq!(load.ids, [1, 3], "and what still fits beside it");
+        let room = IN_FLIGHT_BYTES_MAX - load.weight;
+        assert_eq!(queue.take(Wanted::Batch, room, &Health::new(), None), None);
+        assert_eq!(take(&mut queue, Wanted::Batch), [2]);
+    }
+
+    #[test]
+    fn one_record_is_chosen_as_unlike_as_possible() {
+        let mut health = Health::new();
+        let subject =
+            Subject { customer: due(1, "1", "a").record.customer.canonical(), dimension: "a".into() };
+        health.silent(Some(subject), Duration::ZERO, Draw::MIDDLE);
+        let mut queue =
+            queue([due(2, "1", "b"), due(3, "2", "a"), due(4, "2", "b"), doubtful(due(5, "9", "z"))]);
+        let one = queue.take(Wanted::OneFresh, IN_FLIGHT_BYTES_MAX, &health, None).unwrap();
+        assert_eq!(one.ids, [4]);
+        let one = queue.take(Wanted::OneInDoubt, IN_FLIGHT_BYTES_MAX, &health, None).unwrap();
+        assert_eq!((one.ids, one.in_doubt), (vec![5], true));
+    }
+}

@@ -1,0 +1,485 @@
+//! What one record, customer or outage costs the others, against a service that takes its time to answer.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// What the service does with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    Accept,
+    /// Nothing comes back; the attempt's time runs out.
+    Timeout,
+    Fail(FaultClass, &'static str),
+    Unprocessed,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A call as the service saw it: when it came, and the records in it.
+#[derive(Debug, Clone)]
+struct Seen {
+    at: Duration,
+    records: Vec<(String, String)>,
+    region: Option<Region>,
+}
+
+type Rule = Box<dyn Fn(&[(String, String)], Duration) -> Reply + Send + Sync>;
+
+/// A service with a rule: by the records of a call and the time, what becomes of it.
+struct Scripted {
+    began: Instant,
+    takes: Duration,
+    rule: Rule,
+    seen: Mutex<Vec<Seen>>,
+    billed: Mutex<BTreeMap<(String, String, Hour), Duration>>,
+    in_flight: Mutex<(usize, usize)>,
+    region: Mutex<Option<Region>>,
+}
+
+impl Scripted {
+    fn new(
+        takes: Duration,
+        rule: impl Fn(&[(String, String)], Duration) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            began: clock::monotonic(),
+            takes,
+            rule: Box::new(rule),
+            seen: Mutex::default(),
+            billed: Mutex::default(),
+            in_flight: Mutex::default(),
+            region: Mutex::default(),
+        }
+    }
+
+    async fn serve(
+        &self,
+        records: Vec<(String, String, Hour)>,
+        region: Option<Region>,
+    ) -> Result<Vec<RecordStatus>, Fault> {
+        let at = clock::monotonic().duration_since(self.began);
+        let names: Vec<(String, String)> =
+            records.iter().map(|(customer, dimension, _)| (customer.clone(), dimension.clone())).collect();
+        let reply = (self.rule)(&names, at);
+        self.seen.lock().unwrap().push(Seen { at, records: names, region });
+        let more = |by: isize| {
+            let mut in_flight = self.in_flight.lock().unwrap();
+            in_flight.0 = in_flight.0.saturating_add_signed(by);
+            in_flight.1 = in_flight.1.max(in_flight.0);
+        };
+        more(1);
+        tokio::time::sleep(if reply == Reply::Timeout { TIMEOUT } else { self.takes }).await;
+        more(-1);
+        match reply {
+            Reply::Timeout => Err(Fault::local(FaultClass::Transient, "Timeout", "")),
+            Reply::Fail(class, code) => Err(Fault::local(class, code, "")),
+            Reply::Unprocessed => Ok(records.iter().map(|_| RecordStatus::Unprocessed).collect()),
+            Reply::Accept => {
+                let now = clock::monotonic().duration_since(self.began);
+                let count = records.len();
+                let mut billed = self.billed.lock().unwrap();
+                for record in records {
+                    billed.entry(record).or_insert(now);
+                }
+                Ok(vec![RecordStatus::Success(None); count])
+            }
+        }
+    }
+
+    /// When each customer's dimension was billed first, by whom `of` chooses.
+    fn billed_at(&self, of: impl Fn(&str, &str) -> bool) -> Vec<Duration> {
+        let billed = self.billed.lock().unwrap();
+        billed.iter().filter(|((c, d, _), _)| of(c, d)).map(|(_, at)| *at).collect()
+    }
+
+    fn calls(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Metering for Scripted {
+    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
+        unreachable!("the sender registers nothing")
+    }
+
+    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        Box::pin(async move {
+            let record = (String::new(), request.dimension, Hour::of(request.timestamp));
+            self.serve(vec![record], request.region).await?;
+            Ok(Metered { metering_record_id: None, emulated: false })
+        })
+    }
+
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        _: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+        Box::pin(async move {
+            let name = |record: UsageRecord| {
+                (record.customer_account_id.unwrap_or_default(), record.dimension, Hour::of(record.timestamp))
+            };
+            let records = request.records.into_iter().map(name).collect();
+            Ok(BatchMetered { statuses: self.serve(records, request.region).await?, emulated: false })
+        })
+    }
+
+    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+        unreachable!("the sender resolves no customer")
+    }
+
+    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+        unreachable!("the sender asks for no credentials")
+    }
+
+    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        unreachable!("the sender forwards nothing")
+    }
+
+    fn region(&self) -> Option<Region> {
+        self.region.lock().unwrap().clone()
+    }
+}
+
+struct Stage {
+    _folder: tempfile::TempDir,
+    service: Arc<Scripted>,
+    writer: Writer,
+    clock: WallClock,
+    orders: mpsc::Sender<FlushOrder>,
+    sender: tokio::task::JoinHandle<LedgerError>,
+}
+
+impl Stage {
+    /// A sender that runs, and a wall clock that runs with it.
+    fn start(outlet: Outlet, service: Scripted) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let clock = WallClock::fixed(START);
+        let settings = ledger::Settings {
+            idempotency_window: Duration::from_secs(48 * 3600),
+            product: "demometered".into(),
+            pod: "pod".into(),
+            settle: SETTLE,
+            bytes_max: 1 << 30,
+            started_at: START,
+            zero_dimensions: Vec::new(),
+            aws_door: false,
+        };
+        let ledger = Ledger::open(folder.path(), settings).unwrap();
+        let writer = Writer::inline(ledger, clock.clone());
+        let window = match outlet {
+            Outlet::MeterUsage => Window::MeterUsage,
+            Outlet::BatchMeterUsage => Window::BatchMeterUsage,
+        };
+        let policy =
+            Policy { pod: "pod".into(), window, carry_expired: true, settle: SETTLE, phase: Duration::ZERO };
+        let settings = Settings { product_code: "demometered".parse().unwrap(), outlet, policy };
+        let (orders, ordered) = mpsc::channel(1);
+        let service = Arc::new(service);
+        let metering: Arc<dyn Metering> = Arc::clone(&service) as Arc<dyn Metering>;
+        let (metrics, (tell, _)) = (Arc::new(Metrics::new()), word::channel());
+        let sender = Sender::new(settings, metering, writer.clone(), clock.clone(), metrics, tell, ordered);
+        let sender = tokio::spawn(sender.run());
+        Self { _folder: folder, service, writer, clock, orders, sender }
+    }
+
+    async fn take(&self, slots: impl IntoIterator<Item = (String, String)>) {
+        let at = self.clock.now();
+        let event = |(account, dimension): (String, String)| Event {
+            id: None,
+            dimension,
+            quantity: Quantity::from_micros(1_000_000).unwrap(),
+            at,
+            tags: TagSet::default(),
+            customer: match account.as_str() {
+                "" => Customer::Own,
+                _ => Customer::Account { account_id: account, license_arn: None },
+            },
+            content: [0; 32],
+        };
+        self.writer.take(slots.into_iter().map(event).collect(), ()).await.unwrap();
+    }
+
+    /// Closes the hour; returns when that was.
+    fn close(&self) -> Duration {
+        self.clock.advance(HOUR + SETTLE);
+        clock::monotonic().duration_since(self.service.began)
+    }
+
+    /// The same for hours, in longer steps.
+    async fn pass_hours(&self, time: Duration) {
+        const STEP: Duration = Duration::from_secs(60);
+        for _ in 0..time.as_secs() / STEP.as_secs() {
+            tokio::time::sleep(STEP).await;
+            self.clock.advance(STEP);
+        }
+    }
+
+    /// Lets time pass, for clocks of both kinds.
+    async fn pass(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, run(&self.clock)).await;
+    }
+
+    /// Ends as a shutdown does that has so much time; returns how long it took.
+    async fn end(&self, grace: Duration) -> Duration {
+        let (done, flushed) = oneshot::channel();
+        let began = clock::monotonic();
+        let order = FlushOrder { flush: Flush::Final, until: began + grace, done };
+        self.orders.send(order).await.unwrap();
+        tokio::select! {
+            flushed = flushed => flushed.unwrap(),
+            () = run(&self.clock) => {}
+            () = tokio::time::sleep(grace + Duration::from_secs(1)) => {}
+        }
+        clock::monotonic().duration_since(began)
+    }
+
+    async fn records(&self) -> Vec<Record> {
+        self.writer.with(|ledger| ledger.records(100_000)).await.unwrap()
+    }
+
+    async fn in_doubt(&self) -> usize {
+        self.records().await.iter().filter(|record| record.in_doubt).count()
+    }
+}
+
+const CALL: Duration = Duration::from_millis(300);
+
+fn dimensions(count: usize) -> Vec<(String, String)> {
+    (0..count).map(|index| (String::new(), format!("d{index:03}"))).collect()
+}
+
+fn customers(count: usize) -> Vec<(String, String)> {
+    (0..count).map(|index| (format!("{index:05}"), "requests".to_owned())).collect()
+}
+
+const FAULTS: [Reply; 3] = [
+    Reply::Timeout,
+    Reply::Fail(FaultClass::Transient, "InternalServiceErrorException"),
+    // A proxy's page.
+    Reply::Fail(FaultClass::Transient, "InvalidAnswer"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn one_failing_dimension_of_24_delays_no_other_by_more_than_its_first_time_out() {
+    for fault in FAULTS {
+        for failing in ["d000", "d012", "d023"] {
+            let rule = move |records: &[(String, String)], _| {
+                if records[0].1 == failing { fault } else { Reply::Accept }
+            };
+            let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, rule));
+            stage.pass(Duration::from_secs(1)).await;
+            for hour in 0..3 {
+                stage.take(dimensions(24)).await;
+                let closed = stage.close();
+                stage.pass(Duration::from_secs(60)).await;
+                let billed = stage.service.billed_at(|_, dimension| dimension != failing);
+                assert_eq!(billed.len(), 23 * (hour + 1), "{fault:?} {failing}, hour {hour}");
+                let last = *billed.iter().max().unwrap() - closed;
+                assert!(last < TIMEOUT + Duration::from_secs(5), "{fault:?} {failing}: {last:?}");
+            }
+            assert!(stage.in_doubt().await <= 3, "its own records only");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failing_customer_of_60_delays_no_other_by_more_than_its_first_time_out() {
+    for fault in FAULTS {
+        for failing in ["00000", "00030", "00059"] {
+            let rule = move |records: &[(String, String)], _| {
+                if records.iter().any(|(customer, _)| customer == failing) { fault } else { Reply::Accept }
+            };
+            let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+            for hour in 0..2 {
+                let of_all = customers(60).into_iter().flat_map(|(customer, _)| {
+                    ["a", "b", "c", "d"].map(|dimension| (customer.clone(), dimension.to_owned()))
+                });
+                stage.take(of_all).await;
+                let closed = stage.close();
+                stage.pass(Duration::from_secs(90)).await;
+                let billed = stage.service.billed_at(|customer, _| customer != failing);
+                assert_eq!(billed.len(), 59 * 4 * (hour + 1), "{fault:?} {failing}, hour {hour}");
+                let last = *billed.iter().max().unwrap() - closed;
+                // The calls that it was in are taken apart within the quota.
+                assert!(last < TIMEOUT + Duration::from_secs(25), "{fault:?} {failing}: {last:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hours_of_outage_put_no_more_records_in_doubt_than_one_in_30_minutes_and_the_backlog_leaves_at_the_quota()
+ {
+    let began = HOUR;
+    const HOURS: u32 = 4;
+    let end = began + HOURS * HOUR;
+    let rule = move |_: &[(String, String)], at| if at < end { Reply::Timeout } else { Reply::Accept };
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+    stage.pass_hours(began).await;
+    for _ in 0..HOURS {
+        stage.take(customers(200)).await;
+        stage.pass_hours(HOUR).await;
+    }
+    let in_doubt = stage.in_doubt().await;
+    // Three of its detection, then one in half an hour.
+    assert!(in_doubt <= 2 * HOURS as usize + 3, "{in_doubt}");
+    let asked = stage.service.calls().len();
+    assert!(asked < HOURS as usize * 300, "{asked} calls into an outage");
+    stage.pass(Duration::from_secs(90)).await;
+    let waiting = stage.records().await.iter().filter(|record| record.state == State::Sealed).count();
+    assert_eq!(waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_reaches_nobody_puts_nothing_in_doubt_and_is_asked_about_on_a_schedule() {
+    let rule = |_: &[(String, String)], at| {
+        if at < 2 * HOUR { Reply::Fail(FaultClass::Transient, "Dns") } else { Reply::Accept }
+    };
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(Duration::from_millis(5), rule));
+    stage.take(dimensions(24)).await;
+    stage.close();
+    stage.pass(HOUR).await;
+    assert_eq!(stage.in_doubt().await, 0);
+    let calls = stage.service.calls().len();
+    assert!((100..300).contains(&calls), "{calls} calls in an hour");
+    stage.pass(HOUR + MINUTE).await;
+    assert_eq!(stage.service.billed_at(|_, _| true).len(), 24);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_slows_every_record_and_puts_none_in_doubt() {
+    let rule = |_: &[(String, String)], at| {
+        if at < Duration::from_secs(12) {
+            Reply::Fail(FaultClass::Transient, "ThrottlingException")
+        } else {
+            Reply::Accept
+        }
+    };
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, rule));
+    stage.take(dimensions(50)).await;
+    stage.close();
+    stage.pass(Duration::from_secs(12)).await;
+    let calls = stage.service.calls().len();
+    assert!(calls <= 12, "{calls} calls into a throttle");
+    assert_eq!(stage.in_doubt().await, 0);
+    stage.pass(MINUTE).await;
+    assert_eq!(stage.service.billed_at(|_, _| true).len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unprocessed_records_wait_for_their_own_pause() {
+    let rule = |records: &[(String, String)], _| {
+        if records[0].0 == "00000" { Reply::Unprocessed } else { Reply::Accept }
+    };
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+    stage.take(customers(1)).await;
+    stage.close();
+    stage.pass(Duration::from_secs(30)).await;
+    let calls = stage.service.calls().len();
+    assert!((3..=6).contains(&calls), "{calls} calls in 30 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poisoned_batch_is_halved_on_later_turns_while_others_go_on() {
+    let rule = |records: &[(String, String)], _| {
+        let poisoned = records.iter().any(|(customer, _)| customer == "00005");
+        if poisoned {
+            Reply::Fail(FaultClass::Misconfigured, "InvalidLicenseException")
+        } else {
+            Reply::Accept
+        }
+    };
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+    stage.take(customers(400)).await;
+    stage.close();
+    stage.pass(Duration::from_secs(8)).await;
+    assert_eq!(stage.service.billed_at(|_, _| true).len(), 399);
+    let poisoned: Vec<usize> = stage
+        .service
+        .calls()
+        .iter()
+        .filter(|call| call.records.iter().any(|(customer, _)| customer == "00005"))
+        .map(|call| call.records.len())
+        .collect();
+    assert_eq!(*poisoned.last().unwrap(), 1);
+    assert!(poisoned.len() <= 6 && poisoned.windows(2).all(|pair| pair[1] < pair[0]), "{poisoned:?}");
+    assert!(stage.in_doubt().await == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn saas_sends_at_the_quota_whatever_a_call_takes() {
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, |_, _| Reply::Accept));
+    stage.take(customers(5000)).await;
+    stage.close();
+    stage.pass(Duration::from_secs(30)).await;
+    let calls = stage.service.calls();
+    assert_eq!(stage.service.billed_at(|_, _| true).len(), 5000);
+    // Without the first, alone, which shows that AWS answers.
+    let (first, last) = (calls[1].at, calls[calls.len() - 1].at);
+    let rate = (calls.len() - 2) as f64 / (last - first).as_secs_f64();
+    assert!(rate >= 9.7, "{rate} calls a second");
+    for window in calls.windows(11) {
+        assert!(window[10].at - window[0].at > Duration::from_secs(1), "never more than ten in a second");
+    }
+    assert!(stage.service.in_flight.lock().unwrap().1 <= CALLS_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_sends_5000_customers_within_60_seconds() {
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, |_, _| Reply::Accept));
+    stage.take(customers(5000)).await;
+    let took = stage.end(Duration::from_secs(59)).await;
+    assert_eq!(stage.service.billed_at(|_, _| true).len(), 5000);
+    assert!(took < Duration::from_secs(25), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_sends_200_dimensions_within_25_seconds_beside_one_that_fails() {
+    for fault in FAULTS {
+        let rule = move |records: &[(String, String)], _| {
+            if records[0].1 == "d000" { fault } else { Reply::Accept }
+        };
+        let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, rule));
+        stage.take(dimensions(200)).await;
+        stage.end(Duration::from_secs(25)).await;
+        let billed = stage.service.billed_at(|_, _| true).len();
+        assert_eq!(billed, 199, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_seconds_between_sigterm_and_sigkill_bill_ten_records() {
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, |_, _| Reply::Accept));
+    stage.take(dimensions(10)).await;
+    // The process does not know that it has two seconds of its twenty.
+    let (done, _flushed) = oneshot::channel();
+    let until = clock::monotonic() + Duration::from_secs(20);
+    stage.orders.send(FlushOrder { flush: Flush::Final, until, done }).await.unwrap();
+    stage.pass(Duration::from_millis(1900)).await;
+    stage.sender.abort();
+    assert_eq!(stage.service.billed_at(|_, _| true).len(), 10);
+    assert_eq!(stage.in_doubt().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_goes_to_the_region_of_its_first_attempt_for_ever() {
+    let east: Region = "us-east-1".parse().unwrap();
+    let rule = |_: &[(String, String)], at| {
+        if at < Duration::from_secs(20) { Reply::Timeout } else { Reply::Accept }
+    };
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, rule));
+    *stage.service.region.lock().unwrap() = Some(east.clone());
+    stage.take(dimensions(1)).await;
+    stage.close();
+    stage.pass(Duration::from_secs(5)).await;
+    *stage.service.region.lock().unwrap() = Some("eu-west-1".parse().unwrap());
+    stage.pass(2 * MINUTE).await;
+    let regions: BTreeSet<String> =
+        stage.service.calls().iter().map(|call| call.region.clone().unwrap().as_str().to_owned()).collect();
+    assert_eq!(regions, BTreeSet::from(["us-east-1".to_owned()]));
+    assert_eq!(stage.records().await[0].region, Some(east));
+    assert_eq!(stage.service.billed_at(|_, _| true).len(), 1);
+    stage.sender.abort();
+}
