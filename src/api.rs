@@ -9,9 +9,9 @@ mod admission;
 pub mod attestation;
 pub mod csv;
 pub mod door;
-pub mod rate;
 pub mod listing;
 pub mod query;
+pub mod rate;
 pub mod repair;
 pub mod usage;
 

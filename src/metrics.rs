@@ -423,7 +423,11 @@ impl Format {
     #[must_use]
     pub fn accepted(accept: &str) -> Self {
         // Media types have no case (RFC 9110, section 8.3.1).
-        if accept.to_ascii_lowercase().contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
+        if accept.to_ascii_lowercase().contains("application/openmetrics-text") {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
     }
 
     /// Its content type.

@@ -141,14 +141,24 @@ mod tests {
         for good in ["Bearer secret", "bearer secret", "BEARER secret"] {
             assert_eq!(with(good), 200, "{good}");
         }
-        for bad in ["Bearer SECRET", "Bearersecret", "", "secret", "Bearer", "Bearer secre", "Bearer secrets", "Basic secret"] {
+        for bad in [
+            "Bearer SECRET",
+            "Bearersecret",
+            "",
+            "secret",
+            "Bearer",
+            "Bearer secre",
+            "Bearer secrets",
+            "Basic secret",
+        ] {
             assert_eq!(with(bad), 401, "{bad}");
         }
     }
 
     #[test]
     fn bodies_say_that_they_are_json() {
-        for good in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"] {
+        for good in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"]
+        {
             assert!(not_json(&headers(&[("content-type", good)])).is_none(), "{good}");
         }
         for bad in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {

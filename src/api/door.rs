@@ -293,7 +293,6 @@ fn record_id(answer: &Forwarded) -> Option<String> {
     Some(body["MeteringRecordId"].as_str()?.to_owned())
 }
 
-
 /// Whether AWS says that the account is not entitled.
 fn is_refusal(answer: &Forwarded) -> bool {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();

@@ -232,7 +232,11 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Response<Bytes> {
-        Response::builder().status(status).header("server", "nginx").body(Bytes::from(body.to_owned())).unwrap()
+        Response::builder()
+            .status(status)
+            .header("server", "nginx")
+            .body(Bytes::from(body.to_owned()))
+            .unwrap()
     }
 
     fn document(state: &str, gate: &str, pod: &str) -> String {

@@ -192,8 +192,14 @@ mod tests {
     fn every_code_has_its_section_in_the_runbook() {
         let runbook = include_str!("../../docs/RUNBOOK.md");
         let verifier = crate::receipt::VerifyError::ALL.iter().map(|error| error.code());
-        let lines =
-            ["NoAnswerYet", "ProbeUnreachable", "NotTollgate", "AnotherPod", "InvalidConfiguration", "CannotListen"];
+        let lines = [
+            "NoAnswerYet",
+            "ProbeUnreachable",
+            "NotTollgate",
+            "AnotherPod",
+            "InvalidConfiguration",
+            "CannotListen",
+        ];
         for code in codes().chain(verifier).chain(lines) {
             assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");
         }

@@ -257,7 +257,8 @@ fn usage_that_aws_does_not_accept_shuts_the_gate_where_the_seller_says_so() {
     let mut running = Running::of(Sidecar::start(command));
     running.sidecar.wait_for("unreported");
     let dead = running.records().into_iter().find(|record| record["state"] == "dead").unwrap();
-    let (status, _, complaint) = bench.ledger(&["replay", &dead["id"].to_string()], Some(running.app));
+    let (status, _, complaint) =
+        bench.ledger(&["replay", &dead["id"].to_string(), "--accept-double-billing"], Some(running.app));
     assert!(status.success(), "{complaint}");
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.sidecar.wait_for("entitled");
@@ -334,7 +335,7 @@ fn a_customers_usage_is_billed_to_that_customer() {
 fn a_dead_letter_is_closed_by_a_person_and_leaves_a_note() {
     let bench = Bench::metered();
     let mut running = bench.start();
-    let dead = |running: &crate::bench::Running, count: usize| {
+    let dead = |running: &Running, count: usize| {
         let line = format!("tollgate_usage_dead_letters {count}");
         while !running.sidecar.get("/metrics").body.lines().any(|found| found == line) {}
     };

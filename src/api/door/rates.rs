@@ -53,7 +53,10 @@ mod tests {
         shared.lock().unwrap().take(now).unwrap();
         let passed = |operation: &str| (0..100).take_while(|_| rates.take(operation, now).is_ok()).count();
         assert_eq!(passed("RegisterUsage"), BURST as usize - 1);
-        assert!(shared.lock().unwrap().take(now).is_err(), "an attestation has to wait for the door's calls too");
+        assert!(
+            shared.lock().unwrap().take(now).is_err(),
+            "an attestation has to wait for the door's calls too"
+        );
         for operation in ["MeterUsage", "BatchMeterUsage", "ResolveCustomer"] {
             assert_eq!(passed(operation), SHARE.burst as usize, "{operation}");
         }

@@ -338,7 +338,11 @@ mod tests {
             ("RegisterUsage", r#"{"ProductCode":"theirs"}"#, Some(NO)),
             ("RegisterUsage", "{}", Some(NO)),
             ("BatchMeterUsage", r#"{"ProductCode":"ours","UsageRecords":[]}"#, None),
-            ("BatchMeterUsage", r#"{"ProductCode":"theirs","UsageRecords":[{"LicenseArn":"arn"}]}"#, Some(NO)),
+            (
+                "BatchMeterUsage",
+                r#"{"ProductCode":"theirs","UsageRecords":[{"LicenseArn":"arn"}]}"#,
+                Some(NO),
+            ),
             ("BatchMeterUsage", r#"{"UsageRecords":[{"LicenseArn":"arn"}]}"#, None),
             ("BatchMeterUsage", r#"{"UsageRecords":[{"LicenseArn":"arn"},{}]}"#, Some(NO)),
             ("BatchMeterUsage", r#"{"UsageRecords":[{"LicenseArn":null}]}"#, Some(NO)),

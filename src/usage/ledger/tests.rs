@@ -446,7 +446,9 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
         let mut ledger =
             Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
         ledger.take(&[event(None, 5, START)], START).unwrap();
-        let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
+        let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else {
+            panic!("not granted")
+        };
         ledger.take(&[event(None, 6, START)], START).unwrap();
         ledger.settle_claim(id, settled, None, START).unwrap();
         ledger.take(&[event(None, 8, START)], START).unwrap();
