@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (chaos "short") packaging test
+ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (chaos "short") memory packaging test
 
 # Formats the sources.
 fmt:
@@ -48,7 +48,7 @@ nextest *args:
 tidy:
     cargo test --locked --test tidy
 
-# Kills the binary under load, at random and at every named step, and compares the bill with what was acknowledged.
+# Kills the binary under load, at random, by evictions and at every named step, beside a bad neighbour, and compares the bill.
 kill-campaign kills="200" mode="metered" seed="":
     #!/usr/bin/env bash
     set -euo pipefail
@@ -56,7 +56,7 @@ kill-campaign kills="200" mode="metered" seed="":
     cp target/debug/tollgate target/tollgate-fail-points
     python3 tests/campaign/kill.py target/tollgate-fail-points {{ mode }} {{ kills }} {{ seed }}
 
-# Simulated days of metering with restarts: memory and files flat, the bill exact.
+# Simulated days of metering with restarts and a bad neighbour: memory and files flat, the bill exact.
 soak days="8":
     cargo build --locked
     cp target/debug/tollgate target/tollgate-soak
@@ -67,6 +67,12 @@ chaos *rows:
     cargo build --locked
     cp target/debug/tollgate target/tollgate-chaos
     python3 tests/chaos/chaos.py target/tollgate-chaos {{ rows }}
+
+# Usage that needs much memory, in a cgroup of 32 MiB (root): fewer customers than `bench-memory`, a debug build; for CI.
+memory *cases:
+    cargo build --locked
+    cp target/debug/tollgate target/tollgate-memory
+    python3 benches/memory.py target/tollgate-memory short {{ cases }}
 
 # Bans, licences and sources of dependencies. Needs no network.
 deny:
@@ -272,12 +278,24 @@ bench: release-binary
     target/witness/bin/pip install --quiet --disable-pip-version-check -r tests/witness/requirements.txt
     target/witness/bin/python benches/measure.py target/release/tollgate {{ static_binary }}
     just bench-usage
+    just bench-sending
+    just bench-memory
 
 # The emulator's speed and the durable intake alone, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
 bench-usage *parts:
     cargo build --release --locked
     cargo build --release --locked --example bare_ledger
     python3 benches/usage.py target/release/tollgate target/release/examples/bare_ledger {{ parts }}
+
+# How fast sealed usage leaves at 300 ms a call, and what a stop sends in its time: `just bench-sending rate`. Needs a C compiler.
+bench-sending *parts:
+    cargo build --release --locked
+    python3 benches/sending.py target/release/tollgate {{ parts }}
+
+# Usage that needs much memory, in a cgroup of 32 MiB (root), with kills; a quarter of an hour: `just bench-memory accounts`.
+bench-memory *cases:
+    cargo build --release --locked
+    python3 benches/memory.py target/release/tollgate {{ cases }}
 
 # Builds every fuzz target and runs each for some seconds, from its seeds.
 fuzz-smoke seconds="20":

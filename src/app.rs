@@ -128,7 +128,13 @@ impl App {
             product_code: config.product.product_code.clone(),
             pod: config.probe.pod_uid.clone(),
         });
-        let aws: Arc<dyn Metering> = Arc::new(Aws::new(aws_settings(&config.aws)));
+        let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
+        // In mode hourly AWS is asked once: nothing will need the credentials again.
+        if config.product.mode != Mode::Hourly {
+            let aws = Arc::clone(&aws);
+            parts.spawn("credentials", until(parts.stop(), async move { aws.keep_credentials().await }));
+        }
+        let aws: Arc<dyn Metering> = aws;
 
         let server =
             ProbeServer::new(Arc::clone(&subject), entitlement.clone(), Arc::clone(&metrics), clock.clone());
@@ -303,7 +309,7 @@ fn pod(config: &Config) -> impl Future<Output = String> + Send + use<> {
     async move {
         let task_arn = match identity.uid {
             Some(_) => None,
-            None => region::task_arn(metadata_uri.as_deref()).await,
+            None => region::task_arn(metadata_uri.as_deref()).await.unwrap_or_default(),
         };
         identity.resolve(task_arn.as_deref()).unwrap_or_default().to_owned()
     }

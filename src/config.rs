@@ -192,9 +192,9 @@ pub struct Product {
 /// How AWS is asked and what follows from its answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// After so long without an answer the state is `unavailable`.
+    /// How long AWS may give no answer before the state becomes `unavailable`.
     pub unavailable_after: Duration,
-    /// The gate stands open so long while AWS cannot be reached; zero for never.
+    /// How long the gate may stay open while AWS is unreachable; zero for not at all.
     pub grace_period: Duration,
     /// When not entitled.
     pub on_denied: OnDenied,
@@ -367,7 +367,7 @@ impl StateDir {
 /// Custom metering.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
-    /// An hour takes its own late usage for so long after its end; below an hour.
+    /// How long an hour still accepts its own late usage after it has ended; below an hour.
     pub settle: Duration,
     /// Usage that missed AWS's window and was never attempted.
     pub on_expired: OnExpired,
@@ -377,7 +377,7 @@ pub struct Usage {
     pub seal_on_shutdown: bool,
     /// How long a stop may take.
     pub shutdown_grace: Duration,
-    /// How long usage is still accepted after the process is asked to stop; at most an hour.
+    /// How long usage is still accepted after a request to stop; at most an hour.
     pub drain_quiet: Duration,
     /// How long the command of `exec` may take to end before it is killed; at most an hour.
     pub command_grace: Duration,

@@ -1,8 +1,8 @@
 //! Log output: one line for each change of state, a summary every five minutes, nothing for each attempt.
 //!
 //! Lines go to standard error, so that `exec` and data-printing commands keep standard output for themselves. Tokens,
-//! nonces and keys are never logged, whatever the filter says: libraries write whole requests and answers at `trace`, so
-//! their lines end at `debug`. What AWS says about accounts and roles appears at `debug` only.
+//! nonces and keys are never logged, whatever the filter says: libraries write whole requests and answers at `trace`,
+//! so their lines end at `debug`. What AWS says about accounts and roles appears at `debug` only.
 
 pub mod limited;
 
@@ -46,8 +46,10 @@ const QUIET: [&str; 6] = [
     "hyper_util",
 ];
 
-/// Checks a filter such as `info,tollgate::registration=debug`. What its directives do not name is written from `info` on,
-/// unless it states another level: a misspelled target must not silence the rest.
+/// Checks a filter such as `info,tollgate::registration=debug`.
+///
+/// What its directives do not name is written from `info` on, unless it states another level: a misspelled target must
+/// not silence the rest.
 pub fn parse_filter(filter: &str) -> Result<Targets, String> {
     let mut parsed: Targets =
         filter.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())?;

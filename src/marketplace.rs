@@ -22,6 +22,7 @@ use std::pin::Pin;
 use std::str::FromStr;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 pub use allocation::{Allocation, TagSet};
 pub use hour::Hour;
@@ -230,6 +231,23 @@ pub enum FaultClass {
     Transient,
 }
 
+/// What failed, where the pod asks several on its way to an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The metering service.
+    Metering,
+    /// STS, which gives credentials for a web identity token.
+    Sts,
+    /// The endpoint in the container that hands out credentials: the ECS agent, or EKS Pod Identity's.
+    Container,
+    /// The instance metadata service.
+    Imds,
+    /// The ECS task metadata endpoint.
+    TaskMetadata,
+    /// The proxy on the way.
+    Proxy,
+}
+
 /// A call that brought no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -241,8 +259,12 @@ pub struct Fault {
     pub clock_offset_seconds: Option<i64>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
-    /// There was no connection yet: the call certainly reached nobody.
+    /// There was no connection yet, or no credentials: the call certainly reached nobody.
     pub never_sent: bool,
+    /// What failed.
+    pub place: Place,
+    /// Host and port of what failed, where it has a name; never a user or a password.
+    pub host: Option<String>,
     /// What was seen, for the debug log only: it may hold account numbers and role names, never a secret.
     pub detail: String,
 }
@@ -257,8 +279,22 @@ impl Fault {
             clock_offset_seconds: None,
             emulated: false,
             never_sent: false,
+            place: Place::Metering,
+            host: None,
             detail: detail.into(),
         }
+    }
+
+    /// The same, with what failed.
+    #[must_use]
+    pub fn at(self, place: Place, host: Option<String>) -> Self {
+        Self { place, host, ..self }
+    }
+
+    /// The same, of a call that certainly reached nobody.
+    #[must_use]
+    pub fn unsent(self) -> Self {
+        Self { never_sent: true, ..self }
     }
 
     /// Whether our clock is so far from AWS's that AWS refuses our signatures.
@@ -347,6 +383,11 @@ pub trait Metering: Send + Sync {
 
     /// The region that is asked, once it is known.
     fn region(&self) -> Option<Region>;
+
+    /// The service's clock less ours in seconds, by its latest answer; nothing where it has no clock to compare.
+    fn clock_skew(&self) -> Option<watch::Receiver<Option<i64>>> {
+        None
+    }
 }
 
 #[cfg(test)]

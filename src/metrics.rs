@@ -382,7 +382,7 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
             "tollgate_usage_oldest_unsent_deadline_timestamp_seconds",
             "When AWS's window for the oldest unsent record closes; 0 while there is none",
         ),
-        ("tollgate_usage_dead_letters", "Hour records that will not be billed unless they are replayed"),
+        ("tollgate_usage_dead_letters", "Hour records that will not be billed unless somebody acts"),
         ("tollgate_ledger_bytes", "Size of the ledger's data"),
     ]
     .map(|(name, help)| {

@@ -9,6 +9,8 @@
 mod commands;
 #[path = "gate/configuration.rs"]
 mod configuration;
+#[path = "gate/credentials.rs"]
+mod credentials;
 #[path = "gate/doctor.rs"]
 mod doctor;
 #[path = "gate/faults.rs"]

@@ -156,6 +156,12 @@ fn every_metric_is_documented_and_served() {
 }
 
 #[test]
+fn every_alert_has_its_entry_in_the_runbook() {
+    let rules = document("deploy/observability/rules.yaml");
+    assert_none(names::alert_differences(&rules, &document("docs/RUNBOOK.md"), &document("docs/METRICS.md")));
+}
+
+#[test]
 fn the_semantics_are_what_the_tests_say() {
     let tests = document("tests/metering/semantics.rs");
     let told = unwrapped(&document("docs/SEMANTICS.md"));

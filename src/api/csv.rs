@@ -22,8 +22,8 @@ pub fn document(columns: &[&str], rows: &[Value]) -> String {
     text
 }
 
-/// One value. Names of customers, dimensions and tags are the application's: one that a spreadsheet would run as a formula
-/// is marked as text by an apostrophe.
+/// One value. Names of customers, dimensions and tags are the application's: one that a spreadsheet would run as a
+/// formula is marked as text by an apostrophe.
 fn field(value: &Value) -> String {
     let text = match value {
         Value::Null => return String::new(),

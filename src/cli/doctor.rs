@@ -147,15 +147,16 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
             findings.push(if stand_in { finding.before_a_stand_in() } else { finding });
         }
         // Said by the token's own finding.
-        Err(fault) if fault.code.as_str() == "WebIdentityTokenUnreadable" => {}
+        Err(fault)
+            if ["WebIdentityTokenUnreadable", "WebIdentityTokenMissing"].contains(&fault.code.as_str()) => {}
         Err(fault) => findings.push(at_fault("credentials", &fault)),
     }
     findings
 }
 
 fn at_fault(check: &'static str, fault: &Fault) -> Finding {
-    let reason = Reason::of(fault.code.clone(), fault.class);
-    Finding::fault(check, fault.code.as_str(), format!("{}: {}", fault.code, reason.message), reason.remedy)
+    let reason = Reason::of_fault(fault);
+    Finding::fault(check, reason.code.as_str(), format!("{}: {}", reason.code, reason.message), reason.remedy)
 }
 
 /// The running sidecar, if there is one: the last word on the gate is its own.

@@ -23,7 +23,7 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    /// The value of a flag or a variable, without white space at its ends: Secrets and templates hand it over with some.
+    /// The value of a flag or a variable, without white space at its ends, which Secrets and templates leave there.
     pub(super) fn from_text(setting: Setting, text: &str) -> Self {
         match setting.spec().form {
             Form::List => Self::List(text.split(',').map(|item| item.trim().to_owned()).collect()),
@@ -96,7 +96,7 @@ pub(super) fn parse(
             match handed_on(author, value.get_ref()) {
                 Ok(settings) => operator_settings = settings,
                 Err(problem) => {
-                    faults.push(Fault::of(format!("{OPERATOR_SETTINGS} in {}", place(line)), problem))
+                    faults.push(Fault::of(format!("{OPERATOR_SETTINGS} in {}", place(line)), problem));
                 }
             }
             continue;

@@ -48,6 +48,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
     let use_dual_stack = sdk_switch(reader, "AWS_USE_DUALSTACK_ENDPOINT");
     let use_fips = sdk_switch(reader, "AWS_USE_FIPS_ENDPOINT");
     let imds_disabled = sdk_switch(reader, "AWS_EC2_METADATA_DISABLED");
+    // Read where endpoints are chosen; a value that is neither would leave them in force without a word.
+    sdk_switch(reader, super::resolve::IGNORE_ENDPOINTS_VARIABLE);
     let ecs_metadata_uri = ecs_metadata_uri(reader);
     let proxies = proxy::read(reader);
     credentials::check(reader);

@@ -157,15 +157,15 @@ settings! {
         value_name: "DIR", owner: Owner::Operator, default: Some("/var/lib/tollgate"), default_shown: "/var/lib/tollgate",
     }
     UnavailableAfter = "unavailable_after",
-    "After so long without an answer the state is `unavailable`; the asking goes on." {
+    "How long AWS may give no answer before the state becomes `unavailable`; retries continue." {
         value_name: "DURATION", owner: Owner::Operator, default: Some("30m"), default_shown: "30m",
     }
     GracePeriod = "grace_period",
-    "The gate stands open so long from the first failed attempt while AWS cannot be reached." {
+    "How long the gate may stay open while AWS is unreachable, counted from the first failed attempt." {
         value_name: "DURATION", default: Some("0s"), default_shown: "0s",
     }
     OnDenied = "on_denied",
-    "When not entitled: `hold` and ask again every five minutes, or `exit`." {
+    "When the buyer is not entitled: `hold` (keep running and retry every five minutes) or `exit`." {
         value_name: "POLICY", default_shown: "run: hold, exec: exit",
     }
     OnLapse = "on_lapse",
@@ -181,7 +181,7 @@ settings! {
         value_name: "POLICY", default: Some("ask-again"), default_shown: "ask-again",
     }
     KeptReceipt = "kept_receipt",
-    "Keep the verified receipt in `state_dir`, for a restart while AWS cannot be reached." {
+    "Keep the verified receipt in `state_dir`, for a restart while AWS is unreachable." {
         value_name: "ON|OFF", default: Some("on"), default_shown: "on", form: Form::Switch,
     }
     Dimensions = "dimensions",
@@ -193,11 +193,11 @@ settings! {
         value_name: "NAME",
     }
     Settle = "settle",
-    "How long after its end an hour still takes its own late usage." {
+    "How long an hour still accepts its own late usage after it has ended." {
         value_name: "DURATION", default: Some("2m"), default_shown: "2m",
     }
     OnExpired = "on_expired",
-    "Usage that was never attempted and missed AWS's window: `carry` it to the current hour, or `dead-letter` it." {
+    "Usage that was never sent and is too old for AWS: `carry` it to the current hour, or `dead-letter` it." {
         value_name: "POLICY", default: Some("carry"), default_shown: "carry",
     }
     OnZeroHour = "on_zero_hour",
@@ -205,11 +205,11 @@ settings! {
         value_name: "POLICY", default: Some("skip"), default_shown: "skip",
     }
     SealOnShutdown = "seal_on_shutdown",
-    "Seal and send the open hour when the process is asked to stop." {
+    "Seal and send the open hour at a request to stop." {
         value_name: "TRUE|FALSE", default: Some("true"), default_shown: "true", form: Form::Switch,
     }
     IdempotencyWindow = "idempotency_window",
-    "How long the `id` of an event is remembered; an event older than 24 hours, or than half of this, is rejected." {
+    "How long the `id` of an event is remembered. An event older than 24 hours, or than half of this, is rejected." {
         value_name: "DURATION", default: Some("48h"), default_shown: "48h",
     }
     StrictUsage = "strict_usage",
@@ -222,15 +222,15 @@ settings! {
         form: Form::Switch,
     }
     DrainQuiet = "drain_quiet",
-    "How long usage is still accepted after the process is asked to stop." {
+    "How long usage is still accepted after a request to stop." {
         value_name: "DURATION", owner: Owner::Operator, default: Some("2s"), default_shown: "2s",
     }
     CommandGrace = "command_grace",
-    "How long the command of `exec` may take to end after the process is asked to stop; then it is killed." {
+    "How long the command of `exec` may take to end after a request to stop, before it is killed." {
         value_name: "DURATION", owner: Owner::Operator, default: Some("20s"), default_shown: "20s",
     }
     ShutdownGrace = "shutdown_grace",
-    "How long a stop may take before the rest stays on disk." {
+    "How long a stop may take; usage that is not sent by then stays in the ledger." {
         value_name: "DURATION", owner: Owner::Operator, default: Some("20s"), default_shown: "20s",
     }
     AwsDoor = "aws_door",

@@ -1,5 +1,7 @@
 //! Tests of the whole configuration, on files and variables that are given.
 
+mod sealing;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -302,6 +304,46 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (Case::hourly().flag(Setting::Clock, "sundial"), "clock = \"sundial\" (flag --clock): is not a URL"),
         (Case::hourly().env("TOLLGATE_POD_UID", "a b"), "TOLLGATE_POD_UID: is not a pod's UID; "),
+        (
+            Case::hourly().env("AWS_REGION", "us-esat-1"),
+            "region = \"us-esat-1\" (environment AWS_REGION): is not the name of an AWS region",
+        ),
+        (
+            Case::hourly().flag(Setting::LogFilter, "inof"),
+            "log_filter = \"inof\" (flag --log-filter): is not a log filter; write off, error, warn, info, debug or trace",
+        ),
+        (
+            Case::hourly().flag(Setting::Settle, "'2m'"),
+            "settle = \"'2m'\" (flag --settle): holds quotes; write the value without them",
+        ),
+        (
+            Case::metered().env("TOLLGATE_DIMENSIONS", "requests,\"gigabytes\""),
+            "dimensions = \"requests,\\\"gigabytes\\\"\" (environment TOLLGATE_DIMENSIONS): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("HTTPS_PROXY", "'http://u:hunter2@proxy'"),
+            "HTTPS_PROXY (environment HTTPS_PROXY): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("http_proxy", "http://proxy:port"),
+            "http_proxy (environment http_proxy): is not the address of a proxy; ",
+        ),
+        (
+            Case::hourly().env("NO_PROXY", "\"169.254.170.23\""),
+            "NO_PROXY (environment NO_PROXY): holds quotes; ",
+        ),
+        (
+            Case::hourly().env("HTTPS_PROXY", "http://proxy:1").env("REQUEST_METHOD", "GET"),
+            "REQUEST_METHOD: makes the HTTP client ignore every proxy variable; ",
+        ),
+        (
+            Case::hourly().env("AWS_SESSION_TOKEN", "hunter2\nhunter2"),
+            "AWS_SESSION_TOKEN (environment AWS_SESSION_TOKEN): holds white space; ",
+        ),
+        (
+            Case::hourly().env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app\n"),
+            "AWS_ROLE_ARN (environment AWS_ROLE_ARN): has white space at an end; ",
+        ),
     ];
     for (case, expected) in cases {
         let faults = case.faults();
@@ -313,6 +355,34 @@ fn bad_input_gets_one_line_with_a_remedy() {
     assert!(
         faults.contains("product_code: is required; set TOLLGATE_PRODUCT_CODE")
             && faults.contains("public_keys")
+    );
+}
+
+#[test]
+fn white_space_around_a_value_is_no_part_of_it() {
+    let case = Case::hourly()
+        .disk("/token", " 0123456789abcdef\r\n")
+        .flag(Setting::AppTokenFile, "/token\n")
+        .env("TOLLGATE_PRODUCT_CODE", " demo\n")
+        .env("TOLLGATE_PUBLIC_KEYS", "/keys ")
+        .env("AWS_REGION", "us-east-1\n")
+        .env("HTTPS_PROXY", "http://proxy:3128\n")
+        .disk(FILE, "settle = ' 3m'");
+    let config = case.valid();
+    assert_eq!(config.product.product_code.as_str(), "demo");
+    assert_eq!(config.app.token.unwrap().expose(), "0123456789abcdef");
+    assert_eq!(config.aws.region.unwrap().as_str(), "us-east-1");
+    assert_eq!(config.aws.proxies.https.unwrap().expose(), "http://proxy:3128");
+    assert_eq!(config.usage.settle, Duration::from_secs(180));
+}
+
+#[test]
+fn half_a_key_is_told() {
+    let warnings = Case::hourly().env("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE").warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].starts_with("AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY"),
+        "{warnings:?}"
     );
 }
 
@@ -459,84 +529,6 @@ fn the_identity_is_the_uid_else_the_task_else_the_host() {
     assert_eq!(case.valid().identity.resolve(Some("arn:task")), Some("0d1f"));
 }
 
-#[test]
-fn the_sellers_file_wins_and_a_conflict_is_told_wherever_it_is() {
-    assert!(Case::sealed("").valid().product.sealed);
-    let sealed = Case::sealed("settle = \"5m\"");
-    assert_eq!(sealed.valid().usage.settle, Duration::from_secs(300));
-    let faults =
-        sealed.flag(Setting::Settle, "5m").env("TOLLGATE_SETTLE", "1m").disk(FILE, "settle = '2m'").faults();
-    assert_eq!(faults.lines().count(), 3, "{faults}");
-    assert!(
-        faults.lines().all(|line| line.contains("is set by the seller's file, which always wins")),
-        "{faults}"
-    );
-    // An operator's setting too, once the seller has set it.
-    let region = Case::sealed("region = 'eu-west-1'").env("AWS_REGION", "us-east-1");
-    assert_eq!(region.valid().aws.region.unwrap().as_str(), "eu-west-1");
-    assert!(region.env("TOLLGATE_REGION", "eu-west-1").faults().contains("which always wins"));
-}
-
-#[test]
-fn the_seller_hands_a_setting_on_with_or_without_a_value_of_its_own() {
-    let minutes = |case: &Case| case.valid().usage.settle.as_secs() / 60;
-    let handed = Case::sealed("settle = '5m'\noperator_settings = ['settle', 'on_expired']");
-    assert_eq!(minutes(&handed), 5);
-    assert_eq!(minutes(&handed.clone().env("TOLLGATE_SETTLE", "1m")), 1);
-    let case = handed.flag(Setting::OnExpired, "dead-letter");
-    assert_eq!(case.valid().usage.on_expired, OnExpired::DeadLetter);
-    assert!(case.flag(Setting::OnZeroHour, "report").faults().contains("on_zero_hour"));
-    // What was handed on wrongly is not handed on, and nothing starts.
-    let broken = Case::sealed("operator_settings = ['settle', 'product_code']").env("TOLLGATE_SETTLE", "1m");
-    assert_eq!(broken.faults().lines().count(), 2, "{}", broken.faults());
-    let operators = Case::hourly().disk(FILE, "operator_settings = ['settle']");
-    assert!(operators.faults().contains("is a key of the seller's file only"));
-}
-
-#[test]
-fn floors_hold_for_the_operator_beside_a_sellers_file_and_nowhere_else() {
-    for (setting, below, least) in
-        [(Setting::ShutdownGrace, "4999ms", "5s"), (Setting::LedgerBytesMax, "16777215", "16MiB")]
-    {
-        let name = setting.spec().name;
-        for case in [
-            Case::sealed("").flag(setting, below),
-            Case::sealed("").env(setting.spec().env, below),
-            Case::sealed("").disk(FILE, &format!("{name} = '{below}'")),
-        ] {
-            let faults = case.faults();
-            assert!(
-                faults.starts_with(name) && faults.contains("the least beside a seller's file"),
-                "{faults}"
-            );
-        }
-        assert!(Case::sealed("").flag(setting, least).load().is_ok());
-        assert!(Case::hourly().flag(setting, below).load().is_ok());
-        assert!(Case::sealed(&format!("{name} = '{below}'")).load().is_ok());
-        let handed = Case::sealed(&format!("operator_settings = ['{name}']")).flag(setting, below);
-        assert!(handed.load().is_ok());
-    }
-}
-
-#[test]
-fn a_stop_leaves_time_to_send() {
-    let case = Case::metered().flag(Setting::DrainQuiet, "20s");
-    assert!(case.faults().contains("leaves nothing of shutdown_grace (20s)"), "{}", case.faults());
-    assert!(case.flag(Setting::ShutdownGrace, "21s").load().is_ok());
-    assert!(Case::metered().flag(Setting::ShutdownGrace, "1s").load().is_ok());
-}
-
-#[test]
-fn repair_is_in_the_sellers_hands() {
-    let repair = |case: Case| case.valid().usage.ledger_repair;
-    let sealed = |more: &str| Case::sealed(&format!("dimensions = 'requests'\n{more}"));
-    assert!(repair(Case::metered()));
-    assert!(!repair(sealed("mode = 'metered'")));
-    assert!(repair(sealed("mode = 'saas'")));
-    assert!(repair(sealed("mode = 'metered'\nledger_repair = true")));
-    assert!(sealed("mode = 'metered'").env("TOLLGATE_LEDGER_REPAIR", "true").load().is_err());
-}
-
 /// Usage of a dimension that nobody configured would be accepted, and lost at AWS.
 #[test]
 fn products_priced_by_use_state_their_dimensions() {
@@ -551,15 +543,6 @@ fn products_priced_by_use_state_their_dimensions() {
     assert!(sealed.faults().ends_with("; set it in the seller's file /usr/share/tollgate/seller.toml"));
     assert!(sealed.env("TOLLGATE_DIMENSIONS", "requests").load().is_err());
     assert!(Case::metered().env("TOLLGATE_DIMENSIONS", "").faults().contains("dimension name that is empty"));
-}
-
-#[test]
-fn a_sellers_file_of_mode_metered_is_asked_for_on_unsent() {
-    let seller = |more: &str| Case::sealed(&format!("mode = 'metered'\ndimensions = ['a']\n{more}"));
-    let check = |case: Case| case.role(Role::Inspect).warnings();
-    assert!(check(seller("")).iter().any(|line| line.starts_with("on_unsent is not stated")));
-    assert!(check(seller("on_unsent = 'keep'")).is_empty());
-    assert!(seller("").warnings().is_empty() && check(Case::metered()).is_empty());
 }
 
 #[test]
@@ -579,131 +562,6 @@ fn what_happens_to_unsent_usage_is_a_policy_of_at_least_two_hours() {
     let docs = |url: &str| Case::hourly().flag(Setting::DocsUrl, url);
     assert!(docs("https://docs.example.com/runbook#").load().is_ok());
     assert!(docs("docs.example.com").load().is_err() && docs("https://").load().is_err());
-}
-
-#[test]
-fn a_build_with_the_emulator_rehearses_a_sealed_product() {
-    let case = Case::sealed("mode = 'hourly'")
-        .env("TOLLGATE_PRODUCT_CODE", "demohourly")
-        .env("TOLLGATE_ENDPOINT_URL", "http://127.0.0.1:8090")
-        .disk("/emulator/1.pem", TEST_KEY_PEM)
-        .flag(Setting::PublicKeys, "/emulator");
-    let loaded = case.load().unwrap();
-    assert_eq!(loaded.config.product.product_code.as_str(), "demohourly");
-    assert!(loaded.config.aws.endpoint_url.is_some());
-    assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
-    assert!(loaded.warnings.iter().all(|line| line.contains("for rehearsals only")));
-    assert_eq!(case.clone().release().faults().lines().count(), 3);
-    // Only these: a rehearsal shows what the seller sealed, and other endpoints stay refused.
-    for setting in [Setting::Mode, Setting::GracePeriod, Setting::Dimensions] {
-        assert!(case.clone().flag(setting, "x").load().is_err());
-    }
-    assert!(case.env("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1").load().is_err());
-}
-
-#[test]
-fn sealed_settings_come_from_the_sellers_file_or_the_defaults() {
-    let sealed = |setting: &&Setting| setting.spec().owner != Owner::Operator;
-    for setting in Setting::ALL.iter().filter(sealed) {
-        let spec = setting.spec();
-        let toml = format!("{} = \"x\"", spec.name);
-        let ways = [
-            Case::sealed("").flag(*setting, "x"),
-            Case::sealed("").env(spec.env, "x"),
-            Case::sealed("").disk(FILE, &toml),
-            Case::sealed("").disk("/mine.toml", &toml).env("TOLLGATE_CONFIG", "/mine.toml"),
-        ];
-        for way in ways.map(Case::release) {
-            let faults = way.faults();
-            assert!(faults.starts_with(&format!("{} = \"x\" (", spec.name)), "{faults}");
-            assert!(faults.contains("seller's file") || spec.emulator_only, "{faults}");
-        }
-    }
-    // What is missing can be put right in one place only, and the remedy says so.
-    let bare = Case::empty().disk(SELLER, "");
-    assert_eq!(
-        bare.faults().matches("; set it in the seller's file /usr/share/tollgate/seller.toml").count(),
-        2
-    );
-    let operator = Case::sealed("").env("AWS_REGION", "us-east-1").flag(Setting::UnavailableAfter, "1m");
-    assert_eq!(operator.valid().registration.unavailable_after, Duration::from_secs(60));
-    // The seller may test against a stand-in with the very image.
-    let endpoint = Case::sealed("endpoint_url = \"http://127.0.0.1:8090\"").valid().aws;
-    assert!(endpoint.endpoint_url.is_some() && endpoint.sealed);
-}
-
-#[test]
-fn a_sellers_file_refuses_every_other_endpoint() {
-    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS"] {
-        let case = Case::sealed("").env(name, "http://127.0.0.1:8090");
-        assert!(
-            case.faults().starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set beside"))
-        );
-        let ignored = case.env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
-        assert_eq!(ignored.faults().lines().count(), 1);
-        assert!(Case::hourly().env(name, "http://127.0.0.1:8090").load().is_ok());
-    }
-    let profile =
-        "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
-    let metadata = Case::sealed("").env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
-    assert!(metadata.faults().contains("may not be set beside"));
-    let metadata = Case::sealed("").env("AWS_CONFIG_FILE", "/c");
-    let metadata = metadata.disk("/c", "[default]\nec2_metadata_service_endpoint = http://127.0.0.1:1\n");
-    assert!(metadata.faults().contains("/c:2: sets an endpoint"));
-    let ways = [
-        Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/config", profile),
-        Case::sealed("").env("HOME", "/home/app").disk("/home/app/.aws/credentials", profile),
-        Case::sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", profile),
-        Case::sealed("").env("HOME", "/h").env("AWS_SHARED_CREDENTIALS_FILE", "~/c").disk("/h/c", profile),
-        // The SDK takes a path apart: neither a second slash nor a lone tilde leads us elsewhere than it.
-        Case::sealed("").env("HOME", "/h").env("AWS_CONFIG_FILE", "~//c").disk("/h/c", profile),
-        Case::sealed("").env("HOME", "/h").env("AWS_CONFIG_FILE", "~").disk("/h", profile),
-        // Without a home the files are looked for in the folder where the process was started.
-        Case::sealed("").disk("~/.aws/config", profile),
-        Case::sealed("").env("HOME", "").disk(".aws/credentials", profile),
-    ];
-    for way in ways {
-        assert!(
-            way.faults().contains(":5: sets an endpoint for AWS requests, which a seller's file forbids")
-        );
-    }
-    assert!(
-        Case::sealed("").env("HOME", "/h").disk("/h/.aws/config", "[default]\nregion = x\n").load().is_ok()
-    );
-    let large = Case::sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", &"#".repeat(2_000_000));
-    assert!(large.faults().contains("too large to be searched"));
-}
-
-#[test]
-fn a_broken_sellers_file_still_seals() {
-    for broken in ["product_code =", "prodct_code = 'x'", &"#".repeat(70_000)] {
-        let case = Case::hourly().disk(SELLER, broken).release();
-        let faults = case.faults();
-        assert!(faults.contains(SELLER), "{faults}");
-        assert!(faults.contains("product_code = \"demo\" (environment TOLLGATE_PRODUCT_CODE): may be set by the seller's file only"), "{faults}");
-    }
-}
-
-#[test]
-fn without_the_emulator_its_settings_cannot_be_set() {
-    let release = Case::release;
-    assert!(!release(Case::hourly()).valid().product.allow_emulated);
-    let ways = [
-        release(Case::hourly()).flag(Setting::AllowEmulated, "true"),
-        release(Case::hourly()).env("TOLLGATE_ALLOW_EMULATED", "false"),
-        release(Case::hourly()).disk(FILE, "allow_emulated = true"),
-        release(Case::sealed("allow_emulated = true")),
-        release(Case::hourly()).env("TOLLGATE_CLOCK", "http://127.0.0.1:8090/_emulator/clock"),
-    ];
-    for way in ways {
-        let faults = way.faults();
-        assert!(
-            faults.contains("this build does not contain the emulator") && faults.lines().count() == 1,
-            "{faults}"
-        );
-    }
-    let clock = Case::hourly().env("TOLLGATE_CLOCK", "http://127.0.0.1:8090/_emulator/clock").valid().clock;
-    assert!(matches!(clock, ClockSource::Follow(url) if url.port() == 8090));
 }
 
 #[test]
@@ -761,6 +619,24 @@ fn the_documentation_lists_every_setting_with_its_default() {
     {
         assert!(page.contains(&format!("`{variable}`")), "docs/CONFIGURATION.md must explain {variable}");
     }
+}
+
+/// Whoever adds a setting says there who may set it, and what a wrong value does to the bill.
+#[test]
+fn the_threats_page_judges_every_setting() {
+    let page = include_str!("../../docs/THREATS.md");
+    let table = page.split("<!-- settings -->\n").nth(1).unwrap_or_default();
+    let table = table.split("<!-- end of settings -->").next().unwrap_or_default();
+    let judged: Vec<String> =
+        table.lines().skip(2).filter_map(|row| Some(row.rsplit_once(" | ")?.0.to_owned())).collect();
+    let expected: Vec<String> = Setting::ALL
+        .iter()
+        .map(|setting| {
+            let owner = if setting.spec().owner == Owner::Operator { "operator" } else { "seller" };
+            format!("| `{}` | {owner}", setting.spec().name)
+        })
+        .collect();
+    assert_eq!(judged, expected);
 }
 
 fn setting() -> impl Strategy<Value = Setting> {

@@ -343,7 +343,7 @@ async fn product(engine: &Arc<Engine>, body: &[u8]) -> Answered {
 fn customer(engine: &Engine, body: &[u8]) -> Answered {
     let order: CustomerDocument = parse(body)?;
     let mut state = engine.state();
-    let (account_id, customer) = state.service.world.ordered_customer(order)?;
+    let (account_id, customer) = state.service.world.ordered_customer(state.clock.now(), order)?;
     state.make(&[Change::Customer { account_id: account_id.clone(), customer }])?;
     Ok(customer_json(&state.service.world, &account_id))
 }

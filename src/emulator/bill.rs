@@ -1,7 +1,7 @@
 //! The memory of what AWS would bill: records, registrations, and the tokens that make calls idempotent.
 //!
-//! - One record for each product, customer, dimension, hour and form of report; a second value never replaces the
-//!   first.
+//! - One record for each product, customer, dimension, hour, form of report and region; a second value never replaces
+//!   the first.
 //! - Only [`Bill::apply`] changes it, so that replaying a journal gives the same bill.
 //! - Its size is bounded: when it is full, [`Bill::room`] says so and nothing more is billed.
 
@@ -28,6 +28,8 @@ struct Key {
     dimension: Name,
     form: Form,
     hour: i64,
+    /// What is submitted to another region is another record (AWS's metering skill).
+    region: Name,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -171,6 +173,7 @@ impl Bill {
             dimension: self.names.find(&record.dimension)?,
             form,
             hour: record.hour,
+            region: self.names.find(&record.region)?,
         };
         self.by_key.get(&key).and_then(|id| self.known(*id))
     }
@@ -282,6 +285,7 @@ impl Bill {
             dimension: self.names.intern(&recorded.dimension),
             form,
             hour: recorded.hour,
+            region: self.names.intern(&recorded.region),
         };
         let hour = recorded.hour.div_euclid(HOUR_MILLIS) * HOUR_MILLIS;
         self.hours.entry((key.product, key.dimension, hour)).or_default().add(recorded.quantity);

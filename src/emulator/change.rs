@@ -91,6 +91,9 @@ pub(super) struct Recorded {
     pub(super) allocations: Vec<Allocation>,
     pub(super) call: u64,
     pub(super) client_token: Option<ClientToken>,
+    /// The region that it was submitted to: each has a memory of its own.
+    #[serde(default)]
+    pub(super) region: String,
 }
 
 /// Who reported a record, and in which form: records of different forms are different records.

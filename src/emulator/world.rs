@@ -84,6 +84,9 @@ pub(super) struct License {
     pub(super) active_from: Option<Timestamp>,
     #[serde(with = "super::change::millis_option")]
     pub(super) active_until: Option<Timestamp>,
+    /// When an order ended the subscription, while it has not begun again.
+    #[serde(default, with = "super::change::millis_option")]
+    pub(super) unsubscribed_at: Option<Timestamp>,
 }
 
 /// A buyer's account.
@@ -92,6 +95,9 @@ pub(super) struct Customer {
     pub(super) identifier: String,
     /// Whether it is subscribed to the products that no licence below names, present and future.
     pub(super) subscribed: bool,
+    /// When an order ended that, while it has not begun again.
+    #[serde(default, with = "super::change::millis_option")]
+    pub(super) unsubscribed_at: Option<Timestamp>,
     pub(super) licenses: Vec<License>,
 }
 
@@ -115,6 +121,29 @@ impl Customer {
             subscribed: self.subscribed,
             active_from: None,
             active_until: None,
+            unsubscribed_at: self.unsubscribed_at,
+        }
+    }
+
+    /// Notes when subscriptions ended that lasted `before` the order of `now`.
+    fn note_ends(&mut self, before: Option<&Self>, now: Timestamp) {
+        let ended = |subscribed: bool, before: Option<(bool, Option<Timestamp>)>| match before {
+            _ if subscribed => None,
+            Some((true, _)) => Some(now),
+            Some((false, since)) => since,
+            None => None,
+        };
+        self.unsubscribed_at =
+            ended(self.subscribed, before.map(|before| (before.subscribed, before.unsubscribed_at)));
+        for license in &mut self.licenses {
+            let before = before.and_then(|before| {
+                // It may have been the one that every customer has.
+                let known = before.licenses.iter().find(|known| known.arn == license.arn);
+                known.map(|known| (known.subscribed, known.unsubscribed_at)).or_else(|| {
+                    license.arn.starts_with(STANDARD_LICENSE).then_some((before.subscribed, before.unsubscribed_at))
+                })
+            });
+            license.unsubscribed_at = ended(license.subscribed, before);
         }
     }
 }

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::marketplace::exceptions::{self, ROLE, WAIT};
-use crate::marketplace::{FaultClass, FaultCode};
+use crate::marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
+use crate::marketplace::{Fault, FaultClass, FaultCode, Place};
 
 /// What is wrong and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,14 +28,94 @@ impl Reason {
     /// The catalogue's entry for `code`, or for its class where AWS used a name that the catalogue does not hold.
     #[must_use]
     pub fn of(code: FaultCode, class: FaultClass) -> Self {
+        Self::new(code, class, Place::Metering, None)
+    }
+
+    /// The entry for a fault, with what failed and where.
+    #[must_use]
+    pub fn of_fault(fault: &Fault) -> Self {
+        if fault.clock_is_off()
+            && let Some(offset) = fault.clock_offset_seconds
+        {
+            return Self::clock_skew(offset);
+        }
+        Self::new(fault.code.clone(), fault.class, fault.place, fault.host.as_deref())
+    }
+
+    /// The node's clock is off; `offset_seconds` is AWS's less ours.
+    #[must_use]
+    pub fn clock_skew(offset_seconds: i64) -> Self {
+        let side = if offset_seconds > 0 { "behind" } else { "ahead of" };
+        let minutes = offset_seconds.unsigned_abs() / 60;
+        Self {
+            message: format!("The node's clock is {minutes} min {side} AWS's.").into(),
+            ..Self::known(CLOCK_SKEW, FaultClass::Access)
+        }
+    }
+
+    fn new(code: FaultCode, class: FaultClass, place: Place, host: Option<&str>) -> Self {
         let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
-        Self { docs: runbook(code.as_str()), code, message: message.into(), remedy: remedy.into() }
+        let remedy = remedy_at(class, place).unwrap_or(remedy);
+        Self {
+            docs: runbook(code.as_str()),
+            code,
+            message: placed(message, place, host),
+            remedy: placed(remedy, place, host),
+        }
     }
 
     /// The entry for a code of our own source.
     #[must_use]
     pub fn known(code: &'static str, class: FaultClass) -> Self {
         Self::of(FaultCode::known(code), class)
+    }
+}
+
+/// The clock of the node is off.
+pub const CLOCK_SKEW: &str = "ClockSkew";
+
+/// Stands in a text for what failed, with its host where that is known.
+const AT: &str = "{at}";
+/// Stands in a text for the host that must be reached.
+const HOST: &str = "{host}";
+
+fn placed(text: &'static str, place: Place, host: Option<&str>) -> Cow<'static, str> {
+    if !text.contains('{') {
+        return text.into();
+    }
+    let what = match place {
+        Place::Metering => "AWS's metering service",
+        Place::Sts => "STS",
+        Place::Container => "the agent that hands out the task's credentials",
+        Place::Imds => "the instance metadata service (IMDS)",
+        Place::TaskMetadata => "the ECS task metadata endpoint",
+        Place::Proxy => "the proxy",
+    };
+    let at = host.map_or_else(|| what.to_owned(), |host| format!("{what} at {host}"));
+    let placed = text.replace(AT, &at).replace(HOST, host.unwrap_or(what));
+    let mut letters = placed.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    (first + letters.as_str()).into()
+}
+
+/// What else there is to do where something other than the metering service fails.
+const fn remedy_at(class: FaultClass, place: Place) -> Option<&'static str> {
+    match (class, place) {
+        (FaultClass::Transient, Place::Container) => Some(
+            "Look at the agent on the node (ECS agent, EKS Pod Identity agent); retries continue. EKS: use IRSA, since \
+             Pod Identity does not work for metering.",
+        ),
+        (FaultClass::Transient, Place::Imds) => Some(
+            "Give the pod IRSA (EKS) or a task role (ECS): IMDS often drops answers to pods (hop limit 1), and AWS refuses \
+             the node's role. Retries continue.",
+        ),
+        (FaultClass::Transient, Place::TaskMetadata) => {
+            Some("Set AWS_REGION on the container, and look at the ECS agent; retries continue.")
+        }
+        (FaultClass::Transient, Place::Proxy) => Some(
+            "Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the container, and the proxy itself; retries continue.",
+        ),
+        _ => None,
     }
 }
 
@@ -66,7 +147,7 @@ const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
     }
 }
 
-const NETWORK: &str = "Allow HTTPS to metering.marketplace.<region>.amazonaws.com, by NAT, proxy or VPC endpoint; it is asked again.";
+const NETWORK: &str = "Allow HTTPS to {host}, by NAT, proxy or VPC endpoint; retries continue.";
 
 /// Code, message, remedy of what AWS did not name.
 const CATALOGUE: &[(&str, &str, &str)] = &[
@@ -86,24 +167,64 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "CredentialsUnavailable",
         "The source of the pod's credentials does not answer.",
-        "Allow HTTPS to STS in this region, by NAT, proxy or VPC endpoint; it is asked again.",
+        "Run tollgate doctor in the pod: it names what is asked for credentials. Retries continue.",
+    ),
+    (
+        "CredentialsInvalid",
+        "The configured source of AWS credentials cannot be used.",
+        "Correct the AWS profile files, or the variables AWS_PROFILE and AWS_CONTAINER_CREDENTIALS_FULL_URI.",
+    ),
+    (
+        "CredentialsRefused",
+        "{at} refuses the credentials.",
+        "Check the task role, and AWS_CONTAINER_AUTHORIZATION_TOKEN where it is set.",
+    ),
+    (
+        "WebIdentityTokenMissing",
+        "The file that AWS_WEB_IDENTITY_TOKEN_FILE names does not exist.",
+        "Recreate the pod, so that EKS's webhook mounts the token into this container too.",
+    ),
+    (
+        "WebIdentityTokenExpired",
+        "STS says that the pod's web identity token has expired.",
+        "The kubelet renews it: look at the kubelet, the API server and the node's clock. Retries continue.",
+    ),
+    (
+        "IDPCommunicationError",
+        "STS could not reach the cluster's OIDC provider, or fetch its keys.",
+        "Nothing to do if it passes; else check that the cluster's issuer URL is public. Retries continue.",
+    ),
+    (
+        PROXY_AUTHENTICATION_REQUIRED,
+        "{at} wants a user and a password (407).",
+        "Put them into HTTPS_PROXY (http://user:password@host:port), or let this pod pass. Retries continue.",
+    ),
+    (
+        PROXY_REFUSED,
+        "{at} does not let the request through.",
+        "Allow AWS's endpoint at the proxy, or name it in NO_PROXY. Retries continue.",
+    ),
+    (
+        CLOCK_SKEW,
+        "The node's clock is more than 10 min off AWS's.",
+        "Synchronise the node's clock (NTP; on EC2 the Amazon Time Sync Service). Hours, grace and receipts depend on it.",
     ),
     (
         "RegionUnknown",
         "The AWS region of this pod cannot be found out.",
         "Set AWS_REGION on the container (IRSA does so by itself), or let it reach the ECS task metadata or IMDS.",
     ),
-    ("Timeout", "AWS did not answer in time.", NETWORK),
-    ("ConnectTimeout", "No connection to AWS in time.", NETWORK),
-    ("Dns", "The name of AWS's endpoint does not resolve.", NETWORK),
-    ("Connection", "The connection to AWS failed.", NETWORK),
+    ("Timeout", "{at} did not answer in time.", NETWORK),
+    ("ConnectTimeout", "No connection to {at} in time.", NETWORK),
+    ("Dns", "The name of {at} does not resolve.", NETWORK),
+    ("Connection", "The connection to {at} failed.", NETWORK),
     (
         "Tls",
-        "The TLS connection to AWS could not be trusted.",
+        "The TLS connection to {at} could not be trusted.",
         "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM).",
     ),
     ("MissingSignature", "AWS accepted the call but sent no signature.", WAIT),
-    ("InvalidAnswer", "What answered in AWS's place makes no sense.", NETWORK),
+    ("InvalidAnswer", "What answered in place of {at} makes no sense.", NETWORK),
     (
         "EmulatedToken",
         "The token comes from the tollgate emulator, which this build or configuration does not accept.",
@@ -152,7 +273,7 @@ pub fn unverified(code: &'static str) -> Reason {
 /// AWS called the pod not entitled, and the seller wants no second question of it (`after_denial = "new-pod"`).
 #[must_use]
 pub fn denied_until_a_new_pod() -> Reason {
-    let denied = Reason::of(FaultCode::known("CustomerNotEntitledException"), FaultClass::Denied);
+    let denied = Reason::of(FaultCode::known(exceptions::NOT_ENTITLED), FaultClass::Denied);
     Reason { remedy: NEW_POD.into(), ..denied }
 }
 

@@ -19,6 +19,9 @@ use super::Address;
 /// Largest answer read; the biggest expected is an hour record with AWS's most allocations, 2,500 of five tags each.
 pub const ANSWER_BYTES_MAX: usize = 8 << 20;
 
+/// Largest answer of what is asked by URL: task metadata and a clock, a few kilobytes.
+pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -85,10 +88,12 @@ pub async fn ask(address: &Address, ask: Ask<'_>, limit: Duration) -> Result<Res
         let connect = |source| ClientError::Connect { address: name(), source };
         match address {
             Address::Tcp(addr) => {
-                exchange(TcpStream::connect(addr).await.map_err(connect)?, ask, &name()).await
+                exchange(TcpStream::connect(addr).await.map_err(connect)?, ask, &name(), ANSWER_BYTES_MAX)
+                    .await
             }
             Address::Unix(path) => {
-                exchange(UnixStream::connect(path).await.map_err(connect)?, ask, &name()).await
+                exchange(UnixStream::connect(path).await.map_err(connect)?, ask, &name(), ANSWER_BYTES_MAX)
+                    .await
             }
         }
     };
@@ -106,7 +111,7 @@ pub async fn get_url(url: &str, limit: Duration) -> Result<Response<Bytes>, Clie
         let stream = TcpStream::connect((host.trim_matches(['[', ']']), port))
             .await
             .map_err(|source| ClientError::Connect { address: address.clone(), source })?;
-        exchange(stream, Ask { host, ..Ask::get(path) }, &address).await
+        exchange(stream, Ask { host, ..Ask::get(path) }, &address, SMALL_ANSWER_BYTES_MAX).await
     };
     tokio::time::timeout(limit, whole)
         .await
@@ -117,6 +122,7 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ask: Ask<'_>,
     address: &str,
+    bytes_max: usize,
 ) -> Result<Response<Bytes>, ClientError> {
     let broken = || ClientError::Protocol { address: address.to_owned() };
     let mut request = Request::builder().method(ask.method).uri(ask.path).header(HOST, ask.host);
@@ -131,7 +137,7 @@ async fn exchange(
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| broken())?;
     let exchange = async {
         let (parts, body) = sender.send_request(request).await.map_err(|_| broken())?.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|_| broken())?;
+        let body = Limited::new(body, bytes_max).collect().await.map_err(|_| broken())?;
         Ok(Response::from_parts(parts, body.to_bytes()))
     };
     tokio::pin!(connection);

@@ -18,7 +18,7 @@ pub struct Exception {
     pub name: &'static str,
     /// What it means.
     pub kind: Kind,
-    /// What happened, one sentence.
+    /// What happened, one sentence; `{at}` stands for what answered.
     pub message: &'static str,
     /// What to do, one or two sentences.
     pub remedy: &'static str,
@@ -128,6 +128,10 @@ pub const SERVICE_UNAVAILABLE: &str = "ServiceUnavailable";
 pub const REQUEST_TIME_TOO_SKEWED: &str = "RequestTimeTooSkewed";
 /// The session token, or a registration token, has expired.
 pub const EXPIRED_TOKEN: &str = "ExpiredToken";
+/// The product has no such dimension.
+pub const UNKNOWN_DIMENSION: &str = "InvalidUsageDimensionException";
+/// STS is not enabled in the region for the account.
+pub const REGION_DISABLED: &str = "RegionDisabledException";
 /// The call is none of the service's.
 pub const UNKNOWN_OPERATION: &str = "UnknownOperationException";
 
@@ -159,7 +163,7 @@ pub fn sts(status: u16, code: Option<&str>, message: &str) -> StsError {
         {
             StsError::Provider
         }
-        "RegionDisabledException" => StsError::RegionDisabled,
+        REGION_DISABLED => StsError::RegionDisabled,
         _ => match kind(code).or(Kind::unnamed(status)) {
             Some(Kind::Session) => StsError::TokenExpired,
             Some(Kind::Throttled | Kind::Service) | None => StsError::Unavailable,
@@ -175,7 +179,7 @@ const PROVIDER_KEYS: [&str; 3] =
 // === texts ===
 
 /// The remedy where retries are all there is to do.
-pub const WAIT: &str = "Nothing to do: it is asked again until it answers.";
+pub const WAIT: &str = "Nothing to do: retries continue until it answers.";
 
 /// The remedy where the role is at fault.
 pub const ROLE: &str = "Give the pod's service account (EKS: IRSA) or the task role (ECS) an IAM role that allows \
@@ -200,9 +204,9 @@ const SIGNATURE_REJECTED: (&str, &str) = (
 );
 const CLOCK: &str = "Synchronise the node's clock (NTP); requests are valid for 5 minutes.";
 const SESSION: (&str, &str) = ("The session token has expired.", "Wait: it is being renewed.");
-const BUSY: (&str, &str) = ("AWS answers that too many pods register at once.", WAIT);
-const INTERNAL: (&str, &str) = ("AWS reports an internal error.", WAIT);
-const TOO_SLOW: (&str, &str) = ("AWS did not process the call in time.", WAIT);
+const BUSY: (&str, &str) = ("{at} answers that too many pods ask at once.", WAIT);
+const INTERNAL: (&str, &str) = ("{at} reports an internal error.", WAIT);
+const TOO_SLOW: (&str, &str) = ("{at} did not process the call in time.", WAIT);
 const UNPROCESSABLE: (&str, &str) = (
     "AWS rejects the report as it is.",
     "See the dead letters: tollgate ledger dead-letters. The report must be corrected before it is sent again.",
@@ -266,7 +270,7 @@ const METERING: &[Exception] = &[
         ),
     ),
     row(
-        "InvalidUsageDimensionException",
+        UNKNOWN_DIMENSION,
         Kind::Record(Verdict::Never),
         (
             "AWS does not know the usage dimension for this product.",
@@ -333,7 +337,7 @@ const METERING: &[Exception] = &[
 ];
 
 const STS: &[Exception] = &[row(
-    "RegionDisabledException",
+    REGION_DISABLED,
     Kind::Request,
     (
         "STS is not enabled in this region for the AWS account.",
@@ -398,8 +402,8 @@ const SERVICE: &[Exception] = &[
     row("InternalServiceError", Kind::Service, INTERNAL),
     row("RequestTimeout", Kind::Service, TOO_SLOW),
     row("RequestTimeoutException", Kind::Service, TOO_SLOW),
-    row(SERVICE_UNAVAILABLE, Kind::Service, ("AWS answers with a server error.", WAIT)),
-    row("ServiceUnavailableException", Kind::Service, ("AWS answers with a server error.", WAIT)),
+    row(SERVICE_UNAVAILABLE, Kind::Service, ("{at} answers with a server error.", WAIT)),
+    row("ServiceUnavailableException", Kind::Service, ("{at} answers with a server error.", WAIT)),
 ];
 
 const UNREADABLE: &[Exception] = &[

@@ -41,8 +41,21 @@ fn without_code(status: u16) -> (FaultClass, FaultCode) {
 /// Our own code for a request that could not be made from the configuration.
 pub const REQUEST_NOT_BUILT: &str = "RequestNotBuilt";
 
+/// Our own code: the proxy wants a user and a password.
+pub const PROXY_AUTHENTICATION_REQUIRED: &str = "ProxyAuthenticationRequired";
+
+/// Our own code: the proxy does not let the request through.
+pub const PROXY_REFUSED: &str = "ProxyRefused";
+
 /// Our own codes for calls that certainly never left.
-pub const NOT_SENT: [&str; 4] = ["Dns", "ConnectTimeout", "CredentialsUnavailable", "RegionUnknown"];
+pub const NOT_SENT: [&str; 6] = [
+    "Dns",
+    "ConnectTimeout",
+    "CredentialsUnavailable",
+    "RegionUnknown",
+    PROXY_AUTHENTICATION_REQUIRED,
+    PROXY_REFUSED,
+];
 
 #[cfg(test)]
 mod tests {

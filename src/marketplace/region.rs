@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Region;
-use crate::http::client;
+use super::{Fault, FaultClass, Place, Region};
+use crate::http::client::{self, ClientError};
 
 /// The endpoint is on the same host.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
@@ -20,21 +20,45 @@ struct Task {
     task_arn: String,
 }
 
-/// The ARN of the task that the metadata endpoint describes, where there is one.
-pub async fn task_arn(metadata_uri: Option<&str>) -> Option<String> {
-    let url = format!("{}/task", metadata_uri?.trim_end_matches('/'));
-    match client::get_url(&url, METADATA_TIMEOUT).await {
-        Ok(answer) => serde_json::from_slice::<Task>(answer.body()).ok().map(|task| task.task_arn),
-        Err(error) => {
-            tracing::debug!(%error, "no ECS task metadata");
-            None
-        }
+/// The endpoint is configured and says nothing usable.
+#[derive(Debug, thiserror::Error)]
+pub enum Silent {
+    /// No answer.
+    #[error("the ECS task metadata endpoint: {0}")]
+    NoAnswer(#[from] ClientError),
+    /// An answer that names no task.
+    #[error("the ECS task metadata endpoint answers without a task")]
+    NoTask,
+}
+
+impl Silent {
+    /// As a fault of a call that needed the task.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let code = match self {
+            Self::NoAnswer(ClientError::TimedOut { .. }) => "Timeout",
+            Self::NoAnswer(ClientError::Connect { .. }) => "Connection",
+            Self::NoAnswer(ClientError::Protocol { .. } | ClientError::Url) | Self::NoTask => "InvalidAnswer",
+        };
+        Fault::local(FaultClass::Transient, code, self.to_string()).at(Place::TaskMetadata, None).unsent()
     }
 }
 
+/// The ARN of the task that the metadata endpoint describes; nothing where no endpoint is configured.
+pub async fn task_arn(metadata_uri: Option<&str>) -> Result<Option<String>, Silent> {
+    let Some(uri) = metadata_uri else { return Ok(None) };
+    let url = format!("{}/task", uri.trim_end_matches('/'));
+    let answer = client::get_url(&url, METADATA_TIMEOUT).await?;
+    let task = serde_json::from_slice::<Task>(answer.body()).map_err(|_| Silent::NoTask)?;
+    Ok(Some(task.task_arn))
+}
+
 /// The region in the task's ARN.
-pub async fn from_ecs(metadata_uri: Option<&str>) -> Option<Region> {
-    of_arn(&task_arn(metadata_uri).await?)
+pub async fn from_ecs(metadata_uri: Option<&str>) -> Result<Option<Region>, Silent> {
+    match task_arn(metadata_uri).await? {
+        Some(arn) => of_arn(&arn).map(Some).ok_or(Silent::NoTask),
+        None => Ok(None),
+    }
 }
 
 /// `arn:partition:ecs:region:account:…` (AWS general reference, ARNs).

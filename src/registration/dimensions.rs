@@ -13,7 +13,7 @@ use super::permission;
 use super::schedule::{self, Draw};
 use crate::clock::{self, WallClock};
 use crate::entitlement::{Proof, Watch};
-use crate::marketplace::{Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, Signing};
+use crate::marketplace::{Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
 use crate::metrics::Metrics;
 
 /// AWS takes ten calls a second for each account and region, and the pods of an account start together: a pod takes
@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 pub const TRY_EVERY: Duration = Duration::from_millis(200);
 
 /// What AWS answers to a dimension that the product does not have.
-pub const UNKNOWN: &str = "InvalidUsageDimensionException";
+pub const UNKNOWN: &str = exceptions::UNKNOWN_DIMENSION;
 
 /// Names a dimension that AWS does not know.
 pub fn name_unknown(metrics: &Metrics, dimension: &str) {

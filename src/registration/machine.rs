@@ -327,7 +327,7 @@ impl<P> Machine<P> {
 
     /// A renewal failed. Only a refusal says anything about the entitlement.
     fn on_renewal_fault(&mut self, now: Now, fault: &Fault, proof: Arc<P>) -> Next {
-        let reason = Reason::of(fault.code.clone(), fault.class);
+        let reason = Reason::of_fault(fault);
         if fault.class == FaultClass::Denied {
             self.verdict = Verdict::Proven(proof, None);
             self.hear(now, Some(&fault.code));
@@ -350,7 +350,7 @@ impl<P> Machine<P> {
     }
 
     fn on_fault(&mut self, now: Now, fault: &Fault) -> Next {
-        let reason = Reason::of(fault.code.clone(), fault.class);
+        let reason = Reason::of_fault(fault);
         match &self.verdict {
             // A lapse stands until AWS says otherwise.
             Verdict::Lapsed(..) => {

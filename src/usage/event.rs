@@ -153,15 +153,15 @@ pub struct Rules {
 
 impl Rules {
     /// Whether usage may be counted to a dimension of this name.
-    pub fn dimension(&self, name: &String) -> Result<(), Rejected> {
+    pub fn dimension(&self, name: &str) -> Result<(), Rejected> {
         let reject = |text: &str| Err(Rejected::new("dimension", text));
         if !is_dimension(name) {
             return reject("dimension must have 1 to 255 characters");
         }
-        if self.dimensions.as_ref().is_some_and(|allowed| !allowed.contains(name)) {
+        if self.dimensions.as_ref().is_some_and(|allowed| !allowed.iter().any(|one| one == name)) {
             return reject("dimension is not one of those that the seller configured (dimensions)");
         }
-        if self.entitlement_dimension.as_ref() == Some(name) {
+        if self.entitlement_dimension.as_deref() == Some(name) {
             return reject("dimension is the entitlement_dimension, which takes no usage");
         }
         Ok(())
@@ -181,21 +181,25 @@ pub(crate) fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
     })?;
     let id = document.id.clone();
     let dimension = document.dimension.clone();
-    event(document, rules, now)
-        .map_err(|rejected| (id, Rejected { dimension: Some(dimension).filter(is_dimension), ..rejected }))
+    event(document, rules, now).map_err(|rejected| {
+        (id, Rejected { dimension: Some(dimension).filter(|name| is_dimension(name)), ..rejected })
+    })
 }
 
 /// The key and dimension of an event that cannot be read as a whole, so that its refusal can name them.
 fn named(text: &RawValue) -> Named {
     let named: Named = serde_json::from_str(text.get()).unwrap_or_default();
-    Named { id: named.id.filter(is_id), dimension: named.dimension.filter(is_dimension) }
+    Named {
+        id: named.id.filter(|id| is_id(id)),
+        dimension: named.dimension.filter(|name| is_dimension(name)),
+    }
 }
 
-fn is_id(id: &String) -> bool {
+fn is_id(id: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&id.len())
 }
 
-fn is_dimension(dimension: &String) -> bool {
+fn is_dimension(dimension: &str) -> bool {
     !dimension.is_empty() && dimension.chars().nth(DIMENSION_CHARS_MAX).is_none()
 }
 

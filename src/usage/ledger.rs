@@ -22,6 +22,10 @@
 //! - `accepted(dimension, micros)`: all that was ever acknowledged.
 //! - `settled(dimension, micros)`: what the accepted records that were removed held.
 //!
+//! Schema 2 adds columns of `records` (see `schema`), and
+//! - `audit(id, at, record, action, note)`: what people did to records (`repair`);
+//! - `links(source, slot, target)`: what a carried record became (`links`).
+//!
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`; a program refuses a
 //! file whose `min_reader` is above its own schema, and touches nothing.
 

@@ -3,11 +3,14 @@
 Usage: kill.py PROGRAM MODE KILLS [SEED]
 
 PROGRAM is a build with the feature fail-points, MODE metered or saas. Half of the deaths are kill -9 at a random
-moment, some of them in the middle of a shutdown or after it; half are at a named step, several times each. Meanwhile
-the emulator throttles, loses answers, resets connections and leaves records unprocessed, and its clock goes through the
-hours. The application sends each event under an id until it is acknowledged, as documented; in mode metered some
-reports go through the AWS door, in mode saas usage is that of several customers. In the end the bill of every customer
-and dimension must equal what was acknowledged, to the millionth.
+moment, some of them in the middle of a shutdown or after it, or after the two seconds that a kubelet leaves on eviction;
+half are at a named step, several times each. Meanwhile the emulator throttles, loses answers, resets connections and
+leaves records unprocessed, and its clock goes through the hours; in mode saas it answers the repeat of a record in turns
+with Success and with DuplicateRecord. One dimension, in mode saas one customer's, is a bad neighbour: every call with its usage
+fails, by a 500, a time-out, a proxy's page, or a refusal of the whole call. The application sends each event under an id
+until it is acknowledged, as documented; in mode metered some reports go through the AWS door, in mode saas usage is that
+of several customers. In the end the bill of every customer and dimension must equal what was acknowledged, to the
+millionth, and the neighbour's usage must be accounted for: none billed, all of it pending or dead.
 """
 
 import datetime
@@ -21,6 +24,7 @@ from decimal import Decimal
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "witness"))
 from processes import Emulator  # noqa: E402
+from relay import POISON, Relay, of_poison  # noqa: E402
 
 STEPS = [
     "take-before-commit", "take-after-commit", "seal-before-commit", "seal-after-commit", "attempt-before-commit",
@@ -30,16 +34,23 @@ STEPS = [
 UNSENT = ("sealed", "in_doubt", "claimed")
 # A shutdown waits for two seconds of quiet, seals the open hour, sends it, and ends by itself.
 SHUTDOWN_SECONDS = 3.0
+# What a kubelet leaves between SIGTERM and SIGKILL when the node is short of something.
+EVICTION_SECONDS = 2.0
 # A campaign of so many kills dies at every step.
 LONG = 150
 DIMENSIONS = ["requests", "gigabytes"]
 OPERATION = {"metered": "MeterUsage", "saas": "BatchMeterUsage"}
 # The pod's own account, which a licence names too, and one of before Concurrent Agreements: never in one batch.
 OWN, LEGACY = "111122223333", "222233334444"
+# The bad neighbour, of the legacy kind: it is in LEGACY's batches.
+NEIGHBOUR = "333344445555"
 CUSTOMERS = {
     OWN: {"account_id": OWN, "license_arn": f"arn:aws:license-manager::{OWN}:license:l-demo"},
     LEGACY: {"account_id": LEGACY},
 }
+# How its calls fail, and how often. A time-out takes ten seconds of the sidecar's, so it is rare.
+POISONS = {"metered": (["500", "page", "hang"], [5, 4, 1]), "saas": (["500", "page", "customer", "hang"], [4, 3, 2, 1])}
+SWITCH = "identical_batch_record"
 FAULTS = [
     {"fault": "throttle", "probability": 0.15},
     {"fault": "reset-after", "probability": 0.1},
@@ -103,6 +114,8 @@ class Application:
         self.names_customers = mode == "saas"
         # What it was told, by account and dimension.
         self.acknowledged = {(account, dimension): Decimal(0) for account in self.customers for dimension in DIMENSIONS}
+        self.neighbour = (NEIGHBOUR if self.names_customers else OWN, POISON)
+        self.acknowledged[self.neighbour] = Decimal(0)
         self.sent = 0
         self.account = None
         self.event = None
@@ -111,17 +124,16 @@ class Application:
     def next_event(self):
         if self.event is None:
             self.sent += 1
-            self.account = self.rng.choice(self.customers)
             quantity = Decimal(self.rng.randint(1, 5_000_000)).scaleb(-6)
-            self.event = {
-                "id": f"event-{self.sent}",
-                "dimension": self.rng.choice(DIMENSIONS),
-                "quantity": str(quantity),
-            }
+            if self.rng.random() < 0.05:
+                self.account, dimension = self.neighbour
+            else:
+                self.account, dimension = self.rng.choice(self.customers), self.rng.choice(DIMENSIONS)
+            self.event = {"id": f"event-{self.sent}", "dimension": dimension, "quantity": str(quantity)}
             if self.rng.random() < 0.3:
                 self.event["tags"] = {"team": self.rng.choice("ab")}
             if self.names_customers:
-                self.event["customer"] = CUSTOMERS[self.account]
+                self.event["customer"] = CUSTOMERS.get(self.account, {"account_id": self.account})
         return self.event
 
     def report_by_sdk(self, app, now):
@@ -193,12 +205,12 @@ def get(app, path):
 
 
 class Sidecar:
-    def __init__(self, program, mode, emulator, folder, fail_point=None):
+    def __init__(self, program, mode, emulator, folder, fail_point=None, endpoint=None, **settings):
         environment = {
             "TOLLGATE_MODE": mode,
             "TOLLGATE_PRODUCT_CODE": f"demo{mode}",
-            "TOLLGATE_DIMENSIONS": ",".join(DIMENSIONS),
-            "TOLLGATE_ENDPOINT_URL": emulator.endpoint,
+            "TOLLGATE_DIMENSIONS": ",".join([*DIMENSIONS, POISON]),
+            "TOLLGATE_ENDPOINT_URL": endpoint or emulator.endpoint,
             "TOLLGATE_CLOCK": emulator.facts["clock"],
             "TOLLGATE_PROBE_ADDR": "127.0.0.1:0",
             "TOLLGATE_APP_ADDR": "127.0.0.1:0",
@@ -210,6 +222,7 @@ class Sidecar:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ACCESS_KEY_ID": "campaign",
             "AWS_SECRET_ACCESS_KEY": "any",
+            **settings,
         }
         if fail_point:
             environment["FAIL_POINT"] = fail_point
@@ -260,7 +273,7 @@ def reconcile(start, hours, application):
         application.finish(sidecar.app)
         hours.close()
         wait("an empty open hour", lambda: pending(sidecar))
-        letters = [record for record in get(sidecar.app, "/v1/records")["records"] if record["state"] == "dead"]
+        letters = [record for record in records(sidecar) if record["state"] == "dead" and record["dimension"] != POISON]
         return figures(sidecar), letters
     finally:
         sidecar.end()
@@ -270,12 +283,24 @@ def figures(sidecar):
     return get(sidecar.app, "/v1/reconciliation")["dimensions"]
 
 
+def records(sidecar):
+    """All of them; a page says before which record the next one begins."""
+    found, before = [], ""
+    while True:
+        page = get(sidecar.app, f"/v1/records{before}")
+        found += page["records"]
+        if not page.get("before"):
+            return found
+        before = f"?before={page['before']}"
+
+
 def unsent(sidecar):
-    return [record for record in get(sidecar.app, "/v1/records")["records"] if record["state"] in UNSENT]
+    """Those that should be sent: the bad neighbour's wait for ever, and nobody may wait for them."""
+    return [record for record in records(sidecar) if record["state"] in UNSENT and record["dimension"] != POISON]
 
 
 def pending(sidecar):
-    return [row for row in figures(sidecar) if Decimal(row["pending"]) != 0]
+    return [row for row in figures(sidecar) if Decimal(row["pending"]) != 0 and row["dimension"] != POISON]
 
 
 def wait(what, unfinished):
@@ -284,6 +309,10 @@ def wait(what, unfinished):
     while left := unfinished():
         assert time.monotonic() < deadline, f"timed out waiting for {what}: {left}"
         time.sleep(0.02)
+
+
+def emulator_knows(emulator, switch):
+    return switch in json.dumps(emulator.admin("switches"))
 
 
 def passes(step):
@@ -301,9 +330,24 @@ def main():
     steps = [step for step in STEPS if mode == "metered" or not step.startswith(("claim", "settle"))]
     died_at = {step: 0 for step in steps}
     shutdowns = {"whole": 0, "killed": 0}
-    with Emulator(program) as emulator:
+    evictions = {"whole": 0, "killed": 0}
+    failures = 0
+    # Its own randomness: calls come from several connections, in no certain order.
+    moods = random.Random(seed)
+
+    def spoil(call):
+        return moods.choices(*POISONS[mode])[0] if of_poison(call) else None
+
+    with Emulator(program) as emulator, Relay(emulator.endpoint, spoil) as relay:
         emulator.admin("clock", {"now": "2026-11-24T08:00:00Z"})
-        emulator.admin("customers", {"account_id": LEGACY, "subscribed": True})
+        for account in (LEGACY, NEIGHBOUR):
+            emulator.admin("customers", {"account_id": account, "subscribed": True})
+        emulator.admin("products", {"product_code": f"demo{mode}", "dimensions": [*DIMENSIONS, POISON]})
+        repeats = ["success", "duplicate-record"] if mode == "saas" else []
+        if repeats and not emulator_knows(emulator, SWITCH):
+            # Louder than a line that scrolls by: a campaign that leaves something out has not held.
+            print(f"ERROR: the emulator has no switch {SWITCH}; no repeat is answered with DuplicateRecord")
+            failures, repeats = failures + 1, []
         emulator.admin("faults", {"seed": seed})
         faults = FAULTS + ([{"fault": "unprocessed", "probability": 0.1}] if mode == "saas" else [])
         emulator.admin("faults", [{**fault, "operation": OPERATION[mode]} for fault in faults])
@@ -312,7 +356,11 @@ def main():
         hours = Hours(emulator)
 
         def start(fail_point=None):
-            return Sidecar(program, mode, emulator, folder, fail_point)
+            if repeats:
+                emulator.admin("switches", {SWITCH: rng.choice(repeats)})
+            # As the native and the ECS forms have it, where the application has ended by then, and as by default.
+            quiet = rng.choice(["0s", "2s"])
+            return Sidecar(program, mode, emulator, folder, fail_point, relay.endpoint, TOLLGATE_DRAIN_QUIET=quiet)
 
         for kill in range(1, kills + 1):
             step = rng.choice(steps) if rng.random() < 0.6 else None
@@ -332,9 +380,10 @@ def main():
                         break
             while alive and time.monotonic() < until:
                 alive = application.report(sidecar.app)
-            if alive and not step and rng.random() < 0.25:
-                sidecar.shut_down(rng.uniform(0.0, 1.3 * SHUTDOWN_SECONDS))
-                shutdowns["killed" if sidecar.process.poll() is None else "whole"] += 1
+            if alive and not step and rng.random() < 0.4:
+                evicted = rng.random() < 0.5
+                sidecar.shut_down(EVICTION_SECONDS if evicted else rng.uniform(0.0, 1.3 * SHUTDOWN_SECONDS))
+                (evictions if evicted else shutdowns)["killed" if sidecar.process.poll() is None else "whole"] += 1
             code = sidecar.end()
             if step and code == -6:
                 died_at[step] += 1
@@ -346,7 +395,15 @@ def main():
         settle(start, hours, application)
         rows, letters = reconcile(start, hours, application)
         bill = emulator.billed()
-    failures = 0
+    neighbour = application.acknowledged.pop(application.neighbour)
+    row = next((row for row in rows if row["dimension"] == POISON), {"balanced": neighbour == 0})
+    left, billed = [sum(Decimal(row.get(name, 0)) for name in names) for names in (("pending", "dead"), ("billed",))]
+    taken = Decimal(bill.get((f"demo{mode}", *application.neighbour), 0))
+    good = row["balanced"] and taken == billed == 0 and left == neighbour
+    failures += not good
+    print(f"bad neighbour: acknowledged {neighbour}, pending or dead {left}, billed {taken}, {len(relay.spoilt)} calls: "
+          f"{'accounted for' if good else f'NOT ACCOUNTED FOR: {row}'}")
+    rows = [row for row in rows if row["dimension"] != POISON]
     for (account, dimension), acknowledged in application.acknowledged.items():
         billed = Decimal(bill.get((f"demo{mode}", account, dimension), 0))
         failures += billed != acknowledged
@@ -358,7 +415,7 @@ def main():
         print(f"{row['dimension']}: dead {row['dead']}, {'balanced' if good else f'NOT BALANCED: {row}'}")
     for letter in letters:
         print(f"dead letter: {letter}")
-    print(f"events {application.sent}, deaths at named steps {died_at}, shutdowns {shutdowns}")
+    print(f"events {application.sent}, deaths at named steps {died_at}, shutdowns {shutdowns}, evictions {evictions}")
     # A campaign that is long enough has been everywhere; else it proves less than it says.
     # Opening writes only after a death in the middle of a call, so that chance may pass it by.
     missed = [step for step, deaths in died_at.items() if deaths == 0 and not step.startswith("open")]

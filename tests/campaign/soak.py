@@ -3,8 +3,8 @@
 Usage: soak.py PROGRAM [DAYS]
 
 Each hour the application reports some events in two dimensions, by id; every seventh hour the sidecar is restarted, by kill -9 or by
-SIGTERM in turns. Resident memory and the ledger's size are read each day: the last days must not be above the first by more than a
-quarter. In the end the bill equals what was acknowledged, to the millionth.
+SIGTERM in turns. Every call with a third dimension's usage gets a 500: that bad neighbour must hold nothing up. Resident memory and the ledger's size are read each day: the last days must not be above the first by more than a
+quarter. In the end the bill equals what was acknowledged, to the millionth, and of the neighbour's usage nothing is billed or lost.
 """
 
 import os
@@ -15,11 +15,13 @@ from decimal import Decimal
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "witness"))
 sys.path.insert(0, os.path.dirname(__file__))
-from kill import Sidecar, get, pending, post, unsent, wait  # noqa: E402
+from kill import Sidecar, get, pending, post, records, unsent, wait  # noqa: E402
 from processes import Emulator  # noqa: E402
+from relay import POISON, Relay, of_poison  # noqa: E402
 
 DIMENSIONS = ["requests", "gigabytes"]
 EVENTS_AN_HOUR = 400
+NEIGHBOURS_EVENTS = 5
 
 
 def resident(pid):
@@ -33,19 +35,25 @@ def folder_bytes(folder):
 
 def main():
     program, days = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 8
-    acknowledged = dict.fromkeys(DIMENSIONS, Decimal(0))
+    acknowledged = dict.fromkeys([*DIMENSIONS, POISON], Decimal(0))
     memory, sizes = [], []
-    with Emulator(program) as emulator:
+    with Emulator(program) as emulator, Relay(emulator.endpoint, lambda call: "500" if of_poison(call) else None) as relay:
+        emulator.admin("products", {"product_code": "demometered", "dimensions": list(acknowledged)})
         # Twenty past: an hour's record is due by then, its settling time and the pod's delay included.
         emulator.admin("clock", {"now": "2026-11-24T00:20:00Z"})
         folder = os.path.join(emulator.folder.name, "sidecar")
         os.mkdir(folder)
-        sidecar = Sidecar(program, "metered", emulator, folder)
+
+        def start():
+            return Sidecar(program, "metered", emulator, folder, endpoint=relay.endpoint)
+
+        sidecar = start()
         for hour in range(24 * days):
             events = [
                 {"id": f"{hour}-{index}", "dimension": DIMENSIONS[index % 2], "quantity": f"{index % 7}.{index % 1000:03}"}
                 for index in range(EVENTS_AN_HOUR)
             ]
+            events += [{"id": f"{hour}-bad-{index}", "dimension": POISON, "quantity": 1} for index in range(NEIGHBOURS_EVENTS)]
             status, answer = post(sidecar.app, "/v1/usage", events)
             assert status == 202 and all(result["status"] == "accepted" for result in answer["results"]), answer
             for event in events:
@@ -58,7 +66,7 @@ def main():
                     sidecar.process.send_signal(signal.SIGTERM)
                     sidecar.process.wait()
                     sidecar.end()
-                sidecar = Sidecar(program, "metered", emulator, folder)
+                sidecar = start()
             emulator.admin("clock", {"advance": "1h"})
             # A real hour leaves time enough to send its record; a simulated one must wait for it.
             wait("the hour's records", lambda: unsent(sidecar)
@@ -71,17 +79,22 @@ def main():
             emulator.admin("clock", {"advance": "75m"})
             wait("the last records", lambda: unsent(sidecar))
         wait("an empty open hour", lambda: pending(sidecar))
-        dead = [record for record in get(sidecar.app, "/v1/records")["records"] if record["state"] == "dead"]
+        dead = [record for record in records(sidecar) if record["state"] == "dead" and record["dimension"] != POISON]
         rows = {row["dimension"]: row for row in get(sidecar.app, "/v1/reconciliation")["dimensions"]}
         sidecar.end()
         billed = {key[2]: Decimal(quantity) for key, quantity in emulator.billed().items()}
     # The first two days fill what is kept for 48 hours.
     flat = max(memory[2:], default=0) <= 1.25 * memory[1] and max(sizes[2:], default=0) <= 1.25 * sizes[2]
-    exact = all(billed[name] == total and Decimal(rows[name]["dead"]) == 0 for name, total in acknowledged.items())
+    exact = all(billed[name] == acknowledged[name] and Decimal(rows[name]["dead"]) == 0 for name in DIMENSIONS)
+    bad = rows[POISON]
+    kept = Decimal(bad["pending"]) + Decimal(bad["dead"])
+    exact = exact and bad["balanced"] and kept == acknowledged[POISON] and POISON not in billed
     for name, total in acknowledged.items():
-        print(f"{name}: acknowledged {total}, billed {billed[name]}, dead {rows[name]['dead']}")
+        row = rows[name]
+        print(f"{name}: acknowledged {total}, billed {billed.get(name, 0)}, pending {row['pending']}, dead {row['dead']}")
     for record in dead:
         print(f"dead letter: {record}")
+    print(f"the bad neighbour's calls: {len(relay.spoilt)}")
     print(f"soak: {days} days, {24 * days * EVENTS_AN_HOUR:,} events; flat {flat}, exact {exact}")
     sys.exit(0 if flat and exact else 1)
 

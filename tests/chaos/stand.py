@@ -1,5 +1,6 @@
 """The sidecar under chaos: started with limits, watched by a prober that stands for the kubelet, fed by an application that keeps books."""
 
+import datetime
 import http.client
 import json
 import os
@@ -8,6 +9,7 @@ import resource
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from decimal import Decimal
@@ -17,6 +19,15 @@ from processes import Emulator  # noqa: E402, F401
 
 # Anything that should happen at once or after a few retries has happened by then, on a loaded machine too.
 PATIENCE = 120
+# An hour's record is due so many minutes after the hour: settling, and the pod's delay.
+DUE_AFTER = 13
+# How long a record that is due may stay unsent while AWS answers: longer than the longest pause after a fault (28 s).
+PAUSE_MAX = 40
+# States of a record that AWS has not answered for good.
+UNSENT = ("sealed", "in_doubt", "claimed")
+MEBIBYTE = 1 << 20
+# What deploy/ and helm/ give the container, and what the security review promises.
+MEMORY_MAX = 32 * MEBIBYTE
 
 
 def wait(what, condition, patience=PATIENCE):
@@ -60,7 +71,7 @@ class Sidecar:
             "AWS_ACCESS_KEY_ID": "chaos",
             "AWS_SECRET_ACCESS_KEY": "any",
             **({"TOLLGATE_PUBLIC_KEYS": emulator.facts["public_keys"]} if mode == "hourly" else {}),
-            **({"TOLLGATE_CLOCK": emulator.facts["clock"], "TOLLGATE_DIMENSIONS": "requests"} if mode == "metered" else {}),
+            **({"TOLLGATE_CLOCK": emulator.facts["clock"], "TOLLGATE_DIMENSIONS": "requests"} if mode != "hourly" else {}),
             **settings,
         }
 
@@ -102,8 +113,17 @@ class Sidecar:
         answer = exchange(self.probe, "GET", "/entitlement")
         return json.loads(answer[2]) if answer else {"state": None, "reason": None}
 
-    def wait_for(self, state):
-        return wait(state, lambda: (found := self.entitlement())["state"] == state and found)
+    def wait_for(self, state, patience=PATIENCE):
+        return wait(state, lambda: (found := self.entitlement())["state"] == state and found, patience)
+
+    def records(self):
+        answer = exchange(self.app, "GET", "/v1/records")
+        return json.loads(answer[2])["records"] if answer and answer[0] == 200 else []
+
+    def overdue(self, now):
+        """Records that should have been sent by `now`."""
+        due = (now - datetime.timedelta(minutes=60 + DUE_AFTER)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return [record for record in self.records() if record["state"] in UNSENT and record["hour"] <= due]
 
     def wait_for_code(self, *codes):
         seen = set()
@@ -134,6 +154,24 @@ class Sidecar:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+
+
+class Cgroup:
+    """32 MiB and no more, by whichever cgroup interface the kernel offers."""
+
+    def __init__(self, bytes_max):
+        two = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+        self.path = tempfile.mkdtemp(prefix="tollgate-", dir=f"/sys/fs/cgroup/{'' if two else 'memory'}")
+        with open(os.path.join(self.path, "memory.max" if two else "memory.limit_in_bytes"), "w") as limit:
+            limit.write(str(bytes_max))
+        self.peak = os.path.join(self.path, "memory.peak" if two else "memory.max_usage_in_bytes")
+
+    def most(self):
+        with open(self.peak) as peak:
+            return int(peak.read())
+
+    def close(self):
+        os.rmdir(self.path)
 
 
 class Kubelet:
@@ -177,6 +215,10 @@ def ask_until_told(address, timeout=5):
     print(json.dumps([asked, failed, slowest]))
 
 
+def emulator_time(emulator):
+    return datetime.datetime.fromisoformat(emulator.admin("clock")["now"].replace("Z", "+00:00"))
+
+
 class Application:
     """Reports usage under an id until it is acknowledged, and knows what was."""
 
@@ -211,10 +253,18 @@ class Application:
         return next((row for row in rows if row["dimension"] == "requests"), None)
 
     def settle(self, emulator, sidecar):
-        """Lets the hours close until all is sent; then the bill must be what was acknowledged, to the millionth."""
+        """Lets the hours close until all is sent; then the bill must be what was acknowledged, to the millionth.
+
+        The clock stands while a record that is due is unsent. AWS takes it within six hours, and what follows a fault is a pause of real
+        seconds: a clock that goes through six hours meanwhile would make a dead letter of what is only late.
+        """
+        stands_until = time.monotonic()
 
         def sent():
-            emulator.admin("clock", {"advance": "75m"})
+            nonlocal stands_until
+            if not sidecar.overdue(emulator_time(emulator)) or time.monotonic() > stands_until:
+                emulator.admin("clock", {"advance": "75m"})
+                stands_until = time.monotonic() + PAUSE_MAX
             time.sleep(0.5)
             row = self.balance(sidecar)
             return row and row["pending"] == "0" and row

@@ -156,8 +156,8 @@ fn the_role_and_the_credentials_are_named_when_they_are_what_is_wrong() {
     command
         .env("AWS_WEB_IDENTITY_TOKEN_FILE", "/nonexistent/token")
         .env("AWS_ROLE_ARN", "arn:aws:iam::1:role/x");
-    let line = Sidecar::start(command).wait_for_code("misconfigured", "WebIdentityTokenUnreadable");
-    assert!(line["remedy"].as_str().unwrap().contains("fsGroup"), "{line}");
+    let line = Sidecar::start(command).wait_for_code("misconfigured", "WebIdentityTokenMissing");
+    assert!(line["remedy"].as_str().unwrap().contains("Recreate the pod"), "{line}");
 }
 
 #[test]

@@ -79,6 +79,27 @@ pub(crate) fn metric_differences(sources: &[Source], document: &str) -> Vec<Stri
     found
 }
 
+/// Alerts that the runbook or the table of METRICS.md does not know, and names there that no rule has.
+pub(crate) fn alert_differences(rules: &str, runbook: &str, metrics: &str) -> Vec<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric();
+    let shipped: BTreeSet<String> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::to_owned).collect();
+    let entries: BTreeSet<String> = runbook
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .filter(|heading| heading.starts_with("Tollgate"))
+        .map(str::to_owned)
+        .collect();
+    let listed = names(metrics, "Tollgate", is_name);
+    let mut found = Vec::new();
+    for (known, document) in [(&entries, "docs/RUNBOOK.md"), (&listed, "docs/METRICS.md")] {
+        found
+            .extend(shipped.difference(known).map(|name| format!("{document}: the alert {name} is missing")));
+        found.extend(known.difference(&shipped).map(|name| format!("{document}: no rule is named {name}")));
+    }
+    found
+}
+
 /// Fuzz targets that are written but never built: each needs its `[[bin]]`.
 pub(crate) fn forgotten_targets(files: &[String], manifest: &str) -> Vec<String> {
     let targets = files.iter().filter_map(|path| path.strip_prefix("fuzz/fuzz_targets/"));

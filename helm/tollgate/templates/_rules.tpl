@@ -3,29 +3,47 @@
 groups:
   - name: tollgate
     rules:
+      # A state that comes and goes must not begin `for` anew each time: what was seen within six minutes counts, since
+      # attempts are at most that far apart. The window is shorter than `for`, so that what was seen once does not count.
       - alert: TollgateNotEntitled
-        expr: max by (namespace, pod) (tollgate_entitlement_state{state=~"denied|misconfigured|unverified"}) == 1
-        for: 5m
+        expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state=~"denied|misconfigured|unverified|unreported"}[6m])) == 1
+        for: 10m
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} is not entitled: AWS or the token says no"
           description: "kubectl describe pod names reason and remedy; docs/RUNBOOK.md explains the code."
       - alert: TollgatePendingTooLong
-        expr: max by (namespace, pod) (tollgate_entitlement_state{state=~"pending|unavailable"}) == 1
+        expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state=~"pending|unavailable"}[6m])) == 1
         for: 15m
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has waited for AWS's answer for 15 minutes"
           description: "AWS cannot be reached: network, proxy, DNS or VPC endpoint."
+      - alert: TollgateGateShut
+        # Whatever the state: it shuts again and again, or was never open.
+        expr: min by (namespace, pod) (min_over_time(tollgate_gate_open[6m])) == 0
+        for: 12m
+        labels: { severity: critical }
+        annotations:
+          summary: "the gate of {{ "{{" }} $labels.pod {{ "}}" }} has been shut, at least now and then, for twelve minutes"
+          description: "tollgate probe ready names the state and what to do; docs/RUNBOOK.md explains the code."
+      - alert: TollgateSidecarGone
+        # Prometheus still finds the target, and what it scraped there within a day was tollgate.
+        expr: max by (namespace, pod) (max_over_time(up[4m]) == 0 and on (job, instance) last_over_time(tollgate_build_info[1d])) == 0
+        for: 5m
+        labels: { severity: critical }
+        annotations:
+          summary: "the sidecar of {{ "{{" }} $labels.pod {{ "}}" }} does not answer: its usage is not reported, and nobody tells of anything else"
+          description: "kubectl describe pod shows how its container ended; docs/RUNBOOK.md explains the exit code."
       - alert: TollgateGrace
-        expr: max by (namespace, pod) (tollgate_entitlement_state{state="grace"}) == 1
-        for: 1m
+        # No wait: the gate shuts when the grace ends, and a grace that comes and goes is one.
+        expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state="grace"}[5m])) == 1
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open on grace only: it shuts when that ends"
       - alert: TollgateLapsed
-        expr: max by (namespace, pod) (tollgate_entitlement_state{state="lapsed"}) == 1
-        for: 5m
+        expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state="lapsed"}[6m])) == 1
+        for: 10m
         labels: { severity: warning }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} was entitled and no longer is"
@@ -60,14 +78,74 @@ groups:
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has usage that AWS has not taken after half of its window"
           description: "tollgate ledger list shows the records; after the window they are dead letters or carried."
+      - alert: TollgateUsageNotBilled
+        # Usage was acknowledged two to three hours ago by a pod that still runs, and AWS has accepted no record since. A
+        # series that begins has no increase, so one that is younger than the window counts too.
+        expr: |-
+          (
+            sum without (dimension, status) (increase(tollgate_usage_events_total{status="accepted"}[1h] offset 2h)) > 0
+            and tollgate_usage_unsent_records
+          ) unless (
+            sum without (dimension, outcome) (increase(tollgate_usage_records_total{outcome="accepted"}[3h])) > 0
+            or sum without (dimension, outcome) (tollgate_usage_records_total{outcome="accepted"} unless tollgate_usage_records_total{outcome="accepted"} offset 3h) > 0
+          )
+        for: 15m
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} takes usage, and AWS has accepted none of it for three hours"
+          description: "tollgate ledger list --state sealed shows what waits and AWS's latest code for it."
+      - alert: TollgateUsageRejected
+        # `bad_request` and the like: nothing of the request can be counted, however often it is sent.
+        expr: |-
+          increase(tollgate_usage_events_rejected_total[15m]) > 0
+          or increase(tollgate_usage_requests_refused_total{reason=~"bad_request|strict|door_product"}[15m]) > 0
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} rejects usage that an application reports ({{ "{{" }} $labels.reason {{ "}}" }}): it is not billed"
+          description: "The sidecar's log names dimension and reason once a minute; correct the application, or dimensions."
+      - alert: TollgateUsageRefused
+        # The application sends such a request again; what is refused for long is lost when the application ends.
+        expr: increase(tollgate_usage_requests_refused_total{reason=~"busy|unanswered|door_rate"}[10m]) > 0
+        for: 15m
+        labels: { severity: warning }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused requests with usage for a quarter of an hour ({{ "{{" }} $labels.reason {{ "}}" }})"
+          description: "Send fewer or smaller requests at once; docs/RUNBOOK.md, TollgateUsageRefused, says what each reason is."
+      - alert: TollgateLedgerFull
+        expr: increase(tollgate_usage_requests_refused_total{reason="ledger_full"}[15m]) > 0
+        labels: { severity: critical }
+        annotations:
+          summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} is full: usage is refused"
+          description: "The log says what fills it. Raise ledger_bytes_max, or mend why AWS does not take the records."
+      - alert: TollgateLedgerFilling
+        expr: tollgate_ledger_bytes_max > 0 and tollgate_ledger_bytes > 0.8 * tollgate_ledger_bytes_max
+        for: 5m
+        labels: { severity: warning }
+        annotations:
+          summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} has reached four fifths of ledger_bytes_max, where usage is refused"
+          description: "Raise ledger_bytes_max and the volume, or mend why AWS does not take the records."
+      - alert: TollgateLedgerFails
+        expr: increase(tollgate_ledger_commit_failures_total[15m]) > 0
+        labels: { severity: critical }
+        annotations:
+          summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: usage is refused or cannot be sent"
+          description: "The log names the error; most often the volume is full, read-only or slow."
+      - alert: TollgateLedgerUnavailable
+        # While a sidecar starts a few requests come before the ledger is open.
+        expr: increase(tollgate_usage_requests_refused_total{reason="ledger_unavailable"}[8m]) > 0
+        for: 10m
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused usage for ten minutes: its ledger is not open, or cannot be written"
+          description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateDeadLetters
         expr: tollgate_usage_dead_letters > 0
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} holds {{ "{{" }} $value {{ "}}" }} records that will not be billed unless somebody acts"
-          description: "tollgate ledger dead-letters"
+          description: "tollgate ledger dead-letters names them; docs/RUNBOOK.md says for each code: replay, confirm or discard."
       - alert: TollgateClockSkew
-        expr: abs(tollgate_clock_skew_seconds) > 60
+        expr: max_over_time(abs(tollgate_clock_skew_seconds)[10m:1m]) > 60
         for: 5m
         labels: { severity: warning }
         annotations:

@@ -31,7 +31,7 @@ pub(super) enum Source {
     /// The running sidecar, over its app server.
     Sidecar(Sidecar),
     /// Nobody: the file is open here.
-    File { ledger: Ledger, repairs: Repairs, window: Window },
+    File { ledger: Box<Ledger>, repairs: Repairs, window: Window },
 }
 
 pub(super) struct Sidecar {
@@ -74,7 +74,7 @@ impl Source {
             Mode::Saas => Window::BatchMeterUsage,
             _ => Window::MeterUsage,
         };
-        Ok(Self::File { ledger, repairs: repairs(config), window })
+        Ok(Self::File { ledger: Box::new(ledger), repairs: repairs(config), window })
     }
 
     /// All rows of a listing, oldest first.

@@ -14,6 +14,7 @@ fn recorded(pod: &str, quantity: u32, call: u64) -> Recorded {
         allocations: Vec::new(),
         call,
         client_token: None,
+        region: "us-east-1".to_owned(),
     }
 }
 
@@ -36,6 +37,7 @@ fn a_record_is_found_by_what_makes_it_the_same() {
         Recorded { dimension: "gigabytes".to_owned(), ..first.clone() },
         Recorded { form: FormText::Pod("pod-b".to_owned()), ..first.clone() },
         Recorded { form: FormText::Product, ..first.clone() },
+        Recorded { region: "eu-west-1".to_owned(), ..first.clone() },
         Recorded { form: FormText::License("arn".to_owned()), ..first },
     ] {
         assert!(bill.find(&other).is_none(), "{other:?}");

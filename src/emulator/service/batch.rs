@@ -25,6 +25,10 @@ const WINDOW_SECONDS: i64 = 24 * 3600;
 /// After its end a month is open for records so long, in seconds.
 const MONTH_GRACE_SECONDS: i64 = 6 * 3600;
 
+/// After a licence was deprovisioned its last usage is taken for so long, in seconds (AWS's metering skill: "about an
+/// hour").
+const FLUSH_SECONDS: i64 = 3600;
+
 /// A record that passed what fails a whole batch.
 struct Checked {
     report: Recorded,
@@ -113,8 +117,11 @@ fn check(
     check_time(timestamp, request.now)?;
     let found = customer_of(service, product_code, record, timestamp)?;
     let (account_id, subscribed) = match &found {
-        Some((account_id, Some(license))) => (account_id.clone(), license.subscribed),
-        Some((account_id, None)) => (account_id.clone(), service.world.subscribed(account_id, product_code)),
+        Some((account_id, Some(license))) => (account_id.clone(), takes(service, license, request.now)),
+        Some((account_id, None)) => {
+            let licenses = service.world.licenses(account_id, product_code);
+            (account_id.clone(), licenses.iter().any(|license| takes(service, license, request.now)))
+        }
         None => (String::new(), false),
     };
     let rounded = if service.world.switches.second(Switch::BatchHours) { timestamp } else { hour(timestamp) };
@@ -134,8 +141,17 @@ fn check(
         allocations,
         call: request.call,
         client_token: None,
+        region: request.region.to_owned(),
     };
     Ok(Checked { report, subscribed, echo: model::known_members(echo) })
+}
+
+/// Whether usage is taken under a licence: while it lasts, and for a last flush.
+fn takes(service: &Service, license: &License, now: Timestamp) -> bool {
+    let flush = |at: &Timestamp| now.millis_since(*at) <= FLUSH_SECONDS * 1000;
+    license.subscribed
+        || (!service.world.switches.second(Switch::DeprovisionedFlush)
+            && license.unsubscribed_at.as_ref().is_some_and(flush))
 }
 
 /// Which members may name product and customer together (model text of BatchMeterUsage and UsageRecord).
@@ -258,7 +274,9 @@ fn judge(service: &Service, records: Vec<Checked>, changes: &mut Vec<Change>) ->
         match in_batch.or_else(|| service.bill.find(&report)) {
             Some(known) if repeats(&known, &report, service.world.switches) => {
                 changes.push(Change::Repeated { record: known.id, call: report.call, client_token: None });
-                results.push(result("Success", Some(known.id), echo));
+                let duplicate = service.world.switches.second(Switch::IdenticalBatchRecord);
+                let status = if duplicate { "DuplicateRecord" } else { "Success" };
+                results.push(result(status, Some(known.id), echo));
             }
             // "A previously metered UsageRecord had the same customer, dimension, and time, but a different quantity."
             Some(known) => results.push(result("DuplicateRecord", Some(known.id), echo)),

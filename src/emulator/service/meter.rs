@@ -29,9 +29,7 @@ pub(super) fn decide(
     }
     check_place(service, pod, request)?;
     let product = service.product(&asked.product_code, request.operation)?;
-    if !service.world.subscribed(pod.account_id, &asked.product_code) {
-        return Err(not_entitled());
-    }
+    check_entitlement(service, pod, request, &asked, changes)?;
     if !product.dimensions.contains(asked.usage_dimension.as_ref()) {
         return Err(super::dimension_error(&asked.usage_dimension, product));
     }
@@ -49,6 +47,7 @@ pub(super) fn decide(
         allocations,
         call: request.call,
         client_token: client_token(service, pod, &asked, agent)?,
+        region: request.region.to_owned(),
     };
     let (id, change) = judge(service, report)?;
     if dry_run {
@@ -65,6 +64,33 @@ fn dry_run_answer(service: &Service) -> Decided {
         return Err(ServiceError::new("DryRunOperation", text));
     }
     Ok(Answer::Document(json!({})))
+}
+
+/// AWS says that an error about entitlement comes on a pod's first call only.
+fn check_entitlement(
+    service: &Service,
+    pod: &PodView<'_>,
+    request: &Request<'_>,
+    asked: &MeterUsage<'_>,
+    changes: &mut Vec<Change>,
+) -> Result<(), ServiceError> {
+    let before = service.bill.registration(pod.name, &asked.product_code);
+    let judged_once = before == Some(false) && service.world.switches.second(Switch::RefusedPod);
+    if judged_once || service.world.subscribed(pod.account_id, &asked.product_code) {
+        return Ok(());
+    }
+    // Remembered once, so that asking for ever costs nothing.
+    if before.is_none() && service.room(pod.name, &[]).is_ok() {
+        changes.push(Change::Registered {
+            pod: pod.name.to_owned(),
+            product_code: asked.product_code.clone().into_owned(),
+            account_id: pod.account_id.to_owned(),
+            at: request.now.unix_millis(),
+            call: request.call,
+            entitled: false,
+        });
+    }
+    Err(not_entitled())
 }
 
 fn check_place(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> Result<(), ServiceError> {

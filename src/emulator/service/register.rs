@@ -93,7 +93,7 @@ fn admit(
     let before = service.bill.registration(pod.name, &asked.product_code);
     let entitled = match before {
         Some(true) => true,
-        Some(false) if service.world.switches.second(Switch::RefusedRegistration) => true,
+        Some(false) if service.world.switches.second(Switch::RefusedPod) => true,
         _ => service.world.subscribed(pod.account_id, &asked.product_code),
     };
     // A refusal is remembered once, so that asking for ever costs nothing.

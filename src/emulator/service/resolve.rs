@@ -7,9 +7,9 @@ use crate::emulator::wire::ResolveCustomer;
 use crate::emulator::world::Agreements;
 use crate::emulator::world::switches::Switch;
 
-/// A registration token is good for so long, in seconds. AWS says "as soon as it is submitted" and no number; sellers
-/// report an hour.
-const TOKEN_AGE_SECONDS_MAX: i64 = 3600;
+/// A registration token is good for so long, in seconds: about 4 hours (AWS's metering skill; the service model has no
+/// number).
+const TOKEN_AGE_SECONDS_MAX: i64 = 4 * 3600;
 
 pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec<Change>) -> Decided {
     let asked: ResolveCustomer<'_> = super::members(request)?;
@@ -22,9 +22,12 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
         return Err(invalid());
     }
     service.disabled(Some(product), request)?;
-    let resubmitted = token.resolved && !service.world.switches.second(Switch::TokenResubmission);
+    let resubmission = if token.resolved { service.world.switches.answer(Switch::TokenResubmission) } else { 0 };
+    if resubmission == 1 {
+        return Err(invalid());
+    }
     let age_millis = request.now.millis_since(token.issued_at);
-    if resubmitted || age_millis > TOKEN_AGE_SECONDS_MAX * 1000 {
+    if resubmission == 2 || age_millis > TOKEN_AGE_SECONDS_MAX * 1000 {
         return Err(ServiceError::new(
             "ExpiredTokenException",
             "The submitted registration token has expired. This can happen if the buyer's browser takes too long to \

@@ -125,6 +125,14 @@ impl Bench {
         token
     }
 
+    /// As the admin interface orders it.
+    fn order_subscribed(&mut self, account_id: &str, subscribed: bool) {
+        let order = json!({"account_id": account_id, "subscribed": subscribed});
+        let order = serde_json::from_value(order).unwrap();
+        let (account_id, customer) = self.service.world.ordered_customer(self.now, order).unwrap();
+        self.service.apply(&Change::Customer { account_id, customer });
+    }
+
     fn subscribe(&mut self, account_id: &str, subscribed: bool) {
         let customer = self.service.world.customers.get_mut(account_id).unwrap();
         customer.subscribed = subscribed;
@@ -267,12 +275,19 @@ fn entitlement_is_judged_on_the_first_call_only() {
 #[test]
 fn a_refused_pod_is_judged_again_or_not() {
     for (answer, code) in [("refused-again", "CustomerNotEntitledException"), ("accepted", "ok")] {
-        let mut bench = Bench::with("refused_registration", answer);
+        let mut bench = Bench::with("refused_pod", answer);
         bench.subscribe("111122223333", false);
         assert_eq!(bench.register(json!({})), "CustomerNotEntitledException");
         assert_eq!(bench.register(json!({})), code, "{answer}");
         bench.subscribe("111122223333", true);
         assert_eq!(bench.register(json!({})), "ok", "after the subscription came through");
+        // The same for a pod that reports.
+        let mut bench = Bench::with("refused_pod", answer);
+        bench.subscribe("111122223333", false);
+        assert_eq!(bench.meter(json!({})), "CustomerNotEntitledException");
+        assert_eq!(bench.meter(json!({})), code, "{answer}");
+        bench.pod = "pod-2";
+        assert_eq!(bench.meter(json!({})), "CustomerNotEntitledException", "another pod");
     }
 }
 
@@ -734,10 +749,50 @@ fn a_disabled_batch_says_so() {
     );
 }
 
+#[test]
+fn an_identical_record_is_a_success_or_a_duplicate_and_is_billed_once() {
+    for (answer, status) in [("success", "Success"), ("duplicate-record", "DuplicateRecord")] {
+        let mut bench = Bench::with("identical_batch_record", answer);
+        assert_eq!(bench.statuses(&[record(json!({}))]), ["Success"]);
+        let again = bench.batch(json!({"ProductCode": "demosaas", "UsageRecords": [record(json!({}))]}));
+        assert_eq!(again["Results"][0]["Status"], status);
+        assert!(again["Results"][0]["MeteringRecordId"].is_string(), "{again}");
+        assert_eq!(bench.quantities(), ["17"]);
+        assert_eq!(bench.statuses(&[record(json!({"Quantity": 4}))]), ["DuplicateRecord"], "another quantity");
+    }
+}
+
+#[test]
+fn another_region_takes_the_record_again() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.statuses(&[record(json!({}))]), ["Success"]);
+    bench.region = "eu-west-1";
+    assert_eq!(bench.statuses(&[record(json!({})), record(json!({}))]), ["Success", "Success"]);
+    assert_eq!(bench.quantities(), ["17", "17"], "billed twice, as AWS bills it");
+    assert_eq!(bench.statuses(&[record(json!({"Quantity": 4}))]), ["DuplicateRecord"]);
+}
+
+#[test]
+fn the_last_hour_of_a_deprovisioned_licence_can_be_reported_or_not() {
+    for (answer, during) in [("1h", "Success"), ("none", "CustomerNotSubscribed")] {
+        let mut bench = Bench::with("deprovisioned_flush", answer);
+        bench.order_subscribed("111122223333", false);
+        bench.now = bench.now.plus(std::time::Duration::from_secs(3600));
+        assert_eq!(bench.statuses(&[record(json!({}))]), [during], "{answer}");
+        // An order that changes nothing does not begin the hour again.
+        bench.order_subscribed("111122223333", false);
+        bench.now = bench.now.plus(std::time::Duration::from_secs(1));
+        let gigabytes = || record(json!({"Dimension": "gigabytes"}));
+        assert_eq!(bench.statuses(&[gigabytes()]), ["CustomerNotSubscribed"]);
+        bench.order_subscribed("111122223333", true);
+        assert_eq!(bench.statuses(&[gigabytes()]), ["Success"]);
+    }
+}
+
 // === ResolveCustomer ===
 
 #[test]
-fn a_token_names_its_customer_for_an_hour() {
+fn a_token_names_its_customer_for_four_hours() {
     let mut bench = Bench::new();
     let token = bench.issue("demosaas");
     let answer = bench.resolve(&token).unwrap();
@@ -751,10 +806,10 @@ fn a_token_names_its_customer_for_an_hour() {
             "Metadata": {"AgreementId": "agmt-demo"},
         })
     );
-    for age in [3600, 3601] {
+    for age in [4 * 3600, 4 * 3600 + 1] {
         let token = bench.issue("demosaas");
         bench.now = bench.now.plus(std::time::Duration::from_secs(age));
-        let code = if age > 3600 { Err("ExpiredTokenException".to_owned()) } else { Ok(answer.clone()) };
+        let code = if age > 4 * 3600 { Err("ExpiredTokenException".to_owned()) } else { Ok(answer.clone()) };
         assert_eq!(bench.resolve(&token), code, "{age} s");
     }
     assert_eq!(bench.resolve("never-issued"), Err("InvalidTokenException".to_owned()));
@@ -763,13 +818,16 @@ fn a_token_names_its_customer_for_an_hour() {
 
 #[test]
 fn a_token_is_good_for_one_use_or_for_more() {
-    let mut bench = Bench::new();
-    let token = bench.issue("demosaas");
-    let answer = bench.resolve(&token);
-    assert!(answer.is_ok());
-    assert_eq!(bench.resolve(&token), Err("ExpiredTokenException".to_owned()));
-    bench.service.world.switches.set("token_resubmission", "accepted").unwrap();
-    assert_eq!(bench.resolve(&token), answer);
+    for (switch, code) in
+        [("accepted", None), ("invalid", Some("InvalidTokenException")), ("expired", Some("ExpiredTokenException"))]
+    {
+        let mut bench = Bench::with("token_resubmission", switch);
+        let token = bench.issue("demosaas");
+        let answer = bench.resolve(&token);
+        assert!(answer.is_ok());
+        let again = code.map_or(answer, |code| Err(code.to_owned()));
+        assert_eq!(bench.resolve(&token), again, "{switch}");
+    }
 }
 
 #[test]
@@ -845,6 +903,7 @@ fn a_record_on_the_bill_names_who_reported_it() {
         allocations: Vec::new(),
         call: 0,
         client_token: None,
+        region: "us-east-1".to_owned(),
     });
     assert!(found.is_some());
 }
@@ -868,6 +927,14 @@ fn story(switch: &str, answer: &str) -> String {
         "batch_hours" => {
             let earlier = record(json!({"Timestamp": seconds(NOW, -1), "Quantity": 1}));
             bench.statuses(&[record(json!({})), earlier]).join(" ")
+        }
+        "deprovisioned_flush" => {
+            bench.order_subscribed("111122223333", false);
+            bench.statuses(&[record(json!({}))]).join(" ")
+        }
+        "identical_batch_record" => {
+            bench.statuses(&[record(json!({}))]);
+            bench.statuses(&[record(json!({}))]).join(" ")
         }
         "client_token_scope" => {
             let first = bench.meter(json!({"ClientToken": "t"}));
@@ -902,7 +969,7 @@ fn story(switch: &str, answer: &str) -> String {
                 || quotas.admit(now, &bench.service.world, "p", "us-east-1", Operation::ResolveCustomer);
             (0..20).filter(|_| admit()).count().to_string()
         }
-        "refused_registration" => {
+        "refused_pod" => {
             bench.subscribe("111122223333", false);
             format!("{} {}", bench.register(json!({})), bench.register(json!({})))
         }
@@ -921,8 +988,9 @@ fn story(switch: &str, answer: &str) -> String {
 #[test]
 fn every_switch_makes_a_difference_and_its_first_answer_is_the_default() {
     for entry in &super::super::world::switches::TABLE {
-        let [first, second] = entry.answers.map(|answer| story(entry.name, answer));
-        assert_ne!(first, second, "{}", entry.name);
+        let told: std::collections::BTreeSet<String> =
+            entry.answers.iter().map(|answer| story(entry.name, answer)).collect();
+        assert_eq!(told.len(), entry.answers.len(), "{}: {told:?}", entry.name);
     }
     assert_eq!(World::empty().switches, super::super::world::switches::Switches::default());
 }

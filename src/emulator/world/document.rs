@@ -158,12 +158,15 @@ impl World {
         Faults::of(|faults| order.product(self, now, &Place::root(), faults))
     }
 
-    /// A customer as the order leaves it.
+    /// A customer as the order leaves it. `now` is when a subscription ends that it ends.
     pub(in crate::emulator) fn ordered_customer(
         &self,
+        now: Timestamp,
         order: CustomerDocument,
     ) -> Result<(String, Customer), OrderError> {
-        Faults::of(|faults| order.customer(self, &Place::root(), faults))
+        let (account_id, mut customer) = Faults::of(|faults| order.customer(self, &Place::root(), faults))?;
+        customer.note_ends(self.customers.get(&account_id), now);
+        Ok((account_id, customer))
     }
 
     /// A pod as the order leaves it.
@@ -425,6 +428,7 @@ impl CustomerDocument {
             identifier: format!("customer-{}", self.account_id),
             // A customer is somebody who bought, unless the order says otherwise or says what.
             subscribed: self.licenses.is_none() && self.product_code.is_none(),
+            unsubscribed_at: None,
             licenses: Vec::new(),
         };
         let mut customer = known.cloned().unwrap_or_else(fresh);
@@ -510,6 +514,7 @@ impl LicenseDocument {
             subscribed,
             active_from,
             active_until,
+            unsubscribed_at: None,
         });
     }
 }

@@ -16,9 +16,11 @@ fn client(endpoint_url: String, ca_bundle: Option<CaBundle>) -> Aws {
         ca_bundle,
         ..Settings::default()
     };
-    let mut aws = Aws::new(settings);
-    aws.fixed_credentials = Some(Credentials::new("AKIDEXAMPLE", "secret", None, None, "test"));
-    aws
+    Aws::for_tests(settings, Some(keys()))
+}
+
+fn keys() -> Credentials {
+    Credentials::new("AKIDEXAMPLE", "secret", None, None, "test")
 }
 
 async fn register(aws: &Aws) -> Result<Registered, Fault> {
@@ -240,8 +242,8 @@ fn httpdate_now() -> String {
 
 #[tokio::test]
 async fn without_a_region_the_state_says_so() {
-    let mut aws = client("http://127.0.0.1:9".to_owned(), None);
-    aws.settings.region = None;
+    let settings = Settings { imds_disabled: true, ..Settings::default() };
+    let aws = Aws::for_tests(settings, Some(keys()));
     assert_eq!(class_and_code(register(&aws).await), (FaultClass::Access, "RegionUnknown".to_owned()));
 }
 
@@ -257,20 +259,40 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
         assert!(request[..n].starts_with(b"GET /v4/id/task "));
         stream.write_all(&answer("200 OK", "", body)).await.unwrap();
     });
-    let mut aws = client("http://127.0.0.1:9".to_owned(), None);
-    aws.settings.region = None;
-    aws.settings.ecs_metadata_uri = Some(format!("http://{addr}/v4/id"));
+    let settings = Settings {
+        endpoint_url: Some("http://127.0.0.1:9".to_owned()),
+        ecs_metadata_uri: Some(format!("http://{addr}/v4/id")),
+        imds_disabled: true,
+        ..Settings::default()
+    };
+    let aws = Aws::for_tests(settings, Some(keys()));
     let _ = register(&aws).await;
     assert_eq!(Metering::region(&aws).unwrap().as_str(), "eu-central-1");
 }
 
 #[tokio::test]
 async fn an_unreadable_web_identity_token_is_named() {
-    let mut aws = client("http://127.0.0.1:9".to_owned(), None);
-    aws.fixed_credentials = None;
-    aws.settings.web_identity_token_file = Some("/nonexistent/token".into());
-    let (class, code) = class_and_code(register(&aws).await);
-    assert_eq!((class, code.as_str()), (FaultClass::Access, "WebIdentityTokenUnreadable"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    std::fs::create_dir(file("folder")).unwrap();
+    std::fs::write(file("huge"), vec![b'x'; 65 * 1024]).unwrap();
+    let pipe = std::process::Command::new("mkfifo").arg(file("pipe")).status().unwrap();
+    assert!(pipe.success());
+    for (name, code) in [
+        ("absent", "WebIdentityTokenMissing"),
+        ("folder", "WebIdentityTokenUnreadable"),
+        ("huge", "WebIdentityTokenUnreadable"),
+        ("pipe", "WebIdentityTokenUnreadable"),
+    ] {
+        let settings = Settings {
+            region: "us-east-1".parse().ok(),
+            web_identity_token_file: Some(file(name)),
+            imds_disabled: true,
+            ..Settings::default()
+        };
+        let found = class_and_code(register(&Aws::new(settings)).await);
+        assert_eq!(found, (FaultClass::Access, code.to_owned()), "{name}");
+    }
 }
 
 // === TLS ===
@@ -335,16 +357,4 @@ async fn something_that_speaks_no_tls_is_called_tls() {
     let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
     let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
-}
-
-#[test]
-fn local_hosts_are_never_asked_through_a_proxy() {
-    for local in
-        ["localhost", "127.0.0.1", "[::1]", "169.254.169.254", "169.254.170.2", "[fd00:ec2::254]", "fe80::1"]
-    {
-        assert!(is_local(local), "{local}");
-    }
-    for remote in ["metering.marketplace.us-east-1.amazonaws.com", "10.0.0.1", "[2600::1]", ""] {
-        assert!(!is_local(remote), "{remote}");
-    }
 }

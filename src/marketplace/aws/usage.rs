@@ -14,7 +14,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use serde_json::{Map, Value, json};
 
-use super::{Aws, Seen, sdk_fault};
+use super::Aws;
 use crate::clock::Timestamp;
 use crate::marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, Fault, FaultClass, Forwarded, MeterUsage, Metered, Quantity,
@@ -31,7 +31,7 @@ impl Aws {
         signing: Signing,
     ) -> Result<Metered, Fault> {
         let client = self.ready(signing).await?;
-        let seen = Seen::default();
+        let seen = self.seen();
         let mut call = client
             .meter_usage()
             .product_code(request.product_code.as_str())
@@ -50,7 +50,7 @@ impl Aws {
                 Ok(Metered { metering_record_id: output.metering_record_id, emulated: seen.emulated })
             }
             Err(error) => {
-                let fault = sdk_fault(&error, seen);
+                let fault = self.sdk_fault(&error, seen);
                 // AWS documents the success of a dry run in two forms: as 200, and as this exception.
                 if request.dry_run && fault.code.as_str() == exceptions::DRY_RUN {
                     return Ok(Metered { metering_record_id: None, emulated: seen.emulated });
@@ -121,7 +121,7 @@ impl Aws {
         signing: Signing,
     ) -> Result<(Raw, Option<Fault>), Fault> {
         let client = self.ready(signing).await?;
-        let (seen, kept) = (Seen::default(), KeptAnswer::default());
+        let (seen, kept) = (self.seen(), KeptAnswer::default());
         let answer = client
             .resolve_customer()
             .registration_token("replaced")
@@ -135,7 +135,7 @@ impl Aws {
             .send()
             .await;
         let marks = seen.take();
-        let fault = answer.err().map(|error| sdk_fault(&error, marks));
+        let fault = answer.err().map(|error| self.sdk_fault(&error, marks));
         match (kept.take(), fault) {
             (Some(raw), fault) => Ok((Raw { emulated: marks.emulated, ..raw }, fault)),
             (None, Some(fault)) => Err(fault),

@@ -1,14 +1,13 @@
 //! What people do to records that AWS did not settle: replay, confirm, discard. Each repair is one transaction, and
 //! leaves a line with its note in the audit table.
 //!
-//! | order | takes | makes |
-//! | --- | --- | --- |
-//! | replay | a dead letter; what may have been billed only where that is accepted | `carried`: it counts to the current hour |
-//! | confirm | a dead letter, or a record that AWS may hold (`unconfirmed`): it was billed | `accepted` |
-//! | discard | a dead letter: nobody will be billed for it | `discarded` |
+//! - Replay takes a dead letter, and what may have been billed only where that is accepted. It becomes `carried`: its
+//!   quantity counts to the current hour.
+//! - Confirm takes a dead letter, or a record that AWS may hold (`unconfirmed`): it was billed, and becomes `accepted`.
+//! - Discard takes a dead letter: nobody will be billed for it, and it becomes `discarded`.
 //!
-//! A repair changes the record's state and nothing that AWS said: `in_doubt`, `code` and attempts stay, so that a person
-//! who looks later sees why there was something to repair. What the record became stands in `links`.
+//! A repair changes the record's state and nothing that AWS said: `in_doubt`, `code` and attempts stay, so that a
+//! person who looks later sees why there was something to repair. What the record became stands in `links`.
 
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde::Serialize;

@@ -518,7 +518,8 @@ pub(super) fn answer(
         .map(|_| ())
 }
 
-/// Counts a record's quantity to the current hour, of another dimension where one is given, if `condition` holds for it.
+/// Counts a record's quantity to the current hour, in another dimension where one is given, if `condition` holds for
+/// the record.
 pub(super) fn carry_record(
     transaction: &Transaction<'_>,
     condition: &str,

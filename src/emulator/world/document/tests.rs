@@ -127,10 +127,10 @@ fn orders_change_what_they_name_and_nothing_else() {
     assert_eq!(rotated.pricing, Pricing::Hourly);
 
     let (_, gone) =
-        world.ordered_customer(order(r#"{"account_id":"111122223333","subscribed":false}"#)).unwrap();
+        world.ordered_customer(NOW, order(r#"{"account_id":"111122223333","subscribed":false}"#)).unwrap();
     assert!(!gone.subscribed && gone.licenses.iter().all(|license| !license.subscribed));
     let (_, partly) = world
-        .ordered_customer(order(
+        .ordered_customer(NOW, order(
             r#"{"account_id":"111122223333","subscribed":false,"product_code":"demometered"}"#,
         ))
         .unwrap();
@@ -150,14 +150,14 @@ fn orders_change_what_they_name_and_nothing_else() {
 #[test]
 fn a_new_customer_bought_everything_unless_it_says_what() {
     let mut world = World::of_default();
-    let (account_id, customer) = world.ordered_customer(order(r#"{"account_id":"999900001111"}"#)).unwrap();
+    let (account_id, customer) = world.ordered_customer(NOW, order(r#"{"account_id":"999900001111"}"#)).unwrap();
     world.customers.insert(account_id, customer);
     assert!(world.subscribed("999900001111", "demohourly"));
     let arn = "arn:aws:license-manager::999900001111:license:l-demosaas";
     assert_eq!(world.license(arn).unwrap().1.agreement_id, "agmt-999900001111");
 
     let some = r#"{"account_id":"999900002222","licenses":[{"product_code":"demosaas"}]}"#;
-    let (account_id, customer) = world.ordered_customer(order(some)).unwrap();
+    let (account_id, customer) = world.ordered_customer(NOW, order(some)).unwrap();
     world.customers.insert(account_id, customer);
     assert!(world.subscribed("999900002222", "demosaas"));
     assert!(!world.subscribed("999900002222", "demohourly"));

@@ -184,3 +184,27 @@ fn records_are_found_by_customer_dimension_hour_and_state() {
     assert_eq!(count(Looked { standing: Some(Standing::Sealed), ..Looked::default() }), 4);
     assert_eq!(count(Looked { standing: Some(Standing::Discarded), ..Looked::default() }), 0);
 }
+
+#[test]
+fn what_aws_says_that_it_holds_is_billed_until_a_person_confirms_it_or_finds_that_it_is_not() {
+    let mut bench = Bench::new();
+    for hours in 0..2 {
+        bench.take(event(None, 7, START.plus(hours * HOUR)), START.plus(hours * HOUR));
+        bench.ledger().seal_closed(START.plus((hours + 1) * HOUR + SETTLE)).unwrap();
+        let id = bench.ledger().unsent(10).unwrap()[0].id;
+        bench.ledger().attempt(&[id], LATER).unwrap();
+        bench.ledger().answered(id, &Answered::Unknown("Timeout".into()), LATER).unwrap();
+        bench.ledger().answered(id, &Answered::Accepted(None), LATER).unwrap();
+        let mark = "UPDATE records SET unconfirmed = 1 WHERE id = ?1";
+        bench.ledger().reading(|connection| connection.execute(mark, [id])).unwrap();
+    }
+    let looked = Looked { standing: Some(Standing::Unconfirmed), ..Looked::default() };
+    let unconfirmed = |bench: &mut Bench| bench.ledger().page(&looked, 10, |record| record.id).unwrap();
+    let [there, missing] = unconfirmed(&mut bench)[..] else { panic!("two of them") };
+    assert_eq!(bench.ledger().repair(there, &discard(), LATER).unwrap(), Repaired::NotFound, "it is billed");
+    assert_eq!(bench.ledger().repair(there, &confirm(), LATER).unwrap(), Repaired::Done);
+    assert_eq!(bench.ledger().repair(missing, &replay(false), LATER).unwrap(), Repaired::InDoubt);
+    assert_eq!(bench.ledger().repair(missing, &replay(true), LATER).unwrap(), Repaired::Done);
+    assert_eq!(unconfirmed(&mut bench), [0; 0]);
+    assert_eq!((bench.total("requests").billed, bench.total("requests").pending), (7, 7));
+}
