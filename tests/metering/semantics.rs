@@ -259,7 +259,8 @@ fn usage_that_aws_does_not_accept_shuts_the_gate_where_the_seller_says_so() {
     let mut running = Running::of(Sidecar::start(command));
     running.sidecar.wait_for("unreported");
     let dead = running.records().into_iter().find(|record| record["state"] == "dead").unwrap();
-    let (status, _, complaint) = bench.ledger(&["replay", &dead["id"].to_string()], Some(running.app));
+    let (status, _, complaint) =
+        bench.ledger(&["replay", &dead["id"].to_string(), "--accept-double-billing"], Some(running.app));
     assert!(status.success(), "{complaint}");
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.sidecar.wait_for("entitled");

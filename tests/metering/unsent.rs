@@ -100,7 +100,8 @@ fn a_buyer_who_reports_zero_for_each_hour_with_the_pods_own_credentials_shuts_th
     running.sidecar.wait_for_code("unreported", "UsageUnreported");
     assert_eq!(running.sidecar.get("/startupz").status, 503, "it never opened");
     let dead = running.records().into_iter().find(|record| record["state"] == "dead").unwrap();
-    let (status, _, error) = bench.ledger(&["replay", &dead["id"].to_string()], Some(running.app));
+    let (status, _, error) =
+        bench.ledger(&["replay", &dead["id"].to_string(), "--accept-double-billing"], Some(running.app));
     assert!(status.success(), "{error}");
     assert_eq!(running.sidecar.document()["state"], "unreported", "replayed is not accepted");
     running.pass(&bench, "2h15m");

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::usage::ledger::claim::Settled;
-use crate::usage::ledger::repair::{Repair, Repaired};
+use crate::usage::ledger::repair::{Note, Repair, Repaired};
 
 /// Lets running time pass in seconds, and the wall clock not at all.
 async fn run(bench: &mut Bench, time: Duration) {
@@ -33,11 +33,6 @@ impl Bench {
 
     fn transactions(&mut self) -> Option<String> {
         meta(&self.ledger().connection, "sequence").unwrap()
-    }
-
-    fn execute(&mut self, sql: &str) {
-        assert!(self.ledger().connection.execute(sql, []).unwrap() > 0, "{sql}");
-        self.ledger().ageing.forget();
     }
 }
 
@@ -142,17 +137,18 @@ async fn age_follows_usage_that_is_carried_or_replayed_until_aws_accepts_it() {
 
 #[tokio::test(start_paused = true)]
 async fn what_people_do_to_a_record_does_not_end_its_age() {
-    let mut bench = Bench::new();
-    bench.answered(&Answered::Dead("in_doubt".to_owned()));
-    for state in ["discarded", "accepted"] {
-        bench.execute(&format!("UPDATE records SET state = '{state}', code = 'by hand'"));
-        assert_eq!(bench.oldest().hour, Some(Hour::of(START)), "{state}");
+    let note = || Note::new("it is in the report").unwrap();
+    for repair in [Repair::Confirm(note()), Repair::Discard(note())] {
+        let mut bench = Bench::new();
+        let id = bench.answered(&Answered::Dead("in_doubt".to_owned()));
+        assert_eq!(bench.ledger().repair(id, &repair, START).unwrap(), Repaired::Done);
+        assert_eq!(bench.oldest().hour, Some(Hour::of(START)), "{repair:?}");
+        // Nor does time: a record that AWS has not accepted is not forgotten.
+        for day in 1..=40 {
+            bench.ledger().seal_closed(START.plus(24 * HOUR * day)).unwrap();
+        }
+        assert_eq!(bench.oldest().hour, Some(Hour::of(START)), "{repair:?}");
     }
-    // Nor does time: a record that AWS has not accepted is not forgotten.
-    for day in 1..=40 {
-        bench.ledger().seal_closed(START.plus(24 * HOUR * day)).unwrap();
-    }
-    assert_eq!(bench.oldest().hour, Some(Hour::of(START)));
 }
 
 #[tokio::test(start_paused = true)]
