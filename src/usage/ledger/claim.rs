@@ -7,8 +7,10 @@
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
+use super::rows::State;
 use super::rows::{self, Slot};
-use super::{Ledger, LedgerError, OpenSum, Settings};
+use super::slots::Past;
+use super::{Ledger, LedgerError, Settings};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity};
 use crate::usage::event::Customer;
@@ -92,7 +94,6 @@ impl Ledger {
                 // A record that was given up is billed all the same when AWS says so.
                 Settled::Accepted => BILLED,
             };
-            acknowledge(transaction, "id = ?1 AND state = 'claimed'", id)?;
             transaction.execute(sql, params![id, now.unix_millis(), record_id]).map(|_| ())
         })
     }
@@ -115,22 +116,11 @@ const BILLED: &str =
 
 /// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
 pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    acknowledge(transaction, "state = 'claimed' AND ?1 = ?1", 0)?;
     transaction.execute(
         "UPDATE records SET state = 'sealed', in_doubt = 1, attempting = 0 WHERE state = 'claimed'",
         [],
     )?;
     Ok(())
-}
-
-/// What is claimed counts as acknowledged from the moment that somebody relies on it.
-fn acknowledge(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::Result<()> {
-    let sql = format!(
-        "INSERT INTO accepted (dimension, micros)
-         SELECT dimension, sum(micros) FROM records WHERE {condition} GROUP BY dimension
-         ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros"
-    );
-    transaction.execute(&sql, [id]).map(|_| ())
 }
 
 fn grant(
@@ -192,10 +182,10 @@ fn grant(
         timestamp: claim.timestamp,
         rest: std::collections::BTreeMap::new(),
     };
-    rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &claim.client_token, now)?;
-    let id = transaction.last_insert_rowid();
-    transaction
-        .execute("UPDATE records SET state = 'claimed', attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
+    let past = Past::of(claim.timestamp, None);
+    let id =
+        rows::insert_record(transaction, &slot, &past, &sealed, &claim.client_token, State::Claimed, now)?;
+    transaction.execute("UPDATE records SET attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
     Ok(Claimed::Granted(id))
 }
 
@@ -210,13 +200,4 @@ pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite:
         hour = hour.next();
     }
     Ok(hour)
-}
-
-/// Whether a report of this slot is under way: until AWS's answer, nobody knows whether the hour is free.
-pub(super) fn under_way(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<bool> {
-    let mut find = transaction.prepare_cached(
-        "SELECT 1 FROM records
-         WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4 AND state = 'claimed'",
-    )?;
-    find.exists(params![slot.pod, slot.customer, slot.dimension, slot.hour.number()])
 }

@@ -28,8 +28,12 @@ type Work = Box<dyn FnOnce(&mut Ledger) -> Option<LedgerError> + Send>;
 /// Whom to tell.
 type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
 
+/// What is held for events until they are on disk: their part of the budget of bodies. It travels with them, so that a
+/// client that gives up frees nothing while its events still wait here.
+type Guard = Box<dyn Send>;
+
 enum Command {
-    Take { events: Vec<Event>, reply: Reply },
+    Take { events: Vec<Event>, guard: Guard, reply: Reply },
     Work(Work),
 }
 
@@ -87,14 +91,20 @@ impl Writer {
         }
     }
 
-    /// Counts events; on return they are on disk.
-    pub async fn take(&self, events: Vec<Event>) -> Result<Vec<Taken>, LedgerError> {
+    /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the caller
+    /// still waits.
+    pub async fn take(
+        &self,
+        events: Vec<Event>,
+        guard: impl Send + 'static,
+    ) -> Result<Vec<Taken>, LedgerError> {
         #[cfg(test)]
         if let Some((ledger, clock)) = &self.inline {
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Take { events, reply }).map_err(|_| ended())?;
+        let guard = Box::new(guard);
+        self.commands.send(Command::Take { events, guard, reply }).map_err(|_| ended())?;
         if self.doorbell.press() {
             self.thread.unpark();
         }
@@ -195,11 +205,13 @@ const GATHER_MAX: Duration = Duration::from_millis(10);
 struct Group {
     events: Vec<Event>,
     replies: Vec<(usize, Reply)>,
+    guards: Vec<Guard>,
 }
 
 impl Group {
-    fn add(&mut self, events: Vec<Event>, reply: Reply) {
+    fn add(&mut self, events: Vec<Event>, guard: Guard, reply: Reply) {
         self.replies.push((events.len(), reply));
+        self.guards.push(guard);
         if self.events.is_empty() {
             self.events = events;
         } else {
@@ -266,9 +278,9 @@ impl Thread {
     /// A request goes to the group; work comes back.
     fn sort(&mut self, command: Command, group: &mut Group) -> Option<Work> {
         match command {
-            Command::Take { events, reply } => {
+            Command::Take { events, guard, reply } => {
                 self.taken = self.taken.wrapping_add(1);
-                group.add(events, reply);
+                group.add(events, guard, reply);
                 None
             }
             Command::Work(work) => Some(work),
@@ -304,6 +316,7 @@ impl Thread {
             Ok(_) => self.metrics.committed(took.as_secs_f64()),
             Err(error) => self.failed(error),
         }
+        drop((group.events, group.guards));
         let tell = |(count, reply)| {
             let part = match &mut taken {
                 Ok(taken) => Ok(taken.drain(..count).collect()),
@@ -381,14 +394,14 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let clock = WallClock::fixed(now);
         let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
-        writer.take(vec![event()]).await.unwrap();
+        writer.take(vec![event()], ()).await.unwrap();
         let commits = "tollgate_ledger_commit_duration_seconds_count";
         assert_eq!(sample(&metrics, commits), 1);
         assert_eq!(sample(&metrics, "tollgate_ledger_bytes_max"), 1 << 30);
 
         let read_only = |ledger: &mut Ledger| ledger.reading(|db| db.pragma_update(None, "query_only", true));
         writer.with(read_only).await.unwrap();
-        assert!(matches!(writer.take(vec![event()]).await, Err(LedgerError::Io(_))));
+        assert!(matches!(writer.take(vec![event()], ()).await, Err(LedgerError::Io(_))));
         writer.with(move |ledger| ledger.attempt(&[1], now)).await.unwrap_err();
         assert_eq!(sample(&metrics, commits), 1);
         assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 2);
@@ -403,7 +416,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let clock = WallClock::fixed(clock::Timestamp::from_unix_seconds(1_795_507_200));
         let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
-        assert!(matches!(writer.take(vec![event()]).await, Err(LedgerError::Full { .. })));
+        assert!(matches!(writer.take(vec![event()], ()).await, Err(LedgerError::Full { .. })));
         assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 0);
     }
 }
