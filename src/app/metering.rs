@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Surroundings, pod};
+use super::Surroundings;
 use crate::api::repair::Repairs;
 use crate::api::usage::{Metering, UsagePart};
 use crate::clock;
@@ -71,14 +71,13 @@ pub(super) fn start(
         seal_open_hour: config.usage.seal_on_shutdown,
     };
     let plan = Plan::of(config, outlet);
-    let Surroundings { aws, clock, metrics } = surroundings.clone();
-    let pod = pod(config);
+    let Surroundings { aws, clock, metrics, identity } = surroundings.clone();
     let follows = matches!(config.clock, ClockSource::Follow(_));
     parts.spawn_deciding("usage", async move {
         if follows {
             clock.first_reading().await;
         }
-        let pod = pod.await;
+        let pod = identity.resolve().await;
         // AWS tells the pods of an account apart; of a seller it knows customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
         let settings = ledger::Settings { pod: pod.clone(), started_at: clock.now(), ..plan.ledger };

@@ -6,7 +6,8 @@
 //! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`).
 //! - A record is written once, when its hour is sealed; afterwards only its state, attempts and AWS's answer change.
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
-//! - accepted + rounded up = billed + pending + dead + discarded + remainder, for each dimension, in every committed state.
+//! - accepted + rounded up = billed + pending + dead + discarded + remainder, for each dimension, in every committed
+//!   state.
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
 //! - A clock that was ahead and came back strands nothing: hours that it closed are open again, usage that it put into
 //!   them counts to the current hour, and a slot that has a record takes no second one.
@@ -18,8 +19,8 @@
 //!   `last_closed` (the number of the latest closed hour), `forgotten_before`, `pod` and `started_at` (when its first
 //!   process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
-//!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes` say how
-//!   many tag sets there are in `shares(slot, tags, amount, additive)`.
+//!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
+//!   say how many tag sets there are in `shares(slot, tags, amount, additive)`.
 //! - `records(…)`: sealed hours; unique by (pod, customer, dimension, hour).
 //! - `totals(dimension, …)` and `counts(name, held)`: kept by triggers (`totals`).
 //! - `keys_0` to `keys_3(hash, content)` and `key_tables(number, turn, first_at, last_at, held)`: see `keys`.
@@ -86,8 +87,8 @@ const CACHE_KIB: i64 = 512;
 /// Statements kept ready: more than this module has, or looking at the hours would drop those of the intake.
 const STATEMENTS_MAX: usize = 64;
 
-/// The WAL is folded back into the file at this many pages of 4 KiB at most, so that it stays at some 8 MiB. To fold takes
-/// the fsyncs of three commits: seldom enough, and 99 acknowledgements of 100 do not notice.
+/// The WAL is folded back into the file at this many pages of 4 KiB at most, so that it stays at some 8 MiB. To fold
+/// takes the fsyncs of three commits: seldom enough, and 99 acknowledgements of 100 do not notice.
 const CHECKPOINT_PAGES_MAX: u64 = 2048;
 
 /// Below it there would be a fold with every commit.
@@ -294,7 +295,14 @@ impl Ledger {
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(damaged)?;
         check_version(&mut connection, path)?;
         let mark = mark::Mark::open(&connection, path)?;
-        for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("trusted_schema", "OFF")] {
+        // A container may have no folder for temporary files; no question of ours sorts more than the unsent records.
+        let pragmas = [
+            ("journal_mode", "WAL"),
+            ("synchronous", "FULL"),
+            ("trusted_schema", "OFF"),
+            ("temp_store", "MEMORY"),
+        ];
+        for (name, value) in pragmas {
             connection.pragma_update(None, name, value).map_err(damaged)?;
         }
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
@@ -431,8 +439,8 @@ impl Ledger {
         self.reading(totals::contents)
     }
 
-    /// The size of the data and of the WAL, without what SQLite keeps free for reuse. A commit may add to it, so the files
-    /// may be larger than the limit by as much as one group of events writes.
+    /// The size of the data and of the WAL, without what SQLite keeps free for reuse. A commit may add to it, so the
+    /// files may be larger than the limit by as much as one group of events writes.
     pub fn bytes(&self) -> Result<u64, LedgerError> {
         // Asked before each commit, so from the cache of statements.
         let number = |connection: &Connection, sql: &str| -> rusqlite::Result<i64> {

@@ -1,8 +1,8 @@
 //! Forms: a customer is reported in the legacy form or by a license. AWS bills both for one hour, so an account has one
 //! form in each hour, whichever came first.
 //!
-//! A legacy `CustomerIdentifier` counts as its account where `ResolveCustomer` passed here and named both; an identifier
-//! that nothing is known of stands for itself.
+//! A legacy `CustomerIdentifier` counts as its account where `ResolveCustomer` passed here and named both; an
+//! identifier that nothing is known of stands for itself.
 
 use std::collections::BTreeMap;
 

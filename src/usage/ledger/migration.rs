@@ -1,11 +1,11 @@
 //! Upgrades: a ledger of an older schema becomes one of this, once, in steps that are small and on disk one by one. A
 //! process that is killed in between goes on where it was: what is left to do is read from the file itself.
 //!
-//! Before the first step a copy of the old ledger, without its keys, is put beside it, so that the version before can be
-//! given it. It goes with the first start that finds nothing to upgrade.
+//! Before the first step a copy of the old ledger, without its keys, is put beside it, so that the version before can
+//! be given it. It goes with the first start that finds nothing to upgrade.
 //!
-//! From schema 1 to 2: `sums` move into `slots`; `settled` and `accepted` become `totals`; allocations are counted; the old
-//! `keys` stay, are asked, and are forgotten as their window passes (`keys`).
+//! From schema 1 to 2: `sums` move into `slots`; `settled` and `accepted` become `totals`; allocations are counted; the
+//! old `keys` stay, are asked, and are forgotten as their window passes (`keys`).
 
 use std::fs;
 use std::path::PathBuf;

@@ -33,12 +33,13 @@ CREATE TABLE settled (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRIC
 CREATE TABLE accepted (dimension TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// `ledger` describes each table. Amounts: `amount`. Triggers keep `totals` and `counts`, so that no statement can change
-/// a row and forget them.
+/// `ledger` describes each table. Amounts: `amount`. Triggers keep `totals` and `counts`, so that no statement can
+/// change a row and forget them.
 ///
 /// Region: where AWS deduplicates the record, frozen at its first attempt. `due_at`: not before it, the record is sent.
 /// `unconfirmed`: AWS answered `DuplicateRecord` to a record in doubt. `overdue_hour` and `overdue_from`: for
 /// `on_unsent`, see `ageing`; `slots` has the same two, for what was carried.
+/// Indexes of what is unsent are partial: an upgrade sorts unsent records only, and settled ones take less room.
 /// `raw` is the record's amount in the event's own unit where that is not what is sent, `rounded` what rounding added.
 const SCHEMA_2: &str = "
 ALTER TABLE records ADD COLUMN region TEXT;
@@ -49,7 +50,7 @@ ALTER TABLE records ADD COLUMN overdue_from INTEGER;
 ALTER TABLE records ADD COLUMN raw BLOB;
 ALTER TABLE records ADD COLUMN rounded BLOB;
 ALTER TABLE records ADD COLUMN allocation_count INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX records_due ON records (state, due_at);
+CREATE INDEX records_due ON records (due_at) WHERE state = 'sealed';
 CREATE INDEX records_overdue_hour ON records (overdue_hour) WHERE overdue_hour IS NOT NULL;
 CREATE INDEX records_overdue_from ON records (overdue_from) WHERE overdue_from IS NOT NULL;
 CREATE INDEX records_oldest ON records (timestamp) WHERE state = 'sealed';

@@ -51,8 +51,8 @@ impl Ledger {
         self.seal_up_to(latest, now)
     }
 
-    /// Closes the open hour before its end, and all before it: for a shutdown. Later events count to the next one. While
-    /// there is more, `seal_closed` goes on with it.
+    /// Closes the open hour before its end, and all before it: for a shutdown. Later events count to the next one.
+    /// While there is more, `seal_closed` goes on with it.
     pub fn seal_now(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
         self.seal_up_to(Hour::of(now), now)
     }

@@ -335,7 +335,6 @@ fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
     ledger.take(&[event(None, 6, now)], now).unwrap();
     let totals = ledger.totals().unwrap()["requests"];
     assert_eq!((totals.accepted, totals.billed, totals.pending), (18, 7, 11));
-    ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap();
     ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
     let records = ledger.records(10).unwrap();
     let shown: Vec<_> = records.iter().map(|record| (record.hour, record.quantity.micros())).collect();
@@ -458,7 +457,6 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
         ledger.take(&[event(None, 6, START)], START).unwrap();
         ledger.settle_claim(id, settled, None, START).unwrap();
         ledger.take(&[event(None, 8, START)], START).unwrap();
-        ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap();
         ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
         let records = ledger.records(10).unwrap();
         let shown: Vec<_> = records.iter().map(|record| (record.hour, record.quantity.micros())).collect();

@@ -1,5 +1,5 @@
-//! Totals: what was acknowledged of each dimension, and where it went. Triggers keep them with every change of a row, so
-//! that nobody scans for them; a recount from the rows checks them where there is time for it.
+//! Totals: what was acknowledged of each dimension, and where it went. Triggers keep them with every change of a row,
+//! so that nobody scans for them; a recount from the rows checks them where there is time for it.
 
 use std::collections::BTreeMap;
 use std::fmt;

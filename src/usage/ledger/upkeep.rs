@@ -32,8 +32,8 @@ const STEP_ROWS_MIN: usize = 64;
 /// Work that a transaction does at most, in rows: some 20 ms, and a WAL that stays small.
 const STEP_ROWS_MAX: usize = 8000;
 
-/// In between, a transaction ends after this time: with the fsync of its commit, and of an acknowledgement's behind it, on
-/// a slow disk, nobody waits 50 ms for it.
+/// In between, a transaction ends after this time: with the fsync of its commit, and of an acknowledgement's behind it,
+/// on a slow disk, nobody waits 50 ms for it.
 const STEP_TIME: Duration = Duration::from_millis(10);
 
 /// Settled records that are forgotten between two looks at the clock.
@@ -94,7 +94,9 @@ impl Ledger {
     pub fn summary(&self) -> Result<Summary, LedgerError> {
         let (unsent, oldest, dead) = self.reading(|connection| {
             let oldest: Option<i64> = connection
-                .prepare_cached("SELECT min(timestamp) FROM records WHERE state = 'sealed'")?
+                .prepare_cached(
+                    "SELECT min(timestamp) FROM records INDEXED BY records_oldest WHERE state = 'sealed'",
+                )?
                 .query_row([], |row| row.get(0))?;
             Ok((totals::count(connection, "sealed")?, oldest, totals::count(connection, "dead")?))
         })?;
@@ -225,7 +227,8 @@ fn forget_records(
     Ok(false)
 }
 
-/// States of records that are kept for comparison only, in the order in which they are forgotten where there are too many.
+/// States of records that are kept for comparison only, in the order in which they are forgotten where there are too
+/// many.
 const SETTLED: [&str; 3] = ["accepted", "carried", "discarded"];
 
 fn settled(connection: &Connection) -> rusqlite::Result<u64> {

@@ -7,7 +7,7 @@ CREATE TABLE records (
     attempting INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, code TEXT, metering_record_id TEXT,
     sealed_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, region TEXT, due_at INTEGER NOT NULL DEFAULT 0, unconfirmed INTEGER NOT NULL DEFAULT 0, overdue_hour INTEGER, overdue_from INTEGER, raw BLOB, rounded BLOB, allocation_count INTEGER NOT NULL DEFAULT 0, UNIQUE (pod, customer, dimension, hour)) STRICT;
 CREATE INDEX records_state ON records (state, hour);
-CREATE INDEX records_due ON records (state, due_at);
+CREATE INDEX records_due ON records (due_at) WHERE state = 'sealed';
 CREATE INDEX records_oldest ON records (timestamp) WHERE state = 'sealed';
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, record INTEGER NOT NULL, action TEXT NOT NULL, note TEXT NOT NULL) STRICT;

@@ -1,4 +1,5 @@
-//! Bounds: slots that stay small, sealing and forgetting in pieces with intake and kills in between, limits of the disk.
+//! Bounds: slots that stay small, sealing and forgetting in pieces with intake and kills in between, limits of the
+//! disk.
 
 use super::*;
 use crate::usage::ledger::slots::{TAG_BYTES_MAX, TAGGED_SETS_MAX};
@@ -201,12 +202,12 @@ fn a_full_ledger_names_what_fills_it() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Usage of many slots and tag sets, pieces of sealing between events, kills between pieces: what was acknowledged is
-    /// pending or sealed, to the millionth, and no slot is above its bounds.
+    /// Usage of many slots and tag sets, pieces of sealing between events, kills between pieces: what was acknowledged
+    /// is pending or sealed, to the millionth, and no slot is above its bounds.
     #[test]
-    fn pieces_between_events_keep_every_balance(steps in prop::collection::vec((0..300_usize, 0..60_usize, 0..6_u8), 1..80)) {
+    fn pieces_between_events_keep_every_balance(steps in prop::collection::vec((0..300_usize, 0..60_usize, 0..6_u8), 1..40)) {
         let mut bench = Bench::new();
         let (mut now, mut accepted) = (START, 0);
         for (number, tag, kind) in steps {

@@ -54,7 +54,8 @@ fn a_shorter_window_forgets_sooner() {
     assert_eq!(ledger.contents().unwrap().keys, 0);
 }
 
-/// The clock shows next year for a moment, twice, with usage under it: nothing stays for a year, and nothing is forgotten.
+/// The clock shows next year for a moment, twice, with usage under it: nothing stays for a year, and nothing is
+/// forgotten.
 #[test]
 fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
     let mut bench = Bench::new();
