@@ -19,6 +19,7 @@ import json
 import os
 import queue
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -228,6 +229,16 @@ def limited():
         cgroup.close()
 
 
+def cold_copy(program, folder):
+    """A copy of the program that nobody has in memory: its pages count in the cgroup of whoever runs it, as a container's do."""
+    copy = os.path.join(folder, "program")
+    shutil.copy(program, copy)
+    with open(copy, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return copy
+
+
 @contextlib.contextmanager
 def stand(program, mode, dimensions, customers):
     """An emulator that knows them, a cgroup, and a sidecar in it."""
@@ -239,7 +250,10 @@ def stand(program, mode, dimensions, customers):
         declare(emulator, customers)
         cgroup = stack.enter_context(limited())
         settings = {"TOLLGATE_DIMENSIONS": ",".join(dimensions)}
-        keeper = stack.enter_context(Keeper(program, emulator, mode, folder, cgroup and cgroup.path, **settings))
+        state = os.path.join(folder, "state")
+        os.mkdir(state)
+        keeper = stack.enter_context(
+            Keeper(cold_copy(program, folder), emulator, mode, state, cgroup and cgroup.path, **settings))
         yield emulator, keeper, cgroup
 
 
