@@ -13,6 +13,9 @@ use crate::processes::{Answer, Emulator, Sidecar, command, http, post};
 /// Past the end of an hour, its settling time, and the longest phase.
 pub(crate) const AN_HOUR_AND_ALL: &str = "1h15m";
 
+/// What the emulator's products are priced by.
+const DIMENSIONS: &str = "requests,gigabytes";
+
 pub(crate) struct Bench {
     pub(crate) emulator: Emulator,
     pub(crate) state: TempDir,
@@ -43,7 +46,7 @@ impl Bench {
         command
             .env("TOLLGATE_MODE", self.mode)
             .env("TOLLGATE_PRODUCT_CODE", format!("demo{}", self.mode))
-            .env("TOLLGATE_DIMENSIONS", "requests,gigabytes")
+            .env("TOLLGATE_DIMENSIONS", DIMENSIONS)
             .env_remove("TOLLGATE_PUBLIC_KEYS")
             .env("TOLLGATE_STATE_DIR", self.state.path())
             .env("TOLLGATE_CLOCK", format!("{}/_emulator/clock", self.emulator.endpoint()));
@@ -57,7 +60,30 @@ impl Bench {
     pub(crate) fn start_with(&self, settings: &[(&str, &str)]) -> Running {
         let mut command = self.command(&["run"]);
         command.envs(settings.iter().copied());
-        Running::start(command)
+        let before = self.emulator.calls()["total"].as_u64().unwrap();
+        let running = Running::start(command);
+        if self.mode == "metered" {
+            let given = settings.iter().rev().find(|(name, _)| *name == "TOLLGATE_DIMENSIONS");
+            self.wait_for_dry_runs(given.map_or(DIMENSIONS, |(_, value)| value), before);
+        }
+        running
+    }
+
+    /// Waits until each dimension was tried at AWS after the call `before`: a fault that a test sets afterwards is for
+    /// reports of usage.
+    fn wait_for_dry_runs(&self, dimensions: &str, before: u64) {
+        let path = format!("/_emulator/calls?operation=MeterUsage&after={before}");
+        // The request stands in the answer as JSON or as its text.
+        let calls = || http(self.emulator.addr, "GET", &path, "").body.replace('\\', "");
+        let tried = |calls: &str, name: &str| {
+            let value = format!("\"{name}\"");
+            calls.split("\"UsageDimension\":").skip(1).any(|rest| rest.trim_start().starts_with(&value))
+        };
+        let all_tried = || {
+            let calls = calls();
+            dimensions.split(',').all(|name| tried(&calls, name))
+        };
+        while !all_tried() {}
     }
 
     pub(crate) fn fault(&self, rule: &str) {

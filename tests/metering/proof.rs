@@ -56,7 +56,8 @@ fn an_entitlement_dimension_is_reported_with_zero_each_hour_and_takes_no_usage()
     let billed: Vec<&Value> = bill.iter().filter(|row| row["dimension"] == "requests").collect();
     assert_eq!(billed.len(), 1, "one report of the billed dimension, after its hour: {bill:?}");
     assert_eq!((&billed[0]["quantity"], &billed[0]["hour"]), (&json!("3"), &json!("2026-11-24T08:00:00Z")));
-    assert!(calls(&bench).iter().all(|call| call["DryRun"] != true), "the report itself is the proof");
+    // The dry runs of the configured dimensions come after it.
+    assert!(calls(&bench)[0]["DryRun"] != true, "the report itself is the proof");
 }
 
 #[test]
