@@ -6,8 +6,10 @@
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
+use super::rows::State;
 use super::rows::{self, Slot};
-use super::{Ledger, LedgerError, OpenSum, Settings, current_hour};
+use super::slots::{self, Past};
+use super::{Ledger, LedgerError, Settings, current_hour};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity};
 use crate::usage::event::Customer;
@@ -91,7 +93,6 @@ impl Ledger {
                 // A record that was given up is billed all the same when AWS says so.
                 Settled::Accepted => BILLED,
             };
-            acknowledge(transaction, "id = ?1 AND state = 'claimed'", id)?;
             transaction.execute(sql, params![id, now.unix_millis(), record_id])?;
             give_way(transaction, settings, id, now)
         })
@@ -113,13 +114,10 @@ fn give_way(
         })
         .optional()?;
     let Some(slot) = slot else { return Ok(()) };
+    let Some(open) = slots::find(transaction, &slot)? else { return Ok(()) };
     let hour = current_hour(transaction, now, settings.settle)?.max(slot.hour.next());
-    let target = Slot { hour, ..slot.clone() };
-    let target = Slot { hour: unclaimed(transaction, &target)?, ..target };
-    for (open, sum) in rows::sums_of(transaction, &slot)? {
-        rows::carry(transaction, &target, &open, &sum, now)?;
-    }
-    Ok(())
+    let hour = unclaimed(transaction, &Slot { hour, ..slot.clone() })?;
+    slots::carry(transaction, &slots::read(transaction, open)?, &Slot { hour, ..slot }, now)
 }
 
 // Each takes the record, the time, and AWS's id of it if there is one.
@@ -139,22 +137,11 @@ const BILLED: &str =
 
 /// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
 pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    acknowledge(transaction, "state = 'claimed' AND ?1 = ?1", 0)?;
     transaction.execute(
         "UPDATE records SET state = 'sealed', in_doubt = 1, attempting = 0 WHERE state = 'claimed'",
         [],
     )?;
     Ok(())
-}
-
-/// What is claimed counts as acknowledged from the moment that somebody relies on it.
-fn acknowledge(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::Result<()> {
-    let sql = format!(
-        "INSERT INTO accepted (dimension, micros)
-         SELECT dimension, sum(micros) FROM records WHERE {condition} GROUP BY dimension
-         ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros"
-    );
-    transaction.execute(&sql, [id]).map(|_| ())
 }
 
 fn grant(
@@ -216,10 +203,10 @@ fn grant(
         timestamp: claim.timestamp,
         rest: std::collections::BTreeMap::new(),
     };
-    rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &claim.client_token, now)?;
-    let id = transaction.last_insert_rowid();
-    transaction
-        .execute("UPDATE records SET state = 'claimed', attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
+    let past = Past::of(claim.timestamp, None);
+    let id =
+        rows::insert_record(transaction, &slot, &past, &sealed, &claim.client_token, State::Claimed, now)?;
+    transaction.execute("UPDATE records SET attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
     Ok(Claimed::Granted(id))
 }
 
