@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::problem;
 use super::repair::Repairs;
@@ -179,8 +179,8 @@ impl UsagePart {
 
     /// Remembers which account a legacy identifier is, so that usage in both forms is not billed twice. The answer does
     /// not wait for it to succeed: it only makes a mistake of the application visible.
-    async fn identify(&self, answer: &Value) {
-        let text = |name: &str| answer[name].as_str().map(ToOwned::to_owned);
+    async fn identify(&self, answer: &Map<String, Value>) {
+        let text = |name: &str| answer.get(name)?.as_str().map(ToOwned::to_owned);
         let (Some(identifier), Some(account), Some(metering)) =
             (text("CustomerIdentifier"), text("CustomerAWSAccountId"), self.metering.get())
         else {
