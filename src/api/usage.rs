@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::problem;
 use super::repair::Repairs;
@@ -157,7 +157,10 @@ impl UsagePart {
             }
         };
         Ok(match aws.resolve_customer(question.token).await {
-            Ok(customer) => http::json(StatusCode::OK, &customer.answer),
+            Ok(customer) => {
+                self.identify(&customer.answer).await;
+                http::json(StatusCode::OK, &customer.answer)
+            }
             Err(fault) => {
                 tracing::debug!(code = %fault.code, detail = fault.detail, "customer not resolved");
                 let status = match fault.class {
@@ -172,6 +175,20 @@ impl UsagePart {
                 response
             }
         })
+    }
+
+    /// Remembers which account a legacy identifier is, so that usage in both forms is not billed twice. The answer does
+    /// not wait for it to succeed: it only makes a mistake of the application visible.
+    async fn identify(&self, answer: &Map<String, Value>) {
+        let text = |name: &str| answer.get(name)?.as_str().map(ToOwned::to_owned);
+        let (Some(identifier), Some(account), Some(metering)) =
+            (text("CustomerIdentifier"), text("CustomerAWSAccountId"), self.metering.get())
+        else {
+            return;
+        };
+        if let Err(error) = metering.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
+            tracing::warn!(%error, "the account of a customer identifier was not noted");
+        }
     }
 }
 

@@ -114,13 +114,10 @@ fn give_way(
         })
         .optional()?;
     let Some(slot) = slot else { return Ok(()) };
+    let Some(open) = slots::find(transaction, &slot)? else { return Ok(()) };
     let hour = current_hour(transaction, now, settings.settle)?.max(slot.hour.next());
-    let target = Slot { hour, ..slot.clone() };
-    let target = Slot { hour: unclaimed(transaction, &target)?, ..target };
-    match slots::find(transaction, &slot)? {
-        Some(open) => slots::carry(transaction, &slots::read(transaction, open)?, &target, now),
-        None => Ok(()),
-    }
+    let hour = unclaimed(transaction, &Slot { hour, ..slot.clone() })?;
+    slots::carry(transaction, &slots::read(transaction, open)?, &Slot { hour, ..slot }, now)
 }
 
 // Each takes the record, the time, and AWS's id of it if there is one.
@@ -224,4 +221,13 @@ pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite:
         hour = hour.next();
     }
     Ok(hour)
+}
+
+/// Whether a report of this slot is under way: until AWS's answer, nobody knows whether the hour is free.
+pub(super) fn under_way(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<bool> {
+    let mut find = transaction.prepare_cached(
+        "SELECT 1 FROM records
+         WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4 AND state = 'claimed'",
+    )?;
+    find.exists(params![slot.pod, slot.customer, slot.dimension, slot.hour.number()])
 }

@@ -465,6 +465,19 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
     }
 }
 
+#[test]
+fn a_claim_under_way_is_no_hour_without_usage_and_stops_no_sealing() {
+    let folder = tempfile::tempdir().unwrap();
+    let zero_dimensions = vec!["requests".to_owned()];
+    let settings = Settings { aws_door: true, zero_dimensions, ..settings("pod-1") };
+    let mut ledger = Ledger::open(folder.path(), settings).unwrap();
+    let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
+    let closed = START.plus(HOUR + SETTLE);
+    assert_eq!(ledger.seal_closed(closed).unwrap().made, 0);
+    ledger.settle_claim(id, Settled::Refused, None, closed).unwrap();
+    assert_eq!(ledger.seal_closed(closed.plus(HOUR)).unwrap().made, 2, "both hours had no usage");
+}
+
 // === the model ===
 
 #[derive(Debug, Clone)]

@@ -132,7 +132,10 @@ pub(super) fn zero_hours(
                 timestamp: hour.start().max(settings.started_at),
                 rest: std::collections::BTreeMap::new(),
             };
-            if slots::find(transaction, &slot)?.is_some() || claim::unclaimed(transaction, &slot)? != hour {
+            if slots::find(transaction, &slot)?.is_some()
+                || claim::under_way(transaction, &slot)?
+                || claim::unclaimed(transaction, &slot)? != hour
+            {
                 continue;
             }
             let past = Past::of(sealed.timestamp, None);
