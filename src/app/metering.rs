@@ -14,7 +14,7 @@ use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
-use crate::usage::event::Rules;
+use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{self, Ledger, LedgerError};
@@ -138,6 +138,7 @@ fn rules(config: &Config) -> Rules {
         customers: config.product.mode == Mode::Saas,
         entitlement_dimension: config.product.entitlement_dimension.clone(),
         strict: config.usage.strict_usage,
+        age_max: event::age_max(config.usage.idempotency_window),
     }
 }
 
@@ -184,6 +185,7 @@ impl Plan {
                 settle: usage.settle,
                 bytes_max: usage.ledger_bytes_max,
                 started_at: clock::system_now(),
+                idempotency_window: usage.idempotency_window,
                 aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
                 zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
             },
