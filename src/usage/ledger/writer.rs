@@ -498,8 +498,7 @@ mod tests {
     async fn a_full_ledger_is_no_fault_of_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let settings = crate::usage::ledger::tests::settings("pod-1");
-        let ledger =
-            Ledger::open(folder.path(), Settings { bytes_max: 1, ..settings }).unwrap();
+        let ledger = Ledger::open(folder.path(), Settings { bytes_max: 1, ..settings }).unwrap();
         let metrics = Arc::new(Metrics::new());
         let clock = WallClock::fixed(Timestamp::from_unix_seconds(1_795_507_200));
         let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
