@@ -441,9 +441,9 @@ mod tests {
         assert!(missing.is_empty(), "{missing:?}");
         for link in runbook.split("](#").skip(1) {
             let anchor = link.split(')').next().unwrap();
-            let found = runbook.lines().any(|line| {
-                line.strip_prefix("### ").is_some_and(|name| name.to_ascii_lowercase() == anchor)
-            });
+            let heading =
+                |line: &str| line.trim_start_matches('#').trim().to_ascii_lowercase().replace(' ', "-");
+            let found = runbook.lines().any(|line| line.starts_with("##") && heading(line) == anchor);
             assert!(found, "#{anchor}");
         }
     }
