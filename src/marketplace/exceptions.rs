@@ -441,8 +441,10 @@ mod tests {
         assert!(missing.is_empty(), "{missing:?}");
         for link in runbook.split("](#").skip(1) {
             let anchor = link.split(')').next().unwrap();
-            let heading =
-                |line: &str| line.trim_start_matches('#').trim().to_ascii_lowercase().replace(' ', "-");
+            let heading = |line: &str| {
+                let text = line.trim_start_matches('#').trim().to_ascii_lowercase().replace(' ', "-");
+                text.replace(|c: char| !(c.is_alphanumeric() || "-_".contains(c)), "")
+            };
             let found = runbook.lines().any(|line| line.starts_with("##") && heading(line) == anchor);
             assert!(found, "#{anchor}");
         }

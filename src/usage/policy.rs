@@ -544,7 +544,7 @@ mod tests {
         use FaultClass::{Access, Denied, ExpiredSession, Misconfigured, Transient};
         for (class, code, meaning) in [
             (Transient, "ThrottlingException", Meaning::Throttled),
-            (Transient, "TransactionInProgressException", Meaning::Silent),
+            (Transient, "TransactionInProgressException", Meaning::Throttled),
             (Transient, "Timeout", Meaning::Silent),
             (Transient, "InvalidAnswer", Meaning::Silent),
             (Transient, "Dns", Meaning::Silent),

@@ -8,6 +8,9 @@ CREATE TABLE records (
     sealed_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, region TEXT, due_at INTEGER NOT NULL DEFAULT 0, unconfirmed INTEGER NOT NULL DEFAULT 0, overdue_hour INTEGER, overdue_from INTEGER, raw BLOB, rounded BLOB, allocation_count INTEGER NOT NULL DEFAULT 0, UNIQUE (pod, customer, dimension, hour)) STRICT;
 CREATE INDEX records_state ON records (state, hour);
 CREATE INDEX records_due ON records (due_at) WHERE state = 'sealed';
+CREATE INDEX records_overdue_hour ON records (overdue_hour) WHERE overdue_hour IS NOT NULL;
+CREATE INDEX records_overdue_from ON records (overdue_from) WHERE overdue_from IS NOT NULL;
+CREATE INDEX records_doubt ON records (due_at) WHERE in_doubt = 1 AND state = 'sealed';
 CREATE INDEX records_oldest ON records (timestamp) WHERE state = 'sealed';
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, record INTEGER NOT NULL, action TEXT NOT NULL, note TEXT NOT NULL) STRICT;
@@ -20,6 +23,7 @@ CREATE TABLE slots (
     aggregation TEXT NOT NULL DEFAULT 'sum', amount BLOB NOT NULL, additive BLOB NOT NULL, total BLOB NOT NULL,
     tagged INTEGER NOT NULL DEFAULT 0, tag_bytes INTEGER NOT NULL DEFAULT 0, first_at INTEGER NOT NULL,
     late_from INTEGER, overdue_hour INTEGER, overdue_from INTEGER, UNIQUE (hour, pod, customer, dimension)) STRICT;
+CREATE INDEX slots_overdue_from ON slots (overdue_from) WHERE overdue_from IS NOT NULL;
 CREATE TABLE shares (
     slot INTEGER NOT NULL, tags TEXT NOT NULL, amount BLOB NOT NULL, additive BLOB NOT NULL,
     PRIMARY KEY (slot, tags)) STRICT, WITHOUT ROWID;
