@@ -1,6 +1,7 @@
 //! The one wiring file: configuration in, running parts out, drained at the end. No decision about business is made
 //! here.
 
+mod identity;
 mod metering;
 
 use std::io;
@@ -17,8 +18,8 @@ use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::http::{self, Address, Listener};
 use crate::log;
+use crate::marketplace::Metering;
 use crate::marketplace::aws::{Aws, Settings};
-use crate::marketplace::{Metering, region};
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
 use crate::registration::dimensions::Trial;
@@ -27,6 +28,7 @@ use crate::registration::memory::Store;
 use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Parts, Signals, until};
 use crate::usage::notice::Notices;
+use identity::Identity;
 pub(crate) use metering::repairs;
 
 /// Why the process could not start; nothing is left half-started.
@@ -141,8 +143,12 @@ impl App {
         parts.spawn("probe server", http::serve(probe_listener, probe_limits, server, parts.stop()));
         parts.spawn("log", until(parts.stop(), log::follow(entitlement.clone())));
 
-        let surroundings =
-            Surroundings { aws: Arc::clone(&aws), clock: clock.clone(), metrics: Arc::clone(&metrics) };
+        let surroundings = Surroundings {
+            aws: Arc::clone(&aws),
+            clock: clock.clone(),
+            metrics: Arc::clone(&metrics),
+            identity: Identity::new(&config),
+        };
         let usage = metering::start(&config, &surroundings, tell, &mut parts);
         let quit = watch::Sender::new(false);
         if let Some(listener) = app_listener {
@@ -190,7 +196,7 @@ impl App {
         }
 
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
-        let pod = pod(&config);
+        let identity = surroundings.identity.clone();
         let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
         let registration = registration_config(config);
         parts.spawn_deciding("registration", async move {
@@ -198,7 +204,7 @@ impl App {
                 // A gate that opens onto a ledger that cannot be written would lose what it lets through.
                 let _ = open.wait_for(|open| *open).await;
             }
-            let pod = pod.await;
+            let pod = identity.resolve_soon().await;
             let surroundings =
                 registration::Surroundings { metering: aws, clock, publisher, store, metrics, hear };
             Registration::new(registration, pod, surroundings).run().await
@@ -303,18 +309,6 @@ fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -
     })
 }
 
-/// Which pod or task this is; empty where nothing names it.
-fn pod(config: &Config) -> impl Future<Output = String> + Send + use<> {
-    let (identity, metadata_uri) = (config.identity.clone(), config.aws.ecs_metadata_uri.clone());
-    async move {
-        let task_arn = match identity.uid {
-            Some(_) => None,
-            None => region::task_arn(metadata_uri.as_deref()).await.unwrap_or_default(),
-        };
-        identity.resolve(task_arn.as_deref()).unwrap_or_default().to_owned()
-    }
-}
-
 fn registration_config(config: Config) -> registration::Config {
     let (product, registration) = (config.product, config.registration);
     let versions = product.keys.versions().collect();
@@ -352,4 +346,5 @@ struct Surroundings {
     aws: Arc<dyn Metering>,
     clock: WallClock,
     metrics: Arc<Metrics>,
+    identity: Identity,
 }

@@ -445,6 +445,8 @@ pub struct PodIdentity {
     pub uid: Option<String>,
     /// The system's host name: in Kubernetes the pod's name.
     pub hostname: Option<String>,
+    /// The kubelet says so, by `KUBERNETES_SERVICE_HOST`.
+    pub kubernetes: bool,
 }
 
 impl PodIdentity {

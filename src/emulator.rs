@@ -19,6 +19,7 @@ mod credentials;
 mod decimal;
 mod engine;
 mod fault;
+mod host;
 mod journal;
 mod keys;
 mod model;

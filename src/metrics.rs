@@ -156,7 +156,7 @@ impl Metrics {
         let clock_skew = Gauge::<f64, AtomicU64>::default();
         registry.register(
             "tollgate_clock_skew_seconds",
-            "AWS's clock less the node's, from the latest answer that AWS rejected",
+            "AWS's clock less the node's, by the Date of AWS's latest answer",
             clock_skew.clone(),
         );
         let usage_events = Family::<UsageEvent, Counter>::default();

@@ -3,13 +3,14 @@
 //! It asks AWS, verifies the answer, publishes the fact, remembers it in the state folder, and sleeps as told. It knows
 //! nothing of usage, nor of who reads the fact.
 
+pub mod allowance;
 pub mod dimensions;
 pub mod machine;
 pub mod memory;
 pub mod permission;
 pub mod schedule;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::word::Hear;
-use crate::entitlement::{Proof, Publisher};
+use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
 use crate::marketplace::{
     Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, RegisterUsage, Registered, Signing,
@@ -26,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::receipt::key::KeyRing;
 use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
-use memory::{Record, Store};
+use memory::{KeptReceipt, Record, Store};
 use permission::{ANY_DIMENSION, Permission, Seller, ZeroReport};
 use schedule::Draw;
 
@@ -98,7 +99,7 @@ pub struct Registration {
     store: Option<Store>,
     metrics: Arc<Metrics>,
     hear: Hear,
-    record: Record,
+    record: Mutex<Record>,
     random: SystemRandom,
     started: Instant,
     emulated: bool,
@@ -118,7 +119,7 @@ impl Registration {
             store,
             metrics,
             hear,
-            record: Record::default(),
+            record: Mutex::default(),
             random: SystemRandom::new(),
             started: clock::monotonic(),
             emulated: false,
@@ -127,12 +128,12 @@ impl Registration {
 
     /// Runs until the process should end, and returns how. Once registered it only keeps the fact published.
     pub async fn run(mut self) -> Exit {
-        let remembered = self.recall();
+        let remembered = self.recall().await;
         let mut machine = Machine::new(self.config.policy.clone(), remembered, self.clock.now());
         let mut event = Event::Started;
         loop {
             let (next, notes) = machine.step(self.now(), event);
-            self.note(&machine, notes);
+            self.note(&machine, notes).await;
             self.publish(&mut machine);
             event = match next {
                 Next::Ask(question) => {
@@ -176,16 +177,32 @@ impl Registration {
         if self.config.asking.keys().is_none() {
             fact.public_key_version = None;
         }
+        if let Some(offset) = self.clock_skew() {
+            self.metrics.clock_skew(offset);
+            // An open gate has no other reason to tell; a shut one has a nearer one.
+            if offset.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX
+                && let Standing::Entitled(proof, None) = &fact.standing
+            {
+                fact.standing = Standing::Entitled(Arc::clone(proof), Some(Reason::clock_skew(offset)));
+            }
+        }
         self.publisher.send_replace(Arc::new(fact));
     }
 
-    /// Waits for `until` while publishing what time alone changes.
+    /// AWS's clock less ours in seconds, by its latest answer.
+    fn clock_skew(&self) -> Option<i64> {
+        self.metering.clock_skew().and_then(|skew| *skew.borrow())
+    }
+
+    /// Waits for `until` while publishing what time alone changes, and remembering it.
     async fn keep_published<T>(&self, machine: &mut Machine<Proof>, until: impl Future<Output = T>) -> T {
         tokio::pin!(until);
         let mut jumps = self.clock.jumps();
         let mut hear = self.hear.clone();
         // Whoever told may be gone, or never have been: then there is nothing to hear.
         let mut telling = true;
+        let mut skew = self.metering.clock_skew();
+        let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
         loop {
             let changes_in = machine.changes_in(self.now());
             let change = async {
@@ -199,11 +216,20 @@ impl Registration {
                 done = &mut until => return done,
                 () = change => {}
                 _ = jumps.changed() => {}
+                Some(()) = changed(skew.as_mut()) => {}
+                _ = hours.tick(), if self.store.is_some() && self.config.asking.keeps_receipt() => {
+                    let latest = machine.time(self.now());
+                    self.write(|record| record.passed(latest)).await;
+                }
                 heard = hear.changed(), if telling => {
                     telling = heard.is_ok();
                     let refusal = hear.borrow_and_update().refusal.clone();
                     machine.hear(self.now(), refusal.as_ref());
                 }
+            }
+            // Written before it is published: who reads the fact may rely on the file.
+            if let Some(remember) = machine.remember(self.now()) {
+                self.remember(machine, remember).await;
             }
             self.publish(machine);
         }
@@ -379,80 +405,105 @@ impl Registration {
         Some(Nonce::from_random(bytes))
     }
 
-    fn note(&mut self, machine: &Machine<Proof>, notes: Notes) {
+    async fn note(&self, machine: &Machine<Proof>, notes: Notes) {
         if notes.entitled_after_refusal {
             self.metrics.entitled_after_refusal();
             tracing::warn!("AWS accepted this pod after it had refused it: AWS may not repeat a refusal");
         }
-        match notes.remember {
-            None => return,
-            Some(Remember::Failing { first_failed_at, refused, denied }) => {
-                self.record.failing(&self.pod, first_failed_at, refused);
-                self.record.denied = denied;
+        if let Some(remember) = notes.remember {
+            self.remember(machine, remember).await;
+        }
+    }
+
+    async fn remember(&self, machine: &Machine<Proof>, remember: Remember) {
+        let now = self.now();
+        match remember {
+            Remember::Failing { known, refused, denied } => {
+                self.write(|record| record.failing(&self.pod, known, refused, denied)).await;
             }
-            Some(Remember::Succeeded) => {
-                let now = self.now();
+            Remember::Succeeded => {
                 let standing = machine.standing(now);
                 let receipt = standing.proof().and_then(|proof| match proof.as_ref() {
                     Proof::Receipt(receipt) => Some(receipt),
                     Proof::Metered(_) | Proof::Permission(_) | Proof::Seller(_) => None,
                 });
                 let kept = receipt.filter(|_| self.config.asking.keeps_receipt());
-                self.record.succeeded(&self.pod, kept, now.wall);
+                self.write(|record| record.succeeded(&self.pod, kept, now.wall)).await;
             }
         }
+    }
+
+    async fn write(&self, change: impl FnOnce(&mut Record)) {
+        let record = {
+            let mut record = self.record.lock().expect("held for one change only, which cannot panic");
+            change(&mut record);
+            record.clone()
+        };
         if let Some(store) = &self.store
-            && let Err(error) = store.save(&self.record)
+            && let Err(error) = store.keep(record).await
         {
             tracing::warn!(%error, "the state folder cannot be written; a restart will not know of this registration");
         }
     }
 
     /// Reads the state folder and verifies the kept receipt again, exactly as a fresh one.
-    fn recall(&mut self) -> Remembered<Proof> {
+    async fn recall(&mut self) -> Remembered<Proof> {
         let Some(store) = &self.store else { return Remembered::default() };
-        self.record = store.load();
-        let same_pod = self.record.pod == self.pod;
-        let kept =
-            self.record.receipt.as_ref().filter(|_| same_pod && self.config.asking.keeps_receipt()).and_then(
-                |kept| {
-                    let now = self.clock.now();
-                    let (token, nonce, product_code, public_key_version, stored_at) = kept.parts()?;
-                    let key = self.config.asking.keys()?.get(public_key_version)?;
-                    let expected = Expected {
-                        product_code: &self.config.product_code,
-                        public_key_version,
-                        nonce: &nonce,
-                        now,
-                        allow_emulated: self.config.allow_emulated,
-                    };
-                    if product_code != self.config.product_code {
-                        return None;
-                    }
-                    match receipt::verify(token, key, &expected) {
-                        Ok(receipt) => {
-                            let until = memory::opens_until(receipt.issued_at().unwrap_or(stored_at), now)?;
-                            Some((Arc::new(Proof::Receipt(receipt)), until))
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "the kept receipt does not verify and is ignored");
-                            None
-                        }
-                    }
-                },
-            );
+        let record = store.recall().await;
+        let same_pod = record.pod == self.pod;
+        let receipt = record.receipt_of(&self.pod).filter(|_| self.config.asking.keeps_receipt());
+        let kept = receipt.and_then(|receipt| self.verify_kept(receipt));
         if let Some((proof, _)) = &kept {
             self.emulated |= proof.emulated();
         }
-        Remembered {
+        let remembered = Remembered {
             kept,
-            first_failed_at: self.record.first_failed_at(),
-            refused: self.record.refused,
+            known: record.known(),
+            refused: record.refused,
             refused_before_this_pod: !same_pod,
             // A pod without a name cannot be told from the next one.
-            denied: self.record.denied && same_pod && !self.pod.is_empty(),
+            denied: record.denied && same_pod && !self.pod.is_empty(),
+        };
+        *self.record.get_mut().expect("held for one change only, which cannot panic") = record;
+        remembered
+    }
+
+    fn verify_kept(&self, kept: &KeptReceipt) -> Option<(Arc<Proof>, Timestamp)> {
+        let (token, nonce, product_code, public_key_version, stored_at) = kept.parts()?;
+        let key = self.config.asking.keys()?.get(public_key_version)?;
+        let expected = Expected {
+            product_code: &self.config.product_code,
+            public_key_version,
+            nonce: &nonce,
+            now: self.clock.now(),
+            allow_emulated: self.config.allow_emulated,
+        };
+        if product_code != self.config.product_code {
+            return None;
+        }
+        match receipt::verify(token, key, &expected) {
+            Ok(receipt) => {
+                let issued_at = receipt.issued_at().unwrap_or(stored_at);
+                Some((Arc::new(Proof::Receipt(receipt)), issued_at))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kept receipt does not verify and is ignored");
+                None
+            }
         }
     }
+}
+
+/// Whoever's clock is further off has usage in wrong hours, and a receipt of a wrong age.
+const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
+
+/// How often the time is written while the gate is open by AWS's answer, for the age of the kept receipt under a clock
+/// that is set back later.
+const LATEST_EVERY: Duration = Duration::from_secs(3600);
+
+/// Waits for a change; nothing where there is nothing to change.
+async fn changed<T>(watch: Option<&mut tokio::sync::watch::Receiver<T>>) -> Option<()> {
+    watch?.changed().await.ok()
 }
 
 fn seconds_since(asked_at: Instant) -> f64 {

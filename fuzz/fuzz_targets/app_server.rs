@@ -93,6 +93,7 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
         started_at: now,
         zero_dimensions: Vec::new(),
         aws_door: true,
+        idempotency_window: Duration::from_secs(48 * 3600),
     };
     let ledger = Ledger::open(&state, settings).expect("a new ledger");
     // Started inside the server's runtime, whose tasks it wakes.

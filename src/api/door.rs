@@ -108,8 +108,8 @@ impl Sent {
 }
 
 impl Door {
-    /// `usage` is where `MeterUsage` claims its hours, in mode `metered`; `registrations` is the limit that attestations
-    /// share, `clock` dates what is noted in the ledger.
+    /// `usage` is where `MeterUsage` claims its hours, in mode `metered`; `registrations` is the limit that is shared
+    /// with attestations, `clock` dates what is noted in the ledger.
     #[must_use]
     pub fn new(
         aws: Arc<dyn marketplace::Metering>,

@@ -165,6 +165,7 @@ impl UsagePart {
             Ok(Repaired::NotFound) => {
                 problem(StatusCode::NOT_FOUND, "NotFound", "there is no dead letter of this number")
             }
+            Ok(Repaired::OtherForm) => problem(StatusCode::CONFLICT, "OtherForm", OTHER_FORM),
             Ok(Repaired::InDoubt) => problem(
                 StatusCode::CONFLICT,
                 "InDoubt",
@@ -175,6 +176,10 @@ impl UsagePart {
         })
     }
 }
+
+/// Why a record is not replayed now.
+pub(crate) const OTHER_FORM: &str = "in this hour usage of the account was counted in the other form, by license or without \
+                                     it; AWS would bill both, so replay it in an hour without such usage";
 
 #[cfg(test)]
 mod tests {

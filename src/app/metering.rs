@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Surroundings, pod};
+use super::Surroundings;
 use crate::api::repair::Repairs;
 use crate::api::usage::{Metering, UsagePart};
 use crate::clock;
@@ -14,7 +14,7 @@ use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
-use crate::usage::event::Rules;
+use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{self, Ledger, LedgerError};
@@ -71,14 +71,13 @@ pub(super) fn start(
         seal_open_hour: config.usage.seal_on_shutdown,
     };
     let plan = Plan::of(config, outlet);
-    let Surroundings { aws, clock, metrics } = surroundings.clone();
-    let pod = pod(config);
+    let Surroundings { aws, clock, metrics, identity } = surroundings.clone();
     let follows = matches!(config.clock, ClockSource::Follow(_));
     parts.spawn_deciding("usage", async move {
         if follows {
             clock.first_reading().await;
         }
-        let pod = pod.await;
+        let pod = identity.resolve().await;
         // AWS tells the pods of an account apart; of a seller it knows customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
         let settings = ledger::Settings { pod: pod.clone(), started_at: clock.now(), ..plan.ledger };
@@ -139,6 +138,7 @@ fn rules(config: &Config) -> Rules {
         customers: config.product.mode == Mode::Saas,
         entitlement_dimension: config.product.entitlement_dimension.clone(),
         strict: config.usage.strict_usage,
+        age_max: event::age_max(config.usage.idempotency_window),
     }
 }
 
@@ -185,6 +185,7 @@ impl Plan {
                 settle: usage.settle,
                 bytes_max: usage.ledger_bytes_max,
                 started_at: clock::system_now(),
+                idempotency_window: usage.idempotency_window,
                 aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
                 zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
             },

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::api::listing::Listing;
-use crate::api::repair::{Action, Order as Body};
+use crate::api::repair::{Action, OTHER_FORM, Order as Body};
 use crate::api::{csv, query};
 use crate::cli::complain;
 use crate::config::{self, Flags, Installation, Mode, ProcessEnvironment, Role};
@@ -254,7 +254,7 @@ fn closed(
     let order = Body { note: Some(close.note.clone()), ..Body::default() };
     match source.repair(close.id, action, &order)? {
         Repaired::Done => Ok((Exit::Done, one_done(close.id, action, as_json))),
-        Repaired::NotFound | Repaired::InDoubt => Err(none(close.id, action)),
+        Repaired::NotFound | Repaired::InDoubt | Repaired::OtherForm => Err(none(close.id, action)),
     }
 }
 
@@ -289,6 +289,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
         return match source.repair(id, Action::Replay, &order)? {
             Repaired::Done => Ok((Exit::Done, one_done(id, Action::Replay, as_json))),
             Repaired::InDoubt => Err((Exit::LedgerIo, IN_DOUBT.to_owned())),
+            Repaired::OtherForm => Err((Exit::LedgerIo, OTHER_FORM.to_owned())),
             Repaired::NotFound => Err(none(id, Action::Replay)),
         };
     }
@@ -298,19 +299,23 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
     } else {
         replay.ids.clone()
     };
-    let (mut done, mut in_doubt, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut done, mut in_doubt, mut missing, mut other_form) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for id in ids {
         match source.repair(id, Action::Replay, &order)? {
             Repaired::Done => done.push(id),
             Repaired::InDoubt => in_doubt.push(id),
             Repaired::NotFound => missing.push(id),
+            Repaired::OtherForm => other_form.push(id),
         }
     }
     // Of all, those that may have been billed are left by intent; of numbers that were given, nothing is.
-    let complete = replay.all || in_doubt.is_empty() && missing.is_empty();
+    let complete = other_form.is_empty() && (replay.all || in_doubt.is_empty() && missing.is_empty());
     let exit = if complete { Exit::Done } else { Exit::LedgerIo };
     if as_json {
-        let document = json!({"replayed": done, "may_have_been_billed": in_doubt, "not_found": missing});
+        let document = json!({
+            "replayed": done, "may_have_been_billed": in_doubt, "not_found": missing, "other_form": other_form,
+        });
         return Ok((exit, format!("{document:#}")));
     }
     let mut text = format!("records that count to the current hour now: {}\n", done.len());
@@ -320,6 +325,9 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
             text,
             "compare them with the seller's reports; then confirm, or replay with --accept-double-billing"
         );
+    }
+    if !other_form.is_empty() {
+        let _ = writeln!(text, "not replayed: {}; {OTHER_FORM}", numbers(&other_form));
     }
     if !missing.is_empty() {
         let _ = writeln!(text, "no dead letters: {}", numbers(&missing));

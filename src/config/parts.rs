@@ -44,7 +44,9 @@ fn read_config(reader: &mut Reader<'_>, role: Role) -> Option<Config> {
     let usage = usage::read(reader, mode);
     let log = log(reader);
     let clock = reader.read(Setting::Clock, parse::clock);
-    let identity = identity(reader);
+    let identity = identity(reader, mode);
+    let registration = registration
+        .map(|part| receipt_of_a_named_pod(reader, part, mode, identity.as_ref(), state.as_ref()));
     check_addresses(reader, probe.as_ref(), app.as_ref(), aws.as_ref());
     Some(Config {
         product: product?,
@@ -300,7 +302,35 @@ const POD_UID_CHARS_MAX: usize = 255;
 /// The kernel allows 64 characters (`__NEW_UTS_LEN`) and adds a line feed.
 const HOSTNAME_BYTES_MAX: usize = 256;
 
-fn identity(reader: &mut Reader<'_>) -> Option<PodIdentity> {
+/// Set by the kubelet in every container of a pod.
+const KUBERNETES_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
+
+/// The downward API, as it is added to the container's `env`.
+const DOWNWARD_API: &str =
+    "- { name: TOLLGATE_POD_UID, valueFrom: { fieldRef: { fieldPath: metadata.uid } } }";
+
+/// In Kubernetes the host name is the pod's name, which a StatefulSet gives to the next pod too.
+fn receipt_of_a_named_pod(
+    reader: &mut Reader<'_>,
+    registration: Registration,
+    mode: Option<Mode>,
+    identity: Option<&PodIdentity>,
+    state: Option<&State>,
+) -> Registration {
+    let nameless = identity.is_some_and(|pod| pod.kubernetes && pod.uid.is_none());
+    let keeps = registration.kept_receipt && state.is_some_and(|state| state.dir.path().is_some());
+    if mode != Some(Mode::Hourly) || !nameless || !keeps {
+        return registration;
+    }
+    reader.warnings.push(format!(
+        "{POD_UID_VARIABLE} is not set, so no receipt is kept for a restart while AWS is out of reach; add to the \
+         container's env: {DOWNWARD_API}"
+    ));
+    Registration { kept_receipt: false, ..registration }
+}
+
+fn identity(reader: &mut Reader<'_>, mode: Option<Mode>) -> Option<PodIdentity> {
+    let kubernetes = filled(reader.env, KUBERNETES_VARIABLE).is_some();
     let uid = filled(reader.env, POD_UID_VARIABLE);
     if let Some(uid) = &uid
         && (uid.len() > POD_UID_CHARS_MAX || !uid.bytes().all(|byte| byte.is_ascii_graphic()))
@@ -309,11 +339,19 @@ fn identity(reader: &mut Reader<'_>) -> Option<PodIdentity> {
         reader.faults.push(Fault::of(POD_UID_VARIABLE, problem));
         return None;
     }
+    if kubernetes && uid.is_none() && mode == Some(Mode::Metered) {
+        let problem = format!(
+            "is required in mode metered: AWS tells reports apart by the pod, and only its UID does so over a restart; \
+             add to the container's env: {DOWNWARD_API}"
+        );
+        reader.faults.push(Fault::of(POD_UID_VARIABLE, problem));
+        return None;
+    }
     let hostname = Path::new("/proc/sys/kernel/hostname");
     let hostname = reader.installed.disk.read(hostname, HOSTNAME_BYTES_MAX, Links::Refuse);
     let hostname = hostname.ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let hostname = hostname.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-    Some(PodIdentity { uid, hostname })
+    Some(PodIdentity { uid, hostname, kubernetes })
 }
 
 /// Two servers cannot share an address, and an endpoint that is one of them would be asked in a circle.

@@ -181,7 +181,7 @@ settings! {
         value_name: "POLICY", default: Some("ask-again"), default_shown: "ask-again",
     }
     KeptReceipt = "kept_receipt",
-    "Keep the verified receipt in `state_dir`, for a restart while AWS is unreachable." {
+    "Keep the verified receipt in `state_dir`, for a restart while AWS is unreachable: it opens the gate up to 24 h old, and for 2 h, once, when it is older." {
         value_name: "ON|OFF", default: Some("on"), default_shown: "on", form: Form::Switch,
     }
     Dimensions = "dimensions",

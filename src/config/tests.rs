@@ -784,3 +784,19 @@ proptest! {
         }
     }
 }
+
+/// Finding 1.4: without the UID a replaced pod's record in doubt was sent again under the new pod's identity.
+#[test]
+fn in_kubernetes_metered_needs_the_pods_uid_and_hourly_keeps_no_receipt_without_it() {
+    let in_kubernetes = |case: Case| case.env("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+    let faults = in_kubernetes(Case::metered()).faults();
+    assert!(faults.starts_with("TOLLGATE_POD_UID: is required in mode metered"), "{faults}");
+    assert!(faults.contains("fieldPath: metadata.uid"), "{faults}");
+    in_kubernetes(Case::metered()).env("TOLLGATE_POD_UID", "0d1f").valid();
+    assert!(Case::metered().valid().identity.uid.is_none(), "elsewhere the host names it");
+    let hourly = in_kubernetes(Case::hourly());
+    let told = hourly.warnings().into_iter().filter(|warning| warning.contains("no receipt is kept")).count();
+    assert_eq!((told, hourly.valid().registration.kept_receipt), (1, false));
+    let named = hourly.env("TOLLGATE_POD_UID", "0d1f");
+    assert!(named.valid().registration.kept_receipt && named.warnings().is_empty());
+}

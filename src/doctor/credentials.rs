@@ -117,8 +117,10 @@ pub fn web_identity(path: &str, read: Result<&[u8], io::ErrorKind>, now: Timesta
             );
         }
         Err(io::ErrorKind::NotFound) => {
-            return unreadable(
-                "does not exist, though AWS_WEB_IDENTITY_TOKEN_FILE names it",
+            return Finding::fault(
+                check,
+                "WebIdentityTokenMissing",
+                format!("{path} does not exist, though AWS_WEB_IDENTITY_TOKEN_FILE names it"),
                 "Recreate the pod, so that EKS's webhook mounts the token into this container too.",
             );
         }

@@ -1,7 +1,8 @@
 //! The admin interface under `/_emulator/…`: the clock, faults, the world, and what happened.
 //!
 //! Orders are JSON; what is wrong with one is told as `{"error"}` with 400, and then nothing is changed. A page of
-//! another origin cannot give orders: a browser tells where a request comes from.
+//! another origin cannot give orders, and cannot read by DNS rebinding: a browser tells where a request comes from, and
+//! whom it takes us for.
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::change::Change;
 use super::credentials::decoded;
 use super::engine::Engine;
 use super::fault::{NAMES, RuleDocument};
+use super::host;
 use super::token::Flaw;
 use super::wire::Operation;
 use super::world::World;
@@ -105,6 +107,11 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
     let path = parts.uri.path().trim_start_matches("/_emulator").trim_start_matches('/');
     let query = Query(parts.uri.query().unwrap_or_default());
     let reads = http::reads(&parts.method);
+    if !host::is_ours(&parts.headers) {
+        let error = "the Host must be an address, localhost, or a name of a private network: a web page may have been \
+                     led here by its own name";
+        return http::json(StatusCode::MISDIRECTED_REQUEST, &json!({"error": error}));
+    }
     if !reads && foreign(parts) {
         let error = json!({"error": "orders from a page of another origin are refused"});
         return http::json(StatusCode::FORBIDDEN, &error);

@@ -273,7 +273,8 @@ where
 
 fn is_form(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    content_type.starts_with(b"application/x-www-form-urlencoded")
+    let given = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    given.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
 }
 
 fn code(outcome: &Result<Value, ServiceError>) -> &str {

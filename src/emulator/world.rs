@@ -140,7 +140,10 @@ impl Customer {
                 // It may have been the one that every customer has.
                 let known = before.licenses.iter().find(|known| known.arn == license.arn);
                 known.map(|known| (known.subscribed, known.unsubscribed_at)).or_else(|| {
-                    license.arn.starts_with(STANDARD_LICENSE).then_some((before.subscribed, before.unsubscribed_at))
+                    license
+                        .arn
+                        .starts_with(STANDARD_LICENSE)
+                        .then_some((before.subscribed, before.unsubscribed_at))
                 })
             });
             license.unsubscribed_at = ended(license.subscribed, before);

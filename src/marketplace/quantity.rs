@@ -93,19 +93,21 @@ impl FromStr for Quantity {
 impl fmt::Display for Quantity {
     /// The shortest text that AWS's pattern takes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&show(self.0))
+        f.write_str(&show(i128::from(self.0)))
     }
 }
 
 /// Millionths as the shortest decimal text; a sum may be above what one report takes.
 #[must_use]
-pub fn show(micros: u64) -> String {
-    let (whole, fraction) = (micros / SCALE, micros % SCALE);
+pub fn show(micros: i128) -> String {
+    let (whole, fraction) =
+        (micros.unsigned_abs() / u128::from(SCALE), micros.unsigned_abs() % u128::from(SCALE));
+    let sign = if micros < 0 { "-" } else { "" };
     if fraction == 0 {
-        return whole.to_string();
+        return format!("{sign}{whole}");
     }
     let digits = format!("{fraction:06}");
-    format!("{whole}.{}", digits.trim_end_matches('0'))
+    format!("{sign}{whole}.{}", digits.trim_end_matches('0'))
 }
 
 #[cfg(test)]

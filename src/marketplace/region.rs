@@ -85,4 +85,25 @@ mod tests {
             assert_eq!(of_arn(bad), None, "{bad}");
         }
     }
+
+    /// The clock that is followed is read the same way.
+    #[tokio::test]
+    async fn an_endpoint_that_never_ends_its_answer_is_silent() {
+        use tokio::io::AsyncWriteExt as _;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/v4/id", listener.local_addr().unwrap());
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut taken = 0;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            while stream.write_all(&[b' '; 1 << 16]).await.is_ok() {
+                taken += 1 << 16;
+            }
+            taken
+        });
+        assert_eq!(task_arn(Some(&uri)).await.unwrap_err().fault().place, Place::TaskMetadata);
+        let taken: usize = served.await.unwrap();
+        assert!(taken < client::SMALL_ANSWER_BYTES_MAX + (16 << 20), "{taken}");
+        assert!(task_arn(None).await.unwrap().is_none());
+    }
 }

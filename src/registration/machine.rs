@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::allowance::{Allowance, Known};
 use super::schedule::{self, Draw};
 use crate::clock::Timestamp;
 use crate::entitlement::reason::{self, Reason};
@@ -55,10 +56,10 @@ pub struct Now {
 /// What the state folder remembers of earlier processes of this pod.
 #[derive(Debug)]
 pub struct Remembered<P> {
-    /// A receipt that still verifies, and when it gets too old to open the gate.
+    /// A receipt of this pod that still verifies, and when AWS issued it.
     pub kept: Option<(Arc<P>, Timestamp)>,
-    /// When the first attempt failed, if none has succeeded since.
-    pub first_failed_at: Option<Timestamp>,
+    /// What is left of grace and of the kept receipt's age.
+    pub known: Known,
     /// AWS refused, or a token was bad, and none has succeeded since: no grace.
     pub refused: bool,
     /// The refusal was an earlier pod's, on a volume that outlived it.
@@ -71,7 +72,7 @@ impl<P> Default for Remembered<P> {
     fn default() -> Self {
         Self {
             kept: None,
-            first_failed_at: None,
+            known: Known::default(),
             refused: false,
             refused_before_this_pod: false,
             denied: false,
@@ -133,10 +134,10 @@ pub enum Next {
 /// What the state folder should remember from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remember {
-    /// The first attempt that failed, and whether a refusal has been among them.
+    /// Attempts fail: since when, what has ended by it, and whether a refusal has been among them.
     Failing {
-        /// When.
-        first_failed_at: Timestamp,
+        /// See [`Remembered::known`].
+        known: Known,
         /// See [`Remembered::refused`].
         refused: bool,
         /// See [`Remembered::denied`].
@@ -151,6 +152,7 @@ pub enum Remember {
 pub struct Machine<P> {
     policy: Policy,
     memory: Remembered<P>,
+    allowance: Allowance,
     verdict: Verdict<P>,
     question: Question,
     /// Faults in a row of one kind, which the schedule counts.
@@ -218,6 +220,12 @@ impl<P> Machine<P> {
                 version: version.unwrap_or(PublicKeyVersion::FIRST),
                 reload_credentials: false,
             },
+            allowance: Allowance::new(
+                policy.grace_period,
+                remembered.kept.as_ref().map(|(_, issued_at)| *issued_at),
+                remembered.known,
+                now,
+            ),
             policy,
             memory: remembered,
             verdict: Verdict::Unanswered(None),
@@ -244,6 +252,7 @@ impl<P> Machine<P> {
                 notes.entitled_after_refusal = self.memory.refused && !self.memory.refused_before_this_pod;
                 notes.remember = Some(Remember::Succeeded);
                 self.memory = Remembered::default();
+                self.allowance = Allowance::new(self.policy.grace_period, None, Known::default(), now.wall);
                 self.rotation = rotation;
                 self.failing_since = None;
                 self.verdict = Verdict::Proven(Arc::new(proof), None);
@@ -255,7 +264,10 @@ impl<P> Machine<P> {
                 next
             }
             Event::Answered(Answer::Fault(fault)) => {
+                // Signed once more by AWS's clock first: that answer counts.
+                let signed_again = fault.clock_is_off() && !self.tried_clock_offset;
                 let definite = !matches!(fault.class, FaultClass::Transient | FaultClass::ExpiredSession);
+                let definite = definite && !signed_again;
                 let next = self.on_fault(now, &fault);
                 notes.remember = self.remember_failure(now, definite, fault.class == FaultClass::Denied);
                 next
@@ -278,14 +290,35 @@ impl<P> Machine<P> {
     }
 
     fn remember_failure(&mut self, now: Now, refused: bool, denied: bool) -> Option<Remember> {
-        let known = (self.memory.first_failed_at, self.memory.refused, self.memory.denied);
-        let first_failed_at = *self.memory.first_failed_at.get_or_insert(now.wall);
+        let before = (self.memory.refused, self.memory.denied);
         self.memory.refused |= refused;
         self.memory.refused_before_this_pod &= !refused;
         self.memory.denied |= denied;
-        let Remembered { refused, denied, .. } = self.memory;
-        let changed = known != (self.memory.first_failed_at, refused, denied);
-        changed.then_some(Remember::Failing { first_failed_at, refused, denied })
+        self.allowance.failed(now);
+        let changed = before != (self.memory.refused, self.memory.denied);
+        let written = self.remember(now);
+        written.or_else(|| changed.then(|| self.failing(self.allowance.known())))
+    }
+
+    const fn failing(&self, known: Known) -> Remember {
+        Remember::Failing { known, refused: self.memory.refused, denied: self.memory.denied }
+    }
+
+    /// What time alone gives the state folder to remember; call it whenever [`Machine::changes_in`] has passed.
+    pub fn remember(&mut self, now: Now) -> Option<Remember> {
+        let open = self.open_without_answer(now);
+        self.allowance.to_write(now, open).map(|known| self.failing(known))
+    }
+
+    /// The latest time known, which never goes back.
+    #[must_use]
+    pub fn time(&self, now: Now) -> Timestamp {
+        self.allowance.time(now)
+    }
+
+    /// Whether grace or the kept receipt holds the gate open.
+    fn open_without_answer(&self, now: Now) -> bool {
+        matches!(self.verdict, Verdict::Unanswered(Some(_))) && self.answered_standing(now).gate_open()
     }
 
     fn on_unverified(&mut self, now: Now, code: &'static str) -> Next {
@@ -459,13 +492,6 @@ impl<P> Machine<P> {
         after.is_some_and(|after| now.running.saturating_sub(since) >= after)
     }
 
-    fn grace_until(&self) -> Option<Timestamp> {
-        if self.memory.refused || self.policy.grace_period.is_zero() {
-            return None;
-        }
-        self.memory.first_failed_at.map(|first| first.plus(self.policy.grace_period))
-    }
-
     /// Where the pod stands at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing<P> {
@@ -492,14 +518,13 @@ impl<P> Machine<P> {
             Verdict::Unanswered(None) => return Standing::Pending(None),
             Verdict::Unanswered(Some(reason)) => reason.clone(),
         };
-        let kept = self.memory.kept.as_ref().filter(|(_, until)| now.wall < *until && !self.memory.refused);
-        if let Some((proof, _)) = kept {
+        let without_answer = !self.memory.refused;
+        if let Some((proof, _)) =
+            self.memory.kept.as_ref().filter(|_| without_answer && self.allowance.receipt(now))
+        {
             return Standing::Entitled(Arc::clone(proof), Some(reason));
         }
-        // A clock that went back behind the first failure must not lengthen the grace period.
-        let grace = self.grace_until().filter(|until| {
-            now.wall < *until && self.memory.first_failed_at.is_some_and(|first| first <= now.wall)
-        });
+        let grace = self.allowance.grace(now).filter(|_| without_answer);
         match grace {
             Some(until) => Standing::Grace(reason, until),
             None if self.overdue(now) => Standing::Unavailable(reason),
@@ -510,6 +535,7 @@ impl<P> Machine<P> {
     /// The whole fact at `now`, less what only the shell knows (region, emulated); call it after each step and
     /// whenever [`Machine::changes_in`] has passed.
     pub fn entitlement(&mut self, now: Now) -> Entitlement<P> {
+        self.allowance.pass(now);
         let standing = self.standing(now);
         if self.shown.0 != standing.state() {
             self.shown = (standing.state(), now.wall);
@@ -537,11 +563,10 @@ impl<P> Machine<P> {
         if !matches!(self.verdict, Verdict::Unanswered(Some(_))) {
             return None;
         }
-        let kept = self.memory.kept.as_ref().map(|(_, until)| *until);
-        let by_wall = [kept, self.grace_until()].into_iter().flatten().filter(|at| *at > now.wall);
+        let by_time = self.allowance.changes_in(now, self.open_without_answer(now));
         let overdue = self.failing_since.map(|since| since.saturating_add(self.policy.unavailable_after));
         let by_running = overdue.and_then(|at| at.checked_sub(now.running)).filter(|left| !left.is_zero());
-        by_wall.map(|at| at.since(now.wall)).chain(by_running).min()
+        by_time.into_iter().chain(by_running).min()
     }
 }
 

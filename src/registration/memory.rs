@@ -5,14 +5,20 @@
 //! receipt is verified again before it counts, and without it AWS is simply asked.
 //!
 //! ```json
-//! {"schema":1,"pod":"…","first_failed_at":"2026-11-24T08:00:00Z","refused":false,
-//!  "receipt":{"token":"…","nonce":"…","product_code":"…","public_key_version":1,"stored_at":"2026-11-24T08:00:00Z"}}
+//! {"schema":2,"pod":"…","first_failed_at":"2026-11-24T08:00:00Z","refused":false,"denied":false,
+//!  "grace_ended":false,"receipt_ended":false,"latest":"2026-11-24T08:00:15Z",
+//!  "receipt":{"pod":"…","token":"…","nonce":"…","product_code":"…","public_key_version":1,
+//!             "stored_at":"2026-11-24T07:00:00Z"}}
 //! ```
+//!
+//! The receipt names its own pod: whoever else writes the file leaves it to that pod. Schema 1 (version 0.1.0) had one
+//! name for both; there the receipt counts only while no attempt has failed since, as only a success wrote both.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,18 +27,23 @@ use crate::clock::Timestamp;
 use crate::disk::{Links, read_regular};
 use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use crate::receipt::Receipt;
+use crate::registration::allowance::Known;
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "registration.json";
 
-/// A kept receipt opens the gate for at most so long after AWS issued it.
+/// A kept receipt is young for so long after AWS issued it; see also
+/// [`OLD_RECEIPT_OPENS_FOR`](super::allowance::OLD_RECEIPT_OPENS_FOR).
 pub const KEPT_RECEIPT_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A token has at most 8 KiB; anything far above is not our file.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// Only this schema is written and read; another one is left alone and counts as absent.
-const SCHEMA: u32 = 1;
+/// What is written.
+const SCHEMA: u32 = 2;
+
+/// What is read; another one counts as absent.
+const SCHEMAS_READ: std::ops::RangeInclusive<u32> = 1..=SCHEMA;
 
 /// The file's content.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
@@ -47,6 +58,15 @@ pub struct Record {
     /// AWS called this pod not entitled, and no attempt has succeeded since.
     #[serde(default)]
     pub denied: bool,
+    /// See [`Known::grace_ended`].
+    #[serde(default)]
+    grace_ended: bool,
+    /// See [`Known::receipt_ended`].
+    #[serde(default)]
+    receipt_ended: bool,
+    /// RFC 3339; see [`Known::latest`].
+    #[serde(default)]
+    latest: Option<String>,
     /// The latest receipt.
     pub receipt: Option<KeptReceipt>,
 }
@@ -54,6 +74,9 @@ pub struct Record {
 /// A receipt in the file: everything needed to verify it again.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct KeptReceipt {
+    /// The pod or task that AWS gave it to.
+    #[serde(default)]
+    pod: Option<String>,
     token: String,
     nonce: String,
     product_code: String,
@@ -70,8 +93,9 @@ impl std::fmt::Debug for KeptReceipt {
 }
 
 impl KeptReceipt {
-    fn of(receipt: &Receipt, now: Timestamp) -> Self {
+    fn of(pod: &str, receipt: &Receipt, now: Timestamp) -> Self {
         Self {
+            pod: Some(pod.to_owned()),
             token: receipt.token().to_owned(),
             nonce: receipt.nonce().as_str().to_owned(),
             product_code: receipt.product_code().as_str().to_owned(),
@@ -94,17 +118,49 @@ impl KeptReceipt {
 }
 
 impl Record {
-    /// When the first attempt failed.
+    /// What is left of grace and of the receipt's age.
     #[must_use]
-    pub fn first_failed_at(&self) -> Option<Timestamp> {
-        self.first_failed_at.as_deref().and_then(Timestamp::parse)
+    pub fn known(&self) -> Known {
+        let time = |text: &Option<String>| text.as_deref().and_then(Timestamp::parse);
+        Known {
+            first_failed_at: time(&self.first_failed_at),
+            grace_ended: self.grace_ended,
+            receipt_ended: self.receipt_ended,
+            latest: time(&self.latest),
+        }
+    }
+
+    /// The receipt of `pod`, if it is kept here. A pod without a name cannot be told from the next one.
+    #[must_use]
+    pub fn receipt_of(&self, pod: &str) -> Option<&KeptReceipt> {
+        let receipt = self.receipt.as_ref()?;
+        let owner = match self.schema {
+            1 => Some(self.pod.as_str()).filter(|_| self.first_failed_at.is_none()),
+            _ => receipt.pod.as_deref(),
+        };
+        (!pod.is_empty() && owner == Some(pod)).then_some(receipt)
     }
 
     /// Attempts have failed since.
-    pub fn failing(&mut self, pod: &str, first_failed_at: Timestamp, refused: bool) {
+    pub fn failing(&mut self, pod: &str, known: Known, refused: bool, denied: bool) {
+        // From here on the file is ours: what schema 1 left unsaid must be said before its owner's name is gone.
+        if self.schema == 1 {
+            let owner = Some(self.pod.clone()).filter(|_| self.first_failed_at.is_none());
+            self.receipt = self.receipt.take().map(|receipt| KeptReceipt { pod: owner, ..receipt });
+            self.schema = SCHEMA;
+        }
         pod.clone_into(&mut self.pod);
-        self.first_failed_at = Some(first_failed_at.to_string());
+        self.first_failed_at = known.first_failed_at.map(|at| at.to_string());
+        self.grace_ended = known.grace_ended;
+        self.receipt_ended = known.receipt_ended;
+        self.latest = known.latest.map(|at| at.to_string());
         self.refused = refused;
+        self.denied = denied;
+    }
+
+    /// Time has passed.
+    pub fn passed(&mut self, latest: Timestamp) {
+        self.latest = Some(latest.to_string());
     }
 
     /// The latest attempt succeeded; `receipt` is kept if the seller wants so.
@@ -112,10 +168,9 @@ impl Record {
         *self = Self {
             schema: SCHEMA,
             pod: pod.to_owned(),
-            first_failed_at: None,
-            refused: false,
-            denied: false,
-            receipt: receipt.map(|receipt| KeptReceipt::of(receipt, now)),
+            latest: Some(now.to_string()),
+            receipt: receipt.filter(|_| !pod.is_empty()).map(|receipt| KeptReceipt::of(pod, receipt, now)),
+            ..Self::default()
         };
     }
 }
@@ -124,13 +179,52 @@ impl Record {
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: PathBuf,
+    /// Held while the disk is busy with the file.
+    busy: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// A disk that takes longer hangs, and must not hold up what registration has found out.
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Store {
     /// In `folder`, which exists.
     #[must_use]
-    pub const fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, busy: Arc::default() }
+    }
+
+    /// As [`Store::load`], on a thread that may block.
+    pub async fn recall(&self) -> Record {
+        let store = self.clone();
+        self.off_thread(move || Ok(store.load())).await.unwrap_or_else(|error| {
+            tracing::warn!(folder = %self.folder.display(), %error, "the kept registration cannot be read and is ignored");
+            Record::default()
+        })
+    }
+
+    /// As [`Store::save`], on a thread that may block.
+    pub async fn keep(&self, record: Record) -> io::Result<()> {
+        let store = self.clone();
+        self.off_thread(move || store.save(&record)).await
+    }
+
+    /// Never on the thread that answers probes: opening and fsync take as long as the disk does. One at a time: a disk
+    /// that hangs for ever costs one thread.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let worked = async {
+            let turn = Arc::clone(&self.busy).lock_owned().await;
+            let work = tokio::task::spawn_blocking(move || {
+                let done = work();
+                drop(turn);
+                done
+            });
+            work.await.map_err(io::Error::other)?
+        };
+        let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer within 5 s"));
+        tokio::time::timeout(DISK_TIMEOUT, worked).await.unwrap_or_else(late)
     }
 
     /// What the file holds; an absent file is an empty record.
@@ -139,7 +233,7 @@ impl Store {
         let path = self.folder.join(FILE_NAME);
         match read_regular(&path, FILE_BYTES_MAX, Links::Refuse) {
             Ok(bytes) => match serde_json::from_slice::<Record>(&bytes) {
-                Ok(record) if record.schema == SCHEMA => record,
+                Ok(record) if SCHEMAS_READ.contains(&record.schema) => record,
                 _ => {
                     tracing::warn!(path = %path.display(), "the kept registration is not readable and is ignored");
                     Record::default()
@@ -171,14 +265,6 @@ impl Store {
     }
 }
 
-/// Until when a receipt issued (or else stored) at `issued_at` opens the gate; `None` when it no longer does or comes
-/// from the future.
-#[must_use]
-pub fn opens_until(issued_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
-    let until = issued_at.plus(KEPT_RECEIPT_AGE_MAX);
-    (issued_at <= now && now <= until).then_some(until)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,13 +276,12 @@ mod tests {
         let store = Store::new(folder.path().to_owned());
         let mut record = store.load();
         let at = Timestamp::from_unix_seconds(1_795_507_200);
-        record.failing("pod-1", at, true);
+        let known =
+            Known { first_failed_at: Some(at), grace_ended: true, latest: Some(at), ..Known::default() };
+        record.failing("pod-1", known, true, false);
         store.save(&record).unwrap();
         let loaded = store.load();
-        assert_eq!(
-            (loaded.first_failed_at(), loaded.refused, loaded.pod.as_str()),
-            (Some(at), true, "pod-1")
-        );
+        assert_eq!((loaded.known(), loaded.refused, loaded.pod.as_str()), (known, true, "pod-1"));
         let mode = fs::metadata(folder.path().join(FILE_NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -232,13 +317,43 @@ mod tests {
         }
     }
 
+    const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+
+    fn kept(file: &str) -> Record {
+        serde_json::from_str(file).unwrap()
+    }
+
+    const RECEIPT: &str = r#""token":"t","nonce":"n","product_code":"p","public_key_version":1,"stored_at":"2026-11-24T08:00:00Z""#;
+
+    /// Finding 2.1: the second start of another pod on the volume found its own name beside the first one's receipt.
     #[test]
-    fn a_receipt_opens_for_a_day_and_never_from_the_future() {
-        let issued = Timestamp::from_unix_seconds(1_000_000);
-        let day = KEPT_RECEIPT_AGE_MAX;
-        assert_eq!(opens_until(issued, issued), Some(issued.plus(day)));
-        assert_eq!(opens_until(issued, issued.plus(day)), Some(issued.plus(day)));
-        assert_eq!(opens_until(issued, issued.plus(day + Duration::from_millis(1))), None);
-        assert_eq!(opens_until(issued, issued.minus(Duration::from_millis(1))), None);
+    fn another_pod_that_writes_the_file_leaves_the_receipt_to_its_owner() {
+        let first =
+            kept(&format!(r#"{{"schema":2,"pod":"a","refused":false,"receipt":{{"pod":"a",{RECEIPT}}}}}"#));
+        let mut record = first.clone();
+        for _ in 0..3 {
+            let known = Known { first_failed_at: Some(AT), ..record.known() };
+            record.failing("b", known, false, false);
+            record = kept(&serde_json::to_string(&record).unwrap());
+            assert!(record.receipt_of("b").is_none() && record.receipt_of("").is_none());
+            assert!(record.receipt_of("a").is_some());
+        }
+    }
+
+    #[test]
+    fn a_file_of_0_1_0_is_believed_only_as_far_as_one_pod_wrote_it() {
+        let file = |failed: &str| {
+            kept(&format!(
+                r#"{{"schema":1,"pod":"a","first_failed_at":{failed},"refused":false,"receipt":{{{RECEIPT}}}}}"#
+            ))
+        };
+        let mut succeeded = file("null");
+        assert!(succeeded.receipt_of("a").is_some() && succeeded.receipt_of("b").is_none());
+        succeeded.failing("b", Known::default(), false, false);
+        assert!(succeeded.receipt_of("a").is_some() && succeeded.receipt_of("b").is_none());
+        let mut rewritten = file(r#""2026-11-24T09:00:00Z""#);
+        assert!(rewritten.receipt_of("a").is_none(), "it may be an earlier pod's");
+        rewritten.failing("a", Known::default(), false, false);
+        assert!(rewritten.receipt_of("a").is_none());
     }
 }

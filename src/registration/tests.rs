@@ -31,6 +31,7 @@ struct Service {
     acts: Mutex<VecDeque<Act>>,
     nonces: Mutex<Vec<String>>,
     reports: Mutex<Vec<MeterUsage>>,
+    skew: tokio::sync::watch::Sender<Option<i64>>,
     pair: RsaKeyPair,
 }
 
@@ -42,6 +43,7 @@ impl Service {
             acts: Mutex::new(acts.into_iter().collect()),
             nonces: Mutex::default(),
             reports: Mutex::default(),
+            skew: tokio::sync::watch::Sender::new(None),
             pair,
         })
     }
@@ -115,6 +117,10 @@ impl Metering for Service {
     fn region(&self) -> Option<Region> {
         "us-east-1".parse().ok()
     }
+
+    fn clock_skew(&self) -> Option<tokio::sync::watch::Receiver<Option<i64>>> {
+        Some(self.skew.subscribe())
+    }
 }
 
 fn config(grace_period: Duration) -> Config {
@@ -156,6 +162,28 @@ fn start_with(
     let registration = Registration::new(config, "pod-1".into(), surroundings);
     tokio::spawn(registration.run());
     (watch, clock)
+}
+
+/// One process of `pod` on the volume, whose clock says `at`.
+fn start_pod(
+    service: &Arc<Service>,
+    pod: &str,
+    at: Timestamp,
+    store: &Store,
+) -> (Watch, tokio::task::JoinHandle<Exit>, Arc<Metrics>) {
+    let (publisher, watch) = entitlement::channel(at);
+    let metering: Arc<dyn Metering> = Arc::clone(service) as Arc<dyn Metering>;
+    let (metrics, (_, hear)) = (Arc::new(Metrics::new()), word::channel());
+    let surroundings = Surroundings {
+        metering,
+        clock: WallClock::fixed(at),
+        publisher,
+        store: Some(store.clone()),
+        metrics: Arc::clone(&metrics),
+        hear,
+    };
+    let registration = Registration::new(config(Duration::ZERO), pod.into(), surroundings);
+    (watch, tokio::spawn(registration.run()), metrics)
 }
 
 async fn until(watch: &mut Watch, state: State) {
@@ -203,7 +231,7 @@ async fn grace_ends_by_the_wall_clock_even_when_it_jumps() {
     let store = Store::new(folder.path().to_owned());
     let (mut watch, clock) = start(&service, Duration::from_secs(3600), Some(store.clone()));
     until(&mut watch, State::Grace).await;
-    assert_eq!(store.load().first_failed_at(), Some(START), "a restart will count from here");
+    assert_eq!(store.load().known().first_failed_at, Some(START), "a restart will count from here");
     clock.advance(Duration::from_secs(3601));
     until(&mut watch, State::Pending).await;
     assert!(watch.borrow().has_opened);
@@ -218,7 +246,7 @@ async fn a_success_is_remembered_and_forgets_the_failures_before() {
     until(&mut watch, State::Entitled).await;
     // Published after it was written: who reads the fact may rely on the file.
     let record = store.load();
-    assert!(record.receipt.is_some() && record.first_failed_at().is_none());
+    assert!(record.receipt_of("pod-1").is_some() && record.known().first_failed_at.is_none());
 }
 
 fn asking(asking: Asking) -> Config {
@@ -276,6 +304,102 @@ async fn a_seller_needs_credentials_only() {
     until(&mut watch, State::Misconfigured).await;
     until(&mut watch, State::Entitled).await;
     assert_eq!(watch.borrow().standing.proof().unwrap().name(), "seller");
+}
+
+fn away() -> Arc<Service> {
+    Service::new((0..1000).map(|_| Act::Fail(FaultClass::Transient, "Connection")))
+}
+
+/// Runs one process until its first answer has been judged, and ends it.
+async fn first_state(pod: &str, at: Timestamp, store: &Store) -> State {
+    let (mut watch, task, _) = start_pod(&away(), pod, at, store);
+    let judged = |fact: &Arc<entitlement::Entitlement>| fact.standing.reason().is_some();
+    let state = watch.wait_for(judged).await.unwrap().standing.state();
+    task.abort();
+    let _ = task.await;
+    state
+}
+
+/// Finding 2.1: at its second start on the volume another pod found its own name beside the first one's receipt.
+#[tokio::test(start_paused = true)]
+async fn a_kept_receipt_opens_for_its_own_pod_however_often_another_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    let (mut watch, task, _) = start_pod(&Service::new([]), "pod-a", START, &store);
+    until(&mut watch, State::Entitled).await;
+    task.abort();
+    for pod in ["pod-b", "pod-b", "pod-b", ""] {
+        assert_eq!(first_state(pod, START, &store).await, State::Pending, "{pod}");
+    }
+    assert_eq!(first_state("pod-a", START, &store).await, State::Entitled);
+    assert_eq!(first_state("pod-b", START, &store).await, State::Pending);
+}
+
+/// Finding 1.21, and 2.6: once for two hours, and neither a restart nor a clock that is set back begins them anew.
+#[tokio::test(start_paused = true)]
+async fn an_old_receipt_opens_for_two_hours_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    let (mut watch, task, _) = start_pod(&Service::new([]), "pod-a", START, &store);
+    until(&mut watch, State::Entitled).await;
+    task.abort();
+    let months_later = START.plus(Duration::from_secs(100 * 24 * 3600));
+    let minutes = |minutes: u64| months_later.plus(Duration::from_secs(60 * minutes));
+    for (at, state) in [
+        (minutes(0), State::Entitled),
+        (minutes(60), State::Entitled),
+        (minutes(0), State::Entitled),
+        (minutes(119), State::Entitled),
+        (minutes(121), State::Pending),
+        (minutes(30), State::Pending),
+        (START, State::Pending),
+    ] {
+        assert_eq!(first_state("pod-a", at, &store).await, state, "{at}");
+    }
+    let (mut watch, task, _) = start_pod(&Service::new([]), "pod-a", minutes(200), &store);
+    until(&mut watch, State::Entitled).await;
+    task.abort();
+    assert_eq!(first_state("pod-a", minutes(201), &store).await, State::Entitled, "AWS has answered");
+}
+
+/// Finding 2.6: the age of a kept receipt counts the time that the process has run, too.
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_before_a_restart_does_not_make_a_receipt_young() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    let (mut watch, task, _) = start_pod(&Service::new([]), "pod-a", START, &store);
+    until(&mut watch, State::Entitled).await;
+    // The clock of this test stands still: only running time passes.
+    while store.load().known().latest.is_none_or(|latest| latest < START.plus(Duration::from_secs(27 * 3600)))
+    {
+        tokio::time::sleep(Duration::from_secs(1800)).await;
+    }
+    task.abort();
+    assert_eq!(first_state("pod-a", START, &store).await, State::Entitled, "for two hours");
+    let known = store.load().known();
+    assert!(known.first_failed_at.unwrap() >= START.plus(Duration::from_secs(27 * 3600)), "{known:?}");
+}
+
+/// Finding 2.11: the metric never returned to 0.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_off_is_a_reason_until_it_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    let service = Service::new([]);
+    let (mut watch, _task, metrics) = start_pod(&service, "pod-a", START, &store);
+    until(&mut watch, State::Entitled).await;
+    for (offset, told) in [(600, true), (0, false), (-7200, true), (599, false)] {
+        service.skew.send_replace(Some(offset));
+        let code = |fact: &Arc<entitlement::Entitlement>| {
+            fact.standing.reason().map(|reason| reason.code.as_str().to_owned())
+        };
+        let fits =
+            |fact: &Arc<entitlement::Entitlement>| (code(fact).as_deref() == Some("ClockSkew")) == told;
+        watch.wait_for(fits).await.unwrap();
+        assert_eq!(watch.borrow().standing.state(), State::Entitled, "{offset}");
+        let shown = metrics.encode(&watch.borrow(), crate::metrics::Format::Text);
+        assert!(shown.contains(&format!("\ntollgate_clock_skew_seconds {offset}")), "{shown}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

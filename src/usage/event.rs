@@ -34,6 +34,15 @@ pub const DIMENSION_CHARS_MAX: usize = 255;
 /// Older usage could not be billed in any window.
 pub const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// How long an event's `id` is remembered where nothing else is configured: twice the age of the oldest event.
+pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(48 * 3600);
+
+/// The age of the oldest event that is taken: a repetition of it must find its `id` remembered.
+#[must_use]
+pub fn age_max(idempotency_window: Duration) -> Duration {
+    AGE_MAX.min(idempotency_window / 2)
+}
+
 /// Further ahead than clocks differ.
 pub const AHEAD_MAX: Duration = Duration::from_secs(300);
 
@@ -139,7 +148,7 @@ pub enum BadRequest {
 }
 
 /// What the seller allows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Rules {
     /// The only dimensions that are taken, if any are named.
     pub dimensions: Option<Vec<String>>,
@@ -149,6 +158,20 @@ pub struct Rules {
     pub entitlement_dimension: Option<String>,
     /// Nothing of a request is counted when one of its events is rejected (`strict_usage`).
     pub strict: bool,
+    /// Older events are rejected ([`age_max`]).
+    pub age_max: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            dimensions: None,
+            customers: false,
+            entitlement_dimension: None,
+            strict: false,
+            age_max: AGE_MAX,
+        }
+    }
 }
 
 impl Rules {
@@ -217,8 +240,9 @@ fn event(document: Document<'_>, rules: &Rules, now: Timestamp) -> Result<Event,
         Some(None) => {
             return reject("timestamp", "timestamp must be RFC 3339, such as 2026-11-24T08:00:00Z");
         }
-        Some(Some(at)) if at < now.minus(AGE_MAX) => {
-            return reject("timestamp", "timestamp is more than 24 hours old");
+        Some(Some(at)) if at < now.minus(rules.age_max) => {
+            let hours = rules.age_max.as_secs_f64() / 3600.0;
+            return reject("timestamp", &format!("timestamp is more than {hours} hours old"));
         }
         Some(Some(at)) if at > now.plus(AHEAD_MAX) => {
             return reject("timestamp", "timestamp is more than 5 minutes ahead");

@@ -15,7 +15,7 @@ use crate::clock::{self, WallClock};
 use crate::metrics::Metrics;
 use crate::usage::event::{self, BadRequest, Event, Rejected, Rules};
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{LedgerError, Taken};
+use crate::usage::ledger::{Ledger, LedgerError, Taken};
 use crate::usage::notice::Notices;
 
 /// What became of one event, in the order of the request.
@@ -137,17 +137,16 @@ impl Intake {
         events: Vec<Event>,
         memory: OwnedSemaphorePermit,
     ) -> Result<Vec<Taken>, LedgerError> {
-        let (writer, strict, now) = (self.writer.clone(), self.rules.strict, self.clock.now());
-        let committed = tokio::spawn(async move {
-            let taken = if strict {
-                writer.with(move |ledger| ledger.take_whole(&events, now)).await
-            } else {
-                writer.take(events).await
-            };
+        if !self.rules.strict {
+            return self.writer.take(events, memory).await;
+        }
+        let now = self.clock.now();
+        let whole = move |ledger: &mut Ledger| {
+            let taken = ledger.take_whole(&events, now);
             drop(memory);
             taken
-        });
-        committed.await.map_err(|error| LedgerError::Io(error.to_string()))?
+        };
+        self.writer.with(whole).await
     }
 
     fn outcomes(&self, steps: Vec<Step>, taken: &[Taken]) -> Vec<Outcome> {
@@ -198,11 +197,13 @@ fn reject(steps: &mut [Step], taken: &[Taken]) {
     for step in valid {
         let (reason, text) = match taken.next() {
             Some(Taken::Accepted | Taken::Duplicate) => continue,
-            Some(Taken::Conflict) | None => ("conflict", "id was used for other content within 48 hours"),
-            Some(Taken::TooMuch) => (
-                "limit",
-                "with it the dimension's total since the ledger began would be above 9000000000000, the most that a \
-                 ledger counts",
+            Some(Taken::Conflict) | None => {
+                ("conflict", "id was used for other content within idempotency_window")
+            }
+            Some(Taken::OtherForm) => (
+                "form",
+                "in this hour usage of this account was counted in the other form, by license_arn or without it; AWS \
+                 would bill both, so send it in one form",
             ),
         };
         if let Step::Valid { id, dimension } = step {
@@ -328,6 +329,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let clock = WallClock::system();
         let settings = ledger::Settings {
+            idempotency_window: Duration::from_secs(48 * 3600),
             product: "demo".to_owned(),
             pod: "pod".to_owned(),
             settle: Duration::from_secs(60),
@@ -337,7 +339,7 @@ mod tests {
             aws_door: false,
         };
         let metrics = Arc::new(Metrics::new());
-        let ledger = ledger::Ledger::open(folder.path(), settings).unwrap();
+        let ledger = Ledger::open(folder.path(), settings).unwrap();
         let writer = Writer::start(ledger, clock.clone(), Arc::clone(&metrics)).unwrap();
         (folder, Intake::new(Rules { strict, ..Rules::default() }, writer, clock, metrics))
     }

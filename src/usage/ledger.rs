@@ -6,21 +6,27 @@
 //! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`).
 //! - A record is written once, when its hour is sealed; afterwards only its state, attempts and AWS's answer change.
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
-//! - accepted = billed + pending + dead + discarded, for each dimension, in every committed state.
+//! - accepted + rounded up = billed + pending + dead + discarded + remainder, for each dimension, in every committed
+//!   state.
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
 //! - A clock that was ahead and came back strands nothing: hours that it closed are open again, usage that it put into
 //!   them counts to the current hour, and a slot that has a record takes no second one.
 //! - What a committed transaction held is not missing silently: the mark beside the file counts them (`mark`).
+//! - Memory is bounded by one slot, never by how many there are: whatever grows is worked on in small transactions.
 //!
-//! # Schema 1
+//! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
 //!   `last_closed` (the number of the latest closed hour), `forgotten_before`, `pod` and `started_at` (when its first
-//!   process started).
-//! - `keys(id, content, seen_at)`: idempotency keys of the last 48 hours.
-//! - `sums(pod, customer, dimension, hour, tags, micros, first_at, late_from)`: hours that are open, by tag set.
+//!   process started); during an upgrade what `migration` and `keys` note.
+//! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
+//!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
+//!   say how many tag sets there are in `shares(slot, tags, amount, additive)`.
 //! - `records(…)`: sealed hours; unique by (pod, customer, dimension, hour).
-//! - `accepted(dimension, micros)`: all that was ever acknowledged.
-//! - `settled(dimension, micros)`: what the accepted records that were removed held.
+//! - `totals(dimension, …)` and `counts(name, held)`: kept by triggers (`totals`).
+//! - `keys_0` to `keys_3(hash, content)` and `key_tables(number, turn, first_at, last_at, held)`: see `keys`.
+//! - `forms(hour, account, licensed)` and `identities(identifier, account)`: see `forms`.
+//! - `links(source, slot, target)`: which record's quantity was carried or replayed into which slot, later record.
+//! - `audit(at, record, action, note)`: what people did to dead letters.
 //!
 //! Schema 2 adds columns of `records` (see `schema`), and
 //! - `audit(id, at, record, action, note)`: what people did to records (`repair`);
@@ -30,14 +36,22 @@
 //! file whose `min_reader` is above its own schema, and touches nothing.
 
 mod ageing;
+mod amount;
 mod claim;
 mod counting;
+mod files;
+mod forms;
+mod keys;
 mod links;
 mod mark;
+mod migration;
 mod quarantine;
 pub mod repair;
 mod rows;
 mod schema;
+mod sealing;
+mod slots;
+mod totals;
 mod upkeep;
 pub mod view;
 pub mod writer;
@@ -51,19 +65,17 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use crate::clock::Timestamp;
-use crate::marketplace::{Hour, TagSet};
+use crate::marketplace::Hour;
 use crate::usage::event::Event;
-use crate::usage::seal::{self, Share, Sum};
 
+use ageing::Ageing;
 pub use ageing::Oldest;
-use ageing::{Ageing, Overdue};
 pub use claim::{Claim, Claimed, Settled};
 pub use links::Links;
-use rows::Slot;
-pub use rows::{Answered, Record, State, Totals};
-use schema::{MIGRATIONS, SCHEMA};
-#[cfg(test)]
-use upkeep::KEYS_KEPT;
+pub use rows::{Answered, Record, State};
+use schema::{LEFT_BEHIND, MIGRATIONS, SCHEMA};
+pub use sealing::Sealing;
+pub use totals::{Contents, Totals};
 pub use upkeep::Summary;
 
 /// The file's name in the state folder.
@@ -75,9 +87,17 @@ const CACHE_KIB: i64 = 512;
 /// Statements kept ready: more than this module has, or looking at the hours would drop those of the intake.
 const STATEMENTS_MAX: usize = 64;
 
-/// The WAL is folded back into the file at this many pages of 4 KiB, so that it stays at some 8 MiB. To fold takes the
-/// fsyncs of three commits: seldom enough, and 99 acknowledgements of 100 do not notice.
-const CHECKPOINT_PAGES: i64 = 2048;
+/// The WAL is folded back into the file at this many pages of 4 KiB at most, so that it stays at some 8 MiB. To fold
+/// takes the fsyncs of three commits: seldom enough, and 99 acknowledgements of 100 do not notice.
+const CHECKPOINT_PAGES_MAX: u64 = 2048;
+
+/// Below it there would be a fold with every commit.
+const CHECKPOINT_PAGES_MIN: u64 = 16;
+
+/// The WAL takes at most this part of `ledger_bytes_max`.
+const WAL_PART: u64 = 16;
+
+const PAGE_BYTES: u64 = 4096;
 
 /// Why the ledger cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -118,19 +138,42 @@ pub enum LedgerError {
         /// Whose it should be.
         asked: String,
     },
-    /// It reached `ledger_bytes_max`.
+    /// It is a database, but none of ours.
     #[error(
-        "the ledger is full ({bytes} of {bytes_max} bytes); usage is refused until records are sent or the limit is raised"
+        "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was written to it)"
     )]
+    Foreign(PathBuf),
+    /// What lies under one of its names is no file.
+    #[error(
+        "{path} is {what}; tollgate uses a regular file there: remove it (nothing was written through it)"
+    )]
+    OddFile {
+        /// What lies there.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// It reached `ledger_bytes_max`.
+    #[error("the ledger is full ({bytes} of {bytes_max} bytes, ledger_bytes_max): {contents}")]
     Full {
         /// Its size.
         bytes: u64,
         /// The limit.
         bytes_max: u64,
+        /// What fills it.
+        contents: Contents,
     },
     /// The disk does not do what it should.
     #[error("the ledger cannot be read or written: {0}")]
     Io(String),
+}
+
+impl LedgerError {
+    /// Why a commit failed, for a metric.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        if matches!(self, Self::Full { .. }) { "full" } else { "unwritable" }
+    }
 }
 
 /// How to use it.
@@ -151,6 +194,8 @@ pub struct Settings {
     pub zero_dimensions: Vec<String>,
     /// The application may report hours itself, through the AWS door.
     pub aws_door: bool,
+    /// How long an event's `id` is remembered, at least.
+    pub idempotency_window: Duration,
 }
 
 /// What became of an event.
@@ -162,8 +207,9 @@ pub enum Taken {
     Duplicate,
     /// Its key was seen with other content: not counted.
     Conflict,
-    /// With it the dimension's total would be more than a ledger can count: not counted.
-    TooMuch,
+    /// Its customer is reported in the other form, legacy or by a license, in its hour: not counted, or AWS would bill
+    /// both.
+    OtherForm,
 }
 
 /// An open ledger.
@@ -173,8 +219,7 @@ pub struct Ledger {
     path: PathBuf,
     settings: Settings,
     mark: mark::Mark,
-    /// The latest whole hour that was looked at for dimensions without usage.
-    zeroed: Option<Hour>,
+    progress: sealing::Progress,
     ageing: Ageing,
 }
 
@@ -206,8 +251,12 @@ impl Ledger {
             started_at: Timestamp::from_unix_seconds(0),
             zero_dimensions: Vec::new(),
             aws_door: false,
+            idempotency_window: Duration::ZERO,
         };
         let mut ledger = Self::connect(&folder.join(FILE_NAME), visitor)?;
+        if ledger.reading(has_meta)? {
+            ledger.upgrade()?;
+        }
         let pod = ledger.reading(|connection| meta(connection, "pod"))?;
         ledger.settings.pod = pod.unwrap_or_default();
         ledger.keep_tidy()?;
@@ -216,42 +265,56 @@ impl Ledger {
 
     fn open_file(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
         let mut ledger = Self::connect(path, settings)?;
-        if quarantine::is_suspect(path) {
-            ledger.check()?;
-            quarantine::clear(path);
-        } else {
-            ledger.check_schema()?;
-            ledger.check_balance()?;
+        let suspect = quarantine::is_suspect(path);
+        if suspect {
+            ledger.check_structure()?;
         }
-        ledger.migrate()?;
+        ledger.check_schema()?;
+        let upgraded = ledger.upgrade()?;
+        ledger.check_balance()?;
+        if suspect {
+            ledger.reading(rows::read_all)?;
+            quarantine::clear(path);
+        }
+        ledger.adopt()?;
         ledger.keep_tidy()?;
+        if !upgraded {
+            ledger.remove_copies();
+        }
         Ok(ledger)
     }
 
     /// Connects and finds out whether the file is what it was; until that is known, nothing is written, not even what
     /// SQLite would fold back on closing.
     fn connect(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
+        let path = &files::prepare(path)?;
         let damaged = |error: rusqlite::Error| classify(path, &error);
-        let mut connection = Connection::open(path).map_err(damaged)?;
+        let mut connection = Connection::open_with_flags(path, files::flags()).map_err(damaged)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(damaged)?;
         connection.busy_timeout(Duration::ZERO).map_err(damaged)?;
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(damaged)?;
         check_version(&mut connection, path)?;
         let mark = mark::Mark::open(&connection, path)?;
-        for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("trusted_schema", "OFF")] {
+        // A container may have no folder for temporary files; no question of ours sorts more than the unsent records.
+        let pragmas = [
+            ("journal_mode", "WAL"),
+            ("synchronous", "FULL"),
+            ("trusted_schema", "OFF"),
+            ("temp_store", "MEMORY"),
+        ];
+        for (name, value) in pragmas {
             connection.pragma_update(None, name, value).map_err(damaged)?;
         }
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(damaged)?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(damaged)?;
-        Ok(Self {
-            connection,
-            path: path.to_owned(),
-            settings,
-            mark,
-            zeroed: None,
-            ageing: Ageing::default(),
-        })
+        let pages =
+            (settings.bytes_max / WAL_PART / PAGE_BYTES).clamp(CHECKPOINT_PAGES_MIN, CHECKPOINT_PAGES_MAX);
+        let limit = rows::signed(pages * PAGE_BYTES);
+        connection.pragma_update(None, "wal_autocheckpoint", rows::signed(pages)).map_err(damaged)?;
+        connection.pragma_update(None, "journal_size_limit", limit).map_err(damaged)?;
+        amount::register(&connection).map_err(damaged)?;
+        let progress = sealing::Progress::begin();
+        Ok(Self { connection, path: path.to_owned(), settings, mark, progress, ageing: Ageing::default() })
     }
 
     /// From here on SQLite folds its WAL back when it closes the file.
@@ -261,20 +324,10 @@ impl Ledger {
         })
     }
 
-    fn migrate(&mut self) -> Result<(), LedgerError> {
+    /// Makes what an earlier process left this one's.
+    fn adopt(&mut self) -> Result<(), LedgerError> {
         let path = self.path.clone();
         let opened = self.write("open", |transaction, settings| {
-            let stored = if has_meta(transaction)? { schema_number(transaction)? } else { 0 };
-            for migration in MIGRATIONS.iter().skip(stored) {
-                transaction.execute_batch(migration.sql)?;
-                set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
-            }
-            if stored < MIGRATIONS.len() {
-                set_meta(transaction, "schema", &SCHEMA.to_string())?;
-            }
-            if meta(transaction, "ledger_id")?.is_none() {
-                set_meta(transaction, "ledger_id", &random_hex()?)?;
-            }
             if let Some(held) = rows::adopt_product(transaction, &settings.product)? {
                 return Ok(Err(held));
             }
@@ -283,7 +336,8 @@ impl Ledger {
                 .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])?;
             claim::adopt(transaction)?;
             ageing::interrupted(transaction)?;
-            upkeep::begin_to_forget(transaction, settings.started_at)?;
+            totals::restore_counts(transaction)?;
+            upkeep::begin_to_forget(transaction, settings, settings.started_at)?;
             rows::started_at(transaction, &settings.pod, settings.started_at).map(Ok)
         })?;
         match opened {
@@ -319,6 +373,10 @@ impl Ledger {
         if changed {
             step(name, "after");
             self.mark.counted(&self.connection);
+            // What was just acknowledged is younger than all that waits.
+            if name != "take" {
+                self.ageing.forget();
+            }
             // What was just acknowledged is younger than all that waits.
             if name != "take" {
                 self.ageing.forget();
@@ -359,67 +417,44 @@ impl Ledger {
     }
 
     fn check_size(&self) -> Result<(), LedgerError> {
-        let (bytes, bytes_max) = (self.bytes()?, self.settings.bytes_max);
-        if bytes >= bytes_max { Err(LedgerError::Full { bytes, bytes_max }) } else { Ok(()) }
+        let bytes_max = self.settings.bytes_max;
+        if self.bytes()? < bytes_max {
+            return Ok(());
+        }
+        // What the WAL holds may fit the room that the file has.
+        if self.wal_bytes() > 0 {
+            self.reading(|connection| {
+                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            })?;
+        }
+        let bytes = self.bytes()?;
+        if bytes < bytes_max {
+            return Ok(());
+        }
+        Err(LedgerError::Full { bytes, bytes_max, contents: self.contents()? })
     }
 
-    /// The size of the data, without what SQLite keeps free for reuse.
+    /// What is in the ledger, by kind.
+    pub fn contents(&self) -> Result<Contents, LedgerError> {
+        self.reading(totals::contents)
+    }
+
+    /// The size of the data and of the WAL, without what SQLite keeps free for reuse. A commit may add to it, so the
+    /// files may be larger than the limit by as much as one group of events writes.
     pub fn bytes(&self) -> Result<u64, LedgerError> {
-        let failed = |error: rusqlite::Error| classify(&self.path, &error);
         // Asked before each commit, so from the cache of statements.
-        let number = |sql: &str| -> rusqlite::Result<i64> {
-            self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+        let number = |connection: &Connection, sql: &str| -> rusqlite::Result<i64> {
+            connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
         };
-        let free = number("PRAGMA freelist_count").map_err(failed)?;
-        let pages = number("PRAGMA page_count").map_err(failed)? - free;
-        let bytes = pages.saturating_mul(number("PRAGMA page_size").map_err(failed)?);
-        Ok(u64::try_from(bytes).unwrap_or_default())
-    }
-
-    /// Closes every hour whose time has come and seals what is in it. Returns how many records that made.
-    pub fn seal_closed(&mut self, now: Timestamp) -> Result<usize, LedgerError> {
-        let latest = Hour::latest_closed(now, self.settings.settle);
-        self.seal_up_to(latest, now)
-    }
-
-    /// Closes the open hour before its end, and all before it: for a shutdown. Later events count to the next one.
-    pub fn seal_now(&mut self, now: Timestamp) -> Result<usize, LedgerError> {
-        self.seal_up_to(Hour::of(now), now)
-    }
-
-    fn seal_up_to(&mut self, latest: Hour, now: Timestamp) -> Result<usize, LedgerError> {
-        if quarantine::is_suspect(&self.path) {
-            self.check()?;
-            quarantine::clear(&self.path);
-        }
-        self.observe(now);
-        let whole = Hour::latest_closed(now, self.settings.settle);
-        let zero = self.zeroed != Some(whole);
-        let mut advanced = false;
-        let made = self.write("seal", |transaction, settings| {
-            let (last, counts) = last_closed(transaction, now)?;
-            let closed = counts.map_or(latest, |last| last.max(latest)).max(whole);
-            advanced = last.is_none_or(|last| last < closed);
-            if advanced {
-                upkeep::forget(transaction, now)?;
-            }
-            if last != Some(closed) {
-                set_meta(transaction, "last_closed", &closed.number().to_string())?;
-            }
-            if counts != last {
-                tracing::warn!(%closed, "the clock went back: hours that it had closed are open again");
-            }
-            let mut made = seal_sums(transaction, settings, closed, now)?;
-            if zero {
-                made += upkeep::zero_hours(transaction, settings, whole, now)?;
-            }
-            Ok(made)
+        let pages = self.reading(|connection| {
+            let free = number(connection, "PRAGMA freelist_count")?;
+            Ok(number(connection, "PRAGMA page_count")?.saturating_sub(free))
         })?;
-        self.zeroed = Some(whole);
-        if advanced {
-            self.check_balance()?;
-        }
-        Ok(made)
+        Ok(u64::try_from(pages).unwrap_or_default().saturating_mul(PAGE_BYTES) + self.wal_bytes())
+    }
+
+    fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(quarantine::with_end(&self.path, "-wal")).map_or(0, |file| file.len())
     }
 
     /// Records that AWS has not answered definitely, oldest first, without their allocations.
@@ -458,21 +493,23 @@ impl Ledger {
         })
     }
 
-    /// For each dimension: acknowledged, billed, pending and dead.
+    /// For each dimension: what was acknowledged, and where it went.
     pub fn totals(&self) -> Result<BTreeMap<String, Totals>, LedgerError> {
-        self.reading(rows::totals)
+        self.reading(totals::read)
     }
 
     /// Reads the whole file and checks its structure, its rows and its balance; slow, for `doctor` and after damage.
     pub fn check(&self) -> Result<(), LedgerError> {
-        let verdict: String = self
-            .reading(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
-        if verdict != "ok" {
-            return Err(self.damaged(verdict));
-        }
+        self.check_structure()?;
         self.check_schema()?;
         self.check_balance()?;
         self.reading(rows::read_all)
+    }
+
+    fn check_structure(&self) -> Result<(), LedgerError> {
+        let verdict: String = self
+            .reading(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
+        if verdict == "ok" { Ok(()) } else { Err(self.damaged(verdict)) }
     }
 
     /// SQLite takes whatever its schema says: a letter that changed on the disk is another column's name, and every
@@ -498,18 +535,33 @@ impl Ledger {
             schema_of(&reference)
         })?;
         let found = self.reading(schema_of)?;
-        if found == expected {
+        // What an upgrade leaves behind goes when it is empty.
+        let may_be_gone = |name: &str| {
+            stored == MIGRATIONS.len()
+                && LEFT_BEHIND.iter().any(|table| name.ends_with(&format!(" of {table}")))
+        };
+        let odd: Vec<_> = found
+            .symmetric_difference(&expected)
+            .filter(|object| found.contains(object) || !may_be_gone(&object.0))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if odd.is_empty() {
             return Ok(());
         }
-        let odd: Vec<_> = found.symmetric_difference(&expected).map(|(name, _)| name.as_str()).collect();
         Err(self.damaged(format!("its schema {stored} was changed: {}", odd.join(", "))))
     }
 
-    /// What SQLite cannot see: a number that changed on the disk. No committed state is out of balance.
+    /// What SQLite cannot see: a number that changed on the disk. Counts all rows.
     fn check_balance(&self) -> Result<(), LedgerError> {
-        if !self.reading(has_meta)? {
-            return Ok(());
+        let (kept, counted) = (self.totals()?, self.reading(totals::recount)?);
+        if kept != counted {
+            return Err(self.damaged(format!("its totals are {kept:?}, and its rows are {counted:?}")));
         }
+        self.check_law()
+    }
+
+    /// The totals by themselves. No committed state is out of balance.
+    fn check_law(&self) -> Result<(), LedgerError> {
         match self.totals()?.iter().find(|(_, totals)| !totals.balances()) {
             None => Ok(()),
             Some((dimension, totals)) => {
@@ -522,45 +574,6 @@ impl Ledger {
         quarantine::suspect(&self.path);
         LedgerError::Damaged { path: self.path.clone(), detail }
     }
-}
-
-/// Seals what is in closed hours; what must not be reported in its hour counts to the current one.
-fn seal_sums(
-    transaction: &Transaction<'_>,
-    settings: &Settings,
-    closed: Hour,
-    now: Timestamp,
-) -> rusqlite::Result<usize> {
-    let current = Hour::of(now).max(closed.next());
-    // Clocks differ by minutes: usage may be in the hour that comes next, or in the one after an early end.
-    let farthest = current.max(Hour::of(now).next());
-    let mut made = 0;
-    for (slot, sum) in rows::due_sums(transaction, closed, farthest, &settings.pod)? {
-        if claim::under_way(transaction, &slot)? {
-            continue;
-        }
-        // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
-        let foreign = slot.pod != settings.pod;
-        // The clock was ahead, and nobody would look at that hour before it comes.
-        let ahead = slot.hour > farthest;
-        // AWS takes one value for an hour, and it has one: from the application, or from before the clock went back.
-        let taken = claim::unclaimed(transaction, &slot)? != slot.hour;
-        if foreign || ahead || taken {
-            let target = Slot { pod: settings.pod.clone(), hour: current, ..slot.clone() };
-            let target = Slot { hour: claim::unclaimed(transaction, &target)?, ..target };
-            if target != slot {
-                rows::carry(transaction, &target, &slot, &sum, now)?;
-            }
-            continue;
-        }
-        let Some(sealed) = seal::seal(slot.hour, &sum.sum, now) else { continue };
-        rows::insert_record(transaction, &slot, &sum, &sealed, &random_hex()?, now)?;
-        links::sealed(transaction, &slot, transaction.last_insert_rowid())?;
-        rows::remove_sum(transaction, &slot)?;
-        rows::keep_rest(transaction, &slot, current, &sealed, now)?;
-        made += 1;
-    }
-    Ok(made)
 }
 
 fn has_meta(connection: &Connection) -> rusqlite::Result<bool> {
@@ -598,7 +611,11 @@ fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result
 fn check_version(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
     let failed = |error: rusqlite::Error| classify(path, &error);
     if !has_meta(connection).map_err(failed)? {
-        return Ok(());
+        return if is_foreign(connection, path).map_err(failed)? {
+            Err(LedgerError::Foreign(path.to_owned()))
+        } else {
+            Ok(())
+        };
     }
     let min_reader = meta(connection, "min_reader").map_err(failed)?;
     match min_reader.as_deref().map(str::parse::<i64>) {
@@ -606,6 +623,16 @@ fn check_version(connection: &mut Connection, path: &Path) -> Result<(), LedgerE
         Some(Ok(min_reader)) => Err(LedgerError::TooNew { path: path.to_owned(), min_reader }),
         _ => Err(LedgerError::Damaged { path: path.to_owned(), detail: "min_reader is missing".to_owned() }),
     }
+}
+
+/// A database with tables, of which none is ours. One that has a mark was ours, and is damaged.
+fn is_foreign(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
+    let (all, ours): (i64, i64) = connection.query_row(
+        "SELECT count(*), count(*) FILTER (WHERE name IN ('records', 'slots', 'sums', 'totals')) FROM sqlite_master",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(all > 0 && ours == 0 && !quarantine::mark_path(path).exists())
 }
 
 fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
@@ -678,31 +705,6 @@ fn random_hex() -> rusqlite::Result<String> {
         .fill(&mut bytes)
         .map_err(|_| rusqlite::Error::ToSqlConversionFailure(Box::new(NoEntropy)))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// A sum with what else its rows say.
-#[derive(Debug, Default)]
-pub(crate) struct OpenSum {
-    pub(crate) sum: Sum,
-    pub(crate) late_from: Option<Hour>,
-    overdue: Overdue,
-}
-
-impl OpenSum {
-    fn add(
-        &mut self,
-        tags: TagSet,
-        micros: u64,
-        first_at: Timestamp,
-        late_from: Option<Hour>,
-        overdue: Overdue,
-    ) {
-        let share = self.sum.shares.entry(tags).or_insert(Share { micros: 0, first_at });
-        share.micros = share.micros.saturating_add(micros);
-        share.first_at = share.first_at.min(first_at);
-        self.late_from = [self.late_from, late_from].into_iter().flatten().min();
-        self.overdue = self.overdue.join(overdue);
-    }
 }
 
 #[cfg(test)]

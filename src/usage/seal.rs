@@ -12,17 +12,10 @@ use crate::marketplace::allocation::allocate;
 use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
 
 /// What an hour of one customer and dimension summed up to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sum {
-    /// By tags.
-    pub shares: BTreeMap<TagSet, Share>,
-}
-
-/// A part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    /// In millionths: unlike a record, a sum may be above what AWS takes.
-    pub micros: u64,
+    /// Amounts by tags, in millionths: unlike a record, a sum may be above what AWS takes.
+    pub shares: BTreeMap<TagSet, i128>,
     /// The first event's time.
     pub first_at: Timestamp,
 }
@@ -39,33 +32,32 @@ pub struct Sealed {
     /// The hour's first event.
     pub timestamp: Timestamp,
     /// What the maximum left over, by tags.
-    pub rest: BTreeMap<TagSet, u64>,
+    pub rest: BTreeMap<TagSet, i128>,
 }
 
-/// Seals a sum at `now`; `None` when there is nothing in it.
+/// Seals a sum at `now`.
 #[must_use]
-pub fn seal(hour: Hour, sum: &Sum, now: Timestamp) -> Option<Sealed> {
-    let first_at = sum.shares.values().map(|share| share.first_at).min()?;
+pub fn seal(hour: Hour, sum: &Sum, now: Timestamp) -> Sealed {
     // AWS takes nothing from the future, and an hour that ends early may hold an event that was ahead by minutes. A
     // record's time is within its hour, whatever an event said: AWS counts by it.
     let last = Timestamp::from_unix_millis(hour.end().unix_millis() - 1000);
-    let timestamp = first_at.min(now).max(hour.start()).min(last);
+    let timestamp = sum.first_at.min(now).max(hour.start()).min(last);
     let (mut shares, mut rest) = (BTreeMap::new(), BTreeMap::new());
     let mut total = Quantity::ZERO;
-    for (tags, share) in &sum.shares {
-        let room = Quantity::MAX.saturating_sub(total).micros();
-        let taken = share.micros.min(room);
-        if let Some(quantity) = Quantity::from_micros(taken).filter(|quantity| *quantity != Quantity::ZERO) {
+    for (tags, amount) in &sum.shares {
+        let room = Quantity::MAX.saturating_sub(total);
+        let fits = u64::try_from((*amount).max(0)).unwrap_or(u64::MAX).min(room.micros());
+        if let Some(quantity) = Quantity::from_micros(fits).filter(|quantity| *quantity != Quantity::ZERO) {
             total = total.checked_add(quantity).unwrap_or(Quantity::MAX);
             shares.insert(tags.clone(), quantity);
         }
-        if share.micros > taken {
-            rest.insert(tags.clone(), share.micros - taken);
+        if *amount != i128::from(fits) {
+            rest.insert(tags.clone(), amount - i128::from(fits));
         }
     }
     let allocations = allocate(&shares);
     let integers = total.integer().is_some() && allocations.iter().all(|a| a.quantity.integer().is_some());
-    Some(Sealed { quantity: total, decimal: !integers, allocations, timestamp, rest })
+    Sealed { quantity: total, decimal: !integers, allocations, timestamp, rest }
 }
 
 /// An allocation as it is kept on disk.
@@ -93,31 +85,31 @@ mod tests {
     }
 
     fn sum(shares: &[(&str, u64, i64)]) -> Sum {
-        let share = |(name, micros, second): &(&str, u64, i64)| {
-            let first_at = Timestamp::from_unix_seconds(HOUR.start().unix_seconds() + second);
-            (tags(name), Share { micros: *micros, first_at })
-        };
-        Sum { shares: shares.iter().map(share).collect() }
+        let at = |second: i64| Timestamp::from_unix_seconds(HOUR.start().unix_seconds() + second);
+        Sum {
+            shares: shares.iter().map(|(name, micros, _)| (tags(name), i128::from(*micros))).collect(),
+            first_at: at(shares.iter().map(|(_, _, second)| *second).min().unwrap_or_default()),
+        }
     }
 
     const AFTER: Timestamp = Timestamp::from_unix_seconds((498_752 + 1) * 3600);
 
-    fn seal(hour: Hour, sum: &Sum) -> Option<Sealed> {
+    fn seal(hour: Hour, sum: &Sum) -> Sealed {
         super::seal(hour, sum, AFTER)
     }
 
     #[test]
     fn an_hour_that_ends_early_reports_no_time_to_come() {
         let now = Timestamp::from_unix_seconds(HOUR.start().unix_seconds() + 60);
-        let sealed = super::seal(HOUR, &sum(&[("a", 1, 300)]), now).unwrap();
+        let sealed = super::seal(HOUR, &sum(&[("a", 1, 300)]), now);
         assert_eq!(sealed.timestamp, now);
-        let back = super::seal(HOUR, &sum(&[("a", 1, 300)]), Timestamp::from_unix_seconds(0)).unwrap();
+        let back = super::seal(HOUR, &sum(&[("a", 1, 300)]), Timestamp::from_unix_seconds(0));
         assert_eq!(back.timestamp, HOUR.start(), "the clock went back: still in its hour");
     }
 
     #[test]
     fn whole_sums_are_integers_and_everything_else_is_decimal() {
-        let decimal = |shares: &[(&str, u64, i64)]| seal(HOUR, &sum(shares)).unwrap().decimal;
+        let decimal = |shares: &[(&str, u64, i64)]| seal(HOUR, &sum(shares)).decimal;
         assert!(!decimal(&[("", 5_000_000, 0)]));
         assert!(decimal(&[("", 5_500_000, 0)]));
         assert!(!decimal(&[("a", 1_000_000, 0), ("b", 2_000_000, 0)]));
@@ -127,17 +119,16 @@ mod tests {
 
     #[test]
     fn the_time_is_the_first_events_and_within_the_hour() {
-        let sealed = seal(HOUR, &sum(&[("a", 1, 1800), ("b", 1, 90)])).unwrap();
+        let sealed = seal(HOUR, &sum(&[("a", 1, 1800), ("b", 1, 90)]));
         assert_eq!(sealed.timestamp.since(HOUR.start()).as_secs(), 90);
-        assert_eq!(seal(HOUR, &sum(&[("", 1, -50)])).unwrap().timestamp, HOUR.start());
-        assert_eq!(Hour::of(seal(HOUR, &sum(&[("", 1, 9000)])).unwrap().timestamp), HOUR);
-        assert_eq!(seal(HOUR, &Sum::default()), None);
+        assert_eq!(seal(HOUR, &sum(&[("", 1, -50)])).timestamp, HOUR.start());
+        assert_eq!(Hour::of(seal(HOUR, &sum(&[("", 1, 9000)])).timestamp), HOUR);
     }
 
     #[test]
     fn what_is_above_awss_maximum_is_left_over() {
         let max = Quantity::MAX.micros();
-        let sealed = seal(HOUR, &sum(&[("a", max - 1, 0), ("b", 3, 0)])).unwrap();
+        let sealed = seal(HOUR, &sum(&[("a", max - 1, 0), ("b", 3, 0)]));
         assert_eq!(sealed.quantity, Quantity::MAX);
         assert_eq!(sealed.rest, BTreeMap::from([(tags("b"), 2)]));
     }
@@ -146,14 +137,14 @@ mod tests {
         /// Nothing appears and nothing is lost: what is sealed and what is left over is what there was.
         #[test]
         fn sealed_and_rest_are_the_sum(parts in prop::collection::vec((0..20u8, 0..=Quantity::MAX.micros()), 1..30)) {
-            let mut sum = Sum::default();
+            let mut sum = sum(&[]);
             for (name, micros) in parts {
                 let name = if name == 0 { String::new() } else { name.to_string() };
-                sum.shares.insert(tags(&name), Share { micros, first_at: HOUR.start() });
+                sum.shares.insert(tags(&name), micros.into());
             }
-            let total: u64 = sum.shares.values().map(|share| share.micros).sum();
-            let sealed = seal(HOUR, &sum).unwrap();
-            prop_assert_eq!(sealed.quantity.micros() + sealed.rest.values().sum::<u64>(), total);
+            let total: i128 = sum.shares.values().sum();
+            let sealed = seal(HOUR, &sum);
+            prop_assert_eq!(i128::from(sealed.quantity.micros()) + sealed.rest.values().sum::<i128>(), total);
             if !sealed.allocations.is_empty() {
                 let split: u64 = sealed.allocations.iter().map(|a| a.quantity.micros()).sum();
                 prop_assert_eq!(split, sealed.quantity.micros());

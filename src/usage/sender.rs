@@ -178,14 +178,19 @@ impl Sender {
     /// Seals what is due and sends what can be sent; returns how many records could still be sent in this haste.
     async fn look(&mut self, haste: Haste) -> Result<usize, LedgerError> {
         let now = self.clock.now();
-        let sealed = self
-            .writer
-            .with(
-                move |ledger| {
-                    if haste == Haste::Last { ledger.seal_now(now) } else { ledger.seal_closed(now) }
-                },
-            )
-            .await?;
+        let (mut sealed, mut open_hour) = (0, haste == Haste::Last);
+        // In pieces, between which acknowledgements are given.
+        loop {
+            let sealing = self
+                .writer
+                .with(move |ledger| if open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) })
+                .await?;
+            sealed += sealing.made;
+            if !sealing.more {
+                break;
+            }
+            open_hour = false;
+        }
         if sealed > 0 {
             tracing::info!(records = sealed, "hours sealed");
         }

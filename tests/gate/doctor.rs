@@ -125,9 +125,10 @@ fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name(
     let credentials = finding(&report, "credentials");
     assert_eq!(
         (code, credentials["docs"].as_str()),
-        (Some(78), Some("docs/RUNBOOK.md#credentialsunavailable")),
+        (Some(78), Some("docs/RUNBOOK.md#connection")),
         "{report}"
     );
+    assert!(credentials["seen"].as_str().unwrap().contains("STS at 127.0.0.1"), "{report}");
 }
 
 #[test]

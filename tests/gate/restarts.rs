@@ -33,6 +33,8 @@ fn the_kept_receipt_opens_the_gate_of_a_restarted_pod_while_aws_is_away() {
     // Neither another pod nor another product nor a seller who switched it off gets in by it.
     for (name, value) in [
         ("TOLLGATE_POD_UID", "another-pod"),
+        // Finding 2.1: at its second start it found its own name in the file.
+        ("TOLLGATE_POD_UID", "another-pod"),
         ("TOLLGATE_PRODUCT_CODE", "another"),
         ("TOLLGATE_KEPT_RECEIPT", "off"),
     ] {
@@ -42,6 +44,37 @@ fn the_kept_receipt_opens_the_gate_of_a_restarted_pod_while_aws_is_away() {
         other.wait_for_code("pending", "Connection");
         assert_eq!(other.get("/readyz").status, 503, "{name}={value}");
     }
+    let mut command = with_state(&emulator, "pod-kept", state.path());
+    command.env("TOLLGATE_ENDPOINT_URL", &away);
+    Sidecar::start(command).wait_for("entitled");
+}
+
+/// A clock that is followed goes back, and the beginning is edited: what has ended stays ended.
+#[test]
+fn grace_that_has_ended_stays_ended_whatever_the_clock_and_the_file_say() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut command = with_state(&emulator, "pod-ended", state.path());
+        command
+            .env("TOLLGATE_CLOCK", format!("{}/_emulator/clock", emulator.endpoint()))
+            .env("TOLLGATE_GRACE_PERIOD", "1h")
+            .env("TOLLGATE_ENDPOINT_URL", format!("http://{}", unused_addr()));
+        Sidecar::start(command)
+    };
+    let mut graced = start();
+    graced.wait_for("grace");
+    emulator.admin("/_emulator/clock", r#"{"advance":"1h1s"}"#);
+    graced.wait_for("pending");
+    drop(graced);
+    let path = state.path().join("registration.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(record["grace_ended"], true, "{record}");
+    record["first_failed_at"] = "2999-01-01T00:00:00Z".into();
+    std::fs::write(&path, record.to_string()).unwrap();
+    let mut again = start();
+    again.wait_for_code("pending", "Connection");
+    assert_eq!(again.get("/readyz").status, 503);
 }
 
 #[test]

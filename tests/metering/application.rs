@@ -227,3 +227,40 @@ fn customers_are_resolved_by_their_token() {
     let calls = http(bench.emulator.addr, "GET", "/_emulator/calls", "").json();
     assert_eq!(calls["total"], 5, "{calls}");
 }
+
+#[test]
+fn strict_usage_takes_a_request_whole_or_not_at_all() {
+    let bench = Bench::metered();
+    let running = bench.start_with(&[("TOLLGATE_STRICT_USAGE", "true")]);
+    let good = json!({"id": "a", "dimension": "requests", "quantity": 1});
+    let answer = running.usage(&json!([good, {"id": "b", "dimension": "requests", "quantity": -1}]));
+    assert_eq!((answer.status, &answer.json()["code"]), (422, &json!("UsageRejected")), "{answer:?}");
+    let results = answer.json()["results"].clone();
+    assert_eq!((&results[0]["status"], &results[1]["status"]), (&json!("not_counted"), &json!("rejected")));
+    assert_eq!(running.reconciliation()["dimensions"], json!([]));
+    assert_eq!(running.usage(&good).status, 202, "its key is free");
+}
+
+#[test]
+fn usage_that_is_not_taken_is_a_log_line_and_a_counter() {
+    let bench = Bench::metered();
+    let mut running = bench.start();
+    let answer = running
+        .usage(&json!([{"dimension": "reqests", "quantity": 1}, {"dimension": "requests", "quantity": "x"}]));
+    assert_eq!(answer.status, 202, "{answer:?}");
+    running.read_back(|line| {
+        line["message"].as_str().is_some_and(|text| text.starts_with("usage events rejected"))
+            && line["reasons"].as_str().is_some_and(|text| text.contains("dimension \"reqests\": 1"))
+    });
+    assert_eq!(running.usage(&json!(7)).status, 400);
+    running.read_back(|line| line["reasons"] == "bad_request: 1");
+    let metrics = get_local(running.sidecar.addr, "/metrics").body;
+    for line in [
+        r#"tollgate_usage_events_rejected_total{reason="dimension"} 1"#,
+        r#"tollgate_usage_events_rejected_total{reason="quantity"} 1"#,
+        r#"tollgate_usage_requests_refused_total{reason="bad_request"} 1"#,
+        r#"tollgate_usage_requests_refused_total{reason="ledger_full"} 0"#,
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
+}

@@ -334,7 +334,7 @@ fn a_customers_usage_is_billed_to_that_customer() {
 fn a_dead_letter_is_closed_by_a_person_and_leaves_a_note() {
     let bench = Bench::metered();
     let mut running = bench.start();
-    let dead = |running: &crate::bench::Running, count: usize| {
+    let dead = |running: &Running, count: usize| {
         let line = format!("tollgate_usage_dead_letters {count}");
         while !running.sidecar.get("/metrics").body.lines().any(|found| found == line) {}
     };

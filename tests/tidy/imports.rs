@@ -105,6 +105,8 @@ pub(crate) const RULES: &[Rule] = &[
             "receipt",
             "registration::machine",
             "registration::schedule",
+            "registration::allowance",
+            "marketplace::exceptions",
             "marketplace::hour",
             "marketplace::quantity",
             "marketplace::allocation",

@@ -87,6 +87,22 @@ class Door(unittest.TestCase):
         self.assertNotIn("x-tollgate-answer", headers)
         self.assertEqual(headers["x-tollgate-emulator"], "1")
 
+    def test_another_product_is_refused_by_us_in_awss_words(self):
+        sidecar = self.sidecar("metered")
+        metering = client(sidecar)
+        with self.assertRaises(metering.exceptions.InvalidProductCodeException) as raised:
+            metering.meter_usage(ProductCode="demohourly", Timestamp=AT, UsageDimension="requests", UsageQuantity=1)
+        headers = raised.exception.response["ResponseMetadata"]["HTTPHeaders"]
+        self.assertEqual(headers["x-tollgate-answer"], "1")
+        self.assertEqual(sidecar.ask("/v1/records")[1]["records"], [])
+
+    def test_more_than_a_share_of_the_quota_is_throttled_and_the_sdk_waits(self):
+        metering = client(self.sidecar("metered"))
+        for _ in range(25):
+            self.meter(metering, 9, DryRun=True)
+        calls = self.emulator.admin("calls?operation=MeterUsage")["calls"]
+        self.assertEqual(len([call for call in calls if call["request"].get("UsageQuantity") == 9]), 25)
+
     def test_a_dry_run_claims_nothing(self):
         sidecar = self.sidecar("metered")
         metering = client(sidecar)

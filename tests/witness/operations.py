@@ -131,7 +131,15 @@ class Operations(unittest.TestCase):
         self.assertEqual(customer["LicenseArn"], LICENSE)
         with self.assertRaises(client.exceptions.InvalidTokenException):
             client.resolve_customer(RegistrationToken="made up")
-        self.emulator.admin("clock", {"advance": "61m"})
+        answers = (("invalid", client.exceptions.InvalidTokenException), ("expired", client.exceptions.ExpiredTokenException))
+        for answer, refusal in answers:
+            self.emulator.admin("switches", {"token_resubmission": answer})
+            with self.assertRaises(refusal):
+                client.resolve_customer(RegistrationToken=token)
+        self.emulator.admin("switches", {"token_resubmission": "accepted"})
+        self.emulator.admin("clock", {"advance": "239m"})
+        self.assertEqual(client.resolve_customer(RegistrationToken=token)["LicenseArn"], LICENSE)
+        self.emulator.admin("clock", {"advance": "2m"})
         with self.assertRaises(client.exceptions.ExpiredTokenException):
             client.resolve_customer(RegistrationToken=token)
 

@@ -200,6 +200,13 @@ class Admin(unittest.TestCase):
             for origin, status in ((own, 200), ("http://elsewhere.example", 403), ("null", 403)):
                 self.assertEqual(self.ask(emulator, "POST", "/_emulator/reset", b"{}", Origin=origin), status, origin)
 
+    def test_a_page_under_its_own_name_reads_nothing_and_gives_no_orders(self):
+        with Emulator(PROGRAM) as emulator:
+            for host, status in (("localhost", 200), ("evil.example", 421), ("evil.example:8090", 421), ("emulator:8090", 200)):
+                for method, path in (("GET", "/_emulator/calls"), ("POST", "/_emulator/reset")):
+                    body = b"{}" if method == "POST" else None
+                    self.assertEqual(self.ask(emulator, method, path, body, Host=host), status, (host, method))
+
     def test_what_an_order_gets_wrong_changes_nothing(self):
         with Emulator(PROGRAM) as emulator:
             before = {path: emulator.admin(path) for path in ("world", "faults", "switches")}

@@ -1,6 +1,6 @@
 //! How many calls the door passes on: other pods of the account share AWS's quotas, and so does our own sender.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ pub(super) struct Rates {
 impl Rates {
     pub(super) fn new(registrations: Registrations) -> Self {
         let share = || Mutex::new(Bucket::new(SHARE));
-        Self { registrations: Arc::clone(&registrations), meter: share(), batch: share(), resolve: share() }
+        Self { registrations, meter: share(), batch: share(), resolve: share() }
     }
 
     /// Takes one call of an operation, or says how long until there is one.
@@ -42,6 +42,8 @@ impl Rates {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::api::attestation::{BURST, registrations};
     use crate::clock;

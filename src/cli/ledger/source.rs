@@ -144,6 +144,7 @@ impl Source {
                 let answer = sidecar.ask(Ask::post(&path, body)).map_err(|error| unanswered(&error))?;
                 match (answer.status(), read(&answer)) {
                     (StatusCode::NOT_FOUND, _) => Ok(Repaired::NotFound),
+                    (StatusCode::CONFLICT, _) if is_other_form(&answer) => Ok(Repaired::OtherForm),
                     (StatusCode::CONFLICT, _) => Ok(Repaired::InDoubt),
                     (_, Ok(_)) => Ok(Repaired::Done),
                     (_, Err(complaint)) => Err(complaint),
@@ -181,6 +182,11 @@ fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
     };
     let detail = document["detail"].as_str().unwrap_or("what answers there is no tollgate");
     Err((exit, format!("{}: {detail}", answer.status())))
+}
+
+fn is_other_form(answer: &Response<Bytes>) -> bool {
+    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    document["code"] == "OtherForm"
 }
 
 fn unanswered(error: &ClientError) -> Complaint {

@@ -22,7 +22,8 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
         return Err(invalid());
     }
     service.disabled(Some(product), request)?;
-    let resubmission = if token.resolved { service.world.switches.answer(Switch::TokenResubmission) } else { 0 };
+    let resubmission =
+        if token.resolved { service.world.switches.answer(Switch::TokenResubmission) } else { 0 };
     if resubmission == 1 {
         return Err(invalid());
     }

@@ -758,7 +758,11 @@ fn an_identical_record_is_a_success_or_a_duplicate_and_is_billed_once() {
         assert_eq!(again["Results"][0]["Status"], status);
         assert!(again["Results"][0]["MeteringRecordId"].is_string(), "{again}");
         assert_eq!(bench.quantities(), ["17"]);
-        assert_eq!(bench.statuses(&[record(json!({"Quantity": 4}))]), ["DuplicateRecord"], "another quantity");
+        assert_eq!(
+            bench.statuses(&[record(json!({"Quantity": 4}))]),
+            ["DuplicateRecord"],
+            "another quantity"
+        );
     }
 }
 
@@ -818,9 +822,11 @@ fn a_token_names_its_customer_for_four_hours() {
 
 #[test]
 fn a_token_is_good_for_one_use_or_for_more() {
-    for (switch, code) in
-        [("accepted", None), ("invalid", Some("InvalidTokenException")), ("expired", Some("ExpiredTokenException"))]
-    {
+    for (switch, code) in [
+        ("accepted", None),
+        ("invalid", Some("InvalidTokenException")),
+        ("expired", Some("ExpiredTokenException")),
+    ] {
         let mut bench = Bench::with("token_resubmission", switch);
         let token = bench.issue("demosaas");
         let answer = bench.resolve(&token);

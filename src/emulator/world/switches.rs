@@ -1,7 +1,7 @@
 //! Switches: where AWS's documents leave an answer open, the emulator can give either.
 //!
-//! Each has a name, two or three named answers and the question it settles. The first answer is the default: the one that the
-//! evidence favours, or, without evidence, the one that is harder on a client.
+//! Each has a name, two or three named answers and the question it settles. The first answer is the default: the one
+//! that the evidence favours, or, without evidence, the one that is harder on a client.
 
 use std::collections::BTreeMap;
 

@@ -26,7 +26,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::retry::RetryConfig;
 
-use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, chain};
+use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain, trusting};
 use super::{Settings, SigningClock, endpoint_of, timeouts};
 use crate::marketplace::exceptions::{self, StsError};
 use crate::marketplace::fault::PROXY_AUTHENTICATION_REQUIRED;
@@ -262,6 +262,10 @@ impl Loader {
         // What is set here wins over all that the SDK reads by itself, now and at the next renewal of the credentials.
         let endpoint = endpoint_of(&self.settings, region).await?;
         let _ = self.endpoint.set(endpoint.clone());
+        if matches!(Way::to(&endpoint), Way::Tls) {
+            // The HTTP stack reads the system's CA files at its first TLS connection, once; here they may block.
+            drop(trusting(self.settings.ca_bundle.as_ref(), None, None));
+        }
         if self.settings.endpoint_url.is_some() || self.settings.sealed {
             config = config.endpoint_url(endpoint);
         }

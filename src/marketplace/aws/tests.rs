@@ -358,3 +358,108 @@ async fn something_that_speaks_no_tls_is_called_tls() {
     let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
 }
+
+// === hostile answers ===
+
+/// Answers with `head` and then `piece` again and again, as fast as it is read; resolves to the bytes that were taken.
+async fn serve_endless(
+    head: &'static str,
+    piece: &'static [u8],
+) -> (SocketAddr, tokio::task::JoinHandle<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await;
+        let mut taken = 0;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        while stream.write_all(piece).await.is_ok() {
+            taken += piece.len();
+        }
+        taken
+    });
+    (addr, task)
+}
+
+/// Finding 2.5: 1.8 GB were read in 6 s. What is taken beyond the limit fills the kernel's buffers only.
+#[tokio::test]
+async fn an_answer_that_never_ends_is_cut_and_is_a_fault_like_any_other() {
+    const PIECE: &[u8] = &[b'['; 1 << 16];
+    for head in [
+        "HTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n{\"Signature\":",
+        "HTTP/1.1 400 X\r\n\r\n{\"__type\":\"CustomerNotEntitledException\",\"message\":\"",
+    ] {
+        let (addr, taken) = serve_endless(head, PIECE).await;
+        let aws = client(format!("http://{addr}"), None);
+        let fault = register(&aws).await.unwrap_err();
+        assert_eq!((fault.class, fault.never_sent), (FaultClass::Transient, false), "{head}: {fault:?}");
+        let taken = taken.await.unwrap();
+        assert!(taken < connection::METERING_ANSWER_BYTES_MAX + (16 << 20), "{head}: {taken}");
+        let (addr, _) = serve_endless(head, PIECE).await;
+        let aws = client(format!("http://{addr}"), None);
+        let passed = aws.forward("AWSMPMeteringService.MeterUsage".into(), b"{}".to_vec()).await;
+        assert_eq!(passed.unwrap_err().class, FaultClass::Transient, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_deep_or_of_the_wrong_type_is_a_fault_like_any_other() {
+    let deep = format!("{{\"Signature\":{}", "[".repeat(3 << 20));
+    let deep_beside = format!("{{\"x\":{}{}}}", "[".repeat(1 << 20), "]".repeat(1 << 20));
+    for body in [
+        deep.as_str(),
+        &deep_beside,
+        r#"{"Signature":7}"#,
+        r#"{"Signature":{"a":[]}}"#,
+        "[]",
+        "7",
+        "null",
+        "",
+    ] {
+        let outcome = outcome(Act::Answer(answer("200 OK", "", body))).await;
+        assert_eq!(class_and_code(outcome).0, FaultClass::Transient, "{}", &body[..body.len().min(40)]);
+    }
+}
+
+// === credentials ===
+
+fn ending_in(left: Duration) -> Credentials {
+    Credentials::new("AKIDEXAMPLE", "secret", None, Some(SigningClock::default().now() + left), "test")
+}
+
+fn with_credentials(credentials: Credentials) -> Aws {
+    let settings = Settings {
+        region: "us-east-1".parse().ok(),
+        endpoint_url: Some("http://127.0.0.1:9".to_owned()),
+        ..Settings::default()
+    };
+    Aws::for_tests(settings, Some(credentials))
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_are_renewed_ten_minutes_before_they_end_and_no_call_waits_for_it() {
+    for (minutes, renewed) in [(9, true), (30, false)] {
+        let aws = Arc::new(with_credentials(ending_in(Duration::from_secs(60 * minutes))));
+        aws.ready(Signing::default()).await.unwrap();
+        let first = aws.loaded().unwrap();
+        {
+            // As while STS is being asked.
+            let _loading = aws.loading.lock().await;
+            aws.ready(Signing::default()).await.unwrap();
+        }
+        assert!(aws.loaded().unwrap().is(&first), "they are good enough for a call");
+        let keeping = tokio::time::timeout(RENEWAL_LOOK + Duration::from_secs(1), aws.keep_credentials());
+        keeping.await.unwrap_err();
+        assert_eq!(!aws.loaded().unwrap().is(&first), renewed, "{minutes} min");
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_end_within_a_minute_sign_no_call() {
+    let aws = with_credentials(ending_in(Duration::from_secs(50)));
+    aws.ready(Signing::default()).await.unwrap();
+    let first = aws.loaded().unwrap();
+    aws.ready(Signing::default()).await.unwrap();
+    assert!(!aws.loaded().unwrap().is(&first));
+}

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::allowance::WRITTEN_AHEAD;
 use super::*;
 use crate::marketplace::FaultCode;
 
@@ -303,7 +304,8 @@ fn grace_opens_at_the_first_failure_and_ends_on_time() {
 
 #[test]
 fn a_restart_does_not_begin_a_new_grace() {
-    let remembered = Remembered { first_failed_at: Some(WALL.minus(59 * MINUTE)), ..Remembered::default() };
+    let known = Known { first_failed_at: Some(WALL.minus(59 * MINUTE)), ..Known::default() };
+    let remembered = Remembered { known, ..Remembered::default() };
     let mut bench = Bench::remembering(graceful(), remembered);
     bench.fails(FaultClass::Transient, "Dns");
     assert_eq!(bench.state(), State::Grace);
@@ -313,7 +315,8 @@ fn a_restart_does_not_begin_a_new_grace() {
 
 #[test]
 fn a_clock_set_back_does_not_lengthen_the_grace() {
-    let remembered = Remembered { first_failed_at: Some(WALL.plus(MINUTE)), ..Remembered::default() };
+    let known = Known { first_failed_at: Some(WALL.plus(MINUTE)), ..Known::default() };
+    let remembered = Remembered { known, ..Remembered::default() };
     let mut bench = Bench::remembering(graceful(), remembered);
     bench.fails(FaultClass::Transient, "Dns");
     assert!(!bench.open());
@@ -348,7 +351,8 @@ fn a_refusal_of_an_earlier_pod_on_the_same_volume_ends_grace_too() {
 }
 
 fn with_kept_receipt() -> Bench {
-    let kept = Some((Arc::new("kept"), WALL.plus(60 * MINUTE)));
+    // Issued 23 h ago: a day and two hours of failed attempts leave three.
+    let kept = Some((Arc::new("kept"), WALL.minus(23 * 60 * MINUTE)));
     Bench::remembering(policy(), Remembered { kept, ..Remembered::default() })
 }
 
@@ -360,8 +364,10 @@ fn the_kept_receipt_opens_only_while_aws_cannot_be_reached_and_only_while_young(
     let standing = bench.machine.standing(bench.now());
     assert_eq!(standing.state(), State::Entitled);
     assert!(standing.reason().is_some_and(|reason| reason.code == FaultCode::known("ConnectTimeout")));
-    assert_eq!(bench.machine.changes_in(bench.now()), Some(30 * MINUTE).min(Some(60 * MINUTE)));
-    bench.later(60 * MINUTE);
+    assert_eq!(bench.machine.changes_in(bench.now()), Some(WRITTEN_AHEAD), "time is written ahead");
+    bench.later(180 * MINUTE - Duration::from_secs(1));
+    assert!(bench.open());
+    bench.later(Duration::from_secs(1));
     assert!(!bench.open());
 }
 
@@ -513,6 +519,28 @@ fn a_proof_of_one_hour_is_asked_for_again_in_the_next() {
     assert_eq!(bench.machine.standing(bench.now()).state(), State::Lapsed, "AWS's last word stands");
     bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
     assert_eq!(bench.machine.standing(bench.now()).state(), State::Entitled);
+}
+
+#[test]
+fn a_signature_that_aws_refuses_for_the_clock_counts_when_it_is_refused_again() {
+    let mut bench = Bench::new(graceful());
+    let skewed = || Fault {
+        clock_offset_seconds: Some(-7200),
+        ..fault(FaultClass::Access, "InvalidSignatureException")
+    };
+    bench.step(Event::Answered(Answer::Fault(skewed())));
+    assert!(!matches!(bench.notes.remember, Some(Remember::Failing { refused: true, .. })));
+    let reason = bench.machine.standing(bench.now()).reason().cloned().unwrap();
+    assert_eq!(
+        (reason.code.as_str(), reason.message.as_ref()),
+        ("ClockSkew", "The node's clock is 120 min ahead of AWS's.")
+    );
+    bench.fails(FaultClass::Transient, "Dns");
+    assert!(bench.open(), "nobody has refused the pod");
+    bench.step(Event::Answered(Answer::Fault(skewed())));
+    assert!(matches!(bench.notes.remember, Some(Remember::Failing { refused: true, .. })));
+    bench.fails(FaultClass::Transient, "Dns");
+    assert!(!bench.open());
 }
 
 #[test]

@@ -143,8 +143,13 @@ fn oldest(connection: &Connection) -> rusqlite::Result<Overdue> {
         from: min("SELECT min(overdue_from) FROM records WHERE overdue_from IS NOT NULL")?,
     };
     let slots = Overdue {
-        hour: min("SELECT min(overdue_hour) FROM sums WHERE micros > 0")?.map(Hour::from_number),
-        from: min("SELECT min(overdue_from) FROM sums WHERE micros > 0")?,
+        hour: min(
+            "SELECT min(overdue_hour) FROM slots WHERE overdue_from IS NOT NULL AND total <> zeroblob(16)",
+        )?
+        .map(Hour::from_number),
+        from: min(
+            "SELECT min(overdue_from) FROM slots WHERE overdue_from IS NOT NULL AND total <> zeroblob(16)",
+        )?,
     };
     Ok(records.join(slots))
 }

@@ -1,14 +1,15 @@
 //! Reports that an application makes itself, through the AWS door: each claims its dimension's hour.
 //!
 //! AWS takes one value for an hour, dimension and pod. A claim is on disk before the call leaves, so that usage counted
-//! here never competes with it: while it is under way the hour is not sealed. Once AWS accepted it, or may have, later
-//! events count to the next hour, and sealing moves what is open in the hour there. A refused claim is gone, and moved
-//! nothing.
+//! here never competes with it: while it is under way the hour is not sealed. Once AWS accepted it, or may have, what is
+//! open in that hour moves to the next, and later events count there too. A refused claim is gone, and moved nothing.
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
+use super::rows::State;
 use super::rows::{self, Slot};
-use super::{Ledger, LedgerError, OpenSum, Settings};
+use super::slots::{self, Past};
+use super::{Ledger, LedgerError, Settings, current_hour};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity};
 use crate::usage::event::Customer;
@@ -77,7 +78,7 @@ impl Ledger {
         record_id: Option<&str>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.write("settle", |transaction, _| {
+        self.write("settle", |transaction, settings| {
             // What was in doubt before this call is no freer for its refusal.
             let sql = match settled {
                 Settled::Refused => {
@@ -92,9 +93,33 @@ impl Ledger {
                 // A record that was given up is billed all the same when AWS says so.
                 Settled::Accepted => BILLED,
             };
-            acknowledge(transaction, "id = ?1 AND state = 'claimed'", id)?;
-            transaction.execute(sql, params![id, now.unix_millis(), record_id]).map(|_| ())
+            transaction.execute(sql, params![id, now.unix_millis(), record_id])?;
+            give_way(transaction, settings, id, now)
         })
+    }
+}
+
+/// Moves what is open in a record's hour to the next: AWS has a value for that hour, or may have. Of a claim that was
+/// refused there is no record any more.
+fn give_way(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    id: i64,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let slot = transaction
+        .query_row("SELECT pod, customer, dimension, hour FROM records WHERE id = ?1", [id], |row| {
+            let (pod, customer, dimension) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(Slot { pod, customer, dimension, hour: Hour::from_number(row.get(3)?) })
+        })
+        .optional()?;
+    let Some(slot) = slot else { return Ok(()) };
+    let hour = current_hour(transaction, now, settings.settle)?.max(slot.hour.next());
+    let target = Slot { hour, ..slot.clone() };
+    let target = Slot { hour: unclaimed(transaction, &target)?, ..target };
+    match slots::find(transaction, &slot)? {
+        Some(open) => slots::carry(transaction, &slots::read(transaction, open)?, &target, now),
+        None => Ok(()),
     }
 }
 
@@ -115,22 +140,11 @@ const BILLED: &str =
 
 /// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
 pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    acknowledge(transaction, "state = 'claimed' AND ?1 = ?1", 0)?;
     transaction.execute(
         "UPDATE records SET state = 'sealed', in_doubt = 1, attempting = 0 WHERE state = 'claimed'",
         [],
     )?;
     Ok(())
-}
-
-/// What is claimed counts as acknowledged from the moment that somebody relies on it.
-fn acknowledge(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::Result<()> {
-    let sql = format!(
-        "INSERT INTO accepted (dimension, micros)
-         SELECT dimension, sum(micros) FROM records WHERE {condition} GROUP BY dimension
-         ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros"
-    );
-    transaction.execute(&sql, [id]).map(|_| ())
 }
 
 fn grant(
@@ -192,10 +206,10 @@ fn grant(
         timestamp: claim.timestamp,
         rest: std::collections::BTreeMap::new(),
     };
-    rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &claim.client_token, now)?;
-    let id = transaction.last_insert_rowid();
-    transaction
-        .execute("UPDATE records SET state = 'claimed', attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
+    let past = Past::of(claim.timestamp, None);
+    let id =
+        rows::insert_record(transaction, &slot, &past, &sealed, &claim.client_token, State::Claimed, now)?;
+    transaction.execute("UPDATE records SET attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
     Ok(Claimed::Granted(id))
 }
 
@@ -210,13 +224,4 @@ pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite:
         hour = hour.next();
     }
     Ok(hour)
-}
-
-/// Whether a report of this slot is under way: until AWS's answer, nobody knows whether the hour is free.
-pub(super) fn under_way(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<bool> {
-    let mut find = transaction.prepare_cached(
-        "SELECT 1 FROM records
-         WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4 AND state = 'claimed'",
-    )?;
-    find.exists(params![slot.pod, slot.customer, slot.dimension, slot.hour.number()])
 }

@@ -1,31 +1,26 @@
-//! Events into sums: each key claimed, each quantity added to its hour, all in the transaction that is given.
+//! Events into slots: each key claimed, each quantity added to its hour, all in the transaction that is given.
 //!
 //! A group's events are added up in memory first: a thousand events of one dimension are a thousand keys, but one
-//! row of sums.
+//! slot.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::Transaction;
 
 use super::ageing::{self, Overdue};
-use super::rows::{self, Slot};
-use super::upkeep::{self, KEYS_KEPT};
-use super::{Settings, Taken, claim, closed_hour};
+use super::forms::Forms;
+use super::keys::Keys;
+use super::rows::Slot;
+use super::slots::{self, Part, Past};
+use super::{Settings, Taken, claim, closed_hour, totals};
 use crate::clock::Timestamp;
 use crate::marketplace::{Hour, TagSet};
 use crate::usage::event::Event;
 
-/// The most that a ledger counts of one dimension, in millionths: nine million million units. SQLite's integers end
-/// a little above it.
-const ACCEPTED_MAX: u64 = 9_000_000_000_000_000_000;
-
-/// What a group adds to one row of sums.
-struct Added {
-    micros: u64,
-    first_at: Timestamp,
-    late_from: Option<Hour>,
-    overdue: Overdue,
+/// What a group adds to one slot.
+struct Added<'a> {
+    parts: BTreeMap<&'a TagSet, i128>,
+    past: Past,
 }
 
 /// Where and when the group is counted.
@@ -35,20 +30,12 @@ struct Counter<'a> {
     current: Hour,
     closed: Hour,
     now: Timestamp,
-    /// Keys are forgotten by it. A clock that is behind must not make a key old at once.
-    seen_at: Timestamp,
     /// The count of running time, see `ageing`.
     running: i64,
-    sums: BTreeMap<(Slot, &'a TagSet), Added>,
-    totals: BTreeMap<&'a str, Total>,
-}
-
-/// A dimension's total.
-struct Total {
-    /// What the group adds; nothing where all its events were known before.
-    added: Option<u64>,
-    /// What still fits: no sum of its parts can be larger.
-    room: u64,
+    keys: Keys<'a>,
+    forms: Forms<'a>,
+    slots: BTreeMap<Slot, Added<'a>>,
+    accepted: BTreeMap<&'a str, i128>,
 }
 
 pub(super) fn count<'a>(
@@ -64,10 +51,11 @@ pub(super) fn count<'a>(
         current: Hour::of(now).max(closed.next()),
         closed,
         now,
-        seen_at: now.max(upkeep::forgotten_before(transaction)?.plus(KEYS_KEPT)),
         running: ageing::running(transaction)?,
-        sums: BTreeMap::new(),
-        totals: BTreeMap::new(),
+        keys: Keys::open(transaction, settings, now)?,
+        forms: Forms::new(transaction),
+        slots: BTreeMap::new(),
+        accepted: BTreeMap::new(),
     };
     let taken = events.iter().map(|event| counter.take(event)).collect::<rusqlite::Result<_>>()?;
     counter.write()?;
@@ -76,24 +64,21 @@ pub(super) fn count<'a>(
 
 impl<'a> Counter<'a> {
     fn take(&mut self, event: &'a Event) -> rusqlite::Result<Taken> {
-        let micros = event.quantity.micros();
-        let fits = micros <= self.total(&event.dimension)?.room;
-        // Most events are new, and there is room: the key's insertion is its lookup too.
-        if let Some(id) = &event.id
-            && (!fits || !self.claim(id, event)?)
-            && let Some(known) = self.known(id, event)?
-        {
-            return Ok(known);
-        }
-        if !fits {
-            return Ok(Taken::TooMuch);
-        }
-        let total = self.total(&event.dimension)?;
-        total.room -= micros;
-        total.added = Some(total.added.unwrap_or_default() + micros);
         let at = event.at.max(self.settings.started_at);
         let own = Hour::of(at);
         let (hour, mut late_from) = if own <= self.closed { (self.current, Some(own)) } else { (own, None) };
+        let fits = self.forms.fits(&event.customer, hour)?;
+        // Most events are new, and fit: the key's insertion is its lookup too.
+        if let Some(id) = &event.id
+            && (!fits || !self.keys.claim(id, event)?)
+            && let Some(same) = self.keys.same(id, event)?
+        {
+            return Ok(if same { Taken::Duplicate } else { Taken::Conflict });
+        }
+        if !fits {
+            return Ok(Taken::OtherForm);
+        }
+        self.forms.set(&event.customer, hour)?;
         let mut slot = Slot {
             pod: self.settings.pod.clone(),
             customer: event.customer.canonical(),
@@ -105,64 +90,24 @@ impl<'a> Counter<'a> {
             late_from = late_from.or_else(|| (slot.hour != hour).then_some(own));
         }
         let first_at = if late_from.is_some() { self.now } else { at };
+        let amount = i128::from(event.quantity.micros());
         let overdue = Overdue::begins(&slot, self.now, self.running);
-        let added = Added { micros: 0, first_at, late_from, overdue };
-        let added = self.sums.entry((slot, &event.tags)).or_insert(added);
-        added.micros += micros;
-        added.first_at = added.first_at.min(first_at);
-        added.late_from = [added.late_from, late_from].into_iter().flatten().min();
+        let new = Added { parts: BTreeMap::new(), past: Past { first_at, late_from, overdue } };
+        let added = self.slots.entry(slot).or_insert(new);
+        *added.parts.entry(&event.tags).or_default() += amount;
+        added.past.first_at = added.past.first_at.min(first_at);
+        added.past.late_from = [added.past.late_from, late_from].into_iter().flatten().min();
+        *self.accepted.entry(&event.dimension).or_default() += amount;
         Ok(Taken::Accepted)
     }
 
-    /// Claims an event's key; `false` where it was claimed before.
-    fn claim(&self, id: &str, event: &Event) -> rusqlite::Result<bool> {
-        let mut claim = self.transaction.prepare_cached(
-            "INSERT INTO keys (id, content, seen_at) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
-        )?;
-        claim.execute(params![id, event.content, self.seen_at.unix_millis()]).map(|rows| rows > 0)
-    }
-
-    /// What became of an event whose key was claimed before.
-    fn known(&self, id: &str, event: &Event) -> rusqlite::Result<Option<Taken>> {
-        let mut find = self.transaction.prepare_cached("SELECT content FROM keys WHERE id = ?1")?;
-        let content: Option<Vec<u8>> = find.query_row([id], |row| row.get(0)).optional()?;
-        let same = |content| if content == event.content { Taken::Duplicate } else { Taken::Conflict };
-        Ok(content.map(same))
-    }
-
-    fn total(&mut self, dimension: &'a str) -> rusqlite::Result<&mut Total> {
-        match self.totals.entry(dimension) {
-            Entry::Occupied(total) => Ok(total.into_mut()),
-            Entry::Vacant(vacant) => {
-                let mut find =
-                    self.transaction.prepare_cached("SELECT micros FROM accepted WHERE dimension = ?1")?;
-                let before: Option<i64> = find.query_row([dimension], |row| row.get(0)).optional()?;
-                let before = u64::try_from(before.unwrap_or_default()).unwrap_or_default();
-                Ok(vacant.insert(Total { added: None, room: ACCEPTED_MAX.saturating_sub(before) }))
-            }
-        }
-    }
-
     fn write(self) -> rusqlite::Result<()> {
-        for ((slot, tags), added) in self.sums {
-            rows::add(
-                self.transaction,
-                &slot,
-                tags,
-                added.micros,
-                added.first_at,
-                added.late_from,
-                added.overdue,
-            )?;
+        self.keys.close()?;
+        for (slot, added) in self.slots {
+            slots::add(self.transaction, &slot, added.parts, Part::Counted, added.past)?;
         }
-        let mut add = self.transaction.prepare_cached(
-            "INSERT INTO accepted (dimension, micros) VALUES (?1, ?2)
-             ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros",
-        )?;
-        for (dimension, total) in self.totals {
-            if let Some(micros) = total.added {
-                add.execute(params![dimension, rows::signed(micros)])?;
-            }
+        for (dimension, amount) in self.accepted {
+            totals::accept(self.transaction, dimension, amount)?;
         }
         Ok(())
     }

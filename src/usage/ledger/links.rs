@@ -1,9 +1,8 @@
 //! What became of a record whose quantity counts to a later hour: from the record to the slot that it was added to, and
 //! from there to the record that the slot was sealed into. A person who reads one of them finds the other.
 
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{OptionalExtension as _, Transaction};
 
-use super::rows::Slot;
 use super::{Ledger, LedgerError};
 
 /// Most links that are shown of one record: a slot that a thousand dead letters were replayed into names some of them.
@@ -18,42 +17,25 @@ pub struct Links {
     pub includes: Vec<i64>,
 }
 
-/// A slot's number: of the text that names it, FNV-1a, for the moments between its record's carrying and its sealing.
-fn number(slot: &Slot) -> i64 {
-    let name = format!("{}\n{}\n{}\n{}", slot.hour.number(), slot.pod, slot.customer, slot.dimension);
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    i64::from_ne_bytes(hash.to_ne_bytes())
-}
-
 /// The record's quantity was added to this slot.
-pub(super) fn carried(transaction: &Transaction<'_>, source: i64, slot: &Slot) -> rusqlite::Result<()> {
+pub(super) fn carried(transaction: &Transaction<'_>, source: i64, slot: i64) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("INSERT INTO links (source, slot) VALUES (?1, ?2)")?
-        .execute(params![source, number(slot)])
+        .execute([source, slot])
         .map(|_| ())
 }
 
 /// What was in one slot is in another now.
-pub(super) fn moved(transaction: &Transaction<'_>, from: &Slot, to: &Slot) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached("UPDATE links SET slot = ?2 WHERE slot = ?1 AND target IS NULL")?
-        .execute(params![number(from), number(to)])
-        .map(|_| ())
+pub(super) fn moved(transaction: &Transaction<'_>, from: i64, to: i64) -> rusqlite::Result<()> {
+    transaction.prepare_cached("UPDATE links SET slot = ?2 WHERE slot = ?1")?.execute([from, to]).map(|_| ())
 }
 
 /// The slot was sealed into this record.
-pub(super) fn sealed(transaction: &Transaction<'_>, slot: &Slot, target: i64) -> rusqlite::Result<()> {
+pub(super) fn sealed(transaction: &Transaction<'_>, slot: i64, target: i64) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("UPDATE links SET slot = NULL, target = ?2 WHERE slot = ?1 AND target IS NULL")?
-        .execute(params![number(slot), target])
+        .prepare_cached("UPDATE links SET slot = NULL, target = ?2 WHERE slot = ?1")?
+        .execute([slot, target])
         .map(|_| ())
-}
-
-/// Links of records that are no more.
-pub(super) fn forget(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    transaction.execute("DELETE FROM links WHERE source NOT IN (SELECT id FROM records)", []).map(|_| ())
 }
 
 impl Ledger {

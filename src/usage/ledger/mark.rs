@@ -14,7 +14,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{LedgerError, classify, has_meta, meta, quarantine, set_meta};
+use super::{LedgerError, classify, files, has_meta, meta, quarantine, set_meta};
 
 /// Twice a line of 32 and 20 characters, a space and an end; whatever is longer is no mark.
 const BYTES: u64 = 2 * 54;
@@ -26,12 +26,8 @@ impl Mark {
     /// Opens the mark and compares; nothing is written.
     pub(super) fn open(connection: &Connection, path: &Path) -> Result<Self, LedgerError> {
         let failed = |error: rusqlite::Error| classify(path, &error);
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(quarantine::mark_path(path));
+        let opened =
+            files::open(&quarantine::mark_path(path), OpenOptions::new().read(true).write(true).create(true));
         let file = match opened {
             Ok(file) => file,
             Err(error) => {

@@ -4,9 +4,10 @@
 //! only after SQLite has stumbled over it: then a note is left beside it, which the next start obeys.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::LedgerError;
+use super::{LedgerError, files};
 use crate::clock::Timestamp;
 
 /// Ends of the names of the files beside a database: SQLite's own, the file itself, and the mark. In this order each
@@ -15,10 +16,12 @@ const FILES: [&str; 4] = ["-wal", "-shm", "", MARK];
 
 const MARK: &str = ".mark";
 
+const SUSPECT: &str = ".suspect";
+
 /// Most files that are set aside under one second; a disk that damages more has to be replaced.
 const NAMES_MAX: u32 = 1000;
 
-fn with_end(path: &Path, end: &str) -> PathBuf {
+pub(super) fn with_end(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     PathBuf::from(name)
@@ -30,7 +33,17 @@ pub(super) fn mark_path(path: &Path) -> PathBuf {
 }
 
 fn suspicion(path: &Path) -> PathBuf {
-    with_end(path, ".suspect")
+    with_end(path, SUSPECT)
+}
+
+/// Every file of a ledger.
+pub(super) fn all_paths(path: &Path) -> Vec<PathBuf> {
+    FILES.iter().chain([&SUSPECT]).map(|end| with_end(path, end)).collect()
+}
+
+/// Makes names in the folder of a file durable.
+pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }
 
 /// Whether an earlier process stumbled over this file.
@@ -40,7 +53,9 @@ pub(super) fn is_suspect(path: &Path) -> bool {
 
 /// Leaves the note for the next start. A disk that does not even take this will be noticed otherwise.
 pub(super) fn suspect(path: &Path) {
-    let _ = fs::write(suspicion(path), "damage was seen; the next start reads the whole ledger\n");
+    let note = files::open(&suspicion(path), fs::OpenOptions::new().write(true).create(true));
+    let _ =
+        note.and_then(|mut note| note.write_all(b"damage was seen; the next start reads the whole ledger\n"));
 }
 
 /// Removes the note.
@@ -59,9 +74,7 @@ pub(super) fn set_aside(path: &Path, now: Timestamp, detail: &str) -> Result<(),
             fs::rename(&from, with_end(&kept, end)).map_err(failed)?;
         }
     }
-    if let Some(folder) = path.parent() {
-        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-    }
+    sync_folder(path).map_err(failed)?;
     clear(path);
     tracing::error!(
         kept = %kept.display(), detail,

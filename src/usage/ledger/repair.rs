@@ -12,8 +12,9 @@
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde::Serialize;
 
-use super::rows::{self, State};
-use super::{Ledger, LedgerError, Settings, classify, current_hour};
+use super::amount::amount;
+use super::rows::{self, Carried, State};
+use super::{Ledger, LedgerError, Settings, classify, current_hour, totals};
 use crate::clock::Timestamp;
 
 /// Longest note: some sentences and a ticket's address.
@@ -79,6 +80,9 @@ pub enum Repaired {
     NotFound,
     /// It may have been billed, and nobody accepted that.
     InDoubt,
+    /// Usage of its account was counted in the other form, by licence or without it, in the current hour: AWS would bill
+    /// both.
+    OtherForm,
 }
 
 /// A line of the audit table.
@@ -103,7 +107,7 @@ struct Found {
     unconfirmed: bool,
     code: Option<String>,
     dimension: String,
-    micros: i64,
+    amount: i128,
 }
 
 impl Found {
@@ -115,7 +119,7 @@ impl Found {
             unconfirmed: row.get(2)?,
             code: row.get(3)?,
             dimension: row.get(4)?,
-            micros: row.get(5)?,
+            amount: amount(row, 5)?,
         })
     }
 
@@ -158,14 +162,16 @@ impl Ledger {
         self.write("replay", |transaction, settings| {
             let found = transaction
                 .prepare_cached(
-                    "SELECT state, in_doubt, unconfirmed, code, dimension, micros FROM records WHERE id = ?1",
+                    "SELECT state, in_doubt, unconfirmed, code, dimension, coalesce(raw, micros) FROM records WHERE id = ?1",
                 )?
                 .query_row([id], Found::read)
                 .optional()?;
             let Some(found) = found else { return Ok(Repaired::NotFound) };
-            let verdict = found.judge(repair);
+            let mut verdict = found.judge(repair);
             if verdict == Repaired::Done {
-                carry_out(transaction, settings, id, &found, repair, now)?;
+                verdict = carry_out(transaction, settings, id, &found, repair, now)?;
+            }
+            if verdict == Repaired::Done {
                 let action = repair.action();
                 transaction.execute(
                     "INSERT INTO audit (at, record, action, note) VALUES (?1, ?2, ?3, ?4)",
@@ -207,15 +213,21 @@ fn carry_out(
     found: &Found,
     repair: &Repair,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Repaired> {
     let sql = match repair {
         Repair::Replay { to_dimension, .. } => {
             let current = current_hour(transaction, now, settings.settle)?;
             let to_dimension = to_dimension.as_deref().filter(|to| *to != found.dimension);
-            if let Some(to) = to_dimension {
-                redirect(transaction, &found.dimension, to, found.micros)?;
+            let carried =
+                rows::carry_record(transaction, "1", &settings.pod, current, to_dimension, id, now)?;
+            if carried == Carried::OtherForm {
+                return Ok(Repaired::OtherForm);
             }
-            rows::carry_record(transaction, "1", &settings.pod, current, to_dimension, id, now)?;
+            if let Some(to) = to_dimension {
+                // What was acknowledged for one dimension was meant for another, so that each keeps its balance.
+                totals::accept(transaction, &found.dimension, -found.amount)?;
+                totals::accept(transaction, to, found.amount)?;
+            }
             "UPDATE records SET state = 'carried', unconfirmed = 0, updated_at = ?2 WHERE id = ?1"
         }
         Repair::Confirm(_) => {
@@ -223,20 +235,7 @@ fn carry_out(
         }
         Repair::Discard(_) => "UPDATE records SET state = 'discarded', updated_at = ?2 WHERE id = ?1",
     };
-    transaction.execute(sql, params![id, now.unix_millis()]).map(|_| ())
-}
-
-/// What was acknowledged for one dimension was meant for another, so that each keeps its balance.
-fn redirect(transaction: &Transaction<'_>, from: &str, to: &str, micros: i64) -> rusqlite::Result<()> {
-    transaction
-        .execute("UPDATE accepted SET micros = micros - ?2 WHERE dimension = ?1", params![from, micros])?;
-    transaction
-        .execute(
-            "INSERT INTO accepted (dimension, micros) VALUES (?1, ?2)
-             ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros",
-            params![to, micros],
-        )
-        .map(|_| ())
+    transaction.execute(sql, params![id, now.unix_millis()]).map(|_| Repaired::Done)
 }
 
 #[cfg(test)]
@@ -260,7 +259,7 @@ mod tests {
             unconfirmed,
             code: Some(code.to_owned()),
             dimension: "requests".to_owned(),
-            micros: 1,
+            amount: 1,
         };
         let refused = "InvalidTagException";
         for (found, replayed, accepted, confirmed, discarded) in [

@@ -1,14 +1,13 @@
-//! The rows of the ledger: how sums and records are written and read. Only `ledger` calls it.
-
-use std::collections::BTreeMap;
+//! The rows of the ledger: how records are written and read. Only `ledger` calls it.
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::ageing::{self, Overdue};
-use super::{OpenSum, links, meta, set_meta};
+use super::amount::amount;
+use super::slots::{self, Part, Past};
+use super::{forms, links, meta, set_meta};
 use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
 use crate::usage::event::Customer;
@@ -148,29 +147,6 @@ pub enum Answered {
     Dead(String),
 }
 
-/// A dimension's balance, in millionths.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    /// Acknowledged to applications.
-    pub accepted: u64,
-    /// Accepted by AWS.
-    pub billed: u64,
-    /// In open hours and unsent records.
-    pub pending: u64,
-    /// In dead letters.
-    pub dead: u64,
-    /// In records that a person discarded.
-    pub discarded: u64,
-}
-
-impl Totals {
-    /// The law that every committed state keeps.
-    #[must_use]
-    pub const fn balances(self) -> bool {
-        self.accepted == self.billed + self.pending + self.dead + self.discarded
-    }
-}
-
 /// SQLite's integers are signed; a sum of quantities stays far below 2^63.
 pub(crate) fn signed(micros: u64) -> i64 {
     i64::try_from(micros).unwrap_or(i64::MAX)
@@ -205,7 +181,7 @@ pub(super) fn adopt_product(
     if held.as_deref() == Some(product) {
         return Ok(None);
     }
-    let pending = "SELECT EXISTS (SELECT 1 FROM sums WHERE micros > 0)
+    let pending = "SELECT EXISTS (SELECT 1 FROM slots WHERE total <> zeroblob(16))
                        OR EXISTS (SELECT 1 FROM records WHERE state IN ('sealed', 'claimed'))";
     let pending: bool = transaction.query_row(pending, [], |row| row.get(0))?;
     if let Some(held) = held.filter(|_| pending) {
@@ -234,112 +210,16 @@ pub(super) fn started_at(
     }
 }
 
-pub(super) fn add(
-    transaction: &Transaction<'_>,
-    slot: &Slot,
-    tags: &TagSet,
-    micros: u64,
-    first_at: Timestamp,
-    late_from: Option<Hour>,
-    overdue: Overdue,
-) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached(
-            "INSERT INTO sums (pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-             ON CONFLICT (hour, pod, customer, dimension, tags) DO UPDATE SET
-                 micros = micros + excluded.micros,
-                 first_at = min(first_at, excluded.first_at),
-                 late_from = coalesce(min(late_from, excluded.late_from), late_from, excluded.late_from),
-                 overdue_hour = coalesce(min(overdue_hour, excluded.overdue_hour), overdue_hour, excluded.overdue_hour),
-                 overdue_from = coalesce(min(overdue_from, excluded.overdue_from), overdue_from, excluded.overdue_from)",
-        )?
-        .execute(params![
-            slot.pod,
-            slot.customer,
-            slot.dimension,
-            slot.hour.number(),
-            tags.canonical(),
-            signed(micros),
-            first_at.unix_millis(),
-            late_from.map(Hour::number),
-            overdue.hour.map(Hour::number),
-            overdue.from,
-        ])
-        .map(|_| ())
-}
-
-/// Every sum of an hour up to `closed` or after `farthest`, and all that other pods left.
-pub(super) fn due_sums(
-    transaction: &Transaction<'_>,
-    closed: Hour,
-    farthest: Hour,
-    pod: &str,
-) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from
-         FROM sums
-         WHERE hour <= ?1 OR hour > ?2 OR pod <> ?3",
-    )?;
-    sums(statement.query(params![closed.number(), farthest.number(), pod])?)
-}
-
-fn sums(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<BTreeMap<Slot, OpenSum>> {
-    let mut sums: BTreeMap<Slot, OpenSum> = BTreeMap::new();
-    while let Some(row) = rows.next()? {
-        let slot = Slot {
-            pod: row.get(0)?,
-            customer: row.get(1)?,
-            dimension: row.get(2)?,
-            hour: Hour::from_number(row.get(3)?),
-        };
-        let tags: String = row.get(4)?;
-        let late_from: Option<i64> = row.get(7)?;
-        sums.entry(slot).or_default().add(
-            json(4, &tags)?,
-            unsigned(row, 5)?,
-            Timestamp::from_unix_millis(row.get(6)?),
-            late_from.map(Hour::from_number),
-            Overdue { hour: row.get::<_, Option<i64>>(8)?.map(Hour::from_number), from: row.get(9)? },
-        );
-    }
-    Ok(sums)
-}
-
-pub(super) fn remove_sum(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached("DELETE FROM sums WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4")?
-        .execute(params![slot.pod, slot.customer, slot.dimension, slot.hour.number()])
-        .map(|_| ())
-}
-
-/// Moves an open sum to another slot, as usage of `now`: the pod that reports it may not have run before.
-pub(super) fn carry(
-    transaction: &Transaction<'_>,
-    target: &Slot,
-    slot: &Slot,
-    sum: &OpenSum,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    remove_sum(transaction, slot)?;
-    // An hour that a clock ahead of its time put it into is none that it came from.
-    let earlier = (slot.hour < target.hour).then_some(slot.hour);
-    let late_from = [earlier, sum.late_from].into_iter().flatten().min();
-    for (tags, share) in &sum.sum.shares {
-        add(transaction, target, tags, share.micros, now, late_from, sum.overdue)?;
-    }
-    links::moved(transaction, slot, target)
-}
-
-/// Seals a slot; what is open in it stays: the caller removes it where it is what was sealed.
+/// Writes a record; `state` is how it begins.
 pub(super) fn insert_record(
     transaction: &Transaction<'_>,
     slot: &Slot,
-    sum: &OpenSum,
+    past: &Past,
     sealed: &Sealed,
     client_token: &str,
+    state: State,
     now: Timestamp,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<i64> {
     let stored: Vec<StoredAllocation> = sealed
         .allocations
         .iter()
@@ -350,14 +230,15 @@ pub(super) fn insert_record(
         .collect();
     let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
     let overdue = match sealed.quantity {
+        // A report of 0 is not late.
         Quantity::ZERO => Overdue::default(),
-        _ => sum.overdue.or(Overdue::begins(slot, now, ageing::running(transaction)?)),
+        _ => past.overdue.or(Overdue::begins(slot, now, ageing::running(transaction)?)),
     };
     transaction
         .prepare_cached(
             "INSERT INTO records (pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token,
-                 late_from, state, sealed_at, updated_at, overdue_hour, overdue_from)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'sealed', ?11, ?11, ?12, ?13)",
+                 late_from, state, sealed_at, updated_at, allocation_count, overdue_hour, overdue_from)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15)",
         )?
         .execute(params![
             slot.pod,
@@ -369,28 +250,14 @@ pub(super) fn insert_record(
             allocations,
             sealed.timestamp.unix_millis(),
             client_token,
-            sum.late_from.map(Hour::number),
+            past.late_from.map(Hour::number),
+            state.as_str(),
             now.unix_millis(),
+            i64::try_from(stored.len()).unwrap_or(i64::MAX),
             overdue.hour.map(Hour::number),
             overdue.from,
-        ])
-        .map(|_| ())
-}
-
-/// What AWS's maximum left over counts to the current hour.
-pub(super) fn keep_rest(
-    transaction: &Transaction<'_>,
-    slot: &Slot,
-    current: Hour,
-    sealed: &Sealed,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    let target = Slot { hour: current, ..slot.clone() };
-    let overdue = Overdue::begins(&target, now, ageing::running(transaction)?);
-    for (tags, micros) in &sealed.rest {
-        add(transaction, &target, tags, *micros, now, Some(slot.hour), overdue)?;
-    }
-    Ok(())
+        ])?;
+    Ok(transaction.last_insert_rowid())
 }
 
 /// Which records are read.
@@ -406,10 +273,15 @@ pub(super) enum Which {
     Id(i64),
 }
 
+/// [`COLUMNS`] without the text of the allocations, which may be large: for lists.
+pub(super) fn list_columns() -> String {
+    COLUMNS.replacen("allocations", "'[]'", 1)
+}
+
 /// The columns that [`record`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, \
                        late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at, \
-                       unconfirmed";
+                       allocation_count, unconfirmed";
 
 pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
     let condition = match which {
@@ -427,17 +299,21 @@ pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> ru
         Which::Id(id) => (id, 0),
         Which::All | Which::Dead => (0, 0),
     };
-    let sql = format!("SELECT {COLUMNS} FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1");
+    let whole = matches!(which, Which::Id(_));
+    let columns = if whole { COLUMNS.to_owned() } else { list_columns() };
+    let sql = format!("SELECT {columns} FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1");
     let mut statement = connection.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let whole = matches!(which, Which::Id(_));
     statement.query_map([limit, first, second], |row| record(row, whole))?.collect()
 }
 
 /// Reads every row, and keeps none: for a ledger that is under suspicion.
 pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
-    let all = "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from, overdue_hour, overdue_from FROM sums";
-    sums(connection.prepare(all)?.query([])?)?;
+    let mut ids = connection.prepare("SELECT id FROM slots")?;
+    let mut rows = ids.query([])?;
+    while let Some(row) = rows.next()? {
+        slots::read(connection, row.get(0)?)?;
+    }
     let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM records"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -446,17 +322,11 @@ pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A row of [`COLUMNS`]; its allocations are read if it shall be `whole`, else only counted.
+/// A row of [`COLUMNS`], or of [`list_columns`] where its allocations are not wanted.
 pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
     let customer: String = row.get(2)?;
-    let allocations: String = row.get(7)?;
-    let (stored, allocation_count) = if whole {
-        let stored: Vec<StoredAllocation> = json(7, &allocations)?;
-        let count = stored.len();
-        (stored, count)
-    } else {
-        (Vec::new(), json::<Vec<IgnoredAny>>(7, &allocations)?.len())
-    };
+    let stored: Vec<StoredAllocation> = if whole { json(7, row.get_ref(7)?.as_str()?)? } else { Vec::new() };
+    let allocation_count: i64 = row.get(18)?;
     let allocation = |stored: StoredAllocation| {
         let quantity = Quantity::from_micros(stored.micros).ok_or_else(|| unreadable(7, "an allocation"))?;
         Ok(Allocation { tags: stored.tags, quantity })
@@ -472,7 +342,8 @@ pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
         quantity: quantity(row, 5)?,
         decimal: row.get(6)?,
         allocations: stored.into_iter().map(allocation).collect::<rusqlite::Result<_>>()?,
-        allocation_count,
+        allocation_count: usize::try_from(allocation_count)
+            .map_err(|_| unreadable(18, "a count below zero"))?,
         timestamp: Timestamp::from_unix_millis(row.get(8)?),
         client_token: row.get(9)?,
         late_from: late_from.map(Hour::from_number),
@@ -506,7 +377,12 @@ pub(super) fn answer(
     ageing::answered(transaction, id, answered)?;
     if matches!(answered, Answered::Carry(_)) {
         // The attempt that was under way is what was refused; an earlier one without an answer is not.
-        carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, None, id, now)?;
+        let carried =
+            carry_record(transaction, "state = 'sealed' AND in_doubt = 0", pod, current, None, id, now)?;
+        if carried == Carried::OtherForm {
+            let dead = Answered::Dead(OTHER_FORM.to_owned());
+            return answer(transaction, pod, current, id, &dead, now);
+        }
     }
     transaction
         .prepare_cached(
@@ -518,6 +394,20 @@ pub(super) fn answer(
         .map(|_| ())
 }
 
+/// What became of a record's quantity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// It counts to the current hour.
+    Counted,
+    /// There is no such record.
+    NotFound,
+    /// Its customer is reported in the other form in this hour (`forms`).
+    OtherForm,
+}
+
+/// The code of a dead letter that could not be carried for its customer's form.
+pub(super) const OTHER_FORM: &str = "OtherForm";
+
 /// Counts a record's quantity to the current hour, in another dimension where one is given, if `condition` holds for
 /// the record.
 pub(super) fn carry_record(
@@ -528,67 +418,38 @@ pub(super) fn carry_record(
     to_dimension: Option<&str>,
     id: i64,
     now: Timestamp,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<Carried> {
     let sql = format!(
-        "SELECT customer, dimension, coalesce(late_from, hour), micros, allocations FROM records WHERE id = ?1 AND {condition}"
+        "SELECT customer, dimension, coalesce(late_from, hour), coalesce(raw, micros), allocations
+         FROM records WHERE id = ?1 AND {condition}"
     );
     let read = |row: &Row<'_>| {
         let (customer, dimension): (String, String) = (row.get(0)?, row.get(1)?);
-        Ok((customer, dimension, Hour::from_number(row.get(2)?), unsigned(row, 3)?, row.get::<_, String>(4)?))
+        let dimension = to_dimension.map_or(dimension, str::to_owned);
+        let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
+        let late_from = Some(Hour::from_number(row.get(2)?));
+        let stored: Vec<StoredAllocation> = json(4, row.get_ref(4)?.as_str()?)?;
+        Ok((slot, late_from, amount(row, 3)?, stored))
     };
     let found = transaction.query_row(&sql, [id], read).optional()?;
-    let Some((customer, dimension, hour, micros, allocations)) = found else { return Ok(false) };
-    let dimension = to_dimension.map_or(dimension, str::to_owned);
-    let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
-    if micros > 0 {
-        links::carried(transaction, id, &slot)?;
+    let Some((slot, late_from, amount, stored)) = found else { return Ok(Carried::NotFound) };
+    if amount == 0 {
+        return Ok(Carried::Counted);
+    }
+    if !forms::take_hour(transaction, &slot.customer, current)? {
+        return Ok(Carried::OtherForm);
     }
     let begins = Overdue::begins(&slot, now, ageing::running(transaction)?);
     let overdue = ageing::of_record(transaction, id)?.or(begins);
     ageing::end(transaction, id)?;
-    let stored: Vec<StoredAllocation> = json(4, &allocations)?;
-    if stored.is_empty() && micros > 0 {
-        add(transaction, &slot, &TagSet::default(), micros, now, Some(hour), overdue)?;
+    let past = Past { first_at: now, late_from, overdue };
+    let untagged = TagSet::default();
+    let mut parts: Vec<(&TagSet, i128)> =
+        stored.iter().map(|part| (&part.tags, i128::from(part.micros))).collect();
+    if parts.is_empty() {
+        parts.push((&untagged, amount));
     }
-    stored
-        .into_iter()
-        .try_for_each(|part| add(transaction, &slot, &part.tags, part.micros, now, Some(hour), overdue))?;
-    Ok(true)
-}
-
-pub(super) fn totals(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Totals>> {
-    let mut totals: BTreeMap<String, Totals> = BTreeMap::new();
-    let mut read = |sql: &str, put: fn(&mut Totals, u64)| -> rusqlite::Result<()> {
-        let mut statement = connection.prepare_cached(sql)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            put(totals.entry(row.get(0)?).or_default(), unsigned(row, 1)?);
-        }
-        Ok(())
-    };
-    read("SELECT dimension, micros FROM accepted", |totals, micros| {
-        totals.accepted += micros;
-    })?;
-    read("SELECT dimension, sum(micros) FROM sums GROUP BY dimension", |totals, micros| {
-        totals.pending += micros;
-    })?;
-    read("SELECT dimension, micros FROM settled", |totals, micros| {
-        totals.billed += micros;
-    })?;
-    let of_state = |state: &str| {
-        format!("SELECT dimension, sum(micros) FROM records WHERE state = '{state}' GROUP BY dimension")
-    };
-    read(&of_state("sealed"), |totals, micros| {
-        totals.pending += micros;
-    })?;
-    read(&of_state("accepted"), |totals, micros| {
-        totals.billed += micros;
-    })?;
-    read(&of_state("dead"), |totals, micros| {
-        totals.dead += micros;
-    })?;
-    read(&of_state("discarded"), |totals, micros| {
-        totals.discarded += micros;
-    })?;
-    Ok(totals)
+    let target = slots::add(transaction, &slot, parts, Part::Carried, past)?;
+    links::carried(transaction, id, target)?;
+    Ok(Carried::Counted)
 }

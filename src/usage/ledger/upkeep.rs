@@ -1,33 +1,69 @@
 //! What keeps the ledger useful and bounded: hours without usage, forgetting, and its figures.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
+use tokio::time::Instant;
 
-use super::rows::{self, Slot, Which};
-use super::{Ledger, LedgerError, OpenSum, Record, Settings, classify, links, meta, random_hex, set_meta};
-use crate::clock::Timestamp;
+use super::rows::{self, Slot, State, Which, signed};
+use super::slots::{self, Past};
+use super::{
+    Ledger, LedgerError, Record, Settings, claim, classify, forms, keys, meta, random_hex, set_meta, totals,
+};
+use crate::clock::{self, Timestamp};
 use crate::marketplace::{Hour, Quantity};
 use crate::usage::event::Customer;
 use crate::usage::seal::Sealed;
-
-/// Keys are remembered so long: twice the age of the oldest event that is taken.
-pub(super) const KEYS_KEPT: Duration = Duration::from_secs(48 * 3600);
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.
 pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
 
 /// At most so many settled records are kept: some 30 MB of a ledger whose default limit is 1 GiB.
-pub(super) const SETTLED_MAX: i64 = 100_000;
+pub(super) const SETTLED_MAX: u64 = 100_000;
 
 /// With each hour that closes, the moment before which all is forgotten moves by so much at most. A clock that is wrong
 /// for a moment closes one hour: without this bound it would forget every key, or make those that it saw look old, and
 /// a repeated event would count twice.
 const FORGOTTEN_STEP: Duration = Duration::from_secs(6 * 3600);
 
+/// Work that a transaction does at least, in rows; so that tests of small ledgers do not depend on the machine.
+const STEP_ROWS_MIN: usize = 64;
+
+/// Work that a transaction does at most, in rows: some 20 ms, and a WAL that stays small.
+const STEP_ROWS_MAX: usize = 8000;
+
+/// In between, a transaction ends after this time: with the fsync of its commit, and of an acknowledgement's behind it,
+/// on a slow disk, nobody waits 50 ms for it.
+const STEP_TIME: Duration = Duration::from_millis(10);
+
+/// Settled records that are forgotten between two looks at the clock.
+const STEP_RECORDS: u64 = 100;
+
 /// Hours without usage that are reported at once: older ones are out of AWS's window.
 const ZERO_HOURS_MAX: i64 = 5;
+
+/// How much one transaction may still do before the thread is given back.
+#[derive(Debug)]
+pub(super) struct Budget {
+    began: Instant,
+    rows: usize,
+}
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self { began: clock::monotonic(), rows: 0 }
+    }
+
+    /// So many rows were changed.
+    pub(super) const fn spend(&mut self, rows: usize) {
+        self.rows += rows;
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        let over = || clock::monotonic().duration_since(self.began) >= STEP_TIME;
+        self.rows >= STEP_ROWS_MAX || (self.rows >= STEP_ROWS_MIN && over())
+    }
+}
 
 /// The ledger's figures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,20 +92,16 @@ impl Ledger {
 
     /// Backlog, dead letters and size.
     pub fn summary(&self) -> Result<Summary, LedgerError> {
-        let failed = |error: rusqlite::Error| classify(&self.path, &error);
-        let count = |state: &str| -> Result<(i64, Option<i64>), LedgerError> {
-            self.connection
-                .prepare_cached("SELECT count(*), min(timestamp) FROM records WHERE state = ?1")
-                .and_then(|mut statement| statement.query_row([state], |row| Ok((row.get(0)?, row.get(1)?))))
-                .map_err(failed)
-        };
-        let ((unsent, oldest), (dead, _)) = (count("sealed")?, count("dead")?);
-        Ok(Summary {
-            unsent: u64::try_from(unsent).unwrap_or_default(),
-            oldest_unsent: oldest.map(Timestamp::from_unix_millis),
-            dead: u64::try_from(dead).unwrap_or_default(),
-            bytes: self.bytes()?,
-        })
+        let (unsent, oldest, dead) = self.reading(|connection| {
+            let oldest: Option<i64> = connection
+                .prepare_cached(
+                    "SELECT min(timestamp) FROM records INDEXED BY records_oldest WHERE state = 'sealed'",
+                )?
+                .query_row([], |row| row.get(0))?;
+            Ok((totals::count(connection, "sealed")?, oldest, totals::count(connection, "dead")?))
+        })?;
+        let oldest_unsent = oldest.map(Timestamp::from_unix_millis);
+        Ok(Summary { unsent, oldest_unsent, dead, bytes: self.bytes()? })
     }
 }
 
@@ -86,8 +118,7 @@ pub(super) fn zero_hours(
     let first = Hour::of(settings.started_at).number().max(whole.number() - ZERO_HOURS_MAX);
     let mut made = 0;
     for hour in (first..=whole.number()).map(Hour::from_number) {
-        let used = used(transaction, settings, hour)?;
-        for dimension in settings.zero_dimensions.iter().filter(|dimension| !used.contains(*dimension)) {
+        for dimension in &settings.zero_dimensions {
             let slot = Slot {
                 pod: settings.pod.clone(),
                 customer: Customer::Own.canonical(),
@@ -101,66 +132,105 @@ pub(super) fn zero_hours(
                 timestamp: hour.start().max(settings.started_at),
                 rest: std::collections::BTreeMap::new(),
             };
-            rows::insert_record(transaction, &slot, &OpenSum::default(), &sealed, &random_hex()?, now)?;
+            if slots::find(transaction, &slot)?.is_some() || claim::unclaimed(transaction, &slot)? != hour {
+                continue;
+            }
+            let past = Past::of(sealed.timestamp, None);
+            rows::insert_record(transaction, &slot, &past, &sealed, &random_hex()?, State::Sealed, now)?;
             made += 1;
         }
     }
     Ok(made)
 }
 
-/// Dimensions with usage in an hour, open or sealed.
-fn used(
+/// Where forgetting begins, in a ledger that has forgotten nothing yet.
+pub(super) fn begin_to_forget(
     transaction: &Transaction<'_>,
     settings: &Settings,
-    hour: Hour,
-) -> rusqlite::Result<BTreeSet<String>> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT dimension FROM sums WHERE hour = ?1 AND pod = ?2
-         UNION SELECT dimension FROM records WHERE hour = ?1 AND pod = ?2",
-    )?;
-    statement.query_map(params![hour.number(), settings.pod], |row| row.get(0))?.collect()
-}
-
-/// Where forgetting begins, in a ledger that has forgotten nothing yet.
-pub(super) fn begin_to_forget(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     if meta(transaction, "forgotten_before")?.is_none() {
-        set_meta(transaction, "forgotten_before", &now.minus(KEYS_KEPT).unix_millis().to_string())?;
+        let before = now.minus(settings.idempotency_window);
+        set_meta(transaction, "forgotten_before", &before.unix_millis().to_string())?;
     }
     Ok(())
 }
 
 /// Keys from before it are forgotten.
-pub(super) fn forgotten_before(transaction: &Transaction<'_>) -> rusqlite::Result<Timestamp> {
-    let millis = meta(transaction, "forgotten_before")?.and_then(|text| text.parse().ok());
+pub(super) fn forgotten_before(connection: &Connection) -> rusqlite::Result<Timestamp> {
+    let millis = meta(connection, "forgotten_before")?.and_then(|text| text.parse().ok());
     Ok(Timestamp::from_unix_millis(millis.unwrap_or_default()))
 }
 
-/// Forgets old keys, and settled records that are old or too many; what those held stays in the balance.
-pub(super) fn forget(transaction: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
-    let wanted = now.minus(KEYS_KEPT);
+/// With an hour that closed, the moment before which all is forgotten moves on.
+pub(super) fn advance(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let wanted = now.minus(settings.idempotency_window);
     let known = forgotten_before(transaction)?;
     let before = wanted.clamp(known.minus(FORGOTTEN_STEP), known.plus(FORGOTTEN_STEP));
     set_meta(transaction, "forgotten_before", &before.unix_millis().to_string())?;
-    transaction.execute("DELETE FROM keys WHERE seen_at < ?1", [before.unix_millis()])?;
-    let settled: i64 = transaction
-        .prepare_cached("SELECT count(*) FROM records WHERE state IN ('accepted', 'carried')")?
-        .query_row([], |row| row.get(0))?;
-    let surplus = (settled - SETTLED_MAX).max(0);
-    // What somebody confirmed without AWS's word still counts for `on_unsent`.
-    let old = "id IN (SELECT id FROM records WHERE state IN ('accepted', 'carried') AND updated_at < ?1 AND hour < ?3
-               UNION SELECT * FROM (SELECT id FROM records WHERE state IN ('accepted', 'carried') ORDER BY id LIMIT ?2))
-               AND overdue_from IS NULL";
+    keys::observe(transaction, settings, now)
+}
+
+/// Forgets old keys, old forms, and settled records that are old or too many, as far as the budget goes; `true` where
+/// there is more. What the records held stays in the balance.
+pub(super) fn forget(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    closed: Hour,
+    budget: &mut Budget,
+) -> rusqlite::Result<bool> {
+    let before = forgotten_before(transaction)?;
+    Ok(keys::forget(transaction, before, budget)?
+        || forms::forget(transaction, closed, budget)?
+        || forget_records(transaction, before.plus(settings.idempotency_window), budget)?)
+}
+
+fn forget_records(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    budget: &mut Budget,
+) -> rusqlite::Result<bool> {
     // By both: a clock that was behind when AWS answered makes no record old whose hour is of yesterday.
-    let old_before = before.minus(RECORDS_KEPT - KEYS_KEPT);
-    let bounds = params![old_before.unix_millis(), surplus, Hour::of(old_before).number()];
-    transaction.execute(
-        &format!(
-            "INSERT INTO settled (dimension, micros)
-             SELECT dimension, sum(micros) FROM records WHERE state = 'accepted' AND {old} GROUP BY dimension
-             ON CONFLICT (dimension) DO UPDATE SET micros = micros + excluded.micros"
-        ),
-        bounds,
-    )?;
-    transaction.execute(&format!("DELETE FROM records WHERE {old}"), bounds)?;
-    links::forget(transaction)
+    let old = now.minus(RECORDS_KEPT);
+    // What somebody confirmed without AWS's word still counts for `on_unsent`.
+    for state in SETTLED {
+        loop {
+            if budget.is_spent() {
+                return Ok(true);
+            }
+            let mut gone = transaction
+                .prepare_cached(
+                    "DELETE FROM records WHERE id IN (SELECT id FROM records
+                         WHERE state = ?1 AND hour < ?2 AND updated_at < ?3 AND overdue_from IS NULL ORDER BY hour LIMIT ?4)",
+                )?
+                .execute(params![state, Hour::of(old).number(), old.unix_millis(), signed(STEP_RECORDS)])?;
+            if gone == 0 {
+                let surplus = settled(transaction)?.saturating_sub(SETTLED_MAX).min(STEP_RECORDS);
+                gone = transaction
+                    .prepare_cached(
+                        "DELETE FROM records WHERE id IN
+                             (SELECT id FROM records WHERE state = ?1 AND overdue_from IS NULL ORDER BY hour, id LIMIT ?2)",
+                    )?
+                    .execute(params![state, signed(surplus)])?;
+            }
+            // A record takes its rows in four indexes with it.
+            budget.spend(gone * 8);
+            if gone == 0 {
+                break;
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// States of records that are kept for comparison only, in the order in which they are forgotten where there are too
+/// many.
+const SETTLED: [&str; 3] = ["accepted", "carried", "discarded"];
+
+fn settled(connection: &Connection) -> rusqlite::Result<u64> {
+    SETTLED.iter().map(|state| totals::count(connection, state)).sum()
 }

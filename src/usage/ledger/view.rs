@@ -3,6 +3,7 @@
 
 use rusqlite::params;
 
+use super::amount::amount;
 use super::rows::{self, Record, State};
 use super::{Ledger, LedgerError, classify};
 use crate::marketplace::{Hour, TagSet};
@@ -116,7 +117,7 @@ pub struct Open {
     /// The tags; empty for the untagged share.
     pub tags: TagSet,
     /// How much, in millionths.
-    pub micros: u64,
+    pub micros: i128,
     /// The earliest hour that some of it came from, if that was closed already.
     pub late_from: Option<Hour>,
 }
@@ -124,9 +125,15 @@ pub struct Open {
 impl Ledger {
     /// Usage that is not sealed, by hour, customer, dimension and tags: at most `limit` rows behind the first `skip`.
     pub fn open_usage(&self, looked: &Looked, skip: usize, limit: usize) -> Result<Vec<Open>, LedgerError> {
+        let filter = format!(
+            "(?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5)"
+        );
         let sql = format!(
-            "SELECT hour, customer, dimension, tags, micros, late_from FROM sums
-             WHERE (?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5)
+            "SELECT hour, customer, dimension, '{{}}' AS tags, plus(amount, additive) AS held, late_from, pod FROM slots
+             WHERE {filter} AND (tagged = 0 OR plus(amount, additive) <> zeroblob(16))
+             UNION ALL
+             SELECT hour, customer, dimension, tags, plus(shares.amount, shares.additive), late_from, pod
+             FROM slots JOIN shares ON slot = id WHERE {filter}
              ORDER BY hour, pod, customer, dimension, tags LIMIT ?1 OFFSET ?2"
         );
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -142,7 +149,7 @@ impl Ledger {
                     customer: row.get(1)?,
                     dimension: row.get(2)?,
                     tags: rows::json(3, &tags)?,
-                    micros: rows::unsigned(row, 4)?,
+                    micros: amount(row, 4)?,
                     late_from: late_from.map(Hour::from_number),
                 })
             })?;
@@ -158,7 +165,7 @@ impl Ledger {
         mut show: impl FnMut(Record) -> T,
     ) -> Result<Vec<T>, LedgerError> {
         let condition = looked.standing.map_or("1", Standing::condition);
-        let columns = rows::COLUMNS;
+        let columns = rows::list_columns();
         let sql = format!(
             "SELECT {columns} FROM records WHERE id < ?1 AND {condition} AND (?3 IS NULL OR {IS_CUSTOMER})
              AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5) ORDER BY id DESC LIMIT ?2"

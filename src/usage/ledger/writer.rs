@@ -28,8 +28,12 @@ type Work = Box<dyn FnOnce(&mut Ledger) -> Option<LedgerError> + Send>;
 /// Whom to tell.
 type Reply = oneshot::Sender<Result<Vec<Taken>, LedgerError>>;
 
+/// What is held for events until they are on disk: their part of the budget of bodies. It travels with them, so that a
+/// client that gives up frees nothing while its events still wait here.
+type Guard = Box<dyn Send>;
+
 enum Command {
-    Take { events: Vec<Event>, reply: Reply },
+    Take { events: Vec<Event>, guard: Guard, reply: Reply },
     Work(Work),
 }
 
@@ -87,14 +91,20 @@ impl Writer {
         }
     }
 
-    /// Counts events; on return they are on disk.
-    pub async fn take(&self, events: Vec<Event>) -> Result<Vec<Taken>, LedgerError> {
+    /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the
+    /// caller still waits.
+    pub async fn take(
+        &self,
+        events: Vec<Event>,
+        guard: impl Send + 'static,
+    ) -> Result<Vec<Taken>, LedgerError> {
         #[cfg(test)]
         if let Some((ledger, clock)) = &self.inline {
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Take { events, reply }).map_err(|_| ended())?;
+        let guard = Box::new(guard);
+        self.commands.send(Command::Take { events, guard, reply }).map_err(|_| ended())?;
         if self.doorbell.press() {
             self.thread.unpark();
         }
@@ -195,11 +205,13 @@ const GATHER_MAX: Duration = Duration::from_millis(10);
 struct Group {
     events: Vec<Event>,
     replies: Vec<(usize, Reply)>,
+    guards: Vec<Guard>,
 }
 
 impl Group {
-    fn add(&mut self, events: Vec<Event>, reply: Reply) {
+    fn add(&mut self, events: Vec<Event>, guard: Guard, reply: Reply) {
         self.replies.push((events.len(), reply));
+        self.guards.push(guard);
         if self.events.is_empty() {
             self.events = events;
         } else {
@@ -266,9 +278,9 @@ impl Thread {
     /// A request goes to the group; work comes back.
     fn sort(&mut self, command: Command, group: &mut Group) -> Option<Work> {
         match command {
-            Command::Take { events, reply } => {
+            Command::Take { events, guard, reply } => {
                 self.taken = self.taken.wrapping_add(1);
-                group.add(events, reply);
+                group.add(events, guard, reply);
                 None
             }
             Command::Work(work) => Some(work),
@@ -304,6 +316,7 @@ impl Thread {
             Ok(_) => self.metrics.committed(took.as_secs_f64()),
             Err(error) => self.failed(error),
         }
+        drop((group.events, group.guards));
         let tell = |(count, reply)| {
             let part = match &mut taken {
                 Ok(taken) => Ok(taken.drain(..count).collect()),
@@ -326,7 +339,94 @@ fn tell_all(told: Vec<Told>) {
 mod tests {
     use super::*;
 
+    use crate::clock::Timestamp;
+    use crate::entitlement;
+    use crate::marketplace::{Quantity, TagSet};
+    use crate::metrics::Format;
+    use crate::usage::event::Customer;
+    use crate::usage::ledger::Settings;
+
     const MS: Duration = Duration::from_millis(1);
+
+    /// Says when it is dropped.
+    struct Guarded(Sender<&'static str>, &'static str);
+
+    impl Drop for Guarded {
+        fn drop(&mut self) {
+            let _ = self.0.send(self.1);
+        }
+    }
+
+    fn start(bytes_max: u64) -> (tempfile::TempDir, Writer, Arc<Metrics>) {
+        let now = Timestamp::from_unix_seconds(1_795_507_200);
+        let settings = Settings {
+            product: "demometered".into(),
+            pod: "pod".into(),
+            settle: Duration::ZERO,
+            bytes_max,
+            started_at: now,
+            zero_dimensions: Vec::new(),
+            aws_door: false,
+            idempotency_window: Duration::from_secs(3600),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path(), settings).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let writer = Writer::start(ledger, WallClock::fixed(now), Arc::clone(&metrics)).unwrap();
+        (folder, writer, metrics)
+    }
+
+    fn events() -> Vec<Event> {
+        vec![Event {
+            id: None,
+            dimension: "requests".into(),
+            quantity: Quantity::from_micros(1).unwrap(),
+            at: Timestamp::from_unix_seconds(1_795_507_200),
+            tags: TagSet::default(),
+            customer: Customer::Own,
+            content: [0; 32],
+        }]
+    }
+
+    #[tokio::test]
+    async fn a_client_that_gives_up_frees_its_budget_only_when_its_events_are_on_disk() {
+        let (_folder, writer, _) = start(1 << 30);
+        let (tell, told) = channel();
+        let (free, held) = channel::<()>();
+        // The thread is at work: what comes now waits.
+        let (begun, at_work) = oneshot::channel();
+        let busy = writer.clone();
+        let work = tokio::spawn(async move {
+            let work = move |ledger: &mut Ledger| {
+                let _ = begun.send(());
+                let _ = held.recv();
+                ledger.totals()
+            };
+            busy.with(work).await
+        });
+        at_work.await.unwrap();
+        let gives_up = tokio::time::timeout(MS, writer.take(events(), Guarded(tell.clone(), "freed")));
+        assert!(gives_up.await.is_err(), "it waits");
+        assert!(told.try_recv().is_err(), "its events still take memory");
+        free.send(()).unwrap();
+        work.await.unwrap().unwrap();
+        let totals = writer.with(|ledger| ledger.totals()).await.unwrap();
+        assert_eq!(told.recv().unwrap(), "freed");
+        assert_eq!(totals["requests"].accepted, 1, "and it was counted");
+        writer.take(events(), Guarded(tell, "answered")).await.unwrap();
+        assert_eq!(told.recv().unwrap(), "answered");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_failed_is_counted_as_one_and_not_as_a_commit() {
+        let (_folder, writer, metrics) = start(1);
+        let error = writer.take(events(), ()).await.unwrap_err();
+        assert!(matches!(error, LedgerError::Full { .. }), "{error}");
+        let (_publisher, fact) = entitlement::channel(Timestamp::from_unix_seconds(0));
+        let text = metrics.encode(&fact.borrow(), Format::Text);
+        assert!(text.contains("tollgate_ledger_commit_failures_total{reason=\"full\"} 1"), "{text}");
+        assert!(text.contains("tollgate_ledger_commit_duration_seconds_count 0"), "{text}");
+    }
 
     #[test]
     fn whoever_comes_alone_never_waits() {
@@ -355,18 +455,18 @@ mod tests {
         Event {
             id: None,
             dimension: "requests".to_owned(),
-            quantity: crate::marketplace::Quantity::from_micros(1).unwrap(),
-            at: clock::Timestamp::from_unix_seconds(1_795_507_200),
-            tags: crate::marketplace::TagSet::default(),
-            customer: crate::usage::event::Customer::Own,
+            quantity: Quantity::from_micros(1).unwrap(),
+            at: Timestamp::from_unix_seconds(1_795_507_200),
+            tags: TagSet::default(),
+            customer: Customer::Own,
             content: [0; 32],
         }
     }
 
     /// The value of a sample.
     fn sample(metrics: &Metrics, name: &str) -> u64 {
-        let (_publisher, watch) = crate::entitlement::channel(clock::Timestamp::from_unix_seconds(0));
-        let text = metrics.encode(&watch.borrow(), crate::metrics::Format::Text);
+        let (_publisher, watch) = entitlement::channel(Timestamp::from_unix_seconds(0));
+        let text = metrics.encode(&watch.borrow(), Format::Text);
         let line =
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
         line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
@@ -375,20 +475,20 @@ mod tests {
     #[tokio::test]
     async fn a_commit_that_failed_counts_as_a_failure_and_not_as_a_commit() {
         let folder = tempfile::tempdir().unwrap();
-        let now = clock::Timestamp::from_unix_seconds(1_795_507_200);
+        let now = Timestamp::from_unix_seconds(1_795_507_200);
         let settings = crate::usage::ledger::tests::settings("pod-1");
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let metrics = Arc::new(Metrics::new());
         let clock = WallClock::fixed(now);
         let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
-        writer.take(vec![event()]).await.unwrap();
+        writer.take(vec![event()], ()).await.unwrap();
         let commits = "tollgate_ledger_commit_duration_seconds_count";
         assert_eq!(sample(&metrics, commits), 1);
         assert_eq!(sample(&metrics, "tollgate_ledger_bytes_max"), 1 << 30);
 
         let read_only = |ledger: &mut Ledger| ledger.reading(|db| db.pragma_update(None, "query_only", true));
         writer.with(read_only).await.unwrap();
-        assert!(matches!(writer.take(vec![event()]).await, Err(LedgerError::Io(_))));
+        assert!(matches!(writer.take(vec![event()], ()).await, Err(LedgerError::Io(_))));
         writer.with(move |ledger| ledger.attempt(&[1], now)).await.unwrap_err();
         assert_eq!(sample(&metrics, commits), 1);
         assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 2);
@@ -399,11 +499,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = crate::usage::ledger::tests::settings("pod-1");
         let ledger =
-            Ledger::open(folder.path(), super::super::Settings { bytes_max: 1, ..settings }).unwrap();
+            Ledger::open(folder.path(), Settings { bytes_max: 1, ..settings }).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let clock = WallClock::fixed(clock::Timestamp::from_unix_seconds(1_795_507_200));
+        let clock = WallClock::fixed(Timestamp::from_unix_seconds(1_795_507_200));
         let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
-        assert!(matches!(writer.take(vec![event()]).await, Err(LedgerError::Full { .. })));
+        assert!(matches!(writer.take(vec![event()], ()).await, Err(LedgerError::Full { .. })));
         assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 0);
     }
 }

@@ -171,6 +171,7 @@ impl Bench {
             started_at: START,
             zero_dimensions: Vec::new(),
             aws_door: false,
+            idempotency_window: 48 * HOUR,
         };
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let metrics = Arc::new(Metrics::new());
@@ -205,7 +206,7 @@ impl Bench {
             customer,
             content: [0; 32],
         };
-        self.writer.take(vec![event]).await.unwrap();
+        self.writer.take(vec![event], ()).await.unwrap();
     }
 
     /// Passes time in steps, as the emulator's clock does, until `done` holds for all records.
@@ -424,7 +425,7 @@ async fn more_records_that_wait_than_are_looked_at_at_once_hide_no_other() {
         content: [0; 32],
     };
     let events = strangers.iter().map(|account| event(account, START)).collect();
-    bench.writer.take(events).await.unwrap();
+    bench.writer.take(events, ()).await.unwrap();
     bench.clock.advance(HOUR + SETTLE);
     let asked = |records: &[Record]| !records.is_empty() && records.iter().all(|record| record.attempts > 0);
     bench.pass_until(Duration::ZERO, asked).await;

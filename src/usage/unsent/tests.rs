@@ -115,6 +115,7 @@ impl Bench {
             }
         }
         let settings = ledger::Settings {
+            idempotency_window: Duration::from_secs(48 * 3600),
             product: "demometered".into(),
             pod: "pod".into(),
             settle: SETTLE,
@@ -165,7 +166,7 @@ impl Bench {
             customer: Customer::Own,
             content: [0; 32],
         };
-        self.process().writer.take(vec![event]).await.unwrap();
+        self.process().writer.take(vec![event], ()).await.unwrap();
     }
 
     /// Time passes in steps; `clock` says by how much the wall clock moves with each.

@@ -130,9 +130,10 @@ fn orders_change_what_they_name_and_nothing_else() {
         world.ordered_customer(NOW, order(r#"{"account_id":"111122223333","subscribed":false}"#)).unwrap();
     assert!(!gone.subscribed && gone.licenses.iter().all(|license| !license.subscribed));
     let (_, partly) = world
-        .ordered_customer(NOW, order(
-            r#"{"account_id":"111122223333","subscribed":false,"product_code":"demometered"}"#,
-        ))
+        .ordered_customer(
+            NOW,
+            order(r#"{"account_id":"111122223333","subscribed":false,"product_code":"demometered"}"#),
+        )
         .unwrap();
     let mut after = world.clone();
     after.customers.insert("111122223333".to_owned(), partly);
@@ -150,7 +151,8 @@ fn orders_change_what_they_name_and_nothing_else() {
 #[test]
 fn a_new_customer_bought_everything_unless_it_says_what() {
     let mut world = World::of_default();
-    let (account_id, customer) = world.ordered_customer(NOW, order(r#"{"account_id":"999900001111"}"#)).unwrap();
+    let (account_id, customer) =
+        world.ordered_customer(NOW, order(r#"{"account_id":"999900001111"}"#)).unwrap();
     world.customers.insert(account_id, customer);
     assert!(world.subscribed("999900001111", "demohourly"));
     let arn = "arn:aws:license-manager::999900001111:license:l-demosaas";

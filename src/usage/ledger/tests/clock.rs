@@ -72,7 +72,7 @@ fn usage_of_an_earlier_pod_is_never_reported_from_before_this_one_started() {
     let started_at = START.plus(30 * MINUTE);
     let mut ledger = Ledger::open(bench.folder.path(), Settings { started_at, ..settings("pod-2") }).unwrap();
     ledger.seal_closed(started_at).unwrap();
-    assert_eq!(ledger.seal_now(started_at.plus(MINUTE)).unwrap(), 1, "a shutdown sends it");
+    assert_eq!(ledger.seal_now(started_at.plus(MINUTE)).unwrap().made, 1, "a shutdown sends it");
     let record = ledger.unsent(1).unwrap().remove(0);
     assert_eq!((record.pod.as_str(), record.quantity.micros()), ("pod-2", 7));
     assert!(record.timestamp >= started_at, "{record:?}");
@@ -83,11 +83,11 @@ fn a_zero_hour_is_reported_although_an_earlier_process_ended_it_early() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings { zero_dimensions: vec!["requests".to_owned()], ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings.clone()).unwrap();
-    assert_eq!(ledger.seal_now(START.plus(MINUTE)).unwrap(), 0);
+    assert_eq!(ledger.seal_now(START.plus(MINUTE)).unwrap().made, 0);
     drop(ledger);
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();
-    assert_eq!(ledger.seal_closed(START.plus(30 * MINUTE)).unwrap(), 0);
-    assert_eq!(ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap(), 1);
-    assert_eq!(ledger.seal_closed(START.plus(HOUR + SETTLE + MINUTE)).unwrap(), 0, "once");
+    assert_eq!(ledger.seal_closed(START.plus(30 * MINUTE)).unwrap().made, 0);
+    assert_eq!(ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap().made, 1);
+    assert_eq!(ledger.seal_closed(START.plus(HOUR + SETTLE + MINUTE)).unwrap().made, 0, "once");
     assert_eq!(shown(&ledger), [(0, 0)]);
 }

@@ -148,9 +148,14 @@ fn a_mark_that_is_torn_or_gone_harms_nothing() {
 fn a_letter_of_the_schema_that_changed_is_told() {
     let (mut files, truth) = KILLED.clone();
     let bytes = files.get_mut("").unwrap();
-    let column = b"seen_at INTEGER";
-    let at = bytes.windows(column.len()).position(|window| window == column).unwrap();
-    bytes[at] = b'x';
+    let column = b"last_at INTEGER";
+    // Pages that were split hold it twice; one of them is read.
+    let found: Vec<usize> =
+        (0..bytes.len() - column.len()).filter(|at| bytes[*at..].starts_with(column)).collect();
+    assert!(!found.is_empty());
+    for at in found {
+        bytes[at] = b'x';
+    }
     assert!(is_told(&files, &truth, "a column of another name"));
 }
 

@@ -407,6 +407,7 @@ impl Bench {
             started_at: self.clock.now(),
             zero_dimensions: Vec::new(),
             aws_door: false,
+            idempotency_window: 48 * HOUR,
         };
         let ledger = Ledger::open(self.folder.path(), settings).unwrap();
         let writer = Writer::inline(ledger, self.clock.clone());
@@ -478,7 +479,7 @@ impl Bench {
             }
             None => Taken::Accepted,
         };
-        let taken = self.writer().take(vec![event]).await.unwrap();
+        let taken = self.writer().take(vec![event], ()).await.unwrap();
         assert_eq!(taken, [expected]);
         if expected == Taken::Accepted {
             *self.acknowledged.entry(slot).or_default() += micros;

@@ -1,0 +1,58 @@
+//! The files of the ledger: regular ones, never reached through a link, for nobody but this user where we make them.
+//! Whoever can write the folder could otherwise have us write elsewhere, or wait for ever at a pipe.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::OpenFlags;
+use rustix::fs::OFlags;
+
+use super::{LedgerError, quarantine};
+
+/// For this user only: usage is nobody else's business.
+const MODE: u32 = 0o600;
+
+/// How SQLite opens the file.
+pub(super) fn flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+}
+
+/// Refuses what is no regular file under one of the ledger's names, and makes the ledger's file if there is none. The
+/// answer is its path without links on the way to it: the folder may lie behind one, the file may not.
+pub(super) fn prepare(path: &Path) -> Result<PathBuf, LedgerError> {
+    for path in quarantine::all_paths(path) {
+        refuse_odd(&path)?;
+    }
+    let failed = |error: std::io::Error| LedgerError::Io(format!("{}: {error}", path.display()));
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let real = fs::canonicalize(folder).map_err(failed)?.join(path.file_name().unwrap_or_default());
+    open(&real, OpenOptions::new().write(true).create(true)).map_err(failed)?;
+    Ok(real)
+}
+
+/// Opens a file as it stands there; waits for nothing.
+pub(super) fn open(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = options
+        .mode(MODE)
+        .truncate(false)
+        .custom_flags(i32::try_from(flags).unwrap_or_default())
+        .open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("it is no regular file")) }
+}
+
+fn refuse_odd(path: &Path) -> Result<(), LedgerError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(found) => {
+            let what = if found.is_symlink() { "a symbolic link" } else { "no regular file" };
+            Err(LedgerError::OddFile { path: path.to_owned(), what })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(LedgerError::Io(format!("{}: {error}", path.display()))),
+    }
+}

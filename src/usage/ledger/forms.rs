@@ -1,0 +1,157 @@
+//! Forms: a customer is reported in the legacy form or by a license. AWS bills both for one hour, so an account has one
+//! form in each hour, whichever came first.
+//!
+//! A legacy `CustomerIdentifier` counts as its account where `ResolveCustomer` passed here and named both; an
+//! identifier that nothing is known of stands for itself.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+use super::upkeep::Budget;
+use super::{Ledger, LedgerError};
+use crate::marketplace::Hour;
+use crate::usage::event::Customer;
+
+/// Most identifiers whose accounts are known; the oldest gives way. A seller with more customers has more than a ledger
+/// is made for.
+const IDENTITIES_MAX: i64 = 100_000;
+
+/// Forms are remembered for so many hours after their hour closed: a clock may go back a little.
+const HOURS_KEPT: i64 = 2;
+
+/// Forms that are forgotten between two looks at the clock.
+const STEP_FORMS: i64 = 200;
+
+/// Longest identifier and account that are remembered (service model).
+const NAME_BYTES_MAX: usize = 255;
+
+/// The forms while events are counted, those that were looked up already in memory.
+pub(super) struct Forms<'a> {
+    connection: &'a Connection,
+    known: BTreeMap<(String, Hour), Option<bool>>,
+}
+
+impl<'a> Forms<'a> {
+    pub(super) const fn new(connection: &'a Connection) -> Self {
+        Self { connection, known: BTreeMap::new() }
+    }
+
+    /// Whether usage of this customer may count to this hour.
+    pub(super) fn fits(&mut self, customer: &Customer, hour: Hour) -> rusqlite::Result<bool> {
+        let Some((account, licensed)) = form_of(self.connection, customer)? else { return Ok(true) };
+        Ok(self.known(account, hour)?.is_none_or(|known| known == licensed))
+    }
+
+    /// Usage of this customer counts to this hour.
+    pub(super) fn set(&mut self, customer: &Customer, hour: Hour) -> rusqlite::Result<()> {
+        let Some((account, licensed)) = form_of(self.connection, customer)? else { return Ok(()) };
+        if self.known(account.clone(), hour)?.is_some() {
+            return Ok(());
+        }
+        self.connection
+            .prepare_cached("INSERT INTO forms (hour, account, licensed) VALUES (?1, ?2, ?3)")?
+            .execute(params![hour.number(), account, licensed])?;
+        self.known.insert((account, hour), Some(licensed));
+        Ok(())
+    }
+
+    fn known(&mut self, account: String, hour: Hour) -> rusqlite::Result<Option<bool>> {
+        let key = (account, hour);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(*known);
+        }
+        let known = self
+            .connection
+            .prepare_cached("SELECT licensed FROM forms WHERE hour = ?1 AND account = ?2")?
+            .query_row(params![hour.number(), key.0], |row| row.get(0))
+            .optional()?;
+        self.known.insert(key, known);
+        Ok(known)
+    }
+}
+
+/// The customer's account, and whether it is reported by a license; `None` in mode `metered`, which has one form.
+fn form_of(connection: &Connection, customer: &Customer) -> rusqlite::Result<Option<(String, bool)>> {
+    match customer {
+        Customer::Own => Ok(None),
+        Customer::Account { account_id, license_arn } => {
+            Ok(Some((format!("account {account_id}"), license_arn.is_some())))
+        }
+        Customer::Identifier(identifier) => {
+            let account: Option<String> = connection
+                .prepare_cached("SELECT account FROM identities WHERE identifier = ?1")?
+                .query_row([identifier], |row| row.get(0))
+                .optional()?;
+            let name = account
+                .map_or_else(|| format!("identifier {identifier}"), |account| format!("account {account}"));
+            Ok(Some((name, false)))
+        }
+    }
+}
+
+/// Claims the customer's form for an hour; `false` where the hour has the other one.
+pub(super) fn take_hour(transaction: &Transaction<'_>, customer: &str, hour: Hour) -> rusqlite::Result<bool> {
+    let Some(customer) = Customer::from_canonical(customer) else { return Ok(true) };
+    let mut forms = Forms::new(transaction);
+    let fits = forms.fits(&customer, hour)?;
+    if fits {
+        forms.set(&customer, hour)?;
+    }
+    Ok(fits)
+}
+
+/// Forgets the forms of hours that nothing is counted to any more; `true` where more are left than the budget allowed.
+pub(super) fn forget(
+    transaction: &Transaction<'_>,
+    closed: Hour,
+    budget: &mut Budget,
+) -> rusqlite::Result<bool> {
+    let mut step = transaction.prepare_cached(
+        "DELETE FROM forms WHERE (hour, account) IN (SELECT hour, account FROM forms WHERE hour < ?1 LIMIT ?2)",
+    )?;
+    loop {
+        if budget.is_spent() {
+            return Ok(true);
+        }
+        let gone = step.execute([closed.number().saturating_sub(HOURS_KEPT), STEP_FORMS])?;
+        budget.spend(gone);
+        if gone == 0 {
+            return Ok(false);
+        }
+    }
+}
+
+impl Ledger {
+    /// Notes which account a legacy identifier is, as `ResolveCustomer` answered. Longer names than AWS's are ignored.
+    pub fn identify(&mut self, identifier: &str, account: &str) -> Result<(), LedgerError> {
+        if [identifier, account].iter().any(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+            return Ok(());
+        }
+        self.write("identify", |transaction, _| {
+            let known: Option<String> = transaction
+                .query_row("SELECT account FROM identities WHERE identifier = ?1", [identifier], |row| {
+                    row.get(0)
+                })
+                .optional()?;
+            if known.as_deref() == Some(account) {
+                return Ok(());
+            }
+            transaction.execute(
+                "INSERT INTO identities (identifier, account) VALUES (?1, ?2)
+                 ON CONFLICT (identifier) DO UPDATE SET account = excluded.account",
+                [identifier, account],
+            )?;
+            // What was counted before this was known.
+            transaction.execute(
+                "INSERT OR IGNORE INTO forms (hour, account, licensed)
+                 SELECT hour, ?1, licensed FROM forms WHERE account = ?2",
+                [format!("account {account}"), format!("identifier {identifier}")],
+            )?;
+            let newest = "(SELECT max(id) FROM identities)";
+            transaction
+                .execute(&format!("DELETE FROM identities WHERE id <= {newest} - ?1"), [IDENTITIES_MAX])
+                .map(|_| ())
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! Idempotency keys: which events were counted, for as long as `idempotency_window`.
+//!
+//! A key is kept as 16 bytes of SHA-256 over the ledger's random id and the key, and 8 bytes of the hash of its event's
+//! content. Two keys that share their 16 bytes would make the second event a conflict, which the application hears of
+//! as a rejection; in a ledger of 1,000 million keys the odds of one such pair are 1 to 10^21. A key that is repeated
+//! with other content and the same 8 bytes, 1 in 10^19, is taken for a repetition. Nobody who does not hold the file
+//! can look for either: the ledger's id goes into the hash.
+//!
+//! The keys lie in a ring of four tables. New ones go into the current table; half a window later the next table takes
+//! its place. A table whose newest key is older than the window is emptied in steps, in the order of its pages. So a
+//! key is remembered for one window at least and for two at most.
+//!
+//! A clock that was ahead makes no table young for a year: what was seen was seen by now ([`observe`]). One that is
+//! behind makes no key old: see `forgotten_before`.
+
+use ring::digest;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+use super::upkeep::{Budget, forgotten_before};
+use super::{Settings, meta, set_meta};
+use crate::clock::Timestamp;
+use crate::usage::event::Event;
+
+/// Bytes of a key's hash: enough that no two keys of a ledger ever share them.
+const HASH_BYTES: usize = 16;
+
+/// Bytes of the hash of an event's content.
+const CONTENT_BYTES: usize = 8;
+
+/// Tables of the ring: at any time one that is written, up to two that are remembered and one that is emptied.
+const TABLES: i64 = 4;
+
+/// Keys of a step between two looks at the clock: some 20 pages in the order of the table.
+const STEP_KEYS: i64 = 500;
+
+/// The same for keys of schema 1, which lie on as many pages, in any order.
+const STEP_OLD_KEYS: i64 = 50;
+
+/// `meta`: how many keys of schema 1 are left.
+pub(super) const OLD_KEYS: &str = "old_keys";
+
+/// The keys while a group of events is counted.
+pub(super) struct Keys<'a> {
+    transaction: &'a Transaction<'a>,
+    ledger_id: String,
+    /// The table that is written.
+    current: i64,
+    claim: String,
+    find: String,
+    seen_at: Timestamp,
+    claimed: i64,
+    has_old: bool,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn open(
+        transaction: &'a Transaction<'a>,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> rusqlite::Result<Self> {
+        let seen_at = seen_at(transaction, settings, now)?;
+        let current = current(transaction, settings, seen_at)?;
+        let has_old = meta(transaction, OLD_KEYS)?.is_some();
+        let others = (0..TABLES).filter(|number| *number != current);
+        let unknown: String = others
+            .map(|number| format!(" AND NOT EXISTS (SELECT 1 FROM keys_{number} WHERE hash = ?1)"))
+            .collect();
+        let unknown_before =
+            if has_old { " AND NOT EXISTS (SELECT 1 FROM keys WHERE id = ?3)" } else { " AND ?3 = ?3" };
+        let finds: Vec<String> =
+            (0..TABLES).map(|number| format!("SELECT content FROM keys_{number} WHERE hash = ?1")).collect();
+        let find_before = if has_old {
+            "SELECT substr(content, 1, 8) FROM keys WHERE id = ?2"
+        } else {
+            "SELECT 1 WHERE ?2 <> ?2"
+        };
+        Ok(Self {
+            transaction,
+            ledger_id: meta(transaction, "ledger_id")?.unwrap_or_default(),
+            current,
+            // Most keys are new: to claim one is to look for it too.
+            claim: format!(
+                "INSERT INTO keys_{current} (hash, content) SELECT ?1, ?2 WHERE 1{unknown}{unknown_before}
+                 ON CONFLICT (hash) DO NOTHING"
+            ),
+            find: format!("{} UNION ALL {find_before}", finds.join(" UNION ALL ")),
+            seen_at,
+            claimed: 0,
+            has_old,
+        })
+    }
+
+    fn hash(&self, id: &str) -> [u8; HASH_BYTES] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        // The ledger's id has one length, so that no other pair is the same text.
+        context.update(self.ledger_id.as_bytes());
+        context.update(id.as_bytes());
+        let mut hash = [0; HASH_BYTES];
+        hash.copy_from_slice(&context.finish().as_ref()[..HASH_BYTES]);
+        hash
+    }
+
+    /// Claims an event's key; `false` where it was claimed before.
+    pub(super) fn claim(&mut self, id: &str, event: &Event) -> rusqlite::Result<bool> {
+        let mut claim = self.transaction.prepare_cached(&self.claim)?;
+        let old = if self.has_old { id } else { "" };
+        let claimed = claim.execute(params![self.hash(id), &event.content[..CONTENT_BYTES], old])? > 0;
+        self.claimed += i64::from(claimed);
+        Ok(claimed)
+    }
+
+    /// Whether a key that was claimed before had the same content; `None` where it is not known.
+    pub(super) fn same(&self, id: &str, event: &Event) -> rusqlite::Result<Option<bool>> {
+        let mut find = self.transaction.prepare_cached(&self.find)?;
+        let content: Option<Vec<u8>> =
+            find.query_row(params![self.hash(id), id], |row| row.get(0)).optional()?;
+        Ok(content.map(|content| content == event.content[..CONTENT_BYTES]))
+    }
+
+    /// Notes when the table was written last.
+    pub(super) fn close(self) -> rusqlite::Result<()> {
+        if self.claimed == 0 {
+            return Ok(());
+        }
+        self.transaction
+            .prepare_cached(
+                "UPDATE key_tables SET first_at = min(coalesce(first_at, ?2), ?2), last_at = ?2, held = held + ?3
+                 WHERE number = ?1",
+            )?
+            .execute(params![self.current, self.seen_at.unix_millis(), self.claimed])
+            .map(|_| ())
+    }
+}
+
+/// When something is seen, for what is forgotten by it. A clock that is behind must not make a key old at once.
+fn seen_at(connection: &Connection, settings: &Settings, now: Timestamp) -> rusqlite::Result<Timestamp> {
+    Ok(now.max(forgotten_before(connection)?.plus(settings.idempotency_window)))
+}
+
+/// The table that takes new keys: the next one after half a window, once that one is empty.
+fn current(transaction: &Transaction<'_>, settings: &Settings, seen_at: Timestamp) -> rusqlite::Result<i64> {
+    let (number, turn, first_at): (i64, i64, Option<i64>) = transaction
+        .prepare_cached("SELECT number, turn, first_at FROM key_tables ORDER BY turn DESC LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let first_at = first_at.map_or(seen_at, Timestamp::from_unix_millis);
+    let next = (number + 1).rem_euclid(TABLES);
+    let is_over = seen_at.since(first_at) >= settings.idempotency_window / 2;
+    if !is_over || !is_empty(transaction, next)? {
+        return Ok(number.rem_euclid(TABLES));
+    }
+    transaction
+        .prepare_cached(
+            "UPDATE key_tables SET turn = ?2, first_at = NULL, last_at = NULL, held = 0 WHERE number = ?1",
+        )?
+        .execute([next, turn + 1])?;
+    Ok(next)
+}
+
+fn is_empty(connection: &Connection, number: i64) -> rusqlite::Result<bool> {
+    let sql = format!("SELECT 1 FROM keys_{number} LIMIT 1");
+    connection.prepare_cached(&sql)?.exists([]).map(|any| !any)
+}
+
+/// What a clock that was ahead saw was seen by now.
+pub(super) fn observe(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let latest = seen_at(transaction, settings, now)?.unix_millis();
+    transaction
+        .prepare_cached(
+            "UPDATE key_tables SET first_at = min(first_at, ?1), last_at = min(last_at, ?1) WHERE last_at > ?1",
+        )?
+        .execute([latest])
+        .map(|_| ())
+}
+
+/// Forgets keys from before `before`; `true` where more are left than the budget allowed.
+pub(super) fn forget(
+    transaction: &Transaction<'_>,
+    before: Timestamp,
+    budget: &mut Budget,
+) -> rusqlite::Result<bool> {
+    let mut find =
+        transaction.prepare_cached("SELECT number FROM key_tables WHERE last_at < ?1 ORDER BY turn")?;
+    let old: Vec<i64> =
+        find.query_map([before.unix_millis()], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for number in old {
+        // In the order of the table: its pages become free one after the other.
+        let step = format!(
+            "DELETE FROM keys_{number} WHERE hash IN (SELECT hash FROM keys_{number} ORDER BY hash LIMIT ?1)"
+        );
+        let mut step = transaction.prepare_cached(&step)?;
+        let mut note =
+            transaction.prepare_cached("UPDATE key_tables SET held = max(held - ?2, 0) WHERE number = ?1")?;
+        loop {
+            if budget.is_spent() {
+                return Ok(true);
+            }
+            let gone = step.execute([STEP_KEYS])?;
+            budget.spend(gone);
+            note.execute(params![number, i64::try_from(gone).unwrap_or(i64::MAX)])?;
+            if gone == 0 {
+                break;
+            }
+        }
+        transaction
+            .prepare_cached(
+                "UPDATE key_tables SET first_at = NULL, last_at = NULL, held = 0 WHERE number = ?1",
+            )?
+            .execute([number])?;
+    }
+    forget_old(transaction, before, budget)
+}
+
+/// The same for the keys of schema 1; their table goes with the last of them.
+fn forget_old(
+    transaction: &Transaction<'_>,
+    before: Timestamp,
+    budget: &mut Budget,
+) -> rusqlite::Result<bool> {
+    let Some(left) = meta(transaction, OLD_KEYS)? else { return Ok(false) };
+    let mut left: i64 = left.parse().unwrap_or_default();
+    {
+        let mut step = transaction.prepare_cached(
+            "DELETE FROM keys WHERE id IN (SELECT id FROM keys WHERE seen_at < ?1 ORDER BY seen_at LIMIT ?2)",
+        )?;
+        loop {
+            if budget.is_spent() {
+                set_meta(transaction, OLD_KEYS, &left.max(0).to_string())?;
+                return Ok(true);
+            }
+            let gone = step.execute([before.unix_millis(), STEP_OLD_KEYS])?;
+            budget.spend(gone * 10);
+            left -= i64::try_from(gone).unwrap_or(i64::MAX);
+            if gone == 0 {
+                break;
+            }
+        }
+    }
+    if transaction.prepare_cached("SELECT 1 FROM keys LIMIT 1")?.exists([])? {
+        set_meta(transaction, OLD_KEYS, &left.max(0).to_string())?;
+        return Ok(false);
+    }
+    transaction.execute("DELETE FROM meta WHERE key = ?1", [OLD_KEYS])?;
+    transaction.execute_batch("DROP TABLE keys").map(|()| false)
+}
+
+/// How many keys are remembered.
+pub(super) fn held(connection: &Connection) -> rusqlite::Result<i64> {
+    let old: i64 = meta(connection, OLD_KEYS)?.and_then(|text| text.parse().ok()).unwrap_or_default();
+    let ring: i64 =
+        connection.query_row("SELECT coalesce(sum(held), 0) FROM key_tables", [], |row| row.get(0))?;
+    Ok(ring.saturating_add(old))
+}

@@ -1,0 +1,226 @@
+//! Upgrades: a ledger of an older schema becomes one of this, once, in steps that are small and on disk one by one. A
+//! process that is killed in between goes on where it was: what is left to do is read from the file itself.
+//!
+//! Before the first step a copy of the old ledger, without its keys, is put beside it, so that the version before can
+//! be given it. It goes with the first start that finds nothing to upgrade.
+//!
+//! From schema 1 to 2: `sums` move into `slots`; `settled` and `accepted` become `totals`; allocations are counted; the
+//! old `keys` stay, are asked, and are forgotten as their window passes (`keys`).
+
+use std::fs;
+use std::path::PathBuf;
+
+use rusqlite::{Connection, Transaction, params};
+use serde::de::IgnoredAny;
+
+use super::rows::{Slot, json, unsigned};
+use super::schema::{MIGRATIONS, SCHEMA};
+use super::slots::{self, Part, Past};
+use super::{
+    Ledger, LedgerError, files, has_meta, keys, meta, quarantine, random_hex, schema_number, set_meta, totals,
+};
+use crate::clock::Timestamp;
+use crate::marketplace::{Hour, TagSet};
+
+const MIGRATIONS_DONE: usize = MIGRATIONS.len();
+
+/// Rows of a step: some milliseconds, and a WAL that stays small.
+const STEP_ROWS: i64 = 500;
+
+/// `meta`: the last record whose allocations were counted, while the upgrade goes on.
+const COUNTED_UP_TO: &str = "upgrade_counted_up_to";
+
+/// Tables of schema 1 that are copied. Keys are most of a ledger, and a version that is put back starts without them.
+const COPIED: [&str; 5] = ["meta", "sums", "records", "settled", "accepted"];
+
+impl Ledger {
+    /// Upgrades the file to this program's schema; whether there was anything to do.
+    pub(super) fn upgrade(&mut self) -> Result<bool, LedgerError> {
+        let mut any = false;
+        while self.upgrade_step()? {
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// One step; `false` where nothing is left to do.
+    pub(super) fn upgrade_step(&mut self) -> Result<bool, LedgerError> {
+        let stored =
+            self.reading(|connection| if has_meta(connection)? { schema_number(connection) } else { Ok(0) })?;
+        match stored {
+            0 => self.write("open", |transaction, _| make(transaction)).map(|()| false),
+            1 => {
+                self.copy_aside(1)?;
+                self.write("upgrade", |transaction, _| begin(transaction)).map(|()| true)
+            }
+            // What a newer program left of itself is its own.
+            MIGRATIONS_DONE if self.reading(|connection| totals::exists(connection, "sums"))? => {
+                self.write("upgrade", |transaction, _| go_on(transaction)).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Copies the ledger to a file of its own, whole or not at all.
+    fn copy_aside(&self, schema: usize) -> Result<(), LedgerError> {
+        let failed = |error: std::io::Error| {
+            LedgerError::Io(format!("no copy of the ledger can be made before its upgrade: {error}"))
+        };
+        let copy = self.copy_path(schema);
+        let part = quarantine::with_end(&copy, ".part");
+        match fs::remove_file(&part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let file = files::open(&part, fs::OpenOptions::new().write(true).create_new(true)).map_err(failed)?;
+        self.reading(|connection| {
+            let path = part.to_string_lossy();
+            connection.execute("ATTACH ?1 AS copy", [path.as_ref()])?;
+            let copied = copy_tables(connection, schema);
+            connection.execute_batch("DETACH copy")?;
+            copied
+        })?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&part, &copy).map_err(failed)?;
+        quarantine::sync_folder(&copy).map_err(failed)
+    }
+
+    fn copy_path(&self, schema: usize) -> PathBuf {
+        quarantine::with_end(&self.path, &format!(".schema-{schema}"))
+    }
+
+    /// A start that found nothing to upgrade: nobody needs the old ledger any more.
+    pub(super) fn remove_copies(&self) {
+        for schema in 1..MIGRATIONS.len() {
+            // Best effort: what cannot be removed is only in the way.
+            let _ = fs::remove_file(self.copy_path(schema));
+        }
+    }
+}
+
+fn copy_tables(connection: &Connection, schema: usize) -> rusqlite::Result<()> {
+    // A copy that a crash breaks is made anew, and it is synced as a whole.
+    connection.execute_batch("PRAGMA copy.journal_mode = OFF; PRAGMA copy.synchronous = OFF;")?;
+    let old: String = MIGRATIONS.iter().take(schema).map(|migration| migration.sql).collect();
+    let in_copy =
+        old.replace("CREATE TABLE ", "CREATE TABLE copy.").replace("CREATE INDEX ", "CREATE INDEX copy.");
+    connection.execute_batch("BEGIN")?;
+    let copied = connection.execute_batch(&in_copy).and_then(|()| {
+        COPIED.iter().try_for_each(|table| {
+            connection.execute_batch(&format!("INSERT INTO copy.{table} SELECT * FROM main.{table}"))
+        })
+    });
+    connection.execute_batch(if copied.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+    copied
+}
+
+/// A new ledger.
+fn make(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    for migration in &MIGRATIONS {
+        transaction.execute_batch(migration.sql)?;
+        set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
+    }
+    transaction
+        .execute_batch("DROP TABLE keys; DROP TABLE sums; DROP TABLE settled; DROP TABLE accepted;")?;
+    set_meta(transaction, "schema", &SCHEMA.to_string())?;
+    set_meta(transaction, "ledger_id", &random_hex()?)
+}
+
+/// From here on the version before refuses the file.
+fn begin(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    for migration in &MIGRATIONS[1..] {
+        transaction.execute_batch(migration.sql)?;
+        set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
+    }
+    set_meta(transaction, "schema", &SCHEMA.to_string())?;
+    if meta(transaction, "ledger_id")?.is_none() {
+        set_meta(transaction, "ledger_id", &random_hex()?)?;
+    }
+    let held: i64 = transaction.query_row("SELECT count(*) FROM keys", [], |row| row.get(0))?;
+    set_meta(transaction, keys::OLD_KEYS, &held.to_string())?;
+    set_meta(transaction, COUNTED_UP_TO, &i64::MIN.to_string())?;
+    transaction.execute_batch(
+        "INSERT INTO totals (dimension, accepted) SELECT dimension, plus(micros, 0) FROM accepted;
+         INSERT INTO totals (dimension, forgotten_billed) SELECT dimension, plus(micros, 0) FROM settled WHERE true
+             ON CONFLICT (dimension) DO UPDATE SET forgotten_billed = excluded.forgotten_billed;",
+    )?;
+    totals::restore_counts(transaction)?;
+    let mut put = transaction.prepare(
+        "INSERT INTO totals (dimension, billed, pending, dead) VALUES (?1, plus(?2, 0), plus(?3, 0), plus(?4, 0))
+         ON CONFLICT (dimension) DO UPDATE SET
+             billed = excluded.billed, pending = excluded.pending, dead = excluded.dead",
+    )?;
+    for (dimension, counted) in totals::recount(transaction)? {
+        let blob = super::amount::blob;
+        put.execute(params![dimension, blob(counted.billed), blob(counted.pending), blob(counted.dead)])?;
+    }
+    Ok(())
+}
+
+/// Some allocations counted, or some sums moved; in the end the tables that are empty go.
+fn go_on(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    if let Some(after) = meta(transaction, COUNTED_UP_TO)? {
+        return count_allocations(transaction, after.parse().unwrap_or(i64::MIN));
+    }
+    if move_sums(transaction)? > 0 {
+        return Ok(());
+    }
+    transaction.execute_batch("DROP TABLE sums; DROP TABLE settled; DROP TABLE accepted;")
+}
+
+fn count_allocations(transaction: &Transaction<'_>, after: i64) -> rusqlite::Result<()> {
+    let mut find = transaction.prepare_cached("SELECT id FROM records WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+    let ids: Vec<i64> =
+        find.query_map([after, STEP_ROWS], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let Some(last) = ids.last() else {
+        return transaction.execute("DELETE FROM meta WHERE key = ?1", [COUNTED_UP_TO]).map(|_| ());
+    };
+    let mut read = transaction.prepare_cached("SELECT allocations FROM records WHERE id = ?1")?;
+    let mut put = transaction.prepare_cached("UPDATE records SET allocation_count = ?2 WHERE id = ?1")?;
+    for id in &ids {
+        let parts: Vec<IgnoredAny> = read.query_row([id], |row| json(0, row.get_ref(0)?.as_str()?))?;
+        if !parts.is_empty() {
+            put.execute(params![id, i64::try_from(parts.len()).unwrap_or(i64::MAX)])?;
+        }
+    }
+    set_meta(transaction, COUNTED_UP_TO, &last.to_string())
+}
+
+fn move_sums(transaction: &Transaction<'_>) -> rusqlite::Result<usize> {
+    struct Moved {
+        slot: Slot,
+        text: String,
+        tags: TagSet,
+        micros: u64,
+        past: Past,
+    }
+    let mut find = transaction.prepare_cached(
+        "SELECT pod, customer, dimension, hour, tags, micros, first_at, late_from FROM sums LIMIT ?1",
+    )?;
+    let rows = find.query_map([STEP_ROWS], |row| {
+        let slot = Slot {
+            pod: row.get(0)?,
+            customer: row.get(1)?,
+            dimension: row.get(2)?,
+            hour: Hour::from_number(row.get(3)?),
+        };
+        let text: String = row.get(4)?;
+        let late_from: Option<i64> = row.get(7)?;
+        let past = Past::of(Timestamp::from_unix_millis(row.get(6)?), late_from.map(Hour::from_number));
+        Ok(Moved { slot, tags: json(4, &text)?, text, micros: unsigned(row, 5)?, past })
+    })?;
+    let rows: Vec<Moved> = rows.collect::<rusqlite::Result<_>>()?;
+    let mut remove = transaction.prepare_cached(
+        "DELETE FROM sums WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4 AND tags = ?5",
+    )?;
+    let mut moved =
+        transaction.prepare_cached("UPDATE totals SET pending = minus(pending, ?2) WHERE dimension = ?1")?;
+    for row in &rows {
+        let slot = &row.slot;
+        remove.execute(params![slot.pod, slot.customer, slot.dimension, slot.hour.number(), row.text])?;
+        // The slot's trigger counts it again.
+        moved.execute(params![slot.dimension, super::rows::signed(row.micros)])?;
+        slots::add(transaction, slot, [(&row.tags, i128::from(row.micros))], Part::Counted, row.past)?;
+    }
+    Ok(rows.len())
+}

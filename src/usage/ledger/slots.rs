@@ -1,0 +1,254 @@
+//! Slots: the open usage of one customer, dimension and hour. One function writes into them, [`add`]; whatever it is
+//! given, a slot stays small enough to become one record.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+
+use super::ageing::Overdue;
+use super::amount::{amount, blob};
+use super::links;
+use super::rows::{Slot, json, unreadable};
+use crate::clock::Timestamp;
+use crate::marketplace::allocation::{ALLOCATIONS_BYTES_MAX, ALLOCATIONS_MAX};
+use crate::marketplace::{Hour, TagSet};
+use crate::usage::seal::Sum;
+
+/// Most tag sets of a slot: of the allocations that AWS takes for a record, one is for usage without tags. What comes
+/// beyond is counted without its tags.
+pub(super) const TAGGED_SETS_MAX: usize = ALLOCATIONS_MAX - 1;
+
+/// Most bytes of a slot's tags, as AWS counts them in a request; some are kept for the part without tags.
+pub(super) const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - UNTAGGED_BYTES;
+
+/// What the allocation without tags takes of a request.
+const UNTAGGED_BYTES: usize = 80;
+
+/// How an amount gets into a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Events of the slot's own hour, or late ones: they are aggregated.
+    Counted,
+    /// Carried or replayed from another hour, which was aggregated there: it is added in any aggregation.
+    Carried,
+}
+
+impl Part {
+    /// The amount that is aggregated, and the one that is added.
+    const fn split(self, amount: i128) -> ([u8; 16], [u8; 16]) {
+        match self {
+            Self::Counted => (blob(amount), blob(0)),
+            Self::Carried => (blob(0), blob(amount)),
+        }
+    }
+}
+
+/// What is remembered of where an amount comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Past {
+    /// Of the first event.
+    pub(super) first_at: Timestamp,
+    /// The earliest hour that some of it came from, if that was closed already.
+    pub(super) late_from: Option<Hour>,
+    /// Since when it waits for AWS.
+    pub(super) overdue: Overdue,
+}
+
+impl Past {
+    /// Usage of `first_at` that came late from an hour.
+    pub(super) const fn of(first_at: Timestamp, late_from: Option<Hour>) -> Self {
+        Self { first_at, late_from, overdue: Overdue { hour: None, from: None } }
+    }
+}
+
+/// A slot that was read whole.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) id: i64,
+    pub(super) slot: Slot,
+    pub(super) sum: Sum,
+    pub(super) past: Past,
+}
+
+/// Adds amounts by tags to a slot, which is made if there is none; returns its number.
+pub(super) fn add<'a>(
+    transaction: &Transaction<'_>,
+    slot: &Slot,
+    parts: impl IntoIterator<Item = (&'a TagSet, i128)>,
+    part: Part,
+    past: Past,
+) -> rusqlite::Result<i64> {
+    let (mut total, mut untagged, mut tagged) = (0, 0, Vec::new());
+    for (tags, amount) in parts {
+        total += amount;
+        if tags.is_empty() {
+            untagged += amount;
+        } else {
+            tagged.push((tags, amount));
+        }
+    }
+    let (counted, carried) = part.split(untagged);
+    let mut put = transaction.prepare_cached(
+        "INSERT INTO slots (pod, customer, dimension, hour, amount, additive, total, first_at, late_from, overdue_hour,
+             overdue_from)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (hour, pod, customer, dimension) DO UPDATE SET
+             amount = plus(amount, excluded.amount), additive = plus(additive, excluded.additive),
+             total = plus(total, excluded.total), first_at = min(first_at, excluded.first_at),
+             late_from = coalesce(min(late_from, excluded.late_from), late_from, excluded.late_from),
+             overdue_hour = coalesce(min(overdue_hour, excluded.overdue_hour), overdue_hour, excluded.overdue_hour),
+             overdue_from = coalesce(min(overdue_from, excluded.overdue_from), overdue_from, excluded.overdue_from)
+         RETURNING id, tagged, tag_bytes",
+    )?;
+    let values = params![
+        slot.pod,
+        slot.customer,
+        slot.dimension,
+        slot.hour.number(),
+        counted,
+        carried,
+        blob(total),
+        past.first_at.unix_millis(),
+        past.late_from.map(Hour::number),
+        past.overdue.hour.map(Hour::number),
+        past.overdue.from,
+    ];
+    let (id, sets, bytes): (i64, i64, i64) =
+        put.query_row(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    if !tagged.is_empty() {
+        let held = Held { sets: natural(sets)?, bytes: natural(bytes)? };
+        add_tagged(transaction, id, held, &tagged, part)?;
+    }
+    Ok(id)
+}
+
+/// How much of a slot's room for tags is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    sets: usize,
+    bytes: usize,
+}
+
+fn add_tagged(
+    transaction: &Transaction<'_>,
+    id: i64,
+    before: Held,
+    tagged: &[(&TagSet, i128)],
+    part: Part,
+) -> rusqlite::Result<()> {
+    let mut grow = transaction.prepare_cached(
+        "UPDATE shares SET amount = plus(amount, ?3), additive = plus(additive, ?4) WHERE slot = ?1 AND tags = ?2",
+    )?;
+    let mut make = transaction
+        .prepare_cached("INSERT INTO shares (slot, tags, amount, additive) VALUES (?1, ?2, ?3, ?4)")?;
+    let (mut held, mut beyond) = (before, 0);
+    for (tags, amount) in tagged {
+        let text = tags.canonical();
+        let (counted, carried) = part.split(*amount);
+        if grow.execute(params![id, text, counted, carried])? > 0 {
+            continue;
+        }
+        let grown = Held { sets: held.sets + 1, bytes: held.bytes + tags.request_bytes() };
+        if grown.sets > TAGGED_SETS_MAX || grown.bytes > TAG_BYTES_MAX {
+            beyond += amount;
+            continue;
+        }
+        make.execute(params![id, text, counted, carried])?;
+        held = grown;
+    }
+    if held != before || beyond != 0 {
+        let (counted, carried) = part.split(beyond);
+        transaction
+            .prepare_cached(
+                "UPDATE slots SET amount = plus(amount, ?2), additive = plus(additive, ?3), tagged = ?4, tag_bytes = ?5
+                 WHERE id = ?1",
+            )?
+            .execute(params![id, counted, carried, integer(held.sets), integer(held.bytes)])?;
+    }
+    Ok(())
+}
+
+fn natural(number: i64) -> rusqlite::Result<usize> {
+    usize::try_from(number).map_err(|_| unreadable(0, "a count below zero"))
+}
+
+fn integer(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The slot of this name, if it is open.
+pub(super) fn find(connection: &Connection, slot: &Slot) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached(
+            "SELECT id FROM slots WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4",
+        )?
+        .query_row(params![slot.hour.number(), slot.pod, slot.customer, slot.dimension], |row| row.get(0))
+        .optional()
+}
+
+/// Reads a slot with all its shares, and checks that they are what was counted.
+pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<Open> {
+    struct Untagged {
+        value: i128,
+        total: i128,
+    }
+    let head = |row: &Row<'_>| {
+        let slot = Slot {
+            pod: row.get(0)?,
+            customer: row.get(1)?,
+            dimension: row.get(2)?,
+            hour: Hour::from_number(row.get(3)?),
+        };
+        let untagged = Untagged { value: amount(row, 4)? + amount(row, 5)?, total: amount(row, 6)? };
+        let (late_from, overdue_hour): (Option<i64>, Option<i64>) = (row.get(8)?, row.get(9)?);
+        let past = Past {
+            first_at: Timestamp::from_unix_millis(row.get(7)?),
+            late_from: late_from.map(Hour::from_number),
+            overdue: Overdue { hour: overdue_hour.map(Hour::from_number), from: row.get(10)? },
+        };
+        Ok((slot, untagged, past))
+    };
+    let (slot, untagged, past) = connection
+        .prepare_cached(
+            "SELECT pod, customer, dimension, hour, amount, additive, total, first_at, late_from, overdue_hour,
+                 overdue_from FROM slots WHERE id = ?1",
+        )?
+        .query_row([id], head)?;
+    let mut shares = BTreeMap::new();
+    let mut statement =
+        connection.prepare_cached("SELECT tags, amount, additive FROM shares WHERE slot = ?1")?;
+    let mut rows = statement.query([id])?;
+    while let Some(row) = rows.next()? {
+        shares.insert(json(0, row.get_ref(0)?.as_str()?)?, amount(row, 1)? + amount(row, 2)?);
+    }
+    if untagged.value != 0 || shares.is_empty() {
+        shares.insert(TagSet::default(), untagged.value);
+    }
+    if shares.values().sum::<i128>() != untagged.total {
+        return Err(unreadable(6, "shares that are not what was counted"));
+    }
+    Ok(Open { id, slot, sum: Sum { shares, first_at: past.first_at }, past })
+}
+
+/// Removes a slot that went into a record or into another slot.
+pub(super) fn remove(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
+    transaction.prepare_cached("DELETE FROM shares WHERE slot = ?1")?.execute([id])?;
+    transaction.prepare_cached("DELETE FROM slots WHERE id = ?1")?.execute([id]).map(|_| ())
+}
+
+/// Moves an open slot to another one, as usage of `now`: the pod that reports it may not have run before.
+pub(super) fn carry(
+    transaction: &Transaction<'_>,
+    open: &Open,
+    target: &Slot,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    remove(transaction, open.id)?;
+    // An hour that a clock ahead of its time put it into is none that it came from.
+    let earlier = (open.slot.hour < target.hour).then_some(open.slot.hour);
+    let late_from = [earlier, open.past.late_from].into_iter().flatten().min();
+    let past = Past { first_at: now, late_from, ..open.past };
+    let parts = open.sum.shares.iter().map(|(tags, amount)| (tags, *amount));
+    let id = add(transaction, target, parts, Part::Carried, past)?;
+    links::moved(transaction, open.id, id)
+}

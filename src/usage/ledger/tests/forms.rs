@@ -1,0 +1,119 @@
+//! One form, legacy or by a license, for one account and hour.
+
+use super::*;
+use crate::usage::ledger::repair::{Repair, Repaired};
+
+const ARN: &str = "arn:aws:license-manager::294406891311:license:l-1";
+
+fn of(customer: Customer, micros: u64, at: Timestamp) -> Event {
+    Event { customer, ..event(None, micros, at) }
+}
+
+fn licensed() -> Customer {
+    Customer::Account { account_id: "111122223333".into(), license_arn: Some(ARN.into()) }
+}
+
+fn legacy() -> Customer {
+    Customer::Account { account_id: "111122223333".into(), license_arn: None }
+}
+
+fn identified() -> Customer {
+    Customer::Identifier("id-of-111122223333".into())
+}
+
+#[test]
+fn an_hour_of_an_account_takes_the_form_that_came_first() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.take(of(licensed(), 1, START), START), Taken::Accepted);
+    let refused = Event { id: Some("a".into()), ..of(legacy(), 2, START) };
+    assert_eq!(bench.take(refused.clone(), START), Taken::OtherForm);
+    bench.restart("pod-1");
+    assert_eq!(bench.take(refused.clone(), START), Taken::OtherForm, "its key is free, its form is not");
+    assert_eq!(bench.take(of(identified(), 2, START), START), Taken::Accepted, "nobody knows who that is");
+    let other = Customer::Account { account_id: "444455556666".into(), license_arn: None };
+    assert_eq!(bench.take(of(other, 4, START), START), Taken::Accepted);
+    let next = START.plus(HOUR);
+    assert_eq!(
+        bench.take(Event { at: next, ..refused.clone() }, next),
+        Taken::Accepted,
+        "the next hour is free"
+    );
+    assert_eq!(bench.take(Event { at: next, ..refused }, next), Taken::Duplicate);
+    assert_eq!(bench.take(of(licensed(), 8, next), next), Taken::OtherForm);
+    assert_eq!(bench.total("requests").accepted, 9);
+}
+
+#[test]
+fn an_identifier_counts_as_its_account_where_that_is_known() {
+    let mut bench = Bench::new();
+    bench.take(of(identified(), 1, START), START);
+    bench.ledger().identify("id-of-111122223333", "111122223333").unwrap();
+    assert_eq!(
+        bench.take(of(licensed(), 2, START), START),
+        Taken::OtherForm,
+        "what came before it was known"
+    );
+    assert_eq!(bench.take(of(legacy(), 2, START), START), Taken::Accepted, "the same form");
+    let next = START.plus(HOUR);
+    bench.take(of(licensed(), 4, next), next);
+    assert_eq!(bench.take(of(identified(), 8, next), next), Taken::OtherForm);
+}
+
+#[test]
+fn usage_of_the_other_form_is_neither_carried_nor_replayed_into_an_hour() {
+    let mut bench = Bench::new();
+    bench.take(of(legacy(), 7, START), START);
+    let now = START.plus(HOUR + SETTLE);
+    bench.ledger().seal_closed(now).unwrap();
+    bench.take(of(licensed(), 1, now), now);
+    let id = bench.ledger().unsent(1).unwrap()[0].id;
+    bench.ledger().answered(id, &Answered::Carry("expired".into()), now).unwrap();
+    let record = bench.ledger().record(id).unwrap().unwrap();
+    assert_eq!((record.state, record.code.as_deref()), (State::Dead, Some("OtherForm")));
+    let replay = Repair::Replay { accept_double_billing: true, to_dimension: None, note: None };
+    assert_eq!(bench.ledger().repair(id, &replay, now).unwrap(), Repaired::OtherForm);
+    assert_eq!((bench.total("requests").dead, bench.total("requests").pending), (7, 1));
+    let later = now.plus(HOUR);
+    assert_eq!(
+        bench.ledger().repair(id, &replay, later).unwrap(),
+        Repaired::Done,
+        "an hour without the other form"
+    );
+    assert_eq!(bench.take(of(licensed(), 2, later), later), Taken::OtherForm);
+    assert_eq!(bench.total("requests").dead, 0);
+}
+
+#[test]
+fn what_awss_maximum_leaves_over_goes_to_an_hour_of_its_form() {
+    let mut bench = Bench::new();
+    let most = Quantity::MAX.micros();
+    bench.take(of(legacy(), most, START), START);
+    bench.take(of(legacy(), 7, START), START);
+    let now = START.plus(HOUR + SETTLE);
+    bench.take(of(licensed(), 1, now), now);
+    bench.ledger().seal_closed(now).unwrap();
+    for hour in 1..5 {
+        bench.ledger().seal_closed(now.plus(hour * HOUR)).unwrap();
+    }
+    let mut forms: BTreeMap<Hour, BTreeSet<bool>> = BTreeMap::new();
+    for record in bench.ledger().unsent(10).unwrap() {
+        let licensed = record.customer == licensed();
+        forms.entry(record.hour).or_default().insert(licensed);
+    }
+    assert!(forms.values().all(|forms| forms.len() == 1), "{forms:?}");
+    assert_eq!(forms.len(), 3);
+}
+
+#[test]
+fn forms_of_hours_that_are_over_are_forgotten() {
+    let mut bench = Bench::new();
+    for hour in 0..12 {
+        let at = START.plus(hour * HOUR);
+        bench.take(of(licensed(), 1, at), at);
+        bench.ledger().seal_closed(at).unwrap();
+        bench.ledger().seal_closed(at).unwrap();
+    }
+    let held: i64 =
+        bench.ledger().connection.query_row("SELECT count(*) FROM forms", [], |row| row.get(0)).unwrap();
+    assert!((1..=5).contains(&held), "{held}");
+}

@@ -1,0 +1,120 @@
+//! Idempotency keys: remembered for a window, forgotten after it in steps, and small.
+
+use super::*;
+
+const WINDOW: Duration = Duration::from_secs(48 * 3600);
+
+fn hour(bench: &mut Bench, hour: u32) -> Timestamp {
+    let now = START.plus(hour * HOUR + MINUTE);
+    for _ in 0..4 {
+        bench.ledger().seal_closed(now).unwrap();
+    }
+    now
+}
+
+/// Whatever the ring does: a key is known for a window, and gone after two.
+#[test]
+fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
+    let mut bench = Bench::new();
+    for now_hour in 0..240_u32 {
+        let now = hour(&mut bench, now_hour);
+        assert_eq!(bench.take(event(Some(&format!("key-{now_hour}")), 1, now), now), Taken::Accepted);
+        let known = |bench: &mut Bench, age: u32| {
+            let Some(of) = now_hour.checked_sub(age) else { return true };
+            let same = event(Some(&format!("key-{of}")), 1, now);
+            let keys = |transaction: &Transaction<'_>, settings: &Settings| {
+                let keys = super::super::keys::Keys::open(transaction, settings, now)?;
+                keys.same(same.id.as_deref().unwrap(), &same)
+            };
+            bench.ledger().write("test", keys).unwrap().is_some()
+        };
+        for age in [1, 24, 47] {
+            assert!(known(&mut bench, age), "hour {now_hour}: a key of {age} h ago");
+        }
+        if now_hour > 97 {
+            assert!(!known(&mut bench, 97), "hour {now_hour}");
+        }
+    }
+    let keys = bench.ledger().contents().unwrap().keys;
+    assert!((48..=96).contains(&keys), "{keys}");
+}
+
+#[test]
+fn a_shorter_window_forgets_sooner() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = Settings { idempotency_window: 2 * HOUR, ..settings("pod-1") };
+    let mut ledger = Ledger::open(folder.path(), short).unwrap();
+    ledger.take(&[event(Some("a"), 1, START)], START).unwrap();
+    let now = START.plus(HOUR);
+    ledger.seal_closed(now).unwrap();
+    assert_eq!(ledger.take(&[event(Some("a"), 1, now)], now).unwrap(), [Taken::Duplicate]);
+    for minutes in (60..300).step_by(30) {
+        ledger.seal_closed(START.plus(minutes * MINUTE)).unwrap();
+    }
+    assert_eq!(ledger.contents().unwrap().keys, 0);
+}
+
+/// The clock shows next year for a moment, twice, with usage under it: nothing stays for a year, and nothing is
+/// forgotten.
+#[test]
+fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
+    let mut bench = Bench::new();
+    let ahead = START.plus(366 * 24 * HOUR);
+    bench.take(event(Some("before"), 1, START), START);
+    bench.take(event(Some("during-1"), 1, ahead), ahead);
+    bench.take(event(Some("during-2"), 1, ahead.plus(30 * HOUR)), ahead.plus(30 * HOUR));
+    let now = START.plus(MINUTE);
+    bench.take(event(Some("after"), 1, now), now);
+    for of in ["before", "during-1", "during-2", "after"] {
+        assert_eq!(bench.take(event(Some(of), 1, now), now), Taken::Duplicate, "{of}");
+    }
+    for now_hour in 1..200 {
+        let now = hour(&mut bench, now_hour);
+        if now_hour % 6 == 0 {
+            bench.take(event(Some(&format!("key-{now_hour}")), 1, now), now);
+        }
+    }
+    let keys = bench.ledger().contents().unwrap().keys;
+    assert!(keys <= 17, "{keys} keys: a table was kept for the year that did not come");
+}
+
+#[test]
+fn many_keys_go_in_steps_and_the_wal_stays_small() {
+    const KEYS: usize = 60_000;
+    let mut bench = Bench::new();
+    for group in 0..KEYS / 1000 {
+        let events: Vec<Event> =
+            (0..1000).map(|index| event(Some(&format!("{group}-{index}")), 1, START)).collect();
+        bench.ledger().take(&events, START).unwrap();
+    }
+    let later = START.plus(WINDOW + 2 * HOUR);
+    for now_hour in (0..48).step_by(6) {
+        bench.ledger().seal_closed(START.plus(now_hour * HOUR + MINUTE)).unwrap();
+    }
+    let mut steps = 0;
+    let mut held = bench.ledger().contents().unwrap().keys;
+    assert_eq!(held, u64::try_from(KEYS).unwrap());
+    while held > 0 {
+        bench.ledger().seal_closed(later).unwrap();
+        let left = bench.ledger().contents().unwrap().keys;
+        assert!(held - left <= 8500, "a step is small: {}", held - left);
+        steps += usize::from(left < held);
+        held = left;
+        assert!(bench.ledger().wal_bytes() <= 10 << 20);
+    }
+    assert!(steps >= 7, "{steps}");
+    assert_eq!(bench.take(event(Some("1-1"), 1, later), later), Taken::Accepted);
+}
+
+#[test]
+fn a_key_takes_no_more_than_forty_bytes() {
+    let mut bench = Bench::new();
+    let before = bench.ledger().bytes().unwrap() - bench.ledger().wal_bytes();
+    for group in 0..60_u64 {
+        let id = |index: u64| format!("{:032x}", (group * 1000 + index).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let events: Vec<Event> = (0..1000).map(|index| event(Some(&id(index)), 1, START)).collect();
+        bench.ledger().take(&events, START).unwrap();
+    }
+    let after = bench.ledger().bytes().unwrap() - bench.ledger().wal_bytes();
+    assert!((after - before) / 60_000 <= 40, "{} bytes a key", (after - before) / 60_000);
+}
