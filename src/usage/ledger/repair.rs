@@ -16,14 +16,17 @@ use super::amount::amount;
 use super::rows::{self, Carried, State};
 use super::{Ledger, LedgerError, Settings, classify, current_hour, totals};
 use crate::clock::Timestamp;
+use crate::marketplace::exceptions::{self, Kind, Verdict};
 
 /// Longest note: some sentences and a ticket's address.
 pub const NOTE_CHARS_MAX: usize = 1000;
 
-/// Codes of dead letters whose hour AWS holds another value for: somebody else reported it, and may have reported this
-/// usage. To count it again could bill it twice, as for a record in doubt.
-const REPORTED_BY_ANOTHER: [&str; 3] =
-    ["DuplicateRecord", "DuplicateRequestException", "IdempotencyConflictException"];
+/// Whether AWS holds another value for the hour of a dead letter with this code: somebody else reported it, and may
+/// have reported this usage. To count it again could bill it twice, as for a record in doubt.
+fn reported_by_another(code: &str) -> bool {
+    // The first is a status in an answer, and no exception.
+    code == "DuplicateRecord" || exceptions::kind(code) == Some(Kind::Record(Verdict::Taken))
+}
 
 /// Why, in the words of who repairs: 1 to [`NOTE_CHARS_MAX`] characters in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +83,8 @@ pub enum Repaired {
     NotFound,
     /// It may have been billed, and nobody accepted that.
     InDoubt,
-    /// Usage of its account was counted in the other form, by licence or without it, in the current hour: AWS would bill
-    /// both.
+    /// Usage of its account was counted in the other form, by licence or without it, in the current hour: AWS would
+    /// bill both.
     OtherForm,
 }
 
@@ -126,7 +129,7 @@ impl Found {
     /// Whether the order may be carried out. Pure.
     fn judge(&self, repair: &Repair) -> Repaired {
         let unconfirmed = self.state == State::Accepted && self.unconfirmed;
-        let reported = self.code.as_deref().is_some_and(|code| REPORTED_BY_ANOTHER.contains(&code));
+        let reported = self.code.as_deref().is_some_and(reported_by_another);
         let perhaps_billed = self.in_doubt || unconfirmed || reported;
         match repair {
             _ if self.state != State::Dead && !unconfirmed => Repaired::NotFound,
