@@ -6,7 +6,7 @@ groups:
       # A state that comes and goes must not begin `for` anew each time: what was seen within six minutes counts, since
       # attempts are at most that far apart. The window is shorter than `for`, so that what was seen once does not count.
       - alert: TollgateNotEntitled
-        expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state=~"denied|misconfigured|unverified|unreported"}[6m])) == 1
+        expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state=~"denied|misconfigured|unverified"}[6m])) == 1
         for: 10m
         labels: { severity: critical }
         annotations:

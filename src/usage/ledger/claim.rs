@@ -1,8 +1,9 @@
 //! Reports that an application makes itself, through the AWS door: each claims its dimension's hour.
 //!
 //! AWS takes one value for an hour, dimension and pod. A claim is on disk before the call leaves, so that usage counted
-//! here never competes with it: while it is under way the hour is not sealed. Once AWS accepted it, or may have, what is
-//! open in that hour moves to the next, and later events count there too. A refused claim is gone, and moved nothing.
+//! here never competes with it: while it is under way the hour is not sealed. Once AWS accepted it, or may have, what
+//! is open in that hour moves to the next, and later events count there too. A refused claim is gone, and moved
+//! nothing.
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 

@@ -21,9 +21,10 @@ use crate::marketplace::exceptions::{self, Kind, Verdict};
 /// Longest note: some sentences and a ticket's address.
 pub const NOTE_CHARS_MAX: usize = 1000;
 
-/// Whether a dead letter's code says that AWS holds another value for its hour: somebody else reported it, and may have
-/// reported this usage. To count it again could bill it twice, as for a record in doubt.
+/// Whether AWS holds another value for the hour of a dead letter with this code: somebody else reported it, and may
+/// have reported this usage. To count it again could bill it twice, as for a record in doubt.
 fn reported_by_another(code: &str) -> bool {
+    // The first is a status in an answer, and no exception.
     code == "DuplicateRecord" || exceptions::kind(code) == Some(Kind::Record(Verdict::Taken))
 }
 
@@ -82,8 +83,8 @@ pub enum Repaired {
     NotFound,
     /// It may have been billed, and nobody accepted that.
     InDoubt,
-    /// Usage of its account was counted in the other form, by licence or without it, in the current hour: AWS would bill
-    /// both.
+    /// Usage of its account was counted in the other form, by licence or without it, in the current hour: AWS would
+    /// bill both.
     OtherForm,
 }
 
