@@ -240,8 +240,8 @@ def cold_copy(program, folder):
 
 
 @contextlib.contextmanager
-def stand(program, mode, dimensions, customers):
-    """An emulator that knows them, a cgroup, and a sidecar in it."""
+def stand(program, mode, dimensions, customers, short):
+    """An emulator that knows them, a cgroup, and a sidecar in it. A debug build does not fit: its pages count elsewhere."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")))
         emulator = stack.enter_context(Emulator(program))
@@ -253,7 +253,7 @@ def stand(program, mode, dimensions, customers):
         state = os.path.join(folder, "state")
         os.mkdir(state)
         keeper = stack.enter_context(
-            Keeper(cold_copy(program, folder), emulator, mode, state, cgroup and cgroup.path, **settings))
+            Keeper(program if short else cold_copy(program, folder), emulator, mode, state, cgroup and cgroup.path, **settings))
         yield emulator, keeper, cgroup
 
 
@@ -266,7 +266,7 @@ def pending(keeper):
 def run(program, case, kills, short):
     """Takes, seals and sends the case's usage; returns what was measured."""
     books, over = Books(), threading.Event()
-    with stand(program, case.mode, case.dimensions, case.customers) as (emulator, keeper, cgroup):
+    with stand(program, case.mode, case.dimensions, case.customers, short) as (emulator, keeper, cgroup):
         killer = keeper.kill_at_random(random.Random(7), over) if kills else None
         try:
             began = time.monotonic()
@@ -336,7 +336,7 @@ def seal(program, short):
     case = Case("", "saas", dimensions, customers, lambda: (
         {"dimension": name, "customer": licensed(customer)} for customer in range(customers) for name in dimensions))
     books, expected = Books(), customers * len(dimensions)
-    with stand(program, case.mode, dimensions, customers) as (emulator, keeper, cgroup):
+    with stand(program, case.mode, dimensions, customers, short) as (emulator, keeper, cgroup):
         books.feed(keeper, case.events())
         mark = json.dumps({"dimension": dimensions[0], "customer": licensed(0)})
         command = [sys.executable, "-c", CLIENT, keeper.sidecar.app, mark]
