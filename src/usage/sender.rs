@@ -234,7 +234,7 @@ impl Sender {
     }
 
     /// Time since the sender began.
-    fn elapsed(&self) -> Duration {
+    fn uptime(&self) -> Duration {
         clock::monotonic().duration_since(self.began)
     }
 
@@ -254,10 +254,10 @@ impl Sender {
         if std::mem::take(&mut self.recovered) {
             self.release().await?;
         }
-        let now = self.elapsed();
+        let now = self.uptime();
         if now >= self.look_at {
             self.look(Flush::Scheduled).await?;
-            self.look_at = self.elapsed() + LOOK_EVERY;
+            self.look_at = self.uptime() + LOOK_EVERY;
         }
         let next = self.start_calls().await?;
         // What was decided on the way, without a call.
@@ -277,7 +277,7 @@ impl Sender {
         self.sweep_at = Duration::ZERO;
         self.look(flush).await?;
         self.release().await?;
-        self.look_at = self.elapsed() + LOOK_EVERY;
+        self.look_at = self.uptime() + LOOK_EVERY;
         Ok(())
     }
 
@@ -292,7 +292,7 @@ impl Sender {
     async fn retry_in_this_order(&mut self, next: Option<Duration>) -> Result<Option<Duration>, LedgerError> {
         let Some(order) = &self.order else { return Ok(None) };
         let until = order.until.duration_since(self.began);
-        let now = self.elapsed();
+        let now = self.uptime();
         if !self.flights.is_empty() && now < until {
             return Ok(None);
         }
@@ -326,7 +326,7 @@ impl Sender {
             tracing::info!(records = sealed, "hours sealed");
             self.changed = true;
         }
-        if self.elapsed() >= self.sweep_at {
+        if self.uptime() >= self.sweep_at {
             self.sweep(now).await?;
         }
         self.stale = true;
@@ -351,8 +351,8 @@ impl Sender {
         }
         let given = self.notes.len() > before;
         self.write_notes().await?;
-        self.sweep_at = if given { Duration::ZERO } else { self.elapsed() + SWEEP_EVERY };
-        self.alarm.look(&self.settings.policy, &self.writer, now, self.elapsed()).await
+        self.sweep_at = if given { Duration::ZERO } else { self.uptime() + SWEEP_EVERY };
+        self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await
     }
 
     fn todo(&self, record: &Record, now: Timestamp) -> Todo {
@@ -368,7 +368,7 @@ impl Sender {
 
     /// Backlog, dead letters and size, for the metrics: after a change, at most once a look.
     async fn show(&mut self) -> Result<(), LedgerError> {
-        let now = self.elapsed();
+        let now = self.uptime();
         if !self.changed && now < self.show_at {
             return Ok(());
         }
@@ -388,7 +388,7 @@ impl Sender {
     /// look comes first.
     async fn start_calls(&mut self) -> Result<Option<Duration>, LedgerError> {
         loop {
-            let now = self.elapsed();
+            let now = self.uptime();
             let over = self.order.as_ref().is_some_and(|order| clock::monotonic() >= order.until);
             let renewing = self.signing.reload_credentials && !self.flights.is_empty();
             if over || renewing || self.flights.len() >= CALLS_MAX {
@@ -488,7 +488,7 @@ impl Sender {
         if records.is_empty() {
             return Ok(());
         }
-        let started = self.elapsed();
+        let started = self.uptime();
         self.pace.started(started);
         let call = call::call(&self.settings, Arc::clone(&self.metering), &mut records, self.signing);
         let flight = Flight { records, weight, started };
@@ -533,7 +533,7 @@ impl Sender {
     fn failed(&mut self, flight: Flight, fault: &Fault) {
         tracing::debug!(code = %fault.code, detail = fault.detail, "records not accepted");
         let Flight { records, started, .. } = flight;
-        let (now, draw, meaning) = (self.elapsed(), self.draw(), Meaning::of(fault));
+        let (now, draw, meaning) = (self.uptime(), self.draw(), Meaning::of(fault));
         let access = matches!(fault.class, FaultClass::Access | FaultClass::ExpiredSession);
         self.signing.reload_credentials = access;
         match meaning {
@@ -575,7 +575,7 @@ impl Sender {
     }
 
     fn served(&mut self) {
-        if self.health.answered(self.elapsed()) {
+        if self.health.answered(self.uptime()) {
             self.recovered = true;
             tracing::info!("AWS answers again; unsent records are being sent");
         }
