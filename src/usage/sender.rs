@@ -326,14 +326,20 @@ impl Sender {
             tracing::info!(records = sealed, "hours sealed");
             self.changed = true;
         }
-        if self.uptime() >= self.sweep_at {
+        let sweeps = self.uptime() >= self.sweep_at;
+        if sweeps {
             self.sweep(now).await?;
         }
         self.stale = true;
-        self.show().await
+        // Before an alarm, so that whoever hears it finds the figures.
+        self.show().await?;
+        if sweeps {
+            self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
+        }
+        Ok(())
     }
 
-    /// Gives up records whose window has closed, and alarms for those that are late.
+    /// Gives up records whose window has closed.
     async fn sweep(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         if self.unsubscribed.is_none() {
             let code = self.writer.with(|ledger| ledger.latest_code()).await?;
@@ -352,7 +358,7 @@ impl Sender {
         let given = self.notes.len() > before;
         self.write_notes().await?;
         self.sweep_at = if given { Duration::ZERO } else { self.uptime() + SWEEP_EVERY };
-        self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await
+        Ok(())
     }
 
     fn todo(&self, record: &Record, now: Timestamp) -> Todo {
