@@ -8,13 +8,17 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every step, in the order in which a unit of usage passes them.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 22] = [
     "open-before-commit",
     "open-after-commit",
     "take-before-commit",
     "take-after-commit",
     "seal-before-commit",
     "seal-after-commit",
+    "defer-before-commit",
+    "defer-after-commit",
+    "release-before-commit",
+    "release-after-commit",
     "attempt-before-commit",
     "attempt-after-commit",
     "answer-before-commit",

@@ -130,10 +130,10 @@ impl Policy {
         latest_hour(now, |start| self.window.closes(start).minus(MARGIN) <= now)
     }
 
-    /// Half of the window has passed for records of this hour and of those before it, and for no other.
+    /// Half of the window has not passed for any record of an hour after this one.
     #[must_use]
     pub fn alarm_up_to(&self, now: Timestamp) -> Hour {
-        latest_hour(now, |start| self.alarm_at(start.plus(HOUR)) <= now)
+        latest_hour(now, |start| self.alarm_at(start) <= now)
     }
 
     fn expired(&self, record: &Record, unsubscribed: bool) -> Answered {
@@ -169,7 +169,8 @@ impl Policy {
     }
 
     /// When half of the window of a record of `timestamp` has passed, which is time for an alarm.
-    fn alarm_at(&self, timestamp: Timestamp) -> Timestamp {
+    #[must_use]
+    pub fn alarm_at(&self, timestamp: Timestamp) -> Timestamp {
         timestamp.plus(self.window.closes(timestamp).since(timestamp) / 2)
     }
 
@@ -403,8 +404,8 @@ mod tests {
     #[test]
     fn the_alarm_is_for_records_past_half_of_their_window() {
         let at = |text: &str| Timestamp::parse(text).unwrap();
-        assert_eq!(policy().alarm_up_to(at("2026-11-24T12:00:00Z")), Hour::of(AT));
-        assert_eq!(policy().alarm_up_to(at("2026-11-24T11:59:59Z")).next(), Hour::of(AT));
+        assert_eq!(policy().alarm_up_to(at("2026-11-24T11:00:00Z")), Hour::of(AT));
+        assert_eq!(policy().alarm_up_to(at("2026-11-24T10:59:59Z")).next(), Hour::of(AT));
     }
 
     #[test]

@@ -240,7 +240,7 @@ impl Sender {
     }
 
     /// Time since the sender began.
-    fn elapsed(&self) -> Duration {
+    fn uptime(&self) -> Duration {
         clock::monotonic().duration_since(self.began)
     }
 
@@ -260,7 +260,7 @@ impl Sender {
         if std::mem::take(&mut self.recovered) {
             self.release().await?;
         }
-        let now = self.elapsed();
+        let now = self.uptime();
         if now >= self.look_at {
             self.look(Flush::Scheduled).await?;
         }
@@ -295,7 +295,7 @@ impl Sender {
     async fn retry_in_this_order(&mut self, next: Option<Duration>) -> Result<Option<Duration>, LedgerError> {
         let Some(order) = &self.order else { return Ok(None) };
         let until = order.until.duration_since(self.began);
-        let now = self.elapsed();
+        let now = self.uptime();
         if !self.flights.is_empty() && now < until {
             return Ok(None);
         }
@@ -336,15 +336,21 @@ impl Sender {
             tracing::info!(records = self.sealed, "hours sealed");
             self.sealed = 0;
         }
-        if self.elapsed() >= self.sweep_at {
+        let sweeps = self.uptime() >= self.sweep_at;
+        if sweeps {
             self.sweep(now).await?;
         }
         self.stale = true;
-        self.look_at = self.elapsed() + if sealing.more { Duration::ZERO } else { LOOK_EVERY };
-        self.show().await
+        self.look_at = self.uptime() + if sealing.more { Duration::ZERO } else { LOOK_EVERY };
+        // Before an alarm, so that its readers find the figures.
+        self.show().await?;
+        if sweeps {
+            self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
+        }
+        Ok(())
     }
 
-    /// Gives up records whose window has closed, and alarms for those that are late.
+    /// Gives up records whose window has closed.
     async fn sweep(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         if self.unsubscribed.is_none() {
             let code = self.writer.with(|ledger| ledger.latest_code()).await?;
@@ -362,8 +368,8 @@ impl Sender {
         }
         let given = self.notes.len() > before;
         self.write_notes().await?;
-        self.sweep_at = if given { Duration::ZERO } else { self.elapsed() + SWEEP_EVERY };
-        self.alarm.look(&self.settings.policy, &self.writer, now, self.elapsed()).await
+        self.sweep_at = if given { Duration::ZERO } else { self.uptime() + SWEEP_EVERY };
+        Ok(())
     }
 
     fn todo(&self, record: &Record, now: Timestamp) -> Todo {
@@ -379,7 +385,7 @@ impl Sender {
 
     /// Backlog, dead letters and size, for the metrics: after a change, at most once a look.
     async fn show(&mut self) -> Result<(), LedgerError> {
-        let now = self.elapsed();
+        let now = self.uptime();
         if !self.changed && now < self.show_at {
             return Ok(());
         }
@@ -399,7 +405,7 @@ impl Sender {
     /// look comes first.
     async fn start_calls(&mut self) -> Result<Option<Duration>, LedgerError> {
         loop {
-            let now = self.elapsed();
+            let now = self.uptime();
             let over = self.order.as_ref().is_some_and(|order| clock::monotonic() >= order.until);
             let renewing = self.signing.reload_credentials && !self.flights.is_empty();
             if over || renewing || self.flights.len() >= CALLS_MAX {
@@ -499,7 +505,7 @@ impl Sender {
         if records.is_empty() {
             return Ok(());
         }
-        let started = self.elapsed();
+        let started = self.uptime();
         self.pace.started(started);
         let call = call::call(&self.settings, Arc::clone(&self.metering), &mut records, self.signing);
         let flight = Flight { records, weight, started };
@@ -544,7 +550,7 @@ impl Sender {
     fn failed(&mut self, flight: Flight, fault: &Fault) {
         tracing::debug!(code = %fault.code, detail = fault.detail, "records not accepted");
         let Flight { records, started, .. } = flight;
-        let (now, draw, meaning) = (self.elapsed(), self.draw(), Meaning::of(fault));
+        let (now, draw, meaning) = (self.uptime(), self.draw(), Meaning::of(fault));
         let access = matches!(fault.class, FaultClass::Access | FaultClass::ExpiredSession);
         self.signing.reload_credentials = access;
         match meaning {
@@ -586,7 +592,7 @@ impl Sender {
     }
 
     fn served(&mut self) {
-        if self.health.answered(self.elapsed()) {
+        if self.health.answered(self.uptime()) {
             self.recovered = true;
             tracing::info!("AWS answers again; unsent records are being sent");
         }

@@ -1,5 +1,5 @@
-//! Half of AWS's window has passed and records are unsent: somebody should look while there is time. One line for all of
-//! them, and not often: sixty thousand records are one trouble.
+//! Half of AWS's window has passed and records are unsent: somebody should look while there is time. One line for all
+//! of them, and not often: sixty thousand records are one trouble.
 
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ impl Alarm {
                 })
             })
             .await?;
-        let Some((oldest, records)) = found else {
+        let Some((oldest, records)) = found.filter(|(oldest, _)| policy.alarm_at(oldest.timestamp) <= now)
+        else {
             self.given_at = None;
             return Ok(());
         };

@@ -65,7 +65,8 @@ impl Health {
         }
     }
 
-    /// Whether AWS answers, as far as is known, with these records waiting. `hurried`: a shutdown does not start slowly.
+    /// Whether AWS answers, as far as is known, with these records waiting. `hurried`: a shutdown, which does not start
+    /// slowly.
     pub(super) fn standing<'a>(
         &self,
         now: Duration,

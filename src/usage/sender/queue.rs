@@ -1,8 +1,8 @@
 //! Records that are due, in their order, and which of them go into the next call. Pure.
 //!
 //! - A record in doubt goes alone: a call that failed for it would put others in doubt.
-//! - A batch that AWS rejects for what is in it is halved: each half is a group that shares a call with nobody else, and
-//!   waits behind the records that were in line. Nothing of this is on disk: a new process finds out again.
+//! - A batch that AWS rejects for what is in it is halved: each half is a group that shares a call with nobody else,
+//!   and waits behind the records that were in line. Nothing of this is on disk: a new process finds out again.
 //! - AWS deduplicates by region, so a call holds records of one region.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

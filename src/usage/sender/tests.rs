@@ -266,7 +266,7 @@ impl Sender {
                 self.landed(landed);
                 continue;
             }
-            match next.filter(|at| *at <= self.elapsed() + Duration::from_millis(150)) {
+            match next.filter(|at| *at <= self.uptime() + Duration::from_millis(150)) {
                 Some(at) => tokio::time::sleep_until(self.began + at).await,
                 None if self.notes.is_empty() => break,
                 None => {}
