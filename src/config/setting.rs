@@ -231,7 +231,7 @@ settings! {
     }
     ShutdownGrace = "shutdown_grace",
     "How long a stop may take; usage that is not sent by then stays in the ledger." {
-        value_name: "DURATION", owner: Owner::Operator, default: Some("20s"), default_shown: "20s",
+        value_name: "DURATION", owner: Owner::Operator, default: Some("25s"), default_shown: "25s",
     }
     AwsDoor = "aws_door",
     "Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can be pointed here." {

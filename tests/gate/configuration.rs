@@ -40,7 +40,7 @@ fn each_wrong_value_is_one_sentence_that_names_it_and_no_secret() {
         ("TOLLGATE_LOG_FILTER", "inof", "write off, error, warn, info, debug or trace"),
         ("TOLLGATE_PRODUCT_CODE", "'demo'", "holds quotes"),
         ("TOLLGATE_DIMENSIONS", "\"requests\"", "holds quotes"),
-        ("TOLLGATE_DRAIN_QUIET", "20s", "leaves nothing of shutdown_grace"),
+        ("TOLLGATE_DRAIN_QUIET", "25s", "leaves nothing of shutdown_grace"),
         ("TOLLGATE_ON_UNSENT", "close-after:1h", "closes in less than 2h"),
     ];
     for (name, value, sentence) in cases {
