@@ -111,3 +111,21 @@ fn no_filter_brings_a_token_into_the_log() {
         assert!(!seen.contains(secret), "{secret} in {seen}");
     }
 }
+
+#[test]
+fn a_reason_leads_to_the_sellers_own_runbook_where_there_is_one() {
+    let emulator = Emulator::start();
+    emulator.admin("/_emulator/faults", r#"{"fault":"exception","exception":"DisabledApiException"}"#);
+    let started = |pod: &str, docs: Option<&str>| {
+        let mut command = emulator.sidecar(pod);
+        command.envs(docs.map(|docs| ("TOLLGATE_DOCS_URL", docs)));
+        let mut sidecar = Sidecar::start(command);
+        sidecar.wait_for("misconfigured");
+        sidecar.document()["reason"]["docs"].clone()
+    };
+    assert_eq!(started("pod-1", None), "docs/RUNBOOK.md#disabledapiexception");
+    assert_eq!(
+        started("pod-2", Some("https://seller.example/help#")),
+        "https://seller.example/help#DisabledApiException"
+    );
+}

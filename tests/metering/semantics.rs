@@ -48,7 +48,8 @@ fn a_repeated_event_does_not_count_again() {
     let running = bench.start_with(&[("TOLLGATE_IDEMPOTENCY_WINDOW", "4h")]);
     assert_eq!(status(&running, 5), (202, "duplicate".into()));
     // The clock of the bench stands at 08:00.
-    let old = json!({"id": "order-2", "dimension": "requests", "quantity": 1, "timestamp": "2026-11-24T05:59:00Z"});
+    let old =
+        json!({"id": "order-2", "dimension": "requests", "quantity": 1, "timestamp": "2026-11-24T05:59:00Z"});
     assert_eq!(running.usage(&old).json()["results"][0]["status"], "rejected");
     assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], "5");
 }
