@@ -226,7 +226,7 @@ settings! {
         value_name: "DURATION", owner: Owner::Operator, default: Some("2s"), default_shown: "2s",
     }
     CommandGrace = "command_grace",
-    "How long the command of `exec` may take to end after a request to stop, before it is killed." {
+    "Not in use yet: in mode `hourly`, the only one of `exec`, tollgate is replaced by the command and stops nothing." {
         value_name: "DURATION", owner: Owner::Operator, default: Some("20s"), default_shown: "20s",
     }
     ShutdownGrace = "shutdown_grace",
