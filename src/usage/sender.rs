@@ -498,7 +498,7 @@ impl Sender {
         let Load { ids, weight, .. } = load;
         let wanted = ids.len();
         let begun =
-            self.writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fit)).await;
+            self.writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
         let mut records = begun?;
         // Somebody else settled it, or it had no room: it is looked at again.
         self.stale |= records.len() < wanted;
