@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::suspects::Suspects;
 use crate::registration::schedule::{self, Draw};
 
 /// After so long without an answer nobody knows whether AWS still answers.
@@ -48,6 +49,8 @@ pub(super) struct Health {
     /// What got no answer since the last one.
     silent: BTreeSet<Subject>,
     silent_since: Option<Duration>,
+    /// Whose records go alone.
+    pub(super) suspects: Suspects,
     /// In an outage, when the next call may start.
     ask_at: Duration,
     /// In an outage, when a fresh record was tried last.
@@ -60,6 +63,7 @@ impl Health {
             answered_at: None,
             silent: BTreeSet::new(),
             silent_since: None,
+            suspects: Suspects::new(),
             ask_at: Duration::ZERO,
             fresh_at: Duration::ZERO,
         }
@@ -127,6 +131,10 @@ impl Health {
         self.answered_at = Some(now);
         self.silent.clear();
         self.silent_since = None;
+        if was_silent {
+            // It was nobody's own fault.
+            self.suspects = Suspects::new();
+        }
         was_silent
     }
 

@@ -1,6 +1,7 @@
 //! Records that are due, in their order, and which of them go into the next call. Pure.
 //!
-//! - A record in doubt goes alone: a call that failed for it would put others in doubt.
+//! - A record in doubt, or of a customer or dimension that got no answer, goes alone: a call that failed for it would
+//!   put others in doubt.
 //! - A batch that AWS rejects for what is in it is halved: each half is a group that shares a call with nobody else,
 //!   and waits behind the records that were in line. Nothing of this is on disk: a new process finds out again.
 //! - AWS deduplicates by region, so a call holds records of one region.
@@ -66,6 +67,8 @@ pub(super) struct Load {
     /// What they cost in memory.
     pub(super) weight: usize,
     pub(super) in_doubt: bool,
+    /// It may get no answer again.
+    pub(super) is_risky: bool,
 }
 
 /// The line.
@@ -105,7 +108,8 @@ impl Queue {
         if self.known.remove(&due.record.id) {
             self.line.retain(|waiting| waiting.record.id != due.record.id);
         }
-        Load { ids: vec![due.record.id], weight: weight(due), in_doubt: due.record.in_doubt }
+        let in_doubt = due.record.in_doubt;
+        Load { ids: vec![due.record.id], weight: weight(due), in_doubt, is_risky: in_doubt }
     }
 
     /// Forgets the order: what is on disk is read again.
@@ -120,17 +124,22 @@ impl Queue {
     }
 
     /// Takes what goes into the next call out of the line. `None` where there is no such record, or no `room` for the
-    /// first; a record that has more than all the room goes when nothing else is in flight.
+    /// first; a record that has more than all the room goes when nothing else is in flight. `risky`: whether a call that may
+    /// get no answer again has its turn.
     pub(super) fn take(
         &mut self,
         wanted: Wanted,
         room: usize,
+        risky: bool,
         health: &Health,
         here: Option<&Region>,
     ) -> Option<Load> {
+        let is_risky = |waiting: &Waiting| {
+            waiting.record.in_doubt || health.suspects.include(&waiting.customer, &waiting.record.dimension)
+        };
         let fits = |waiting: &Waiting| match wanted {
-            Wanted::Batch | Wanted::One => true,
-            Wanted::OneInDoubt => waiting.record.in_doubt,
+            Wanted::Batch | Wanted::One => risky || !is_risky(waiting),
+            Wanted::OneInDoubt => risky && waiting.record.in_doubt,
             Wanted::OneFresh => !waiting.record.in_doubt,
         };
         let candidates = self.line.iter().enumerate().filter(|(_, waiting)| fits(waiting));
@@ -147,10 +156,10 @@ impl Queue {
         if head.weight > room && room < IN_FLIGHT_BYTES_MAX {
             return None;
         }
-        let in_doubt = head.record.in_doubt;
+        let (in_doubt, is_alone) = (head.record.in_doubt, is_risky(head));
         let mut chosen = vec![first];
-        if wanted == Wanted::Batch && !in_doubt {
-            self.join(&mut chosen, room, here);
+        if wanted == Wanted::Batch && !is_alone {
+            self.join(&mut chosen, room, here, is_risky);
         }
         let weight = chosen.iter().map(|at| self.line[*at].weight).sum();
         let ids: Vec<i64> = chosen.iter().map(|at| self.line[*at].record.id).collect();
@@ -160,11 +169,17 @@ impl Queue {
         for id in &ids {
             self.known.remove(id);
         }
-        Some(Load { ids, weight, in_doubt })
+        Some(Load { ids, weight, in_doubt, is_risky: is_alone })
     }
 
     /// Adds to a call with one record those behind it that may share it.
-    fn join(&self, chosen: &mut Vec<usize>, room: usize, here: Option<&Region>) {
+    fn join(
+        &self,
+        chosen: &mut Vec<usize>,
+        room: usize,
+        here: Option<&Region>,
+        is_risky: impl Fn(&Waiting) -> bool,
+    ) {
         let first = &self.line[chosen[0]];
         let kind = |waiting: &Waiting| {
             let record = &waiting.record;
@@ -178,7 +193,7 @@ impl Queue {
             if chosen.len() == batch::RECORDS_MAX {
                 break;
             }
-            if !waiting.record.in_doubt
+            if !is_risky(waiting)
                 && weight + waiting.weight <= room
                 && kind(waiting) == wanted
                 && seen.insert((waiting.customer.as_str(), waiting.record.dimension.as_str()))
@@ -233,7 +248,9 @@ mod tests {
     }
 
     fn take(queue: &mut Queue, wanted: Wanted) -> Vec<i64> {
-        queue.take(wanted, IN_FLIGHT_BYTES_MAX, &Health::new(), None).map_or_else(Vec::new, |load| load.ids)
+        queue
+            .take(wanted, IN_FLIGHT_BYTES_MAX, true, &Health::new(), None)
+            .map_or_else(Vec::new, |load| load.ids)
     }
 
     fn doubtful(due: Due) -> Due {
@@ -261,7 +278,8 @@ mod tests {
         here.record.region = Some("us-east-1".parse().unwrap());
         let mut queue = queue([due(1, "1", "a"), licensed, decimal, elsewhere, here]);
         let region: Region = "us-east-1".parse().unwrap();
-        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &Health::new(), Some(&region)).unwrap();
+        let load =
+            queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, true, &Health::new(), Some(&region)).unwrap();
         assert_eq!(load.ids, [1, 5]);
     }
 
@@ -286,11 +304,27 @@ mod tests {
     fn calls_in_flight_share_their_memory() {
         let large = |id: i64| Due { stored_bytes: 800_000, ..due(id, &id.to_string(), "a") };
         let mut queue = queue([large(1), large(2), due(3, "3", "a")]);
-        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &Health::new(), None).unwrap();
+        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, true, &Health::new(), None).unwrap();
         assert_eq!(load.ids, [1, 3], "and what still fits beside it");
         let room = IN_FLIGHT_BYTES_MAX - load.weight;
-        assert_eq!(queue.take(Wanted::Batch, room, &Health::new(), None), None);
+        assert_eq!(queue.take(Wanted::Batch, room, true, &Health::new(), None), None);
         assert_eq!(take(&mut queue, Wanted::Batch), [2]);
+    }
+
+    #[test]
+    fn whose_records_got_no_answer_goes_alone_and_leaves_calls_to_the_others() {
+        let mut health = Health::new();
+        health.suspects.add(&[due(1, "1", "a").record]);
+        let all = [due(2, "1", "b"), due(3, "2", "a"), due(4, "2", "b"), due(5, "3", "b")];
+        let mut queue = queue(all);
+        let mut take = |risky| {
+            let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, risky, &health, None);
+            load.map(|load| (load.ids, load.is_risky))
+        };
+        assert_eq!(take(true), Some((vec![2], true)));
+        assert_eq!(take(false), Some((vec![4, 5], false)));
+        assert_eq!(take(false), None, "its turn is over");
+        assert_eq!(take(true), Some((vec![3], true)));
     }
 
     #[test]
@@ -301,9 +335,9 @@ mod tests {
         health.silent(Some(subject), Duration::ZERO, Draw::MIDDLE);
         let mut queue =
             queue([due(2, "1", "b"), due(3, "2", "a"), due(4, "2", "b"), doubtful(due(5, "9", "z"))]);
-        let one = queue.take(Wanted::OneFresh, IN_FLIGHT_BYTES_MAX, &health, None).unwrap();
+        let one = queue.take(Wanted::OneFresh, IN_FLIGHT_BYTES_MAX, true, &health, None).unwrap();
         assert_eq!(one.ids, [4]);
-        let one = queue.take(Wanted::OneInDoubt, IN_FLIGHT_BYTES_MAX, &health, None).unwrap();
+        let one = queue.take(Wanted::OneInDoubt, IN_FLIGHT_BYTES_MAX, true, &health, None).unwrap();
         assert_eq!((one.ids, one.in_doubt), (vec![5], true));
     }
 }
