@@ -46,10 +46,6 @@ const CALLS_MAX: usize = 8;
 /// pace. Less than the pace's interval, so that one call waits for its turn at most.
 const AHEAD: Duration = Duration::from_millis(90);
 
-/// Of these, calls with records that got no answer before: a customer or dimension that is never answered leaves room to
-/// the others.
-const RISKY_CALLS_MAX: usize = CALLS_MAX / 2;
-
 /// Hours are looked at so often; a jump of the clock is looked at at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -504,8 +500,9 @@ impl Sender {
     fn queue_take(&mut self, wanted: Wanted) -> Option<Load> {
         let in_flight: usize = self.flights.values().map(|flight| flight.load.weight).sum();
         let room = IN_FLIGHT_BYTES_MAX.saturating_sub(in_flight);
-        let risky = self.flights.values().filter(|flight| flight.load.is_risky).count();
-        self.queue.take(wanted, room, risky < RISKY_CALLS_MAX, &self.health, self.metering.region().as_ref())
+        let risky: Vec<&str> =
+            self.flights.values().filter_map(|flight| flight.load.risky.as_deref()).collect();
+        self.queue.take(wanted, room, &risky, &self.health, self.metering.region().as_ref())
     }
 
     /// A fresh record, unless one is in flight; beside it those that are in doubt already.

@@ -1,6 +1,6 @@
 //! Records that are due, in their order, and which of them go into the next call. Pure.
 //!
-//! - A record in doubt, or of a customer or dimension that got no answer, goes alone: a call that failed for it would
+//! - A record in doubt, or of a customer whose last call got no answer, goes alone: a call that failed for it would
 //!   put others in doubt.
 //! - A batch that AWS rejects for what is in it is halved: each half is a group that shares a call with nobody else,
 //!   and waits behind the records that were in line. Nothing of this is on disk: a new process finds out again.
@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::health::Health;
+use super::suspects;
 use crate::marketplace::Region;
 use crate::usage::batch;
 use crate::usage::ledger::{Due, Record};
@@ -16,6 +17,10 @@ use crate::usage::ledger::{Due, Record};
 /// Calls in flight share so much memory, of the 32 MiB that the sidecar has: texts, their parts, and the body that is
 /// made of them.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
+
+/// Most calls in flight whose record may get no answer again, each of another customer (or dimension of the pod's own):
+/// those that are never answered leave room to the others.
+const RISKY_CALLS_MAX: usize = 6;
 
 /// A record without allocations, with its request.
 const RECORD_BYTES: usize = 2048;
@@ -67,8 +72,8 @@ pub(super) struct Load {
     /// What they cost in memory.
     pub(super) weight: usize,
     pub(super) in_doubt: bool,
-    /// It may get no answer again.
-    pub(super) is_risky: bool,
+    /// Whose record may get no answer again.
+    pub(super) risky: Option<String>,
 }
 
 /// The line.
@@ -109,7 +114,12 @@ impl Queue {
             self.line.retain(|waiting| waiting.record.id != due.record.id);
         }
         let in_doubt = due.record.in_doubt;
-        Load { ids: vec![due.record.id], weight: weight(due), in_doubt, is_risky: in_doubt }
+        Load {
+            ids: vec![due.record.id],
+            weight: weight(due),
+            in_doubt,
+            risky: Some(suspects::name_of(&due.record)),
+        }
     }
 
     /// Forgets the order: what is on disk is read again.
@@ -124,22 +134,26 @@ impl Queue {
     }
 
     /// Takes what goes into the next call out of the line. `None` where there is no such record, or no `room` for the
-    /// first; a record that has more than all the room goes when nothing else is in flight. `risky`: whether a call that may
-    /// get no answer again has its turn.
+    /// first; a record that has more than all the room goes when nothing else is in flight. `risky`: whose calls that may
+    /// get no answer again are in flight.
     pub(super) fn take(
         &mut self,
         wanted: Wanted,
         room: usize,
-        risky: bool,
+        risky: &[&str],
         health: &Health,
         here: Option<&Region>,
     ) -> Option<Load> {
         let is_risky = |waiting: &Waiting| {
             waiting.record.in_doubt || health.suspects.include(&waiting.customer, &waiting.record.dimension)
         };
+        let has_turn = |waiting: &Waiting| {
+            let name = suspects::name(&waiting.customer, &waiting.record.dimension);
+            risky.len() < RISKY_CALLS_MAX && !risky.contains(&name)
+        };
         let fits = |waiting: &Waiting| match wanted {
-            Wanted::Batch | Wanted::One => risky || !is_risky(waiting),
-            Wanted::OneInDoubt => risky && waiting.record.in_doubt,
+            Wanted::Batch | Wanted::One => !is_risky(waiting) || has_turn(waiting),
+            Wanted::OneInDoubt => waiting.record.in_doubt && has_turn(waiting),
             Wanted::OneFresh => !waiting.record.in_doubt,
         };
         let candidates = self.line.iter().enumerate().filter(|(_, waiting)| fits(waiting));
@@ -161,6 +175,7 @@ impl Queue {
         if wanted == Wanted::Batch && !is_alone {
             self.join(&mut chosen, room, here, is_risky);
         }
+        let risky = is_alone.then(|| suspects::name_of(&self.line[first].record));
         let weight = chosen.iter().map(|at| self.line[*at].weight).sum();
         let ids: Vec<i64> = chosen.iter().map(|at| self.line[*at].record.id).collect();
         for at in chosen.into_iter().rev() {
@@ -169,7 +184,7 @@ impl Queue {
         for id in &ids {
             self.known.remove(id);
         }
-        Some(Load { ids, weight, in_doubt, is_risky: is_alone })
+        Some(Load { ids, weight, in_doubt, risky })
     }
 
     /// Adds to a call with one record those behind it that may share it.
@@ -249,7 +264,7 @@ mod tests {
 
     fn take(queue: &mut Queue, wanted: Wanted) -> Vec<i64> {
         queue
-            .take(wanted, IN_FLIGHT_BYTES_MAX, true, &Health::new(), None)
+            .take(wanted, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), None)
             .map_or_else(Vec::new, |load| load.ids)
     }
 
@@ -279,7 +294,7 @@ mod tests {
         let mut queue = queue([due(1, "1", "a"), licensed, decimal, elsewhere, here]);
         let region: Region = "us-east-1".parse().unwrap();
         let load =
-            queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, true, &Health::new(), Some(&region)).unwrap();
+            queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), Some(&region)).unwrap();
         assert_eq!(load.ids, [1, 5]);
     }
 
@@ -304,10 +319,10 @@ mod tests {
     fn calls_in_flight_share_their_memory() {
         let large = |id: i64| Due { stored_bytes: 800_000, ..due(id, &id.to_string(), "a") };
         let mut queue = queue([large(1), large(2), due(3, "3", "a")]);
-        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, true, &Health::new(), None).unwrap();
+        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), None).unwrap();
         assert_eq!(load.ids, [1, 3], "and what still fits beside it");
         let room = IN_FLIGHT_BYTES_MAX - load.weight;
-        assert_eq!(queue.take(Wanted::Batch, room, true, &Health::new(), None), None);
+        assert_eq!(queue.take(Wanted::Batch, room, &[], &Health::new(), None), None);
         assert_eq!(take(&mut queue, Wanted::Batch), [2]);
     }
 
@@ -315,16 +330,18 @@ mod tests {
     fn whose_records_got_no_answer_goes_alone_and_leaves_calls_to_the_others() {
         let mut health = Health::new();
         health.suspects.add(&[due(1, "1", "a").record]);
-        let all = [due(2, "1", "b"), due(3, "2", "a"), due(4, "2", "b"), due(5, "3", "b")];
+        let all = [due(2, "1", "b"), due(3, "1", "c"), due(4, "2", "b"), due(5, "3", "b")];
         let mut queue = queue(all);
-        let mut take = |risky| {
+        let one = due(1, "1", "a").record.customer.canonical();
+        let mut take = |risky: &[&str]| {
             let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, risky, &health, None);
-            load.map(|load| (load.ids, load.is_risky))
+            load.map(|load| (load.ids, load.risky.is_some()))
         };
-        assert_eq!(take(true), Some((vec![2], true)));
-        assert_eq!(take(false), Some((vec![4, 5], false)));
-        assert_eq!(take(false), None, "its turn is over");
-        assert_eq!(take(true), Some((vec![3], true)));
+        assert_eq!(take(&[]), Some((vec![2], true)));
+        assert_eq!(take(&[&one]), Some((vec![4, 5], false)));
+        assert_eq!(take(&[&one]), None, "one at a time");
+        assert_eq!(take(&["other"; RISKY_CALLS_MAX]), None, "nor too many");
+        assert_eq!(take(&["other"]), Some((vec![3], true)));
     }
 
     #[test]
@@ -335,9 +352,9 @@ mod tests {
         health.silent(Some(subject), Duration::ZERO, Draw::MIDDLE);
         let mut queue =
             queue([due(2, "1", "b"), due(3, "2", "a"), due(4, "2", "b"), doubtful(due(5, "9", "z"))]);
-        let one = queue.take(Wanted::OneFresh, IN_FLIGHT_BYTES_MAX, true, &health, None).unwrap();
+        let one = queue.take(Wanted::OneFresh, IN_FLIGHT_BYTES_MAX, &[], &health, None).unwrap();
         assert_eq!(one.ids, [4]);
-        let one = queue.take(Wanted::OneInDoubt, IN_FLIGHT_BYTES_MAX, true, &health, None).unwrap();
+        let one = queue.take(Wanted::OneInDoubt, IN_FLIGHT_BYTES_MAX, &[], &health, None).unwrap();
         assert_eq!((one.ids, one.in_doubt), (vec![5], true));
     }
 }

@@ -1,39 +1,34 @@
-//! Customers and dimensions of calls that got no answer. Pure.
+//! Customers, and dimensions of the pod's own, whose calls got no answer. Pure.
 //!
-//! Nobody knows which record of a silent batch it was. Until one of them is answered, whatever bears its names goes
-//! alone, so that a customer, or a dimension, that is never answered costs others one time-out at most.
+//! Nobody knows which record of a silent batch it was. Until a call with them is answered, a customer's records go alone,
+//! so that one that is never answered costs others one time-out at most.
 
 use std::collections::BTreeSet;
 
 use crate::usage::ledger::Record;
 
-/// No more names of either kind are remembered, some 100 KiB; calls in flight together have 200 records.
-const NAMES_MAX: usize = 1000;
+/// No more are remembered, some 100 KiB; calls in flight together have 200 records.
+const SUSPECTS_MAX: usize = 1000;
 
-/// The names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Suspects {
-    customers: BTreeSet<String>,
-    dimensions: BTreeSet<String>,
-}
+/// Their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Suspects(BTreeSet<String>);
 
 impl Suspects {
-    /// Names of no record.
     pub(super) const fn new() -> Self {
-        Self { customers: BTreeSet::new(), dimensions: BTreeSet::new() }
+        Self(BTreeSet::new())
     }
 
-    /// Whether a record bears one of the names.
+    /// Whether a record is of one of them.
     pub(super) fn include(&self, customer: &str, dimension: &str) -> bool {
-        self.customers.contains(customer) || self.dimensions.contains(dimension)
+        self.0.contains(name(customer, dimension))
     }
 
     /// A call with these records got no answer.
     pub(super) fn add(&mut self, records: &[Record]) {
         for record in records {
-            if self.customers.len().max(self.dimensions.len()) < NAMES_MAX {
-                self.customers.insert(record.customer.canonical());
-                self.dimensions.insert(record.dimension.clone());
+            if self.0.len() < SUSPECTS_MAX {
+                self.0.insert(name_of(record));
             }
         }
     }
@@ -41,12 +36,22 @@ impl Suspects {
     /// A call with these records got one.
     pub(super) fn remove(&mut self, records: &[Record]) {
         for record in records {
-            self.dimensions.remove(&record.dimension);
-            if !self.customers.is_empty() {
-                self.customers.remove(&record.customer.canonical());
+            if self.0.is_empty() {
+                return;
             }
+            self.0.remove(&name_of(record));
         }
     }
+}
+
+/// Whom a fault may be about: the customer; of a pod's own records, which have no other, the dimension.
+pub(super) fn name<'a>(customer: &'a str, dimension: &'a str) -> &'a str {
+    if customer.is_empty() { dimension } else { customer }
+}
+
+/// The same of a record.
+pub(super) fn name_of(record: &Record) -> String {
+    name(&record.customer.canonical(), &record.dimension).to_owned()
 }
 
 #[cfg(test)]
@@ -55,32 +60,35 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::usage::event::Customer;
 
-    fn record(customer: &str, dimension: &str) -> Record {
-        Record {
-            customer: Customer::Identifier(customer.into()),
-            dimension: dimension.into(),
-            ..Record::sample(Timestamp::from_unix_seconds(1_795_507_200))
-        }
+    fn record(customer: Customer, dimension: &str) -> Record {
+        let sample = Record::sample(Timestamp::from_unix_seconds(1_795_507_200));
+        Record { customer, dimension: dimension.into(), ..sample }
+    }
+
+    fn of(customer: &str) -> Record {
+        record(Customer::Identifier(customer.into()), "a")
+    }
+
+    fn is_suspect(suspects: &Suspects, record: &Record) -> bool {
+        suspects.include(&record.customer.canonical(), &record.dimension)
     }
 
     #[test]
-    fn a_name_is_suspect_until_a_record_that_bears_it_is_answered() {
+    fn a_customer_is_suspect_until_a_call_with_it_is_answered_and_of_its_own_a_pod_has_dimensions() {
         let mut suspects = Suspects::new();
-        let (a, b) = (record("1", "a"), record("2", "a"));
-        let name = |record: &Record| record.customer.canonical();
-        suspects.add(&[a.clone(), b.clone()]);
-        assert!(suspects.include(&name(&a), "new") && suspects.include("new", "a"));
-        assert!(!suspects.include("new", "b"));
-        suspects.remove(std::slice::from_ref(&b));
-        assert!(suspects.include(&name(&a), "b"), "the one of which nothing was answered");
-        assert!(!suspects.include(&name(&b), "a"));
+        suspects.add(&[of("1"), of("2")]);
+        assert!(is_suspect(&suspects, &of("1")) && !is_suspect(&suspects, &of("3")));
+        suspects.remove(&[of("2")]);
+        assert!(is_suspect(&suspects, &of("1")) && !is_suspect(&suspects, &of("2")));
+        suspects.add(&[record(Customer::Own, "a")]);
+        assert!(is_suspect(&suspects, &record(Customer::Own, "a")));
+        assert!(!is_suspect(&suspects, &record(Customer::Own, "b")));
     }
 
     #[test]
     fn there_is_a_limit() {
         let mut suspects = Suspects::new();
-        let many: Vec<Record> = (0..2 * NAMES_MAX).map(|index| record(&index.to_string(), "a")).collect();
-        suspects.add(&many);
-        assert_eq!(suspects.customers.len(), NAMES_MAX);
+        suspects.add(&(0..2 * SUSPECTS_MAX).map(|index| of(&index.to_string())).collect::<Vec<_>>());
+        assert_eq!(suspects.0.len(), SUSPECTS_MAX);
     }
 }
