@@ -162,7 +162,7 @@ struct Bench {
 
 impl Bench {
     fn start(service: Service, outlet: Outlet) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = ledger::tests::folder();
         let clock = WallClock::fixed(START);
         let settings = ledger::Settings {
             product: "demometered".into(),

@@ -154,7 +154,7 @@ struct Stage {
 impl Stage {
     /// A sender that runs, and a wall clock that runs with it.
     fn start(outlet: Outlet, service: Scripted) -> Self {
-        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let folder = ledger::tests::folder();
         let clock = WallClock::fixed(START);
         let settings = ledger::Settings {
             idempotency_window: Duration::from_secs(48 * 3600),
@@ -516,14 +516,14 @@ fn refusing(end: Duration) -> Scripted {
 #[tokio::test(start_paused = true)]
 async fn a_pause_of_the_whole_sender_does_not_cost_the_window() {
     const MARGIN: Duration = Duration::from_secs(60);
-    // The usage is of 08:00, so that its window closes at 14:00. AWS takes calls again two minutes before; by then the
-    // latest of the pauses of four to six minutes has begun.
+    // The usage is of 08:00, so that its window closes at 14:00. AWS takes calls again two minutes before, when a pause
+    // of four to six minutes is under way.
     let end = 5 * HOUR - SETTLE - 2 * MINUTE - Duration::from_secs(5);
     let stage = Stage::start(Outlet::MeterUsage, refusing(end));
     stage.take(dimensions(3)).await;
     stage.close();
-    stage.pass_hours(end - 10 * MINUTE).await;
-    stage.pass(10 * MINUTE + 2 * MINUTE - MARGIN).await;
+    stage.pass_hours(5 * HOUR - SETTLE - 12 * MINUTE).await;
+    stage.pass(12 * MINUTE - MARGIN).await;
     let records = stage.records().await;
     assert!(records.iter().all(|record| record.state == State::Accepted), "{records:?}");
     assert!(stage.service.calls().len() < 90, "and it is not asked more often before");
