@@ -57,6 +57,7 @@ impl Trial {
         for dimension in untried {
             self.try_one(&random, &dimension).await;
         }
+        tracing::info!("every configured dimension was tried at AWS");
     }
 
     /// Asks until AWS has answered about this dimension, or has said what it would say of any.

@@ -112,7 +112,7 @@ fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name(
     let token = finding(&report, "web identity token");
     assert_eq!(
         (code, token["docs"].as_str()),
-        (Some(78), Some("docs/RUNBOOK.md#webidentitytokenunreadable")),
+        (Some(78), Some("docs/RUNBOOK.md#webidentitytokenmissing")),
         "{report}"
     );
     // {"iss":"https://oidc.example","sub":"system:serviceaccount:ns:app","aud":["sts.amazonaws.com"]}

@@ -80,7 +80,13 @@ class Sidecar(Process):
         started = self.log_line("tollgate started")
         self.app = f"http://{started['app_addr']}"
         self.probe = f"http://{started['probe_addr']}"
-        self.log_line("entitlement", state="entitled")
+        # In any order: faults that a test sets are for reports of usage, not for the trial of each dimension.
+        awaited = [("entitlement", "entitled")]
+        if mode == "metered":
+            awaited.append(("every configured dimension was tried at AWS", None))
+        while awaited:
+            line = json.loads(next(self.process.stderr))
+            awaited = [one for one in awaited if one != (line.get("message"), line.get("state"))]
 
     def log_line(self, message, **members):
         """The next log line with this message and these members."""
