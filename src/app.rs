@@ -93,6 +93,7 @@ pub struct App {
     signals: Signals,
     entitlement: Watch,
     quit: watch::Sender<bool>,
+    draining: watch::Sender<bool>,
     drain: Option<metering::Drain>,
 }
 
@@ -179,6 +180,7 @@ impl App {
             parts.spawn("app server", http::serve(listener, app_limits, server, parts.stop()));
         }
 
+        let draining = watch::Sender::new(false);
         if config.product.mode == Mode::Metered {
             let trial = Trial {
                 metering: Arc::clone(&aws),
@@ -188,8 +190,10 @@ impl App {
             };
             let dimensions = config.product.dimensions.clone().unwrap_or_default();
             let tried = trial.run(dimensions, entitlement.clone());
+            // At the end AWS's quota belongs to the usage.
+            let draining = draining.subscribe();
             let rest = async {
-                tried.await;
+                until(draining, tried).await;
                 std::future::pending::<()>().await;
             };
             parts.spawn("dimensions", until(parts.stop(), rest));
@@ -209,7 +213,7 @@ impl App {
                 registration::Surroundings { metering: aws, clock, publisher, store, metrics, hear };
             Registration::new(registration, pod, surroundings).run().await
         });
-        Ok(Self { parts, signals, entitlement, quit, drain })
+        Ok(Self { parts, signals, entitlement, quit, draining, drain })
     }
 
     /// Runs until a signal, an order to quit, or until the policy says to leave; drains; says how the process ends.
@@ -221,7 +225,9 @@ impl App {
             Exit::Done
         };
         let drain = self.drain.clone();
+        let began = self.draining.clone();
         let draining = async {
+            began.send_replace(true);
             if let Some(drain) = &drain {
                 drain.run().await;
             }

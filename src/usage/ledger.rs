@@ -681,4 +681,4 @@ fn random_hex() -> rusqlite::Result<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

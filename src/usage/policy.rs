@@ -60,6 +60,9 @@ impl Window {
 /// A call that leaves this late may arrive after the window.
 const MARGIN: Duration = Duration::from_secs(60);
 
+/// So long before it may leave no more, a record is tried once more, whatever it, or the whole sender, waits for.
+const LAST_TRY: Duration = Duration::from_secs(60);
+
 /// A record that AWS refuses for itself is sent again after this time, beside others that are served.
 const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
@@ -124,6 +127,23 @@ impl Policy {
         self.window.closes(record.timestamp).minus(MARGIN)
     }
 
+    /// From when on a record is tried once more.
+    fn last_try(&self, record: &Record) -> Timestamp {
+        self.deadline(record).minus(LAST_TRY)
+    }
+
+    /// Whether a record is in the last moments of its window.
+    #[must_use]
+    pub fn is_last_try(&self, record: &Record, now: Timestamp) -> bool {
+        (self.last_try(record)..self.deadline(record)).contains(&now)
+    }
+
+    /// No record of an hour after this one is in the last moments of its window, or beyond.
+    #[must_use]
+    pub fn last_try_up_to(&self, now: Timestamp) -> Hour {
+        self.may_have_expired(now.plus(LAST_TRY))
+    }
+
     /// No record of an hour after this one has expired.
     #[must_use]
     pub fn may_have_expired(&self, now: Timestamp) -> Hour {
@@ -163,9 +183,10 @@ impl Policy {
             }
         };
         let jittered = middle.mul_f64(1.0 - PAUSE_JITTER + 2.0 * PAUSE_JITTER * draw.fraction());
-        // When its window closes it is looked at, whatever it waits for.
-        let deadline = self.deadline(record);
-        (deadline > now).then(|| now.plus(jittered).min(deadline))
+        // No pause costs the window; and when that closes the record is looked at.
+        let (last_try, deadline) = (self.last_try(record), self.deadline(record));
+        let end = if now < last_try { last_try } else { deadline };
+        (deadline > now).then(|| now.plus(jittered).min(end))
     }
 
     /// When half of the window of a record of `timestamp` has passed, which is time for an alarm.
@@ -537,7 +558,25 @@ mod tests {
         }
         let late = AT.plus(6 * HOUR).minus(2 * MARGIN);
         let again = policy().again(&record(), Pause::Refused, late, Draw::MIDDLE).unwrap();
-        assert_eq!(again, AT.plus(6 * HOUR).minus(MARGIN), "its window closes first");
+        let end = AT.plus(6 * HOUR).minus(MARGIN);
+        assert_eq!(again, end, "its window closes first");
+        for (before_end, pause, expected) in [
+            // Seconds before the end, the pause, and when it is tried.
+            (3600, Pause::Refused, 3300),
+            (361, Pause::Refused, 61),
+            (359, Pause::Refused, 60),
+            (90, Pause::Refused, 60),
+            (61, Pause::Retry, 60),
+            (60, Pause::Retry, 0),
+        ] {
+            let now = end.minus(Duration::from_secs(before_end));
+            let tried =
+                policy().again(&Record { attempts: 70, ..record() }, pause, now, Draw::MIDDLE).unwrap();
+            assert_eq!(tried, end.minus(Duration::from_secs(expected)), "{before_end} {pause:?}");
+            let is_last = policy().is_last_try(&record(), now);
+            assert_eq!(is_last, before_end <= 60);
+            assert_eq!(policy().last_try_up_to(now) >= record().hour, is_last);
+        }
     }
 
     #[test]

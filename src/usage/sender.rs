@@ -11,6 +11,7 @@ mod health;
 mod notes;
 mod pace;
 mod queue;
+mod suspects;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::word::Tell;
-use crate::marketplace::{Fault, FaultClass, FaultCode, Metering, ProductCode, Region, Signing};
+use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, Metering, ProductCode, Region, Signing};
 use crate::metrics::{LedgerFigures, Metrics};
 use crate::registration::schedule::Draw;
 use crate::usage::batch;
@@ -41,8 +42,15 @@ use queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
 /// that stops answering leaves few records in doubt.
 const CALLS_MAX: usize = 8;
 
+/// A call is noted on disk so long before its turn: what a disk, or a long piece of other work, takes is no part of the
+/// pace. Less than the pace's interval, so that one call waits for its turn at most.
+const AHEAD: Duration = Duration::from_millis(90);
+
 /// Hours are looked at so often; a jump of the clock is looked at at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The wall clock may be corrected by so much; what it gains beyond that is time for which the machine slept.
+const SLEPT_MIN: Duration = Duration::from_secs(5);
 
 /// Records whose window closes are looked for so often: twice in the minute that is kept of each window.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -107,21 +115,21 @@ pub struct Settings {
     pub policy: Policy,
 }
 
-/// A call that has left.
+/// A call on its way: it is noted on disk, waits for its turn, and is asked.
 struct Flight {
-    records: Vec<Record>,
-    weight: usize,
-    started: Duration,
+    load: Load,
+    /// Its turn.
+    starts_at: Duration,
 }
 
 impl Flight {
-    fn is_fresh(&self) -> bool {
-        self.records.iter().any(|record| !record.in_doubt)
+    const fn is_fresh(&self) -> bool {
+        !self.load.in_doubt
     }
 }
 
-/// What became of a call.
-type Landed = (u64, Result<Answer, Fault>);
+/// What became of a call: the records that were still unsent, and had room in it, and AWS's answer about them.
+type Landed = (u64, Result<(Vec<Record>, Result<Answer, Fault>), LedgerError>);
 
 /// The sender with what it talks to.
 pub struct Sender {
@@ -134,6 +142,9 @@ pub struct Sender {
     orders: mpsc::Receiver<FlushOrder>,
     random: SystemRandom,
     began: Instant,
+    began_wall: Timestamp,
+    /// Time that passed by the wall clock only.
+    skipped: Duration,
     pace: Pace,
     health: Health,
     queue: Queue,
@@ -150,6 +161,8 @@ pub struct Sender {
     /// Records made since sealing began.
     sealed: usize,
     sweep_at: Duration,
+    /// The latest hour for whose last moments a pause was ended.
+    last_tried: Option<Hour>,
     show_at: Duration,
     changed: bool,
     alarm: Alarm,
@@ -176,6 +189,7 @@ impl Sender {
         tell: Tell,
         orders: mpsc::Receiver<FlushOrder>,
     ) -> Self {
+        let began_wall = clock.now();
         Self {
             settings,
             metering,
@@ -186,6 +200,8 @@ impl Sender {
             orders,
             random: SystemRandom::new(),
             began: clock::monotonic(),
+            began_wall,
+            skipped: Duration::ZERO,
             pace: Pace::new(),
             health: Health::new(),
             queue: Queue::default(),
@@ -198,6 +214,7 @@ impl Sender {
             is_sealing: false,
             sealed: 0,
             sweep_at: Duration::ZERO,
+            last_tried: None,
             show_at: Duration::ZERO,
             changed: true,
             alarm: Alarm::default(),
@@ -217,19 +234,20 @@ impl Sender {
                 Ok(wake) => wake,
                 // A disk that is full or slow may recover; an answer that was not noted is kept, and is noted then.
                 Err(LedgerError::Io(error)) => {
-                    tracing::error!(error, "the ledger cannot be written; will retry");
-                    tokio::time::sleep(DISK_PAUSE).await;
+                    disk_failed(&error).await;
                     continue;
                 }
                 Err(error) => return error,
             };
+            let wake = self.instant(wake);
             tokio::select! {
-                Some(landed) = self.calls.join_next() => self.landed(landed),
-                () = tokio::time::sleep_until(self.began + wake) => {}
-                _ = jumps.changed() => {
-                    self.queue.clear();
-                    (self.look_at, self.sweep_at) = (Duration::ZERO, Duration::ZERO);
-                }
+                Some(landed) = self.calls.join_next() => match self.landed(landed) {
+                    Ok(()) => {}
+                    Err(LedgerError::Io(error)) => disk_failed(&error).await,
+                    Err(error) => return error,
+                },
+                () = tokio::time::sleep_until(wake) => {}
+                _ = jumps.changed() => self.jumped(),
                 Some(order) = self.orders.recv(), if self.order.is_none() => {
                     if let Err(error) = self.take_order(order).await {
                         return error;
@@ -239,9 +257,36 @@ impl Sender {
         }
     }
 
-    /// Time since the sender began.
+    /// The wall clock jumped: what is due is decided anew.
+    fn jumped(&mut self) {
+        self.queue.clear();
+        (self.look_at, self.sweep_at) = (Duration::ZERO, Duration::ZERO);
+    }
+
+    /// Counts time that passed for AWS's windows, and not for a monotonic clock, which stands while the machine sleeps. A
+    /// pause that lasted over it is over.
+    fn keep_up(&mut self) {
+        let running = clock::monotonic().duration_since(self.began);
+        let slept = self.clock.now().since(self.began_wall.plus(running));
+        if slept > self.skipped + SLEPT_MIN {
+            self.skipped = slept;
+        }
+    }
+
+    /// No pause of the whole sender holds any longer.
+    fn ask_now(&mut self) {
+        self.pace.resume();
+        self.health.ask_now();
+    }
+
+    /// Time since the sender began, with that which the machine slept.
     fn uptime(&self) -> Duration {
-        clock::monotonic().duration_since(self.began)
+        clock::monotonic().duration_since(self.began) + self.skipped
+    }
+
+    /// When the uptime will be, or was, this.
+    fn instant(&self, uptime: Duration) -> Instant {
+        self.began + uptime.saturating_sub(self.skipped)
     }
 
     fn draw(&self) -> Draw {
@@ -256,6 +301,7 @@ impl Sender {
 
     /// Does what can be done now; returns when there is more to do.
     async fn turn(&mut self) -> Result<Duration, LedgerError> {
+        self.keep_up();
         self.write_notes().await?;
         if std::mem::take(&mut self.recovered) {
             self.release().await?;
@@ -276,8 +322,7 @@ impl Sender {
     async fn take_order(&mut self, order: FlushOrder) -> Result<(), LedgerError> {
         let flush = order.flush;
         self.order = Some(order);
-        self.pace.resume();
-        self.health.ask_now();
+        self.ask_now();
         self.queue.clear();
         self.sweep_at = Duration::ZERO;
         self.look(flush).await?;
@@ -294,7 +339,7 @@ impl Sender {
     /// Ends the order where nothing more can be sent in its time. Else: when a record that waits is due again.
     async fn retry_in_this_order(&mut self, next: Option<Duration>) -> Result<Option<Duration>, LedgerError> {
         let Some(order) = &self.order else { return Ok(None) };
-        let until = order.until.duration_since(self.began);
+        let until = order.until.duration_since(self.began) + self.skipped;
         let now = self.uptime();
         if !self.flights.is_empty() && now < until {
             return Ok(None);
@@ -323,6 +368,7 @@ impl Sender {
     /// Seals what is due, gives up what has expired, and shows how things stand.
     async fn look(&mut self, flush: Flush) -> Result<(), LedgerError> {
         let now = self.clock.now();
+        self.end_pause_for_last_try(now).await?;
         let seal_open_hour = flush == Flush::Final;
         // A piece at a time, between which acknowledgements are given and calls begin.
         let seal = move |ledger: &mut Ledger| {
@@ -346,6 +392,23 @@ impl Sender {
         self.show().await?;
         if sweeps {
             self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
+        }
+        Ok(())
+    }
+
+    /// No pause of the whole sender costs a record its window: each hour that is about to close is asked about once.
+    async fn end_pause_for_last_try(&mut self, now: Timestamp) -> Result<(), LedgerError> {
+        if self.pace.ready_at().max(self.health.ask_at()) <= self.uptime() + LOOK_EVERY {
+            return Ok(());
+        }
+        let last = self.settings.policy.last_try_up_to(now);
+        let oldest = self.writer.with(move |ledger| ledger.unsent_up_to(last, 1)).await?.pop();
+        let closing = oldest.filter(|due| self.settings.policy.is_last_try(&due.record, now));
+        if let Some(due) = closing
+            && self.last_tried < Some(due.record.hour)
+        {
+            self.last_tried = Some(due.record.hour);
+            self.ask_now();
         }
         Ok(())
     }
@@ -379,7 +442,7 @@ impl Sender {
 
     /// Whether a record is in flight, or its answer is not on disk yet.
     fn is_busy(&self, id: i64) -> bool {
-        self.flights.values().flat_map(|flight| &flight.records).any(|record| record.id == id)
+        self.flights.values().any(|flight| flight.load.ids.contains(&id))
             || self.notes.iter().any(|note| note.record.id == id)
     }
 
@@ -401,19 +464,19 @@ impl Sender {
         Ok(())
     }
 
-    /// Starts calls as long as pace, memory and health allow; returns when to try again, unless an answer or the next
-    /// look comes first.
+    /// Starts calls as long as pace, memory and health allow, each a little before its turn; returns when to try again,
+    /// unless an answer or the next look comes first.
     async fn start_calls(&mut self) -> Result<Option<Duration>, LedgerError> {
         loop {
             let now = self.uptime();
-            let over = self.order.as_ref().is_some_and(|order| clock::monotonic() >= order.until);
+            let starts_at = self.pace.ready_at().max(now);
+            let over = self.order.as_ref().is_some_and(|order| self.instant(starts_at) >= order.until);
             let renewing = self.signing.reload_credentials && !self.flights.is_empty();
             if over || renewing || self.flights.len() >= CALLS_MAX {
                 return Ok(None);
             }
-            let ready_at = self.pace.ready_at();
-            if now < ready_at {
-                return Ok(Some(ready_at));
+            if now + AHEAD < starts_at {
+                return Ok(Some(starts_at - AHEAD));
             }
             self.refill().await?;
             let hurried = self.flush() != Flush::Scheduled;
@@ -428,16 +491,18 @@ impl Sender {
                 Standing::Down => self.take_for_outage(now).await?,
             };
             match load {
-                Some(load) => self.start(load).await?,
+                Some(load) => self.start(load),
                 None => return Ok(None),
             }
         }
     }
 
     fn queue_take(&mut self, wanted: Wanted) -> Option<Load> {
-        let in_flight: usize = self.flights.values().map(|flight| flight.weight).sum();
+        let in_flight: usize = self.flights.values().map(|flight| flight.load.weight).sum();
         let room = IN_FLIGHT_BYTES_MAX.saturating_sub(in_flight);
-        self.queue.take(wanted, room, &self.health, self.metering.region().as_ref())
+        let risky: Vec<&str> =
+            self.flights.values().filter_map(|flight| flight.load.risky.as_deref()).collect();
+        self.queue.take(wanted, room, &risky, &self.health, self.metering.region().as_ref())
     }
 
     /// A fresh record, unless one is in flight; beside it those that are in doubt already.
@@ -492,64 +557,77 @@ impl Sender {
         self.write_notes().await
     }
 
-    /// Notes the attempt, then makes the call.
-    async fn start(&mut self, load: Load) -> Result<(), LedgerError> {
-        let (region, now) = (self.metering.region(), self.clock.now());
-        let Load { ids, weight, .. } = load;
-        let wanted = ids.len();
-        let begun =
-            self.writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
-        let mut records = begun?;
-        // Somebody else settled it, or it had no room: it is looked at again.
-        self.stale |= records.len() < wanted;
-        if records.is_empty() {
-            return Ok(());
-        }
-        let started = self.uptime();
-        self.pace.started(started);
-        let call = call::call(&self.settings, Arc::clone(&self.metering), &mut records, self.signing);
-        let flight = Flight { records, weight, started };
-        if flight.is_fresh() {
-            self.health.fresh_started(started);
+    /// Lets a call take its way: its attempt is noted on disk, then, when its turn has come, it is made. Nobody waits for
+    /// either.
+    fn start(&mut self, load: Load) {
+        let starts_at = self.pace.ready_at().max(self.uptime());
+        self.pace.started(starts_at);
+        if !load.in_doubt {
+            self.health.fresh_started(starts_at);
         }
         self.calls_made += 1;
-        let number = self.calls_made;
-        self.flights.insert(number, flight);
-        self.calls.spawn(async move { (number, call.await) });
-        Ok(())
+        let (number, ids, at) = (self.calls_made, load.ids.clone(), self.instant(starts_at));
+        self.flights.insert(number, Flight { load, starts_at });
+        let (settings, metering, writer) =
+            (self.settings.clone(), Arc::clone(&self.metering), self.writer.clone());
+        let (region, now, signing) = (self.metering.region(), self.clock.now(), self.signing);
+        self.calls.spawn(async move {
+            let begun =
+                writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
+            // The ledger may be closed, and opened by another, while the call lasts.
+            drop(writer);
+            let landed = match begun {
+                Ok(mut records) if !records.is_empty() => {
+                    // The request is made at once, and what it was made of goes: then it waits for its turn.
+                    let call = call::call(&settings, metering, &mut records, signing);
+                    tokio::time::sleep_until(at).await;
+                    let answer = call.await;
+                    Ok((records, answer))
+                }
+                // Somebody else settled them.
+                Ok(_) => Ok((Vec::new(), Ok(Answer { statuses: Vec::new(), emulated: false }))),
+                Err(error) => Err(error),
+            };
+            (number, landed)
+        });
     }
 
     /// An answer, or none, has come.
-    fn landed(&mut self, landed: Result<Landed, JoinError>) {
-        let (number, outcome) = match landed {
+    fn landed(&mut self, landed: Result<Landed, JoinError>) -> Result<(), LedgerError> {
+        let (number, landed) = match landed {
             Ok(landed) => landed,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Nobody cancels a call.
-            Err(_) => return,
+            Err(_) => return Ok(()),
         };
-        let Some(flight) = self.flights.remove(&number) else { return };
+        let Some(flight) = self.flights.remove(&number) else { return Ok(()) };
+        // What could not be noted, was settled by somebody else, or had no room, is looked at again.
+        self.stale |= !landed.as_ref().is_ok_and(|(records, _)| records.len() == flight.load.ids.len());
+        let (records, outcome) = landed?;
         match outcome {
-            Ok(answer) => self.answered(flight, answer),
-            Err(fault) => self.failed(flight, &fault),
+            _ if records.is_empty() => {}
+            Ok(answer) => self.answered(records, answer),
+            Err(fault) => self.failed(records, flight.starts_at, &fault),
         }
+        Ok(())
     }
 
-    fn answered(&mut self, flight: Flight, answer: Answer) {
+    fn answered(&mut self, records: Vec<Record>, answer: Answer) {
         self.heard(None, answer.emulated);
+        self.health.suspects.remove(&records);
         self.pace.accepted();
         self.served();
         self.signing.reload_credentials = false;
         self.tried_clock_offset = false;
         self.unsubscribed = Some(false);
-        for (record, status) in flight.records.into_iter().zip(answer.statuses) {
+        for (record, status) in records.into_iter().zip(answer.statuses) {
             let (answered, pause) = self.settings.policy.judge_status(record.in_doubt, status);
             self.note(record, answered, pause);
         }
     }
 
-    fn failed(&mut self, flight: Flight, fault: &Fault) {
+    fn failed(&mut self, records: Vec<Record>, started: Duration, fault: &Fault) {
         tracing::debug!(code = %fault.code, detail = fault.detail, "records not accepted");
-        let Flight { records, started, .. } = flight;
         let (now, draw, meaning) = (self.uptime(), self.draw(), Meaning::of(fault));
         let access = matches!(fault.class, FaultClass::Access | FaultClass::ExpiredSession);
         self.signing.reload_credentials = access;
@@ -559,6 +637,7 @@ impl Sender {
                 self.served();
             }
             Meaning::Content => {
+                self.health.suspects.remove(&records);
                 self.pace.accepted();
                 self.served();
             }
@@ -571,6 +650,7 @@ impl Sender {
                     _ => None,
                 };
                 self.health.silent(subject, now, draw);
+                self.health.suspects.add(&records);
             }
             Meaning::Caller => self.caller_refused(fault, started, now, draw),
         }
@@ -654,6 +734,12 @@ impl Sender {
         notes::tell(&notes, &self.metrics);
         Ok(())
     }
+}
+
+/// A disk that is full or slow may recover.
+async fn disk_failed(error: &str) {
+    tracing::error!(error, "the ledger cannot be written; will retry");
+    tokio::time::sleep(DISK_PAUSE).await;
 }
 
 #[cfg(test)]

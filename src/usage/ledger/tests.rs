@@ -26,6 +26,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const SETTLE: Duration = Duration::from_secs(120);
 
+/// In memory where the system has such a place: no test here is about the disk's time.
+pub(in crate::usage) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 pub(super) fn settings(pod: &str) -> Settings {
     Settings {
         product: "demometered".to_owned(),
@@ -47,7 +52,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let ledger = Some(Ledger::open(folder.path(), settings("pod-1")).unwrap());
         Self { folder, ledger, pod: "pod-1".to_owned() }
     }
@@ -217,7 +222,7 @@ fn a_second_process_gets_a_clear_error() {
 
 #[test]
 fn a_full_ledger_refuses_before_the_disk_is_full() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut ledger =
         Ledger::open(folder.path(), Settings { bytes_max: 400 * 1024, ..settings("pod-1") }).unwrap();
     let mut refused = None;
@@ -237,7 +242,7 @@ fn a_full_ledger_refuses_before_the_disk_is_full() {
 
 #[test]
 fn a_ledger_that_replaces_a_damaged_one_reports_nothing_in_the_hour_that_may_have_been_reported() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     std::fs::write(folder.path().join(FILE_NAME), "this is no database, and longer than a header").unwrap();
     let mut ledger = Ledger::open(folder.path(), settings("pod-1")).unwrap();
     ledger.take(&[event(None, 1, START)], START).unwrap();
@@ -263,7 +268,7 @@ fn a_restart_in_the_same_pod_keeps_the_pods_start_and_another_pod_has_its_own() 
 
 #[test]
 fn hours_without_usage_are_reported_where_the_seller_says_so_and_never_before_they_end() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let zero_dimensions = vec!["requests".to_owned(), "gigabytes".to_owned()];
     let started_at = START.plus(10 * MINUTE);
     let mut ledger =
@@ -324,7 +329,7 @@ fn claim(micros: u64, timestamp: Timestamp) -> Claim {
 
 #[test]
 fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     ledger.take(&[event(None, 5, START)], START).unwrap();
     let now = START.plus(MINUTE);
@@ -343,7 +348,7 @@ fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
 
 #[test]
 fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     ledger.take(&[event(None, 7, START)], START).unwrap();
     let now = START.plus(HOUR + SETTLE);
@@ -368,7 +373,7 @@ fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
 
 #[test]
 fn what_counts_to_a_later_hour_is_not_reported_again() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     ledger.take(&[event(None, 7, START)], START).unwrap();
     let now = START.plus(HOUR + SETTLE);
@@ -381,7 +386,7 @@ fn what_counts_to_a_later_hour_is_not_reported_again() {
 
 #[test]
 fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
     ledger.settle_claim(id, Settled::Unsent, None, START).unwrap();
@@ -400,7 +405,7 @@ fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() 
 
 #[test]
 fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_ledger() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let open = || Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     let mut ledger = open();
     let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
@@ -424,7 +429,7 @@ fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_le
 
 #[test]
 fn a_claim_that_is_refused_moves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     let mut now = START;
     // A broken client, or a hostile one, has a call refused every hour, over the end of the hour.
@@ -447,7 +452,7 @@ fn a_claim_that_is_refused_moves_nothing() {
 #[test]
 fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
     for settled in [Settled::Accepted, Settled::Unknown, Settled::Unsent] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let mut ledger =
             Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
         ledger.take(&[event(None, 5, START)], START).unwrap();
@@ -467,7 +472,7 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
 
 #[test]
 fn a_claim_under_way_is_no_hour_without_usage_and_stops_no_sealing() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let zero_dimensions = vec!["requests".to_owned()];
     let settings = Settings { aws_door: true, zero_dimensions, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::suspects::Suspects;
 use crate::registration::schedule::{self, Draw};
 
 /// After so long without an answer nobody knows whether AWS still answers.
@@ -48,6 +49,9 @@ pub(super) struct Health {
     /// What got no answer since the last one.
     silent: BTreeSet<Subject>,
     silent_since: Option<Duration>,
+    is_down: bool,
+    /// Whose records go alone.
+    pub(super) suspects: Suspects,
     /// In an outage, when the next call may start.
     ask_at: Duration,
     /// In an outage, when a fresh record was tried last.
@@ -60,6 +64,8 @@ impl Health {
             answered_at: None,
             silent: BTreeSet::new(),
             silent_since: None,
+            is_down: false,
+            suspects: Suspects::new(),
             ask_at: Duration::ZERO,
             fresh_at: Duration::ZERO,
         }
@@ -68,6 +74,17 @@ impl Health {
     /// Whether AWS answers, as far as is known, with these records waiting. `hurried`: a shutdown, which does not start
     /// slowly.
     pub(super) fn standing<'a>(
+        &mut self,
+        now: Duration,
+        hurried: bool,
+        waiting: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Standing {
+        let standing = self.judge(now, hurried, waiting);
+        self.is_down = standing == Standing::Down;
+        standing
+    }
+
+    fn judge<'a>(
         &self,
         now: Duration,
         hurried: bool,
@@ -121,13 +138,12 @@ impl Health {
         self.fresh_at = now;
     }
 
-    /// AWS answered something. Returns whether it had been silent.
+    /// AWS answered something. Returns whether it counted as down.
     pub(super) fn answered(&mut self, now: Duration) -> bool {
-        let was_silent = self.silent.len() >= SILENT_MIN;
         self.answered_at = Some(now);
         self.silent.clear();
         self.silent_since = None;
-        was_silent
+        std::mem::take(&mut self.is_down)
     }
 
     /// A call with one record got no usable answer; with several it is not known which they concern.
@@ -195,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_idle_sender_starts_slowly_and_a_shutdown_does_not() {
-        let health = after(&[]);
+        let mut health = after(&[]);
         let later = AT + IDLE_AFTER + Duration::from_millis(1);
         assert_eq!(health.standing(later, false, std::iter::empty()), Standing::Uncertain);
         assert_eq!(health.standing(later, true, std::iter::empty()), Standing::Certain);
@@ -215,6 +231,7 @@ mod tests {
     #[test]
     fn any_answer_ends_an_outage() {
         let mut health = after(&[("", "a"), ("", "b"), ("", "c")]);
+        assert_eq!(health.standing(AT, false, std::iter::empty()), Standing::Down);
         assert!(health.answered(AT));
         assert_eq!(health.standing(AT, false, std::iter::empty()), Standing::Certain);
     }

@@ -53,9 +53,11 @@ pub(super) fn tell(notes: &[Note], metrics: &Metrics) {
                 "carried"
             }
             Answered::Refused(code) | Answered::Unknown(code) => {
-                let in_doubt = matches!(answered, Answered::Unknown(_));
+                let unknown = matches!(answered, Answered::Unknown(_));
+                // The record's doubt, which an attempt that did not reach AWS leaves as it was.
+                let in_doubt = unknown || record.in_doubt;
                 tracing::warn!(record = id, dimension, %hour, code, in_doubt, "record not accepted yet; will retry");
-                if in_doubt { "unknown" } else { "refused" }
+                if unknown { "unknown" } else { "refused" }
             }
         };
         metrics.usage_record(dimension, outcome);

@@ -1,6 +1,7 @@
 //! Records that are due, in their order, and which of them go into the next call. Pure.
 //!
-//! - A record in doubt goes alone: a call that failed for it would put others in doubt.
+//! - A record in doubt, or of a customer whose last call got no answer, goes alone: a call that failed for it would
+//!   put others in doubt.
 //! - A batch that AWS rejects for what is in it is halved: each half is a group that shares a call with nobody else,
 //!   and waits behind the records that were in line. Nothing of this is on disk: a new process finds out again.
 //! - AWS deduplicates by region, so a call holds records of one region.
@@ -8,12 +9,17 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::health::Health;
+use super::suspects;
 use crate::marketplace::Region;
 use crate::usage::batch;
 use crate::usage::ledger::{Due, Record};
 
 /// Calls in flight share so much memory, of the 32 MiB that the sidecar has.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
+
+/// Most calls in flight whose record may get no answer again, each of another customer (or dimension of the pod's own):
+/// those that are never answered leave room to the others.
+const RISKY_CALLS_MAX: usize = 6;
 
 /// A record without allocations, with its part of the request and of the answer.
 const RECORD_BYTES: usize = 2048;
@@ -60,6 +66,8 @@ pub(super) struct Load {
     /// What they cost in memory.
     pub(super) weight: usize,
     pub(super) in_doubt: bool,
+    /// Whose record may get no answer again.
+    pub(super) risky: Option<String>,
 }
 
 /// The line.
@@ -99,7 +107,13 @@ impl Queue {
         if self.known.remove(&due.record.id) {
             self.line.retain(|waiting| waiting.record.id != due.record.id);
         }
-        Load { ids: vec![due.record.id], weight: weight(due), in_doubt: due.record.in_doubt }
+        let in_doubt = due.record.in_doubt;
+        Load {
+            ids: vec![due.record.id],
+            weight: weight(due),
+            in_doubt,
+            risky: Some(suspects::name_of(&due.record)),
+        }
     }
 
     /// Forgets the order: what is on disk is read again.
@@ -114,17 +128,26 @@ impl Queue {
     }
 
     /// Takes what goes into the next call out of the line. `None` where there is no such record, or no `room` for the
-    /// first; a record that has more than all the room goes when nothing else is in flight.
+    /// first; a record that has more than all the room goes when nothing else is in flight. `risky`: whose calls that may
+    /// get no answer again are in flight.
     pub(super) fn take(
         &mut self,
         wanted: Wanted,
         room: usize,
+        risky: &[&str],
         health: &Health,
         here: Option<&Region>,
     ) -> Option<Load> {
+        let is_risky = |waiting: &Waiting| {
+            waiting.record.in_doubt || health.suspects.include(&waiting.customer, &waiting.record.dimension)
+        };
+        let has_turn = |waiting: &Waiting| {
+            let name = suspects::name(&waiting.customer, &waiting.record.dimension);
+            risky.len() < RISKY_CALLS_MAX && !risky.contains(&name)
+        };
         let fits = |waiting: &Waiting| match wanted {
-            Wanted::Batch | Wanted::One => true,
-            Wanted::OneInDoubt => waiting.record.in_doubt,
+            Wanted::Batch | Wanted::One => !is_risky(waiting) || has_turn(waiting),
+            Wanted::OneInDoubt => waiting.record.in_doubt && has_turn(waiting),
             Wanted::OneFresh => !waiting.record.in_doubt,
         };
         let candidates = self.line.iter().enumerate().filter(|(_, waiting)| fits(waiting));
@@ -141,11 +164,12 @@ impl Queue {
         if head.weight > room && room < IN_FLIGHT_BYTES_MAX {
             return None;
         }
-        let in_doubt = head.record.in_doubt;
+        let (in_doubt, is_alone) = (head.record.in_doubt, is_risky(head));
         let mut chosen = vec![first];
-        if wanted == Wanted::Batch && !in_doubt {
-            self.join(&mut chosen, room, here);
+        if wanted == Wanted::Batch && !is_alone {
+            self.join(&mut chosen, room, here, is_risky);
         }
+        let risky = is_alone.then(|| suspects::name_of(&self.line[first].record));
         let weight = chosen.iter().map(|at| self.line[*at].weight).sum();
         let ids: Vec<i64> = chosen.iter().map(|at| self.line[*at].record.id).collect();
         for at in chosen.into_iter().rev() {
@@ -154,11 +178,17 @@ impl Queue {
         for id in &ids {
             self.known.remove(id);
         }
-        Some(Load { ids, weight, in_doubt })
+        Some(Load { ids, weight, in_doubt, risky })
     }
 
     /// Adds to a call with one record those behind it that may share it.
-    fn join(&self, chosen: &mut Vec<usize>, room: usize, here: Option<&Region>) {
+    fn join(
+        &self,
+        chosen: &mut Vec<usize>,
+        room: usize,
+        here: Option<&Region>,
+        is_risky: impl Fn(&Waiting) -> bool,
+    ) {
         let first = &self.line[chosen[0]];
         let kind = |waiting: &Waiting| {
             let record = &waiting.record;
@@ -172,7 +202,7 @@ impl Queue {
             if chosen.len() == batch::RECORDS_MAX {
                 break;
             }
-            if !waiting.record.in_doubt
+            if !is_risky(waiting)
                 && weight + waiting.weight <= room
                 && kind(waiting) == wanted
                 && seen.insert((waiting.customer.as_str(), waiting.record.dimension.as_str()))
@@ -227,7 +257,9 @@ mod tests {
     }
 
     fn take(queue: &mut Queue, wanted: Wanted) -> Vec<i64> {
-        queue.take(wanted, IN_FLIGHT_BYTES_MAX, &Health::new(), None).map_or_else(Vec::new, |load| load.ids)
+        queue
+            .take(wanted, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), None)
+            .map_or_else(Vec::new, |load| load.ids)
     }
 
     fn doubtful(due: Due) -> Due {
@@ -255,7 +287,8 @@ mod tests {
         here.record.region = Some("us-east-1".parse().unwrap());
         let mut queue = queue([due(1, "1", "a"), licensed, decimal, elsewhere, here]);
         let region: Region = "us-east-1".parse().unwrap();
-        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &Health::new(), Some(&region)).unwrap();
+        let load =
+            queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), Some(&region)).unwrap();
         assert_eq!(load.ids, [1, 5]);
     }
 
@@ -280,11 +313,29 @@ mod tests {
     fn calls_in_flight_share_their_memory() {
         let large = |id: i64| Due { stored_bytes: 800_000, ..due(id, &id.to_string(), "a") };
         let mut queue = queue([large(1), large(2), large(3), due(4, "4", "a")]);
-        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &Health::new(), None).unwrap();
+        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), None).unwrap();
         assert_eq!(load.ids, [1, 2, 4], "and what still fits beside them");
         let room = IN_FLIGHT_BYTES_MAX - load.weight;
-        assert_eq!(queue.take(Wanted::Batch, room, &Health::new(), None), None);
+        assert_eq!(queue.take(Wanted::Batch, room, &[], &Health::new(), None), None);
         assert_eq!(take(&mut queue, Wanted::Batch), [3]);
+    }
+
+    #[test]
+    fn whose_records_got_no_answer_goes_alone_and_leaves_calls_to_the_others() {
+        let mut health = Health::new();
+        health.suspects.add(&[due(1, "1", "a").record]);
+        let all = [due(2, "1", "b"), due(3, "1", "c"), due(4, "2", "b"), due(5, "3", "b")];
+        let mut queue = queue(all);
+        let one = due(1, "1", "a").record.customer.canonical();
+        let mut take = |risky: &[&str]| {
+            let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, risky, &health, None);
+            load.map(|load| (load.ids, load.risky.is_some()))
+        };
+        assert_eq!(take(&[]), Some((vec![2], true)));
+        assert_eq!(take(&[&one]), Some((vec![4, 5], false)));
+        assert_eq!(take(&[&one]), None, "one at a time");
+        assert_eq!(take(&["other"; RISKY_CALLS_MAX]), None, "nor too many");
+        assert_eq!(take(&["other"]), Some((vec![3], true)));
     }
 
     #[test]
@@ -295,9 +346,9 @@ mod tests {
         health.silent(Some(subject), Duration::ZERO, Draw::MIDDLE);
         let mut queue =
             queue([due(2, "1", "b"), due(3, "2", "a"), due(4, "2", "b"), doubtful(due(5, "9", "z"))]);
-        let one = queue.take(Wanted::OneFresh, IN_FLIGHT_BYTES_MAX, &health, None).unwrap();
+        let one = queue.take(Wanted::OneFresh, IN_FLIGHT_BYTES_MAX, &[], &health, None).unwrap();
         assert_eq!(one.ids, [4]);
-        let one = queue.take(Wanted::OneInDoubt, IN_FLIGHT_BYTES_MAX, &health, None).unwrap();
+        let one = queue.take(Wanted::OneInDoubt, IN_FLIGHT_BYTES_MAX, &[], &health, None).unwrap();
         assert_eq!((one.ids, one.in_doubt), (vec![5], true));
     }
 }

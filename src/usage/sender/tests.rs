@@ -162,7 +162,7 @@ struct Bench {
 
 impl Bench {
     fn start(service: Service, outlet: Outlet) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = ledger::tests::folder();
         let clock = WallClock::fixed(START);
         let settings = ledger::Settings {
             product: "demometered".into(),
@@ -263,7 +263,7 @@ impl Sender {
             }
             let next = self.start_calls().await?;
             if let Some(landed) = self.calls.join_next().await {
-                self.landed(landed);
+                self.landed(landed)?;
                 continue;
             }
             match next.filter(|at| *at <= self.uptime() + Duration::from_millis(150)) {
@@ -394,8 +394,8 @@ async fn a_customer_without_subscription_is_asked_about_again_and_holds_up_nobod
     let one = |records: &[Record]| records.iter().any(|record| record.state == State::Accepted);
     bench.pass_until(Duration::ZERO, one).await;
     let calls = bench.service.calls.lock().unwrap().len();
-    bench.clock.advance(4 * MINUTE);
-    tokio::time::sleep(4 * MINUTE).await;
+    bench.clock.advance(3 * MINUTE);
+    tokio::time::sleep(3 * MINUTE).await;
     assert_eq!(bench.service.calls.lock().unwrap().len(), calls, "not again at once");
     let asked = |_: &[Record]| bench.service.calls.lock().unwrap().len() > calls;
     bench.pass_until(2 * MINUTE, asked).await;

@@ -97,7 +97,7 @@ struct Process {
 impl Bench {
     async fn new(close_after: Option<Duration>) -> Self {
         let mut bench = Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: ledger::tests::folder(),
             service: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             clock: WallClock::fixed(START),

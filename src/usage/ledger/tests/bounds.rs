@@ -166,8 +166,8 @@ fn settled_records_beyond_their_number_go_in_pieces_and_stay_in_the_balance() {
 
 #[test]
 fn the_limit_counts_the_wal_and_says_what_fills_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let bytes_max = 16 << 20;
+    let folder = folder();
+    let bytes_max = 8 << 20;
     let settings = Settings { bytes_max, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();
     let mut refused = None;
@@ -187,7 +187,7 @@ fn the_limit_counts_the_wal_and_says_what_fills_it() {
     }
     let (groups, error) = refused.expect("it is full at some time");
     let keys = groups * 1000;
-    assert!(keys > 16_000_000 / 45, "{keys} keys fit 16 MiB");
+    assert!(keys > 8_000_000 / 45, "{keys} keys fit 8 MiB");
     let text = error.to_string();
     assert!(text.contains(&format!("{keys} idempotency keys")), "{text}");
     assert!(text.contains("idempotency_window") && text.contains("raise ledger_bytes_max"), "{text}");

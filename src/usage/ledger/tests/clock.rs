@@ -33,7 +33,7 @@ fn a_year_ahead_for_a_moment_strands_nothing() {
 
 #[test]
 fn a_process_that_started_a_year_ahead_reports_the_present_when_its_clock_is_right() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let ahead = Settings { started_at: START.plus(YEAR), ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), ahead).unwrap();
     ledger.seal_closed(START.plus(YEAR)).unwrap();
@@ -80,7 +80,7 @@ fn usage_of_an_earlier_pod_is_never_reported_from_before_this_one_started() {
 
 #[test]
 fn a_zero_hour_is_reported_although_an_earlier_process_ended_it_early() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let settings = Settings { zero_dimensions: vec!["requests".to_owned()], ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings.clone()).unwrap();
     assert_eq!(ledger.seal_now(START.plus(MINUTE)).unwrap().made, 0);

@@ -41,7 +41,7 @@ fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
 
 #[test]
 fn a_shorter_window_forgets_sooner() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let short = Settings { idempotency_window: 2 * HOUR, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), short).unwrap();
     ledger.take(&[event(Some("a"), 1, START)], START).unwrap();

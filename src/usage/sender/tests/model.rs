@@ -396,7 +396,7 @@ impl Bench {
         let aws = Arc::new(Aws::default());
         aws.world().now = Some(START);
         let mut bench = Self {
-            folder: folder(),
+            folder: ledger::tests::folder(),
             aws,
             clock: WallClock::fixed(START),
             outlet,
@@ -672,11 +672,6 @@ fn shown(canonical: &str) -> String {
     } else {
         customer_of(&usage_record(&mut Record { customer, ..Record::sample(START) }))
     }
-}
-
-/// In memory where that is to be had: what the model is about survives processes, and no disk is asked to sync.
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn run(outlet: Outlet, steps: Vec<Step>) {
