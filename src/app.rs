@@ -339,6 +339,7 @@ fn registration_config(config: Config) -> registration::Config {
         product_code: product.product_code,
         asking,
         allow_emulated: product.allow_emulated,
+        docs_url: product.docs_url,
     }
 }
 

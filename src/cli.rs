@@ -33,25 +33,25 @@ struct Cli {
 enum Command {
     /// Run the sidecar: register, verify, open the gate, serve the probes
     Run(run::RunArgs),
-    /// Register and verify, then become CMD: the gate inside the product's own image (mode hourly)
+    /// Register and verify, then run CMD in place of this program: the gate inside the paid image (mode hourly)
     Exec(exec::ExecArgs),
-    /// Wait until a running sidecar's gate is open, then become CMD or exit 0
+    /// Wait until a running sidecar's gate is open, then run CMD in place of this program, or exit 0
     Await(await_gate::AwaitArgs),
-    /// Copy this program into a folder, for images without cp
+    /// Copy this program into a folder, for images that have no cp
     Install(install::InstallArgs),
-    /// Ask the running sidecar: an exec probe without a shell
+    /// Ask the running sidecar about its gate, as an exec probe that needs no shell
     Probe(probe::ProbeArgs),
     /// Verify one RegisterUsage token offline and print its claims
     Verify(verify::VerifyArgs),
-    /// See the gate open: emulator and sidecar together, and what happens between them
+    /// Run emulator and sidecar together, and show how the gate opens and usage is billed
     #[cfg(feature = "emulator")]
     Demo(demo::DemoArgs),
     /// Serve a stand-in for AWS Marketplace's metering service, for laptops and tests
     #[cfg(feature = "emulator")]
     Emulator(emulator::EmulatorArgs),
-    /// Check everything between this container and an open gate, step by step
+    /// Check step by step what the gate needs to open: settings, credentials, network, clock, disk
     Doctor(doctor::DoctorArgs),
-    /// Look at usage: hour records, dead letters, the balance (modes metered and saas)
+    /// Show usage and repair dead letters: hour records, the balance, the audit (modes metered and saas)
     Ledger(ledger::LedgerArgs),
     /// Check the configuration, print it with its origins, or write a seller's first files
     Config(config::ConfigArgs),

@@ -39,7 +39,7 @@ pub use self::disk::{DEFAULT_FILE, Disk, Installation, MemoryDisk, SELLER_FILE, 
 pub use self::endpoint::EndpointUrl;
 pub use self::env::{Environment, MapEnvironment, ProcessEnvironment, restart_if_untidy};
 pub use self::fault::{Fault, Faults, Origin};
-pub use self::flags::Flags;
+pub use self::flags::{Flags, USAGE_HEADING};
 pub use self::parse::{DURATION_MAX, duration};
 pub use self::report::{Report, Row, report};
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};

@@ -208,6 +208,20 @@ impl<P> Standing<P> {
         }
     }
 
+    /// The same, to be completed before it is published.
+    pub const fn reason_mut(&mut self) -> Option<&mut Reason> {
+        match self {
+            Self::Pending(reason) | Self::Entitled(_, reason) => reason.as_mut(),
+            Self::Grace(reason, _)
+            | Self::Lapsed(_, reason)
+            | Self::Denied(reason)
+            | Self::Unreported(reason)
+            | Self::Misconfigured(_, reason)
+            | Self::Unverified(reason)
+            | Self::Unavailable(reason) => Some(reason),
+        }
+    }
+
     /// The exit code of a process that gives up here.
     #[must_use]
     pub const fn exit(&self) -> Exit {

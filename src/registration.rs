@@ -42,6 +42,8 @@ pub struct Config {
     pub allow_emulated: bool,
     /// What the seller chose.
     pub policy: Policy,
+    /// Where the seller publishes the runbook, if anywhere.
+    pub docs_url: Option<String>,
 }
 
 /// Which proof opens the gate, and what it takes to ask for it.
@@ -185,6 +187,9 @@ impl Registration {
             {
                 fact.standing = Standing::Entitled(Arc::clone(proof), Some(Reason::clock_skew(offset)));
             }
+        }
+        if let (Some(url), Some(reason)) = (&self.config.docs_url, fact.standing.reason_mut()) {
+            reason.docs = format!("{url}{}", reason.code);
         }
         self.publisher.send_replace(Arc::new(fact));
     }

@@ -162,6 +162,11 @@ fn every_alert_has_its_entry_in_the_runbook() {
 }
 
 #[test]
+fn what_holds_each_threat_exists() {
+    assert_none(names::absent_defences(&document("docs/THREATS.md"), &texts()));
+}
+
+#[test]
 fn the_semantics_are_what_the_tests_say() {
     let tests = document("tests/metering/semantics.rs");
     let told = unwrapped(&document("docs/SEMANTICS.md"));

@@ -12,13 +12,14 @@ use crate::shutdown::Signals;
 
 /// Arguments of `await`.
 #[derive(Debug, Args)]
+#[command(mut_args(|arg| { let read = probe::READ.contains(&arg.get_id().as_str()); arg.hide(!read) }))]
 pub struct AwaitArgs {
-    /// Give up after this long, such as 90s or 1h30m, with exit code 124; without it the wait has no end
+    /// Give up after this long, such as 90s or 1h30m, with exit code 124 [default: wait for ever]
     #[arg(long, value_name = "DURATION", value_parser = |text: &str| config::duration(text))]
     timeout: Option<Duration>,
     #[command(flatten)]
     flags: Flags,
-    /// What to become once the gate is open
+    /// The command to run in place of this program once the gate is open
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }

@@ -22,7 +22,7 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Say whether the configuration is right: OK, or everything that is wrong with it.
+    /// Check the configuration: print OK, or everything that is wrong with it.
     Check(ReadArgs),
     /// Show each setting, its value and where it comes from. Secrets are not shown.
     Print(ReadArgs),

@@ -29,7 +29,7 @@ use crate::shutdown::Signals;
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// End with exit code 0 when the story is told, instead of staying up
+    /// End with exit code 0 after the demonstration, instead of staying up
     #[arg(long)]
     once: bool,
 }

@@ -46,13 +46,13 @@ pub struct EmulatorArgs {
     /// The secret of --access-key
     #[arg(long, value_name = "SECRET", requires = "access_key")]
     secret_key: Option<String>,
-    /// Another seed gives other faults by chance, the same seed the same
+    /// The seed of faults that come by chance: the same seed gives the same faults
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Print one line of JSON when ready, for scripts
     #[arg(long)]
     json: bool,
-    /// Ask the emulator at --addr whether it is ready, and exit with 0 or 1: a health check without a shell
+    /// Ask the emulator at --addr whether it is ready, and exit with 0 or 1; for health checks
     #[arg(long)]
     ready: bool,
 }

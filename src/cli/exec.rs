@@ -12,15 +12,16 @@ use clap::Args;
 
 use crate::app::{App, Scope};
 use crate::cli::{complain, load};
-use crate::config::{Environment as _, Flags, Mode, ProcessEnvironment, Role, setting};
+use crate::config::{Environment as _, Flags, Mode, ProcessEnvironment, Role, USAGE_HEADING, setting};
 use crate::exit::Exit;
 
-/// Arguments of `exec`.
+/// Arguments of `exec`, which has no use for the settings of usage.
 #[derive(Debug, Args)]
+#[command(mut_args(|arg| if arg.get_help_heading() == Some(USAGE_HEADING) { arg.hide(true) } else { arg }))]
 pub struct ExecArgs {
     #[command(flatten)]
     flags: Flags,
-    /// What to become once the gate is open
+    /// The command to run in place of this program once the gate is open
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
 }

@@ -37,7 +37,7 @@ pub struct LedgerArgs {
 
 #[derive(Debug, Subcommand)]
 enum Order {
-    /// Hour records and where they stand, oldest first
+    /// List hour records and their states, oldest first
     List {
         #[command(flatten)]
         filter: Filter,
@@ -47,37 +47,37 @@ enum Order {
         #[command(flatten)]
         output: Output,
     },
-    /// One record, whole: its shares, and the records that it was carried to or that were carried into it
+    /// Show one record in full: its shares by tag, the record it was carried to, and those carried into it
     Show {
-        /// Its number
+        /// The record's number
         id: i64,
     },
-    /// Records that will not be billed unless somebody acts
+    /// List the records that will not be billed unless somebody acts
     DeadLetters {
         #[command(flatten)]
         filter: Filter,
         #[command(flatten)]
         output: Output,
     },
-    /// Usage of hours that are not sealed, by customer, dimension and tags
+    /// List usage of hours that are not sealed yet, by customer, dimension and tags
     Open {
         #[command(flatten)]
         filter: Filter,
         #[command(flatten)]
         output: Output,
     },
-    /// Count the quantity of dead letters to the current hour
+    /// Add the quantity of dead letters to the current hour, which is sent when it has ended
     Replay(Replay),
-    /// Close a record that was billed, as the seller's reports or CloudTrail show
+    /// Mark a record as billed, after the seller's reports or CloudTrail have shown that it was (needs ledger_repair)
     Confirm(Close),
-    /// Close a dead letter that is not to be billed
+    /// Close a dead letter without billing it (needs ledger_repair)
     Discard(Close),
-    /// Every repair with its note, oldest first
+    /// List every repair with its note, oldest first
     Audit {
         #[command(flatten)]
         output: Output,
     },
-    /// For each dimension: accepted = billed + pending + dead + discarded
+    /// Check for each dimension that accepted = billed + pending + dead + discarded
     Reconcile {
         #[command(flatten)]
         output: Output,
@@ -122,10 +122,10 @@ struct Output {
 
 #[derive(Debug, Args)]
 struct Replay {
-    /// Their numbers
+    /// The records' numbers
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<i64>,
-    /// All dead letters that were certainly not billed
+    /// Replay all dead letters that were certainly not billed
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -133,19 +133,19 @@ struct Replay {
     /// Replay a record although it may have been billed
     #[arg(long, conflicts_with = "all")]
     accept_double_billing: bool,
-    /// Count the quantity to this dimension instead (needs ledger_repair)
+    /// Add the quantity to this dimension instead (needs ledger_repair)
     #[arg(long, value_name = "DIMENSION")]
     to_dimension: Option<String>,
-    /// Why, for the audit
+    /// The reason, kept in the audit
     #[arg(long)]
     note: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct Close {
-    /// Its number
+    /// The record's number
     id: i64,
-    /// Why, for the audit
+    /// The reason, kept in the audit
     #[arg(long)]
     note: String,
 }

@@ -45,6 +45,7 @@ impl Question {
 
 /// Arguments of `probe`.
 #[derive(Debug, Args)]
+#[command(mut_args(|arg| { let read = READ.contains(&arg.get_id().as_str()); arg.hide(!read) }))]
 pub struct ProbeArgs {
     /// What to ask the sidecar
     question: Question,
@@ -54,6 +55,9 @@ pub struct ProbeArgs {
     #[command(flatten)]
     flags: Flags,
 }
+
+/// What `probe` and `await` read of the settings, and their own arguments: the help names these.
+pub(super) const READ: [&str; 6] = ["question", "json", "timeout", "command", "config", "probe_addr"];
 
 /// tollgate's own document; what lacks one of these members is none.
 #[derive(Deserialize)]

@@ -46,7 +46,7 @@ pub struct VerifyArgs {
         default_missing_value = "true"
     )]
     allow_emulated: bool,
-    /// Print JSON; it is what is printed anyway
+    /// Print JSON, which is the default
     #[arg(long)]
     json: bool,
     /// The token; `-` or nothing reads it from standard input

@@ -58,19 +58,46 @@ impl Args for Flags {
 /// The heading of these flags in the help.
 const HEADING: &str = "Settings (each also TOLLGATE_… in the environment and a key in the file)";
 
+/// The heading of those that only products with custom dimensions need.
+pub const USAGE_HEADING: &str = "Settings for usage (modes metered and saas)";
+
+/// What stands under it.
+const FOR_USAGE: [Setting; 15] = [
+    Setting::OnLapse,
+    Setting::OnUnsent,
+    Setting::Dimensions,
+    Setting::EntitlementDimension,
+    Setting::Settle,
+    Setting::OnExpired,
+    Setting::OnZeroHour,
+    Setting::SealOnShutdown,
+    Setting::IdempotencyWindow,
+    Setting::StrictUsage,
+    Setting::LedgerRepair,
+    Setting::DrainQuiet,
+    Setting::ShutdownGrace,
+    Setting::AwsDoor,
+    Setting::LedgerBytesMax,
+];
+
 fn arg(setting: Setting) -> Arg {
     let spec = setting.spec();
     let arg = Arg::new(spec.name)
         .long(spec.flag)
         .value_name(spec.value_name)
         .action(ArgAction::Set)
-        .help_heading(HEADING)
-        .help(format!("{} [default: {}]", spec.meaning.replace('`', ""), spec.default_shown))
+        .help_heading(if FOR_USAGE.contains(&setting) { USAGE_HEADING } else { HEADING })
+        .help(format!("{} [{}]", spec.meaning.replace('`', ""), default_shown(spec.default_shown)))
         .hide(spec.emulator_only && !cfg!(feature = "emulator"));
     match spec.form {
         Form::Switch => arg.num_args(0..=1).default_missing_value("true"),
         Form::Text | Form::List => arg,
     }
+}
+
+/// "required" is no default.
+fn default_shown(text: &str) -> String {
+    if text.starts_with("required") { text.to_owned() } else { format!("default: {text}") }
 }
 
 impl FromArgMatches for Flags {

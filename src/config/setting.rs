@@ -226,12 +226,12 @@ settings! {
         value_name: "DURATION", owner: Owner::Operator, default: Some("2s"), default_shown: "2s",
     }
     CommandGrace = "command_grace",
-    "How long the command of `exec` may take to end after a request to stop, before it is killed." {
+    "Not in use yet: in mode `hourly`, the only one of `exec`, tollgate is replaced by the command and stops nothing." {
         value_name: "DURATION", owner: Owner::Operator, default: Some("20s"), default_shown: "20s",
     }
     ShutdownGrace = "shutdown_grace",
     "How long a stop may take; usage that is not sent by then stays in the ledger." {
-        value_name: "DURATION", owner: Owner::Operator, default: Some("20s"), default_shown: "20s",
+        value_name: "DURATION", owner: Owner::Operator, default: Some("25s"), default_shown: "25s",
     }
     AwsDoor = "aws_door",
     "Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can be pointed here." {

@@ -158,7 +158,7 @@ fn the_defaults_are_those_of_the_table() {
             on_expired: OnExpired::Carry,
             on_zero_hour: OnZeroHour::Skip,
             seal_on_shutdown: true,
-            shutdown_grace: Duration::from_secs(20),
+            shutdown_grace: Duration::from_secs(25),
             drain_quiet: Duration::from_secs(2),
             command_grace: Duration::from_secs(20),
             idempotency_window: Duration::from_secs(48 * 3600),

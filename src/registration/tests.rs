@@ -140,6 +140,7 @@ fn config(grace_period: Duration) -> Config {
         },
         asking: Asking::Signature { keys, keep_receipt: true },
         allow_emulated: false,
+        docs_url: None,
     }
 }
 

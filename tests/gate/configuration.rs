@@ -40,7 +40,7 @@ fn each_wrong_value_is_one_sentence_that_names_it_and_no_secret() {
         ("TOLLGATE_LOG_FILTER", "inof", "write off, error, warn, info, debug or trace"),
         ("TOLLGATE_PRODUCT_CODE", "'demo'", "holds quotes"),
         ("TOLLGATE_DIMENSIONS", "\"requests\"", "holds quotes"),
-        ("TOLLGATE_DRAIN_QUIET", "20s", "leaves nothing of shutdown_grace"),
+        ("TOLLGATE_DRAIN_QUIET", "25s", "leaves nothing of shutdown_grace"),
         ("TOLLGATE_ON_UNSENT", "close-after:1h", "closes in less than 2h"),
     ];
     for (name, value, sentence) in cases {
@@ -110,4 +110,22 @@ fn no_filter_brings_a_token_into_the_log() {
     for secret in ["eyJ", "hunter2", "AWS4-HMAC-SHA256 Credential"] {
         assert!(!seen.contains(secret), "{secret} in {seen}");
     }
+}
+
+#[test]
+fn a_reason_leads_to_the_sellers_own_runbook_where_there_is_one() {
+    let emulator = Emulator::start();
+    emulator.admin("/_emulator/faults", r#"{"fault":"exception","exception":"DisabledApiException"}"#);
+    let started = |pod: &str, docs: Option<&str>| {
+        let mut command = emulator.sidecar(pod);
+        command.envs(docs.map(|docs| ("TOLLGATE_DOCS_URL", docs)));
+        let mut sidecar = Sidecar::start(command);
+        sidecar.wait_for("misconfigured");
+        sidecar.document()["reason"]["docs"].clone()
+    };
+    assert_eq!(started("pod-1", None), "docs/RUNBOOK.md#disabledapiexception");
+    assert_eq!(
+        started("pod-2", Some("https://seller.example/help#")),
+        "https://seller.example/help#DisabledApiException"
+    );
 }

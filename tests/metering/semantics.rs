@@ -6,10 +6,11 @@ use serde_json::json;
 use crate::bench::{AN_HOUR_AND_ALL, Bench, Running};
 use crate::processes::Sidecar;
 
-/// **An acknowledged event is billed once.** Once `POST /v1/usage` has answered `accepted` for an event, it is on disk
-/// and is part of exactly one hour record; AWS is sent that record until it answers.
+/// **An acknowledged event counts once.** Once `POST /v1/usage` has answered `accepted` for an event, it is on disk
+/// and is part of exactly one hour record. AWS is sent that record until it answers or its window closes; what is
+/// still not billed then is carried or becomes a dead letter, as described below.
 #[test]
-fn an_acknowledged_event_is_billed_once() {
+fn an_acknowledged_event_counts_once() {
     let bench = Bench::metered();
     let mut running = bench.start();
     running.report("requests", "12");
@@ -28,10 +29,12 @@ fn an_acknowledged_event_is_billed_once() {
     assert_eq!((&requests["pending"], &requests["balanced"]), (&json!("0"), &json!(true)));
 }
 
-/// **An event with an `id` counts once.** For 48 hours a repeat of the same event under the same `id` is answered
-/// `duplicate` and counts nothing, also after a restart; another content under a known `id` is `rejected`.
+/// **A repeated event does not count again.** For at least `idempotency_window` (48 hours by default) a repeat of the
+/// same event under the same `id` is answered `duplicate` and counts nothing, also after a restart; other content
+/// under a known `id` is `rejected`. So is an event older than 24 hours or than half of that window: its `id` might be
+/// forgotten already.
 #[test]
-fn an_event_with_an_id_counts_once() {
+fn a_repeated_event_does_not_count_again() {
     let bench = Bench::metered();
     let running = bench.start();
     let status = |running: &Running, quantity: u32| {
@@ -42,8 +45,12 @@ fn an_event_with_an_id_counts_once() {
     assert_eq!(status(&running, 5), (202, "duplicate".into()));
     assert_eq!(status(&running, 6), (202, "rejected".into()));
     running.kill();
-    let running = bench.start();
+    let running = bench.start_with(&[("TOLLGATE_IDEMPOTENCY_WINDOW", "4h")]);
     assert_eq!(status(&running, 5), (202, "duplicate".into()));
+    // The clock of the bench stands at 08:00.
+    let old =
+        json!({"id": "order-2", "dimension": "requests", "quantity": 1, "timestamp": "2026-11-24T05:59:00Z"});
+    assert_eq!(running.usage(&old).json()["results"][0]["status"], "rejected");
     assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], "5");
 }
 
@@ -111,8 +118,10 @@ fn late_usage_counts_to_the_current_hour() {
     );
 }
 
-/// **A shutdown loses nothing and waits for the application.** After SIGTERM usage is taken until two seconds have
-/// passed without any, at most half of `shutdown_grace`; then the open hour is sealed and sent, and the exit code is 0.
+/// **A shutdown loses nothing and waits for the application.** After SIGTERM usage is taken until `drain_quiet` (two
+/// seconds by default) has passed without any, for half of `shutdown_grace` at most; then the open hour is sealed and
+/// sent, and the exit code is 0. With `drain_quiet = "0s"`, for platforms that stop the application first, it is
+/// sealed at once.
 #[test]
 fn a_shutdown_loses_nothing_and_waits_for_the_application() {
     let bench = Bench::metered();
@@ -125,6 +134,13 @@ fn a_shutdown_loses_nothing_and_waits_for_the_application() {
     assert_eq!(status.code(), Some(0), "{last}");
     assert_eq!(bench.billed(), [("requests".into(), 3_000_000)].into());
     assert!(last.contains("all usage is sent"), "{last}");
+
+    let bench = Bench::metered();
+    let running = bench.start_with(&[("TOLLGATE_DRAIN_QUIET", "0s")]);
+    running.report("requests", "4");
+    let (status, last) = running.terminate();
+    assert_eq!(status.code(), Some(0), "{last}");
+    assert_eq!(bench.billed(), [("requests".into(), 4_000_000)].into());
 }
 
 /// **What cannot be sent in time stays.** Usage that AWS does not take before the time to stop is over stays on the

@@ -152,7 +152,7 @@ class Charts(unittest.TestCase):
         self.assertEqual(probe["exec"]["command"], ["/tollgate", "probe", "startup"])
         self.assertGreaterEqual(probe["failureThreshold"] * probe["periodSeconds"], 24 * 3600)
         self.assertFalse(pod["automountServiceAccountToken"])
-        self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 20 + 15)
+        self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 25 + 15)
         context = sidecar["securityContext"]
         self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])
         self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
@@ -228,7 +228,7 @@ class Charts(unittest.TestCase):
         self.assertEqual(ports, [19180, 19190])
         self.assertEqual([container["name"] for container in pod["initContainers"]], ["tollgate-0", "second"])
         # Native sidecars are stopped one after the other.
-        self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 20 + 20 + 15)
+        self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 25 + 25 + 15)
 
     def test_what_equals_tollgates_defaults_is_left_to_the_sellers_file(self):
         def names(values):
@@ -282,7 +282,7 @@ spec:
         })
         pod = template["spec"]
         self.assertTrue(pod["automountServiceAccountToken"])
-        self.assertEqual(pod["terminationGracePeriodSeconds"], 300 + 20 + 20 + 15)
+        self.assertEqual(pod["terminationGracePeriodSeconds"], 300 + 25 + 25 + 15)
         # No fsGroup: it would change the group of the application's own volumes.
         self.assertEqual(pod["securityContext"], {"runAsUser": 1000660000})
         self.assertEqual(pod["containers"], [{"name": "db", "image": "db:1", "args": ["on", "0644", "1e3"]}])

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::imports::{RULES, unknown_modules, violations};
-use crate::names::{forgotten_targets, metric_differences, undocumented_keys, unread_keys};
+use crate::names::{absent_defences, forgotten_targets, metric_differences, undocumented_keys, unread_keys};
 use crate::source::Source;
 use crate::words;
 
@@ -251,4 +251,23 @@ fn a_fuzz_target_that_is_never_built_is_found() {
     let files = ["fuzz/fuzz_targets/token.rs".to_owned()];
     assert_eq!(forgotten_targets(&files, "path = \"fuzz_targets/config.rs\"").len(), 1);
     assert_eq!(forgotten_targets(&files, "path = \"fuzz_targets/token.rs\""), Vec::<String>::new());
+}
+
+#[test]
+fn a_threat_that_names_no_test_is_found() {
+    let document = "\n## Attacks, and what stops them\n\n| attack | what stops it | held by |\n| --- | --- | --- |\n\
+                    | `x` | `y` | `a::tests::it_holds`, chaos row `slow`, `tests/a.py`, gate `part::…` |\n\n## More\n\n| `z` |\n";
+    let text = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    let mut texts = vec![
+        text("src/a.rs", "fn it_holds() {}"),
+        text("tests/chaos/chaos.py", "def slow(stand):"),
+        text("tests/a.py", ""),
+        text("tests/gate/part.rs", ""),
+    ];
+    assert_eq!(absent_defences(document, &texts), Vec::<String>::new());
+    texts[0].1 = "fn it_held() {}".to_owned();
+    assert_eq!(
+        absent_defences(document, &texts),
+        ["docs/THREATS.md names a::tests::it_holds, which does not exist"]
+    );
 }

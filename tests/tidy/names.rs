@@ -107,6 +107,28 @@ pub(crate) fn forgotten_targets(files: &[String], manifest: &str) -> Vec<String>
     forgotten.map(|file| format!("fuzz/fuzz_targets/{file} has no [[bin]] in fuzz/Cargo.toml")).collect()
 }
 
+/// What the last column of the attacks in THREATS.md names and nothing in `texts` defines: a test, a module of tests, a
+/// row of the chaos tests, a fuzz target, or a file.
+pub(crate) fn absent_defences(document: &str, texts: &[(String, String)]) -> Vec<String> {
+    let attacks = document.split_once("\n## Attacks").map_or("", |(_, rest)| rest);
+    let attacks = attacks.split_once("\n## ").map_or(attacks, |(attacks, _)| attacks);
+    let held_by = attacks.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once(" | "));
+    let named = held_by.flat_map(|(_, cell)| cell.split('`').skip(1).step_by(2));
+    let mut found = Vec::new();
+    for name in named {
+        let last = name.rsplit("::").find(|part| *part != "…" && *part != "tests").unwrap_or(name);
+        let defined = [format!("fn {last}("), format!("mod {last}"), format!("def {last}(")];
+        let exists = texts.iter().any(|(path, text)| {
+            let is_file = path == name || path.strip_suffix(".rs").is_some_and(|path| path.ends_with(last));
+            is_file || path != "docs/THREATS.md" && defined.iter().any(|defined| text.contains(defined))
+        });
+        if !exists {
+            found.push(format!("docs/THREATS.md names {name}, which does not exist"));
+        }
+    }
+    found
+}
+
 fn documented(text: &str) -> BTreeSet<String> {
     let cells = text.lines().filter_map(|line| line.strip_prefix("| `"));
     cells.filter_map(|cell| metric(cell.split(['`', '{']).next()?)).collect()

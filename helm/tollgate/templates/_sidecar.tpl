@@ -47,7 +47,7 @@ image sets must stand nowhere else.
 - name: TOLLGATE_PRODUCT_CODE
   value: {{ .productCode | quote }}
 {{- end }}
-{{- if ne .shutdownGrace "20s" }}
+{{- if ne .shutdownGrace "25s" }}
 - name: TOLLGATE_SHUTDOWN_GRACE
   value: {{ .shutdownGrace | quote }}
 {{- end }}

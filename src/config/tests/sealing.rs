@@ -67,9 +67,9 @@ fn floors_hold_for_the_operator_beside_a_sellers_file_and_nowhere_else() {
 
 #[test]
 fn a_stop_leaves_time_to_send() {
-    let case = Case::metered().flag(Setting::DrainQuiet, "20s");
-    assert!(case.faults().contains("leaves nothing of shutdown_grace (20s)"), "{}", case.faults());
-    assert!(case.flag(Setting::ShutdownGrace, "21s").load().is_ok());
+    let case = Case::metered().flag(Setting::DrainQuiet, "25s");
+    assert!(case.faults().contains("leaves nothing of shutdown_grace (25s)"), "{}", case.faults());
+    assert!(case.flag(Setting::ShutdownGrace, "26s").load().is_ok());
     assert!(Case::metered().flag(Setting::ShutdownGrace, "1s").load().is_ok());
 }
 
