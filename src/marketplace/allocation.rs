@@ -2,8 +2,9 @@
 //! `UsageAllocation`, `Tag`). Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Invalid, Quantity};
 
@@ -23,16 +24,16 @@ pub const ALLOCATIONS_BYTES_MAX: usize = 800_000;
 /// Around an allocation's tags, and around a tag's texts: names of members, a quantity, marks.
 const PART_BYTES: usize = 80;
 
-/// A set of tags that AWS takes; the empty one stands for usage without tags.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A set of tags that AWS takes; the empty one stands for usage without tags. Small, and its copies share one text: a
+/// record has 2,500 of them, and a map for each would take more than half a KiB.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>")]
-pub struct TagSet(BTreeMap<String, String>);
+pub struct TagSet(Arc<[(Box<str>, Box<str>)]>);
 
 impl TagSet {
-    /// The tags by key.
-    #[must_use]
-    pub const fn tags(&self) -> &BTreeMap<String, String> {
-        &self.0
+    /// The tags, sorted by key.
+    pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 
     /// Whether there is none.
@@ -44,14 +45,20 @@ impl TagSet {
     /// At least the bytes that an allocation with this set has in a request; a quote or backslash has two.
     #[must_use]
     pub fn request_bytes(&self) -> usize {
-        let texts = |(key, value): (&String, &String)| PART_BYTES + 2 * (key.len() + value.len());
-        PART_BYTES + self.0.iter().map(texts).sum::<usize>()
+        let texts = |(key, value): (&str, &str)| PART_BYTES + 2 * (key.len() + value.len());
+        PART_BYTES + self.tags().map(texts).sum::<usize>()
     }
 
     /// The one text that stands for this set on disk: JSON with sorted keys.
     #[must_use]
     pub fn canonical(&self) -> String {
-        serde_json::to_string(&self.0).expect("a map of strings is JSON")
+        serde_json::to_string(self).expect("a map of strings is JSON")
+    }
+}
+
+impl Serialize for TagSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.tags())
     }
 }
 
@@ -79,7 +86,8 @@ impl TryFrom<BTreeMap<String, String>> for TagSet {
                 ));
             }
         }
-        Ok(Self(tags))
+        let tags = tags.into_iter().map(|(key, value)| (key.into_boxed_str(), value.into_boxed_str()));
+        Ok(Self(tags.collect()))
     }
 }
 

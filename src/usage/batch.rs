@@ -19,16 +19,14 @@ pub const RECORD_BYTES: usize = 400;
 /// The most that a character of a text takes in JSON for each of its bytes: a control character is `\u0001`.
 pub const ESCAPED: usize = 6;
 
-/// Those of `records` that go into one call by their size: the first, and what fits beside it.
-#[must_use]
-pub fn fit(records: Vec<Record>) -> Vec<Record> {
+/// Chooses, one record after the other, those that go into one call by their size: the first, and what fits beside it.
+pub fn fits() -> impl FnMut(&Record) -> bool {
     let mut bytes = 0;
-    let mut fits = |record: &Record| {
+    move |record| {
         let fits = bytes == 0 || bytes + size(record) <= BYTES_MAX;
         bytes += if fits { size(record) } else { 0 };
         fits
-    };
-    records.into_iter().filter(|record| fits(record)).collect()
+    }
 }
 
 /// How the customer is named; AWS takes one form in a call.
@@ -69,7 +67,8 @@ mod tests {
     }
 
     fn ids(records: &[Record]) -> Vec<i64> {
-        fit(records.to_vec()).iter().map(|record| record.id).collect()
+        let mut fits = fits();
+        records.iter().filter(|record| fits(record)).map(|record| record.id).collect()
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub struct Intake {
 /// and the rest it stays within the container's 32 MiB. What does not fit waits.
 const MEMORY_BYTES_MAX: usize = 6 << 20;
 
-/// At most what an event costs in memory beside its texts: itself, what its answer needs, a node of tags, and what the
+/// At most what an event costs in memory beside its texts: itself, what its answer needs, its tags, and what the
 /// allocator adds to each of its texts.
 const EVENT_BYTES: usize = 1024;
 

@@ -379,10 +379,6 @@ impl Ledger {
             if name != "take" {
                 self.ageing.forget();
             }
-            // What was just acknowledged is younger than all that waits.
-            if name != "take" {
-                self.ageing.forget();
-            }
         }
         Ok(done)
     }

@@ -572,13 +572,16 @@ impl Sender {
             (self.settings.clone(), Arc::clone(&self.metering), self.writer.clone());
         let (region, now, signing) = (self.metering.region(), self.clock.now(), self.signing);
         self.calls.spawn(async move {
-            let begun = writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fit)).await;
+            let begun =
+                writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
             // The ledger may be closed, and opened by another, while the call lasts.
             drop(writer);
             let landed = match begun {
                 Ok(mut records) if !records.is_empty() => {
+                    // The request is made at once, and what it was made of goes: then it waits for its turn.
+                    let call = call::call(&settings, metering, &mut records, signing);
                     tokio::time::sleep_until(at).await;
-                    let answer = call::call(&settings, metering, &mut records, signing).await;
+                    let answer = call.await;
                     Ok((records, answer))
                 }
                 // Somebody else settled them.

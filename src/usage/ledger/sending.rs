@@ -113,20 +113,20 @@ impl Ledger {
         })
     }
 
-    /// Reads those of these records that are unsent, lets `fit` choose what goes into one call, and notes on disk that
-    /// they are about to be sent: to `region`, unless an earlier attempt went elsewhere.
+    /// Reads those of these records that are unsent, keeps what `fits` into one call, and notes on disk that they are
+    /// about to be sent: to `region`, unless an earlier attempt went elsewhere. What does not fit is dropped before the
+    /// next one is read: each may be large.
     pub fn begin(
         &mut self,
         ids: &[i64],
         region: Option<&Region>,
         now: Timestamp,
-        fit: impl FnOnce(Vec<Record>) -> Vec<Record>,
+        mut fits: impl FnMut(&Record) -> bool,
     ) -> Result<Vec<Record>, LedgerError> {
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
-            records.extend(self.record(*id)?.filter(|record| record.state == State::Sealed));
+            records.extend(self.record(*id)?.filter(|record| record.state == State::Sealed && fits(record)));
         }
-        let mut records = fit(records);
         let chosen: Vec<i64> = records.iter().map(|record| record.id).collect();
         self.attempt(&chosen, region, now)?;
         for record in &mut records {

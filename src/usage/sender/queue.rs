@@ -14,34 +14,28 @@ use crate::marketplace::Region;
 use crate::usage::batch;
 use crate::usage::ledger::{Due, Record};
 
-/// Calls in flight share so much memory, of the 32 MiB that the sidecar has: texts, their parts, and the body that is
-/// made of them.
+/// Calls in flight share so much memory, of the 32 MiB that the sidecar has.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
 
 /// Most calls in flight whose record may get no answer again, each of another customer (or dimension of the pod's own):
 /// those that are never answered leave room to the others.
 const RISKY_CALLS_MAX: usize = 6;
 
-/// A record without allocations, with its request.
+/// A record without allocations, with its part of the request and of the answer.
 const RECORD_BYTES: usize = 2048;
 
-/// A text of the allocations is held as it is stored, as it is read, and in the body.
-const TEXT_COPIES: usize = 3;
+/// AWS's names of members around a tag set make at most three bytes of request of each byte that is stored.
+const REQUEST_PER_STORED: usize = 3;
 
-/// A tag set in memory: a node of a map for its tags.
-const TAG_SET_BYTES: usize = 700;
+/// The request is held once. AWS's answer repeats it: as it arrives, and whole.
+const COPIES: usize = 3;
 
-/// The shortest tag set as it is stored: `{"tags":{"k":"v"},"micros":1}`.
-const TAG_SET_STORED_MIN: usize = 28;
-
-/// The most tag sets of a record.
-const TAG_SETS_MAX: usize = 2500;
-
-/// What a record costs in memory while it is in flight.
+/// What a record costs in memory while it is in flight. The record itself is gone by then: between disk and request
+/// there is one call's at a time.
 const fn weight(due: &Due) -> usize {
-    let sets = due.stored_bytes / TAG_SET_STORED_MIN;
-    let sets = if sets < TAG_SETS_MAX { sets } else { TAG_SETS_MAX };
-    RECORD_BYTES + TEXT_COPIES * due.stored_bytes + TAG_SET_BYTES * sets
+    let request = REQUEST_PER_STORED * due.stored_bytes;
+    let request = if request < batch::BYTES_MAX { request } else { batch::BYTES_MAX };
+    RECORD_BYTES + COPIES * request
 }
 
 /// A record in line.
@@ -318,12 +312,12 @@ mod tests {
     #[test]
     fn calls_in_flight_share_their_memory() {
         let large = |id: i64| Due { stored_bytes: 800_000, ..due(id, &id.to_string(), "a") };
-        let mut queue = queue([large(1), large(2), due(3, "3", "a")]);
+        let mut queue = queue([large(1), large(2), large(3), due(4, "4", "a")]);
         let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), None).unwrap();
-        assert_eq!(load.ids, [1, 3], "and what still fits beside it");
+        assert_eq!(load.ids, [1, 2, 4], "and what still fits beside them");
         let room = IN_FLIGHT_BYTES_MAX - load.weight;
         assert_eq!(queue.take(Wanted::Batch, room, &[], &Health::new(), None), None);
-        assert_eq!(take(&mut queue, Wanted::Batch), [2]);
+        assert_eq!(take(&mut queue, Wanted::Batch), [3]);
     }
 
     #[test]
