@@ -263,8 +263,8 @@ impl Sender {
         (self.look_at, self.sweep_at) = (Duration::ZERO, Duration::ZERO);
     }
 
-    /// Counts time that passed for AWS's windows, and not for a monotonic clock, which stands while the machine
-    /// sleeps. A pause that lasted over it is over.
+    /// Counts time that passed for AWS's windows and not for the monotonic clock, which stands while the machine
+    /// sleeps: a pause is over when its time has passed by either clock.
     fn keep_up(&mut self) {
         let running = clock::monotonic().duration_since(self.began);
         let slept = self.clock.now().since(self.began_wall.plus(running));
@@ -557,8 +557,8 @@ impl Sender {
         self.write_notes().await
     }
 
-    /// Lets a call take its way: its attempt is noted on disk, then, when its turn has come, it is made. Nobody waits
-    /// for either.
+    /// Starts a task that notes the attempt on disk, waits for the call's turn, and makes it. The sender's loop waits
+    /// for none of these.
     fn start(&mut self, load: Load) {
         let starts_at = self.pace.ready_at().max(self.uptime());
         self.pace.started(starts_at);

@@ -128,8 +128,8 @@ impl Queue {
     }
 
     /// Takes what goes into the next call out of the line. `None` where there is no such record, or no `room` for the
-    /// first; a record that has more than all the room goes when nothing else is in flight. `risky`: whose calls that
-    /// may get no answer again are in flight.
+    /// first; a record that has more than all the room goes when nothing else is in flight. `risky`: the names
+    /// (`suspects::name`) of calls in flight that may get no answer again.
     pub(super) fn take(
         &mut self,
         wanted: Wanted,

@@ -1,7 +1,7 @@
 //! Customers, and dimensions of the pod's own, whose calls got no answer. Pure.
 //!
-//! Nobody knows which record of a silent batch it was. Until a call with them is answered, a customer's records go
-//! alone, so that one that is never answered costs others one time-out at most.
+//! Nobody knows which record of a silent batch it was. Until a call with a customer's record is answered, each of that
+//! customer's records goes alone: one that is never answered costs others one time-out at most.
 
 use std::collections::BTreeSet;
 
