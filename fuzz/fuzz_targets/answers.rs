@@ -115,6 +115,7 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
                 allocations: Vec::new(),
                 client_token: "token".to_owned(),
                 dry_run: false,
+                region: None,
             };
             stand.aws.meter_usage(request, Signing::default()).await?;
         }
@@ -129,7 +130,8 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
                 decimal: true,
                 allocations: Vec::new(),
             };
-            let request = BatchMeterUsage { product_code: None, records: vec![record("1"), record("2")] };
+            let request =
+                BatchMeterUsage { product_code: None, records: vec![record("1"), record("2")], region: None };
             let metered = stand.aws.batch_meter_usage(request, Signing::default()).await?;
             assert_eq!(metered.statuses.len(), 2, "a status for each record");
         }
