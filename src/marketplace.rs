@@ -190,12 +190,10 @@ impl FromStr for Region {
             Some((area, direction, number))
         });
         let exists = parts.is_some_and(|(area, direction, number)| {
-            let counts = number.len() <= 2 && number.bytes().all(|b| b.is_ascii_digit());
+            // No direction of an area has more than seven regions so far, and some may be still to come.
             REGION_AREAS.contains(&area)
                 && REGION_DIRECTIONS.contains(&direction)
-                && counts
-                && !number.starts_with('0')
-                && !number.is_empty()
+                && matches!(number.as_bytes(), [b'1'..=b'9'] | [b'1', b'0'..=b'9'])
         });
         if exists {
             Ok(Self(text.to_owned()))
@@ -379,7 +377,12 @@ pub trait Metering: Send + Sync {
     fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>>;
 
     /// Sends an application's own call, signed anew, and returns AWS's answer as it came. One attempt.
-    fn forward(&self, target: String, body: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>>;
+    fn forward(
+        &self,
+        target: String,
+        body: Vec<u8>,
+        region: Option<Region>,
+    ) -> BoxFuture<'_, Result<Forwarded, Fault>>;
 
     /// The region that is asked, once it is known.
     fn region(&self) -> Option<Region>;

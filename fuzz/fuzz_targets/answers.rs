@@ -140,7 +140,7 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
         }
         _ => {
             let forwarded =
-                stand.aws.forward("AWSMPMeteringService.MeterUsage".to_owned(), b"{}".to_vec()).await?;
+                stand.aws.forward("AWSMPMeteringService.MeterUsage".to_owned(), b"{}".to_vec(), None).await?;
             assert!((100..1000).contains(&forwarded.status));
         }
     }

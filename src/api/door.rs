@@ -25,8 +25,8 @@ use super::usage::{Metering, UsagePart};
 use crate::clock::{self, WallClock};
 use crate::http::{self, Abandoned, Body, ReadBodyError, Room};
 use crate::marketplace::exceptions::NOT_ENTITLED;
-use crate::marketplace::{self, Fault, FaultClass, FaultCode, Forwarded, ProductCode};
-use crate::usage::ledger::{Claimed, LedgerError, Settled};
+use crate::marketplace::{self, Fault, FaultClass, FaultCode, Forwarded, ProductCode, Region};
+use crate::usage::ledger::{Claimed, Ledger, LedgerError, Settled};
 use crate::usage::notice::{Notices, Refused as NotTaken};
 use crate::usage::policy::processed_unknown;
 use rates::Rates;
@@ -163,7 +163,7 @@ impl Door {
             let bytes = held.to_vec();
             let answer = match &door.usage {
                 Some(usage) if operation == "MeterUsage" => door.meter(usage, target, bytes).await,
-                _ => door.send(target, bytes).await.response(),
+                _ => door.send(target, bytes, None).await.response(),
             };
             tracing::info!(operation, status = answer.status().as_u16(), "call passed through the AWS door");
             answer
@@ -171,10 +171,11 @@ impl Door {
         call.await.map_err(|_| Abandoned)
     }
 
-    async fn send(&self, target: String, body: Vec<u8>) -> Sent {
+    /// Makes a call, to `region` where an earlier one like it went there.
+    async fn send(&self, target: String, body: Vec<u8>, region: Option<Region>) -> Sent {
         let (began, mut pause, mut attempts, mut doubt) = (clock::monotonic(), PAUSE, 1, false);
         loop {
-            let answer = self.aws.forward(target.clone(), body.clone()).await;
+            let answer = self.aws.forward(target.clone(), body.clone(), region.clone()).await;
             doubt |= match &answer {
                 Ok(answer) => answer.status >= 500 || (answer.status == 200 && !is_object(&answer.body)),
                 Err(fault) => processed_unknown(fault),
@@ -194,7 +195,7 @@ impl Door {
         let _busy = usage.activity.begin();
         let report = match report::read(&body) {
             Ok(Some(report)) => report,
-            Ok(None) => return self.send(target, body).await.response(),
+            Ok(None) => return self.send(target, body, None).await.response(),
             Err(refused) => return refused.response(),
         };
         let Some(metering) = usage.metering.get() else {
@@ -214,13 +215,16 @@ impl Door {
         target: String,
         mut report: Report,
     ) -> Result<Response<Body>, LedgerError> {
-        let now = self.clock.now();
-        let claim = report.claim.clone();
-        let id = match metering.writer.with(move |ledger| ledger.claim(&claim, now)).await? {
+        let (now, mut region) = (self.clock.now(), self.aws.region());
+        let (claim, asked) = (report.claim.clone(), region.clone());
+        let claim = move |ledger: &mut Ledger| ledger.claim(&claim, asked.as_ref(), now);
+        let id = match metering.writer.with(claim).await? {
             Claimed::Granted(id) => id,
-            Claimed::Repeated { id, client_token, timestamp } => {
-                // The same to the letter on every attempt, or AWS would take it for another report under a known token.
+            Claimed::Repeated { id, client_token, timestamp, region: first } => {
+                // The same to the letter on every attempt, or AWS would take it for another report under a known token;
+                // and to the same region, since each has a memory of its own.
                 report.repeat(client_token, timestamp);
+                region = first;
                 id
             }
             Claimed::Taken => {
@@ -228,7 +232,7 @@ impl Door {
                 return Ok(ours(StatusCode::BAD_REQUEST, "DuplicateRequestException", text));
             }
         };
-        let sent = self.send(target, report.body()).await;
+        let sent = self.send(target, report.body(), region).await;
         let settled = sent.settled();
         let record_id = match &sent.answer {
             Ok(answer) if settled == Settled::Accepted => record_id(answer),
@@ -243,9 +247,9 @@ impl Door {
                 changed
             });
         }
-        let now = self.clock.now();
-        let settle = move |ledger: &mut crate::usage::ledger::Ledger| {
-            ledger.settle_claim(id, settled, record_id.as_deref(), now)
+        let (now, region) = (self.clock.now(), self.aws.region());
+        let settle = move |ledger: &mut Ledger| {
+            ledger.settle_claim(id, settled, record_id.as_deref(), region.as_ref(), now)
         };
         metering.writer.with(settle).await?;
         Ok(sent.response())

@@ -113,7 +113,7 @@ fn repair(entry: &Entry) -> Value {
 fn open(open: &Open) -> Value {
     json!({
         "hour": open.hour.to_string(),
-        "customer": open.customer,
+        "customer": open.customer.trim_end(),
         "dimension": open.dimension,
         "tags": open.tags,
         "quantity": quantity::show(open.micros),

@@ -243,7 +243,7 @@ pub fn shown(record: &Record) -> Value {
     json!({
         "id": record.id,
         "dimension": record.dimension,
-        "customer": record.customer.canonical(),
+        "customer": record.customer.canonical().trim_end(),
         "hour": record.hour.to_string(),
         "timestamp": record.timestamp.to_string(),
         "quantity": record.quantity.to_string(),

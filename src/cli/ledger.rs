@@ -351,14 +351,15 @@ fn left_to_do(backlog: &Value) -> String {
     let mut text = match number("unsent_records") {
         0 => "nothing sealed is unsent".to_owned(),
         unsent => {
-            let minutes = number("window_closes_in_seconds") / 60;
-            format!(
-                "{unsent} sealed and unsent; the oldest is of {}, its window at AWS closes at {} (in {} h {} min)",
-                cell(&backlog["oldest_unsent"]),
-                cell(&backlog["window_closes"]),
-                minutes / 60,
-                minutes % 60,
-            )
+            let (oldest, closes) = (cell(&backlog["oldest_unsent"]), cell(&backlog["window_closes"]));
+            let seconds = number("window_closes_in_seconds");
+            let left = seconds / 60;
+            let closing = if seconds == 0 {
+                format!("closed at {closes}")
+            } else {
+                format!("closes at {closes} (in {} h {} min)", left / 60, left % 60)
+            };
+            format!("{unsent} sealed and unsent; the oldest is of {oldest}, its window at AWS {closing}")
         }
     };
     if number("dead_letters") > 0 {

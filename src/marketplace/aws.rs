@@ -338,8 +338,13 @@ impl Metering for Aws {
         Box::pin(self.attempt(async move { self.ready(signing).await.map(|_| Identified) }))
     }
 
-    fn forward(&self, target: String, body: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        Box::pin(self.attempt(self.forward_once(target, body)))
+    fn forward(
+        &self,
+        target: String,
+        body: Vec<u8>,
+        region: Option<Region>,
+    ) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        Box::pin(self.attempt(self.forward_once(target, body, region)))
     }
 
     fn region(&self) -> Option<Region> {

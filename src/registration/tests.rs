@@ -110,7 +110,7 @@ impl Metering for Service {
         })
     }
 
-    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
         unreachable!("registration forwards nothing")
     }
 

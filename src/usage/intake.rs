@@ -202,8 +202,8 @@ fn reject(steps: &mut [Step], taken: &[Taken]) {
             }
             Some(Taken::OtherForm) => (
                 "form",
-                "in this hour usage of this account was counted in the other form, by license_arn or without it; AWS \
-                 would bill both, so send it in one form",
+                "in this hour usage of this account was counted in another form (account_id, license_arn or identifier); \
+                 AWS would bill both or refuse the second, so name the customer in one way",
             ),
         };
         if let Step::Valid { id, dimension } = step {

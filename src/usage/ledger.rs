@@ -236,7 +236,7 @@ impl Ledger {
                 quarantine::set_aside(&path, now, &detail)?;
                 let mut ledger = Self::open_file(&path, settings)?;
                 // The damaged file may have reported this hour already, and AWS takes one value for an hour.
-                ledger.seal_now(now)?;
+                ledger.close_hour(now)?;
                 Ok(ledger)
             }
             other => other,

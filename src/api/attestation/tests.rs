@@ -51,7 +51,7 @@ impl Metering for Service {
         unreachable!("an attestation asks RegisterUsage alone")
     }
 
-    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
         unreachable!("an attestation forwards nothing")
     }
 

@@ -46,7 +46,7 @@ pub(super) fn decide(
         quantity,
         allocations,
         call: request.call,
-        client_token: client_token(service, pod, &asked, agent)?,
+        client_token: client_token(service, pod, &asked, request.region, agent)?,
         region: request.region.to_owned(),
     };
     let (id, change) = judge(service, report)?;
@@ -144,6 +144,7 @@ fn client_token(
     service: &Service,
     pod: &PodView<'_>,
     asked: &MeterUsage<'_>,
+    region: &str,
     agent: bool,
 ) -> Result<Option<ClientToken>, ServiceError> {
     let Some(token) = asked.client_token.as_deref() else {
@@ -157,7 +158,7 @@ fn client_token(
         if service.world.switches.second(Switch::ClientTokenScope) { pod.account_id } else { pod.name };
     let (quantity, allocations) = read(asked.quantity()?, asked.usage_allocations.as_deref())?;
     Ok(Some(ClientToken {
-        token: fingerprint(&[scope.as_bytes(), token.as_bytes()]),
+        token: fingerprint(&[scope.as_bytes(), region.as_bytes(), token.as_bytes()]),
         request: fingerprint(&[
             asked.product_code.as_bytes(),
             asked.usage_dimension.as_bytes(),

@@ -227,7 +227,7 @@ async fn a_refused_signature_teaches_every_later_call_awss_clock() {
     let aws = client(format!("http://{addr}"), None);
     let today = clock::system_now().to_string().replace('-', "")[..8].to_owned();
     register(&aws).await.unwrap_err();
-    aws.forward("AWSMPMeteringService.MeterUsage".to_owned(), b"{}".to_vec()).await.unwrap();
+    aws.forward("AWSMPMeteringService.MeterUsage".to_owned(), b"{}".to_vec(), None).await.unwrap();
     aws.resolve_customer("token".to_owned()).await.unwrap_err();
     assert_eq!(served.await.unwrap(), [today.as_str(), "20261124", today.as_str()]);
 }
@@ -398,7 +398,7 @@ async fn an_answer_that_never_ends_is_cut_and_is_a_fault_like_any_other() {
         assert!(taken < connection::METERING_ANSWER_BYTES_MAX + (16 << 20), "{head}: {taken}");
         let (addr, _) = serve_endless(head, PIECE).await;
         let aws = client(format!("http://{addr}"), None);
-        let passed = aws.forward("AWSMPMeteringService.MeterUsage".into(), b"{}".to_vec()).await;
+        let passed = aws.forward("AWSMPMeteringService.MeterUsage".into(), b"{}".to_vec(), None).await;
         assert_eq!(passed.unwrap_err().class, FaultClass::Transient, "{head}");
     }
 }

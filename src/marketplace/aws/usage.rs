@@ -91,13 +91,19 @@ impl Aws {
         Ok(ResolvedCustomer { answer: raw.json()? })
     }
 
-    pub(super) async fn forward_once(&self, target: String, body: Vec<u8>) -> Result<Forwarded, Fault> {
+    pub(super) async fn forward_once(
+        &self,
+        target: String,
+        body: Vec<u8>,
+        region: Option<Region>,
+    ) -> Result<Forwarded, Fault> {
         let body = Bytes::from(body);
         let (mut raw, mut fault) =
-            self.send_raw(target.clone(), body.clone(), Signing::default(), None).await?;
+            self.send_raw(target.clone(), body.clone(), Signing::default(), region.as_ref()).await?;
         if fault.as_ref().is_some_and(|fault| fault.class == FaultClass::ExpiredSession) {
             // The pod's own session, of which the application knows nothing; AWS has looked at nothing else.
-            (raw, fault) = self.send_raw(target, body, Signing { reload_credentials: true }, None).await?;
+            (raw, fault) =
+                self.send_raw(target, body, Signing { reload_credentials: true }, region.as_ref()).await?;
         }
         if let Some(fault) = &fault {
             self.learn(fault);

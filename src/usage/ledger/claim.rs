@@ -12,7 +12,7 @@ use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings, current_hour};
 use crate::clock::Timestamp;
-use crate::marketplace::{Allocation, Hour, Quantity};
+use crate::marketplace::{Allocation, Hour, Quantity, Region};
 use crate::usage::event::Customer;
 use crate::usage::seal::{Sealed, StoredAllocation};
 
@@ -38,7 +38,8 @@ pub struct Claim {
 pub enum Claimed {
     /// The call may leave, under this record.
     Granted(i64),
-    /// The same report was made before: it may leave again, with the token and the time that it left with.
+    /// The same report was made before: it may leave again, with the token and the time that it left with, to the region
+    /// that it went to.
     Repeated {
         /// Its record.
         id: i64,
@@ -46,6 +47,8 @@ pub enum Claimed {
         client_token: String,
         /// Its time.
         timestamp: Timestamp,
+        /// Where AWS may know it: AWS deduplicates by region.
+        region: Option<Region>,
     },
     /// The hour has another value, from the ledger or from an earlier call, or what it had counts to a later one.
     Taken,
@@ -65,18 +68,24 @@ pub enum Settled {
 }
 
 impl Ledger {
-    /// Claims a dimension's hour.
-    pub fn claim(&mut self, claim: &Claim, now: Timestamp) -> Result<Claimed, LedgerError> {
+    /// Claims a dimension's hour for a call to `region`.
+    pub fn claim(
+        &mut self,
+        claim: &Claim,
+        region: Option<&Region>,
+        now: Timestamp,
+    ) -> Result<Claimed, LedgerError> {
         self.observe(now);
-        self.write("claim", |transaction, settings| grant(transaction, settings, claim, now))
+        self.write("claim", |transaction, settings| grant(transaction, settings, claim, region, now))
     }
 
-    /// Notes what AWS answered to the call of a claim.
+    /// Notes what AWS answered to the call of a claim; `region` is where it went.
     pub fn settle_claim(
         &mut self,
         id: i64,
         settled: Settled,
         record_id: Option<&str>,
+        region: Option<&Region>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.write("settle", |transaction, settings| {
@@ -94,7 +103,8 @@ impl Ledger {
                 // A record that was given up is billed all the same when AWS says so.
                 Settled::Accepted => BILLED,
             };
-            transaction.execute(sql, params![id, now.unix_millis(), record_id])?;
+            let region = region.map(Region::as_str);
+            transaction.execute(sql, params![id, now.unix_millis(), record_id, region])?;
             give_way(transaction, settings, id, now)
         })
     }
@@ -121,19 +131,20 @@ fn give_way(
     slots::carry(transaction, &slots::read(transaction, open)?, &Slot { hour, ..slot }, now)
 }
 
-// Each takes the record, the time, and AWS's id of it if there is one.
-const KEEP_ASKING: &str = "UPDATE records SET state = 'sealed', attempting = 0, updated_at = ?2,
-        metering_record_id = coalesce(?3, metering_record_id)
-    WHERE id = ?1 AND state = 'claimed'";
-const KEEP_ASKING_IN_DOUBT: &str = "UPDATE records SET in_doubt = 1, updated_at = ?2,
-        attempting = CASE state WHEN 'claimed' THEN 0 ELSE attempting END,
+// Each takes the record, the time, AWS's id of it if there is one, and where the call went if that was not known before.
+// A call that certainly was not billed puts nothing in doubt, whatever the record was before.
+const KEEP_ASKING: &str = "UPDATE records SET attempting = 0, updated_at = ?2,
         state = CASE state WHEN 'claimed' THEN 'sealed' ELSE state END,
-        metering_record_id = coalesce(?3, metering_record_id)
+        metering_record_id = coalesce(?3, metering_record_id), region = coalesce(region, ?4)
+    WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
+const KEEP_ASKING_IN_DOUBT: &str = "UPDATE records SET in_doubt = 1, attempting = 0, updated_at = ?2,
+        state = CASE state WHEN 'claimed' THEN 'sealed' ELSE state END,
+        metering_record_id = coalesce(?3, metering_record_id), region = coalesce(region, ?4)
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 const BILLED: &str =
     "UPDATE records SET state = 'accepted', in_doubt = 0, attempting = 0, updated_at = ?2, code = NULL,
         overdue_hour = NULL, overdue_from = NULL,
-        metering_record_id = coalesce(?3, metering_record_id)
+        metering_record_id = coalesce(?3, metering_record_id), region = coalesce(region, ?4)
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 
 /// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
@@ -149,8 +160,10 @@ fn grant(
     transaction: &Transaction<'_>,
     settings: &Settings,
     claim: &Claim,
+    region: Option<&Region>,
     now: Timestamp,
 ) -> rusqlite::Result<Claimed> {
+    let region_name = region.map(Region::as_str);
     let slot = Slot {
         pod: settings.pod.clone(),
         customer: Customer::Own.canonical(),
@@ -165,7 +178,7 @@ fn grant(
     let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
     let held = transaction
         .query_row(
-            "SELECT id, client_token, timestamp, micros = ?5 AND allocations = ?6 AND state NOT IN ('carried', 'discarded') FROM records
+            "SELECT id, client_token, timestamp, coalesce(region, ?7), micros = ?5 AND allocations = ?6 AND state NOT IN ('carried', 'discarded') FROM records
              WHERE pod = ?1 AND customer = ?2 AND dimension = ?3 AND hour = ?4",
             params![
                 slot.pod,
@@ -173,12 +186,15 @@ fn grant(
                 slot.dimension,
                 slot.hour.number(),
                 rows::signed(claim.quantity.micros()),
-                allocations
+                allocations,
+                region_name
             ],
             |row| {
                 let timestamp = Timestamp::from_unix_millis(row.get(2)?);
                 let (id, client_token) = (row.get(0)?, row.get(1)?);
-                Ok((Claimed::Repeated { id, client_token, timestamp }, row.get::<_, bool>(3)?))
+                let region: Option<String> = row.get(3)?;
+                let region = region.and_then(|name| name.parse().ok());
+                Ok((Claimed::Repeated { id, client_token, timestamp, region }, row.get::<_, bool>(4)?))
             },
         )
         .optional()?;
@@ -187,9 +203,10 @@ fn grant(
             if let Claimed::Repeated { id, .. } = repeated {
                 // On disk before the call leaves: should nobody hear its answer, this record may be billed.
                 transaction.execute(
-                    "UPDATE records SET in_doubt = 1, attempts = attempts + 1, updated_at = ?2
+                    "UPDATE records SET in_doubt = in_doubt OR attempting, attempting = 1, attempts = attempts + 1,
+                         updated_at = ?2, region = coalesce(region, ?3)
                      WHERE id = ?1 AND state IN ('sealed', 'dead', 'claimed')",
-                    params![id, now.unix_millis()],
+                    params![id, now.unix_millis(), region_name],
                 )?;
             }
             return Ok(repeated);
@@ -207,7 +224,10 @@ fn grant(
     let past = Past::of(claim.timestamp, None);
     let id =
         rows::insert_record(transaction, &slot, &past, &sealed, &claim.client_token, State::Claimed, now)?;
-    transaction.execute("UPDATE records SET attempting = 1, attempts = 1 WHERE id = ?1", [id])?;
+    transaction.execute(
+        "UPDATE records SET attempting = 1, attempts = 1, region = ?2 WHERE id = ?1",
+        params![id, region_name],
+    )?;
     Ok(Claimed::Granted(id))
 }
 

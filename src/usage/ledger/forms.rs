@@ -1,5 +1,6 @@
-//! Forms: a customer is reported in the legacy form or by a license. AWS bills both for one hour, so an account has one
-//! form in each hour, whichever came first.
+//! Forms: a customer is reported by its account, by a license of it, or by a legacy identifier. AWS bills the account and the
+//! license for one hour, and takes account and identifier for the same customer, of which it keeps one report. So an
+//! account has one form in each hour, whichever came first.
 //!
 //! A legacy `CustomerIdentifier` counts as its account where `ResolveCustomer` passed here and named both; an
 //! identifier that nothing is known of stands for itself.
@@ -29,7 +30,7 @@ const NAME_BYTES_MAX: usize = 255;
 /// The forms while events are counted, those that were looked up already in memory.
 pub(super) struct Forms<'a> {
     connection: &'a Connection,
-    known: BTreeMap<(String, Hour), Option<bool>>,
+    known: BTreeMap<(String, Hour), Option<Form>>,
 }
 
 impl<'a> Forms<'a> {
@@ -39,24 +40,24 @@ impl<'a> Forms<'a> {
 
     /// Whether usage of this customer may count to this hour.
     pub(super) fn fits(&mut self, customer: &Customer, hour: Hour) -> rusqlite::Result<bool> {
-        let Some((account, licensed)) = form_of(self.connection, customer)? else { return Ok(true) };
-        Ok(self.known(account, hour)?.is_none_or(|known| known == licensed))
+        let Some((account, form)) = form_of(self.connection, customer)? else { return Ok(true) };
+        Ok(self.known(account, hour)?.is_none_or(|known| known == form))
     }
 
     /// Usage of this customer counts to this hour.
     pub(super) fn set(&mut self, customer: &Customer, hour: Hour) -> rusqlite::Result<()> {
-        let Some((account, licensed)) = form_of(self.connection, customer)? else { return Ok(()) };
+        let Some((account, form)) = form_of(self.connection, customer)? else { return Ok(()) };
         if self.known(account.clone(), hour)?.is_some() {
             return Ok(());
         }
         self.connection
             .prepare_cached("INSERT INTO forms (hour, account, licensed) VALUES (?1, ?2, ?3)")?
-            .execute(params![hour.number(), account, licensed])?;
-        self.known.insert((account, hour), Some(licensed));
+            .execute(params![hour.number(), account, form as i64])?;
+        self.known.insert((account, hour), Some(form));
         Ok(())
     }
 
-    fn known(&mut self, account: String, hour: Hour) -> rusqlite::Result<Option<bool>> {
+    fn known(&mut self, account: String, hour: Hour) -> rusqlite::Result<Option<Form>> {
         let key = (account, hour);
         if let Some(known) = self.known.get(&key) {
             return Ok(*known);
@@ -64,19 +65,41 @@ impl<'a> Forms<'a> {
         let known = self
             .connection
             .prepare_cached("SELECT licensed FROM forms WHERE hour = ?1 AND account = ?2")?
-            .query_row(params![hour.number(), key.0], |row| row.get(0))
+            .query_row(params![hour.number(), key.0], |row| row.get(0).map(Form::of))
             .optional()?;
         self.known.insert(key, known);
         Ok(known)
     }
 }
 
-/// The customer's account, and whether it is reported by a license; `None` in mode `metered`, which has one form.
-fn form_of(connection: &Connection, customer: &Customer) -> rusqlite::Result<Option<(String, bool)>> {
+/// How an account is named, as column `licensed` holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `CustomerAWSAccountId` alone.
+    Account = 0,
+    /// With a `LicenseArn`.
+    License = 1,
+    /// `CustomerIdentifier`.
+    Identifier = 2,
+}
+
+impl Form {
+    const fn of(number: i64) -> Self {
+        match number {
+            1 => Self::License,
+            2 => Self::Identifier,
+            _ => Self::Account,
+        }
+    }
+}
+
+/// The customer's account and its form; `None` in mode `metered`, which has one form.
+fn form_of(connection: &Connection, customer: &Customer) -> rusqlite::Result<Option<(String, Form)>> {
     match customer {
         Customer::Own => Ok(None),
         Customer::Account { account_id, license_arn } => {
-            Ok(Some((format!("account {account_id}"), license_arn.is_some())))
+            let form = if license_arn.is_some() { Form::License } else { Form::Account };
+            Ok(Some((format!("account {account_id}"), form)))
         }
         Customer::Identifier(identifier) => {
             let account: Option<String> = connection
@@ -85,7 +108,7 @@ fn form_of(connection: &Connection, customer: &Customer) -> rusqlite::Result<Opt
                 .optional()?;
             let name = account
                 .map_or_else(|| format!("identifier {identifier}"), |account| format!("account {account}"));
-            Ok(Some((name, false)))
+            Ok(Some((name, Form::Identifier)))
         }
     }
 }

@@ -48,16 +48,26 @@ impl Ledger {
     /// Closes every hour whose time has come and seals some of what is in it; call again while there is more.
     pub fn seal_closed(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
         let latest = Hour::latest_closed(now, self.settings.settle);
-        self.seal_up_to(latest, now)
+        self.seal_up_to(latest, now, false)
     }
 
     /// Closes the open hour before its end, and all before it: for a shutdown. Later events count to the next one.
     /// While there is more, `seal_closed` goes on with it.
     pub fn seal_now(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
-        self.seal_up_to(Hour::of(now), now)
+        self.seal_up_to(Hour::of(now), now, false)
     }
 
-    fn seal_up_to(&mut self, latest: Hour, now: Timestamp) -> Result<Sealing, LedgerError> {
+    /// Closes the open hour, although nothing is open in it: somebody else may have reported it.
+    pub(super) fn close_hour(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
+        self.seal_up_to(Hour::of(now), now, true)
+    }
+
+    fn seal_up_to(
+        &mut self,
+        latest: Hour,
+        now: Timestamp,
+        although_empty: bool,
+    ) -> Result<Sealing, LedgerError> {
         if quarantine::is_suspect(&self.path) {
             self.check()?;
             quarantine::clear(&self.path);
@@ -68,6 +78,9 @@ impl Ledger {
         let mut advanced = false;
         let done = self.write("seal", |transaction, settings| {
             let (last, counts) = last_closed(transaction, now)?;
+            // An hour in which nothing is open need not end early: what the next process counts in it is billed in it.
+            let early = latest > whole && !although_empty;
+            let latest = if early && !any_open(transaction, latest)? { whole } else { latest };
             let closed = counts.map_or(latest, |last| last.max(latest)).max(whole);
             advanced = last.is_none_or(|last| last < closed);
             if advanced {
@@ -102,6 +115,13 @@ impl Ledger {
         }
         done
     }
+}
+
+/// Whether there is usage of this hour, or of one before it.
+fn any_open(connection: &Connection, hour: Hour) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM slots WHERE hour <= ?1)")?
+        .query_row([hour.number()], |row| row.get(0))
 }
 
 /// Seals what is in closed hours; what must not be reported in its hour counts to the current one.

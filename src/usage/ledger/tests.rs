@@ -17,6 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::*;
+use crate::marketplace::Region;
 use crate::marketplace::{Quantity, TagSet};
 use crate::usage::event::Customer;
 
@@ -333,10 +334,12 @@ fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
     let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     ledger.take(&[event(None, 5, START)], START).unwrap();
     let now = START.plus(MINUTE);
-    let Claimed::Granted(id) = ledger.claim(&claim(7, now), now).unwrap() else { panic!("not granted") };
-    assert!(matches!(ledger.claim(&claim(7, now), now).unwrap(), Claimed::Repeated { .. }));
-    assert_eq!(ledger.claim(&claim(8, now), now).unwrap(), Claimed::Taken);
-    ledger.settle_claim(id, Settled::Accepted, Some("id"), now).unwrap();
+    let Claimed::Granted(id) = ledger.claim(&claim(7, now), None, now).unwrap() else {
+        panic!("not granted")
+    };
+    assert!(matches!(ledger.claim(&claim(7, now), None, now).unwrap(), Claimed::Repeated { .. }));
+    assert_eq!(ledger.claim(&claim(8, now), None, now).unwrap(), Claimed::Taken);
+    ledger.settle_claim(id, Settled::Accepted, Some("id"), None, now).unwrap();
     ledger.take(&[event(None, 6, now)], now).unwrap();
     let totals = ledger.totals().unwrap()["requests"];
     assert_eq!((totals.accepted, totals.billed, totals.pending), (18, 7, 11));
@@ -354,17 +357,17 @@ fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
     let now = START.plus(HOUR + SETTLE);
     ledger.seal_closed(now).unwrap();
     // The application reports by itself what the ledger has sealed.
-    let Claimed::Repeated { id, .. } = ledger.claim(&claim(7, START), now).unwrap() else {
+    let Claimed::Repeated { id, .. } = ledger.claim(&claim(7, START), None, now).unwrap() else {
         panic!("not known")
     };
     assert!(ledger.unsent(1).unwrap()[0].in_doubt, "on disk before the call leaves");
-    ledger.settle_claim(id, Settled::Unknown, None, now).unwrap();
+    ledger.settle_claim(id, Settled::Unknown, None, None, now).unwrap();
     ledger.answered(id, &Answered::Carry("expired".into()), now).unwrap();
     assert_eq!(ledger.record(id).unwrap().unwrap().state, State::Sealed, "what is in doubt is never carried");
     ledger.answered(id, &Answered::Dead("in_doubt".into()), now).unwrap();
     // AWS has the last word, also about what was given up.
-    assert!(matches!(ledger.claim(&claim(7, START), now).unwrap(), Claimed::Repeated { .. }));
-    ledger.settle_claim(id, Settled::Accepted, Some("id"), now).unwrap();
+    assert!(matches!(ledger.claim(&claim(7, START), None, now).unwrap(), Claimed::Repeated { .. }));
+    ledger.settle_claim(id, Settled::Accepted, Some("id"), None, now).unwrap();
     let totals = ledger.totals().unwrap()["requests"];
     assert_eq!((totals.accepted, totals.billed, totals.dead), (7, 7, 0));
     let discard = repair::discard();
@@ -380,7 +383,11 @@ fn what_counts_to_a_later_hour_is_not_reported_again() {
     ledger.seal_closed(now).unwrap();
     let id = ledger.unsent(1).unwrap()[0].id;
     ledger.answered(id, &Answered::Carry("expired".into()), now).unwrap();
-    assert_eq!(ledger.claim(&claim(7, START), now).unwrap(), Claimed::Taken, "it would be billed twice");
+    assert_eq!(
+        ledger.claim(&claim(7, START), None, now).unwrap(),
+        Claimed::Taken,
+        "it would be billed twice"
+    );
     assert_eq!(ledger.totals().unwrap()["requests"].pending, 7);
 }
 
@@ -388,15 +395,19 @@ fn what_counts_to_a_later_hour_is_not_reported_again() {
 fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() {
     let folder = folder();
     let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
-    let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
-    ledger.settle_claim(id, Settled::Unsent, None, START).unwrap();
+    let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
+        panic!("not granted")
+    };
+    ledger.settle_claim(id, Settled::Unsent, None, None, START).unwrap();
     let record = ledger.record(id).unwrap().unwrap();
     assert_eq!((record.state, record.in_doubt), (State::Sealed, false));
     let later = START.plus(HOUR);
-    let Claimed::Granted(id) = ledger.claim(&claim(8, later), later).unwrap() else { panic!("not granted") };
+    let Claimed::Granted(id) = ledger.claim(&claim(8, later), None, later).unwrap() else {
+        panic!("not granted")
+    };
     // Nobody settled the first call; the second is refused, which says nothing of the first.
-    assert!(matches!(ledger.claim(&claim(8, later), later).unwrap(), Claimed::Repeated { .. }));
-    ledger.settle_claim(id, Settled::Refused, None, later).unwrap();
+    assert!(matches!(ledger.claim(&claim(8, later), None, later).unwrap(), Claimed::Repeated { .. }));
+    ledger.settle_claim(id, Settled::Refused, None, None, later).unwrap();
     let record = ledger.record(id).unwrap().unwrap();
     assert_eq!((record.state, record.in_doubt), (State::Sealed, true));
     let totals = ledger.totals().unwrap()["requests"];
@@ -408,18 +419,22 @@ fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_le
     let folder = folder();
     let open = || Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
     let mut ledger = open();
-    let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
-    ledger.settle_claim(id, Settled::Refused, None, START).unwrap();
+    let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
+        panic!("not granted")
+    };
+    ledger.settle_claim(id, Settled::Refused, None, None, START).unwrap();
     assert!(ledger.totals().unwrap().is_empty());
-    let Claimed::Granted(id) = ledger.claim(&claim(8, START), START).unwrap() else { panic!("not granted") };
-    ledger.settle_claim(id, Settled::Unknown, None, START).unwrap();
+    let Claimed::Granted(id) = ledger.claim(&claim(8, START), None, START).unwrap() else {
+        panic!("not granted")
+    };
+    ledger.settle_claim(id, Settled::Unknown, None, None, START).unwrap();
     let record = ledger.unsent(10).unwrap().remove(0);
     assert_eq!(
         (record.in_doubt, record.client_token.as_str(), record.quantity.micros()),
         (true, "token-8", 8)
     );
     let later = START.plus(HOUR);
-    assert!(matches!(ledger.claim(&claim(9, later), later).unwrap(), Claimed::Granted(_)));
+    assert!(matches!(ledger.claim(&claim(9, later), None, later).unwrap(), Claimed::Granted(_)));
     drop(ledger);
     let unsent = open().unsent(10).unwrap();
     assert_eq!(unsent.len(), 2, "a process that ended during the call leaves it in doubt");
@@ -434,11 +449,13 @@ fn a_claim_that_is_refused_moves_nothing() {
     let mut now = START;
     // A broken client, or a hostile one, has a call refused every hour, over the end of the hour.
     for _ in 0..10 {
-        let Claimed::Granted(id) = ledger.claim(&claim(7, now), now).unwrap() else { panic!("not granted") };
+        let Claimed::Granted(id) = ledger.claim(&claim(7, now), None, now).unwrap() else {
+            panic!("not granted")
+        };
         ledger.take(&[event(None, 5, now)], now).unwrap();
         let closed = now.plus(HOUR + SETTLE);
         assert_eq!(ledger.seal_closed(closed).unwrap().made, 0, "nobody knows yet whether the hour is free");
-        ledger.settle_claim(id, Settled::Refused, None, closed).unwrap();
+        ledger.settle_claim(id, Settled::Refused, None, None, closed).unwrap();
         assert_eq!(ledger.seal_closed(closed).unwrap().made, 1);
         now = now.plus(HOUR);
     }
@@ -456,11 +473,11 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
         let mut ledger =
             Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
         ledger.take(&[event(None, 5, START)], START).unwrap();
-        let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else {
+        let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
             panic!("not granted")
         };
         ledger.take(&[event(None, 6, START)], START).unwrap();
-        ledger.settle_claim(id, settled, None, START).unwrap();
+        ledger.settle_claim(id, settled, None, None, START).unwrap();
         ledger.take(&[event(None, 8, START)], START).unwrap();
         ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
         let records = ledger.records(10).unwrap();
@@ -476,10 +493,12 @@ fn a_claim_under_way_is_no_hour_without_usage_and_stops_no_sealing() {
     let zero_dimensions = vec!["requests".to_owned()];
     let settings = Settings { aws_door: true, zero_dimensions, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();
-    let Claimed::Granted(id) = ledger.claim(&claim(7, START), START).unwrap() else { panic!("not granted") };
+    let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
+        panic!("not granted")
+    };
     let closed = START.plus(HOUR + SETTLE);
     assert_eq!(ledger.seal_closed(closed).unwrap().made, 0);
-    ledger.settle_claim(id, Settled::Refused, None, closed).unwrap();
+    ledger.settle_claim(id, Settled::Refused, None, None, closed).unwrap();
     assert_eq!(ledger.seal_closed(closed.plus(HOUR)).unwrap().made, 2, "both hours had no usage");
 }
 
@@ -584,4 +603,57 @@ proptest! {
         let slots: BTreeSet<_> = records.iter().map(|record| (&record.pod, record.hour)).collect();
         prop_assert_eq!(slots.len(), records.len());
     }
+}
+
+#[test]
+fn a_repeat_through_the_door_that_aws_refuses_puts_nothing_in_doubt() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 7, START), START);
+    let now = START.plus(HOUR + SETTLE);
+    bench.ledger().seal_closed(now).unwrap();
+    let id = bench.ledger().unsent(1).unwrap()[0].id;
+    let allocations = Vec::new();
+    let report = Claim { allocations, ..claim(7, START) };
+    for settled in [Settled::Refused, Settled::Unsent] {
+        let Claimed::Repeated { id: repeated, .. } = bench.ledger().claim(&report, None, now).unwrap() else {
+            panic!("it is the same report")
+        };
+        assert_eq!(repeated, id);
+        assert!(bench.ledger().record(id).unwrap().unwrap().in_doubt, "while the call is under way");
+        bench.ledger().settle_claim(id, settled, None, None, now).unwrap();
+        assert!(!bench.ledger().record(id).unwrap().unwrap().in_doubt, "{settled:?}");
+    }
+    bench.ledger().claim(&report, None, now).unwrap();
+    bench.restart("pod-1");
+    assert!(bench.ledger().record(id).unwrap().unwrap().in_doubt, "the process ended during the call");
+}
+
+#[test]
+fn a_report_through_the_door_stays_in_the_region_of_its_first_call() {
+    let mut bench = Bench::new();
+    let regions = ["us-east-1", "eu-central-1"].map(|name| name.parse::<Region>().unwrap());
+    let Claimed::Granted(id) = bench.ledger().claim(&claim(7, START), Some(&regions[0]), START).unwrap()
+    else {
+        panic!("not granted")
+    };
+    bench.ledger().settle_claim(id, Settled::Unknown, None, Some(&regions[1]), START).unwrap();
+    let Claimed::Repeated { region, .. } =
+        bench.ledger().claim(&claim(7, START), Some(&regions[1]), START).unwrap()
+    else {
+        panic!("it is the same report")
+    };
+    assert_eq!(region.as_ref(), Some(&regions[0]), "another region would bill it again");
+    assert_eq!(bench.ledger().record(id).unwrap().unwrap().region.as_ref(), Some(&regions[0]));
+}
+
+#[test]
+fn an_early_end_of_an_hour_in_which_nothing_is_open_leaves_the_hour_to_the_next_process() {
+    let mut bench = Bench::new();
+    let now = START.plus(5 * MINUTE);
+    assert_eq!(bench.ledger().seal_now(now).unwrap().made, 0);
+    bench.restart("pod-1");
+    bench.take(event(None, 7, now), now);
+    assert_eq!(bench.ledger().seal_now(now.plus(MINUTE)).unwrap().made, 1, "AWS has no report of this hour");
+    let record = bench.ledger().unsent(1).unwrap().remove(0);
+    assert_eq!((record.hour, record.late_from), (Hour::of(START), None));
 }

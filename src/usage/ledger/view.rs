@@ -24,7 +24,7 @@ pub struct Looked {
 }
 
 /// A customer's text as a person gives it: whole, or the account, the licence or the identifier in it.
-const IS_CUSTOMER: &str = "(customer = ?3 OR substr(customer, -1 - length(?3)) = ' ' || ?3
+const IS_CUSTOMER: &str = "(rtrim(customer) = ?3 OR substr(customer, -1 - length(?3)) = ' ' || ?3
                              OR instr(customer, 'account ' || ?3 || ' ') = 1)";
 
 /// Where a record stands, in the words of the views.

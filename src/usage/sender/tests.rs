@@ -142,7 +142,7 @@ impl Metering for Service {
         unreachable!("the sender asks for no credentials")
     }
 
-    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
         unreachable!("the sender forwards nothing")
     }
 

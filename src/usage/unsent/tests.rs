@@ -68,7 +68,7 @@ impl Metering for Service {
         unreachable!("nothing here asks for credentials")
     }
 
-    fn forward(&self, _: String, _: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
         unreachable!("nothing here forwards")
     }
 

@@ -209,11 +209,13 @@ async fn a_report_of_the_application_itself_ends_with_awss_answer() {
         allocations: Vec::new(),
         client_token: "token".into(),
     };
-    let Claimed::Granted(id) = bench.ledger().claim(&claim, START).unwrap() else { panic!("not granted") };
-    bench.ledger().settle_claim(id, Settled::Unknown, None, START).unwrap();
+    let Claimed::Granted(id) = bench.ledger().claim(&claim, None, START).unwrap() else {
+        panic!("not granted")
+    };
+    bench.ledger().settle_claim(id, Settled::Unknown, None, None, START).unwrap();
     run(&mut bench, 3 * HOUR).await;
     assert!(bench.oldest().running > HOUR, "{:?}", bench.oldest());
-    bench.ledger().settle_claim(id, Settled::Accepted, Some("id"), START).unwrap();
+    bench.ledger().settle_claim(id, Settled::Accepted, Some("id"), None, START).unwrap();
     assert_eq!(bench.oldest(), Oldest::default());
 }
 
@@ -230,4 +232,20 @@ async fn a_disk_that_takes_no_writes_stops_no_time() {
     let before = bench.oldest().running;
     bench.restart("pod-1");
     assert!(bench.oldest().running >= before, "and it is counted once the disk takes writes again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denial_begins_no_age_and_ends_none_that_another_answer_began() {
+    for (first, ages) in [(None, false), (Some("InternalServiceErrorException"), true)] {
+        let mut bench = Bench::new();
+        let id = match first {
+            Some(code) => bench.answered(&Answered::Refused(code.to_owned())),
+            None => bench.answered(&Answered::Refused("CustomerNotEntitledException".to_owned())),
+        };
+        let denied = Answered::Refused("CustomerNotEntitledException".to_owned());
+        bench.ledger().answered(id, &denied, START.plus(HOUR)).unwrap();
+        assert_eq!(bench.oldest().hour.is_some(), ages, "{first:?}");
+        bench.ledger().answered(id, &Answered::Accepted(None), START.plus(HOUR)).unwrap();
+        assert_eq!(bench.oldest().hour, None);
+    }
 }

@@ -53,7 +53,11 @@ fn an_identifier_counts_as_its_account_where_that_is_known() {
         Taken::OtherForm,
         "what came before it was known"
     );
-    assert_eq!(bench.take(of(legacy(), 2, START), START), Taken::Accepted, "the same form");
+    assert_eq!(
+        bench.take(of(legacy(), 2, START), START),
+        Taken::OtherForm,
+        "nor with this one, which AWS would refuse"
+    );
     let next = START.plus(HOUR);
     bench.take(of(licensed(), 4, next), next);
     assert_eq!(bench.take(of(identified(), 8, next), next), Taken::OtherForm);
@@ -116,4 +120,16 @@ fn forms_of_hours_that_are_over_are_forgotten() {
     let held: i64 =
         bench.ledger().connection.query_row("SELECT count(*) FROM forms", [], |row| row.get(0)).unwrap();
     assert!((1..=5).contains(&held), "{held}");
+}
+
+#[test]
+fn an_account_and_its_identifier_are_one_customer_of_which_aws_keeps_one_report() {
+    let mut bench = Bench::new();
+    bench.ledger().identify("id-9", "111122223333").unwrap();
+    let identifier = Customer::Identifier("id-9".into());
+    assert_eq!(bench.take(of(legacy(), 4, START), START), Taken::Accepted);
+    assert_eq!(bench.take(of(identifier.clone(), 5, START), START), Taken::OtherForm);
+    let later = START.plus(HOUR);
+    assert_eq!(bench.take(of(identifier, 5, later), later), Taken::Accepted, "in another hour");
+    assert_eq!(bench.take(of(legacy(), 4, later), later), Taken::OtherForm);
 }
