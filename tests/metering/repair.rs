@@ -1,4 +1,5 @@
-//! Repairs by the command line: beside a running sidecar, on the file of a stopped one, and where they are the seller's.
+//! Repairs by the command line: beside a running sidecar, on the file of a stopped one, and where they are the
+//! seller's.
 
 use serde_json::{Value, json};
 
@@ -181,7 +182,7 @@ fn listings_come_as_csv_where_that_is_asked_for() {
     assert_eq!(answer.header("link"), Some("</v1/usage/open?limit=1&skip=1>; rel=\"next\""));
     assert_eq!(
         answer.body,
-        "hour,customer,dimension,tags,quantity,late_from\r\n2026-11-24T08:00:00Z,account 111122223333 ,requests,{},1,\r\n"
+        "hour,customer,dimension,tags,quantity,late_from\r\n2026-11-24T08:00:00Z,account 111122223333,requests,{},1,\r\n"
     );
     let filtered = ask("/v1/usage/open?customer=444455556666");
     assert!(

@@ -10,9 +10,9 @@
 //! - `overdue_hour` is the hour in which the usage was first sealed. It is set when AWS first refused the record, did
 //!   not answer, or took the hour from somebody else: usage that nobody has sent yet, since the pod was down, is not
 //!   late.
-//! - Both follow the usage when it is carried or replayed. AWS's acceptance ends them. `CustomerNotEntitledException` is
-//!   `on_lapse`'s: it begins no age, and ends none that another answer has begun. No other change of a record touches them, so `confirm` and
-//!   `discard` leave them as they are.
+//! - Both follow the usage when it is carried or replayed. AWS's acceptance ends them. `CustomerNotEntitledException`
+//!   is `on_lapse`'s: it begins no age, and ends none that another answer has begun. No other change of a record
+//!   touches them, so `confirm` and `discard` leave them as they are.
 //! - A record of 0 and what AWS's maximum left over are not late; nor is usage of a seller's customers.
 
 use std::time::Duration;
@@ -160,8 +160,8 @@ pub(super) fn answered(transaction: &Transaction<'_>, id: i64, answered: &Answer
         Answered::Accepted(_) | Answered::Unconfirmed(_) => end(transaction, id),
         Answered::Refused(code) | Answered::Unknown(code) | Answered::Carry(code) | Answered::Dead(code) => {
             if is_denial(code) {
-                // A denial is `on_lapse`'s, and ages nothing. Age that other answers began ends with AWS's acceptance only:
-                // else whoever cancels a subscription would open a gate that is shut for unreported usage.
+                // A denial is `on_lapse`'s, and ages nothing. Age that other answers began ends with AWS's acceptance
+                // only: else whoever cancels a subscription would open a gate that is shut for unreported usage.
                 end_where(transaction, id, "overdue_hour IS NULL")
             } else {
                 begin(transaction, "id = ?1 AND attempts > 0", id)

@@ -38,8 +38,8 @@ pub struct Claim {
 pub enum Claimed {
     /// The call may leave, under this record.
     Granted(i64),
-    /// The same report was made before: it may leave again, with the token and the time that it left with, to the region
-    /// that it went to.
+    /// The same report was made before: it may leave again, with the token and the time that it left with, to the
+    /// region that it went to.
     Repeated {
         /// Its record.
         id: i64,
@@ -131,8 +131,8 @@ fn give_way(
     slots::carry(transaction, &slots::read(transaction, open)?, &Slot { hour, ..slot }, now)
 }
 
-// Each takes the record, the time, AWS's id of it if there is one, and where the call went if that was not known before.
-// A call that certainly was not billed puts nothing in doubt, whatever the record was before.
+// Each takes the record, the time, AWS's id of it if there is one, and where the call went if that was not known
+// before. A call that certainly was not billed puts nothing in doubt, whatever the record was before.
 const KEEP_ASKING: &str = "UPDATE records SET attempting = 0, updated_at = ?2,
         state = CASE state WHEN 'claimed' THEN 'sealed' ELSE state END,
         metering_record_id = coalesce(?3, metering_record_id), region = coalesce(region, ?4)

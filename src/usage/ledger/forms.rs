@@ -1,6 +1,6 @@
-//! Forms: a customer is reported by its account, by a license of it, or by a legacy identifier. AWS bills the account and the
-//! license for one hour, and takes account and identifier for the same customer, of which it keeps one report. So an
-//! account has one form in each hour, whichever came first.
+//! Forms: a customer is reported by its account, by a license of it, or by a legacy identifier. AWS bills the account
+//! and the license for one hour, and takes account and identifier for the same customer, of which it keeps one
+//! report. So an account has one form in each hour, whichever came first.
 //!
 //! A legacy `CustomerIdentifier` counts as its account where `ResolveCustomer` passed here and named both; an
 //! identifier that nothing is known of stands for itself.

@@ -529,8 +529,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever happens in whatever order: acknowledged = billed + pending + dead + discarded, to the millionth, and what
-    /// was sealed never changes.
+    /// Whatever happens in whatever order: acknowledged = billed + pending + dead + discarded, to the millionth, and
+    /// what was sealed never changes.
     #[test]
     fn the_ledger_keeps_every_balance(steps in prop::collection::vec(step(), 1..60)) {
         let mut bench = Bench::new();
