@@ -98,8 +98,9 @@ fn make_and_remove(file: &Path) -> io::Result<()> {
     gone(fs::remove_file(file))?;
     match fs::OpenOptions::new().write(true).create_new(true).open(file) {
         Ok(mut made) => {
-            made.write_all(b"\n")?;
-            gone(fs::remove_file(file))
+            let wrote = made.write_all(b"\n");
+            gone(fs::remove_file(file))?;
+            wrote
         }
         // Another process of this pod proves the same at this moment.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -125,6 +126,7 @@ fn make_private_folder(folder: &Path) -> io::Result<()> {
 pub struct MemoryDisk {
     files: BTreeMap<PathBuf, Vec<u8>>,
     read_only: BTreeSet<PathBuf>,
+    full: BTreeSet<PathBuf>,
 }
 
 impl MemoryDisk {
@@ -139,6 +141,13 @@ impl MemoryDisk {
     #[must_use]
     pub fn with_read_only(mut self, folder: impl Into<PathBuf>) -> Self {
         self.read_only.insert(folder.into());
+        self
+    }
+
+    /// With one more folder, on a disk that is full.
+    #[must_use]
+    pub fn with_full(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.full.insert(folder.into());
         self
     }
 
@@ -176,6 +185,9 @@ impl Disk for MemoryDisk {
     }
 
     fn try_write(&self, folder: &Path, _keep: bool) -> io::Result<()> {
+        if self.full.contains(folder) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let blocked = self.read_only.contains(folder) || self.files.contains_key(folder);
         if blocked { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
     }

@@ -2,6 +2,7 @@
 //!
 //! Every part reads all its settings before it gives up, so that all faults are noted in one run.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -258,10 +259,19 @@ fn state(reader: &mut Reader<'_>, need: Option<&'static str>, role: Role) -> Opt
         return Some(State { dir: proven(path, explicit) });
     };
     let problem = format!("cannot be written: {}", describe(&error));
+    let full = error.kind() == ErrorKind::StorageFull;
+    if full && role == Role::Inspect {
+        // What the folder holds can be looked at all the same.
+        reader.warnings.push(format!("state_dir {} {problem}", path.display()));
+        return Some(State { dir: proven(path, explicit) });
+    }
     if explicit || need.is_some() {
         let because = need.map(|need| format!(", and {need}")).unwrap_or_default();
-        let remedy =
-            "mount a volume that this user may write (in Kubernetes, see fsGroup), or name another folder";
+        let remedy = if full {
+            "free room on the volume or enlarge it; usage that is there is sent after the next start"
+        } else {
+            "mount a volume that this user may write (in Kubernetes, see fsGroup), or name another folder"
+        };
         reader.fault(Setting::StateDir, format!("{problem}{because}; {remedy}"));
         return None;
     }

@@ -87,6 +87,11 @@ impl Case {
         self
     }
 
+    fn full(mut self, folder: &str) -> Self {
+        self.disk = self.disk.with_full(folder);
+        self
+    }
+
     fn role(mut self, role: Role) -> Self {
         self.role = role;
         self
@@ -799,4 +804,12 @@ fn in_kubernetes_metered_needs_the_pods_uid_and_hourly_keeps_no_receipt_without_
     assert_eq!((told, hourly.valid().registration.kept_receipt), (1, false));
     let named = hourly.env("TOLLGATE_POD_UID", "0d1f");
     assert!(named.valid().registration.kept_receipt && named.warnings().is_empty());
+}
+
+#[test]
+fn a_full_disk_is_named_as_such_and_what_it_holds_can_be_looked_at() {
+    let faults = Case::metered().full("/var/lib/tollgate").faults();
+    assert!(faults.contains("no space left") && faults.contains("free room on the volume"), "{faults}");
+    assert!(!faults.contains("fsGroup"), "{faults}");
+    Case::metered().full("/var/lib/tollgate").role(Role::Inspect).load().unwrap();
 }

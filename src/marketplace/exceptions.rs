@@ -232,7 +232,7 @@ const METERING: &[Exception] = &[
         Kind::NotEntitled,
         (
             "AWS says that this account has no valid subscription to the product.",
-            "Subscribe to the product in AWS Marketplace with the account that runs this pod; it is asked again every 5 minutes.",
+            "Subscribe to the product in AWS Marketplace with the account that runs this pod.",
         ),
     ),
     row(
