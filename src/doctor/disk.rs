@@ -67,7 +67,9 @@ pub enum Ledger {
     Held(Vec<(String, bool)>),
     /// A running process has it and does not answer as a sidecar.
     InUse,
-    /// It is damaged, or too new; the text says which file and why.
+    /// It is damaged; the text says which file and how.
+    Damaged(String),
+    /// It cannot be used as it stands: a newer one, another program's, a link; the text says why and what to do.
     Unusable(String),
 }
 
@@ -83,6 +85,10 @@ pub fn ledger(ledger: &Ledger) -> Finding {
             return Finding::warning(check, "another process has it", remedy);
         }
         Ledger::Unusable(why) => {
+            let remedy = "The sidecar leaves such a file as it is, and ends with exit code 74.";
+            return Finding::fault(check, "LedgerDamaged", why, remedy);
+        }
+        Ledger::Damaged(why) => {
             let remedy =
                 "Keep the file and hand it to the seller; the sidecar sets a damaged one aside by itself.";
             return Finding::fault(check, "LedgerDamaged", why, remedy);
@@ -133,7 +139,8 @@ mod tests {
             (Ledger::Held(rows(true)), Verdict::Ok),
             (Ledger::InUse, Verdict::Warning),
             (Ledger::Read(rows(false)), Verdict::Fault),
-            (Ledger::Unusable("x: malformed".to_owned()), Verdict::Fault),
+            (Ledger::Damaged("x: malformed".to_owned()), Verdict::Fault),
+            (Ledger::Unusable("x is a symbolic link".to_owned()), Verdict::Fault),
         ] {
             assert_eq!(ledger(&seen).verdict, verdict, "{seen:?}");
         }

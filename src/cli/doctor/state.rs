@@ -45,7 +45,8 @@ fn space(folder: &Path) -> Option<Space> {
 }
 
 async fn look(config: &Config, folder: &Path) -> Ledger {
-    if !folder.join(FILE_NAME).exists() {
+    // A link that leads nowhere is no ledger either, and the sidecar will not make one in its place.
+    if folder.join(FILE_NAME).symlink_metadata().is_err() {
         return Ledger::Absent;
     }
     let rows = |ledger: &ledger::Ledger| {
@@ -56,6 +57,7 @@ async fn look(config: &Config, folder: &Path) -> Ledger {
     match ledger::Ledger::open_existing(folder).and_then(|ledger| rows(&ledger)) {
         Ok(rows) => Ledger::Read(rows),
         Err(LedgerError::InUse(_)) => held(config).await.map_or(Ledger::InUse, Ledger::Held),
+        Err(error @ LedgerError::Damaged { .. }) => Ledger::Damaged(error.to_string()),
         Err(error) => Ledger::Unusable(error.to_string()),
     }
 }

@@ -55,7 +55,7 @@ impl Source {
         }
         let folder = config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
         let nobody = format!("no sidecar answers at app_addr {}", sidecar.address);
-        if !folder.join(FILE_NAME).exists() {
+        if folder.join(FILE_NAME).symlink_metadata().is_err() {
             let text = format!("{nobody}, and there is no ledger in {}", folder.display());
             return Err((Exit::LedgerIo, text));
         }
