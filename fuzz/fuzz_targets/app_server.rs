@@ -63,7 +63,12 @@ impl Metering for Refusing {
         Box::pin(async { Ok(Identified) })
     }
 
-    fn forward(&self, _: String, body: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+    fn forward(
+        &self,
+        _: String,
+        body: Vec<u8>,
+        _: Option<Region>,
+    ) -> BoxFuture<'_, Result<Forwarded, Fault>> {
         // Whatever AWS might send: here the question itself.
         let headers = vec![("x-amzn-requestid".to_owned(), "fuzz".to_owned())];
         Box::pin(async { Ok(Forwarded { status: 200, headers, body }) })
