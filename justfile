@@ -12,7 +12,7 @@ _list:
     @just --list --unsorted
 
 # Everything quick: what to run before a commit.
-check: fmt-check clippy tidy test
+check: fmt-check clippy fuzz-check tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
 ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (chaos "short") memory packaging test
@@ -296,6 +296,11 @@ bench-sending *parts:
 bench-memory *cases:
     cargo build --release --locked
     python3 benches/memory.py target/release/tollgate {{ cases }}
+
+# Compiles the fuzz targets, without their instruments: they follow each change of what they call.
+fuzz-check:
+    cp Cargo.lock fuzz/Cargo.lock
+    cargo check --manifest-path fuzz/Cargo.toml
 
 # Builds every fuzz target and runs each for some seconds, from its seeds.
 fuzz-smoke seconds="20":

@@ -34,9 +34,6 @@ pub const DIMENSION_CHARS_MAX: usize = 255;
 /// Older usage could not be billed in any window.
 pub const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// How long an event's `id` is remembered where nothing else is configured: twice the age of the oldest event.
-pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(48 * 3600);
-
 /// The age of the oldest event that is taken: a repetition of it must find its `id` remembered.
 #[must_use]
 pub fn age_max(idempotency_window: Duration) -> Duration {
