@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
-use crate::processes::{Emulator, Sidecar, command, unused_addr};
+use crate::processes::{Emulator, Sidecar, command, refusing_addr};
 
 fn probe(question: &str, addr: &str) -> Output {
     command(&["probe", question, "--probe-addr", addr]).output().unwrap()
@@ -39,7 +39,7 @@ fn probe_says_nothing_while_the_gate_is_open_and_one_line_while_it_is_shut() {
 
 #[test]
 fn probe_names_a_sidecar_that_does_not_run() {
-    let addr = unused_addr().to_string();
+    let addr = refusing_addr().to_string();
     let output = probe("ready", &addr);
     let line = stdout(&output);
     assert_eq!(output.status.code(), Some(1));
@@ -157,7 +157,7 @@ fn await_waits_for_the_gate_and_becomes_the_command() {
 
 #[test]
 fn await_gives_up_in_time_and_says_why() {
-    let addr = unused_addr().to_string();
+    let addr = refusing_addr().to_string();
     let output = command(&["await", "--timeout", "300ms", "--probe-addr", &addr]).output().unwrap();
     assert_eq!(output.status.code(), Some(124));
     let text = String::from_utf8(output.stderr).unwrap();

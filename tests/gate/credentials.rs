@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-use crate::processes::{Emulator, Sidecar, unused_addr};
+use crate::processes::{Emulator, Sidecar, refusing_addr};
 
 /// What a server does with each connection.
 #[derive(Clone)]
@@ -220,7 +220,7 @@ fn sts_refuses_or_fails_and_the_two_are_told_apart() {
         let command = irsa(&emulator, "pod-sts", &token, &format!("http://{}", serve(act)));
         commands.push((name, command, state, code, says));
     }
-    let away = irsa(&emulator, "pod-sts", &token, &format!("http://{}", unused_addr()));
+    let away = irsa(&emulator, "pod-sts", &token, &format!("http://{}", refusing_addr()));
     commands.push(("refused", away, "pending", "Connection", "STS at 127.0.0.1"));
     let no_tls = irsa(&emulator, "pod-sts", &token, &format!("https://{}", serve(Act::Greet)));
     commands.push(("no TLS", no_tls, "pending", "Tls", "STS at 127.0.0.1"));
@@ -255,7 +255,7 @@ fn the_ecs_agent_that_fails_is_waited_for() {
     let agent = "agent that hands out the task's credentials at 127.0.0.1";
     let error = r#"{"code":"InternalServerError","message":"no"}"#;
     hold(vec![
-        ("refused", command(unused_addr()), "pending", "Connection", agent),
+        ("refused", command(refusing_addr()), "pending", "Connection", agent),
         ("404", command(serve(answer(404, error))), "pending", "InvalidAnswer", agent),
         ("500", command(serve(answer(500, error))), "pending", "ServiceUnavailable", agent),
         ("429", command(serve(answer(429, ""))), "pending", "ThrottlingException", agent),
@@ -294,7 +294,7 @@ fn imds_counts_where_it_is_there() {
     hold(vec![
         (
             "refused: no instance",
-            command(unused_addr()),
+            command(refusing_addr()),
             "misconfigured",
             "CredentialsMissing",
             "no AWS credentials",

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use crate::commands::stdout;
-use crate::processes::{Emulator, Sidecar, command, post, unused_addr};
+use crate::processes::{Emulator, Sidecar, command, post, refusing_addr};
 
 fn doctor(emulator: &Emulator, change: impl FnOnce(&mut Command)) -> (Option<i32>, serde_json::Value) {
     let mut doctor = command(&["doctor", "--json"]);
@@ -42,7 +42,7 @@ fn doctor_finds_nothing_at_fault_before_the_emulator_and_registers_nothing() {
 #[test]
 fn doctor_names_what_is_at_fault() {
     let emulator = Emulator::start();
-    let nowhere = format!("http://{}", unused_addr());
+    let nowhere = format!("http://{}", refusing_addr());
     let (code, report) = doctor(&emulator, |command| {
         command.env("TOLLGATE_ENDPOINT_URL", nowhere);
     });
@@ -105,7 +105,7 @@ fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name(
             .env_remove("AWS_ACCESS_KEY_ID")
             .env_remove("AWS_SECRET_ACCESS_KEY")
             .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app")
-            .env("AWS_ENDPOINT_URL_STS", format!("http://{}", unused_addr()))
+            .env("AWS_ENDPOINT_URL_STS", format!("http://{}", refusing_addr()))
             .env("AWS_WEB_IDENTITY_TOKEN_FILE", &path);
     };
     let (code, report) = doctor(&emulator, irsa);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::processes::{Emulator, Sidecar, unused_addr};
+use crate::processes::{Emulator, Sidecar, refusing_addr};
 
 /// Exception, state, status of `/entitlement`, exit code where the policy is to exit at once.
 const REFUSALS: [(&str, &str, u16, i32); 6] = [
@@ -174,7 +174,7 @@ fn an_endpoint_that_is_not_there_is_pending_and_then_unavailable() {
     let emulator = Emulator::start();
     let mut command = emulator.sidecar("pod-away");
     command
-        .env("TOLLGATE_ENDPOINT_URL", format!("http://{}", unused_addr()))
+        .env("TOLLGATE_ENDPOINT_URL", format!("http://{}", refusing_addr()))
         .env("TOLLGATE_UNAVAILABLE_AFTER", "1s");
     let mut sidecar = Sidecar::start(command);
     sidecar.wait_for_code("pending", "Connection");

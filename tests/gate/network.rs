@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::processes::{Emulator, Sidecar, unused_addr};
+use crate::processes::{Emulator, Sidecar, refusing_addr};
 
 /// An HTTP proxy that reports the first line of each request and forwards plain ones to `upstream`.
 fn proxy(upstream: SocketAddr) -> (SocketAddr, Receiver<String>) {
@@ -81,7 +81,7 @@ fn https_goes_through_the_proxy_as_a_tunnel() {
 #[test]
 fn no_proxy_is_honoured_and_what_is_local_never_goes_through_one() {
     let emulator = Emulator::start();
-    let dead = format!("http://{}", unused_addr());
+    let dead = format!("http://{}", refusing_addr());
     let mut command = emulator.sidecar("pod-direct");
     command.env("HTTP_PROXY", &dead).env("HTTPS_PROXY", &dead).env("ALL_PROXY", &dead);
     Sidecar::start(command).wait_for("entitled");
@@ -101,7 +101,7 @@ fn the_emulators_clock_is_followed_for_wall_time() {
     let mut command = emulator.sidecar("pod-clock");
     command
         .env("TOLLGATE_CLOCK", format!("{}/_emulator/clock", emulator.endpoint()))
-        .env("TOLLGATE_ENDPOINT_URL", format!("http://{}", unused_addr()))
+        .env("TOLLGATE_ENDPOINT_URL", format!("http://{}", refusing_addr()))
         .env("TOLLGATE_STATE_DIR", state.path())
         .env("TOLLGATE_GRACE_PERIOD", "1h");
     let mut sidecar = Sidecar::start(command);

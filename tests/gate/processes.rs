@@ -1,13 +1,15 @@
 //! Starting the binary as emulator and as sidecar, and talking to them.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 
@@ -244,7 +246,13 @@ impl Drop for Sidecar {
     }
 }
 
-/// An address where nobody listens.
-pub(crate) fn unused_addr() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// An address that refuses every connection. It stays bound, without listening, for as long as the tests run: a port that
+/// is given back is soon another test's server.
+pub(crate) fn refusing_addr() -> SocketAddr {
+    static BOUND: LazyLock<TcpSocket> = LazyLock::new(|| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket
+    });
+    BOUND.local_addr().unwrap()
 }

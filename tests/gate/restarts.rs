@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
-use crate::processes::{Emulator, Sidecar, unused_addr};
+use crate::processes::{Emulator, Sidecar, refusing_addr};
 
 fn with_state(emulator: &Emulator, pod: &str, state: &std::path::Path) -> Command {
     let mut command = emulator.sidecar(pod);
@@ -21,7 +21,7 @@ fn the_kept_receipt_opens_the_gate_of_a_restarted_pod_while_aws_is_away() {
     first.signal("KILL");
     assert_eq!(first.end().0.signal(), Some(9));
 
-    let away = format!("http://{}", unused_addr());
+    let away = format!("http://{}", refusing_addr());
     let mut command = with_state(&emulator, "pod-kept", state.path());
     command.env("TOLLGATE_ENDPOINT_URL", &away);
     let mut restarted = Sidecar::start(command);
@@ -59,7 +59,7 @@ fn grace_that_has_ended_stays_ended_whatever_the_clock_and_the_file_say() {
         command
             .env("TOLLGATE_CLOCK", format!("{}/_emulator/clock", emulator.endpoint()))
             .env("TOLLGATE_GRACE_PERIOD", "1h")
-            .env("TOLLGATE_ENDPOINT_URL", format!("http://{}", unused_addr()));
+            .env("TOLLGATE_ENDPOINT_URL", format!("http://{}", refusing_addr()));
         Sidecar::start(command)
     };
     let mut graced = start();
@@ -95,7 +95,7 @@ fn a_kept_receipt_that_was_tampered_with_opens_nothing() {
     for content in [record.to_string(), kept[..kept.len() / 2].to_owned(), String::new()] {
         std::fs::write(&path, &content).unwrap();
         let mut command = with_state(&emulator, "pod-tampered", state.path());
-        command.env("TOLLGATE_ENDPOINT_URL", format!("http://{}", unused_addr()));
+        command.env("TOLLGATE_ENDPOINT_URL", format!("http://{}", refusing_addr()));
         let mut restarted = Sidecar::start(command);
         restarted.wait_for_code("pending", "Connection");
         assert_eq!(restarted.get("/readyz").status, 503, "{content}");
@@ -106,7 +106,7 @@ fn a_kept_receipt_that_was_tampered_with_opens_nothing() {
 fn grace_opens_while_aws_is_away_and_a_refusal_ends_it_for_restarts_too() {
     let emulator = Emulator::start();
     let state = tempfile::tempdir().unwrap();
-    let away = format!("http://{}", unused_addr());
+    let away = format!("http://{}", refusing_addr());
     let start = |endpoint: &str| {
         let mut command = with_state(&emulator, "pod-grace", state.path());
         command.env("TOLLGATE_GRACE_PERIOD", "1h").env("TOLLGATE_ENDPOINT_URL", endpoint);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
 use crate::marketplace::{Nonce, PublicKeyVersion};
@@ -165,8 +165,10 @@ async fn a_connection_that_breaks_is_transient() {
             "it may have been processed"
         );
     }
-    // Bound and dropped: nobody listens there any more.
-    let addr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // Bound, without listening: it refuses, and no other test is given the port.
+    let bound = TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = bound.local_addr().unwrap();
     let refused = register(&client(format!("http://{addr}"), None)).await;
     assert!(refused.as_ref().is_err_and(|fault| fault.never_sent), "{refused:?}");
     assert_eq!(class_and_code(refused), (FaultClass::Transient, "Connection".to_owned()));
