@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::marketplace::exceptions::{self, ROLE, WAIT};
-use crate::marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
+use crate::marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, TLS_HANDSHAKE};
 use crate::marketplace::{Fault, FaultClass, FaultCode, Place};
 
 /// What is wrong and what to do about it.
@@ -55,7 +55,12 @@ impl Reason {
 
     fn new(code: FaultCode, class: FaultClass, place: Place, host: Option<&str>) -> Self {
         let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
-        let remedy = remedy_at(class, place).unwrap_or(remedy);
+        // The code of a fault that only a proxy has says more than what holds for any fault of a proxy.
+        let proxys_own = matches!(code.as_str(), PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED);
+        let remedy = remedy_at(class, place).filter(|_| !proxys_own).unwrap_or(remedy);
+        // The proxy may have taken the connection and got no further.
+        let through_proxy = place == Place::Proxy && code.as_str() == "ConnectTimeout";
+        let message = if through_proxy { "No connection through {at} in time." } else { message };
         Self {
             docs: runbook(code.as_str()),
             code,
@@ -202,7 +207,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         PROXY_REFUSED,
         "{at} does not let the request through.",
-        "Allow AWS's endpoint at the proxy, or name it in NO_PROXY. Retries continue.",
+        "Allow CONNECT to AWS's endpoint at the proxy, without a login page, or name it in NO_PROXY. Retries continue.",
     ),
     (
         CLOCK_SKEW,
@@ -221,7 +226,12 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "Tls",
         "The TLS connection to {at} could not be trusted.",
-        "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM).",
+        "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM). Check the node's clock too.",
+    ),
+    (
+        TLS_HANDSHAKE,
+        "{at} did not agree on a TLS connection.",
+        "Allow HTTPS to {host} unopened, with TLS 1.2 or later: a firewall or proxy may refuse it. Retries continue.",
     ),
     ("MissingSignature", "AWS accepted the call but sent no signature.", WAIT),
     ("InvalidAnswer", "What answered in place of {at} makes no sense.", NETWORK),

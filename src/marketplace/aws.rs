@@ -261,7 +261,7 @@ impl Aws {
                 Ok(Reached { clock_offset_seconds: clock_offset(response.headers().get("date")) })
             }
             Ok(Err(error)) => {
-                let failure = Failure::of(&error);
+                let failure = Failure::of(&error, url);
                 let detail = DisplayErrorContext(&error).to_string();
                 Err(placed(Fault::local(FaultClass::Transient, failure.code, detail), failure, url))
             }
@@ -414,6 +414,7 @@ impl Aws {
             }
             (status, code) => classify(Answer { status, code }),
         };
+        let url = self.loader.found_endpoint().unwrap_or_default();
         let mut failure = None;
         let (class, code) = match error {
             SdkError::ServiceError(service) => {
@@ -422,7 +423,7 @@ impl Aws {
             SdkError::ResponseError(response) => answered(response.raw().status().as_u16(), None),
             SdkError::TimeoutError(_) => (FaultClass::Transient, FaultCode::known("Timeout")),
             SdkError::DispatchFailure(dispatch) => {
-                failure = dispatch.as_connector_error().map(Failure::of);
+                failure = dispatch.as_connector_error().map(|error| Failure::of(error, &url));
                 let code = failure.map_or("Connection", |failure| failure.code);
                 (FaultClass::Transient, FaultCode::known(code))
             }
@@ -435,7 +436,6 @@ impl Aws {
             never_sent: failure.is_some_and(|failure| !failure.connected),
             ..Fault::local(class, "", DisplayErrorContext(error).to_string())
         };
-        let url = self.loader.found_endpoint().unwrap_or_default();
         let by_proxy = fault.code.as_str() == PROXY_AUTHENTICATION_REQUIRED;
         match failure {
             Some(failure) => placed(fault, failure, &url),
@@ -447,7 +447,7 @@ impl Aws {
 
 /// The fault with what failed on the way to `url`.
 fn placed(fault: Fault, failure: Failure, url: &str) -> Fault {
-    if failure.at_proxy(url) {
+    if failure.at_proxy {
         fault.at(Place::Proxy, proxy_host(url))
     } else {
         fault.at(Place::Metering, host_of(url))

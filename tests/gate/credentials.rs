@@ -10,7 +10,7 @@ use crate::processes::{Emulator, Sidecar, refusing_addr};
 
 /// What a server does with each connection.
 #[derive(Clone)]
-enum Act {
+pub(crate) enum Act {
     /// Answers each request with this.
     Answer(String),
     /// Reads, and never answers.
@@ -19,9 +19,11 @@ enum Act {
     Endless,
     /// Speaks first, and no TLS.
     Greet,
+    /// Accepts a tunnel, waits for what is sent through it, says this, and hangs up.
+    Tunnel(&'static [u8]),
 }
 
-fn serve(act: Act) -> SocketAddr {
+pub(crate) fn serve(act: Act) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -38,6 +40,11 @@ fn serve(act: Act) -> SocketAddr {
                     Act::Greet => {}
                     Act::Answer(text) => drop(stream.write_all(text.as_bytes())),
                     Act::Silent => drop(stream.read_to_end(&mut Vec::new())),
+                    Act::Tunnel(says) => {
+                        let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n");
+                        let _ = stream.read(&mut [0; 4096]);
+                        let _ = stream.write_all(says);
+                    }
                     Act::Endless => {
                         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\n\r\n[");
                         while stream.write_all(&[b'['; 65536]).is_ok() {}
@@ -61,7 +68,7 @@ fn read_request(stream: &mut TcpStream) {
     }
 }
 
-fn answer(status: u16, body: &str) -> Act {
+pub(crate) fn answer(status: u16, body: &str) -> Act {
     Act::Answer(format!(
         "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
@@ -95,7 +102,7 @@ fn irsa(emulator: &Emulator, pod: &str, token: &Path, sts: &str) -> Command {
 }
 
 /// Waits for each row's line; all sidecars run at once, since some rows take seconds.
-fn hold(rows: Vec<(&str, Command, &str, &str, &str)>) {
+pub(crate) fn hold(rows: Vec<(&str, Command, &str, &str, &str)>) {
     let started: Vec<_> = rows
         .into_iter()
         .map(|(name, command, state, code, says)| (name, Sidecar::start(command), state, code, says))
@@ -223,7 +230,7 @@ fn sts_refuses_or_fails_and_the_two_are_told_apart() {
     let away = irsa(&emulator, "pod-sts", &token, &format!("http://{}", refusing_addr()));
     commands.push(("refused", away, "pending", "Connection", "STS at 127.0.0.1"));
     let no_tls = irsa(&emulator, "pod-sts", &token, &format!("https://{}", serve(Act::Greet)));
-    commands.push(("no TLS", no_tls, "pending", "Tls", "STS at 127.0.0.1"));
+    commands.push(("no TLS", no_tls, "pending", "InvalidAnswer", "STS at 127.0.0.1"));
     let no_name = irsa(&emulator, "pod-sts", &token, "http://sts.invalid");
     commands.push(("no name", no_name, "pending", "Dns", "STS at sts.invalid"));
     let mut proxied = irsa(&emulator, "pod-sts", &token, "http://sts.invalid");
@@ -241,6 +248,9 @@ fn sts_refuses_or_fails_and_the_two_are_told_apart() {
         "ProxyAuthenticationRequired",
         "The proxy at 127.0.0.1",
     ));
+    let mut portal = irsa(&emulator, "pod-sts", &token, "https://sts.invalid");
+    portal.env("HTTPS_PROXY", format!("http://{}", serve(answer(200, "<html>log in</html>"))));
+    commands.push(("a page for a tunnel", portal, "pending", "ProxyRefused", "The proxy at 127.0.0.1"));
     hold(commands);
 }
 

@@ -346,19 +346,32 @@ async fn a_certificate_of_nobody_we_trust_is_called_tls() {
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
 }
 
+/// Only a certificate can be untrusted: an operator who is sent to AWS_CA_BUNDLE for anything else looks in vain.
 #[tokio::test]
-async fn something_that_speaks_no_tls_is_called_tls() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.write_all(b"SSH-2.0-server\r\n").await.unwrap();
-        let mut rest = Vec::new();
-        let _ = stream.read_to_end(&mut rest).await;
-    });
-    let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
-    let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
-    assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
+async fn what_breaks_tls_is_told_apart_from_a_certificate() {
+    let alert = b"\x15\x03\x03\x00\x02\x02\x28";
+    for (says, code) in [
+        (&b"SSH-2.0-server\r\n"[..], "InvalidAnswer"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "InvalidAnswer"),
+        (alert, "TlsHandshake"),
+        (b"", "Connection"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // What is not read when the connection closes would make the kernel reset it.
+            let mut hello = [0; 8192];
+            let _ = stream.read(&mut hello).await.unwrap();
+            stream.write_all(says).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        });
+        let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
+        let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
+        assert!(outcome.as_ref().is_err_and(|fault| fault.never_sent), "{outcome:?}");
+        assert_eq!(class_and_code(outcome), (FaultClass::Transient, code.to_owned()));
+    }
 }
 
 // === hostile answers ===
