@@ -293,6 +293,8 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
         endpoint_url: aws.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),
         ecs_metadata_uri: aws.ecs_metadata_uri.clone(),
         web_identity_token_file: aws.web_identity_token_file.clone(),
+        container_token_file: aws.container_token_file.clone(),
+        credential_gaps: aws.credential_gaps.clone(),
         use_dual_stack: aws.use_dual_stack,
         use_fips: aws.use_fips,
         sealed: aws.sealed,

@@ -18,6 +18,7 @@ mod flags;
 mod keys;
 mod parse;
 mod parts;
+mod profiles;
 mod proxy;
 mod reader;
 mod report;
@@ -99,8 +100,8 @@ pub enum Role {
 
 /// Loads the configuration, or says everything that is wrong with it.
 ///
-/// Reads at most the seller's file, one configuration file, the key files, the token file, the CA bundle and, with a
-/// seller's file, the AWS profile files; proves that the state folder can be written.
+/// Reads at most the seller's file, one configuration file, the key files, the token files, the CA bundle and the AWS
+/// profile files; proves that the state folder can be written.
 pub fn load(
     flags: &Flags,
     env: &dyn Environment,
@@ -257,6 +258,10 @@ pub struct Aws {
     pub container_credentials: [Option<String>; 2],
     /// `AWS_WEB_IDENTITY_TOKEN_FILE`.
     pub web_identity_token_file: Option<PathBuf>,
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`.
+    pub container_token_file: Option<PathBuf>,
+    /// What was set for credentials and gives none, by variable and file; the reason where nothing else gives any.
+    pub credential_gaps: Vec<String>,
     /// Trusted instead of the system's certificate authorities.
     pub ca_bundle: Option<CaBundle>,
     /// `AWS_USE_DUALSTACK_ENDPOINT`.

@@ -209,6 +209,9 @@ impl fmt::Display for Region {
     }
 }
 
+/// Largest file with a token for credentials: a projected one has some kilobytes.
+pub const CREDENTIAL_FILE_BYTES_MAX: usize = 64 * 1024;
+
 /// A value that is not of its type; the text follows the name of the setting or field ("product_code may hold only…").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

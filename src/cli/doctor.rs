@@ -125,13 +125,16 @@ fn keys(config: &Config) -> Finding {
 /// A projected token has some kilobytes.
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
 
+/// What is wrong with a token's file.
+const TOKEN_FAULTS: [&str; 3] =
+    ["WebIdentityTokenUnreadable", "WebIdentityTokenMissing", "CredentialsFileInvalid"];
+
 async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let token = config.aws.web_identity_token_file.as_ref();
     if let Some(path) = token {
         let bytes = read_regular(path, TOKEN_BYTES_MAX, Links::Follow);
-        let read = bytes.as_deref().map_err(io::Error::kind);
-        findings.push(web_identity(&path.display().to_string(), read, clock::system_now()));
+        findings.push(web_identity(&path.display().to_string(), bytes.as_deref(), clock::system_now()));
     }
     if region.is_none() {
         let remedy = "Set the region first: STS is asked in it.";
@@ -148,7 +151,8 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         }
         // Said by the token's own finding.
         Err(fault)
-            if ["WebIdentityTokenUnreadable", "WebIdentityTokenMissing"].contains(&fault.code.as_str()) => {}
+            if TOKEN_FAULTS.contains(&fault.code.as_str())
+                && findings.iter().any(|finding| finding.verdict == Verdict::Fault) => {}
         Err(fault) => findings.push(at_fault("credentials", &fault)),
     }
     findings

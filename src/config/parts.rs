@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::disk::{Installation, describe};
 use super::env::{Environment, filled};
 use super::fault::Fault;
-use super::reader::Reader;
+use super::reader::{QUOTED, Reader, is_quoted};
 use super::resolve::{POD_UID_VARIABLE, Resolution};
 use super::setting::Setting;
 use super::{
@@ -37,7 +37,8 @@ fn read_config(reader: &mut Reader<'_>, role: Role) -> Option<Config> {
     let mode = reader.read(Setting::Mode, parse::mode);
     let product = product(reader, mode, role);
     let aws = sdk::read(reader);
-    let probe = probe(reader);
+    let uid = pod_uid(reader);
+    let probe = probe_of(reader, uid.clone());
     let app = app(reader);
     let registration = registration(reader, mode, role);
     let grace = registration.as_ref().is_some_and(|part| !part.grace_period.is_zero());
@@ -45,7 +46,7 @@ fn read_config(reader: &mut Reader<'_>, role: Role) -> Option<Config> {
     let usage = usage::read(reader, mode);
     let log = log(reader);
     let clock = reader.read(Setting::Clock, parse::clock);
-    let identity = identity(reader, mode);
+    let identity = uid.and_then(|uid| identity(reader, mode, uid));
     let registration = registration
         .map(|part| receipt_of_a_named_pod(reader, part, mode, identity.as_ref(), state.as_ref()));
     check_addresses(reader, probe.as_ref(), app.as_ref(), aws.as_ref());
@@ -171,9 +172,13 @@ fn registration(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Opti
 
 /// The probe server's part; also all that `probe` and `await` read.
 pub(super) fn probe(reader: &mut Reader<'_>) -> Option<Probe> {
+    let uid = pod_uid(reader);
+    probe_of(reader, uid)
+}
+
+fn probe_of(reader: &mut Reader<'_>, pod_uid: Option<Option<String>>) -> Option<Probe> {
     let addr = reader.read(Setting::ProbeAddr, parse::tcp_addr)?;
-    let pod_uid = filled(reader.env, POD_UID_VARIABLE);
-    Some(Probe { addr: ListenAddr::Tcp(addr), pod_uid })
+    Some(Probe { addr: ListenAddr::Tcp(addr), pod_uid: pod_uid? })
 }
 
 fn app(reader: &mut Reader<'_>) -> Option<App> {
@@ -339,16 +344,22 @@ fn receipt_of_a_named_pod(
     Registration { kept_receipt: false, ..registration }
 }
 
-fn identity(reader: &mut Reader<'_>, mode: Option<Mode>) -> Option<PodIdentity> {
+/// The pod's UID, where the platform says it: `Some(None)` where it does not.
+fn pod_uid(reader: &mut Reader<'_>) -> Option<Option<String>> {
+    let Some(uid) = filled(reader.env, POD_UID_VARIABLE) else { return Some(None) };
+    let problem = if is_quoted(&uid) {
+        QUOTED
+    } else if uid.len() > POD_UID_CHARS_MAX || !uid.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "is not a pod's UID; set it from the downward API (metadata.uid), or remove it"
+    } else {
+        return Some(Some(uid));
+    };
+    reader.faults.push(Fault::of(POD_UID_VARIABLE, problem));
+    None
+}
+
+fn identity(reader: &mut Reader<'_>, mode: Option<Mode>, uid: Option<String>) -> Option<PodIdentity> {
     let kubernetes = filled(reader.env, KUBERNETES_VARIABLE).is_some();
-    let uid = filled(reader.env, POD_UID_VARIABLE);
-    if let Some(uid) = &uid
-        && (uid.len() > POD_UID_CHARS_MAX || !uid.bytes().all(|byte| byte.is_ascii_graphic()))
-    {
-        let problem = "is not a pod's UID; set it from the downward API (metadata.uid), or remove it";
-        reader.faults.push(Fault::of(POD_UID_VARIABLE, problem));
-        return None;
-    }
     if kubernetes && uid.is_none() && mode == Some(Mode::Metered) {
         let problem = format!(
             "is required in mode metered: AWS tells reports apart by the pod, and only its UID does so over a restart; \

@@ -149,12 +149,12 @@ impl<'a> Reader<'a> {
 }
 
 /// Quotes that a shell or a template did not take off. No setting has a value that begins or ends with one.
-fn is_quoted(text: &str) -> bool {
+pub(super) fn is_quoted(text: &str) -> bool {
     let quote = |c: char| c == '"' || c == '\'';
     text.starts_with(quote) || text.ends_with(quote)
 }
 
-const QUOTED: &str = "holds quotes; write the value without them";
+pub(super) const QUOTED: &str = "holds quotes; write the value without them";
 
 /// The default of a setting in this build.
 pub(super) fn default_text(setting: Setting, installed: &Installation<'_>) -> Option<&'static str> {

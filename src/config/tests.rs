@@ -1,5 +1,7 @@
 //! Tests of the whole configuration, on files and variables that are given.
 
+mod credentials;
+mod quotes;
 mod sealing;
 
 use std::path::Path;

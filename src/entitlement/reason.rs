@@ -28,7 +28,7 @@ impl Reason {
     /// The catalogue's entry for `code`, or for its class where AWS used a name that the catalogue does not hold.
     #[must_use]
     pub fn of(code: FaultCode, class: FaultClass) -> Self {
-        Self::new(code, class, Place::Metering, None)
+        Self::new(code, class, (Place::Metering, None), "what is configured for it cannot be used")
     }
 
     /// The entry for a fault, with what failed and where.
@@ -39,7 +39,8 @@ impl Reason {
         {
             return Self::clock_skew(offset);
         }
-        Self::new(fault.code.clone(), fault.class, fault.place, fault.host.as_deref())
+        let at = (fault.place, fault.host.as_deref());
+        Self::new(fault.code.clone(), fault.class, at, &fault.detail)
     }
 
     /// The node's clock is off; `offset_seconds` is AWS's less ours.
@@ -53,7 +54,8 @@ impl Reason {
         }
     }
 
-    fn new(code: FaultCode, class: FaultClass, place: Place, host: Option<&str>) -> Self {
+    fn new(code: FaultCode, class: FaultClass, at: (Place, Option<&str>), detail: &str) -> Self {
+        let (place, host) = at;
         let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
         // The code of a fault that only a proxy has says more than what holds for any fault of a proxy.
         let proxys_own = matches!(code.as_str(), PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED);
@@ -64,7 +66,11 @@ impl Reason {
         Self {
             docs: runbook(code.as_str()),
             code,
-            message: placed(message, place, host),
+            message: if message.contains(DETAIL) {
+                message.replace(DETAIL, detail).into()
+            } else {
+                placed(message, place, host)
+            },
             remedy: placed(remedy, place, host),
         }
     }
@@ -81,6 +87,8 @@ pub const CLOCK_SKEW: &str = "ClockSkew";
 
 /// Stands in a text for what failed, with its host where that is known.
 const AT: &str = "{at}";
+/// Stands in a text for what was seen in the pod: only in those of codes whose faults' `detail` is a text of ours.
+const DETAIL: &str = "{detail}";
 /// Stands in a text for the host that must be reached.
 const HOST: &str = "{host}";
 
@@ -157,6 +165,16 @@ const NETWORK: &str = "Allow HTTPS to {host}, by NAT, proxy or VPC endpoint; ret
 /// Code, message, remedy of what AWS did not name.
 const CATALOGUE: &[(&str, &str, &str)] = &[
     ("CredentialsMissing", "There are no AWS credentials in this pod.", ROLE),
+    (
+        "CredentialsIncomplete",
+        "Nothing gives AWS credentials: {detail}.",
+        "Correct the variable or the file, or recreate the pod so that EKS or ECS sets it. tollgate config check names all.",
+    ),
+    (
+        "CredentialsFileInvalid",
+        "{detail}.",
+        "Correct the file, or remove the variable where the platform sets another source of credentials.",
+    ),
     (
         "WebIdentityTokenUnreadable",
         "The pod's web identity token cannot be read.",

@@ -82,6 +82,10 @@ pub struct Settings {
     pub ecs_metadata_uri: Option<String>,
     /// `AWS_WEB_IDENTITY_TOKEN_FILE`, to say more than the SDK does when it cannot be read.
     pub web_identity_token_file: Option<PathBuf>,
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`; the same holds.
+    pub container_token_file: Option<PathBuf>,
+    /// What was set for credentials and gives none: the reason where nothing else gives any.
+    pub credential_gaps: Vec<String>,
     /// `AWS_EC2_METADATA_DISABLED`.
     pub imds_disabled: bool,
     /// The certificates of `AWS_CA_BUNDLE`, which replace the system's.

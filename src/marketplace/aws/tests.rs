@@ -272,31 +272,6 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
     assert_eq!(Metering::region(&aws).unwrap().as_str(), "eu-central-1");
 }
 
-#[tokio::test]
-async fn an_unreadable_web_identity_token_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    std::fs::create_dir(file("folder")).unwrap();
-    std::fs::write(file("huge"), vec![b'x'; 65 * 1024]).unwrap();
-    let pipe = std::process::Command::new("mkfifo").arg(file("pipe")).status().unwrap();
-    assert!(pipe.success());
-    for (name, code) in [
-        ("absent", "WebIdentityTokenMissing"),
-        ("folder", "WebIdentityTokenUnreadable"),
-        ("huge", "WebIdentityTokenUnreadable"),
-        ("pipe", "WebIdentityTokenUnreadable"),
-    ] {
-        let settings = Settings {
-            region: "us-east-1".parse().ok(),
-            web_identity_token_file: Some(file(name)),
-            imds_disabled: true,
-            ..Settings::default()
-        };
-        let found = class_and_code(register(&Aws::new(settings)).await);
-        assert_eq!(found, (FaultClass::Access, code.to_owned()), "{name}");
-    }
-}
-
 // === TLS ===
 
 fn tls_server() -> Arc<rustls::ServerConfig> {
