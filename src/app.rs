@@ -225,16 +225,23 @@ impl App {
             Exit::Done
         };
         let drain = self.drain.clone();
-        let began = self.draining.clone();
+        let draining_now = self.draining.clone();
+        let mut began = None;
         let draining = async {
-            began.send_replace(true);
+            draining_now.send_replace(true);
+            began = Some(clock::monotonic());
             if let Some(drain) = &drain {
                 drain.run().await;
             }
         };
-        let ended = self.parts.supervise(&mut self.signals, quit, draining).await;
+        let mut ended = self.parts.supervise(&mut self.signals, quit, draining).await;
         if let Some(drain) = &drain {
-            drain.tell_what_remains().await;
+            let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
+            if ended.exit == Exit::Done
+                && let Some(cause) = why
+            {
+                ended = Ended { exit: Exit::LedgerIo, cause: Some(cause) };
+            }
         }
         self.last_line(&ended);
         ended.exit

@@ -5,13 +5,14 @@
 //! comes alone never waits for another.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Ledger, LedgerError, Taken};
 use crate::clock::{self, WallClock};
@@ -43,9 +44,13 @@ pub struct Writer {
     commands: Sender<Command>,
     doorbell: Arc<Doorbell>,
     thread: thread::Thread,
+    latest_failure: LatestFailure,
     #[cfg(test)]
-    inline: Option<(Arc<std::sync::Mutex<Ledger>>, WallClock)>,
+    inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
 }
+
+/// When the ledger last could not be used, and why.
+type LatestFailure = Arc<Mutex<Option<(Instant, LedgerError)>>>;
 
 impl Writer {
     /// Starts the thread, from inside the runtime. Hours go by `clock`.
@@ -59,6 +64,7 @@ impl Writer {
         });
         let doorbell = Arc::new(Doorbell::default());
         metrics.ledger_bytes_max(ledger.settings.bytes_max);
+        let latest_failure = LatestFailure::default();
         let thread = Thread {
             ledger,
             clock,
@@ -69,12 +75,14 @@ impl Writer {
             tell,
             pace: Pace::default(),
             failures: Limited::default(),
+            latest_failure: Arc::clone(&latest_failure),
         };
         let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
         Ok(Self {
             commands,
             doorbell,
             thread: running.thread().clone(),
+            latest_failure,
             #[cfg(test)]
             inline: None,
         })
@@ -87,8 +95,16 @@ impl Writer {
             commands: channel().0,
             doorbell: Arc::default(),
             thread: thread::current(),
-            inline: Some((Arc::new(std::sync::Mutex::new(ledger)), clock)),
+            latest_failure: LatestFailure::default(),
+            inline: Some((Arc::new(Mutex::new(ledger)), clock)),
         }
+    }
+
+    /// Why the ledger could not be used, if that happened after `since`.
+    #[must_use]
+    pub fn failed_since(&self, since: Instant) -> Option<LedgerError> {
+        let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
+        latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
     }
 
     /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the
@@ -178,6 +194,7 @@ struct Thread {
     pace: Pace,
     /// Log lines about writes that failed.
     failures: Limited,
+    latest_failure: LatestFailure,
 }
 
 /// How the latest commit went, which says how the next one should be gathered. Pure.
@@ -303,6 +320,8 @@ impl Thread {
             return;
         }
         self.metrics.commit_failed();
+        let failure = Some((clock::monotonic(), error.clone()));
+        *self.latest_failure.lock().expect("held for one move only, which cannot panic") = failure;
         self.failures.count(&error.to_string(), 1);
         // Failures that come before the next line are in the line of the first one after it.
         if let Due::Line(errors) = self.failures.due(clock::monotonic()) {
