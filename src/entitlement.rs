@@ -53,7 +53,7 @@ impl Proof {
             Self::Receipt(receipt) => receipt.emulated(),
             Self::Metered(report) => report.emulated(),
             Self::Permission(permission) => permission.emulated(),
-            Self::Seller(_) => false,
+            Self::Seller(seller) => seller.emulated(),
         }
     }
 }

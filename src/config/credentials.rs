@@ -72,9 +72,8 @@ pub(super) type Gaps = Vec<String>;
 pub(super) fn check(reader: &mut Reader<'_>) -> Gaps {
     // The one that is our setting is judged as such; beside a seller's file there may be none.
     let ours = reader.origin(Setting::EndpointUrl);
-    let judged = |name: &String| {
-        reader.resolution.sealed() || ours == Origin::Environment(Cow::Owned(name.clone()))
-    };
+    let judged =
+        |name: &String| reader.resolution.sealed() || ours == Origin::Environment(Cow::Owned(name.clone()));
     let endpoints: Vec<String> =
         reader.env.names().into_iter().filter(|name| name.starts_with(ENDPOINTS) && !judged(name)).collect();
     let texts = TEXTS.into_iter().map(str::to_owned).chain(endpoints).map(|name| (name, true));
@@ -122,7 +121,11 @@ fn addresses(reader: &mut Reader<'_>) {
     let given = |name| filled(reader.env, name).filter(|value| problem(value, true).is_none());
     let (relative, full, role) = (given(RELATIVE_URI), given(FULL_URI), given(ROLE));
     if relative.is_some_and(|path| !path.starts_with('/')) {
-        refuse(reader, RELATIVE_URI, "does not begin with a slash; write the path at 169.254.170.2, as ECS sets it");
+        refuse(
+            reader,
+            RELATIVE_URI,
+            "does not begin with a slash; write the path at 169.254.170.2, as ECS sets it",
+        );
     }
     if full.is_some_and(|uri| !is_agents(&uri)) {
         let problem = "is not where an agent hands out credentials; write https://host/path, or http:// with a loopback \

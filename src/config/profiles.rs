@@ -138,7 +138,10 @@ fn missing_profile(reader: &Reader<'_>, files: &[(bool, PathBuf, String)]) -> Op
         }
     }
     let paths: Vec<_> = files.iter().map(|(_, path, _)| path.display().to_string()).collect();
-    Some(format!("{PROFILE} names {profile:?}, a profile that is not in {}{misplaced}", paths.join(" or in ")))
+    Some(format!(
+        "{PROFILE} names {profile:?}, a profile that is not in {}{misplaced}",
+        paths.join(" or in ")
+    ))
 }
 
 /// The text between the brackets of a section's first line.

@@ -13,6 +13,7 @@ use super::reader::{QUOTED, Reader, is_quoted};
 use super::setting::Setting;
 use super::{Aws, EndpointUrl, credentials, proxy};
 use crate::disk::Links;
+use crate::marketplace::Region;
 use crate::marketplace::ca_bundle::CaBundle;
 
 /// Where the ECS agent describes the task (AWS: task metadata endpoint version 4).
@@ -35,6 +36,9 @@ pub(super) const SHOWN_VARIABLES: &[&str] = &[
 pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
     let region = reader.given(Setting::Region, parse::typed);
     let region_origin = reader.origin(Setting::Region);
+    if let Some(Some(region)) = &region {
+        warn_of_unlisted(reader, region, &region_origin);
+    }
     let endpoint_url = reader.given(Setting::EndpointUrl, parse::endpoint_url);
     let ca_bundle = ca_bundle(reader);
     let use_dual_stack = sdk_switch(reader, "AWS_USE_DUALSTACK_ENDPOINT");
@@ -69,6 +73,16 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
         proxies: proxies?,
         sealed,
     })
+}
+
+/// A new region must work without a new version; a wrong number is a name that never resolves.
+fn warn_of_unlisted(reader: &mut Reader<'_>, region: &Region, origin: &Origin) {
+    if !region.is_listed() {
+        reader.warnings.push(format!(
+            "region {region} ({origin}) is none of the AWS regions that this version knows; correct it, unless AWS has \
+             opened it since"
+        ));
+    }
 }
 
 fn sdk_switch(reader: &mut Reader<'_>, variable: &'static str) -> Option<bool> {

@@ -475,6 +475,18 @@ fn the_region_and_the_endpoint_may_come_from_the_sdks_variables() {
     assert_eq!(aws.region.unwrap().as_str(), "sa-east-1");
 }
 
+/// 78 for a region that this version does not know would keep pods of a new region from starting until a release.
+#[test]
+fn a_region_of_the_right_form_that_is_not_known_is_a_warning_that_names_it() {
+    let warnings = |region: &str| Case::hourly().env("AWS_REGION", region).warnings();
+    let unknown = warnings("us-east-9");
+    assert!(
+        unknown.len() == 1 && unknown[0].starts_with("region us-east-9 (environment AWS_REGION) is none"),
+        "{unknown:?}"
+    );
+    assert!(warnings("us-east-1").is_empty());
+}
+
 #[test]
 fn unencrypted_http_to_another_machine_is_a_warning() {
     let warnings = |url: &str| Case::hourly().flag(Setting::EndpointUrl, url).warnings();

@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::marketplace::exceptions::{self, ROLE, WAIT};
-use crate::marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, TLS_HANDSHAKE};
+use crate::marketplace::fault::{
+    PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, REGION_UNLISTED, TLS_HANDSHAKE,
+};
 use crate::marketplace::{Fault, FaultClass, FaultCode, Place};
 
 /// What is wrong and what to do about it.
@@ -240,6 +242,12 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ("Timeout", "{at} did not answer in time.", NETWORK),
     ("ConnectTimeout", "No connection to {at} in time.", NETWORK),
     ("Dns", "The name of {at} does not resolve.", NETWORK),
+    (
+        REGION_UNLISTED,
+        "The name of {at} does not resolve, and this version knows no such AWS region.",
+        "Correct the region (TOLLGATE_REGION, AWS_REGION). If AWS has opened it since, check the cluster's DNS; retries \
+         continue.",
+    ),
     ("Connection", "The connection to {at} failed.", NETWORK),
     (
         "Tls",

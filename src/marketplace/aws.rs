@@ -33,7 +33,7 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use tokio::sync::watch;
 
 use super::ca_bundle::CaBundle;
-use super::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify};
+use super::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REGION_UNLISTED, REQUEST_NOT_BUILT, classify};
 use super::{
     BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, FaultCode, Forwarded, Identified,
     MeterUsage, Metered, Metering, Place, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,
@@ -54,6 +54,9 @@ pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Of which region and credentials may take so much: a connection attempt and an answer, and the call has time left.
 const READY_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Whether the stand-in for AWS is the emulator is worth no longer wait: it is on this machine, or near.
+const STAND_IN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Credentials are renewed this long before they end, beside the calls: a stop in between never waits for STS.
 const RENEWED_BEFORE: Duration = Duration::from_secs(600);
@@ -111,6 +114,8 @@ pub struct Aws {
 pub struct Reached {
     /// The endpoint's clock less ours in seconds, from its `Date`.
     pub clock_offset_seconds: Option<i64>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
 }
 
 impl Aws {
@@ -246,6 +251,13 @@ impl Aws {
         connection::proxy(url)
     }
 
+    /// Whether what stands in for AWS is the emulator; AWS itself is not asked.
+    async fn is_emulated(&self) -> bool {
+        let Some(url) = &self.settings().endpoint_url else { return false };
+        let reached = tokio::time::timeout(STAND_IN_TIMEOUT, self.reach(url)).await;
+        matches!(reached, Ok(Ok(Reached { emulated: true, .. })))
+    }
+
     /// Asks `url` anything, unsigned, by the way that a call would take; for `doctor`. Any answer proves name,
     /// connection, proxy and TLS; its status says nothing.
     pub async fn reach(&self, url: &str) -> Result<Reached, Fault> {
@@ -262,7 +274,11 @@ impl Aws {
         let called = tokio::time::timeout(ATTEMPT_TIMEOUT, connector.call(request)).await;
         match called {
             Ok(Ok(response)) => {
-                Ok(Reached { clock_offset_seconds: clock_offset(response.headers().get("date")) })
+                let headers = response.headers();
+                Ok(Reached {
+                    clock_offset_seconds: clock_offset(headers.get("date")),
+                    emulated: headers.get(EMULATOR_HEADER).is_some(),
+                })
             }
             Ok(Err(error)) => {
                 let failure = Failure::of(&error, url);
@@ -339,7 +355,10 @@ impl Metering for Aws {
     }
 
     fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        Box::pin(self.attempt(async move { self.ready(signing).await.map(|_| Identified) }))
+        Box::pin(self.attempt(async move {
+            self.ready(signing).await?;
+            Ok(Identified { emulated: self.is_emulated().await })
+        }))
     }
 
     fn forward(
@@ -365,10 +384,23 @@ impl Aws {
         let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
             Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out"))
         });
+        let answer = answer.map_err(|fault| self.at_a_known_region(fault));
         if let Err(fault) = &answer {
             self.learn(fault);
         }
         answer
+    }
+
+    /// AWS's endpoints have names in regions that exist only.
+    fn at_a_known_region(&self, fault: Fault) -> Fault {
+        let region = self.loader.found_region();
+        let unlisted =
+            region.is_some_and(|region| !region.is_listed()) && self.settings().endpoint_url.is_none();
+        let of_aws = matches!(fault.place, Place::Metering | Place::Sts);
+        if unlisted && of_aws && fault.code.as_str() == "Dns" {
+            return Fault { code: FaultCode::known(REGION_UNLISTED), ..fault };
+        }
+        fault
     }
 
     /// Where AWS does not accept who asks, the next call of whatever kind is signed by AWS's own clock, if ours is off,

@@ -205,7 +205,9 @@ impl Store {
     /// As [`Store::load`], on a thread that may block.
     pub async fn recall(&self) -> Record {
         let store = self.clone();
-        self.off_thread(move || Ok(store.load())).await.unwrap_or_else(|error| self.unreadable(&error.to_string()))
+        self.off_thread(move || Ok(store.load()))
+            .await
+            .unwrap_or_else(|error| self.unreadable(&error.to_string()))
     }
 
     fn unreadable(&self, problem: &str) -> Record {
@@ -369,7 +371,11 @@ mod tests {
             let error = store.save(&Record::default()).unwrap_err().to_string();
             assert_eq!(error, format!("{}: is a folder, not a file", path.display()));
             assert_eq!(store.load().known().grace_ended, name == FILE_NAME);
-            assert!(store.obstacle().is_some_and(|said| said.contains(name) && said.ends_with("is a folder, not a file")));
+            assert!(
+                store
+                    .obstacle()
+                    .is_some_and(|said| said.contains(name) && said.ends_with("is a folder, not a file"))
+            );
             fs::remove_dir_all(path).unwrap();
         }
         std::os::unix::fs::symlink("/nowhere", folder.path().join(FILE_NAME)).unwrap();

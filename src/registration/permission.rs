@@ -65,6 +65,12 @@ impl Seller {
     pub const fn of(identified: Identified) -> Self {
         Self(identified)
     }
+
+    /// Whether the emulator stands in for AWS.
+    #[must_use]
+    pub const fn emulated(&self) -> bool {
+        self.0.emulated
+    }
 }
 
 /// Asked about when no dimension is configured: a dry run is not stated to look at it.

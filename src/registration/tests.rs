@@ -105,7 +105,7 @@ impl Metering for Service {
         Box::pin(async {
             match self.acts.lock().unwrap().pop_front() {
                 Some(Act::Fail(class, code)) => Err(Fault::local(class, code, "")),
-                Some(Act::Hang) | None => Ok(Identified),
+                Some(Act::Hang) | None => Ok(Identified { emulated: false }),
             }
         })
     }

@@ -323,6 +323,60 @@ fn imds_counts_where_it_is_there() {
     ]);
 }
 
+/// Each was told as "there are no AWS credentials in this pod", or as a source that does not answer.
+#[test]
+fn what_was_meant_to_give_credentials_is_named_where_nothing_does() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    assert!(Command::new("mkfifo").arg(file("pipe")).status().unwrap().success());
+    std::fs::create_dir(file("folder")).unwrap();
+    std::fs::write(file("empty"), "").unwrap();
+    std::fs::write(file("token"), "a.b.c").unwrap();
+    std::fs::write(file("config"), "[bare]\nregion = us-east-1\n").unwrap();
+    let role = ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x".to_owned());
+    let token = |name: &str| ("AWS_WEB_IDENTITY_TOKEN_FILE", file(name));
+    let agent = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{}/v1/credentials", refusing_addr()));
+    let agents = |name: &str| ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file(name));
+    let (incomplete, invalid) = ("CredentialsIncomplete", "CredentialsFileInvalid");
+    let rows = vec![
+        (vec![role.clone()], incomplete, "AWS_ROLE_ARN is set without AWS_WEB_IDENTITY_TOKEN_FILE"),
+        (vec![token("token")], incomplete, "AWS_WEB_IDENTITY_TOKEN_FILE is set without AWS_ROLE_ARN"),
+        (vec![("AWS_ACCESS_KEY_ID", "AKIA".to_owned())], incomplete, "without AWS_SECRET_ACCESS_KEY"),
+        (vec![agents("token")], incomplete, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is set without"),
+        (
+            vec![("AWS_PROFILE", "bare".to_owned()), ("AWS_CONFIG_FILE", file("config"))],
+            incomplete,
+            "AWS_PROFILE names \"bare\", a profile that is not in",
+        ),
+        (
+            vec![("AWS_CONFIG_FILE", file("nowhere"))],
+            incomplete,
+            "nowhere, which is ignored (does not exist)",
+        ),
+        (vec![role.clone(), token("pipe")], invalid, "gives no token (is not a regular file"),
+        (vec![role.clone(), token("folder")], invalid, "gives no token (is a folder"),
+        (vec![role.clone(), token("empty")], invalid, "gives no token (is empty)"),
+        (vec![role, token("nowhere")], "WebIdentityTokenMissing", "does not exist"),
+        (vec![agent.clone(), agents("pipe")], invalid, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names"),
+        (vec![agent.clone(), agents("empty")], invalid, "gives no token (is empty)"),
+        (vec![agent, agents("nowhere")], invalid, "gives no token (does not exist)"),
+        // Kubernetes templates leave variables empty; the SDK would stop at them.
+        (
+            vec![("AWS_PROFILE", String::new()), ("AWS_CONTAINER_CREDENTIALS_FULL_URI", String::new())],
+            "CredentialsMissing",
+            "no AWS credentials",
+        ),
+    ];
+    let mut commands = Vec::new();
+    for (variables, code, says) in rows {
+        let mut command = without_keys(&emulator, "pod-half");
+        command.envs(variables);
+        commands.push((says, command, "misconfigured", code, says));
+    }
+    hold(commands);
+}
+
 /// Finding 2.2: a fault of STS on the way to AWS killed the kept receipt on disk and ended grace, so that the pod stayed
 /// shut when AWS was merely out of reach later.
 #[test]

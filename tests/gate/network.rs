@@ -96,7 +96,9 @@ fn a_proxy_that_opens_no_tunnel_is_named() {
         command
     };
     let mut rows: Vec<_> = [200, 302, 403, 502, 503]
-        .map(|status| ("a page", proxied(answer(status, PAGE)), "pending", "ProxyRefused", "The proxy at 127"))
+        .map(|status| {
+            ("a page", proxied(answer(status, PAGE)), "pending", "ProxyRefused", "The proxy at 127")
+        })
         .into();
     let chunked = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2f\r\n{PAGE}\r\n0\r\n\r\n");
     for (name, act, code, says) in [
@@ -106,7 +108,12 @@ fn a_proxy_that_opens_no_tunnel_is_named() {
         ("hangs up at once", Act::Answer(String::new()), "Connection", "to the proxy at 127"),
         ("no HTTP", Act::Greet, "ProxyRefused", "The proxy at 127"),
         ("silent", Act::Silent, "ConnectTimeout", "No connection through the proxy at 127"),
-        ("refused behind it", Act::Tunnel(ALERT), "TlsHandshake", "service at metering.invalid did not agree"),
+        (
+            "refused behind it",
+            Act::Tunnel(ALERT),
+            "TlsHandshake",
+            "service at metering.invalid did not agree",
+        ),
     ] {
         rows.push((name, proxied(act), "pending", code, says));
     }

@@ -20,14 +20,21 @@ fn case(variables: &[(&str, &str)]) -> Case {
 #[test]
 fn what_gives_no_credentials_is_named() {
     let profile = |name: &'static str| {
-        [("AWS_PROFILE", name), ("AWS_CONFIG_FILE", "/config"), ("AWS_SHARED_CREDENTIALS_FILE", "/credentials")]
+        [
+            ("AWS_PROFILE", name),
+            ("AWS_CONFIG_FILE", "/config"),
+            ("AWS_SHARED_CREDENTIALS_FILE", "/credentials"),
+        ]
     };
     let rows: [(&[(&str, &str)], &str); 15] = [
         (&[ROLE], "AWS_ROLE_ARN is set without AWS_WEB_IDENTITY_TOKEN_FILE"),
         (&[TOKEN_FILE], "AWS_WEB_IDENTITY_TOKEN_FILE is set without AWS_ROLE_ARN"),
         (&[("AWS_ACCESS_KEY_ID", "AKIA")], "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY"),
         (&[("AWS_SECRET_ACCESS_KEY", "k")], "AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID"),
-        (&[AGENT_TOKEN_FILE], "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is set without AWS_CONTAINER_CREDENTIALS"),
+        (
+            &[AGENT_TOKEN_FILE],
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is set without AWS_CONTAINER_CREDENTIALS",
+        ),
         (
             &[("AWS_CONTAINER_AUTHORIZATION_TOKEN", "t")],
             "AWS_CONTAINER_AUTHORIZATION_TOKEN is set without AWS_CONTAINER_CREDENTIALS",
@@ -36,8 +43,14 @@ fn what_gives_no_credentials_is_named() {
         (&[ROLE, (TOKEN_FILE.0, "/empty")], "names /empty, which gives no token (is empty)"),
         (&[ROLE, (TOKEN_FILE.0, "/keys")], "names /keys, which gives no token (is a folder, not a file)"),
         (&[AGENT, (AGENT_TOKEN_FILE.0, "/nowhere")], "names /nowhere, which gives no token (does not exist)"),
-        (&[("AWS_CONFIG_FILE", "/nowhere")], "AWS_CONFIG_FILE names /nowhere, which is ignored (does not exist)"),
-        (&profile("absent"), "AWS_PROFILE names \"absent\", a profile that is not in /config or in /credentials"),
+        (
+            &[("AWS_CONFIG_FILE", "/nowhere")],
+            "AWS_CONFIG_FILE names /nowhere, which is ignored (does not exist)",
+        ),
+        (
+            &profile("absent"),
+            "AWS_PROFILE names \"absent\", a profile that is not in /config or in /credentials",
+        ),
         (&profile("bare"), "[profile NAME] in the first"),
         (&profile("nested"), "[profile NAME] in the first"),
         (&[("AWS_PROFILE", "mine")], "a profile that is not in ~/.aws/config or in ~/.aws/credentials"),

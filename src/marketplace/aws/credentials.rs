@@ -31,9 +31,7 @@ use super::{Settings, SigningClock, endpoint_of, timeouts};
 use crate::disk::{Links, describe, read_regular};
 use crate::marketplace::exceptions::{self, StsError};
 use crate::marketplace::fault::PROXY_AUTHENTICATION_REQUIRED;
-use crate::marketplace::{
-    CREDENTIAL_FILE_BYTES_MAX, Fault, FaultClass, FaultCode, Place, Region, region,
-};
+use crate::marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, FaultClass, FaultCode, Place, Region, region};
 
 /// Where the credentials came from, as far as AWS's rules for these calls differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,7 +275,8 @@ impl Loader {
 
     /// The files from which the SDK reads tokens, by the variables that name them.
     fn token_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let (web_identity, agent) = (&self.settings.web_identity_token_file, &self.settings.container_token_file);
+        let (web_identity, agent) =
+            (&self.settings.web_identity_token_file, &self.settings.container_token_file);
         [(WEB_IDENTITY_TOKEN_FILE, web_identity), (CONTAINER_TOKEN_FILE, agent)]
             .into_iter()
             .filter_map(|(variable, file)| Some((variable, file.as_deref()?)))

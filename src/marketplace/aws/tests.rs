@@ -272,6 +272,25 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
     assert_eq!(Metering::region(&aws).unwrap().as_str(), "eu-central-1");
 }
 
+/// Its name is looked up nowhere here: what resolves is the network's affair.
+#[tokio::test]
+async fn a_name_that_does_not_resolve_in_a_region_that_is_not_known_is_the_regions() {
+    let dns = || Fault::local(FaultClass::Transient, "Dns", "").at(Place::Metering, None).unsent();
+    for (region, endpoint_url, place, code) in [
+        ("us-east-9", None, Place::Metering, "RegionUnlisted"),
+        ("us-east-9", None, Place::Sts, "RegionUnlisted"),
+        ("us-east-9", None, Place::Proxy, "Dns"),
+        ("us-east-9", Some("http://metering.internal".to_owned()), Place::Metering, "Dns"),
+        ("us-east-1", None, Place::Metering, "Dns"),
+    ] {
+        let settings = Settings { region: region.parse().ok(), endpoint_url, ..Settings::default() };
+        let aws = Aws::for_tests(settings, Some(keys()));
+        aws.loader.region().await.unwrap();
+        let fault = aws.at_a_known_region(dns().at(place, None));
+        assert_eq!((fault.code.as_str(), fault.never_sent), (code, true), "{region} {place:?}");
+    }
+}
+
 // === TLS ===
 
 fn tls_server() -> Arc<rustls::ServerConfig> {
