@@ -17,6 +17,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
 use crate::clock::{self, Timestamp, WallClock};
+use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
@@ -28,7 +29,7 @@ use crate::receipt::key::KeyRing;
 use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Record, Store};
-use permission::{ANY_DIMENSION, Permission, Seller, ZeroReport};
+use permission::ANY_DIMENSION;
 use schedule::Draw;
 
 /// What registration needs to know.
