@@ -8,7 +8,6 @@ pub mod dimensions;
 pub mod machine;
 pub mod memory;
 pub mod permission;
-pub mod schedule;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
+use crate::marketplace::schedule::Draw;
 use crate::marketplace::{
     Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, RegisterUsage, Registered, Signing,
 };
@@ -30,7 +30,6 @@ use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Record, Store};
 use permission::ANY_DIMENSION;
-use schedule::Draw;
 
 /// What registration needs to know.
 #[derive(Debug)]

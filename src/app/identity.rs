@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use crate::clock;
 use crate::config::{Config, PodIdentity};
 use crate::marketplace::region;
-use crate::registration::schedule::{self, Draw};
+use crate::marketplace::schedule::{self, Draw};
 
 /// Shared by all that need it.
 #[derive(Debug, Clone)]

@@ -152,8 +152,8 @@ impl Allowance {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::schedule::Draw;
     use super::*;
+    use crate::marketplace::schedule::Draw;
 
     const WALL: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     const HOUR: Duration = Duration::from_secs(3600);

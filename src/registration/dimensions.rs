@@ -10,9 +10,9 @@ use std::time::Duration;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::permission;
-use super::schedule::{self, Draw};
 use crate::clock::{self, WallClock};
 use crate::entitlement::{Proof, Watch};
+use crate::marketplace::schedule::{self, Draw};
 use crate::marketplace::{Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
 use crate::metrics::Metrics;
 

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::allowance::{Allowance, Known};
-use super::schedule::{self, Draw};
 use crate::clock::Timestamp;
 use crate::entitlement::reason::{self, Reason};
 use crate::entitlement::{Entitlement, Rejected, Standing, State};
 use crate::exit::Exit;
+use crate::marketplace::schedule::{self, Draw};
 use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
 
 /// What the seller chose.

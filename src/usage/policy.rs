@@ -15,8 +15,8 @@ use crate::clock::Timestamp;
 pub use crate::marketplace::exceptions::NOT_ENTITLED;
 use crate::marketplace::exceptions::{self, Kind, Verdict};
 use crate::marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
+use crate::marketplace::schedule::Draw;
 use crate::marketplace::{Fault, FaultClass, Hour, RecordStatus};
-use crate::registration::schedule::Draw;
 use crate::usage::ledger::{Answered, Record};
 
 /// How records of one kind of call are sent.

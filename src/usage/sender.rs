@@ -24,9 +24,9 @@ use tokio::time::Instant;
 
 use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::word::Tell;
+use crate::marketplace::schedule::Draw;
 use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, Metering, ProductCode, Region, Signing};
 use crate::metrics::{LedgerFigures, Metrics};
-use crate::registration::schedule::Draw;
 use crate::usage::batch;
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Answered, Due, Ledger, LedgerError, Noted, Record};

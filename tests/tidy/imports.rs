@@ -104,9 +104,9 @@ pub(crate) const RULES: &[Rule] = &[
         within: &[
             "receipt",
             "registration::machine",
-            "registration::schedule",
             "registration::allowance",
             "marketplace::exceptions",
+            "marketplace::schedule",
             "marketplace::fault",
             "marketplace::hour",
             "marketplace::quantity",

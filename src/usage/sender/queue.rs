@@ -237,7 +237,7 @@ mod tests {
     use super::super::health::Subject;
     use super::*;
     use crate::clock::Timestamp;
-    use crate::registration::schedule::Draw;
+    use crate::marketplace::schedule::Draw;
     use crate::usage::event::Customer;
 
     fn due(id: i64, customer: &str, dimension: &str) -> Due {
