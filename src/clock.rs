@@ -196,12 +196,13 @@ impl WallClock {
     /// Sets the present, as read from the clock that is followed. Differences below [`JUMP_MIN`] are the noise of
     /// reading over HTTP and are left alone.
     pub fn follow(&self, now: Timestamp) {
-        if now.millis_since(self.now()).unsigned_abs() < JUMP_MIN.as_millis().try_into().unwrap_or(u64::MAX) {
-            return;
+        if now.millis_since(self.now()).unsigned_abs() >= JUMP_MIN.as_millis().try_into().unwrap_or(u64::MAX)
+        {
+            let base = if self.fixed { 0 } else { system_now().0 };
+            self.offset_millis.store(now.0.saturating_sub(base), Ordering::Release);
+            self.jumps.send_modify(|count| *count = count.wrapping_add(1));
         }
-        let base = if self.fixed { 0 } else { system_now().0 };
-        self.offset_millis.store(now.0.saturating_sub(base), Ordering::Release);
-        self.jumps.send_modify(|count| *count = count.wrapping_add(1));
+        self.read.send_replace(true);
     }
 
     /// Moves the present forward.
@@ -238,40 +239,6 @@ impl WallClock {
         self.jumps.subscribe()
     }
 }
-
-/// How often the clock that is followed is read; the contract is at least every 100 ms.
-pub const FOLLOW_EVERY: Duration = Duration::from_millis(50);
-
-/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) for ever. While it cannot be read,
-/// `clock` runs on from what it said last.
-pub async fn follow(clock: WallClock, url: String) {
-    #[derive(serde::Deserialize)]
-    struct Reading {
-        now: String,
-    }
-    let mut ticks = tokio::time::interval(FOLLOW_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut reachable = true;
-    loop {
-        ticks.tick().await;
-        let reading = match crate::http::client::get_url(&url, FOLLOW_TIMEOUT).await {
-            Ok(answer) => serde_json::from_slice::<Reading>(answer.body()).ok(),
-            Err(_) => None,
-        };
-        let now = reading.and_then(|reading| Timestamp::parse(&reading.now));
-        if now.is_some() != reachable {
-            reachable = now.is_some();
-            tracing::warn!(url, reachable, "the clock that is followed");
-        }
-        if let Some(now) = now {
-            clock.follow(now);
-            clock.read.send_replace(true);
-        }
-    }
-}
-
-/// The clock is on loopback; a reading that took longer says little about the present.
-const FOLLOW_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Reading a clock over loopback is off by less than this; anything above is a jump that somebody made.
 pub const JUMP_MIN: Duration = Duration::from_millis(250);
