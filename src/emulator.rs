@@ -23,6 +23,7 @@ mod host;
 mod journal;
 mod keys;
 mod model;
+mod operation;
 mod quota;
 mod server;
 mod service;

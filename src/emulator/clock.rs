@@ -31,6 +31,26 @@ impl EmulatedClock {
     }
 }
 
+/// [`Timestamp`]s as milliseconds, in the journal.
+pub(super) mod millis_option {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Timestamp;
+
+    pub(in crate::emulator) fn serialize<S: Serializer>(
+        at: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        at.map(Timestamp::unix_millis).serialize(serializer)
+    }
+
+    pub(in crate::emulator) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<i64>::deserialize(deserializer)?.map(Timestamp::from_unix_millis))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

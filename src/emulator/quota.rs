@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::wire::Operation;
+use super::operation::Operation;
 use super::world::World;
 use super::world::switches::Switch;
 

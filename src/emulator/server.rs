@@ -19,8 +19,9 @@ use super::bill::request_id;
 use super::calls::Call;
 use super::engine::{Decided, Engine, Pending};
 use super::fault::Kind;
+use super::operation::{Operation, ServiceError};
 use super::sigv4::Signed;
-use super::wire::{self, Outcome, ServiceError};
+use super::wire::{self, Outcome};
 use super::{HEADER, admin, credentials};
 use crate::clock::system_now;
 use crate::http::{self, Abandoned, Body, BodyError, Handler};
@@ -92,7 +93,7 @@ impl Server {
         if parts.uri.path() != "/" {
             return http::json(error.status(), &serde_json::json!({"error": error.message}));
         }
-        let operation = wire::operation(&parts.headers).map_or("", wire::Operation::name);
+        let operation = wire::operation(&parts.headers).map_or("", Operation::name);
         self.refuse(self.0.number(), operation, error, &Bytes::new())
     }
 
@@ -114,7 +115,7 @@ impl Server {
         let pending = match authenticated {
             Ok(pending) => pending,
             Err(error) => {
-                let name = asked.map_or("", wire::Operation::name);
+                let name = asked.map_or("", Operation::name);
                 return Ok(self.refuse(number, name, error, bytes));
             }
         };

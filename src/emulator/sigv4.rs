@@ -7,7 +7,7 @@ use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use super::credentials::{PREFIX, Session, Sessions};
-use super::wire::ServiceError;
+use super::operation::ServiceError;
 use super::world::{Secret, World};
 use crate::clock::Timestamp;
 

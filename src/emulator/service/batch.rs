@@ -12,7 +12,8 @@ use crate::clock::Timestamp;
 use crate::emulator::bill::{Known, record_id};
 use crate::emulator::change::{FormText, Recorded};
 use crate::emulator::model;
-use crate::emulator::wire::{BatchMeterUsage, Operation, UsageRecord};
+use crate::emulator::operation::Operation;
+use crate::emulator::wire::{BatchMeterUsage, UsageRecord};
 use crate::emulator::world::switches::Switch;
 use crate::emulator::world::{Agreements, License, Product};
 
