@@ -13,11 +13,9 @@ use tokio::sync::watch;
 use crate::api::attestation::{self, Attestation};
 use crate::api::door::Door;
 use crate::api::{self, AppServer};
-use crate::clock::WallClock;
 use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
-use crate::http::{self, Address, Listener};
 use crate::log;
 use crate::marketplace::Metering;
 use crate::marketplace::aws::{Aws, Settings};
@@ -31,6 +29,8 @@ use crate::shutdown::{Ended, Parts, Signals, until};
 use crate::usage::notice::Notices;
 use identity::Identity;
 pub(crate) use metering::repairs;
+use tollgate_clock::WallClock;
+use tollgate_http::{self as http, Address, Listener};
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::clock::Timestamp;
 use crate::exit::Exit;
 use crate::marketplace::{ProductCode, PublicKeyVersion, Region};
+use tollgate_time::Timestamp;
 
 pub use proof::Proof;
 pub use reason::Reason;

@@ -15,7 +15,6 @@ use std::time::Duration;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
-use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
@@ -30,6 +29,8 @@ use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Record, Store};
 use permission::ANY_DIMENSION;
+use tollgate_clock::{self as clock, WallClock};
+use tollgate_time::Timestamp;
 
 /// What registration needs to know.
 #[derive(Debug)]

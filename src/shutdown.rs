@@ -11,8 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::clock;
 use crate::exit::Exit;
+use tollgate_clock as clock;
 
 /// The same signal again within this time is no second one.
 pub const ECHO: Duration = Duration::from_secs(1);

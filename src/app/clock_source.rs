@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::clock::{Timestamp, WallClock};
-use crate::http::client;
+use tollgate_clock::WallClock;
+use tollgate_http::client;
+use tollgate_time::Timestamp;
 
 /// How often the clock that is followed is read; the contract is at least every 100 ms.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::clock::{Timestamp, system_now};
+use tollgate_clock::system_now;
+use tollgate_time::Timestamp;
 
 /// Wall time of the emulated service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

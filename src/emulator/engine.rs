@@ -25,8 +25,9 @@ use super::wire::{self, Outcome};
 use super::world::switches::Switch;
 use super::world::{Pricing, Secret, World};
 use super::{Facts, Options, StartError};
-use crate::clock::{Timestamp, monotonic};
-use crate::http::Address;
+use tollgate_clock::monotonic;
+use tollgate_http::Address;
+use tollgate_time::Timestamp;
 
 /// Everything behind the server.
 #[derive(Debug)]

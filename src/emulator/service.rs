@@ -19,7 +19,7 @@ use super::token::Claims;
 use super::wire;
 use super::world::switches::Switch;
 use super::world::{Platform, PodView, Product, World};
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// Everything that the service remembers.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use super::decimal::Micros;
 use super::model;
 use super::operation::{Operation, ServiceError};
-use crate::clock::Timestamp;
-use crate::http::{self, Body};
+use tollgate_http::{self as http, Body};
+use tollgate_time::Timestamp;
 
 /// The prefix of `X-Amz-Target`.
 const TARGET_PREFIX: &str = "AWSMPMeteringService.";

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use self::switches::Switches;
 use super::operation::Operation;
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// How a product is sold; AWS prescribes the operation for each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The requests of the modes that report usage, whose answers open the gate (`entitlement::proof`).
 
-use crate::clock::Timestamp;
 use crate::marketplace::{MeterUsage, ProductCode, Quantity};
+use tollgate_time::Timestamp;
 
 /// Asked about when no dimension is configured: a dry run is not stated to look at it.
 pub const ANY_DIMENSION: &str = "tollgate";

@@ -10,9 +10,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
 use super::{ANSWER_TIMEOUT, Facts, LOOK_EVERY, PATIENCE, child, say};
-use crate::clock;
-use crate::http::Address;
-use crate::http::client::{Ask, ask};
+use tollgate_clock as clock;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ask};
 
 /// What the application of the demo uses.
 const EVENTS: [(&str, &str); 4] =
