@@ -80,9 +80,13 @@ fn find(program: &OsStr) -> Result<(), (Exit, String)> {
         let problem = match std::fs::metadata(&place) {
             Ok(seen) if seen.is_dir() => "is a folder",
             Ok(seen) if !seen.is_file() => "is a pipe, a socket or a device",
-            Ok(_) if rustix::fs::access(&place, rustix::fs::Access::EXEC_OK).is_err() => "may not be executed",
+            Ok(_) if rustix::fs::access(&place, rustix::fs::Access::EXEC_OK).is_err() => {
+                "may not be executed"
+            }
             Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "is in a folder that may not be read",
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                "is in a folder that may not be read"
+            }
             Err(_) => continue,
         };
         found = Err((Exit::CannotExecute, format!("{} {problem}", place.display())));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Fault, FaultClass, Place, Region};
-use crate::http::client::{self, ClientError};
+use tollgate_http::client::{self, ClientError};
 
 /// The regions of all partitions, as AWS's SDKs of November 2026 list them. One that is missing works all the same: only
 /// warnings and reasons are chosen by this list.

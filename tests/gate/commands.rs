@@ -118,7 +118,7 @@ fn exec_says_when_the_command_cannot_be_started() {
     // A command that cannot start is not worth AWS's one answer, which bills.
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let text = folder.path().join("text");
     std::fs::write(&text, "").unwrap();
     for (program, says) in
@@ -172,7 +172,7 @@ fn await_waits_for_the_gate_and_becomes_the_command() {
 #[test]
 fn await_gives_up_in_time_and_says_why() {
     let addr = refusing_addr().to_string();
-    let output = command(&["await", "--timeout", "300ms", "--probe-addr", &addr]).output().unwrap();
+    let output = command(&["await", "--timeout", "2s", "--probe-addr", &addr]).output().unwrap();
     assert_eq!(output.status.code(), Some(124));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("unreachable: ProbeUnreachable"), "{text}");
@@ -292,7 +292,7 @@ fn whatever_else_answers_opens_nothing() {
     let line = stdout(&probe("ready", &addr));
     assert!(line.starts_with("unreachable: NotTollgate: "), "{line}");
     assert!(line.contains("HTTP 200, Server nginx, Content-Type text/html"), "{line}");
-    let output = command(&["await", "--timeout", "300ms", "--probe-addr", &addr]).output().unwrap();
+    let output = command(&["await", "--timeout", "2s", "--probe-addr", &addr]).output().unwrap();
     assert_eq!(output.status.code(), Some(124));
     assert!(String::from_utf8(output.stderr).unwrap().contains("NotTollgate"));
 }
