@@ -104,9 +104,9 @@ fn expand_home(path: &Path, home: Option<&str>) -> PathBuf {
     }
 }
 
-/// The files may set endpoints, for all services or in a `services` section. Any such line is refused, whichever profile
-/// it belongs to: which one is active can change without us. This tells the operator; what holds when a file changes
-/// afterwards is that the client of a sealed image is given its endpoint.
+/// The files may set endpoints, for all services or in a `services` section. Any such line is refused, whichever
+/// profile it belongs to: which one is active can change without us. This tells the operator; what holds when a file
+/// changes afterwards is that the client of a sealed image is given its endpoint.
 fn endpoint_fault(path: &Path, text: &str) -> Option<Fault> {
     let line = text.lines().position(|line| {
         let key = line.split(['=', ':']).next().unwrap_or_default().trim();

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::{Fault, FaultClass, Place, Region};
 use tollgate_http::client::{self, ClientError};
 
-/// The regions of all partitions, as AWS's SDKs of November 2026 list them. One that is missing works all the same: only
-/// warnings and reasons are chosen by this list.
+/// The regions of all partitions, as AWS's SDKs of November 2026 list them. One that is missing works all the same:
+/// only warnings and reasons are chosen by this list.
 const LISTED: &str = "\
     af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 \
     ap-southeast-2 ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 ap-southeast-7 ca-central-1 ca-west-1 \

@@ -304,8 +304,8 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Why a request to `uri` has no answer. The HTTP stack has no public types for these causes; its words are matched,
-    /// and tests over real sockets hold them.
+    /// Why a request to `uri` has no answer. The HTTP stack has no public types for these causes; its words are
+    /// matched, and tests over real sockets hold them.
     pub(super) fn of(error: &ConnectorError, uri: &str) -> Self {
         let proxied = proxy(uri).is_some();
         let connected = !says(error, &CONNECTING);
