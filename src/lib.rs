@@ -16,7 +16,6 @@ pub mod exit;
 #[cfg(feature = "fail-points")]
 pub mod fail_point;
 pub mod log;
-pub mod marketplace;
 pub mod metrics;
 pub mod probe;
 pub mod receipt;

@@ -55,9 +55,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
-use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use json::Members;
 use key::PublicKey;
+use tollgate_marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use tollgate_time::Timestamp;
 
 /// Longest token accepted; AWS's have less than 1 KiB.

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let key = tollgate::receipt::key::PublicKey::from_pem(pem.as_bytes())?;
     let expected = tollgate::receipt::Expected {
         product_code: &product_code.parse()?,
-        public_key_version: tollgate::marketplace::PublicKeyVersion::FIRST,
+        public_key_version: tollgate_marketplace::PublicKeyVersion::FIRST,
         nonce: &nonce.parse()?,
         now: tollgate_clock::system_now(),
         allow_emulated: true,

@@ -9,8 +9,8 @@ use std::path::Path;
 use super::disk::{Disk, describe};
 use super::parse::Problem;
 use crate::disk::Links;
-use crate::marketplace::PublicKeyVersion;
 use crate::receipt::key::{KeyRing, PublicKey};
+use tollgate_marketplace::PublicKeyVersion;
 
 /// Largest PEM file: an RSA-8192 key has 1.5 KiB; comments around it are welcome.
 const PEM_BYTES_MAX: usize = 16 * 1024;

@@ -107,7 +107,7 @@ fn product(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Option<Pr
 fn key_ring(
     reader: &mut Reader<'_>,
     mode: Option<Mode>,
-    stated: Option<crate::marketplace::PublicKeyVersion>,
+    stated: Option<tollgate_marketplace::PublicKeyVersion>,
 ) -> Option<KeyRing> {
     let Some(path) = reader.given_path(Setting::PublicKeys)? else {
         if mode != Some(Mode::Hourly) {

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::marketplace::exceptions::{self, ROLE, WAIT};
-use crate::marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
-use crate::marketplace::{Fault, FaultClass, FaultCode, Place};
+use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
+use tollgate_marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
 
 /// What is wrong and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -65,8 +65,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::marketplace::Hour;
 use crate::usage::event::Event;
+use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
 use ageing::Ageing;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::amount::amount;
 use super::rows::{self, Carried, State};
 use super::{Ledger, LedgerError, Settings, classify, current_hour, totals};
-use crate::marketplace::exceptions::{self, Kind, Verdict};
+use tollgate_marketplace::exceptions::{self, Kind, Verdict};
 use tollgate_time::Timestamp;
 
 /// Longest note: some sentences and a ticket's address.

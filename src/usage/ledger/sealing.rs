@@ -11,8 +11,8 @@ use super::upkeep::{self, Budget};
 use super::{
     Ledger, LedgerError, Settings, claim, forms, last_closed, links, quarantine, random_hex, set_meta,
 };
-use crate::marketplace::Hour;
 use crate::usage::seal::{self, Sealed};
+use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
 /// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.

@@ -17,9 +17,9 @@ use std::collections::{BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::marketplace::Region;
-use crate::marketplace::{Quantity, TagSet};
 use crate::usage::event::Customer;
+use tollgate_marketplace::Region;
+use tollgate_marketplace::{Quantity, TagSet};
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
