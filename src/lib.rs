@@ -18,7 +18,6 @@ pub mod fail_point;
 pub mod log;
 pub mod metrics;
 pub mod probe;
-pub mod receipt;
 pub mod registration;
 pub mod shutdown;
 pub mod usage;

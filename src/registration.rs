@@ -20,8 +20,6 @@ use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
 use crate::metrics::Metrics;
-use crate::receipt::key::KeyRing;
-use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Record, Store};
 use permission::ANY_DIMENSION;
@@ -30,6 +28,8 @@ use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{
     Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, RegisterUsage, Registered, Signing,
 };
+use tollgate_receipt::KeyRing;
+use tollgate_receipt::{self as receipt, Expected, Receipt};
 use tollgate_time::Timestamp;
 
 /// What registration needs to know.

@@ -15,8 +15,8 @@ use tokio::runtime::Runtime;
 use tollgate_time::Timestamp;
 use tollgate_aws::{Aws, Settings};
 use tollgate_marketplace::{BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, MeterUsage, Metering as _, Nonce, PublicKeyVersion, Quantity, RegisterUsage, Signing, UsageRecord};
-use tollgate::receipt::key::PublicKey;
-use tollgate::receipt::{Expected, verify};
+use tollgate_receipt::PublicKey;
+use tollgate_receipt::{Expected, verify};
 
 struct Stand {
     runtime: Runtime,

@@ -21,7 +21,7 @@ use tollgate::entitlement::{self, Subject, word};
 use tollgate_http::Room;
 use tollgate_marketplace::{BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered, Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing};
 use tollgate::metrics::Metrics;
-use tollgate::receipt::key::{KeyRing, PublicKey};
+use tollgate_receipt::{KeyRing, PublicKey};
 use tollgate::usage::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::ledger::writer::Writer;

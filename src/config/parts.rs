@@ -19,7 +19,7 @@ use super::{
 };
 use super::{keys, parse, sdk, usage};
 use crate::disk::Links;
-use crate::receipt::key::KeyRing;
+use tollgate_receipt::KeyRing;
 
 /// Reads everything: a configuration where nothing is missing, with the faults and warnings.
 pub(super) fn read(

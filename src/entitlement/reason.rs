@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn every_code_has_its_section_in_the_runbook() {
         let runbook = include_str!("../../docs/RUNBOOK.md");
-        let verifier = crate::receipt::VerifyError::ALL.iter().map(|error| error.code());
+        let verifier = tollgate_receipt::VerifyError::ALL.iter().map(|error| error.code());
         let lines = [
             "NoAnswerYet",
             "ProbeUnreachable",

@@ -10,11 +10,11 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::*;
 use crate::entitlement::{self, State, Watch, word};
-use crate::receipt::key::PublicKey;
 use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, FaultCode, Forwarded, Identified, MeterUsage, Metered,
     PublicKeyVersion, Quantity, Region, ResolvedCustomer,
 };
+use tollgate_receipt::PublicKey;
 use tollgate_time::Timestamp;
 
 const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");

@@ -41,7 +41,7 @@ fn each_rule_finds_what_it_forbids() {
     assert_found("src/app.rs", "fn f() { tollgate::emulator::serve(); }");
     assert_found("src/emulator/wire.rs", "use tollgate_marketplace::ProductCode;");
     assert_found("crates/marketplace/src/schedule.rs", "use tokio::time::sleep;");
-    assert_found("src/receipt.rs", "fn f() { std::fs::read(\"key\"); }");
+    assert_found("crates/receipt/src/lib.rs", "fn f() { std::fs::read(\"key\"); }");
     assert_found("src/registration.rs", "use crate::app::App;");
     assert_found("src/log.rs", "use crate::*;");
 }
