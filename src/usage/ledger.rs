@@ -3,7 +3,8 @@
 //! # Invariants
 //! - What was acknowledged is in a committed transaction whose fsync is done (`synchronous=FULL`, WAL).
 //! - The idempotency key of an event and its quantity are committed together, or neither is.
-//! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`).
+//! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`). So
+//!   does a slot that has a record, since its hour was sealed before its end (`closing`).
 //! - A record is written once, when its hour is sealed; afterwards only its state, attempts and AWS's answer change.
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
 //! - accepted + rounded up = billed + pending + dead + discarded + remainder, for each dimension, in every committed
@@ -16,8 +17,8 @@
 //!
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
-//!   `last_closed` (the number of the latest closed hour), `forgotten_before`, `pod` and `started_at` (when its first
-//!   process started); during an upgrade what `migration` and `keys` note.
+//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `pod` and `started_at` (when
+//!   its first process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
 //!   say how many tag sets there are in `shares(slot, tags, amount, additive)`.
@@ -38,6 +39,7 @@
 mod ageing;
 mod amount;
 mod claim;
+mod closing;
 mod counting;
 mod files;
 mod forms;
@@ -66,7 +68,6 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use crate::clock::Timestamp;
-use crate::marketplace::Hour;
 use crate::usage::event::Event;
 
 use ageing::Ageing;
@@ -632,29 +633,6 @@ fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
         }
         _ => LedgerError::Io(format!("{}: {error}", path.display())),
     }
-}
-
-/// The hour that counts what comes late: never one that is closed.
-fn current_hour(transaction: &Transaction<'_>, now: Timestamp, settle: Duration) -> rusqlite::Result<Hour> {
-    Ok(Hour::of(now).max(closed_hour(transaction, now, settle)?.next()))
-}
-
-/// The latest hour that takes no event any more.
-fn closed_hour(transaction: &Transaction<'_>, now: Timestamp, settle: Duration) -> rusqlite::Result<Hour> {
-    let (_, counts) = last_closed(transaction, now)?;
-    let by_clock = Hour::latest_closed(now, settle);
-    Ok(counts.map_or(by_clock, |last| last.max(by_clock)))
-}
-
-/// The latest hour that was closed, and the same where it still counts: an early end closes the hour of then, which is
-/// at most one ahead after a small step back. Farther ahead, the clock was wrong then or is now, and to wait for it
-/// would keep usage for as long.
-fn last_closed(
-    transaction: &Transaction<'_>,
-    now: Timestamp,
-) -> rusqlite::Result<(Option<Hour>, Option<Hour>)> {
-    let last = meta(transaction, "last_closed")?.and_then(|text| text.parse().ok()).map(Hour::from_number);
-    Ok((last, last.filter(|last| *last <= Hour::of(now).next())))
 }
 
 /// A step at which the kill campaign may end the process.

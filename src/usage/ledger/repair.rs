@@ -13,8 +13,9 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde::Serialize;
 
 use super::amount::amount;
+use super::closing::Hours;
 use super::rows::{self, Carried, State};
-use super::{Ledger, LedgerError, Settings, classify, current_hour, totals};
+use super::{Ledger, LedgerError, Settings, classify, totals};
 use crate::clock::Timestamp;
 use crate::marketplace::exceptions::{self, Kind, Verdict};
 
@@ -219,10 +220,9 @@ fn carry_out(
 ) -> rusqlite::Result<Repaired> {
     let sql = match repair {
         Repair::Replay { to_dimension, .. } => {
-            let current = current_hour(transaction, now, settings.settle)?;
+            let hours = Hours::read(transaction, settings, now)?;
             let to_dimension = to_dimension.as_deref().filter(|to| *to != found.dimension);
-            let carried =
-                rows::carry_record(transaction, "1", &settings.pod, current, to_dimension, id, now)?;
+            let carried = rows::carry_record(transaction, "1", &settings.pod, &hours, to_dimension, id, now)?;
             if carried == Carried::OtherForm {
                 return Ok(Repaired::OtherForm);
             }
