@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::amount::amount;
 use super::closing::Hours;
 use super::rows::{self, Carried, State};
-use super::{Ledger, LedgerError, Settings, classify, totals};
+use super::{Ledger, LedgerError, Settings, totals};
 use crate::clock::Timestamp;
 use crate::marketplace::exceptions::{self, Kind, Verdict};
 
@@ -188,13 +188,6 @@ impl Ledger {
 
     /// Repairs, newest first; only those below number `before`.
     pub fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<Entry>, LedgerError> {
-        let failed = |error: rusqlite::Error| classify(&self.path, &error);
-        let mut statement = self
-            .connection
-            .prepare_cached(
-                "SELECT id, at, record, action, note FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
-            )
-            .map_err(failed)?;
         let bounds = params![before.unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)];
         let entry = |row: &Row<'_>| {
             Ok(Entry {
@@ -205,8 +198,12 @@ impl Ledger {
                 note: row.get(4)?,
             })
         };
-        let entries = statement.query_map(bounds, entry).map_err(failed)?;
-        entries.collect::<rusqlite::Result<_>>().map_err(failed)
+        self.reading(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT id, at, record, action, note FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
+            )?;
+            statement.query_map(bounds, entry)?.collect()
+        })
     }
 }
 

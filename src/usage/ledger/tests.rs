@@ -8,6 +8,7 @@ mod damage;
 mod early;
 mod files;
 mod forms;
+mod inspect;
 mod keys;
 mod repair;
 mod upgrade;
