@@ -191,7 +191,8 @@ fn a_restart_closes_the_hour_only_for_what_was_reported() {
     assert!(last.contains("requests=2") && !last.contains("gigabytes"), "{last}");
     assert_eq!(bench.billed(), [("gigabytes".into(), 4_000_000), ("requests".into(), 1_000_000)].into());
     let mut running = bench.start();
-    running.pass(&bench, "2h");
+    running.pass(&bench, "1h");
+    running.pass(&bench, AN_HOUR_AND_ALL);
     running.wait_billed(1);
     assert_eq!(bench.billed()["requests"], 3_000_000);
 }
