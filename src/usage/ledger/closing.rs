@@ -12,8 +12,8 @@ use rusqlite::{Connection, Transaction};
 
 use super::rows::Slot;
 use super::{Settings, claim, meta, set_meta};
-use crate::clock::Timestamp;
 use crate::marketplace::Hour;
+use tollgate_time::Timestamp;
 
 const LAST_CLOSED: &str = "last_closed";
 const SEALED_EARLY: &str = "sealed_early";

@@ -16,8 +16,8 @@ use super::amount::amount;
 use super::closing::Hours;
 use super::rows::{self, Carried, State};
 use super::{Ledger, LedgerError, Settings, totals};
-use crate::clock::Timestamp;
 use crate::marketplace::exceptions::{self, Kind, Verdict};
+use tollgate_time::Timestamp;
 
 /// Longest note: some sentences and a ticket's address.
 pub const NOTE_CHARS_MAX: usize = 1000;
