@@ -12,9 +12,9 @@ use super::rows::State;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings};
-use crate::marketplace::{Allocation, Hour, Quantity, Region};
 use crate::usage::event::Customer;
 use crate::usage::seal::{Sealed, StoredAllocation};
+use tollgate_marketplace::{Allocation, Hour, Quantity, Region};
 use tollgate_time::Timestamp;
 
 /// A report as the application sends it.

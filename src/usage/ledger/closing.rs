@@ -12,7 +12,7 @@ use rusqlite::{Connection, Transaction};
 
 use super::rows::Slot;
 use super::{Settings, claim, meta, set_meta};
-use crate::marketplace::Hour;
+use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
 const LAST_CLOSED: &str = "last_closed";

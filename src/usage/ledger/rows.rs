@@ -9,9 +9,9 @@ use super::amount::amount;
 use super::closing::Hours;
 use super::slots::{self, Part, Past};
 use super::{forms, links, meta, set_meta};
-use crate::marketplace::{Allocation, Hour, Quantity, Region, TagSet};
 use crate::usage::event::Customer;
 use crate::usage::seal::{Sealed, StoredAllocation};
+use tollgate_marketplace::{Allocation, Hour, Quantity, Region, TagSet};
 use tollgate_time::Timestamp;
 
 /// Where an event counts.

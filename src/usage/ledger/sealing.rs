@@ -9,8 +9,8 @@ use super::rows::{self, Slot, State};
 use super::slots::{self, Open, Part, Past};
 use super::upkeep::{self, Budget};
 use super::{Ledger, LedgerError, claim, forms, links, quarantine, random_hex};
-use crate::marketplace::Hour;
 use crate::usage::seal::{self, Sealed};
+use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
 /// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.

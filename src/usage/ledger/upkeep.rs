@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use super::rows::{self, Slot, State, Which, signed};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Record, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
-use crate::marketplace::{Hour, Quantity};
 use crate::usage::event::Customer;
 use crate::usage::seal::Sealed;
 use tollgate_clock as clock;
+use tollgate_marketplace::{Hour, Quantity};
 use tollgate_time::Timestamp;
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 use super::call::usage_record;
 use super::*;
-use crate::marketplace::Allocation;
 use crate::usage::ledger::Taken;
+use tollgate_marketplace::Allocation;
 
 /// What happens to the next call.
 #[derive(Debug, Clone, Copy)]
