@@ -52,7 +52,7 @@ pub(super) fn count<'a>(
         closed,
         now,
         running: ageing::running(transaction)?,
-        keys: Keys::open(transaction, settings, now)?,
+        keys: Keys::open(transaction, settings)?,
         forms: Forms::new(transaction),
         slots: BTreeMap::new(),
         accepted: BTreeMap::new(),

@@ -9,7 +9,7 @@ use super::rows::{self, Slot, State};
 use super::slots::{self, Open, Part, Past};
 use super::upkeep::{self, Budget};
 use super::{
-    Ledger, LedgerError, Settings, claim, forms, last_closed, links, quarantine, random_hex, set_meta,
+    Ledger, LedgerError, Settings, claim, forms, keys, last_closed, links, quarantine, random_hex, set_meta,
 };
 use crate::clock::Timestamp;
 use crate::marketplace::Hour;
@@ -36,11 +36,13 @@ pub(super) struct Progress {
     foreign_from: Option<i64>,
     /// Nothing is left to forget until the next hour closes.
     forgotten: bool,
+    /// This process has closed an hour.
+    has_closed: bool,
 }
 
 impl Progress {
     pub(super) const fn begin() -> Self {
-        Self { zeroed: None, foreign_from: Some(i64::MIN), forgotten: false }
+        Self { zeroed: None, foreign_from: Some(i64::MIN), forgotten: false, has_closed: false }
     }
 }
 
@@ -85,7 +87,9 @@ impl Ledger {
             advanced = last.is_none_or(|last| last < closed);
             if advanced {
                 upkeep::advance(transaction, settings, now)?;
-                progress.forgotten = false;
+                let hours = last.map_or(0, |last| closed.number() - last.number());
+                keys::pass(transaction, settings, hours, !progress.has_closed)?;
+                (progress.has_closed, progress.forgotten) = (true, false);
             }
             if last != Some(closed) {
                 set_meta(transaction, "last_closed", &closed.number().to_string())?;
