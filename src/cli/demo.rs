@@ -19,12 +19,12 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
 use crate::cli::complain;
-use crate::clock;
 use crate::config::{Environment as _, ProcessEnvironment, setting};
 use crate::exit::Exit;
-use crate::http::Address;
-use crate::http::client::{Ask, ask};
 use crate::shutdown::Signals;
+use tollgate_clock as clock;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ask};
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tokio::process::Child;
 
 use super::{ANSWER_TIMEOUT, Facts, LOOK_EVERY, PATIENCE, child, listening, local, say};
-use crate::clock;
-use crate::http::Address;
-use crate::http::client::{Ask, ask};
+use tollgate_clock as clock;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ask};
 
 /// What the application of the demo uses.
 const EVENTS: [(&str, &str); 4] =
