@@ -7,9 +7,7 @@ use tokio::time::Instant;
 
 use super::rows::{self, Slot, State, Which, signed};
 use super::slots::{self, Past};
-use super::{
-    Ledger, LedgerError, Record, Settings, claim, classify, forms, keys, meta, random_hex, set_meta, totals,
-};
+use super::{Ledger, LedgerError, Record, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use crate::marketplace::{Hour, Quantity};
 use crate::usage::event::Customer;
 use crate::usage::seal::Sealed;
@@ -81,13 +79,12 @@ pub struct Summary {
 impl Ledger {
     /// One record with its allocations.
     pub fn record(&self, id: i64) -> Result<Option<Record>, LedgerError> {
-        let found = rows::records(&self.connection, Which::Id(id), 1);
-        found.map(|mut records| records.pop()).map_err(|error| classify(&self.path, &error))
+        self.reading(|connection| Ok(rows::records(connection, Which::Id(id), 1)?.pop()))
     }
 
     /// Dead letters, oldest hour first.
     pub fn dead_letters(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        rows::records(&self.connection, Which::Dead, limit).map_err(|error| classify(&self.path, &error))
+        self.reading(|connection| rows::records(connection, Which::Dead, limit))
     }
 
     /// Backlog, dead letters and size.

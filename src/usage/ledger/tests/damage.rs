@@ -186,23 +186,18 @@ fn a_value_of_another_kind_is_told() {
 #[test]
 fn what_only_damage_makes_sqlite_say_is_damage() {
     use rusqlite::ffi;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join(FILE_NAME);
-    for (code, damage, suspect) in [
-        (ffi::SQLITE_CORRUPT, true, true),
-        (ffi::SQLITE_NOTADB, true, true),
-        (ffi::SQLITE_TOOBIG, true, true),
-        (ffi::SQLITE_MISMATCH, true, true),
-        (ffi::SQLITE_CONSTRAINT_DATATYPE, false, true),
-        (ffi::SQLITE_CONSTRAINT_NOTNULL, false, true),
-        (ffi::SQLITE_FULL, false, false),
-        (ffi::SQLITE_IOERR_FSYNC, false, false),
-        (ffi::SQLITE_NOMEM, false, false),
+    for (code, damage) in [
+        (ffi::SQLITE_CORRUPT, true),
+        (ffi::SQLITE_NOTADB, true),
+        (ffi::SQLITE_TOOBIG, true),
+        (ffi::SQLITE_MISMATCH, true),
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_IOERR_FSYNC, false),
+        (ffi::SQLITE_NOMEM, false),
     ] {
-        quarantine::clear(&path);
-        let error = classify(&path, &rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        let error = classify(Path::new(FILE_NAME), &error);
         assert_eq!(matches!(error, LedgerError::Damaged { .. }), damage, "{code}: {error}");
-        assert_eq!(quarantine::is_suspect(&path), suspect, "{code}: {error}");
     }
 }
 
