@@ -58,6 +58,11 @@ impl Hours {
         })
     }
 
+    /// How many hours the clock has closed since that was noted; none in a new ledger.
+    pub(super) fn closing(&self) -> i64 {
+        self.stored.map_or(0, |stored| self.closed.number() - stored.number())
+    }
+
     /// Notes what the clock has closed; whether that is an hour more than before.
     pub(super) fn close(&self, transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
         if self.stored != Some(self.closed) {

@@ -52,7 +52,7 @@ pub(super) fn count<'a>(
         hours: Hours::read(transaction, settings, now)?,
         now,
         running: ageing::running(transaction)?,
-        keys: Keys::open(transaction, settings, now)?,
+        keys: Keys::open(transaction, settings)?,
         forms: Forms::new(transaction),
         placed: BTreeMap::new(),
         slots: BTreeMap::new(),

@@ -8,7 +8,7 @@ use super::closing::{self, Hours};
 use super::rows::{self, Slot, State};
 use super::slots::{self, Open, Part, Past};
 use super::upkeep::{self, Budget};
-use super::{Ledger, LedgerError, claim, forms, links, quarantine, random_hex};
+use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex};
 use crate::usage::seal::{self, Sealed};
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
@@ -34,11 +34,13 @@ pub(super) struct Progress {
     foreign_from: Option<i64>,
     /// Nothing is left to forget until the next hour closes.
     forgotten: bool,
+    /// This process has closed an hour.
+    has_closed: bool,
 }
 
 impl Progress {
     pub(super) const fn begin() -> Self {
-        Self { zeroed: None, foreign_from: Some(i64::MIN), forgotten: false }
+        Self { zeroed: None, foreign_from: Some(i64::MIN), forgotten: false, has_closed: false }
     }
 }
 
@@ -73,7 +75,8 @@ impl Ledger {
             advanced = hours.close(transaction)?;
             if advanced {
                 upkeep::advance(transaction, settings, now)?;
-                progress.forgotten = false;
+                keys::pass(transaction, settings, hours.closing(), !progress.has_closed)?;
+                (progress.has_closed, progress.forgotten) = (true, false);
             }
             let mut budget = Budget::new();
             let due = Due {
