@@ -17,8 +17,8 @@
 //!
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
-//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `pod` and `started_at` (when
-//!   its first process started); during an upgrade what `migration` and `keys` note.
+//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `pod` and `started_at`
+//!   (when its first process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
 //!   say how many tag sets there are in `shares(slot, tags, amount, additive)`.
