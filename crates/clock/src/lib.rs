@@ -1,7 +1,7 @@
 //! The clock: the only crate that reads one.
 //!
-//! - Wall time ([`WallClock`]) decides hours, windows, receipt age and grace. It can follow the emulator's clock, so that
-//!   a day of metering is tested in seconds.
+//! - Wall time ([`WallClock`]) decides hours, windows, receipt age and grace. It can follow the emulator's clock, so
+//!   that a day of metering is tested in seconds.
 //! - Monotonic time ([`monotonic`]) decides retries, timeouts and rate limits. It is never followed; tests pause it.
 //! - Request signatures (SigV4) and `Date` headers always use the system's real time; the AWS SDK reads it itself.
 //!
