@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::app::aws_settings;
 use crate::cli::{complain, probe};
 use crate::clock;
-use crate::config::{self, Config, Environment, Flags, Installation, Mode, Role, Row};
+use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
 use crate::disk::{Links, read_regular};
 use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
@@ -109,7 +109,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
 
 fn keys(config: &Config) -> Finding {
     let product = &config.product;
-    if product.mode != Mode::Hourly {
+    if !product.mode.is_signed() {
         return Finding::ok("public keys", format!("not needed in mode {}", product.mode));
     }
     let shown: Vec<String> = product

@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::app::{App, Scope};
 use crate::cli::{complain, load};
-use crate::config::{Environment as _, Flags, Mode, ProcessEnvironment, Role, USAGE_HEADING, setting};
+use crate::config::{Environment as _, Flags, ProcessEnvironment, Role, USAGE_HEADING, setting};
 use crate::exit::Exit;
 
 /// Arguments of `exec`, which has no use for the settings of usage.
@@ -32,7 +32,7 @@ pub fn run(args: &ExecArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    if config.product.mode != Mode::Hourly {
+    if !config.product.mode.ends_when_open() {
         return complain(
             Exit::Config,
             &format!(

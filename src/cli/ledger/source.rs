@@ -14,7 +14,7 @@ use crate::api::repair::{Action, Order, Refused, Repairs};
 use crate::api::usage::{backlog, balances, whole};
 use crate::app::{address, repairs};
 use crate::clock;
-use crate::config::{Config, Mode};
+use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Address;
 use crate::http::client::{Ask, ClientError, ask};
@@ -70,10 +70,8 @@ impl Source {
             }
             error => failed(&error),
         })?;
-        let window = match config.product.mode {
-            Mode::Saas => Window::BatchMeterUsage,
-            _ => Window::MeterUsage,
-        };
+        let by_seller = config.product.mode.is_run_by_seller();
+        let window = if by_seller { Window::BatchMeterUsage } else { Window::MeterUsage };
         Ok(Self::File { ledger: Box::new(ledger), repairs: repairs(config), window })
     }
 
