@@ -41,7 +41,7 @@ use std::time::Duration;
 
 pub use self::disk::{DEFAULT_FILE, Disk, Installation, MemoryDisk, SELLER_FILE, SystemDisk};
 pub use self::endpoint::EndpointUrl;
-pub use self::env::{Environment, MapEnvironment, ProcessEnvironment, restart_if_untidy};
+pub use self::env::{Environment, MapEnvironment, OWN_PROGRAM, ProcessEnvironment, restart_if_untidy};
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::flags::{Flags, USAGE_HEADING};
 pub use self::mode::Mode;

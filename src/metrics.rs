@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::clock::Timestamp;
 use crate::entitlement::{Entitlement, State};
+use crate::marketplace::DIMENSIONS_MAX;
 
 /// How an attempt to register ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,9 +55,6 @@ struct ReasonLabel {
 
 /// Distinct `code` values kept; AWS has about thirty, an impostor could send any number.
 const CODES_MAX: usize = 64;
-
-/// Distinct `dimension` values kept; then `other`. AWS allows a product some hundred at most.
-const DIMENSIONS_MAX: usize = 200;
 
 /// What the ledger holds.
 #[derive(Debug, Clone, Copy)]

@@ -5,8 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use tollgate::clock::Timestamp;
+use tollgate::marketplace::{AHEAD_MAX, DIMENSION_CHARS_MAX};
 use tollgate::usage::event::{
-    AGE_MAX, AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, EVENTS_MAX, ID_BYTES_MAX, Rules, read,
+    AGE_MAX, Customer, EVENTS_MAX, ID_BYTES_MAX, Rules, read,
 };
 
 fuzz_target!(|input: &[u8]| {

@@ -22,7 +22,7 @@ use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
 use crate::marketplace::aws::Aws;
-use crate::marketplace::{Fault, Region};
+use crate::marketplace::{Fault, Region, WEB_IDENTITY_TOKEN_BYTES_MAX};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -122,14 +122,11 @@ fn keys(config: &Config) -> Finding {
     Finding::ok("public keys", shown.join(", "))
 }
 
-/// A projected token has some kilobytes.
-const TOKEN_BYTES_MAX: usize = 64 * 1024;
-
 async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let token = config.aws.web_identity_token_file.as_ref();
     if let Some(path) = token {
-        let bytes = read_regular(path, TOKEN_BYTES_MAX, Links::Follow);
+        let bytes = read_regular(path, WEB_IDENTITY_TOKEN_BYTES_MAX, Links::Follow);
         let read = bytes.as_deref().map_err(io::Error::kind);
         findings.push(web_identity(&path.display().to_string(), read, clock::system_now()));
     }

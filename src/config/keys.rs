@@ -13,10 +13,7 @@ use super::reader::{Reader, given_path};
 use super::setting::Setting;
 use crate::disk::Links;
 use crate::marketplace::PublicKeyVersion;
-use crate::receipt::key::{KeyRing, PublicKey};
-
-/// Largest PEM file: an RSA-8192 key has 1.5 KiB; comments around it are welcome.
-const PEM_BYTES_MAX: usize = 16 * 1024;
+use crate::receipt::key::{KeyRing, PEM_BYTES_MAX, PublicKey};
 
 /// Most names looked at in a folder; AWS has issued no product more than a few keys.
 const FOLDER_NAMES_MAX: usize = 256;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ClockSource, EndpointUrl, ListenAddr, Mode, OnLapse, OnUnsent};
-use crate::marketplace::Invalid;
+use crate::marketplace::{DIMENSION_CHARS_MAX, DIMENSIONS_MAX, Invalid};
 
 /// What is wrong with a text.
 pub(super) type Problem = Cow<'static, str>;
@@ -221,9 +221,6 @@ pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
     Ok(Path::new(text).to_owned())
 }
 
-/// Longest dimension name in the service model (`UsageDimension`).
-const DIMENSION_CHARS_MAX: usize = 255;
-
 pub(super) fn dimension(text: &str) -> Result<String, Problem> {
     let chars = text.chars().count();
     if chars == 0 || chars > DIMENSION_CHARS_MAX || text.chars().any(char::is_control) {
@@ -233,9 +230,6 @@ pub(super) fn dimension(text: &str) -> Result<String, Problem> {
     }
     Ok(text.to_owned())
 }
-
-/// AWS Marketplace allows a product at most 200 dimensions.
-const DIMENSIONS_MAX: usize = 200;
 
 pub(super) fn dimensions(items: &[String]) -> Result<Vec<String>, Problem> {
     if items.is_empty() || items.len() > DIMENSIONS_MAX {

@@ -142,38 +142,30 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!(config.product.mode, Mode::Hourly);
     assert!(config.product.allow_emulated && !config.product.sealed);
     assert_eq!(config.product.public_key_version, None);
-    assert_eq!(
-        config.registration,
-        Registration {
-            unavailable_after: Duration::from_secs(1800),
-            grace_period: Duration::ZERO,
-            on_denied: OnDenied::Hold,
-            on_lapse: OnLapse::Keep,
-            after_denial: AfterDenial::AskAgain,
-            kept_receipt: true,
-        }
-    );
+    let registration = config.registration;
+    assert_eq!(registration.unavailable_after, Duration::from_secs(1800));
+    assert_eq!(registration.grace_period, Duration::ZERO);
+    assert_eq!(registration.on_denied, OnDenied::Hold);
+    assert_eq!(registration.on_lapse, OnLapse::Keep);
+    assert_eq!(registration.after_denial, AfterDenial::AskAgain);
+    assert!(registration.kept_receipt);
     assert_eq!(config.probe.addr.to_string(), "[::]:19180");
     assert_eq!(config.app.addr.to_string(), "127.0.0.1:19181");
     assert!(config.app.token.is_none() && !config.app.aws_door && !config.app.quit);
     assert_eq!(config.state.dir, StateDir::Default("/var/lib/tollgate".into()));
-    assert_eq!(
-        config.usage,
-        Usage {
-            settle: Duration::from_secs(120),
-            on_expired: OnExpired::Carry,
-            on_zero_hour: OnZeroHour::Skip,
-            seal_on_shutdown: true,
-            shutdown_grace: Duration::from_secs(25),
-            drain_quiet: Duration::from_secs(2),
-            command_grace: Duration::from_secs(20),
-            idempotency_window: Duration::from_secs(48 * 3600),
-            on_unsent: OnUnsent::Keep,
-            strict_usage: false,
-            ledger_repair: true,
-            ledger_bytes_max: 1 << 30,
-        }
-    );
+    let usage = config.usage;
+    assert_eq!(usage.settle, Duration::from_secs(120));
+    assert_eq!(usage.on_expired, OnExpired::Carry);
+    assert_eq!(usage.on_zero_hour, OnZeroHour::Skip);
+    assert!(usage.seal_on_shutdown);
+    assert_eq!(usage.shutdown_grace, Duration::from_secs(25));
+    assert_eq!(usage.drain_quiet, Duration::from_secs(2));
+    assert_eq!(usage.command_grace, Duration::from_secs(20));
+    assert_eq!(usage.idempotency_window, Duration::from_secs(48 * 3600));
+    assert_eq!(usage.on_unsent, OnUnsent::Keep);
+    assert!(!usage.strict_usage);
+    assert!(usage.ledger_repair);
+    assert_eq!(usage.ledger_bytes_max, 1 << 30);
     assert_eq!(config.log, Log { format: None, filter: "info".into() });
     assert_eq!(config.clock, ClockSource::System);
     assert!(config.aws.region.is_none() && config.aws.endpoint_url.is_none());

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 pub use crate::marketplace::exceptions::NOT_ENTITLED;
 use crate::marketplace::exceptions::{self, Kind, Verdict};
 use crate::marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
-use crate::marketplace::{Fault, FaultClass, Hour, RecordStatus};
+use crate::marketplace::{AHEAD_MAX, Fault, FaultClass, Hour, RecordStatus};
 use crate::registration::schedule::Draw;
 use crate::usage::ledger::{Answered, Record};
 
@@ -75,9 +75,6 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How far a pause may differ from its middle, so that the records of a batch, and pods, do not come back together.
 const PAUSE_JITTER: f64 = 0.3;
-
-/// Clocks differ by so much; a record's time that is farther ahead was taken from a clock that has gone back since.
-const AHEAD_MAX: Duration = Duration::from_secs(300);
 
 /// The longest phase: ten calls a second serve six thousand pods in it.
 pub const PHASE_MAX: Duration = Duration::from_secs(600);

@@ -12,7 +12,7 @@ use crate::config::{Mode, SELLER_FILE};
 use crate::disk::{Links, read_regular};
 use crate::exit::Exit;
 use crate::marketplace::ProductCode;
-use crate::receipt::key::PublicKey;
+use crate::receipt::key::{PEM_BYTES_MAX, PublicKey};
 
 /// `tollgate config init`.
 #[derive(Debug, Args)]
@@ -98,8 +98,6 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn read_key(path: &Path) -> Result<String, InitError> {
-    // As for the keys of the configuration: an RSA-8192 key has 1.5 KiB.
-    const PEM_BYTES_MAX: usize = 16 * 1024;
     let refused = |problem: String| InitError::Key { path: path.to_owned(), problem };
     let pem = read_regular(path, PEM_BYTES_MAX, Links::Follow).map_err(|error| refused(error.to_string()))?;
     PublicKey::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
