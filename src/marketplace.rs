@@ -15,6 +15,7 @@ pub mod hour;
 pub mod operation;
 pub mod quantity;
 pub mod region;
+pub mod schedule;
 
 use std::fmt;
 use std::future::Future;

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tollgate::clock::Timestamp;
+use tollgate_time::Timestamp;
 use tollgate::marketplace::aws::{Aws, Settings};
 use tollgate::marketplace::{
     BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, MeterUsage, Metering as _, Nonce,

@@ -15,9 +15,10 @@ use tollgate::api::attestation::{Attestation, Calls, registrations};
 use tollgate::api::door::Door;
 use tollgate::api::usage::{Metering as Way, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
-use tollgate::clock::{Timestamp, WallClock};
+use tollgate_time::Timestamp;
+use tollgate_clock::WallClock;
 use tollgate::entitlement::{self, Subject, word};
-use tollgate::http::Room;
+use tollgate_http::Room;
 use tollgate::marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
     Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use libfuzzer_sys::fuzz_target;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
-use tollgate::clock::Timestamp;
+use tollgate_time::Timestamp;
 use tollgate::marketplace::PublicKeyVersion;
 use tollgate::receipt::key::{MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey};
 use tollgate::receipt::{Expected, Receipt, VerifyError, verify};

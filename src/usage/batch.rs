@@ -50,8 +50,8 @@ pub fn size(record: &Record) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
     use crate::marketplace::Quantity;
+    use tollgate_time::Timestamp;
 
     fn record(id: i64, account: &str, dimension: &str, licensed: bool, decimal: bool) -> Record {
         Record {

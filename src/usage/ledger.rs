@@ -65,9 +65,9 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::clock::Timestamp;
 use crate::marketplace::Hour;
 use crate::usage::event::Event;
+use tollgate_time::Timestamp;
 
 use ageing::Ageing;
 pub use ageing::Oldest;

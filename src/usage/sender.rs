@@ -22,11 +22,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::word::Tell;
+use crate::marketplace::schedule::Draw;
 use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, Metering, ProductCode, Region, Signing};
 use crate::metrics::{LedgerFigures, Metrics};
-use crate::registration::schedule::Draw;
 use crate::usage::batch;
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Answered, Due, Ledger, LedgerError, Noted, Record};
@@ -37,6 +36,8 @@ use health::{Health, Standing, Subject};
 use notes::Note;
 use pace::Pace;
 use queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
+use tollgate_clock::{self as clock, WallClock};
+use tollgate_time::Timestamp;
 
 /// Calls in flight at once: at ten calls a second, enough for answers that take 800 ms, and few enough that a service
 /// that stops answering leaves few records in doubt.

@@ -125,7 +125,8 @@ fn late_usage_counts_to_the_current_hour() {
 #[test]
 fn a_shutdown_loses_nothing_and_waits_for_the_application() {
     let bench = Bench::metered();
-    let mut running = bench.start();
+    // Longer than by default: the application of this test may be slow.
+    let mut running = bench.start_with(&[("TOLLGATE_DRAIN_QUIET", "5s")]);
     running.report("requests", "1");
     running.sidecar.signal("TERM");
     running.sidecar.read_until(|line| line["message"] == "draining");

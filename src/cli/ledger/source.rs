@@ -13,15 +13,15 @@ use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, Order, Refused, Repairs};
 use crate::api::usage::{backlog, balances, whole};
 use crate::app::{address, repairs};
-use crate::clock;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::http::Address;
-use crate::http::client::{Ask, ClientError, ask};
 use crate::usage::ledger::repair::Repaired;
 use crate::usage::ledger::view::Looked;
 use crate::usage::ledger::{FILE_NAME, Ledger, LedgerError};
 use crate::usage::policy::Window;
+use tollgate_clock as clock;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ClientError, ask};
 
 /// Reading a page of records from a slow disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -11,10 +11,10 @@ use super::rows::State;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings, current_hour};
-use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity, Region};
 use crate::usage::event::Customer;
 use crate::usage::seal::{Sealed, StoredAllocation};
+use tollgate_time::Timestamp;
 
 /// A report as the application sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use super::keys::Keys;
 use super::rows::Slot;
 use super::slots::{self, Part, Past};
 use super::{Settings, Taken, claim, closed_hour, totals};
-use crate::clock::Timestamp;
 use crate::marketplace::{Hour, TagSet};
 use crate::usage::event::Event;
+use tollgate_time::Timestamp;
 
 /// What a group adds to one slot.
 struct Added<'a> {

@@ -15,8 +15,8 @@ use serde::Serialize;
 use super::amount::amount;
 use super::rows::{self, Carried, State};
 use super::{Ledger, LedgerError, Settings, classify, current_hour, totals};
-use crate::clock::Timestamp;
 use crate::marketplace::exceptions::{self, Kind, Verdict};
+use tollgate_time::Timestamp;
 
 /// Longest note: some sentences and a ticket's address.
 pub const NOTE_CHARS_MAX: usize = 1000;

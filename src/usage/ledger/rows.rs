@@ -8,10 +8,10 @@ use super::ageing::{self, Overdue};
 use super::amount::amount;
 use super::slots::{self, Part, Past};
 use super::{forms, links, meta, set_meta};
-use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Hour, Quantity, Region, TagSet};
 use crate::usage::event::Customer;
 use crate::usage::seal::{Sealed, StoredAllocation};
+use tollgate_time::Timestamp;
 
 /// Where an event counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,9 +11,9 @@ use super::upkeep::{self, Budget};
 use super::{
     Ledger, LedgerError, Settings, claim, forms, last_closed, links, quarantine, random_hex, set_meta,
 };
-use crate::clock::Timestamp;
 use crate::marketplace::Hour;
 use crate::usage::seal::{self, Sealed};
+use tollgate_time::Timestamp;
 
 /// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.
 const AHEAD_HOURS_MAX: i64 = 48;

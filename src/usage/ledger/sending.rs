@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
 use super::rows::{self, Answered, Carried, OTHER_FORM, Record, State};
 use super::{Ledger, LedgerError, ageing, current_hour};
-use crate::clock::Timestamp;
 use crate::marketplace::{Hour, Region};
+use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
 /// further ahead was noted by a clock that has jumped back since, and counts as due.

@@ -10,10 +10,11 @@ use super::slots::{self, Past};
 use super::{
     Ledger, LedgerError, Record, Settings, claim, classify, forms, keys, meta, random_hex, set_meta, totals,
 };
-use crate::clock::{self, Timestamp};
 use crate::marketplace::{Hour, Quantity};
 use crate::usage::event::Customer;
 use crate::usage::seal::Sealed;
+use tollgate_clock as clock;
+use tollgate_time::Timestamp;
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.
 pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
