@@ -1,4 +1,4 @@
-//! What is known of a setting, and the macro that makes everything else from the one table of [`super::table`].
+//! What is known of a setting, and the macro that makes everything else from the one table of `table`.
 //!
 //! - A row's name is spelled once; the flag (`--product-code`) and the variable (`TOLLGATE_PRODUCT_CODE`) follow from
 //!   it at compile time. Flags, environment, files, `config print`, the parts of [`super::Config`], the tables of the
