@@ -35,6 +35,13 @@ const FOR_OWN_POD: Option<Only> =
 /// How long a part of a stop may take: Kubernetes and ECS end a process long before its limit.
 pub(super) const STOP: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
 
+/// Two hours are open while one settles; a third would never close in order.
+const SETTLE: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
+
+/// An event may be half as old as the window: less would reject events of the hour that is open, and each remembered
+/// `id` takes space in the ledger.
+const WINDOW: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "2h", "30d"));
+
 settings! {
     /// What is sold and how it proves that it was paid.
     #[derive(Debug)]
@@ -244,7 +251,7 @@ settings! {
     #[derive(Debug, Clone, PartialEq, Eq)]
     Usage {
         /// How long an hour still accepts its own late usage after it has ended.
-        Settle = "settle" => settle: Duration = read(DURATION.parsed(|text| duration_within(text, "0s", "59m"))) {
+        Settle = "settle" => settle: Duration = read(SETTLE) {
             risk: "usage is billed later; too short a time moves late usage to the next hour",
             default: Is("2m"), for_usage: true,
         }
@@ -277,7 +284,7 @@ settings! {
 
         /// How long the `id` of an event is remembered. An event older than 24 hours, or than half of this, is
         /// rejected.
-        IdempotencyWindow = "idempotency_window" => idempotency_window: Duration = read(DURATION.parsed(|text| duration_within(text, "2h", "30d"))) {
+        IdempotencyWindow = "idempotency_window" => idempotency_window: Duration = read(WINDOW) {
             risk: "too short: a repeated event counts twice, and events from a backlog are rejected",
             default: Is("48h"), for_usage: true,
         }
@@ -293,7 +300,8 @@ settings! {
             risk: "dead records are written off, or billed in a cheaper dimension",
             default: Depends("true in mode saas and where there is no seller's file, else false", |reader| {
                 // Who may write records off must not be who pays for them.
-                if reader.mode().is_some_and(Mode::is_run_by_seller) || !reader.resolution.sealed() { "true" } else { "false" }
+                let seller = reader.mode().is_some_and(Mode::is_run_by_seller) || !reader.resolution.sealed();
+                if seller { "true" } else { "false" }
             }),
             for_usage: true,
         }
@@ -314,6 +322,7 @@ settings! {
         /// How long a stop may take; usage that is not sent by then stays in the ledger.
         ShutdownGrace = "shutdown_grace" => shutdown_grace: Duration = floored(STOP) {
             risk: "the open hour stays on disk, and is lost with an `emptyDir`; at least 5 s",
+            // Less leaves no time to send the open hour.
             default: Is("25s"), owner: Owner::Operator, floor: Some("5s"), for_usage: true,
             chart_value: Some("shutdownGrace"),
         }
@@ -321,6 +330,7 @@ settings! {
         /// How large the usage ledger may grow before usage is answered with 503.
         LedgerBytesMax = "ledger_bytes_max" => ledger_bytes_max: u64 = floored(SIZE) {
             risk: "usage is answered with 503, and the application must keep it; at least 16 MiB",
+            // A smaller ledger is full, and refuses usage, at once.
             default: Is("1GiB"), owner: Owner::Operator, floor: Some("16MiB"), for_usage: true,
         }
     }
