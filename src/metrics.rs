@@ -14,7 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::entitlement::{Entitlement, State};
-use crate::marketplace::DIMENSIONS_MAX;
+use tollgate_marketplace::DIMENSIONS_MAX;
 use tollgate_time::Timestamp;
 
 /// How an attempt to register ended.

@@ -149,8 +149,8 @@ async fn start_emulator(folder: &Path) -> io::Result<(Child, Facts)> {
     }
 }
 
-/// The sidecar on the usual probe port where that is free, else on any. The sidecar itself finds out: a port that is tried
-/// and given back may be another process's by the time it is used.
+/// The sidecar on the usual probe port where that is free, else on any. The sidecar itself finds out: a port that is
+/// tried and given back may be another process's by the time it is used.
 async fn start_sidecar(facts: &Facts) -> io::Result<(Child, SocketAddr)> {
     let usual = listening(&mut command_of_sidecar(facts, USUAL_PROBE_PORT)).await;
     let (sidecar, started) = match usual {

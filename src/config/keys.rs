@@ -1,7 +1,7 @@
 //! Loading the product's public keys: a folder of `<version>.pem`, or one PEM file.
 //!
 //! All keys are read, and all faults reported: a key that is wrong today is the outage of the day when AWS rotates.
-//! What makes a key acceptable is decided in [`crate::receipt::key`].
+//! What makes a key acceptable is decided in [`tollgate_receipt`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use super::parse::Problem;
 use super::reader::{Reader, given_path};
 use super::setting::Setting;
 use crate::disk::Links;
-use crate::marketplace::PublicKeyVersion;
-use crate::receipt::key::{KeyRing, PEM_BYTES_MAX, PublicKey};
+use tollgate_marketplace::PublicKeyVersion;
+use tollgate_receipt::{KeyRing, PEM_BYTES_MAX, PublicKey};
 
 /// Most names looked at in a folder; AWS has issued no product more than a few keys.
 const FOLDER_NAMES_MAX: usize = 256;

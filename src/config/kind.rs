@@ -9,7 +9,7 @@ use super::{
     AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
     OnUnsent, OnZeroHour,
 };
-use crate::marketplace::{Invalid, ProductCode, PublicKeyVersion, Region};
+use tollgate_marketplace::{Invalid, ProductCode, PublicKeyVersion, Region};
 
 /// How a value is given on the command line and in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ClockSource, EndpointUrl, ListenAddr, Mode, OnLapse, OnUnsent};
-use crate::marketplace::{DIMENSION_CHARS_MAX, DIMENSIONS_MAX, Invalid};
+use tollgate_marketplace::{DIMENSION_CHARS_MAX, DIMENSIONS_MAX, Invalid};
 
 /// What is wrong with a text.
 pub(super) type Problem = Cow<'static, str>;

@@ -38,15 +38,18 @@ pub(super) fn state_dir(
     }
     let explicit = reader.is_given(setting);
     let path = if explicit { given_path(reader, setting, parse)?.unwrap_or(path) } else { path };
+    if reader.role == Role::Ledger {
+        return Some(kept(path, explicit));
+    }
     let Err(error) = reader.installed.disk.try_write(&path, keep) else {
-        return Some(proven(path, explicit));
+        return Some(kept(path, explicit));
     };
     let problem = format!("cannot be written: {}", describe(&error));
     let full = error.kind() == ErrorKind::StorageFull;
     if full && !keep {
         // What the folder holds can be looked at all the same.
         reader.warnings.push(format!("state_dir {} {problem}", path.display()));
-        return Some(proven(path, explicit));
+        return Some(kept(path, explicit));
     }
     if explicit || need.is_some() {
         let because = need.map(|need| format!(", and {need}")).unwrap_or_default();
@@ -65,6 +68,6 @@ pub(super) fn state_dir(
     Some(StateDir::None)
 }
 
-fn proven(path: PathBuf, explicit: bool) -> StateDir {
+fn kept(path: PathBuf, explicit: bool) -> StateDir {
     if explicit { StateDir::Explicit(path) } else { StateDir::Default(path) }
 }

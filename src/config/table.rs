@@ -25,9 +25,9 @@ use super::{
     AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
     OnUnsent, OnZeroHour, PodIdentity, Proxies, Role, Secret, StateDir, proxy, sdk,
 };
-use crate::marketplace::ca_bundle::CaBundle;
-use crate::marketplace::{ProductCode, PublicKeyVersion, Region};
-use crate::receipt::key::KeyRing;
+use tollgate_aws::ca_bundle::CaBundle;
+use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
+use tollgate_receipt::KeyRing;
 
 const FOR_OWN_POD: Option<Only> =
     Some(Only { used: Mode::meters_own_pod, otherwise: "it is for mode metered" });
@@ -222,7 +222,7 @@ settings! {
             risk: "nothing: the gate is shut in both cases",
             default: Depends("run: hold, exec: exit", |reader| match reader.role {
                 Role::Exec => "exit",
-                Role::Run | Role::Inspect => "hold",
+                Role::Run | Role::Inspect | Role::Ledger => "hold",
             }),
         }
 

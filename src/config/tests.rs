@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::setting::{Owner, Setting};
 use super::*;
 use crate::disk::Links;
-use crate::marketplace::PublicKeyVersion;
+use tollgate_marketplace::PublicKeyVersion;
 
 /// A public key such as AWS issues (RSA-3072), made for these tests; nobody holds its private key.
 pub(crate) const TEST_KEY_PEM: &str = include_str!("testdata/rsa3072.pem");

@@ -16,8 +16,8 @@ use std::time::Duration;
 use ring::digest;
 use serde_json::value::RawValue;
 
-use crate::marketplace::{AHEAD_MAX, DIMENSION_CHARS_MAX, Quantity, TagSet};
 use form::{CustomerDocument, Document, Named, Tags};
+use tollgate_marketplace::{AHEAD_MAX, DIMENSION_CHARS_MAX, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
 pub(crate) use form::split;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
+use super::closing::Hours;
 use super::rows::{self, Answered, Carried, OTHER_FORM, Record, State};
-use super::{Ledger, LedgerError, ageing, current_hour};
-use crate::marketplace::{Hour, Region};
+use super::{Ledger, LedgerError, ageing};
+use tollgate_marketplace::{Hour, Region};
 use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
@@ -170,7 +171,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let region = region.map(Region::as_str);
         self.write("answer", |transaction, settings| {
-            let current = current_hour(transaction, now, settings.settle)?;
+            let hours = Hours::read(transaction, settings, now)?;
             for Noted { id, answered, due_at } in notes {
                 ageing::answered(transaction, *id, answered)?;
                 let mut answered = answered;
@@ -182,7 +183,7 @@ impl Ledger {
                         transaction,
                         unless_in_doubt,
                         &settings.pod,
-                        current,
+                        &hours,
                         None,
                         *id,
                         now,

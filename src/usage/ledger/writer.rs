@@ -343,10 +343,10 @@ mod tests {
     use super::*;
 
     use crate::entitlement;
-    use crate::marketplace::{Quantity, TagSet};
     use crate::metrics::Format;
     use crate::usage::event::Customer;
     use crate::usage::ledger::Settings;
+    use tollgate_marketplace::{Quantity, TagSet};
     use tollgate_time::Timestamp;
 
     const MS: Duration = Duration::from_millis(1);

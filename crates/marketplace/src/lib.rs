@@ -4,17 +4,14 @@
 //! - Names are AWS's own (`ProductCode`, `PublicKeyVersion`, `Nonce`); limits come from the service model
 //!   `meteringmarketplace/2016-01-14`.
 //! - A value of these types is valid: the constructor parses, there are no setters.
-//! - Nothing here knows the AWS SDK; `marketplace/aws.rs` alone translates.
+//! - Nothing here knows the AWS SDK; `tollgate-aws` alone translates.
 
 pub mod allocation;
-pub mod aws;
-pub mod ca_bundle;
 pub mod exceptions;
 pub mod fault;
 pub mod hour;
 pub mod operation;
 pub mod quantity;
-pub mod region;
 pub mod schedule;
 
 use std::fmt;
@@ -24,7 +21,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::watch;
 
 pub use allocation::{Allocation, TagSet};
 pub use hour::Hour;
@@ -401,9 +397,15 @@ pub trait Metering: Send + Sync {
     /// The region that is asked, once it is known.
     fn region(&self) -> Option<Region>;
 
-    /// The service's clock less ours in seconds, by its latest answer; nothing where it has no clock to compare.
-    fn clock_skew(&self) -> Option<watch::Receiver<Option<i64>>> {
+    /// The service's clock less ours in seconds, by its latest answer, if it had a time to compare.
+    fn clock_skew(&self) -> Option<i64> {
         None
+    }
+
+    /// Waits until [`Metering::clock_skew`] is something else than `known`.
+    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()> {
+        let _ = known;
+        Box::pin(std::future::pending())
     }
 }
 
