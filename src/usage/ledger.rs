@@ -40,6 +40,7 @@ mod amount;
 mod claim;
 mod counting;
 mod files;
+mod folding;
 mod forms;
 mod keys;
 mod links;
@@ -89,8 +90,8 @@ const CACHE_KIB: i64 = 512;
 /// Statements kept ready: more than this module has, or looking at the hours would drop those of the intake.
 const STATEMENTS_MAX: usize = 64;
 
-/// The WAL is folded back into the file at this many pages of 4 KiB at most, so that it stays at some 8 MiB. To fold
-/// takes the fsyncs of three commits: seldom enough, and 99 acknowledgements of 100 do not notice.
+/// SQLite folds the WAL back into the file at this many pages of 4 KiB, so that it stays below some 8 MiB; the ledger's
+/// thread does so before (`folding`).
 const CHECKPOINT_PAGES_MAX: u64 = 2048;
 
 /// Below it there would be a fold with every commit.
@@ -223,6 +224,7 @@ pub struct Ledger {
     mark: mark::Mark,
     progress: sealing::Progress,
     ageing: Ageing,
+    folding: folding::Folding,
 }
 
 impl Ledger {
@@ -315,8 +317,15 @@ impl Ledger {
         connection.pragma_update(None, "wal_autocheckpoint", rows::signed(pages)).map_err(damaged)?;
         connection.pragma_update(None, "journal_size_limit", limit).map_err(damaged)?;
         amount::register(&connection).map_err(damaged)?;
-        let progress = sealing::Progress::begin();
-        Ok(Self { connection, path: path.to_owned(), settings, mark, progress, ageing: Ageing::default() })
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            settings,
+            mark,
+            progress: sealing::Progress::begin(),
+            ageing: Ageing::default(),
+            folding: folding::Folding::below(pages),
+        })
     }
 
     /// From here on SQLite folds its WAL back when it closes the file.
