@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use tollgate::clock::Timestamp;
-use tollgate::marketplace::{Quantity, TagSet};
 use tollgate::usage::event::{Customer, Event};
 use tollgate::usage::ledger::{FILE_NAME, Ledger, Settings};
+use tollgate_marketplace::{Quantity, TagSet};
+use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -100,10 +100,14 @@ fn bare(folder: &Path) -> Box<dyn FnMut(u64)> {
         connection.pragma_update(None, name, value).unwrap();
     }
     for (name, sign) in [("plus", 1), ("minus", -1)] {
-        let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+        let flags = FunctionFlags::SQLITE_UTF8
+            | FunctionFlags::SQLITE_DETERMINISTIC
+            | FunctionFlags::SQLITE_INNOCUOUS;
         connection
             .create_scalar_function(name, 2, flags, move |context| {
-                let operand = |index| context.get::<Option<[u8; 16]>>(index).map(|bytes| bytes.map_or(0, i128::from_be_bytes));
+                let operand = |index| {
+                    context.get::<Option<[u8; 16]>>(index).map(|bytes| bytes.map_or(0, i128::from_be_bytes))
+                };
                 Ok((operand(0)? + sign * operand(1)?).to_be_bytes())
             })
             .unwrap();
@@ -121,16 +125,21 @@ fn bare(folder: &Path) -> Box<dyn FnMut(u64)> {
                  AND NOT EXISTS (SELECT 1 FROM keys_3 WHERE hash = ?1) ON CONFLICT (hash) DO NOTHING";
             run(claim, params![ids.next().to_be_bytes(), [7_u8; 8]]);
         }
-        run("UPDATE key_tables SET first_at = min(coalesce(first_at, ?1), ?1), last_at = ?1, held = held + ?2 WHERE number = 0",
-            params![NOW.unix_millis(), rows.cast_signed()]);
+        run(
+            "UPDATE key_tables SET first_at = min(coalesce(first_at, ?1), ?1), last_at = ?1, held = held + ?2 WHERE number = 0",
+            params![NOW.unix_millis(), rows.cast_signed()],
+        );
         let sum = (amount * i128::from(rows)).to_be_bytes();
         run("INSERT INTO slots (pod, customer, dimension, hour, amount, additive, total, first_at)
                  VALUES ('pod', '', 'requests', 498752, ?1, zeroblob(16), ?1, ?2)
                  ON CONFLICT (hour, pod, customer, dimension) DO UPDATE SET amount = plus(amount, excluded.amount),
                  additive = plus(additive, excluded.additive), total = plus(total, excluded.total),
                  first_at = min(first_at, excluded.first_at)", params![sum, NOW.unix_millis()]);
-        run("INSERT INTO totals (dimension, accepted) VALUES ('requests', ?1)
-                 ON CONFLICT (dimension) DO UPDATE SET accepted = plus(accepted, excluded.accepted)", params![sum]);
+        run(
+            "INSERT INTO totals (dimension, accepted) VALUES ('requests', ?1)
+                 ON CONFLICT (dimension) DO UPDATE SET accepted = plus(accepted, excluded.accepted)",
+            params![sum],
+        );
         commits += 1;
         run("INSERT OR REPLACE INTO meta (key, value) VALUES ('sequence', ?1)", params![commits.to_string()]);
         transaction.commit().unwrap();

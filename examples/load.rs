@@ -76,7 +76,9 @@ fn mixed(seed: u64, number: u64) -> u64 {
 fn request(high: u64, low: u64) -> String {
     let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0xfff);
     let (d, e) = (low >> 48 & 0x3fff | 0x8000, low & 0xffff_ffff_ffff);
-    let event = format!(r#"{{"id":"{a:08x}-{b:04x}-4{c:03x}-{d:04x}-{e:012x}","dimension":"requests","quantity":"0.5"}}"#);
+    let event = format!(
+        r#"{{"id":"{a:08x}-{b:04x}-4{c:03x}-{d:04x}-{e:012x}","dimension":"requests","quantity":"0.5"}}"#
+    );
     format!(
         "POST /v1/usage HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{event}",
         event.len()

@@ -6,7 +6,6 @@
 pub mod api;
 pub mod app;
 pub mod cli;
-pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod doctor;
@@ -16,12 +15,9 @@ pub mod entitlement;
 pub mod exit;
 #[cfg(feature = "fail-points")]
 pub mod fail_point;
-pub mod http;
 pub mod log;
-pub mod marketplace;
 pub mod metrics;
 pub mod probe;
-pub mod receipt;
 pub mod registration;
 pub mod shutdown;
 pub mod usage;

@@ -59,10 +59,12 @@ fn relative(path: &Path) -> String {
     below.to_str().expect("file names of the project are UTF-8").replace('\\', "/")
 }
 
-/// The Rust files below one of these folders.
+/// The Rust files below one of these folders; `src` stands for that of each crate.
 fn sources(folders: &[&str]) -> Vec<Source> {
     let texts = texts();
     let wanted = texts.iter().filter(|(path, _)| {
+        let path =
+            path.strip_prefix("crates/").and_then(|path| path.split_once('/')).map_or(path.as_str(), |p| p.1);
         path.ends_with(".rs") && folders.iter().any(|folder| path.starts_with(&format!("{folder}/")))
     });
     let sources: Vec<Source> = wanted.map(|(path, text)| Source::new(path, text)).collect();
@@ -193,12 +195,12 @@ fn every_fuzz_target_is_built() {
 /// AWS's own form, and the emulator's list is separate on purpose.
 #[test]
 fn exception_names_of_aws_stand_in_one_table() {
-    let others = ["src/marketplace/exceptions.rs", "src/emulator", "src/cli/emulator", "src/api"];
+    let others = ["crates/marketplace/src/exceptions.rs", "src/emulator", "src/cli/emulator", "src/api"];
     let sources = sources(&["src"]);
     let asking = sources.iter().filter(|source| !others.iter().any(|path| source.path.starts_with(path)));
     assert_none(asking.flat_map(|source| {
         let named = source.strings.iter().filter(|(line, text)| {
-            tollgate::marketplace::exceptions::find(text).is_some() && !source.is_test(*line)
+            tollgate_marketplace::exceptions::find(text).is_some() && !source.is_test(*line)
         });
         named.map(|(line, text)| format!("{}:{line}: {text}: ask marketplace::exceptions", source.path))
     }));

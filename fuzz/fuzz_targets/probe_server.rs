@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use conversation::Server;
 use libfuzzer_sys::fuzz_target;
-use tollgate::clock::{Timestamp, WallClock};
+use tollgate_time::Timestamp;
+use tollgate_clock::WallClock;
 use tollgate::entitlement::{self, Subject};
 use tollgate::metrics::Metrics;
 use tollgate::probe::{LIMITS, ProbeServer};

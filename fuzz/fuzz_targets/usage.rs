@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate::clock::Timestamp;
+use tollgate_time::Timestamp;
 use tollgate::usage::event::{
     AGE_MAX, AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, EVENTS_MAX, ID_BYTES_MAX, Rules, read,
 };

@@ -9,11 +9,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Surroundings;
 use crate::api::repair::Repairs;
 use crate::api::usage::{Metering, UsagePart};
-use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
-use crate::marketplace::quantity;
 use crate::shutdown::Parts;
 use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
@@ -24,6 +22,8 @@ use crate::usage::policy::{self, Policy, Window};
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use crate::usage::unsent::rule::Rule;
+use tollgate_clock as clock;
+use tollgate_marketplace::quantity;
 
 /// What is kept of the time to stop for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);

@@ -14,15 +14,15 @@ use serde_json::Value;
 
 use crate::app::aws_settings;
 use crate::cli::{complain, probe};
-use crate::clock;
 use crate::config::{self, Config, Environment, Flags, Installation, Mode, Role, Row};
 use crate::disk::{Links, read_regular};
 use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
-use crate::marketplace::aws::Aws;
-use crate::marketplace::{Fault, Region};
+use tollgate_aws::Aws;
+use tollgate_clock as clock;
+use tollgate_marketplace::{Fault, Region};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::clock::Timestamp;
 use crate::entitlement;
-use crate::marketplace::{
+use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, Forwarded, Identified, MeterUsage, Metered, Region, Registered,
     ResolvedCustomer,
 };
-use crate::receipt::key::PublicKey;
+use tollgate_receipt::PublicKey;
+use tollgate_time::Timestamp;
 
 /// Counts its calls and answers each as told, once it may.
 struct Service {

@@ -10,8 +10,9 @@
 
 use std::time::Duration;
 
+use tollgate_clock as clock;
+
 use super::{Ledger, LedgerError};
-use crate::clock;
 
 /// How long a fold may take, beside a few commits: with the piece of sealing before it and a commit behind it, on a
 /// disk that answers within a millisecond or two, nobody waits 50 ms.
@@ -43,7 +44,8 @@ impl Folding {
         let aim = FOLD_TIME.max(FOLD_COMMITS * commit).as_micros();
         let fitting = u128::from(pages) * aim / took.as_micros().max(1);
         // One fold says little: the disk may have been busy with something else.
-        let (least, most) = (PAGES_MIN.max(self.at_pages / 2), self.at_most.min(self.at_pages.saturating_mul(2)));
+        let (least, most) =
+            (PAGES_MIN.max(self.at_pages / 2), self.at_most.min(self.at_pages.saturating_mul(2)));
         let at_pages = u64::try_from(fitting).unwrap_or(u64::MAX).max(least).min(most);
         Self { at_pages, ..self }
     }
@@ -95,7 +97,11 @@ mod tests {
             // A slow disk: its fsyncs alone take longer than a fold may elsewhere.
             (400, 40 * MS, 8 * MS, 400),
         ] {
-            assert_eq!(folding(400).took(pages, took, commit), folding(expected), "{pages} {took:?} {commit:?}");
+            assert_eq!(
+                folding(400).took(pages, took, commit),
+                folding(expected),
+                "{pages} {took:?} {commit:?}"
+            );
         }
         assert_eq!(folding(130).took(130, 900 * MS, MS), folding(PAGES_MIN));
         assert_eq!(folding(1000).took(1000, MS, MS), folding(1024));

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
+use super::closing::Hours;
 use super::rows::{self, Answered, Carried, OTHER_FORM, Record, State};
 use super::upkeep::Budget;
-use super::{Ledger, LedgerError, ageing, current_hour};
-use crate::clock::Timestamp;
-use crate::marketplace::{Hour, Region};
+use super::{Ledger, LedgerError, ageing};
+use tollgate_marketplace::{Hour, Region};
+use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
 /// further ahead was noted by a clock that has jumped back since, and counts as due.
@@ -88,7 +89,9 @@ impl Ledger {
     pub fn next_due(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.reading(|connection| {
             connection
-                .prepare_cached("SELECT min(due_at) FROM records INDEXED BY records_due WHERE state = 'sealed'")?
+                .prepare_cached(
+                    "SELECT min(due_at) FROM records INDEXED BY records_due WHERE state = 'sealed'",
+                )?
                 .query_row([], |row| row.get::<_, Option<i64>>(0))
                 .map(|at| at.map(Timestamp::from_unix_millis))
         })
@@ -193,7 +196,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let region = region.map(Region::as_str);
         self.write("answer", |transaction, settings| {
-            let current = current_hour(transaction, now, settings.settle)?;
+            let hours = Hours::read(transaction, settings, now)?;
             for Noted { id, answered, due_at } in notes {
                 ageing::answered(transaction, *id, answered)?;
                 let mut answered = answered;
@@ -205,7 +208,7 @@ impl Ledger {
                         transaction,
                         unless_in_doubt,
                         &settings.pod,
-                        current,
+                        &hours,
                         None,
                         *id,
                         now,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 use crate::usage::ledger::Oldest;
+use tollgate_time::Timestamp;
 
 /// What the seller chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn age(oldest: Oldest, now: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marketplace::Hour;
+    use tollgate_marketplace::Hour;
 
     const HOUR: Duration = Duration::from_secs(3600);
     /// 2026-11-24T08:00:00Z, the start of an hour.
