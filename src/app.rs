@@ -17,8 +17,6 @@ use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, On
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::log;
-use crate::marketplace::Metering;
-use crate::marketplace::aws::{Aws, Settings};
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
 use crate::registration::dimensions::Trial;
@@ -29,8 +27,10 @@ use crate::shutdown::{Ended, Parts, Signals, until};
 use crate::usage::notice::Notices;
 use identity::Identity;
 pub(crate) use metering::repairs;
+use tollgate_aws::{Aws, Settings};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};
+use tollgate_marketplace::Metering;
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +133,7 @@ impl App {
             pod: config.probe.pod_uid.clone(),
         });
         let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
-        // In mode hourly AWS is asked once: nothing will need the credentials again.
-        if config.product.mode != Mode::Hourly {
+        if !config.product.mode.ends_when_open() {
             let aws = Arc::clone(&aws);
             parts.spawn("credentials", until(parts.stop(), async move { aws.keep_credentials().await }));
         }
@@ -166,7 +165,7 @@ impl App {
                 attestation,
                 door: config.app.aws_door.then(|| {
                     // Only reports of this pod's own usage compete with the ledger's.
-                    let metered = usage.as_ref().filter(|_| config.product.mode == Mode::Metered);
+                    let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
                     Door::new(
                         Arc::clone(&aws),
                         metered.map(|usage| usage.part.clone()),
@@ -182,7 +181,7 @@ impl App {
         }
 
         let draining = watch::Sender::new(false);
-        if config.product.mode == Mode::Metered {
+        if config.product.mode.meters_own_pod() {
             let trial = Trial {
                 metering: Arc::clone(&aws),
                 product_code: config.product.product_code.clone(),
@@ -311,9 +310,9 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
     }
 }
 
-/// Only `RegisterUsage` is signed, so only its mode can attest.
+/// Only a signed answer attests.
 fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
-    (config.product.mode == Mode::Hourly).then(|| {
+    config.product.mode.is_signed().then(|| {
         Arc::new(Attestation {
             aws: Arc::clone(&surroundings.aws),
             product_code: config.product.product_code.clone(),

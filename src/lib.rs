@@ -1,25 +1,20 @@
 //! tollgate: the entitlement and metering sidecar for container products on AWS Marketplace.
 //!
-//! Reading order: [`marketplace`] (the vocabulary), [`registration`] (the heart), [`receipt`] (what proves an
-//! entitlement), [`entitlement`] (the published fact), [`probe`] (who reads it), [`app`] (how it is joined).
+//! Reading order: [`tollgate_marketplace`] (the vocabulary), [`registration`] (the heart), [`tollgate_receipt`] (what
+//! proves an entitlement), [`entitlement`] (the published fact), [`probe`] (who reads it), [`app`] (how it is joined).
 
 pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod disk;
 pub mod doctor;
-#[cfg(feature = "emulator")]
-pub mod emulator;
 pub mod entitlement;
 pub mod exit;
 #[cfg(feature = "fail-points")]
 pub mod fail_point;
 pub mod log;
-pub mod marketplace;
 pub mod metrics;
 pub mod probe;
-pub mod receipt;
 pub mod registration;
 pub mod shutdown;
 pub mod usage;

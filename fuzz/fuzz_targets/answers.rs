@@ -12,14 +12,14 @@ use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tollgate_time::Timestamp;
-use tollgate::marketplace::aws::{Aws, Settings};
-use tollgate::marketplace::{
+use tollgate_aws::{Aws, Settings};
+use tollgate_marketplace::{
     BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, MeterUsage, Metering as _, Nonce,
     PublicKeyVersion, Quantity, RegisterUsage, Signing, UsageRecord,
 };
-use tollgate::receipt::key::PublicKey;
-use tollgate::receipt::{Expected, verify};
+use tollgate_receipt::PublicKey;
+use tollgate_receipt::{Expected, verify};
+use tollgate_time::Timestamp;
 
 struct Stand {
     runtime: Runtime,
@@ -83,7 +83,7 @@ fn whole(request: &[u8]) -> bool {
 }
 
 async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
-    let product_code: tollgate::marketplace::ProductCode = "demohourly".parse().expect("a product code");
+    let product_code: tollgate_marketplace::ProductCode = "demohourly".parse().expect("a product code");
     let (timestamp, quantity): (_, Quantity) =
         (Timestamp::from_unix_seconds(1_795_507_200), "2.5".parse().expect("a quantity"));
     match operation % 5 {

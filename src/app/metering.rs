@@ -13,7 +13,6 @@ use crate::api::usage::{Metering, UsagePart};
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
-use crate::marketplace::quantity;
 use crate::shutdown::Parts;
 use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
@@ -25,6 +24,7 @@ use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use crate::usage::unsent::rule::Rule;
 use tollgate_clock as clock;
+use tollgate_marketplace::quantity;
 
 /// What is kept of the time to stop for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
@@ -135,7 +135,7 @@ const fn window(outlet: Outlet) -> Window {
 fn rules(config: &Config) -> Rules {
     Rules {
         dimensions: config.product.dimensions.clone(),
-        customers: config.product.mode == Mode::Saas,
+        customers: config.product.mode.is_run_by_seller(),
         entitlement_dimension: config.product.entitlement_dimension.clone(),
         strict: config.usage.strict_usage,
         age_max: event::age_max(config.usage.idempotency_window),

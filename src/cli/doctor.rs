@@ -14,15 +14,15 @@ use serde_json::Value;
 
 use crate::app::aws_settings;
 use crate::cli::{complain, probe};
-use crate::config::{self, Config, Environment, Flags, Installation, Mode, Role, Row};
-use crate::disk::{Links, read_regular};
+use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
 use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
-use crate::marketplace::aws::Aws;
-use crate::marketplace::{Fault, Region};
+use tollgate_aws::Aws;
 use tollgate_clock as clock;
+use tollgate_disk::{Links, read_regular};
+use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, Region};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -109,7 +109,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
 
 fn keys(config: &Config) -> Finding {
     let product = &config.product;
-    if product.mode != Mode::Hourly {
+    if !product.mode.is_signed() {
         return Finding::ok("public keys", format!("not needed in mode {}", product.mode));
     }
     let shown: Vec<String> = product
@@ -122,9 +122,6 @@ fn keys(config: &Config) -> Finding {
     Finding::ok("public keys", shown.join(", "))
 }
 
-/// A projected token has some kilobytes.
-const TOKEN_BYTES_MAX: usize = 64 * 1024;
-
 /// What is wrong with a token's file.
 const TOKEN_FAULTS: [&str; 3] =
     ["WebIdentityTokenUnreadable", "WebIdentityTokenMissing", "CredentialsFileInvalid"];
@@ -133,7 +130,7 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
     let mut findings = Vec::new();
     let token = config.aws.web_identity_token_file.as_ref();
     if let Some(path) = token {
-        let bytes = read_regular(path, TOKEN_BYTES_MAX, Links::Follow);
+        let bytes = read_regular(path, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
         findings.push(web_identity(&path.display().to_string(), bytes.as_deref(), clock::system_now()));
     }
     if region.is_none() {

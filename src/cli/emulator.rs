@@ -9,10 +9,10 @@ use clap::Args;
 use tokio::sync::watch;
 
 use crate::cli::complain;
-use crate::disk::{Links, describe, read_regular};
-use crate::emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
 use crate::exit::Exit;
 use crate::shutdown::Signals;
+use tollgate_disk::{Links, describe, read_regular};
+use tollgate_emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ask};
 

@@ -14,7 +14,7 @@ use clap::Args;
 
 use crate::app::{App, Scope};
 use crate::cli::{complain, load};
-use crate::config::{Environment as _, Flags, Mode, ProcessEnvironment, Role, USAGE_HEADING, setting};
+use crate::config::{Environment as _, Flags, ProcessEnvironment, Role, USAGE_HEADING, setting};
 use crate::exit::Exit;
 
 /// Arguments of `exec`, which has no use for the settings of usage.
@@ -34,17 +34,6 @@ pub fn run(args: &ExecArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    if config.product.mode != Mode::Hourly {
-        return complain(
-            Exit::Config,
-            &format!(
-                "mode: exec works with mode hourly only, for nothing stays to meter usage in mode {}; use \
-                 `tollgate run` \
-                 as a sidecar and `tollgate await` before the application",
-                config.product.mode
-            ),
-        );
-    }
     // AWS is asked once in a pod's life, and bills from then on: not for a command that cannot start.
     if let Err((exit, problem)) = args.command.first().map_or(Ok(()), |program| find(program)) {
         return cannot_start(exit, &args.command[0], &problem);

@@ -14,13 +14,13 @@ use crate::api::listing::Listing;
 use crate::api::repair::{Action, OTHER_FORM, Order as Body};
 use crate::api::{csv, query};
 use crate::cli::complain;
-use crate::config::{self, Flags, Installation, Mode, ProcessEnvironment, Role};
+use crate::config::{self, Flags, Installation, ProcessEnvironment, Role};
 use crate::exit::Exit;
-use crate::marketplace::Hour;
 use crate::usage::ledger::repair::Repaired;
 use crate::usage::ledger::view::{Looked, Standing};
 use source::Source;
 use table::{cell, sheet, table};
+use tollgate_marketplace::Hour;
 
 /// Arguments of `ledger`. Settings may stand before the subcommand and behind it.
 #[derive(Debug, Args)]
@@ -82,6 +82,13 @@ enum Order {
         #[command(flatten)]
         output: Output,
     },
+}
+
+impl Order {
+    /// Whether it changes the ledger; all others leave its file as it is.
+    const fn writes(&self) -> bool {
+        matches!(self, Self::Replay(_) | Self::Confirm(_) | Self::Discard(_))
+    }
 }
 
 /// What `ledger` reads of the settings, and its own flag: the help names these.
@@ -170,15 +177,17 @@ type Complaint = (Exit, String);
 /// Asks the sidecar, or else the file; prints.
 pub fn run(args: &LedgerArgs) -> Exit {
     let installed = Installation::compiled_in();
-    let config = match config::load(&args.flags, &ProcessEnvironment, &installed, Role::Inspect) {
+    let config = match config::load(&args.flags, &ProcessEnvironment, &installed, Role::Ledger) {
         Ok(loaded) => loaded.config,
         Err(faults) => return complain(Exit::Config, &format!("{faults}\n{}", faults.summary())),
     };
-    if config.product.mode == Mode::Hourly {
-        let text = "mode: there is no ledger in mode hourly, where AWS meters by itself";
-        return complain(Exit::Config, text);
+    if !config.product.mode.has_ledger() {
+        let text =
+            format!("mode: there is no ledger in mode {}, where AWS meters by itself", config.product.mode);
+        return complain(Exit::Config, &text);
     }
-    let done = Source::find(&config).and_then(|mut source| perform(&args.order, &mut source, args.json));
+    let done = Source::find(&config, args.order.writes())
+        .and_then(|mut source| perform(&args.order, &mut source, args.json));
     match done {
         Ok((exit, text)) => {
             print(&text);
@@ -271,7 +280,7 @@ fn none(id: i64, action: Action) -> Complaint {
         Action::Replay | Action::Confirm => "dead letter, nor an unconfirmed record,",
         Action::Discard => "dead letter",
     };
-    (Exit::LedgerIo, format!("there is no {what} {id}; `tollgate ledger show {id}` says where it stands"))
+    (Exit::Usage, format!("there is no {what} {id}; `tollgate ledger show {id}` says where it stands"))
 }
 
 fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
@@ -288,8 +297,8 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
     if let [id] = replay.ids[..] {
         return match source.repair(id, Action::Replay, &order)? {
             Repaired::Done => Ok((Exit::Done, one_done(id, Action::Replay, as_json))),
-            Repaired::InDoubt => Err((Exit::LedgerIo, IN_DOUBT.to_owned())),
-            Repaired::OtherForm => Err((Exit::LedgerIo, OTHER_FORM.to_owned())),
+            Repaired::InDoubt => Err((Exit::Usage, IN_DOUBT.to_owned())),
+            Repaired::OtherForm => Err((Exit::Usage, OTHER_FORM.to_owned())),
             Repaired::NotFound => Err(none(id, Action::Replay)),
         };
     }
@@ -311,7 +320,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
     }
     // Of all, those that may have been billed are left by intent; of numbers that were given, nothing is.
     let complete = other_form.is_empty() && (replay.all || in_doubt.is_empty() && missing.is_empty());
-    let exit = if complete { Exit::Done } else { Exit::LedgerIo };
+    let exit = if complete { Exit::Done } else { Exit::Usage };
     if as_json {
         let document = json!({
             "replayed": done, "may_have_been_billed": in_doubt, "not_found": missing, "other_form": other_form,

@@ -16,8 +16,8 @@ use super::fault::{Fault, Origin};
 use super::profiles;
 use super::reader::Reader;
 use super::setting::Setting;
-use crate::disk::Links;
-use crate::marketplace::CREDENTIAL_FILE_BYTES_MAX;
+use tollgate_disk::Links;
+use tollgate_marketplace::CREDENTIAL_FILE_BYTES_MAX;
 
 const ACCESS_KEY: &str = "AWS_ACCESS_KEY_ID";
 const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
@@ -70,7 +70,7 @@ const PAIRS: [[&str; 2]; 2] = [[ACCESS_KEY, SECRET_KEY], [ROLE, WEB_IDENTITY_TOK
 pub(super) type Gaps = Vec<String>;
 
 /// Notes each variable that would not reach AWS as it was meant, and returns what gives no credentials.
-pub(super) fn check(reader: &mut Reader<'_>) -> Gaps {
+pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
     // The one that is our setting is judged as such; beside a seller's file there may be none.
     let ours = reader.origin(Setting::EndpointUrl);
     let judged =
@@ -103,7 +103,7 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Gaps {
     }
     gaps.extend(profiles::check(reader));
     reader.warnings.extend(gaps.iter().cloned());
-    gaps
+    Some(gaps)
 }
 
 fn refuse(reader: &mut Reader<'_>, name: impl Into<String>, problem: &str) {

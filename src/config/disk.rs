@@ -10,8 +10,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub(super) use crate::disk::describe;
-use crate::disk::{Links, read_regular};
+pub(super) use tollgate_disk::describe;
+use tollgate_disk::{Links, read_regular};
 
 /// The seller's file. Compiled in: a path that could be configured could be configured away.
 pub const SELLER_FILE: &str = "/usr/share/tollgate/seller.toml";

@@ -12,7 +12,7 @@ use super::env::filled;
 use super::fault::Fault;
 use super::reader::Reader;
 use super::sdk::variable_fault;
-use crate::disk::Links;
+use tollgate_disk::Links;
 
 pub(super) const CONFIG_FILE: &str = "AWS_CONFIG_FILE";
 pub(super) const CREDENTIALS_FILE: &str = "AWS_SHARED_CREDENTIALS_FILE";

@@ -18,7 +18,7 @@ use super::fault::{Fault, Origin, quoted, shown};
 use super::flags::{CONFIG_FLAG, Flags};
 use super::reader::{QUOTED, is_quoted};
 use super::setting::{ENV_PREFIX, Owner, Setting, Spec, did_you_mean};
-use crate::disk::Links;
+use tollgate_disk::Links;
 
 /// The variable that names the operator's file.
 pub const CONFIG_VARIABLE: &str = "TOLLGATE_CONFIG";

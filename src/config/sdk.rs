@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 use super::disk::describe;
 use super::env::filled;
 use super::fault::{Fault, Origin, quoted};
-use super::parse;
 use super::reader::{QUOTED, Reader, is_quoted};
 use super::setting::Setting;
-use super::{Aws, EndpointUrl, credentials, proxy};
-use crate::disk::Links;
-use crate::marketplace::Region;
-use crate::marketplace::ca_bundle::CaBundle;
+use super::{EndpointUrl, credentials};
+use tollgate_aws::ca_bundle::CaBundle;
+use tollgate_disk::Links;
 
 /// Where the ECS agent describes the task (AWS: task metadata endpoint version 4).
 const ECS_METADATA_VARIABLE: &str = "ECS_CONTAINER_METADATA_URI_V4";
@@ -32,60 +30,28 @@ pub(super) const SHOWN_VARIABLES: &[&str] = &[
     ECS_METADATA_VARIABLE,
 ];
 
-/// Reads all of it.
-pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
-    let region = reader.given(Setting::Region, parse::typed);
-    let region_origin = reader.origin(Setting::Region);
-    if let Some(Some(region)) = &region {
-        warn_of_unlisted(reader, region, &region_origin);
-    }
-    let endpoint_url = reader.given(Setting::EndpointUrl, parse::endpoint_url);
-    let ca_bundle = ca_bundle(reader);
-    let use_dual_stack = sdk_switch(reader, "AWS_USE_DUALSTACK_ENDPOINT");
-    let use_fips = sdk_switch(reader, "AWS_USE_FIPS_ENDPOINT");
-    let imds_disabled = sdk_switch(reader, "AWS_EC2_METADATA_DISABLED");
-    // Read where endpoints are chosen; a value that is neither would leave them in force without a word.
-    sdk_switch(reader, super::resolve::IGNORE_ENDPOINTS_VARIABLE);
-    let ecs_metadata_uri = ecs_metadata_uri(reader);
-    let proxies = proxy::read(reader);
-    let credential_gaps = credentials::check(reader);
-    let sealed = reader.resolution.sealed();
-    let endpoint_url = endpoint_url?;
-    if let Some(url) = endpoint_url.as_ref().filter(|url| !url.is_https() && !url.is_loopback()) {
-        reader.warnings.push(format!(
-            "endpoint_url {} sends requests over unencrypted HTTP to another machine",
-            quoted(url.as_str())
-        ));
-    }
-    Some(Aws {
-        region: region?,
-        region_origin,
-        endpoint_url,
-        ecs_metadata_uri,
-        container_credentials: credentials::CONTAINER_URIS.map(|variable| filled(reader.env, variable)),
-        web_identity_token_file: filled(reader.env, credentials::WEB_IDENTITY_TOKEN_FILE).map(PathBuf::from),
-        container_token_file: filled(reader.env, credentials::CONTAINER_TOKEN_FILE).map(PathBuf::from),
-        credential_gaps,
-        ca_bundle: ca_bundle?,
-        use_dual_stack: use_dual_stack?,
-        use_fips: use_fips?,
-        imds_disabled: imds_disabled?,
-        proxies: proxies?,
-        sealed,
-    })
+/// Where the region comes from.
+pub(super) fn region_origin(reader: &mut Reader<'_>) -> Option<Origin> {
+    Some(reader.origin(Setting::Region))
 }
 
-/// A new region must work without a new version; a wrong number is a name that never resolves.
-fn warn_of_unlisted(reader: &mut Reader<'_>, region: &Region, origin: &Origin) {
-    if !region.is_listed() {
-        reader.warnings.push(format!(
-            "region {region} ({origin}) is none of the AWS regions that this version knows; correct it, unless AWS has \
-             opened it since"
-        ));
-    }
+/// The variables of an agent that hands out credentials, where they are set.
+pub(super) fn container_credentials(reader: &mut Reader<'_>) -> Option<[Option<String>; 2]> {
+    Some(credentials::CONTAINER_URIS.map(|variable| filled(reader.env, variable)))
 }
 
-fn sdk_switch(reader: &mut Reader<'_>, variable: &'static str) -> Option<bool> {
+/// The file of the web identity token, where there is one.
+pub(super) fn web_identity_token_file(reader: &mut Reader<'_>) -> Option<Option<PathBuf>> {
+    Some(filled(reader.env, credentials::WEB_IDENTITY_TOKEN_FILE).map(PathBuf::from))
+}
+
+/// The file of the agent's token, where there is one.
+pub(super) fn container_token_file(reader: &mut Reader<'_>) -> Option<Option<PathBuf>> {
+    Some(filled(reader.env, credentials::CONTAINER_TOKEN_FILE).map(PathBuf::from))
+}
+
+/// A switch of the SDK.
+pub(super) fn switch(reader: &mut Reader<'_>, variable: &'static str) -> Option<bool> {
     let Some(value) = filled(reader.env, variable) else { return Some(false) };
     if value.eq_ignore_ascii_case("true") {
         return Some(true);
@@ -106,24 +72,26 @@ pub(super) fn variable_fault(variable: &'static str, value: &str, problem: Strin
     }
 }
 
-fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<String> {
-    let value = filled(reader.env, ECS_METADATA_VARIABLE)?;
+/// The ECS agent's address, where there is one.
+pub(super) fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<Option<String>> {
+    let Some(value) = filled(reader.env, ECS_METADATA_VARIABLE) else { return Some(None) };
     if is_quoted(&value) {
         reader.faults.push(variable_fault(ECS_METADATA_VARIABLE, &value, QUOTED.to_owned()));
         return None;
     }
     if value.parse::<EndpointUrl>().is_ok() {
-        return Some(value);
+        return Some(Some(value));
     }
     // The agent injects it; the operator can do nothing about it, and the region may be known otherwise.
     reader.warnings.push(format!("{ECS_METADATA_VARIABLE} is not a URL and is ignored"));
-    None
+    Some(None)
 }
 
 /// Largest bundle: the whole list of public authorities has a quarter of this.
 const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 
-fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
+/// The certificate authorities to trust, where they are named.
+pub(super) fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
     let Some(value) = filled(reader.env, CA_BUNDLE_VARIABLE) else { return Some(None) };
     if credentials::is_refused(reader, CA_BUNDLE_VARIABLE) {
         return None;

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::Finding;
 use crate::config::Mode;
-use crate::disk::describe;
-use crate::marketplace::aws::CredentialSource;
-use crate::marketplace::exceptions;
+use tollgate_aws::CredentialSource;
+use tollgate_disk::describe;
+use tollgate_marketplace::exceptions;
 use tollgate_time::Timestamp;
 
 /// The environment of the credentials, as far as AWS's rules depend on it.
@@ -50,7 +50,7 @@ const IRSA: &str = "EKS: annotate the service account with eks.amazonaws.com/rol
 pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bool) -> Finding {
     let check = "credentials";
     let seen = source.describe();
-    if mode == Mode::Saas {
+    if mode.is_run_by_seller() {
         return Finding::ok(
             check,
             format!("{seen}; in mode saas any credentials of the seller's own account will do"),

@@ -10,11 +10,11 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::*;
 use crate::entitlement::{self, State, Watch, word};
-use crate::marketplace::{
+use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, FaultCode, Forwarded, Identified, MeterUsage, Metered,
     PublicKeyVersion, Quantity, Region, ResolvedCustomer,
 };
-use crate::receipt::key::PublicKey;
+use tollgate_receipt::PublicKey;
 use tollgate_time::Timestamp;
 
 const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
@@ -118,8 +118,13 @@ impl Metering for Service {
         "us-east-1".parse().ok()
     }
 
-    fn clock_skew(&self) -> Option<tokio::sync::watch::Receiver<Option<i64>>> {
-        Some(self.skew.subscribe())
+    fn clock_skew(&self) -> Option<i64> {
+        *self.skew.borrow()
+    }
+
+    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()> {
+        let mut skew = self.skew.subscribe();
+        Box::pin(async move { drop(skew.wait_for(|skew| *skew != known).await) })
     }
 }
 

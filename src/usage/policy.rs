@@ -11,12 +11,12 @@
 
 use std::time::Duration;
 
-pub use crate::marketplace::exceptions::NOT_ENTITLED;
-use crate::marketplace::exceptions::{self, Kind, Verdict};
-use crate::marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
-use crate::marketplace::schedule::Draw;
-use crate::marketplace::{Fault, FaultClass, Hour, RecordStatus};
 use crate::usage::ledger::{Answered, Record};
+pub use tollgate_marketplace::exceptions::NOT_ENTITLED;
+use tollgate_marketplace::exceptions::{self, Kind, Verdict};
+use tollgate_marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
+use tollgate_marketplace::schedule::Draw;
+use tollgate_marketplace::{AHEAD_MAX, Fault, FaultClass, Hour, RecordStatus};
 use tollgate_time::Timestamp;
 
 /// How records of one kind of call are sent.
@@ -75,9 +75,6 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How far a pause may differ from its middle, so that the records of a batch, and pods, do not come back together.
 const PAUSE_JITTER: f64 = 0.3;
-
-/// Clocks differ by so much; a record's time that is farther ahead was taken from a clock that has gone back since.
-const AHEAD_MAX: Duration = Duration::from_secs(300);
 
 /// The longest phase: ten calls a second serve six thousand pods in it.
 pub const PHASE_MAX: Duration = Duration::from_secs(600);
@@ -334,7 +331,7 @@ pub fn phase_of(pod: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marketplace::fault::{Answer, classify};
+    use tollgate_marketplace::fault::{Answer, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     fn policy() -> Policy {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::marketplace::allocation::allocate;
-use crate::marketplace::{Allocation, Hour, Quantity, TagSet};
+use tollgate_marketplace::allocation::allocate;
+use tollgate_marketplace::{Allocation, Hour, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
 /// What an hour of one customer and dimension summed up to.

@@ -23,8 +23,6 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::entitlement::word::Tell;
-use crate::marketplace::schedule::Draw;
-use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, Metering, ProductCode, Region, Signing};
 use crate::metrics::{LedgerFigures, Metrics};
 use crate::usage::batch;
 use crate::usage::ledger::writer::Writer;
@@ -37,6 +35,8 @@ use notes::Note;
 use pace::Pace;
 use queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_marketplace::schedule::Draw;
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Metering, ProductCode, Region, Signing};
 use tollgate_time::Timestamp;
 
 /// Calls in flight at once: at ten calls a second, enough for answers that take 800 ms, and few enough that a service
@@ -309,7 +309,7 @@ impl Sender {
         }
         let now = self.uptime();
         if now >= self.look_at {
-            self.look(Flush::Scheduled).await?;
+            self.look().await?;
         }
         let next = self.start_calls().await?;
         // What was decided on the way, without a call.
@@ -321,20 +321,26 @@ impl Sender {
 
     /// Begins to carry out an order: the open hour is sealed, and what waits is due.
     async fn take_order(&mut self, order: FlushOrder) -> Result<(), LedgerError> {
-        let flush = order.flush;
         self.order = Some(order);
         self.ask_now();
         self.queue.clear();
         self.sweep_at = Duration::ZERO;
-        self.look(flush).await?;
+        self.look().await?;
         self.release().await
     }
 
-    /// What waits is due.
+    /// What waits is due. A piece at a time, between which acknowledgements are given.
     async fn release(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
         self.stale = true;
-        self.writer.with(move |ledger| ledger.release(now, RELEASED_MAX)).await
+        let mut left = RELEASED_MAX;
+        loop {
+            let released = self.writer.with(move |ledger| ledger.release(now, left)).await?;
+            left = left.saturating_sub(released);
+            if released == 0 || left == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Ends the order where nothing more can be sent in its time. Else: when a record that waits is due again.
@@ -367,10 +373,10 @@ impl Sender {
     }
 
     /// Seals what is due, gives up what has expired, and shows how things stand.
-    async fn look(&mut self, flush: Flush) -> Result<(), LedgerError> {
+    async fn look(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
         self.end_pause_for_last_try(now).await?;
-        let seal_open_hour = flush == Flush::Final;
+        let seal_open_hour = self.flush() == Flush::Final;
         // A piece at a time, between which acknowledgements are given and calls begin.
         let seal = move |ledger: &mut Ledger| {
             if seal_open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) }

@@ -20,13 +20,6 @@ pub(crate) struct Rule {
 pub(crate) const RULES: &[Rule] = &[
     Rule {
         within: &[],
-        except: &["marketplace::aws", "api::door"],
-        never: &["aws_*"],
-        allow: &[],
-        why: "the AWS SDK's types stop at marketplace::aws (and the door's signer), so that its releases touch one file",
-    },
-    Rule {
-        within: &[],
         except: &["clock"],
         never: &[
             "*::SystemTime::now",
@@ -55,13 +48,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         within: &["probe"],
         except: &[],
-        never: &[
-            "crate::registration",
-            "crate::usage",
-            "crate::marketplace::aws",
-            "crate::api",
-            "crate::receipt",
-        ],
+        never: &["crate::registration", "crate::usage", "crate::aws", "crate::api", "crate::receipt"],
         allow: &[],
         why: "the probe server reads the published entitlement, so that nothing that hangs can hang a probe",
     },
@@ -87,30 +74,12 @@ pub(crate) const RULES: &[Rule] = &[
         why: "intake and sender meet in the ledger only",
     },
     Rule {
-        within: &[],
-        except: &["emulator", "cli::emulator", "cli::demo"],
-        never: &["crate::emulator"],
-        allow: &[],
-        why: "the sidecar reaches the emulator over HTTP, as it reaches AWS",
-    },
-    Rule {
-        within: &["emulator"],
-        except: &[],
-        never: &["crate"],
-        allow: &["crate::emulator", "crate::http", "crate::clock", "crate::time"],
-        why: "a wire format shared with the client would let one mistake cancel the other",
-    },
-    Rule {
         within: &[
             "receipt",
             "registration::machine",
             "registration::allowance",
-            "marketplace::exceptions",
-            "marketplace::schedule",
-            "marketplace::fault",
-            "marketplace::hour",
-            "marketplace::quantity",
-            "marketplace::allocation",
+            "marketplace",
+            "time",
             "usage::seal",
             "usage::policy",
             "usage::batch",

@@ -1,7 +1,7 @@
 //! The clock: the only crate that reads one.
 //!
-//! - Wall time ([`WallClock`]) decides hours, windows, receipt age and grace. It can follow the emulator's clock, so that
-//!   a day of metering is tested in seconds.
+//! - Wall time ([`WallClock`]) decides hours, windows, receipt age and grace. It can follow the emulator's clock, so
+//!   that a day of metering is tested in seconds.
 //! - Monotonic time ([`monotonic`]) decides retries, timeouts and rate limits. It is never followed; tests pause it.
 //! - Request signatures (SigV4) and `Date` headers always use the system's real time; the AWS SDK reads it itself.
 //!
@@ -25,9 +25,8 @@ pub fn monotonic() -> tokio::time::Instant {
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
 pub fn system_now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     // A clock before 1970 is a broken clock; the epoch is as good an answer as any and never panics.
-    Timestamp::from_unix_millis(since.map_or(0, millis))
+    std::time::SystemTime::now().into()
 }
 
 /// Wall time as the decisions see it.

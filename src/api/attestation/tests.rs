@@ -6,11 +6,11 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::entitlement;
-use crate::marketplace::{
+use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, Forwarded, Identified, MeterUsage, Metered, Region, Registered,
     ResolvedCustomer,
 };
-use crate::receipt::key::PublicKey;
+use tollgate_receipt::PublicKey;
 use tollgate_time::Timestamp;
 
 /// Counts its calls and answers each as told, once it may.

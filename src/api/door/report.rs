@@ -13,8 +13,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Number, Value};
 
 use super::Refused;
-use crate::marketplace::{Allocation, NONCE_BYTES, Nonce, Quantity, TagSet};
 use crate::usage::ledger::Claim;
+use tollgate_marketplace::{Allocation, NONCE_BYTES, Nonce, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
 /// Our own answer to a call about a product that is not configured.

@@ -7,9 +7,9 @@ use tokio::net::TcpStream;
 
 use crate::config::Config;
 use crate::doctor::{self, Finding};
-use crate::marketplace::aws::{Aws, CONNECT_TIMEOUT};
-use crate::marketplace::fault::TLS_HANDSHAKE;
+use tollgate_aws::{Aws, CONNECT_TIMEOUT};
 use tollgate_clock as clock;
+use tollgate_marketplace::fault::TLS_HANDSHAKE;
 
 /// A resolver that hangs must not hang the doctor.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);

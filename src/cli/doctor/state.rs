@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::app::address;
-use crate::config::{Config, Mode};
+use crate::config::Config;
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
 use crate::registration::memory::Store;
@@ -37,7 +37,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     if let Some(found) = space(folder) {
         findings.push(disk::space(found, mode, config.usage.ledger_bytes_max));
     }
-    if mode != Mode::Hourly {
+    if mode.has_ledger() {
         findings.push(disk::ledger(&look(config, folder).await));
     }
     findings
@@ -62,9 +62,10 @@ async fn look(config: &Config, folder: &Path) -> Ledger {
         let totals = ledger.totals()?;
         Ok(totals.into_iter().map(|(dimension, totals)| (dimension, totals.balances())).collect())
     };
-    match ledger::Ledger::open_existing(folder).and_then(|ledger| rows(&ledger)) {
+    match ledger::Ledger::inspect(folder).and_then(|ledger| rows(&ledger)) {
         Ok(rows) => Ledger::Read(rows),
         Err(LedgerError::InUse(_)) => held(config).await.map_or(Ledger::InUse, Ledger::Held),
+        Err(error @ (LedgerError::Old(_) | LedgerError::Empty(_))) => Ledger::Unread(error.to_string()),
         Err(error @ LedgerError::Damaged { .. }) => Ledger::Damaged(error.to_string()),
         Err(error) => Ledger::Unusable(error.to_string()),
     }

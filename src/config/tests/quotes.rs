@@ -2,6 +2,7 @@
 //! SDK, refuses the first with one sentence and takes the second without it.
 
 use super::*;
+use crate::config::setting::DefaultText;
 
 /// The variables of others that are read here or by the AWS SDK, with a value that each takes.
 const OTHERS: [(&str, &str); 31] = [
@@ -52,7 +53,11 @@ fn value_of(setting: Setting) -> &'static str {
         Setting::LedgerRepair => "true",
         Setting::DocsUrl => "https://seller.example/",
         Setting::LogFormat => "json",
-        setting => setting.spec().default.expect("a setting without a default has a row here"),
+        setting => match setting.spec().default {
+            DefaultText::Is(text) => text,
+            DefaultText::ByBuild { with_emulator, .. } => with_emulator,
+            DefaultText::Depends(..) | DefaultText::Absent(_) => panic!("{setting:?} has a row here"),
+        },
     }
 }
 

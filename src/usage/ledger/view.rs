@@ -5,8 +5,8 @@ use rusqlite::params;
 
 use super::amount::amount;
 use super::rows::{self, Record, State};
-use super::{Ledger, LedgerError, classify};
-use crate::marketplace::{Hour, TagSet};
+use super::{Ledger, LedgerError};
+use tollgate_marketplace::{Hour, TagSet};
 
 /// Which records are looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -177,10 +177,10 @@ impl Ledger {
             looked.dimension,
             looked.hour.map(Hour::number),
         ];
-        let failed = |error: rusqlite::Error| classify(&self.path, &error);
-        let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
-        let shown =
-            statement.query_map(bounds, |row| rows::record(row, false).map(&mut show)).map_err(failed)?;
-        shown.collect::<rusqlite::Result<_>>().map_err(failed)
+        self.reading(|connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let shown = statement.query_map(bounds, |row| rows::record(row, false).map(&mut show))?;
+            shown.collect()
+        })
     }
 }

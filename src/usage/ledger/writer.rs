@@ -257,6 +257,8 @@ impl Thread {
             }
             if let Some(work) = work {
                 self.work(work);
+            } else {
+                self.fold();
             }
         }
     }
@@ -311,6 +313,14 @@ impl Thread {
             self.failed(&error);
         }
         answer();
+        self.fold();
+    }
+
+    /// What was committed was told: nobody waits for a fold who has not come since.
+    fn fold(&mut self) {
+        if let Err(error) = self.ledger.fold(self.pace.took) {
+            self.failed(&error);
+        }
     }
 
     /// A write that failed is no commit: it has a counter of its own, and once a minute a log line. A full ledger
@@ -362,10 +372,10 @@ mod tests {
     use super::*;
 
     use crate::entitlement;
-    use crate::marketplace::{Quantity, TagSet};
     use crate::metrics::Format;
     use crate::usage::event::Customer;
     use crate::usage::ledger::Settings;
+    use tollgate_marketplace::{Quantity, TagSet};
     use tollgate_time::Timestamp;
 
     const MS: Duration = Duration::from_millis(1);

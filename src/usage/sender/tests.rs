@@ -9,13 +9,13 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::marketplace::{
-    BatchMeterUsage, BatchMetered, BoxFuture, Forwarded, Hour, Identified, MeterUsage, Metered, Quantity,
-    RecordStatus, RegisterUsage, Registered, ResolvedCustomer, TagSet, UsageRecord,
-};
 use crate::usage::event::{Customer, Event};
 use crate::usage::ledger::{self, Ledger, State};
 use crate::usage::policy::Window;
+use tollgate_marketplace::{
+    BatchMeterUsage, BatchMetered, BoxFuture, Forwarded, Hour, Identified, MeterUsage, Metered, Quantity,
+    RecordStatus, RegisterUsage, Registered, ResolvedCustomer, TagSet, UsageRecord,
+};
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -251,7 +251,7 @@ impl Sender {
     async fn look_once(&mut self, flush: Flush) -> Result<(), LedgerError> {
         if flush == Flush::Scheduled {
             self.sweep_at = Duration::ZERO;
-            self.look(flush).await?;
+            self.look().await?;
         } else {
             let until = clock::monotonic() + HOUR;
             self.take_order(FlushOrder { flush, until, done: oneshot::channel().0 }).await?;

@@ -7,15 +7,15 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::marketplace::{
-    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
-    Metering, Quantity, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, TagSet,
-};
 use crate::usage::event::{Customer, Event};
 use crate::usage::ledger::repair::{Repair, Repaired};
 use crate::usage::ledger::{self, Record};
 use crate::usage::policy::{Policy, Window};
 use crate::usage::sender::{Outlet, Sender, Settings};
+use tollgate_marketplace::{
+    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
+    Metering, Quantity, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, TagSet,
+};
 use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.

@@ -63,7 +63,7 @@ fn a_slot_keeps_its_tags_below_awss_bytes_whoever_writes_into_it() {
     assert_eq!(record.allocation_count, fitting + 1);
     assert_eq!(record.allocations.last().unwrap().quantity.micros(), u64::try_from(fitting).unwrap());
     let bytes: usize = record.allocations.iter().map(|part| part.tags.request_bytes()).sum();
-    assert!(bytes <= crate::marketplace::allocation::ALLOCATIONS_BYTES_MAX, "{bytes}");
+    assert!(bytes <= tollgate_marketplace::allocation::ALLOCATIONS_BYTES_MAX, "{bytes}");
     let links: Vec<(i64, Option<i64>, Option<i64>)> = bench
         .ledger()
         .connection
@@ -215,7 +215,10 @@ proptest! {
                 0 => now = now.plus(25 * MINUTE),
                 1 => { bench.ledger().seal_closed(now).unwrap(); }
                 2 if number % 5 == 0 => bench.restart(&format!("pod-{}", number % 3)),
-                2 => { bench.ledger().seal_now(now).unwrap(); }
+                2 => {
+                    while bench.ledger().seal_now(now).unwrap().more {}
+                    early::assert_nothing_unreported(bench.ledger(), Hour::of(now));
+                }
                 _ => {
                     let events: Vec<Event> = (0..number)
                         .map(|index| Event { dimension: format!("d{}", index % 7), ..tagged(&format!("{}", index * tag), 3, now) })

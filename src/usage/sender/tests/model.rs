@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 use super::call::usage_record;
 use super::*;
-use crate::marketplace::Allocation;
 use crate::usage::ledger::Taken;
+use tollgate_marketplace::Allocation;
 
 /// What happens to the next call.
 #[derive(Debug, Clone, Copy)]
@@ -385,7 +385,8 @@ struct Bench {
     /// By customer and dimension.
     acknowledged: BTreeMap<(String, String), u64>,
     keys: BTreeMap<String, [u8; 32]>,
-    /// Looks at hours by a clock that was wrong. Keys are remembered for a day of right time, and a few of these.
+    /// Looks at hours by a clock that was wrong, of which each may close some. Keys are remembered for a day of right time,
+    /// and a few of these.
     wrong: u32,
     /// The latest time that the sidecar's clock ever showed.
     farthest: Timestamp,
@@ -448,6 +449,27 @@ impl Bench {
 
     async fn records(&self) -> Vec<Record> {
         self.writer().with(|ledger| ledger.records(100_000)).await.unwrap()
+    }
+
+    /// Whose usage of which dimension is open while the hour of now has no record of it.
+    async fn unreported(&self) -> BTreeSet<(String, String)> {
+        let hour = Hour::of(self.clock.now());
+        let open = self
+            .writer()
+            .with(|ledger| ledger.open_usage(&ledger::view::Looked::default(), 0, usize::MAX))
+            .await
+            .unwrap();
+        let mut unreported: BTreeSet<_> = open
+            .into_iter()
+            .filter(|open| open.hour <= hour)
+            .map(|open| (open.customer, open.dimension))
+            .collect();
+        for record in self.records().await {
+            if record.hour == hour && record.pod == self.pod {
+                unreported.remove(&(record.customer.canonical().trim_end().to_owned(), record.dimension));
+            }
+        }
+        unreported
     }
 
     async fn look(&mut self, flush: Flush) {
@@ -520,7 +542,7 @@ impl Bench {
             tag => BTreeMap::from([("team".to_owned(), tag.to_string())]),
         };
         Some(Event {
-            id: key.map(|key| format!("{day}-{}-{key}", self.wrong / 5)),
+            id: key.map(|key| format!("{day}-{}-{key}", self.wrong / 3)),
             dimension,
             quantity: Quantity::from_micros(*micros).unwrap(),
             at: Timestamp::from_unix_millis(self.clock.now().unix_millis() - age),
@@ -572,7 +594,14 @@ impl Bench {
             }
             Step::Repeats { are_duplicates } => self.aws.world().repeats_are_duplicates = are_duplicates,
             Step::Shutdown { seal } => {
+                let unreported = self.unreported().await;
                 self.look(if seal { Flush::Final } else { Flush::Immediate }).await;
+                // A clock that was ahead may have closed the hour.
+                if seal && self.wrong == 0 {
+                    let left = self.unreported().await;
+                    let left: Vec<_> = unreported.intersection(&left).collect();
+                    assert!(left.is_empty(), "a stop left it, and its hour has no record: {left:?}");
+                }
                 self.look(Flush::Immediate).await;
                 self.start();
             }

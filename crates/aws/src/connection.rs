@@ -1,0 +1,422 @@
+//! The ways out: which requests go through a proxy, whom TLS trusts, how much of an answer is read, and what is noted
+//! of each request so that a fault can name what failed where.
+//!
+//! - Link-local and loopback addresses (IMDS, the agents, the emulator) are never asked through a proxy.
+//! - Every answer is cut at its limit here, below the SDK, so that no operation can escape it.
+
+use std::error::Error as StdError;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::{Builder as HttpBuilder, Connector, ConnectorBuilder, tls};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient as _, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use http_body_util::{BodyExt as _, Limited};
+
+use crate::ca_bundle::CaBundle;
+use tollgate_marketplace::Place;
+use tollgate_marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, TLS_HANDSHAKE};
+
+/// Largest answer of the metering service: the answer of a batch repeats its records, which are below 1 MB.
+pub(super) const METERING_ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// Largest answer of anything else (STS, the agents, IMDS): a few kilobytes are expected.
+pub(super) const OTHER_ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Three ways out, each built when first needed.
+#[derive(Debug)]
+pub(super) struct Routes {
+    /// Plain HTTP without a proxy: what is local.
+    direct: SharedHttpClient,
+    /// Plain HTTP, through the proxy where one is set.
+    plain: SharedHttpClient,
+    /// HTTPS, through the proxy where one is set. Building its connector reads the CA roots.
+    tls: SharedHttpClient,
+}
+
+impl Routes {
+    pub(super) fn new(ca_bundle: Option<CaBundle>) -> Self {
+        Self {
+            direct: HttpBuilder::new().build_with_connector_fn(direct),
+            plain: HttpBuilder::new().build_with_connector_fn(plain),
+            tls: HttpBuilder::new().build_with_connector_fn(move |settings, components| {
+                trusting(ca_bundle.as_ref(), settings, components)
+            }),
+        }
+    }
+
+    fn to(&self, uri: &str) -> &SharedHttpClient {
+        match Way::to(uri) {
+            Way::Direct => &self.direct,
+            Way::Plain => &self.plain,
+            Way::Tls => &self.tls,
+        }
+    }
+
+    /// A client whose requests are noted in `trail`.
+    pub(super) fn client(self: &Arc<Self>, trail: Trail) -> SharedHttpClient {
+        let routes = Arc::clone(self);
+        http_client_fn(move |settings, components| {
+            SharedHttpConnector::new(Route {
+                routes: Arc::clone(&routes),
+                trail: trail.clone(),
+                settings: settings.clone(),
+                components: components.clone(),
+            })
+        })
+    }
+}
+
+pub(super) enum Way {
+    Direct,
+    Plain,
+    Tls,
+}
+
+impl Way {
+    pub(super) fn to(uri: &str) -> Self {
+        let parsed: Option<hyper::Uri> = uri.parse().ok();
+        let host = parsed.as_ref().and_then(hyper::Uri::host).unwrap_or_default();
+        match parsed.as_ref().and_then(hyper::Uri::scheme_str) {
+            Some("http") if is_local(host) => Self::Direct,
+            Some("http") => Self::Plain,
+            _ => Self::Tls,
+        }
+    }
+}
+
+pub(super) fn direct(
+    settings: Option<&HttpConnectorSettings>,
+    components: Option<&RuntimeComponents>,
+) -> Connector {
+    connector(settings, components).build_http()
+}
+
+pub(super) fn plain(
+    settings: Option<&HttpConnectorSettings>,
+    components: Option<&RuntimeComponents>,
+) -> Connector {
+    connector(settings, components).proxy_config(ProxyConfig::from_env()).build_http()
+}
+
+pub(super) fn trusting(
+    ca_bundle: Option<&CaBundle>,
+    settings: Option<&HttpConnectorSettings>,
+    components: Option<&RuntimeComponents>,
+) -> Connector {
+    let mut context = tls::TlsContext::builder();
+    if let Some(bundle) = ca_bundle {
+        context =
+            context.with_trust_store(tls::TrustStore::empty().with_pem_certificate(bundle.pem().to_vec()));
+    }
+    connector(settings, components)
+        .proxy_config(ProxyConfig::from_env())
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+        .tls_context(context.build().expect("every certificate of the bundle was parsed"))
+        .build()
+}
+
+fn connector(
+    settings: Option<&HttpConnectorSettings>,
+    components: Option<&RuntimeComponents>,
+) -> ConnectorBuilder {
+    let mut builder = Connector::builder();
+    builder.set_connector_settings(settings.cloned());
+    builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+    builder
+}
+
+/// The proxy that a request to `url` goes through, as the SDK chooses it.
+pub(super) fn proxy(url: &str) -> Option<hyper::Uri> {
+    if matches!(Way::to(url), Way::Direct) {
+        return None;
+    }
+    let intercept = hyper_util::client::proxy::matcher::Matcher::from_env().intercept(&url.parse().ok()?)?;
+    Some(intercept.uri().clone())
+}
+
+/// Host and port of a URL; never its user or password.
+pub(super) fn host_of(url: &str) -> Option<String> {
+    let uri: hyper::Uri = url.parse().ok()?;
+    host_of_uri(&uri)
+}
+
+fn host_of_uri(uri: &hyper::Uri) -> Option<String> {
+    let host = uri.host()?;
+    Some(uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+/// Whether a host is this machine's or link-local: never behind a proxy, whatever the variables say.
+pub(super) fn is_local(host: &str) -> bool {
+    if host.eq_ignore_ascii_case("localhost") {
+        return true;
+    }
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local(),
+        // fd00:ec2::/32 is where IMDS and the EKS agent answer over IPv6.
+        Ok(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unicast_link_local() || ip.segments()[..2] == [0xfd00, 0x0ec2]
+        }
+        Err(_) => false,
+    }
+}
+
+// === what is noted ===
+
+/// One request and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Exchange {
+    /// What was asked.
+    pub(super) place: Place,
+    /// Host and port.
+    pub(super) host: String,
+    /// What came of it.
+    pub(super) outcome: Outcome,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Given up before there was an answer.
+    Unanswered,
+    /// An answer with this status began.
+    Answered(u16),
+    /// No answer; our code, and whether a connection came about.
+    Failed(&'static str, bool),
+}
+
+/// The requests of one client, in order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trail(Arc<Mutex<Vec<Exchange>>>);
+
+/// A source of credentials is asked a few times at most; more is not worth keeping.
+const TRAIL_MAX: usize = 32;
+
+impl Trail {
+    fn begin(&self, uri: &str) -> Option<usize> {
+        let mut trail = self.0.lock().expect("held for a push only, which cannot panic");
+        if trail.len() >= TRAIL_MAX {
+            return None;
+        }
+        let (place, host) = (place_of(uri), host_of(uri).unwrap_or_default());
+        trail.push(Exchange { place, host, outcome: Outcome::Unanswered });
+        Some(trail.len() - 1)
+    }
+
+    fn end(&self, at: Option<usize>, uri: &str, outcome: Outcome, by_proxy: bool) {
+        let Some(at) = at else { return };
+        let mut trail = self.0.lock().expect("held for a push only, which cannot panic");
+        let Some(exchange) = trail.get_mut(at) else { return };
+        exchange.outcome = outcome;
+        if by_proxy && let Some(host) = proxy(uri).as_ref().and_then(host_of_uri) {
+            (exchange.place, exchange.host) = (Place::Proxy, host);
+        }
+    }
+
+    /// The latest request, which is the one that an error is about: sources are asked one after the other.
+    pub(super) fn last(&self) -> Option<Exchange> {
+        self.0.lock().expect("held for a push only, which cannot panic").last().cloned()
+    }
+
+    /// Whether `place` has answered anything.
+    pub(super) fn has_answered(&self, place: Place) -> bool {
+        let trail = self.0.lock().expect("held for a push only, which cannot panic");
+        trail
+            .iter()
+            .any(|exchange| exchange.place == place && matches!(exchange.outcome, Outcome::Answered(_)))
+    }
+}
+
+/// What a URL belongs to, by the paths and hosts of AWS's documents: IMDS serves `/latest/…` only, STS has `sts` in its
+/// name or is the one other endpoint that is asked by POST to `/`; what remains hands out container credentials.
+fn place_of(uri: &str) -> Place {
+    let Ok(parsed) = uri.parse::<hyper::Uri>() else { return Place::Metering };
+    let host = parsed.host().unwrap_or_default();
+    let path = parsed.path();
+    if host == "169.254.169.254" || host.trim_matches(['[', ']']) == "fd00:ec2::254" {
+        return Place::Imds;
+    }
+    if path.starts_with("/latest/") {
+        return Place::Imds;
+    }
+    if matches!(path, "" | "/") { Place::Sts } else { Place::Container }
+}
+
+#[derive(Debug)]
+struct Route {
+    routes: Arc<Routes>,
+    trail: Trail,
+    settings: HttpConnectorSettings,
+    components: RuntimeComponents,
+}
+
+impl HttpConnector for Route {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let uri = request.uri().to_owned();
+        let metering = request.headers().get("x-amz-target").is_some();
+        let limit = if metering { METERING_ANSWER_BYTES_MAX } else { OTHER_ANSWER_BYTES_MAX };
+        let at = self.trail.begin(&uri);
+        let trail = self.trail.clone();
+        let call = self.routes.to(&uri).http_connector(&self.settings, &self.components).call(request);
+        HttpConnectorFuture::new(async move {
+            match call.await {
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    trail.end(at, &uri, Outcome::Answered(status), status == PROXY_AUTHENTICATION);
+                    Ok(limited(response, limit))
+                }
+                Err(error) => {
+                    let failure = Failure::of(&error, &uri);
+                    trail.end(at, &uri, Outcome::Failed(failure.code, failure.connected), failure.at_proxy);
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+/// RFC 9110, section 15.5.8: whoever sends it is a proxy.
+pub(super) const PROXY_AUTHENTICATION: u16 = 407;
+
+/// The answer, of which at most `limit` bytes are read; what is longer is a fault like a connection that breaks.
+fn limited(response: HttpResponse, limit: usize) -> HttpResponse {
+    response.map(|body| SdkBody::from_body_1_x(Limited::new(body, limit).map_err(|error| error)))
+}
+
+// === what the HTTP stack says of a failure ===
+
+/// Why there was no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Our code.
+    pub(super) code: &'static str,
+    /// A connection came about: the request may have been read.
+    pub(super) connected: bool,
+    /// The proxy on the way is what failed.
+    pub(super) at_proxy: bool,
+}
+
+impl Failure {
+    /// Why a request to `uri` has no answer. The HTTP stack has no public types for these causes; its words are
+    /// matched, and tests over real sockets hold them.
+    pub(super) fn of(error: &ConnectorError, uri: &str) -> Self {
+        let proxied = proxy(uri).is_some();
+        let connected = !says(error, &CONNECTING);
+        // The proxy has accepted the tunnel, and what then came through it was no TLS.
+        let tunnelled = proxied && !connected && matches!(Way::to(uri), Way::Tls) && !says(error, &[TUNNEL]);
+        let code = if error.is_timeout() { timeout_code(error) } else { dispatch_code(error, tunnelled) };
+        let at_proxy = match code {
+            PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED | "Dns" | "ConnectTimeout" => true,
+            CONNECTION => !connected,
+            // A proxy that is itself reached over TLS, whose certificate is not trusted.
+            _ => says(error, &[TUNNEL]),
+        };
+        Self { code, connected, at_proxy: proxied && at_proxy }
+    }
+}
+
+/// What the HTTP stack says of a connection that never came about.
+const CONNECTING: [&str; 3] = ["(connect)", "connect timeout", "dns error"];
+
+fn timeout_code(error: &(dyn StdError + 'static)) -> &'static str {
+    if says(error, &["connect"]) { "ConnectTimeout" } else { "Timeout" }
+}
+
+/// What the HTTP stack says, and our code for it; the first row that fits counts.
+const SAID: [(&[&str], &str); 6] = [
+    (&["tunnel error: proxy authorization required"], PROXY_AUTHENTICATION_REQUIRED),
+    (&["tunnel error: unsuccessful", "tunnel error: proxy response headers too long"], PROXY_REFUSED),
+    (&["dns error", "failed to lookup address"], "Dns"),
+    (&["certificate"], "Tls"),
+    (&["received corrupt message"], SPEAKS_NO_TLS),
+    (&["tls handshake eof"], CONNECTION),
+];
+
+/// What answered is no TLS: somebody else's server, or a page.
+const SPEAKS_NO_TLS: &str = "InvalidAnswer";
+
+/// No connection, or one that ended before TLS was agreed on.
+const CONNECTION: &str = "Connection";
+
+/// What an error of the way to and through a proxy begins with, up to the proxy's answer to `CONNECT`.
+const TUNNEL: &str = "tunnel error";
+
+fn dispatch_code(error: &(dyn StdError + 'static), tunnelled: bool) -> &'static str {
+    let said = SAID.iter().find(|(words, _)| says(error, words)).map(|(_, code)| *code);
+    let code = said.unwrap_or_else(|| if says(error, &["tls"]) { TLS_HANDSHAKE } else { CONNECTION });
+    match code {
+        // A proxy that accepts the tunnel and then sends a page of its own, or hangs up, has opened no way.
+        SPEAKS_NO_TLS | CONNECTION if tunnelled => PROXY_REFUSED,
+        code => code,
+    }
+}
+
+/// Whether an error or one of its causes holds one of these words.
+fn says(error: &(dyn StdError + 'static), words: &[&str]) -> bool {
+    chain(error).any(|cause| {
+        let cause = cause.to_string().to_lowercase();
+        words.iter().any(|word| cause.contains(word))
+    })
+}
+
+pub(super) fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let next =
+        |error: &&'a (dyn StdError + 'static)| -> Option<&'a (dyn StdError + 'static)> { (**error).source() };
+    std::iter::successors(Some(error), next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_hosts_are_never_asked_through_a_proxy() {
+        for local in [
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            "169.254.169.254",
+            "169.254.170.2",
+            "[fd00:ec2::254]",
+            "fe80::1",
+        ] {
+            assert!(is_local(local), "{local}");
+        }
+        for remote in ["metering.marketplace.us-east-1.amazonaws.com", "10.0.0.1", "[2600::1]", ""] {
+            assert!(!is_local(remote), "{remote}");
+        }
+    }
+
+    #[test]
+    fn what_a_credential_request_asks_is_told_by_its_address() {
+        for (uri, place) in [
+            ("https://sts.us-east-1.amazonaws.com/", Place::Sts),
+            ("http://127.0.0.1:4566/", Place::Sts),
+            ("http://169.254.170.2/v2/credentials/1", Place::Container),
+            ("http://169.254.170.23/v1/credentials", Place::Container),
+            ("http://169.254.169.254/latest/api/token", Place::Imds),
+            ("http://[fd00:ec2::254]/latest/api/token", Place::Imds),
+        ] {
+            assert_eq!(place_of(uri), place, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_named_without_user_and_password() {
+        assert_eq!(host_of("http://user:secret@proxy:3128/x").as_deref(), Some("proxy:3128"));
+        assert_eq!(
+            host_of("https://sts.us-east-1.amazonaws.com").as_deref(),
+            Some("sts.us-east-1.amazonaws.com")
+        );
+        assert_eq!(host_of("/path"), None);
+    }
+}

@@ -1,0 +1,484 @@
+//! Region and credentials: where they come from, and what each way of not getting them means.
+//!
+//! - The credential path's own faults are transient: STS, an agent or IMDS that is there and is unreachable, slow,
+//!   throttled or answers nonsense says nothing about the buyer. Its refusals are not, and neither is a pod in which
+//!   nothing could give credentials.
+//! - The SDK reads files (web identity token, profiles) as it goes, and a file may be anything: all of it runs on a
+//!   thread of its own, never on the one that answers probes, and one load at a time.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::credential_feature::AwsCredentialFeature;
+use aws_credential_types::provider::ProvideCredentials as _;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_marketplacemetering as sdk;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::retry::RetryConfig;
+
+use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain, trusting};
+use super::{Settings, SigningClock, endpoint_of, timeouts};
+use crate::region;
+use tollgate_disk::{Links, describe, read_regular};
+use tollgate_marketplace::exceptions::{self, StsError};
+use tollgate_marketplace::fault::PROXY_AUTHENTICATION_REQUIRED;
+use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, FaultClass, FaultCode, Place, Region};
+
+/// Where the credentials came from, as far as AWS's rules for these calls differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// EKS with IRSA: supported.
+    WebIdentity,
+    /// An HTTP endpoint in the container: the ECS task role (supported) or EKS Pod Identity (not supported).
+    Container,
+    /// The instance's role: AWS cannot see the pod.
+    Imds,
+    /// Access keys in the environment.
+    Environment,
+    /// A profile file.
+    Profile,
+    /// None of these.
+    Other,
+}
+
+impl CredentialSource {
+    /// A few words for logs and `doctor`.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::WebIdentity => "web identity (IRSA)",
+            Self::Container => "container endpoint (ECS task role or EKS Pod Identity)",
+            Self::Imds => "instance role (IMDS)",
+            Self::Environment => "access keys in the environment",
+            Self::Profile => "profile file",
+            Self::Other => "other",
+        }
+    }
+
+    fn of(credentials: &Credentials) -> Self {
+        let features = credentials.get_property::<Vec<AwsCredentialFeature>>();
+        let mut source = Self::Other;
+        for feature in features.into_iter().flatten() {
+            source = match feature {
+                AwsCredentialFeature::CredentialsEnvVarsStsWebIdToken
+                | AwsCredentialFeature::CredentialsStsAssumeRoleWebId
+                | AwsCredentialFeature::CredentialsProfileStsWebIdToken => Self::WebIdentity,
+                AwsCredentialFeature::CredentialsHttp => Self::Container,
+                AwsCredentialFeature::CredentialsImds => Self::Imds,
+                AwsCredentialFeature::CredentialsEnvVars => Self::Environment,
+                AwsCredentialFeature::CredentialsProfile if source == Self::Other => Self::Profile,
+                _ => source,
+            };
+        }
+        source
+    }
+}
+
+/// What a call needs before it can be made.
+#[derive(Debug, Clone)]
+pub(super) struct Ready {
+    pub(super) client: sdk::Client,
+    pub(super) expires_at: Option<SystemTime>,
+    /// Told apart by address.
+    identity: Arc<()>,
+}
+
+impl Ready {
+    /// Whether both came of the same load.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.identity, &other.identity)
+    }
+}
+
+/// Finds region and credentials.
+#[derive(Debug)]
+pub(super) struct Loader {
+    pub(super) settings: Settings,
+    routes: Arc<Routes>,
+    offset: SigningClock,
+    /// IMDS has answered: this is an instance, and from then on its silence is a fault.
+    on_instance: AtomicBool,
+    source: Mutex<Option<CredentialSource>>,
+    region: OnceLock<Region>,
+    endpoint: OnceLock<String>,
+    #[cfg(test)]
+    pub(super) fixed_credentials: Option<Credentials>,
+}
+
+impl Loader {
+    pub(super) fn new(settings: Settings, offset: SigningClock) -> Self {
+        Self {
+            routes: Arc::new(Routes::new(settings.ca_bundle.clone())),
+            settings,
+            offset,
+            on_instance: AtomicBool::new(false),
+            source: Mutex::new(None),
+            region: OnceLock::new(),
+            endpoint: OnceLock::new(),
+            #[cfg(test)]
+            fixed_credentials: None,
+        }
+    }
+
+    /// Where the credentials in use came from, once some were loaded.
+    pub(super) fn source(&self) -> Option<CredentialSource> {
+        *self.source.lock().expect("held for one copy only, which cannot panic")
+    }
+
+    fn provider_config(&self, region: Option<&Region>, trail: &Trail) -> ProviderConfig {
+        ProviderConfig::default()
+            .with_http_client(self.routes.client(trail.clone()))
+            .with_retry_config(RetryConfig::disabled())
+            .with_timeout_config(timeouts())
+            .with_use_fips(Some(self.settings.use_fips))
+            .with_use_dual_stack(Some(self.settings.use_dual_stack))
+            .with_region(region.map(|region| aws_config::Region::new(region.as_str().to_owned())))
+    }
+
+    /// The region, once it was found.
+    pub(super) fn found_region(&self) -> Option<Region> {
+        self.region.get().cloned()
+    }
+
+    /// The URL that calls go to, once it was found.
+    pub(super) fn found_endpoint(&self) -> Option<String> {
+        self.endpoint.get().cloned()
+    }
+
+    /// The region: the configured one, else the task's, else the instance's.
+    pub(super) async fn region(&self) -> Result<Region, Fault> {
+        if let Some(region) = self.region.get() {
+            return Ok(region.clone());
+        }
+        let region = match &self.settings.region {
+            Some(region) => region.clone(),
+            None => self.find_region().await?,
+        };
+        Ok(self.region.get_or_init(|| region).clone())
+    }
+
+    async fn find_region(&self) -> Result<Region, Fault> {
+        let silent = match region::from_ecs(self.settings.ecs_metadata_uri.as_deref()).await {
+            Ok(Some(region)) => return Ok(region),
+            Ok(None) => None,
+            Err(silent) => Some(silent.fault()),
+        };
+        let trail = Trail::default();
+        if let Some(region) = self.region_from_imds(&trail).await {
+            return Ok(region);
+        }
+        let instance = trail
+            .last()
+            .filter(|exchange| self.is_silence(exchange))
+            .map(|exchange| unavailable(&exchange, ""));
+        Err(silent.or(instance).unwrap_or_else(|| {
+            Fault::local(FaultClass::Access, "RegionUnknown", "no AWS_REGION, no ECS task metadata, no IMDS")
+        }))
+    }
+
+    pub(super) async fn region_from_imds(&self, trail: &Trail) -> Option<Region> {
+        if self.settings.imds_disabled {
+            return None;
+        }
+        let provider = ImdsRegionProvider::builder().configure(&self.provider_config(None, trail)).build();
+        let found = provider.region().await;
+        self.note_instance(trail);
+        found?.as_ref().parse().ok()
+    }
+
+    fn note_instance(&self, trail: &Trail) {
+        if trail.has_answered(Place::Imds) {
+            self.on_instance.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether IMDS is there and does not serve: it took the connection (a hop limit of 1 drops the answer), or it has
+    /// served before. Where nothing takes the connection there is no instance.
+    fn is_silence(&self, exchange: &Exchange) -> bool {
+        match exchange.outcome {
+            Outcome::Answered(status) => !(400..500).contains(&status) || status == 429 || status == 408,
+            Outcome::Unanswered => true,
+            Outcome::Failed(_, connected) => connected || self.on_instance.load(Ordering::Acquire),
+        }
+    }
+
+    /// Region, credentials, and a client that signs with them. Blocks where the files that it reads block.
+    pub(super) async fn load(&self) -> Result<Ready, Fault> {
+        let trail = Trail::default();
+        let loading = async {
+            let region = self.region().await?;
+            let credentials = self.credentials(&region, &trail).await?;
+            let expires_at = credentials.expiry();
+            let client = self.client(&region, credentials).await?;
+            Ok(Ready { client, expires_at, identity: Arc::new(()) })
+        };
+        // Sooner than whoever waits for it gives up, so that the reason can say what was being asked.
+        tokio::time::timeout(LOAD_TIMEOUT, loading).await.unwrap_or_else(|_| Err(took_too_long(&trail)))
+    }
+
+    async fn credentials(&self, region: &Region, trail: &Trail) -> Result<Credentials, Fault> {
+        #[cfg(test)]
+        if let Some(credentials) = &self.fixed_credentials {
+            return Ok(credentials.clone());
+        }
+        for (variable, file) in self.token_files() {
+            held_up(variable, file)?;
+        }
+        let region_name = aws_config::Region::new(region.as_str().to_owned());
+        let chain = DefaultCredentialsChain::builder()
+            .configure(self.provider_config(Some(region), trail))
+            .region(region_name)
+            .build()
+            .await;
+        let loaded = chain.provide_credentials().await;
+        self.note_instance(trail);
+        let credentials = loaded.map_err(|error| self.judge(&error, trail))?;
+        let source = CredentialSource::of(&credentials);
+        tracing::info!(source = source.describe(), "credentials loaded");
+        *self.source.lock().expect("held for one copy only, which cannot panic") = Some(source);
+        Ok(credentials)
+    }
+
+    async fn client(&self, region: &Region, credentials: Credentials) -> Result<sdk::Client, Fault> {
+        let loader = aws_config::defaults(aws_config::BehaviorVersion::v2026_01_12())
+            .region(aws_config::Region::new(region.as_str().to_owned()))
+            .credentials_provider(credentials)
+            .http_client(self.routes.client(Trail::default()))
+            .time_source(self.offset.clone())
+            // The SDK's own correction would move the time a second time.
+            .disable_clock_skew_correction(true)
+            .identity_cache(aws_config::identity::IdentityCache::no_cache())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts());
+        let mut config = sdk::config::Builder::from(&loader.load().await);
+        // What is set here wins over all that the SDK reads by itself, now and at the next renewal of the credentials.
+        let endpoint = endpoint_of(&self.settings, region).await?;
+        let _ = self.endpoint.set(endpoint.clone());
+        if matches!(Way::to(&endpoint), Way::Tls) {
+            // The HTTP stack reads the system's CA files at its first TLS connection, once; here they may block.
+            drop(trusting(self.settings.ca_bundle.as_ref(), None, None));
+        }
+        if self.settings.endpoint_url.is_some() || self.settings.sealed {
+            config = config.endpoint_url(endpoint);
+        }
+        Ok(sdk::Client::from_conf(config.build()))
+    }
+
+    /// The files from which the SDK reads tokens, by the variables that name them.
+    fn token_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let (web_identity, agent) =
+            (&self.settings.web_identity_token_file, &self.settings.container_token_file);
+        [(WEB_IDENTITY_TOKEN_FILE, web_identity), (CONTAINER_TOKEN_FILE, agent)]
+            .into_iter()
+            .filter_map(|(variable, file)| Some((variable, file.as_deref()?)))
+    }
+
+    /// What is wrong with the token that was sent to `asked`, or that kept anything from being asked.
+    fn token_fault(&self, asked: Option<Place>) -> Option<Fault> {
+        let sent = |variable| match asked {
+            Some(Place::Sts) => variable == WEB_IDENTITY_TOKEN_FILE,
+            Some(Place::Container) => variable == CONTAINER_TOKEN_FILE,
+            Some(_) => false,
+            None => true,
+        };
+        let mut files = self.token_files().filter(|(variable, _)| sent(*variable));
+        files.find_map(|(variable, file)| look_at_token(variable, file).err())
+    }
+
+    /// Nothing in the pod could give credentials; what was meant to is named.
+    fn missing(&self, detail: String) -> Fault {
+        let gaps = &self.settings.credential_gaps;
+        let Some(first) = gaps.first() else {
+            return Fault::local(FaultClass::Access, CREDENTIALS_MISSING, detail);
+        };
+        let more = if gaps.len() > 1 { format!(" (and {} more)", gaps.len() - 1) } else { String::new() };
+        Fault::local(FaultClass::Access, CREDENTIALS_INCOMPLETE, format!("{first}{more}"))
+    }
+
+    /// What it means that there are no credentials.
+    fn judge(&self, error: &CredentialsError, trail: &Trail) -> Fault {
+        let detail = DisplayErrorContext(error).to_string();
+        let last = trail.last();
+        // Where the SDK went on to other sources, the gaps say what it passed by.
+        let passed_by = last.is_none() && matches!(error, CredentialsError::CredentialsNotLoaded(_));
+        let asked = last.as_ref().map(|exchange| exchange.place);
+        if let Some(fault) = self.token_fault(asked).filter(|_| !passed_by) {
+            return fault;
+        }
+        if let Some(SdkError::ServiceError(refusal)) = find_cause::<StsFault>(error) {
+            let status = refusal.raw().status().as_u16();
+            let metadata = refusal.err().meta();
+            return sts_fault(status, metadata.code(), metadata.message(), detail, last);
+        }
+        match (&last, error) {
+            (Some(exchange), _) if exchange.place == Place::Imds && !self.is_silence(exchange) => {
+                self.missing(detail)
+            }
+            // The agent serves AWS's answer about the pod's role: whom it refuses, AWS refuses.
+            (Some(Exchange { place: Place::Container, host, outcome: Outcome::Answered(401 | 403) }), _) => {
+                Fault::local(FaultClass::Access, "CredentialsRefused", detail)
+                    .at(Place::Container, Some(host.clone()))
+            }
+            (Some(exchange), _) => unavailable(exchange, &detail),
+            (None, CredentialsError::CredentialsNotLoaded(_)) => self.missing(detail),
+            (None, _) => Fault::local(FaultClass::Access, "CredentialsInvalid", detail),
+        }
+    }
+}
+
+/// Less than [`super::READY_TIMEOUT`].
+const LOAD_TIMEOUT: Duration = Duration::from_millis(5_500);
+
+/// Nothing in the pod could give credentials.
+const CREDENTIALS_MISSING: &str = "CredentialsMissing";
+
+/// The same, where variables or files were meant to.
+const CREDENTIALS_INCOMPLETE: &str = "CredentialsIncomplete";
+
+const WEB_IDENTITY_TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
+const CONTAINER_TOKEN_FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
+
+/// The SDK opens the file without care: a pipe would hold it up for ever.
+fn held_up(variable: &str, file: &Path) -> Result<(), Fault> {
+    match std::fs::metadata(file) {
+        Ok(seen) if !seen.is_file() => look_at_token(variable, file),
+        _ => Ok(()),
+    }
+}
+
+/// The SDK reads the file whole, and says little of why it could not.
+fn look_at_token(variable: &str, file: &Path) -> Result<(), Fault> {
+    let token = read_regular(file, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
+    let irsa = variable == WEB_IDENTITY_TOKEN_FILE;
+    let (code, seen) = match token {
+        Ok(token) if token.trim_ascii().is_empty() => (CREDENTIALS_FILE_INVALID, "is empty".to_owned()),
+        // The agent's token is sent as it is, in a header.
+        Ok(token) if !irsa && token.iter().any(|byte| !(b' '..=b'~').contains(byte)) => {
+            (CREDENTIALS_FILE_INVALID, "holds a line end, or what is no printable ASCII".to_owned())
+        }
+        Ok(_) => return Ok(()),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound if irsa => ("WebIdentityTokenMissing", error.to_string()),
+            io::ErrorKind::PermissionDenied if irsa => ("WebIdentityTokenUnreadable", error.to_string()),
+            _ => (CREDENTIALS_FILE_INVALID, describe(&error)),
+        },
+    };
+    let detail = format!("{variable} names {}, which gives no token ({seen})", file.display());
+    Err(Fault::local(FaultClass::Access, code, detail).unsent())
+}
+
+/// A file that a variable names for credentials holds none.
+const CREDENTIALS_FILE_INVALID: &str = "CredentialsFileInvalid";
+
+/// The time for credentials ran out, by what was being asked then.
+pub(super) fn took_too_long(trail: &Trail) -> Fault {
+    let text = "finding region and credentials took too long";
+    match trail.last() {
+        Some(exchange) => unavailable(&Exchange { outcome: Outcome::Unanswered, ..exchange }, text),
+        None => Fault::local(FaultClass::Transient, "CredentialsUnavailable", text).unsent(),
+    }
+}
+
+/// A source of credentials that is there and does not serve.
+fn unavailable(exchange: &Exchange, detail: &str) -> Fault {
+    let code = match exchange.outcome {
+        Outcome::Unanswered => "Timeout",
+        Outcome::Failed(code, _) => code,
+        Outcome::Answered(PROXY_AUTHENTICATION) => PROXY_AUTHENTICATION_REQUIRED,
+        Outcome::Answered(429) => exceptions::THROTTLING,
+        Outcome::Answered(500..) => exceptions::SERVICE_UNAVAILABLE,
+        Outcome::Answered(_) => "InvalidAnswer",
+    };
+    Fault::local(FaultClass::Transient, code, detail).at(exchange.place, Some(exchange.host.clone())).unsent()
+}
+
+/// STS answered, and not with credentials.
+fn sts_fault(
+    status: u16,
+    code: Option<&str>,
+    message: Option<&str>,
+    detail: String,
+    asked: Option<Exchange>,
+) -> Fault {
+    let (class, shown) = match exceptions::sts(status, code, message.unwrap_or_default()) {
+        StsError::Refused => (FaultClass::Access, FaultCode::known("AssumeRoleRefused")),
+        StsError::RegionDisabled => {
+            (FaultClass::Misconfigured, FaultCode::known(exceptions::REGION_DISABLED))
+        }
+        StsError::Provider => (FaultClass::Transient, FaultCode::known("IDPCommunicationError")),
+        StsError::TokenExpired => (FaultClass::Transient, FaultCode::known("WebIdentityTokenExpired")),
+        StsError::Unavailable => {
+            let asked = asked.unwrap_or_else(|| Exchange {
+                place: Place::Sts,
+                host: String::new(),
+                outcome: Outcome::Answered(status),
+            });
+            let fault = unavailable(&asked, &detail);
+            let named = code.and_then(exceptions::find);
+            return match named {
+                Some(exception) => Fault { code: FaultCode::known(exception.name), ..fault },
+                None => fault,
+            };
+        }
+    };
+    let host = asked.map(|exchange| exchange.host);
+    Fault { code: shown, ..Fault::local(class, "", detail) }.at(Place::Sts, host).unsent()
+}
+
+type StsFault = SdkError<AssumeRoleWithWebIdentityError, HttpResponse>;
+
+fn find_cause<'a, T: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a T> {
+    chain(error).find_map(|error| error.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_file_is_named_with_what_is_wrong_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        std::fs::create_dir(file("folder")).unwrap();
+        std::fs::write(file("huge"), vec![b'x'; CREDENTIAL_FILE_BYTES_MAX + 1]).unwrap();
+        std::fs::write(file("empty"), "\n").unwrap();
+        std::fs::write(file("two lines"), "a\nb").unwrap();
+        std::fs::write(file("good"), "a.b.c").unwrap();
+        let pipe = std::process::Command::new("mkfifo").arg(file("pipe")).status().unwrap();
+        assert!(pipe.success());
+        for (name, irsa, agent, says) in [
+            ("absent", "WebIdentityTokenMissing", CREDENTIALS_FILE_INVALID, "does not exist"),
+            ("folder", CREDENTIALS_FILE_INVALID, CREDENTIALS_FILE_INVALID, "is a folder"),
+            ("huge", CREDENTIALS_FILE_INVALID, CREDENTIALS_FILE_INVALID, "is too large"),
+            ("empty", CREDENTIALS_FILE_INVALID, CREDENTIALS_FILE_INVALID, "is empty"),
+            ("pipe", CREDENTIALS_FILE_INVALID, CREDENTIALS_FILE_INVALID, "a pipe"),
+            ("two lines", "", CREDENTIALS_FILE_INVALID, "a line end"),
+            ("good", "", "", ""),
+        ] {
+            for (variable, code) in [(WEB_IDENTITY_TOKEN_FILE, irsa), (CONTAINER_TOKEN_FILE, agent)] {
+                match look_at_token(variable, &file(name)) {
+                    Ok(()) => assert_eq!(code, "", "{name}"),
+                    Err(fault) => {
+                        assert_eq!((fault.class, fault.code.as_str()), (FaultClass::Access, code), "{name}");
+                        let named = fault.detail.contains(variable) && fault.detail.contains(says);
+                        assert!(named || code.starts_with("Web"), "{}", fault.detail);
+                    }
+                }
+                let held = held_up(variable, &file(name)).is_err();
+                assert_eq!(held, ["folder", "pipe"].contains(&name), "{name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,592 @@
+//! The metering service over the AWS SDK: the only crate that depends on it.
+//!
+//! - One call is one attempt: the SDK's retries are off, the schedule is ours.
+//! - Region, credentials and TLS are found on the first call, not before the ports are bound; native CA roots are read
+//!   on the first HTTPS connection, never for a plain-HTTP endpoint.
+//! - Every fault is mapped here, once, to a [`Fault`]; nothing of the SDK leaves this crate.
+//! - Link-local and loopback addresses (IMDS, ECS, the emulator) are never asked through a proxy.
+
+pub mod ca_bundle;
+mod connection;
+mod credentials;
+pub mod region;
+mod usage;
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+#[cfg(test)]
+use aws_credential_types::Credentials;
+use aws_sdk_marketplacemetering as sdk;
+use aws_smithy_async::time::TimeSource;
+use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_smithy_types::timeout::TimeoutConfig;
+use tokio::sync::watch;
+
+use ca_bundle::CaBundle;
+use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
+pub use credentials::CredentialSource;
+use credentials::{Loader, Ready};
+use tollgate_clock as clock;
+use tollgate_marketplace::exceptions;
+use tollgate_marketplace::fault::{
+    Answer, PROXY_AUTHENTICATION_REQUIRED, REGION_UNLISTED, REQUEST_NOT_BUILT, classify,
+};
+use tollgate_marketplace::{
+    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, FaultCode, Forwarded, Identified,
+    MeterUsage, Metered, Metering, Place, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,
+};
+use tollgate_time::Timestamp;
+
+/// Connect timeout: just over one SYN retransmission (1 s, then 2 s), so that one lost packet does not lose the
+/// attempt.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
+
+/// One whole attempt, finding region and credentials included: far above AWS's answer times, and short enough that the
+/// state is never more than this behind.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Of which region and credentials may take so much: a connection attempt and an answer, and the call has time left.
+const READY_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Whether the stand-in for AWS is the emulator is worth no longer wait: it is on this machine, or near.
+const STAND_IN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Credentials are renewed this long before they end, beside the calls: a stop in between never waits for STS.
+const RENEWED_BEFORE: Duration = Duration::from_secs(600);
+
+/// A call is not signed with credentials that end within this time: it may arrive after their end.
+const USABLE_FOR: Duration = Duration::from_secs(60);
+
+/// How often the end of the credentials is compared with the clock, which may jump; and the pause after a renewal that
+/// failed, of which several fit before the end.
+const RENEWAL_LOOK: Duration = Duration::from_secs(30);
+
+/// Where and how to ask.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The region, where the configuration or `AWS_REGION` names one.
+    pub region: Option<Region>,
+    /// Asked instead of AWS's own endpoint.
+    pub endpoint_url: Option<String>,
+    /// AWS's own endpoint over IPv6 too.
+    pub use_dual_stack: bool,
+    /// AWS's own endpoint with validated cryptography.
+    pub use_fips: bool,
+    /// A seller's file exists: no profile file may name the endpoint, whenever it is written.
+    pub sealed: bool,
+    /// `ECS_CONTAINER_METADATA_URI_V4`.
+    pub ecs_metadata_uri: Option<String>,
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE`, to say more than the SDK does when it cannot be read.
+    pub web_identity_token_file: Option<PathBuf>,
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`; the same holds.
+    pub container_token_file: Option<PathBuf>,
+    /// What was set for credentials and gives none: the reason where nothing else gives any.
+    pub credential_gaps: Vec<String>,
+    /// `AWS_EC2_METADATA_DISABLED`.
+    pub imds_disabled: bool,
+    /// The certificates of `AWS_CA_BUNDLE`, which replace the system's.
+    pub ca_bundle: Option<CaBundle>,
+}
+
+/// The metering service at AWS, or at an endpoint that stands in for it.
+#[derive(Debug)]
+pub struct Aws {
+    loader: Arc<Loader>,
+    offset: SigningClock,
+    /// What signs the calls; replaced whole.
+    ready: Arc<Mutex<Option<Ready>>>,
+    /// Held while credentials are loaded: one load at a time, whoever asks. A file that blocks its reader for ever
+    /// costs one thread.
+    loading: Arc<tokio::sync::Mutex<()>>,
+    /// AWS's clock less ours in seconds, by the latest answer.
+    skew: watch::Sender<Option<i64>>,
+}
+
+/// What an answer to [`Aws::reach`] showed.
+#[derive(Debug, Clone, Copy)]
+pub struct Reached {
+    /// The endpoint's clock less ours in seconds, from its `Date`.
+    pub clock_offset_seconds: Option<i64>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+}
+
+impl Aws {
+    /// Nothing is asked, read or resolved yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let offset = SigningClock::default();
+        Self {
+            loader: Arc::new(Loader::new(settings, offset.clone())),
+            offset,
+            ready: Arc::default(),
+            loading: Arc::default(),
+            skew: watch::Sender::new(None),
+        }
+    }
+
+    #[cfg(test)]
+    fn for_tests(settings: Settings, credentials: Option<Credentials>) -> Self {
+        let aws = Self::new(settings);
+        let mut loader = Loader::new(aws.loader.settings.clone(), aws.offset.clone());
+        loader.fixed_credentials = credentials;
+        Self { loader: Arc::new(loader), ..aws }
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.loader.settings
+    }
+
+    /// Where the credentials in use came from, once some were loaded.
+    #[must_use]
+    pub fn credential_source(&self) -> Option<CredentialSource> {
+        self.loader.source()
+    }
+
+    /// What a call needs before it can be made. When this takes too long, the call was not made, and that is told.
+    async fn ready(&self, signing: Signing) -> Result<sdk::Client, Fault> {
+        tokio::time::timeout(READY_TIMEOUT, self.prepare(signing)).await.unwrap_or_else(|_| {
+            let text = "finding region and credentials took too long";
+            Err(Fault::local(FaultClass::Transient, "CredentialsUnavailable", text).unsent())
+        })
+    }
+
+    fn loaded(&self) -> Option<Ready> {
+        self.ready.lock().expect("held for one copy only, which cannot panic").clone()
+    }
+
+    async fn prepare(&self, signing: Signing) -> Result<sdk::Client, Fault> {
+        let before = self.loaded();
+        let usable = self.offset.now() + USABLE_FOR;
+        match &before {
+            Some(ready) if !signing.reload_credentials && ready.expires_at.is_none_or(|at| at > usable) => {
+                return Ok(ready.client.clone());
+            }
+            _ => {}
+        }
+        let turn = Arc::clone(&self.loading).lock_owned().await;
+        // Who waited for another's load takes what it brought.
+        if let Some(ready) = self.loaded().filter(|now| before.as_ref().is_none_or(|old| !now.is(old))) {
+            return Ok(ready.client);
+        }
+        let (loader, kept) = (Arc::clone(&self.loader), Arc::clone(&self.ready));
+        let runtime = tokio::runtime::Handle::current();
+        let loading = tokio::task::spawn_blocking(move || {
+            let ready = runtime.block_on(loader.load())?;
+            let client = ready.client.clone();
+            *kept.lock().expect("held for one move only, which cannot panic") = Some(ready);
+            drop(turn);
+            Ok(client)
+        });
+        loading.await.unwrap_or_else(|error| {
+            let code = "CredentialsUnavailable";
+            Err(Fault::local(FaultClass::Transient, code, error.to_string()).unsent())
+        })
+    }
+
+    /// Renews the credentials before they end, for as long as it is polled.
+    pub async fn keep_credentials(&self) {
+        loop {
+            tokio::time::sleep(RENEWAL_LOOK).await;
+            let soon = self.offset.now() + RENEWED_BEFORE;
+            let ending = self.loaded().and_then(|ready| ready.expires_at).is_some_and(|at| at <= soon);
+            if ending && let Err(fault) = self.ready(Signing { reload_credentials: true }).await {
+                tracing::debug!(code = %fault.code, detail = fault.detail, "the credentials are not renewed yet");
+            }
+        }
+    }
+
+    /// The region where the platform says that this pod or task runs, and which part of it said so; for `doctor`.
+    pub async fn platform_region(&self) -> Option<(Region, &'static str)> {
+        let found = async {
+            match region::from_ecs(self.settings().ecs_metadata_uri.as_deref()).await {
+                Ok(Some(region)) => Some((region, "the ECS task metadata")),
+                Ok(None) | Err(_) => {
+                    self.loader.region_from_imds(&Trail::default()).await.map(|region| (region, "IMDS"))
+                }
+            }
+        };
+        tokio::time::timeout(ATTEMPT_TIMEOUT, found).await.ok().flatten()
+    }
+
+    /// Where the credentials come from, found as for a call; for `doctor`. STS is asked where the region needs be known
+    /// for it.
+    pub async fn inspect_credentials(&self) -> Result<CredentialSource, Fault> {
+        self.ready(Signing::default()).await?;
+        Ok(self.credential_source().unwrap_or(CredentialSource::Other))
+    }
+
+    /// The URL that is asked, as the SDK resolves it (region, dual-stack, FIPS); also for `doctor`.
+    pub async fn endpoint(&self) -> Result<String, Fault> {
+        if let Some(url) = &self.settings().endpoint_url {
+            return Ok(url.clone());
+        }
+        endpoint_of(self.settings(), &self.loader.region().await?).await
+    }
+
+    /// What a call to another region than this sidecar's changes; `None` where it changes nothing.
+    async fn elsewhere(&self, region: Option<&Region>) -> Result<Option<sdk::config::Builder>, Fault> {
+        let Some(region) = region.filter(|region| self.region().as_ref() != Some(*region)) else {
+            return Ok(None);
+        };
+        let name = aws_config::Region::new(region.as_str().to_owned());
+        let mut config = sdk::config::Builder::new().region(name);
+        // A sealed client has its endpoint fixed, so that no profile names another.
+        if self.settings().endpoint_url.is_none() && self.settings().sealed {
+            config = config.endpoint_url(endpoint_of(self.settings(), region).await?);
+        }
+        Ok(Some(config))
+    }
+
+    /// The proxy that a call to `url` goes through, as the SDK chooses it; for `doctor`.
+    #[must_use]
+    pub fn proxy(url: &str) -> Option<hyper::Uri> {
+        connection::proxy(url)
+    }
+
+    /// Whether what stands in for AWS is the emulator; AWS itself is not asked.
+    async fn is_emulated(&self) -> bool {
+        let Some(url) = &self.settings().endpoint_url else { return false };
+        let reached = tokio::time::timeout(STAND_IN_TIMEOUT, self.reach(url)).await;
+        matches!(reached, Ok(Ok(Reached { emulated: true, .. })))
+    }
+
+    /// Asks `url` anything, unsigned, by the way that a call would take; for `doctor`. Any answer proves name,
+    /// connection, proxy and TLS; its status says nothing.
+    pub async fn reach(&self, url: &str) -> Result<Reached, Fault> {
+        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+        let connector = match Way::to(url) {
+            Way::Direct => direct(Some(&settings), None),
+            Way::Plain => plain(Some(&settings), None),
+            Way::Tls => trusting(self.settings().ca_bundle.as_ref(), Some(&settings), None),
+        };
+        let mut request = HttpRequest::empty();
+        request
+            .set_uri(url)
+            .map_err(|error| Fault::local(FaultClass::Misconfigured, REQUEST_NOT_BUILT, error.to_string()))?;
+        let called = tokio::time::timeout(ATTEMPT_TIMEOUT, connector.call(request)).await;
+        match called {
+            Ok(Ok(response)) => {
+                let headers = response.headers();
+                Ok(Reached {
+                    clock_offset_seconds: clock_offset(headers.get("date")),
+                    emulated: headers.get(EMULATOR_HEADER).is_some(),
+                })
+            }
+            Ok(Err(error)) => {
+                let failure = Failure::of(&error, url);
+                let detail = DisplayErrorContext(&error).to_string();
+                Err(placed(Fault::local(FaultClass::Transient, failure.code, detail), failure, url))
+            }
+            Err(_) => {
+                let fault = Fault::local(FaultClass::Transient, "Timeout", "no answer in time");
+                Err(fault.at(Place::Metering, host_of(url)))
+            }
+        }
+    }
+
+    async fn register_usage_once(
+        &self,
+        request: RegisterUsage,
+        signing: Signing,
+    ) -> Result<Registered, Fault> {
+        let client = self.ready(signing).await?;
+        let seen = self.seen();
+        let answer = client
+            .register_usage()
+            .product_code(request.product_code.as_str())
+            .public_key_version(request.public_key_version.value())
+            .nonce(request.nonce.as_str())
+            .customize()
+            .interceptor(seen.clone())
+            .send()
+            .await;
+        let seen = seen.take();
+        match answer {
+            Ok(output) => match output.signature {
+                Some(signature) => Ok(Registered {
+                    signature,
+                    public_key_rotation_timestamp: output
+                        .public_key_rotation_timestamp
+                        .and_then(|at| at.to_millis().ok())
+                        .map(Timestamp::from_unix_millis),
+                    emulated: seen.emulated,
+                }),
+                None => Err(Fault {
+                    emulated: seen.emulated,
+                    ..Fault::local(FaultClass::Transient, "MissingSignature", "a 200 without Signature")
+                }),
+            },
+            Err(error) => Err(self.sdk_fault(&error, seen)),
+        }
+    }
+}
+
+impl Metering for Aws {
+    fn register_usage(
+        &self,
+        request: RegisterUsage,
+        signing: Signing,
+    ) -> BoxFuture<'_, Result<Registered, Fault>> {
+        Box::pin(self.attempt(self.register_usage_once(request, signing)))
+    }
+
+    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+        Box::pin(self.attempt(self.meter_usage_once(request, signing)))
+    }
+
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        signing: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+        Box::pin(self.attempt(self.batch_meter_usage_once(request, signing)))
+    }
+
+    fn resolve_customer(&self, token: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+        Box::pin(self.attempt(self.resolve_customer_once(token)))
+    }
+
+    fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+        Box::pin(self.attempt(async move {
+            self.ready(signing).await?;
+            Ok(Identified { emulated: self.is_emulated().await })
+        }))
+    }
+
+    fn forward(
+        &self,
+        target: String,
+        body: Vec<u8>,
+        region: Option<Region>,
+    ) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+        Box::pin(self.attempt(self.forward_once(target, body, region)))
+    }
+
+    fn region(&self) -> Option<Region> {
+        self.loader.found_region()
+    }
+
+    fn clock_skew(&self) -> Option<i64> {
+        *self.skew.borrow()
+    }
+
+    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()> {
+        let mut skew = self.skew.subscribe();
+        Box::pin(async move {
+            let changed = skew.wait_for(|skew| *skew != known).await;
+            changed.expect("the sender is this client's own, which is borrowed");
+        })
+    }
+}
+
+impl Aws {
+    async fn attempt<T>(&self, attempt: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
+            Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out"))
+        });
+        let answer = answer.map_err(|fault| self.at_a_known_region(fault));
+        if let Err(fault) = &answer {
+            self.learn(fault);
+        }
+        answer
+    }
+
+    /// AWS's endpoints have names in regions that exist only.
+    fn at_a_known_region(&self, fault: Fault) -> Fault {
+        let region = self.loader.found_region();
+        let unlisted =
+            region.is_some_and(|region| !region.is_listed()) && self.settings().endpoint_url.is_none();
+        let of_aws = matches!(fault.place, Place::Metering | Place::Sts);
+        if unlisted && of_aws && fault.code.as_str() == "Dns" {
+            return Fault { code: FaultCode::known(REGION_UNLISTED), ..fault };
+        }
+        fault
+    }
+
+    /// Where AWS does not accept who asks, the next call of whatever kind is signed by AWS's own clock, if ours is off,
+    /// and by ours again once it is right.
+    fn learn(&self, fault: &Fault) {
+        if let (FaultClass::Access, Some(offset)) = (fault.class, fault.clock_offset_seconds) {
+            self.offset.0.store(if fault.clock_is_off() { offset } else { 0 }, Ordering::Release);
+        }
+    }
+}
+
+/// The metering service's own URL in `region`, or what stands in for it.
+async fn endpoint_of(settings: &Settings, region: &Region) -> Result<String, Fault> {
+    use sdk::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
+    if let Some(url) = &settings.endpoint_url {
+        return Ok(url.clone());
+    }
+    let unresolved =
+        |error: String| Fault::local(FaultClass::Misconfigured, exceptions::INVALID_REGION, error);
+    let params = Params::builder()
+        .region(region.as_str())
+        .use_dual_stack(settings.use_dual_stack)
+        .use_fips(settings.use_fips)
+        .build()
+        .map_err(|error| unresolved(error.to_string()))?;
+    let endpoint = DefaultResolver::new().resolve_endpoint(&params).await;
+    endpoint.map(|endpoint| endpoint.url().to_owned()).map_err(|error| unresolved(error.to_string()))
+}
+
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .build()
+}
+
+// === faults ===
+
+impl Aws {
+    fn sdk_fault<E>(&self, error: &SdkError<E, HttpResponse>, seen: Marks) -> Fault
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        let answered = |status: u16, code| match (status, code) {
+            (PROXY_AUTHENTICATION, None) => {
+                (FaultClass::Transient, FaultCode::known(PROXY_AUTHENTICATION_REQUIRED))
+            }
+            (status, code) => classify(Answer { status, code }),
+        };
+        let url = self.loader.found_endpoint().unwrap_or_default();
+        let mut failure = None;
+        let (class, code) = match error {
+            SdkError::ServiceError(service) => {
+                answered(service.raw().status().as_u16(), service.err().code())
+            }
+            SdkError::ResponseError(response) => answered(response.raw().status().as_u16(), None),
+            SdkError::TimeoutError(_) => (FaultClass::Transient, FaultCode::known("Timeout")),
+            SdkError::DispatchFailure(dispatch) => {
+                failure = dispatch.as_connector_error().map(|error| Failure::of(error, &url));
+                let code = failure.map_or("Connection", |failure| failure.code);
+                (FaultClass::Transient, FaultCode::known(code))
+            }
+            _ => (FaultClass::Misconfigured, FaultCode::known(REQUEST_NOT_BUILT)),
+        };
+        let fault = Fault {
+            code,
+            clock_offset_seconds: seen.clock_offset_seconds,
+            emulated: seen.emulated,
+            never_sent: failure.is_some_and(|failure| !failure.connected),
+            ..Fault::local(class, "", DisplayErrorContext(error).to_string())
+        };
+        let by_proxy = fault.code.as_str() == PROXY_AUTHENTICATION_REQUIRED;
+        match failure {
+            Some(failure) => placed(fault, failure, &url),
+            None if by_proxy => fault.at(Place::Proxy, proxy_host(&url)),
+            None => fault.at(Place::Metering, host_of(&url)),
+        }
+    }
+}
+
+/// The fault with what failed on the way to `url`.
+fn placed(fault: Fault, failure: Failure, url: &str) -> Fault {
+    if failure.at_proxy {
+        fault.at(Place::Proxy, proxy_host(url))
+    } else {
+        fault.at(Place::Metering, host_of(url))
+    }
+}
+
+fn proxy_host(url: &str) -> Option<String> {
+    connection::proxy(url).and_then(|proxy| host_of(&proxy.to_string()))
+}
+
+// === what the answer's headers say ===
+
+/// Set on every answer of the emulator; see its documentation.
+const EMULATOR_HEADER: &str = "x-tollgate-emulator";
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks {
+    emulated: bool,
+    clock_offset_seconds: Option<i64>,
+}
+
+/// The clock of whoever sent this `Date`, less ours.
+fn clock_offset(date: Option<&str>) -> Option<i64> {
+    let date = tollgate_time::parse_http_date(date?)?;
+    Some(date.unix_seconds().saturating_sub(clock::system_now().unix_seconds()))
+}
+
+/// An interceptor that notes the answer's headers, which the SDK drops from a success.
+#[derive(Debug, Clone)]
+struct Seen {
+    marks: Arc<Mutex<Marks>>,
+    skew: watch::Sender<Option<i64>>,
+}
+
+impl Aws {
+    fn seen(&self) -> Seen {
+        Seen { marks: Arc::default(), skew: self.skew.clone() }
+    }
+}
+
+impl Seen {
+    fn take(&self) -> Marks {
+        *self.marks.lock().expect("held for one copy only, which cannot panic")
+    }
+}
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for Seen {
+    fn name(&self) -> &'static str {
+        "answer headers"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_smithy_runtime_api::box_error::BoxError> {
+        let headers = context.response().headers();
+        let marks = Marks {
+            emulated: headers.get(EMULATOR_HEADER).is_some(),
+            clock_offset_seconds: clock_offset(headers.get("date")),
+        };
+        *self.marks.lock().expect("held for one copy only, which cannot panic") = marks;
+        if let Some(offset) = marks.clock_offset_seconds {
+            self.skew.send_if_modified(|skew| skew.replace(offset) != Some(offset));
+        }
+        Ok(())
+    }
+}
+
+// === the clock that signs ===
+
+/// The system's time plus the offset that AWS's `Date` showed.
+#[derive(Debug, Clone, Default)]
+struct SigningClock(Arc<AtomicI64>);
+
+impl SigningClock {
+    fn now(&self) -> SystemTime {
+        let offset_millis = self.0.load(Ordering::Acquire).saturating_mul(1000);
+        let millis = clock::system_now().unix_millis().saturating_add(offset_millis);
+        SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+    }
+}
+
+impl TimeSource for SigningClock {
+    fn now(&self) -> SystemTime {
+        Self::now(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

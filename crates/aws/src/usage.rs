@@ -1,0 +1,664 @@
+//! The operations that report usage, and calls that are passed on.
+//!
+//! The SDK in hand does not know the decimal members of the newest service model, nor passes a foreign body on. So
+//! bodies are put in after the SDK has made its request and before it signs it, and where its types would drop members
+//! of the answer, the answer's own bytes are read.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::config_bag::ConfigBag;
+use bytes::Bytes;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::Aws;
+use tollgate_marketplace::{
+    Allocation, BatchMeterUsage, BatchMetered, Fault, FaultClass, Forwarded, MeterUsage, Metered, Quantity,
+    RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
+};
+use tollgate_time::Timestamp;
+
+/// Before the operation's name in `X-Amz-Target` (service model, `targetPrefix`).
+pub(super) const TARGET_PREFIX: &str = "AWSMPMeteringService.";
+
+impl Aws {
+    pub(super) async fn meter_usage_once(
+        &self,
+        request: MeterUsage,
+        signing: Signing,
+    ) -> Result<Metered, Fault> {
+        let (body, dry_run, region) = (body(&Single(&request)), request.dry_run, request.region.clone());
+        // Its split is in the body: nobody waits for AWS with both.
+        drop(request);
+        match self.call_raw("MeterUsage", body, signing, region.as_ref()).await {
+            Ok(raw) => {
+                let answer = raw.json()?;
+                let metering_record_id = answer.get("MeteringRecordId").and_then(Value::as_str);
+                Ok(Metered {
+                    metering_record_id: metering_record_id.map(str::to_owned),
+                    emulated: raw.emulated,
+                })
+            }
+            // AWS documents the success of a dry run in two forms: as 200, and as this exception.
+            Err(fault) if dry_run && fault.code.as_str() == exceptions::DRY_RUN => {
+                Ok(Metered { metering_record_id: None, emulated: fault.emulated })
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    pub(super) async fn batch_meter_usage_once(
+        &self,
+        mut request: BatchMeterUsage,
+        signing: Signing,
+    ) -> Result<BatchMetered, Fault> {
+        let body = body(&Batch(&request));
+        for record in &mut request.records {
+            // It is in the body; what the answer is compared with is the rest.
+            record.allocations = Vec::new();
+        }
+        let raw = self.call_raw("BatchMeterUsage", body, signing, request.region.as_ref()).await?;
+        let statuses = statuses(&request.records, raw.bytes())?;
+        Ok(BatchMetered { statuses, emulated: raw.emulated })
+    }
+
+    pub(super) async fn resolve_customer_once(&self, token: String) -> Result<ResolvedCustomer, Fault> {
+        let body = body(&json!({"RegistrationToken": token}));
+        let raw = match self.call_raw("ResolveCustomer", body.clone(), Signing::default(), None).await {
+            Err(fault) if fault.class == FaultClass::ExpiredSession => {
+                // AWS says the same of an expired session and of an expired registration token. With new credentials
+                // only the token is left.
+                let signing = Signing { reload_credentials: true };
+                self.call_raw("ResolveCustomer", body, signing, None).await.map_err(|fault| {
+                    match fault.class {
+                        FaultClass::ExpiredSession => Fault { class: FaultClass::Misconfigured, ..fault },
+                        _ => fault,
+                    }
+                })?
+            }
+            answer => answer?,
+        };
+        Ok(ResolvedCustomer { answer: raw.json()? })
+    }
+
+    pub(super) async fn forward_once(
+        &self,
+        target: String,
+        body: Vec<u8>,
+        region: Option<Region>,
+    ) -> Result<Forwarded, Fault> {
+        let body = Bytes::from(body);
+        let (mut raw, mut fault) =
+            self.send_raw(target.clone(), body.clone(), Signing::default(), region.as_ref()).await?;
+        if fault.as_ref().is_some_and(|fault| fault.class == FaultClass::ExpiredSession) {
+            // The pod's own session, of which the application knows nothing; AWS has looked at nothing else.
+            (raw, fault) =
+                self.send_raw(target, body, Signing { reload_credentials: true }, region.as_ref()).await?;
+        }
+        if let Some(fault) = &fault {
+            self.learn(fault);
+        }
+        let body = raw.bytes().to_vec();
+        Ok(Forwarded { status: raw.status, headers: raw.headers, body })
+    }
+
+    /// A success's own bytes, or the fault that the answer means.
+    async fn call_raw(
+        &self,
+        operation: &str,
+        body: Bytes,
+        signing: Signing,
+        region: Option<&Region>,
+    ) -> Result<Raw, Fault> {
+        let (raw, fault) =
+            self.send_raw(format!("{TARGET_PREFIX}{operation}"), body, signing, region).await?;
+        match fault {
+            Some(fault) if raw.status != 200 => Err(fault),
+            _ => Ok(raw),
+        }
+    }
+
+    /// Any answer's own bytes, and the fault that the SDK saw in it; `Err` when there was no answer.
+    async fn send_raw(
+        &self,
+        target: String,
+        body: Bytes,
+        signing: Signing,
+        region: Option<&Region>,
+    ) -> Result<(Raw, Option<Fault>), Fault> {
+        let client = self.ready(signing).await?;
+        let elsewhere = self.elsewhere(region).await?;
+        let (seen, kept) = (self.seen(), KeptAnswer::default());
+        let mut call = client
+            .resolve_customer()
+            .registration_token("replaced")
+            .customize()
+            .interceptor(seen.clone())
+            .interceptor(kept.clone());
+        if let Some(elsewhere) = elsewhere {
+            call = call.config_override(elsewhere);
+        }
+        let answer = call
+            .mutate_request(move |http| {
+                http.headers_mut().insert("x-amz-target", target.clone());
+                replace_body(http, body.clone());
+            })
+            .send()
+            .await;
+        let marks = seen.take();
+        let fault = answer.err().map(|error| self.sdk_fault(&error, marks));
+        match (kept.take(), fault) {
+            (Some(raw), fault) => Ok((Raw { emulated: marks.emulated, ..raw }, fault)),
+            (None, Some(fault)) => Err(fault),
+            (None, None) => Err(invalid_answer()),
+        }
+    }
+}
+
+fn invalid_answer() -> Fault {
+    Fault::local(FaultClass::Transient, "InvalidAnswer", "a 200 whose body is no JSON object")
+}
+
+#[derive(Debug)]
+struct Raw {
+    status: u16,
+    headers: Vec<(String, String)>,
+    /// Read whole; it shares the SDK's bytes.
+    body: SdkBody,
+    emulated: bool,
+}
+
+impl Raw {
+    fn bytes(&self) -> &[u8] {
+        self.body.bytes().unwrap_or_default()
+    }
+
+    fn json(&self) -> Result<Map<String, Value>, Fault> {
+        serde_json::from_slice(self.bytes()).map_err(|_| invalid_answer())
+    }
+}
+
+/// Keeps the answer's bytes.
+#[derive(Debug, Clone, Default)]
+struct KeptAnswer(Arc<Mutex<Option<Raw>>>);
+
+impl KeptAnswer {
+    fn take(&self) -> Option<Raw> {
+        self.0.lock().expect("held for one move only, which cannot panic").take()
+    }
+}
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for KeptAnswer {
+    fn name(&self) -> &'static str {
+        "answer bytes"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_smithy_runtime_api::box_error::BoxError> {
+        let response = context.response();
+        // A body that was cut is no answer.
+        if let Some(body) = response.body().bytes().and_then(|_| response.body().try_clone()) {
+            let headers = response.headers().iter();
+            let raw = Raw {
+                status: response.status().as_u16(),
+                headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+                body,
+                emulated: false,
+            };
+            *self.0.lock().expect("held for one move only, which cannot panic") = Some(raw);
+        }
+        Ok(())
+    }
+}
+
+// === bodies: written straight from the records, because a tree of values would take ten times the memory ===
+
+fn body(request: &impl Serialize) -> Bytes {
+    let text = serde_json::to_vec(request).expect("texts and numbers are JSON");
+    // Without the spare room that growing left.
+    text.into_boxed_slice().into()
+}
+
+/// `MeterUsage`'s body.
+struct Single<'a>(&'a MeterUsage);
+
+impl Serialize for Single<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let request = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("ProductCode", request.product_code.as_str())?;
+        map.serialize_entry("Timestamp", &seconds(request.timestamp))?;
+        map.serialize_entry("UsageDimension", &request.dimension)?;
+        quantity(&mut map, "UsageQuantity", request.quantity, request.decimal)?;
+        if request.dry_run {
+            map.serialize_entry("DryRun", &true)?;
+        }
+        map.serialize_entry("ClientToken", &request.client_token)?;
+        allocations(&mut map, &request.allocations, request.decimal)?;
+        map.end()
+    }
+}
+
+/// `BatchMeterUsage`'s body.
+struct Batch<'a>(&'a BatchMeterUsage);
+
+impl Serialize for Batch<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("UsageRecords", &List(self.0.records.iter().map(Row)))?;
+        if let Some(product_code) = &self.0.product_code {
+            map.serialize_entry("ProductCode", product_code.as_str())?;
+        }
+        map.end()
+    }
+}
+
+/// A record of a batch (service model, `UsageRecord`).
+struct Row<'a>(&'a UsageRecord);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("Timestamp", &seconds(record.timestamp))?;
+        map.serialize_entry("Dimension", &record.dimension)?;
+        quantity(&mut map, "Quantity", record.quantity, record.decimal)?;
+        let customer = [
+            ("CustomerIdentifier", &record.customer_identifier),
+            ("CustomerAWSAccountId", &record.customer_account_id),
+            ("LicenseArn", &record.license_arn),
+        ];
+        for (name, value) in customer {
+            if let Some(value) = value {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        allocations(&mut map, &record.allocations, record.decimal)?;
+        map.end()
+    }
+}
+
+/// A part of a record's quantity (service model, `UsageAllocation`).
+struct Part<'a>(&'a Allocation, bool);
+
+impl Serialize for Part<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(Allocation { tags, quantity: share }, decimal) = self;
+        let mut map = serializer.serialize_map(None)?;
+        quantity(&mut map, "AllocatedUsageQuantity", *share, *decimal)?;
+        if !tags.is_empty() {
+            map.serialize_entry("Tags", &List(tags.tags().map(|(key, value)| Tag { key, value })))?;
+        }
+        map.end()
+    }
+}
+
+/// Service model, `Tag`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Tag<'a> {
+    key: &'a str,
+    value: &'a str,
+}
+
+/// What an iterator brings, as an array.
+struct List<I>(I);
+
+impl<I: Iterator<Item: Serialize> + Clone> Serialize for List<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.clone())
+    }
+}
+
+/// A quantity, as an integer or as a decimal (service model, `UsageQuantity…`).
+fn quantity<M: SerializeMap>(
+    map: &mut M,
+    name: &'static str,
+    quantity: Quantity,
+    decimal: bool,
+) -> Result<(), M::Error> {
+    match quantity.integer() {
+        Some(whole) if !decimal => map.serialize_entry(name, &whole),
+        _ => map.serialize_entry(&format_args!("{name}AsDecimal"), &quantity.to_string()),
+    }
+}
+
+fn allocations<M: SerializeMap>(
+    map: &mut M,
+    allocations: &[Allocation],
+    decimal: bool,
+) -> Result<(), M::Error> {
+    if allocations.is_empty() {
+        return Ok(());
+    }
+    map.serialize_entry("UsageAllocations", &List(allocations.iter().map(|part| Part(part, decimal))))
+}
+
+/// AWS JSON 1.1 writes a time as seconds since the epoch, with a fraction.
+fn seconds(at: Timestamp) -> Value {
+    let millis = at.unix_millis();
+    if millis % 1000 == 0 {
+        return Value::from(millis / 1000);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of our century are far below 2^52")]
+    let seconds = millis as f64 / 1000.0;
+    Value::from(seconds)
+}
+
+// === answers: AWS repeats each record whole, and only its names are read ===
+
+/// `BatchMeterUsage`'s answer. What is of another form than AWS documents says nothing, and spoils nothing else.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct BatchAnswer<'a> {
+    #[serde(borrow)]
+    results: Option<&'a RawValue>,
+    #[serde(borrow)]
+    unprocessed_records: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RecordResult<'a> {
+    #[serde(borrow)]
+    usage_record: Option<&'a RawValue>,
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
+    #[serde(borrow)]
+    metering_record_id: Option<&'a RawValue>,
+}
+
+/// What names a record.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Name<'a> {
+    #[serde(borrow)]
+    dimension: Option<&'a RawValue>,
+    #[serde(borrow)]
+    customer_identifier: Option<&'a RawValue>,
+    #[serde(borrow, rename = "CustomerAWSAccountId")]
+    customer_account_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    license_arn: Option<&'a RawValue>,
+}
+
+/// The elements of an array that are of this form, as far as there can be any for the records of a call.
+struct Elements<T>(Vec<T>);
+
+/// Twice a call's records: none is answered more often.
+const ELEMENTS_MAX: usize = 50;
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Elements<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+            type Value = Elements<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = array.next_element::<&'de RawValue>()? {
+                    if elements.len() < ELEMENTS_MAX {
+                        elements.extend(serde_json::from_str(element.get()));
+                    }
+                }
+                Ok(Elements(elements))
+            }
+        }
+        deserializer.deserialize_seq(Reader(PhantomData))
+    }
+}
+
+/// A value of the form that is wanted, if it is one.
+fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+}
+
+/// What AWS said of each record, found by what it repeats of them: a call holds one record for each customer and
+/// dimension only. What it does not name may have been billed.
+fn statuses(records: &[UsageRecord], answer: &[u8]) -> Result<Vec<RecordStatus>, Fault> {
+    let answer: BatchAnswer<'_> = serde_json::from_slice(answer).map_err(|_| invalid_answer())?;
+    let results = read(answer.results).map_or_else(Vec::new, |Elements::<RecordResult<'_>>(results)| results);
+    let unprocessed =
+        read(answer.unprocessed_records).map_or_else(Vec::new, |Elements::<Name<'_>>(names)| names);
+    let results: Vec<(Option<Name<'_>>, RecordResult<'_>)> =
+        results.into_iter().map(|result| (read(result.usage_record), result)).collect();
+    let status = |record: &UsageRecord| {
+        let about = |name: &Option<Name<'_>>| name.as_ref().is_some_and(|name| is_about(name, record));
+        let Some((_, result)) = results.iter().find(|(name, _)| about(name)) else {
+            let named = unprocessed.iter().any(|name| is_about(name, record));
+            return if named { RecordStatus::Unprocessed } else { RecordStatus::Unanswered };
+        };
+        match read::<String>(result.status).as_deref() {
+            Some("Success") => RecordStatus::Success(read(result.metering_record_id)),
+            Some("CustomerNotSubscribed") => RecordStatus::CustomerNotSubscribed,
+            Some("DuplicateRecord") => RecordStatus::DuplicateRecord,
+            _ => RecordStatus::Unanswered,
+        }
+    };
+    Ok(records.iter().map(status).collect())
+}
+
+fn is_about(name: &Name<'_>, record: &UsageRecord) -> bool {
+    let is = |found: Option<&RawValue>, value: &str| read::<String>(found).as_deref() == Some(value);
+    // AWS may add the other form of the customer to its answer; what was asked with must be equal.
+    let same = |found, value: &Option<String>| value.as_deref().is_none_or(|value| is(found, value));
+    is(name.dimension, &record.dimension)
+        && same(name.customer_identifier, &record.customer_identifier)
+        && same(name.customer_account_id, &record.customer_account_id)
+        && same(name.license_arn, &record.license_arn)
+}
+
+fn replace_body(request: &mut HttpRequest, bytes: Bytes) {
+    request.headers_mut().insert("content-length", bytes.len().to_string());
+    *request.body_mut() = SdkBody::from(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use tollgate_marketplace::TagSet;
+    use tollgate_marketplace::operation::{ESCAPED, RECORD_BYTES};
+
+    proptest! {
+        /// What batches reckon with is never less than the bytes that are sent.
+        #[test]
+        fn a_record_is_never_larger_than_it_was_reckoned(
+            tags in prop::collection::vec(prop::collection::btree_map("[ -=_@A-Za-z\\\\]{1,100}", "[ -=_@a-z\\\\]{1,256}", 0..=5), 0..4),
+            dimension in "[\\x00-\u{ff}]{1,60}",
+            account in "[0-9]{1,255}",
+            arn in "[!-~\u{e4}]{1,200}",
+            micros in 0..=Quantity::MAX.micros(),
+            millis in 1_700_000_000_001_i64..1_900_000_000_000,
+        ) {
+            let tags: Vec<TagSet> = tags.into_iter().map(|tags| TagSet::try_from(tags).unwrap()).collect();
+            let quantity = Quantity::from_micros(micros).unwrap();
+            let texts = dimension.len() + account.len() + arn.len();
+            let parts: usize = tags.iter().map(TagSet::request_bytes).sum();
+            let record = body(&Row(&UsageRecord {
+                customer_identifier: None,
+                customer_account_id: Some(account),
+                license_arn: Some(arn),
+                dimension,
+                timestamp: Timestamp::from_unix_millis(millis),
+                quantity,
+                decimal: true,
+                allocations: tags.into_iter().map(|tags| Allocation { tags, quantity }).collect(),
+            }));
+            prop_assert!(record.len() < RECORD_BYTES + ESCAPED * texts + parts);
+        }
+    }
+
+    fn usage_record(account: &str, dimension: &str) -> UsageRecord {
+        UsageRecord {
+            customer_identifier: None,
+            customer_account_id: Some(account.to_owned()),
+            license_arn: Some("arn:aws:license-manager::111122223333:license:l-1".to_owned()),
+            dimension: dimension.to_owned(),
+            timestamp: Timestamp::from_unix_seconds(1_795_507_200),
+            quantity: "2.5".parse().unwrap(),
+            decimal: true,
+            allocations: Vec::new(),
+        }
+    }
+
+    fn value(request: &impl Serialize) -> Value {
+        serde_json::to_value(request).unwrap()
+    }
+
+    fn echo(record: &UsageRecord) -> Value {
+        value(&Row(record))
+    }
+
+    fn read_statuses(records: &[UsageRecord], answer: &Value) -> Vec<RecordStatus> {
+        statuses(records, answer.to_string().as_bytes()).unwrap()
+    }
+
+    fn split(tags: &[(&str, &str)], quantity: &str) -> Allocation {
+        let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let tags: std::collections::BTreeMap<_, _> = tags.collect();
+        Allocation { tags: tags.try_into().unwrap(), quantity: quantity.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_record_has_awss_members() {
+        assert_eq!(
+            echo(&usage_record("111122223333", "requests")),
+            json!({
+                "Timestamp": 1_795_507_200, "Dimension": "requests", "QuantityAsDecimal": "2.5",
+                "CustomerAWSAccountId": "111122223333",
+                "LicenseArn": "arn:aws:license-manager::111122223333:license:l-1",
+            })
+        );
+        assert_eq!(seconds(Timestamp::from_unix_millis(1_500)), json!(1.5));
+    }
+
+    #[test]
+    fn a_batch_holds_its_records_with_their_splits() {
+        let mut whole = usage_record("1", "a");
+        (whole.quantity, whole.decimal, whole.license_arn) = ("3".parse().unwrap(), false, None);
+        whole.allocations = vec![split(&[("b", "x"), ("a", "\\")], "2"), split(&[], "1")];
+        let records = vec![whole, usage_record("2", "a")];
+        let product_code = Some("demosaas".parse().unwrap());
+        let request = BatchMeterUsage { product_code, records, region: None };
+        assert_eq!(
+            value(&Batch(&request)),
+            json!({
+                "ProductCode": "demosaas",
+                "UsageRecords": [
+                    {
+                        "Timestamp": 1_795_507_200, "Dimension": "a", "Quantity": 3, "CustomerAWSAccountId": "1",
+                        "UsageAllocations": [
+                            {"AllocatedUsageQuantity": 2,
+                             "Tags": [{"Key": "a", "Value": "\\"}, {"Key": "b", "Value": "x"}]},
+                            {"AllocatedUsageQuantity": 1},
+                        ],
+                    },
+                    echo(&request.records[1]),
+                ],
+            })
+        );
+        let licensed = BatchMeterUsage { product_code: None, ..request };
+        assert_eq!(value(&Batch(&licensed)).get("ProductCode"), None);
+    }
+
+    #[test]
+    fn a_single_record_has_awss_members() {
+        let request = MeterUsage {
+            product_code: "demometered".parse().unwrap(),
+            dimension: "requests".to_owned(),
+            timestamp: Timestamp::from_unix_seconds(1_795_507_200),
+            quantity: "2".parse().unwrap(),
+            decimal: true,
+            allocations: vec![split(&[("team", "a")], "2")],
+            client_token: "token".to_owned(),
+            dry_run: false,
+            region: None,
+        };
+        let mut expected = json!({
+            "ProductCode": "demometered", "Timestamp": 1_795_507_200, "UsageDimension": "requests",
+            "UsageQuantityAsDecimal": "2", "ClientToken": "token",
+            "UsageAllocations": [
+                {"AllocatedUsageQuantityAsDecimal": "2", "Tags": [{"Key": "team", "Value": "a"}]},
+            ],
+        });
+        assert_eq!(value(&Single(&request)), expected);
+        expected["DryRun"] = true.into();
+        assert_eq!(value(&Single(&MeterUsage { dry_run: true, ..request })), expected);
+    }
+
+    #[test]
+    fn what_the_answer_does_not_tell_is_not_taken_for_a_refusal() {
+        let records = [usage_record("1", "a"), usage_record("2", "a"), usage_record("3", "a")];
+        let mut without_license = echo(&records[0]);
+        without_license.as_object_mut().unwrap().remove("LicenseArn");
+        let answer = json!({
+            "Results": [
+                {"UsageRecord": without_license, "Status": "Success"},
+                {"UsageRecord": echo(&records[1]), "Status": "SomethingNew"},
+            ],
+        });
+        for answer in [answer, json!({}), json!({"Results": null, "UnprocessedRecords": 7})] {
+            assert_eq!(read_statuses(&records, &answer), vec![RecordStatus::Unanswered; 3], "{answer}");
+        }
+        for garbage in ["", "[]", "<html>"] {
+            assert_eq!(statuses(&records, garbage.as_bytes()).unwrap_err().code.as_str(), "InvalidAnswer");
+        }
+    }
+
+    #[test]
+    fn an_element_of_another_form_spoils_no_other() {
+        let records = [usage_record("1", "a"), usage_record("2", "a")];
+        let answer = json!({
+            "Results": [
+                7, null, {"UsageRecord": 7}, {"UsageRecord": {"Dimension": 7}},
+                {"UsageRecord": echo(&records[0]), "Status": "Success", "MeteringRecordId": 7},
+                {"UsageRecord": echo(&records[1]), "Status": 7},
+            ],
+        });
+        assert_eq!(read_statuses(&records, &answer), [RecordStatus::Success(None), RecordStatus::Unanswered]);
+    }
+
+    #[test]
+    fn statuses_come_in_the_order_of_the_question_whatever_the_answers_order() {
+        let records =
+            [usage_record("1", "a"), usage_record("2", "a"), usage_record("1", "b"), usage_record("3", "a")];
+        let answer = json!({
+            "Results": [
+                {"UsageRecord": echo(&records[2]), "Status": "DuplicateRecord"},
+                {"UsageRecord": echo(&records[1]), "Status": "CustomerNotSubscribed"},
+                {"UsageRecord": echo(&records[0]), "Status": "Success", "MeteringRecordId": "id"},
+            ],
+            "UnprocessedRecords": [echo(&records[3])],
+        });
+        assert_eq!(
+            read_statuses(&records, &answer),
+            [
+                RecordStatus::Success(Some("id".to_owned())),
+                RecordStatus::CustomerNotSubscribed,
+                RecordStatus::DuplicateRecord,
+                RecordStatus::Unprocessed,
+            ]
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! What MeterUsage and BatchMeterUsage share: quantities, allocations and their tags, hours, and what repeats what.
+
+use std::collections::BTreeSet;
+
+use ring::digest;
+
+use super::ServiceError;
+use crate::bill::Known;
+use crate::change::{Allocation, Digest, Recorded};
+use crate::decimal::Micros;
+use crate::wire::{Tag, UsageAllocation, Written};
+use crate::world::switches::{Switch, Switches};
+use tollgate_time::Timestamp;
+
+/// A record may be so far ahead of the service's clock, for clocks differ. AWS tells no number; this is SigV4's.
+pub(super) const AHEAD_SECONDS_MAX: i64 = 300;
+
+const HOUR_SECONDS: i64 = 3600;
+
+/// The start of the hour that a time is in.
+pub(super) const fn hour(at: Timestamp) -> Timestamp {
+    Timestamp::from_unix_seconds(at.unix_seconds().div_euclid(HOUR_SECONDS) * HOUR_SECONDS)
+}
+
+/// Reads quantity and allocations, and checks that they agree.
+pub(super) fn read(
+    quantity: Written,
+    allocations: Option<&[UsageAllocation<'_>]>,
+) -> Result<(Micros, Vec<Allocation>), ServiceError> {
+    let invalid = |text: &str| {
+        let message = "Sum of allocated usage quantities is not equal to the usage quantity, or the allocations \
+                       don't use the same type of quantity (whole number or decimal) as the usage quantity.";
+        ServiceError::new("InvalidUsageAllocationsException", format!("{message} (emulator: {text})"))
+    };
+    let (total, decimal) = match quantity {
+        Written::Whole(total) => (total, false),
+        Written::Decimal(total) => (total, true),
+        // Without a quantity AWS assumes 0 (model text of UsageQuantity).
+        Written::Absent => (Micros::ZERO, false),
+    };
+    let Some(parts) = allocations else { return Ok((total, Vec::new())) };
+    let (mut read, mut tag_sets, mut sum) = (Vec::with_capacity(parts.len()), BTreeSet::new(), Micros::ZERO);
+    for part in parts {
+        let (quantity, part_decimal) = match part.quantity()? {
+            Written::Whole(quantity) => (quantity, false),
+            Written::Decimal(quantity) => (quantity, true),
+            Written::Absent => return Err(invalid("an allocation has no quantity")),
+        };
+        if part_decimal != decimal {
+            return Err(invalid("total and allocations are not all whole or all decimal"));
+        }
+        let tags = tags(part.tags.as_deref().unwrap_or_default())?;
+        if !tag_sets.insert(tags.clone()) {
+            return Err(invalid("two allocations have the same set of tags"));
+        }
+        sum = sum.saturating_add(quantity);
+        read.push(Allocation { tags, quantity });
+    }
+    if sum != total {
+        return Err(invalid(&format!("the allocations add up to {sum}, the quantity is {total}")));
+    }
+    read.sort();
+    Ok((total, read))
+}
+
+fn tags(tags: &[Tag<'_>]) -> Result<Vec<(String, String)>, ServiceError> {
+    let mut read: Vec<(String, String)> =
+        tags.iter().map(|tag| (tag.key.clone().into_owned(), tag.value.clone().into_owned())).collect();
+    read.sort();
+    if read.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        let message = "The tag is invalid, or the number of tags is greater than 5.";
+        let hint = "(emulator: a tag key is used twice in one allocation)";
+        return Err(ServiceError::new("InvalidTagException", format!("{message} {hint}")));
+    }
+    Ok(read)
+}
+
+/// Whether a report says the same as the record that is there: quantities by value, 17 is 17.00.
+pub(super) fn repeats(known: &Known<'_>, report: &Recorded, switches: Switches) -> bool {
+    known.quantity == report.quantity
+        && (known.allocations == report.allocations || switches.second(Switch::AllocationsDiffer))
+}
+
+/// Half of the SHA-256 of some texts, each with its length, so that no two lists of texts run together.
+pub(super) fn fingerprint(parts: &[&[u8]]) -> Digest {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let digest = context.finish();
+    let half = |range: std::ops::Range<usize>| {
+        let bytes = digest.as_ref().get(range).and_then(|bytes| bytes.try_into().ok());
+        u64::from_be_bytes(bytes.unwrap_or_default())
+    };
+    [half(0..8), half(8..16)]
+}

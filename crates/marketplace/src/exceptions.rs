@@ -1,0 +1,501 @@
+//! AWS's exception names: what each means, for every part of the sidecar that must know. The emulator has its own list,
+//! so that one mistake does not cancel the other.
+//!
+//! - A name decides, not an HTTP status: AWS throttles with 400 (AWS Marketplace API reference, Errors).
+//! - A name stands here once. `tests/tidy.rs` holds that no other file decides by one.
+//! - A name that is not in the table is judged by its status alone ([`Kind::unnamed`]).
+//! - Texts are for operators, ours and not AWS's: AWS's messages name accounts and roles. Every name has its section in
+//!   `docs/RUNBOOK.md`.
+//!
+//! Pure; it must not know who asks.
+
+use super::FaultClass;
+
+/// One exception of AWS.
+#[derive(Debug, Clone, Copy)]
+pub struct Exception {
+    /// As AWS spells it, without namespace.
+    pub name: &'static str,
+    /// What it means.
+    pub kind: Kind,
+    /// What happened, one sentence; `{at}` stands for what answered.
+    pub message: &'static str,
+    /// What to do, one or two sentences.
+    pub remedy: &'static str,
+}
+
+/// What an exception means: who must act, whether other records would fare better, and whether the call may have been
+/// processed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The account is not entitled to the product.
+    NotEntitled,
+    /// The call itself is wrong: its product, key version, region, platform or account. The next record meets the same.
+    Request,
+    /// What this one record says is wrong; others fare better.
+    Record(Verdict),
+    /// AWS does not accept who asks.
+    Caller,
+    /// The session token has expired.
+    Session,
+    /// Too many requests: refused before AWS looked at it.
+    Throttled,
+    /// AWS's own fault: the call may have been processed.
+    Service,
+}
+
+/// What a refusal of one record means for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// AWS will never accept this record as it is.
+    Never,
+    /// AWS holds another value for this hour, or knows the token with other parameters.
+    Taken,
+    /// The record's time is outside AWS's window: the same usage may be accepted for another hour.
+    OutOfWindow,
+    /// Unnamed by AWS's documents: it may be accepted later.
+    Unknown,
+}
+
+impl Kind {
+    /// What a name that is not in the table means, by the status that it came with.
+    #[must_use]
+    pub const fn unnamed(status: u16) -> Option<Self> {
+        match status {
+            400..=499 => Some(Self::Record(Verdict::Unknown)),
+            500.. => Some(Self::Service),
+            _ => None,
+        }
+    }
+
+    /// Who must act.
+    #[must_use]
+    pub const fn class(self) -> FaultClass {
+        match self {
+            Self::NotEntitled => FaultClass::Denied,
+            Self::Request | Self::Record(_) => FaultClass::Misconfigured,
+            Self::Caller => FaultClass::Access,
+            Self::Session => FaultClass::ExpiredSession,
+            Self::Throttled | Self::Service => FaultClass::Transient,
+        }
+    }
+
+    /// Whether AWS may have processed the call although it answered with this.
+    #[must_use]
+    pub const fn may_be_processed(self) -> bool {
+        matches!(self, Self::Service)
+    }
+
+    /// Whether it concerns what is in the call alone, so that other records would fare better.
+    #[must_use]
+    pub const fn concerns_the_record(self) -> bool {
+        matches!(self, Self::Record(_))
+    }
+}
+
+/// The table's entry for `name`.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Exception> {
+    all().find(|exception| exception.name == name)
+}
+
+/// What `name` means; `None` where the table does not hold it.
+#[must_use]
+pub fn kind(name: &str) -> Option<Kind> {
+    find(name).map(|exception| exception.kind)
+}
+
+/// Every exception, in the table's order.
+pub fn all() -> impl Iterator<Item = &'static Exception> {
+    TABLE.iter().flat_map(|(_, exceptions)| *exceptions)
+}
+
+/// The account has no valid subscription.
+pub const NOT_ENTITLED: &str = "CustomerNotEntitledException";
+/// The key version is unknown to AWS: another one may be known.
+pub const INVALID_PUBLIC_KEY_VERSION: &str = "InvalidPublicKeyVersionException";
+/// One of the two forms in which AWS documents the success of a dry run.
+pub const DRY_RUN: &str = "DryRunOperation";
+/// The call must be made in the region of the pod.
+pub const INVALID_REGION: &str = "InvalidRegionException";
+/// AWS sees neither pod nor task behind the credentials.
+pub const PLATFORM_NOT_SUPPORTED: &str = "PlatformNotSupportedException";
+/// The code under which an answer that throttles without a name is shown.
+pub const THROTTLING: &str = "ThrottlingException";
+/// The code under which a server error without a name is shown.
+pub const SERVICE_UNAVAILABLE: &str = "ServiceUnavailable";
+/// The clock of the node is off by more than AWS accepts.
+pub const REQUEST_TIME_TOO_SKEWED: &str = "RequestTimeTooSkewed";
+/// The session token, or a registration token, has expired.
+pub const EXPIRED_TOKEN: &str = "ExpiredToken";
+/// The product has no such dimension.
+pub const UNKNOWN_DIMENSION: &str = "InvalidUsageDimensionException";
+/// STS is not enabled in the region for the account.
+pub const REGION_DISABLED: &str = "RegionDisabledException";
+/// The call is none of the service's.
+pub const UNKNOWN_OPERATION: &str = "UnknownOperationException";
+
+/// What an error of STS's `AssumeRoleWithWebIdentity` means (AWS STS API reference, Errors).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StsError {
+    /// STS refuses the role: its trust policy, the token, the policies.
+    Refused,
+    /// STS could not ask the cluster's OIDC provider: often passes by itself, in AWS's own words.
+    Provider,
+    /// The web identity token has expired: the kubelet renews it.
+    TokenExpired,
+    /// STS is not enabled in this region for the account.
+    RegionDisabled,
+    /// Throttled, or STS's own fault.
+    Unavailable,
+}
+
+/// The meaning of STS's answer. `message` tells two kinds of `InvalidIdentityToken` apart: a token that STS rejects,
+/// and keys of the provider that STS could not fetch, which was an outage each time it was reported.
+#[must_use]
+pub fn sts(status: u16, code: Option<&str>, message: &str) -> StsError {
+    // What answers without a code is not STS: a proxy, a load balancer.
+    let Some(code) = code.filter(|code| !code.is_empty()) else { return StsError::Unavailable };
+    match code {
+        "IDPCommunicationError" | "IDPCommunicationErrorException" => StsError::Provider,
+        "InvalidIdentityToken" | "InvalidIdentityTokenException"
+            if PROVIDER_KEYS.iter().any(|words| message.to_ascii_lowercase().contains(words)) =>
+        {
+            StsError::Provider
+        }
+        REGION_DISABLED => StsError::RegionDisabled,
+        _ => match kind(code).or(Kind::unnamed(status)) {
+            Some(Kind::Session) => StsError::TokenExpired,
+            Some(Kind::Throttled | Kind::Service) | None => StsError::Unavailable,
+            Some(Kind::NotEntitled | Kind::Request | Kind::Record(_) | Kind::Caller) => StsError::Refused,
+        },
+    }
+}
+
+/// STS's words, in lower case, where it could not fetch the keys of the OIDC provider.
+const PROVIDER_KEYS: [&str; 3] =
+    ["couldn't retrieve verification key", "could not retrieve verification key", "unable to retrieve"];
+
+// === texts ===
+
+/// The remedy where retries are all there is to do.
+pub const WAIT: &str = "Nothing to do: retries continue until it answers.";
+
+/// The remedy where the role is at fault.
+pub const ROLE: &str = "Give the pod's service account (EKS: IRSA) or the task role (ECS) an IAM role that allows \
+                        aws-marketplace:RegisterUsage (metered products: MeterUsage); node roles, long-term keys and \
+                        EKS Pod \
+                        Identity do not work.";
+
+const REGION: (&str, &str) = (
+    "AWS says that the call must be made in the region where the pod runs.",
+    "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
+);
+const NOT_ALLOWED: &str = "The IAM role of this pod does not allow the call.";
+const UNKNOWN_KEY: &str = "AWS does not know the access key that signed the request.";
+const UNSIGNED: &str = "The request reached AWS without a signature.";
+const SIGNATURE_UNREADABLE: (&str, &str) = (
+    "AWS cannot read the request's signature.",
+    "Check for a proxy that rewrites headers between the pod and AWS.",
+);
+const SIGNATURE_REJECTED: (&str, &str) = (
+    "AWS rejects the request's signature.",
+    "Check the credentials, the node's clock (NTP), and for a proxy that rewrites requests to AWS.",
+);
+const CLOCK: &str = "Synchronise the node's clock (NTP); requests are valid for 5 minutes.";
+const SESSION: (&str, &str) = ("The session token has expired.", "Wait: it is being renewed.");
+const BUSY: (&str, &str) = ("{at} answers that too many pods ask at once.", WAIT);
+const INTERNAL: (&str, &str) = ("{at} reports an internal error.", WAIT);
+const TOO_SLOW: (&str, &str) = ("{at} did not process the call in time.", WAIT);
+const UNPROCESSABLE: (&str, &str) = (
+    "AWS rejects the report as it is.",
+    "See the dead letters: tollgate ledger dead-letters. The report must be corrected before it is sent again.",
+);
+
+const fn row(name: &'static str, kind: Kind, (message, remedy): (&'static str, &'static str)) -> Exception {
+    Exception { name, kind, message, remedy }
+}
+
+/// By where the names come from.
+const TABLE: &[(&str, &[Exception])] = &[
+    ("the service model of metering", METERING),
+    ("STS", STS),
+    ("who asks (AWS, Common Errors)", CALLER),
+    ("the AWS SDKs' list of throttling names", THROTTLED),
+    ("faults of AWS's own", SERVICE),
+    ("requests that cannot be read", UNREADABLE),
+];
+
+const METERING: &[Exception] = &[
+    row(
+        NOT_ENTITLED,
+        Kind::NotEntitled,
+        (
+            "AWS says that this account has no valid subscription to the product.",
+            "Subscribe to the product in AWS Marketplace with the account that runs this pod.",
+        ),
+    ),
+    row(
+        "InvalidProductCodeException",
+        Kind::Request,
+        (
+            "AWS does not know the product code, or it is not for container products.",
+            "Tell the seller of this product; the seller checks product_code.",
+        ),
+    ),
+    row(
+        INVALID_PUBLIC_KEY_VERSION,
+        Kind::Request,
+        (
+            "AWS does not know this version of the product's public key.",
+            "Tell the seller of this product; the seller checks public_key_version.",
+        ),
+    ),
+    row(INVALID_REGION, Kind::Request, REGION),
+    row("InvalidEndpointRegionException", Kind::Request, REGION),
+    row(
+        PLATFORM_NOT_SUPPORTED,
+        Kind::Request,
+        (
+            "AWS does not recognise this as a pod on EKS or a task on ECS or Fargate.",
+            "Run it on EKS, ECS or Fargate, with IRSA or a task role: with the node's role AWS cannot see the pod.",
+        ),
+    ),
+    row(
+        "DisabledApiException",
+        Kind::Request,
+        (
+            "AWS has disabled this call for the account.",
+            "Open a case with AWS Support and name the exception.",
+        ),
+    ),
+    row(
+        UNKNOWN_DIMENSION,
+        Kind::Record(Verdict::Never),
+        (
+            "AWS does not know the usage dimension for this product.",
+            "Tell the seller of this product; the seller checks dimensions and entitlement_dimension.",
+        ),
+    ),
+    row(
+        "InvalidTagException",
+        Kind::Record(Verdict::Never),
+        ("AWS rejects a tag of the report.", UNPROCESSABLE.1),
+    ),
+    row(
+        "InvalidUsageAllocationsException",
+        Kind::Record(Verdict::Never),
+        ("AWS rejects the allocations of the report.", UNPROCESSABLE.1),
+    ),
+    row(
+        "InvalidCustomerIdentifierException",
+        Kind::Record(Verdict::Never),
+        (
+            "AWS does not know the customer for this product.",
+            "Compare the customer with AWS's answer to ResolveCustomer. The usage is a dead letter.",
+        ),
+    ),
+    row(
+        "InvalidLicenseException",
+        Kind::Record(Verdict::Never),
+        (
+            "AWS does not know the licence for this product.",
+            "Compare the LicenseArn with AWS's answer to ResolveCustomer. The usage is a dead letter.",
+        ),
+    ),
+    row(
+        "DuplicateRequestException",
+        Kind::Record(Verdict::Taken),
+        (
+            "AWS holds another report of this dimension and hour.",
+            "Find what else reports with the credentials of this pod. The usage is a dead letter.",
+        ),
+    ),
+    row(
+        "IdempotencyConflictException",
+        Kind::Record(Verdict::Taken),
+        (
+            "AWS knows the report's token with other parameters.",
+            "Find what else reports with the credentials of this pod. The usage is a dead letter.",
+        ),
+    ),
+    row(
+        "TimestampOutOfBoundsException",
+        Kind::Record(Verdict::OutOfWindow),
+        (
+            "AWS does not take reports of this time any more, or not yet.",
+            "Check the node's clock (NTP), and how long AWS was out of reach.",
+        ),
+    ),
+    row(
+        "InvalidTokenException",
+        Kind::Request,
+        ("AWS does not know the registration token.", "The buyer starts again from AWS Marketplace."),
+    ),
+    row(THROTTLING, Kind::Throttled, BUSY),
+    row("InternalServiceErrorException", Kind::Service, INTERNAL),
+];
+
+const STS: &[Exception] = &[row(
+    REGION_DISABLED,
+    Kind::Request,
+    (
+        "STS is not enabled in this region for the AWS account.",
+        "Enable STS for the region in IAM, Account settings, or run the pod in another region.",
+    ),
+)];
+
+const CALLER: &[Exception] = &[
+    row("AccessDenied", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row("AccessDeniedException", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row("AuthFailure", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row("IncompleteSignature", Kind::Caller, SIGNATURE_UNREADABLE),
+    row("IncompleteSignatureException", Kind::Caller, SIGNATURE_UNREADABLE),
+    row("InvalidAccessKeyId", Kind::Caller, (UNKNOWN_KEY, ROLE)),
+    row("InvalidClientTokenId", Kind::Caller, (UNKNOWN_KEY, ROLE)),
+    row("InvalidSignatureException", Kind::Caller, SIGNATURE_REJECTED),
+    row("MissingAuthenticationToken", Kind::Caller, (UNSIGNED, ROLE)),
+    row("MissingAuthenticationTokenException", Kind::Caller, (UNSIGNED, ROLE)),
+    row("NotAuthorized", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row(
+        "OptInRequired",
+        Kind::Caller,
+        (
+            "The AWS account is not signed up for the service.",
+            "The owner of the account completes its sign-up in the AWS console.",
+        ),
+    ),
+    row(
+        "RequestExpired",
+        Kind::Caller,
+        ("AWS says that the request is too old: the node's clock is off.", CLOCK),
+    ),
+    row(REQUEST_TIME_TOO_SKEWED, Kind::Caller, ("AWS says that the node's clock is off.", CLOCK)),
+    row("SignatureDoesNotMatch", Kind::Caller, SIGNATURE_REJECTED),
+    row("UnauthorizedException", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row("UnauthorizedOperation", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row("UnrecognizedClientException", Kind::Caller, (UNKNOWN_KEY, ROLE)),
+    row(EXPIRED_TOKEN, Kind::Session, SESSION),
+    row("ExpiredTokenException", Kind::Session, SESSION),
+];
+
+const THROTTLED: &[Exception] = &[
+    row("BandwidthLimitExceeded", Kind::Throttled, BUSY),
+    row("EC2ThrottledException", Kind::Throttled, BUSY),
+    row("LimitExceededException", Kind::Throttled, BUSY),
+    row("PriorRequestNotComplete", Kind::Throttled, BUSY),
+    row("ProvisionedThroughputExceededException", Kind::Throttled, BUSY),
+    row("RequestLimitExceeded", Kind::Throttled, BUSY),
+    row("RequestThrottled", Kind::Throttled, BUSY),
+    row("RequestThrottledException", Kind::Throttled, BUSY),
+    row("SlowDown", Kind::Throttled, BUSY),
+    row("ThrottledException", Kind::Throttled, BUSY),
+    row("Throttling", Kind::Throttled, BUSY),
+    row("TooManyRequestsException", Kind::Throttled, BUSY),
+    row("TransactionInProgressException", Kind::Throttled, BUSY),
+];
+
+const SERVICE: &[Exception] = &[
+    row("InternalError", Kind::Service, INTERNAL),
+    row("InternalFailure", Kind::Service, INTERNAL),
+    row("InternalServerError", Kind::Service, INTERNAL),
+    row("InternalServiceError", Kind::Service, INTERNAL),
+    row("RequestTimeout", Kind::Service, TOO_SLOW),
+    row("RequestTimeoutException", Kind::Service, TOO_SLOW),
+    row(SERVICE_UNAVAILABLE, Kind::Service, ("{at} answers with a server error.", WAIT)),
+    row("ServiceUnavailableException", Kind::Service, ("{at} answers with a server error.", WAIT)),
+];
+
+const UNREADABLE: &[Exception] = &[
+    row("RequestEntityTooLargeException", Kind::Record(Verdict::Never), UNPROCESSABLE),
+    row("RequestTooLargeException", Kind::Record(Verdict::Never), UNPROCESSABLE),
+    row("SerializationException", Kind::Record(Verdict::Never), UNPROCESSABLE),
+    row("ValidationException", Kind::Record(Verdict::Never), UNPROCESSABLE),
+    row(
+        UNKNOWN_OPERATION,
+        Kind::Request,
+        ("What was asked does not know the call.", "Check the endpoint: it must be AWS's metering service."),
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_plain() {
+        let mut names = std::collections::BTreeSet::new();
+        for Exception { name, .. } in all() {
+            assert!(names.insert(name), "{name} is in the table twice");
+            assert_eq!(super::super::FaultCode::from_wire(name).as_str(), *name);
+        }
+    }
+
+    #[test]
+    fn every_name_has_its_section_in_the_runbook_and_no_link_there_leads_nowhere() {
+        let runbook = include_str!("../../../docs/RUNBOOK.md");
+        let missing: Vec<_> = all()
+            .map(|exception| exception.name)
+            .filter(|name| !runbook.contains(&format!("\n### {name}\n")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        for link in runbook.split("](#").skip(1) {
+            let anchor = link.split(')').next().unwrap();
+            assert!(runbook.lines().any(|line| anchor_of(line).as_deref() == Some(anchor)), "#{anchor}");
+        }
+    }
+
+    /// What a heading of any level is linked by: small letters, a dash for each space, no punctuation.
+    fn anchor_of(line: &str) -> Option<String> {
+        let name = line.strip_prefix('#')?.trim_start_matches('#').trim();
+        let kept = name.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        Some(kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect())
+    }
+
+    /// Finding 1.17: two lists of throttling names differed, and a record throttled under the one was in doubt under the
+    /// other.
+    #[test]
+    fn whatever_throttles_leaves_no_doubt() {
+        let throttled: Vec<_> = all().filter(|exception| exception.kind == Kind::Throttled).collect();
+        assert_eq!(throttled.len(), 14, "as many as the AWS SDKs' standard retry mode lists");
+        for exception in throttled {
+            assert_eq!(exception.kind.class(), FaultClass::Transient);
+            assert!(!exception.kind.may_be_processed() && !exception.kind.concerns_the_record());
+        }
+    }
+
+    /// Every error of the model of `AssumeRoleWithWebIdentity` (botocore 1.44.8), those of every AWS service, and what
+    /// is not STS at all.
+    #[test]
+    fn every_error_of_sts_has_its_meaning() {
+        use StsError::{Provider, Refused, RegionDisabled, TokenExpired, Unavailable};
+        for (status, code, message, expected) in [
+            (400, Some("MalformedPolicyDocument"), "", Refused),
+            (400, Some("PackedPolicyTooLarge"), "", Refused),
+            (403, Some("IDPRejectedClaim"), "", Refused),
+            (400, Some("IDPCommunicationError"), "", Provider),
+            (400, Some("InvalidIdentityToken"), "No OpenIDConnect provider found in your account", Refused),
+            (400, Some("InvalidIdentityToken"), "Incorrect token audience", Refused),
+            (
+                400,
+                Some("InvalidIdentityToken"),
+                "Couldn't retrieve verification key from your identity provider",
+                Provider,
+            ),
+            (400, Some("ExpiredTokenException"), "Token expired: current date/time", TokenExpired),
+            (403, Some("RegionDisabledException"), "", RegionDisabled),
+            (403, Some("AccessDenied"), "Not authorized to perform sts:AssumeRoleWithWebIdentity", Refused),
+            (403, Some("AccessDeniedException"), "", Refused),
+            (400, Some("ValidationError"), "", Refused),
+            (400, Some("SomethingNew"), "", Refused),
+            (400, Some("Throttling"), "Rate exceeded", Unavailable),
+            (503, Some("ServiceUnavailable"), "", Unavailable),
+            (500, Some("InternalFailure"), "", Unavailable),
+            (500, Some("SomethingNew"), "", Unavailable),
+            (403, None, "", Unavailable),
+            (200, Some("Odd"), "", Unavailable),
+        ] {
+            assert_eq!(sts(status, code, message), expected, "{status} {code:?} {message}");
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! The vocabulary of AWS Marketplace metering: newtypes for what crosses a border, the [`Metering`] seam to the
+//! service, and the classes that its faults fall into.
+//!
+//! - Names are AWS's own (`ProductCode`, `PublicKeyVersion`, `Nonce`); limits come from the service model
+//!   `meteringmarketplace/2016-01-14`.
+//! - A value of these types is valid: the constructor parses, there are no setters.
+//! - Nothing here knows the AWS SDK; `tollgate-aws` alone translates.
+
+pub mod allocation;
+pub mod exceptions;
+pub mod fault;
+pub mod hour;
+pub mod operation;
+pub mod quantity;
+mod regions;
+pub mod schedule;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use allocation::{Allocation, TagSet};
+pub use hour::Hour;
+pub use operation::{
+    BatchMeterUsage, BatchMetered, Forwarded, Identified, MeterUsage, Metered, RecordStatus, RegisterUsage,
+    Registered, ResolvedCustomer, Signing, UsageRecord,
+};
+pub use quantity::Quantity;
+
+/// A product code as AWS issues it: 1–255 characters of `[-a-zA-Z0-9/=:_.@]` (service model, `ProductCode`; the model
+/// allows an empty one, which names no product).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ProductCode(String);
+
+impl ProductCode {
+    /// The code as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Clocks of machines differ by so much. A time that is further ahead comes from a clock that is wrong.
+pub const AHEAD_MAX: Duration = Duration::from_secs(300);
+
+/// Longest name of a usage dimension (service model, `UsageDimension`).
+pub const DIMENSION_CHARS_MAX: usize = 255;
+
+/// AWS Marketplace allows a product at most so many dimensions.
+pub const DIMENSIONS_MAX: usize = 200;
+
+/// Longest product code in the service model.
+pub const PRODUCT_CODE_CHARS_MAX: usize = 255;
+
+impl FromStr for ProductCode {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid(
+                "is empty; take the product code from the product's page in the AWS Marketplace Management Portal",
+            ));
+        }
+        if text.len() > PRODUCT_CODE_CHARS_MAX {
+            return Err(Invalid("is longer than the 255 characters that AWS allows"));
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/=:_.@".contains(&b)) {
+            return Err(Invalid("may hold only letters, digits and - / = : _ . @"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ProductCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The version of a product's public key: an integer of at least 1 (service model, `VersionInteger`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct PublicKeyVersion(i32);
+
+impl PublicKeyVersion {
+    /// The only version that most products ever have.
+    pub const FIRST: Self = Self(1);
+
+    /// Parses a number.
+    pub const fn try_new(version: i64) -> Result<Self, Invalid> {
+        if version < 1 || version > i32::MAX as i64 {
+            return Err(Invalid("must be a whole number from 1 to 2147483647"));
+        }
+        Ok(Self(version as i32))
+    }
+
+    /// The number as the service model types it.
+    #[must_use]
+    pub const fn value(self) -> i32 {
+        self.0
+    }
+}
+
+impl FromStr for PublicKeyVersion {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
+        if !plain {
+            return Err(Invalid("must be a whole number from 1 to 2147483647"));
+        }
+        Self::try_new(text.parse().unwrap_or(i64::MAX))
+    }
+}
+
+impl fmt::Display for PublicKeyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What makes one `RegisterUsage` call unlike every other: 1–255 characters (service model, `Nonce`; the model allows
+/// none, which proves no freshness).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Nonce(String);
+
+/// Longest nonce in the service model.
+pub const NONCE_CHARS_MAX: usize = 255;
+
+/// Bytes of randomness in a nonce of ours: as much as the hash that signs it, far beyond any birthday.
+pub const NONCE_BYTES: usize = 32;
+
+impl Nonce {
+    /// From 32 random bytes, as base64url without padding (43 characters).
+    #[must_use]
+    pub fn from_random(bytes: [u8; NONCE_BYTES]) -> Self {
+        use base64::Engine as _;
+        Self(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The nonce as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Nonce {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() || text.chars().count() > NONCE_CHARS_MAX {
+            return Err(Invalid("must have 1 to 255 characters"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Not shown: with the token it can be replayed to whoever trusts the pair.
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nonce(…)")
+    }
+}
+
+/// An AWS region name such as `eu-central-1`: an area of the world, a direction and a number.
+///
+/// A region of tomorrow is accepted where AWS's partitions foresee it ("ap-southeast-9"); a misspelled one is not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Region(String);
+
+/// What names begin with in each of AWS's partitions, as its SDKs publish them.
+const REGION_AREAS: [&str; 16] = [
+    "af", "ap", "ca", "cn", "eu", "eu-isoe", "eusc-de", "il", "me", "mx", "sa", "us", "us-gov", "us-iso",
+    "us-isob", "us-isof",
+];
+
+const REGION_DIRECTIONS: [&str; 9] =
+    ["central", "east", "north", "northeast", "northwest", "south", "southeast", "southwest", "west"];
+
+impl Region {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Region {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let parts = text.rsplit_once('-').and_then(|(rest, number)| {
+            let (area, direction) = rest.rsplit_once('-')?;
+            Some((area, direction, number))
+        });
+        let exists = parts.is_some_and(|(area, direction, number)| {
+            // No direction of an area has more than seven regions so far, and some may be still to come.
+            REGION_AREAS.contains(&area)
+                && REGION_DIRECTIONS.contains(&direction)
+                && matches!(number.as_bytes(), [b'1'..=b'9'] | [b'1', b'0'..=b'9'])
+        });
+        if exists {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Invalid("is not the name of an AWS region, such as us-east-1"))
+        }
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Largest file with a token for credentials: a projected one has some kilobytes.
+pub const CREDENTIAL_FILE_BYTES_MAX: usize = 64 * 1024;
+
+/// A value that is not of its type; the text follows the name of the setting or field ("product_code may hold only…").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub &'static str);
+
+/// Who must act on a fault, which decides the state, the answer of the probes and when AWS is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultClass {
+    /// AWS says that the buyer is not entitled: the buyer's operator subscribes.
+    Denied,
+    /// AWS rejects what was asked: the seller or the operator corrects the product, key version, region or platform.
+    Misconfigured,
+    /// AWS does not accept who asks, or there is nothing to ask with: the operator corrects role, credentials, clock.
+    Access,
+    /// The session token ran out: reload the credentials and ask at once.
+    ExpiredSession,
+    /// AWS or the network could not answer: nobody acts, it is asked again.
+    Transient,
+}
+
+/// What failed, where the pod asks several on its way to an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The metering service.
+    Metering,
+    /// STS, which gives credentials for a web identity token.
+    Sts,
+    /// The endpoint in the container that hands out credentials: the ECS agent, or EKS Pod Identity's.
+    Container,
+    /// The instance metadata service.
+    Imds,
+    /// The ECS task metadata endpoint.
+    TaskMetadata,
+    /// The proxy on the way.
+    Proxy,
+}
+
+/// A call that brought no usable answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Who must act.
+    pub class: FaultClass,
+    /// AWS's exception name, or ours where AWS did not answer (`Timeout`, `Dns`, …); the key of `reason.code`.
+    pub code: FaultCode,
+    /// AWS's clock less ours in seconds, from the answer's `Date`, where there was one.
+    pub clock_offset_seconds: Option<i64>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+    /// There was no connection yet, or no credentials: the call certainly reached nobody.
+    pub never_sent: bool,
+    /// What failed.
+    pub place: Place,
+    /// Host and port of what failed, where it has a name; never a user or a password.
+    pub host: Option<String>,
+    /// What was seen, for the debug log only: it may hold account numbers and role names, never a secret.
+    pub detail: String,
+}
+
+impl Fault {
+    /// A fault that no HTTP answer came with.
+    #[must_use]
+    pub fn local(class: FaultClass, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            class,
+            code: FaultCode::known(code),
+            clock_offset_seconds: None,
+            emulated: false,
+            never_sent: false,
+            place: Place::Metering,
+            host: None,
+            detail: detail.into(),
+        }
+    }
+
+    /// The same, with what failed.
+    #[must_use]
+    pub fn at(self, place: Place, host: Option<String>) -> Self {
+        Self { place, host, ..self }
+    }
+
+    /// The same, of a call that certainly reached nobody.
+    #[must_use]
+    pub fn unsent(self) -> Self {
+        Self { never_sent: true, ..self }
+    }
+
+    /// Whether our clock is so far from AWS's that AWS refuses our signatures.
+    #[must_use]
+    pub fn clock_is_off(&self) -> bool {
+        self.class == FaultClass::Access
+            && self
+                .clock_offset_seconds
+                .is_some_and(|offset| offset.unsigned_abs() >= CLOCK_OFFSET_SECONDS_MIN)
+    }
+}
+
+/// Offsets below this cannot be why AWS rejects a signature (it accepts 5 minutes), less a margin for slow answers.
+const CLOCK_OFFSET_SECONDS_MIN: u64 = 240;
+
+/// The name of a fault: an AWS exception's, or one of ours. At most 64 letters and digits, so that it can stand in a
+/// label, a log line and a URL.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct FaultCode(std::borrow::Cow<'static, str>);
+
+/// Longest fault code kept; AWS's longest exception name here has 34 characters.
+pub const FAULT_CODE_CHARS_MAX: usize = 64;
+
+impl FaultCode {
+    /// A name from our own source.
+    #[must_use]
+    pub const fn known(code: &'static str) -> Self {
+        Self(std::borrow::Cow::Borrowed(code))
+    }
+
+    /// A name from the wire; anything that is not a plain identifier becomes `UnknownError`.
+    #[must_use]
+    pub fn from_wire(code: &str) -> Self {
+        // AWS JSON 1.1 may prefix the namespace ("ns#Name") and suffix a URI ("Name:http://…"), which may hold a `#`.
+        let code = code.split(':').next().unwrap_or(code);
+        let code = code.rsplit('#').next().unwrap_or(code);
+        let plain = !code.is_empty()
+            && code.len() <= FAULT_CODE_CHARS_MAX
+            && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.');
+        if plain { Self(code.to_owned().into()) } else { Self::known("UnknownError") }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for FaultCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A boxed future, as the seam returns it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The metering service, as the loops see it.
+pub trait Metering: Send + Sync {
+    /// Registers this pod or task and returns AWS's signed answer, unverified. One attempt: retries are the caller's.
+    fn register_usage(
+        &self,
+        request: RegisterUsage,
+        signing: Signing,
+    ) -> BoxFuture<'_, Result<Registered, Fault>>;
+
+    /// Reports usage of this pod's own account, or checks the permission to. One attempt.
+    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>>;
+
+    /// Reports usage of the seller's customers. One attempt.
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        signing: Signing,
+    ) -> BoxFuture<'_, Result<BatchMetered, Fault>>;
+
+    /// Turns a buyer's registration token into the customer. One attempt.
+    fn resolve_customer(&self, token: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>>;
+
+    /// Finds region and credentials; no call is made with them.
+    fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>>;
+
+    /// Sends an application's own call, signed anew, and returns AWS's answer as it came. One attempt.
+    fn forward(
+        &self,
+        target: String,
+        body: Vec<u8>,
+        region: Option<Region>,
+    ) -> BoxFuture<'_, Result<Forwarded, Fault>>;
+
+    /// The region that is asked, once it is known.
+    fn region(&self) -> Option<Region>;
+
+    /// The service's clock less ours in seconds, by its latest answer, if it had a time to compare.
+    fn clock_skew(&self) -> Option<i64> {
+        None
+    }
+
+    /// Waits until [`Metering::clock_skew`] is something else than `known`.
+    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()> {
+        let _ = known;
+        Box::pin(std::future::pending())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn product_codes() {
+        for good in ["demohourly", "1fszvu527waovqeuhpkyx2b5d", "a-b/c=d:e_f.g@h"] {
+            assert_eq!(good.parse::<ProductCode>().unwrap().as_str(), good);
+        }
+        for bad in ["", "two words", "ünder", "a\n", &"x".repeat(256)] {
+            assert!(bad.parse::<ProductCode>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn regions() {
+        // All that AWS lists for its metering service, one of each other partition, and one that is still to come.
+        let listed = "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 \
+                      ap-southeast-1 ap-southeast-4 ca-central-1 eu-central-1 eu-north-1 eu-south-2 eu-west-3 \
+                      il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 us-east-1 us-west-2 us-gov-east-1 \
+                      us-gov-west-1 us-isob-east-1 us-iso-east-1 us-isof-south-1 eu-isoe-west-1 cn-northwest-1 \
+                      eusc-de-east-1 ap-southeast-12";
+        for good in listed.split(' ') {
+            assert!(good.parse::<Region>().is_ok(), "{good}");
+        }
+        let bad = [
+            "",
+            "us",
+            "useast1",
+            "US-EAST-1",
+            "us-east-",
+            "us-east-1 ",
+            "us--1",
+            "evil.example/x-a-1",
+            "us-esat-1",
+            "su-east-1",
+            "mars-north-1",
+            "us-east-1a",
+            "us-east-0",
+            "us-east-123",
+            "gov-west-1",
+        ];
+        for bad in bad {
+            assert!(bad.parse::<Region>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn key_versions() {
+        for good in ["1", "2", "2147483647"] {
+            assert!(good.parse::<PublicKeyVersion>().is_ok(), "{good}");
+        }
+        for bad in ["", "0", "01", "-1", "+1", "1.0", "2147483648", "99999999999999999999"] {
+            assert!(bad.parse::<PublicKeyVersion>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn fault_codes_from_the_wire_are_plain_identifiers() {
+        let code = |text: &str| FaultCode::from_wire(text).as_str().to_owned();
+        assert_eq!(code("com.amazonaws.x#ThrottlingException"), "ThrottlingException");
+        assert_eq!(code("ThrottlingException:http://internal.amazon.com/"), "ThrottlingException");
+        assert_eq!(code("ns#ThrottlingException:http://internal.amazon.com/#top"), "ThrottlingException");
+        assert_eq!(code("<html>"), "UnknownError");
+        assert_eq!(code(&"x".repeat(65)), "UnknownError");
+    }
+
+    #[test]
+    fn a_nonce_is_not_shown() {
+        let nonce = Nonce::from_random([7; NONCE_BYTES]);
+        assert_eq!(nonce.as_str().len(), 43);
+        assert!(!format!("{nonce:?}").contains(nonce.as_str()));
+    }
+}
