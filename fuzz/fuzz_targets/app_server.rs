@@ -22,12 +22,12 @@ use tollgate_http::Room;
 use tollgate_marketplace::{BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered, Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing};
 use tollgate::metrics::Metrics;
 use tollgate_receipt::{KeyRing, PublicKey};
-use tollgate::usage::event::Rules;
+use tollgate_metering::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::ledger::writer::Writer;
 use tollgate::usage::ledger::{Ledger, Settings};
 use tollgate::usage::notice::Notices;
-use tollgate::usage::policy::Window;
+use tollgate_metering::policy::Window;
 
 /// An AWS that says no to everything but forwarded calls.
 struct Refusing;
