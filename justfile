@@ -48,6 +48,10 @@ nextest *args:
 tidy:
     cargo test --locked --test tidy
 
+# Writes what is made from the table of settings: tables of documents, a part of the chart's schema. `tidy` compares.
+generate:
+    GENERATE=1 cargo test --locked --test tidy generated
+
 # Kills the binary under load, at random, by evictions and at every named step, beside a bad neighbour, and compares the bill.
 kill-campaign kills="200" mode="metered" seed="":
     #!/usr/bin/env bash

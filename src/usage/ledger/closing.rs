@@ -1,7 +1,7 @@
 //! Which hours are closed, and for whom.
 //!
 //! - The clock closes an hour for everybody, `settle` after its end: what comes later counts to the current hour.
-//! - A shutdown seals the open hour before its end. AWS takes one value for a slot, so that a slot with a record takes no
+//! - A shutdown seals the open hour before its end. AWS takes one value for a slot, so a slot with a record takes no
 //!   usage any more; every other slot of that hour stays open until the clock closes the hour. The next process bills
 //!   in it what nobody has reported yet.
 //!

@@ -50,8 +50,8 @@ impl Ledger {
         self.seal(None, now)
     }
 
-    /// Seals what is in the open hour before its end, and all before it: for a shutdown. Slots that it seals are closed;
-    /// what comes for others still counts to this hour. Call again while there is more.
+    /// Seals what is in the open hour before its end, and all before it: for a shutdown. Slots that it seals are
+    /// closed; what comes for others still counts to this hour. Call again while there is more.
     pub fn seal_now(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
         self.seal(Some(Hour::of(now)), now)
     }

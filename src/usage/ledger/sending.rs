@@ -107,8 +107,8 @@ impl Ledger {
         })
     }
 
-    /// Makes some of the records that wait due at once, at most `limit`, those that would be due first. Returns how many:
-    /// call again until there are none.
+    /// Makes some of the records that wait due at once, at most `limit`, those that would be due first. Returns how
+    /// many: call again until there are none.
     pub fn release(&mut self, now: Timestamp, limit: usize) -> Result<usize, LedgerError> {
         self.write("release", |transaction, _| {
             let mut release = transaction.prepare_cached(
