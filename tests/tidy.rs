@@ -5,6 +5,8 @@
 
 #[path = "tidy/checks.rs"]
 mod checks;
+#[path = "tidy/generated.rs"]
+mod generated;
 #[path = "tidy/imports.rs"]
 mod imports;
 #[path = "tidy/names.rs"]
@@ -150,6 +152,13 @@ fn every_environment_variable_is_documented_and_read() {
             .into_iter()
             .chain(names::unread_keys(&sources, &document)),
     );
+}
+
+/// `just generate` sets the variable: then what is stale is written anew.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "no setting of the program: it asks the test to write")]
+fn what_is_generated_is_what_the_table_of_settings_says() {
+    assert_none(generated::stale(root(), std::env::var_os("GENERATE").is_some()));
 }
 
 #[test]

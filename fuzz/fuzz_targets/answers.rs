@@ -12,11 +12,14 @@ use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tollgate_time::Timestamp;
 use tollgate_aws::{Aws, Settings};
-use tollgate_marketplace::{BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, MeterUsage, Metering as _, Nonce, PublicKeyVersion, Quantity, RegisterUsage, Signing, UsageRecord};
+use tollgate_marketplace::{
+    BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, MeterUsage, Metering as _, Nonce,
+    PublicKeyVersion, Quantity, RegisterUsage, Signing, UsageRecord,
+};
 use tollgate_receipt::PublicKey;
 use tollgate_receipt::{Expected, verify};
+use tollgate_time::Timestamp;
 
 struct Stand {
     runtime: Runtime,

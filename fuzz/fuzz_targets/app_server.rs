@@ -15,19 +15,22 @@ use tollgate::api::attestation::{Attestation, Calls, registrations};
 use tollgate::api::door::Door;
 use tollgate::api::usage::{Metering as Way, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
-use tollgate_time::Timestamp;
-use tollgate_clock::WallClock;
 use tollgate::entitlement::{self, Subject, word};
-use tollgate_http::Room;
-use tollgate_marketplace::{BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered, Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing};
 use tollgate::metrics::Metrics;
-use tollgate_receipt::{KeyRing, PublicKey};
-use tollgate_metering::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::ledger::writer::Writer;
 use tollgate::usage::ledger::{Ledger, Settings};
 use tollgate::usage::notice::Notices;
+use tollgate_clock::WallClock;
+use tollgate_http::Room;
+use tollgate_marketplace::{
+    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
+    Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,
+};
+use tollgate_metering::event::Rules;
 use tollgate_metering::policy::Window;
+use tollgate_receipt::{KeyRing, PublicKey};
+use tollgate_time::Timestamp;
 
 /// An AWS that says no to everything but forwarded calls.
 struct Refusing;

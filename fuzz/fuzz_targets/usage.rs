@@ -4,8 +4,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use tollgate_marketplace::{AHEAD_MAX, DIMENSION_CHARS_MAX};
+use tollgate_metering::event::{AGE_MAX, Customer, EVENTS_MAX, ID_BYTES_MAX, Rules, read};
 use tollgate_time::Timestamp;
-use tollgate_metering::event::{AGE_MAX, AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, EVENTS_MAX, ID_BYTES_MAX, Rules, read};
 
 fuzz_target!(|input: &[u8]| {
     let now = Timestamp::from_unix_seconds(1_795_507_200);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::generated::{Piece, with_piece};
 use crate::imports::{RULES, unknown_modules, violations};
 use crate::names::{absent_defences, forgotten_targets, metric_differences, undocumented_keys, unread_keys};
 use crate::source::Source;
@@ -258,4 +259,13 @@ fn a_threat_that_names_no_test_is_found() {
         absent_defences(document, &texts),
         ["docs/THREATS.md names a::tests::it_holds, which does not exist"]
     );
+}
+
+#[test]
+fn a_generated_piece_replaces_what_stands_in_its_place() {
+    let piece = Piece { path: "a.md", begin: "<begin>\n".to_owned(), end: "<end>", text: "new\n".to_owned() };
+    let made = with_piece("above\n<begin>\nold\nold\n<end>\nbelow <end>", &piece);
+    assert_eq!(made.as_deref(), Some("above\n<begin>\nnew\n<end>\nbelow <end>"));
+    assert_eq!(with_piece("above\n<begin>\nold", &piece), None);
+    assert_eq!(with_piece("<end>", &piece), None);
 }
