@@ -1,7 +1,7 @@
 //! How usage becomes records, and records calls: everything that decides about them.
 //!
-//! Pure: time, randomness and facts are arguments, effects are answers. No clock, no file, no socket, no thread, so that
-//! its tests are tables and properties. The ledger keeps what is decided here, the sender performs it.
+//! Pure: time, randomness and facts are arguments, effects are answers. No clock, no file, no socket, no thread, so its
+//! tests are tables and properties. The ledger keeps what is decided here, the sender performs it.
 
 pub mod batch;
 pub mod event;
