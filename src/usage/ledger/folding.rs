@@ -18,8 +18,8 @@ use super::{Ledger, LedgerError};
 /// disk that answers within a millisecond or two, nobody waits 50 ms.
 const FOLD_TIME: Duration = Duration::from_millis(10);
 
-/// A fold takes the fsyncs of three commits at least. On a slow disk it may take as long as this many, or there would be
-/// one with every commit.
+/// A fold takes the fsyncs of three commits at least. On a slow disk it may take as long as this many commits, or there
+/// would be one with every commit.
 const FOLD_COMMITS: u32 = 5;
 
 /// The log is let grow to so many pages of 4 KiB at least.

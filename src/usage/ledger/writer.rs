@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use super::{Ledger, LedgerError, Taken};
 use crate::log::limited::{Due, Limited};
 use crate::metrics::Metrics;
-use crate::usage::event::Event;
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_metering::event::Event;
 
 /// Most events of one transaction: beyond it the first in line would wait for strangers.
 const GROUP_EVENTS_MAX: usize = 4096;
@@ -373,9 +373,9 @@ mod tests {
 
     use crate::entitlement;
     use crate::metrics::Format;
-    use crate::usage::event::Customer;
     use crate::usage::ledger::Settings;
     use tollgate_marketplace::{Quantity, TagSet};
+    use tollgate_metering::event::Customer;
     use tollgate_time::Timestamp;
 
     const MS: Duration = Duration::from_millis(1);
