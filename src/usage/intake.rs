@@ -296,6 +296,7 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usage::commits::Commits;
     use crate::usage::ledger;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -340,7 +341,8 @@ mod tests {
         };
         let metrics = Arc::new(Metrics::new());
         let ledger = Ledger::open(folder.path(), settings).unwrap();
-        let writer = Writer::start(ledger, clock.clone(), Arc::clone(&metrics)).unwrap();
+        let writer =
+            Writer::start(ledger, clock.clone(), Commits::new(Arc::clone(&metrics), 1 << 30)).unwrap();
         (folder, Intake::new(Rules { strict, ..Rules::default() }, writer, clock, metrics))
     }
 
