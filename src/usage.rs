@@ -5,7 +5,6 @@
 
 pub mod commits;
 pub mod intake;
-pub mod ledger;
 pub mod notice;
 pub mod sender;
 pub mod unsent;

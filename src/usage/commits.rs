@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::log::limited::{Due, Limited};
 use crate::metrics::Metrics;
-use crate::usage::ledger::LedgerError;
-use crate::usage::ledger::writer::Observer;
 use tollgate_clock as clock;
+use tollgate_ledger::LedgerError;
+use tollgate_ledger::writer::Observer;
 
 /// Counts and tells.
 pub struct Commits {

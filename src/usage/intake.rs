@@ -12,10 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{Ledger, LedgerError, Taken};
 use crate::usage::notice::Notices;
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_ledger::writer::Writer;
+use tollgate_ledger::{Ledger, LedgerError, Taken};
 use tollgate_metering::event::{self, BadRequest, Event, Rejected, Rules};
 
 /// What became of one event, in the order of the request.
@@ -297,7 +297,7 @@ impl Drop for Busy {
 mod tests {
     use super::*;
     use crate::usage::commits::Commits;
-    use crate::usage::ledger;
+    use tollgate_ledger as ledger;
 
     const SECOND: Duration = Duration::from_secs(1);
 

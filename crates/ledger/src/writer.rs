@@ -50,7 +50,7 @@ pub struct Writer {
     commands: Sender<Command>,
     doorbell: Arc<Doorbell>,
     thread: thread::Thread,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     inline: Option<(Arc<std::sync::Mutex<Ledger>>, WallClock)>,
 }
 
@@ -80,14 +80,15 @@ impl Writer {
             commands,
             doorbell,
             thread: running.thread().clone(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             inline: None,
         })
     }
 
     /// Works in the caller's thread: paused time would run ahead of another thread's work.
-    #[cfg(test)]
-    pub(crate) fn inline(ledger: Ledger, clock: WallClock) -> Self {
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn inline(ledger: Ledger, clock: WallClock) -> Self {
         Self {
             commands: channel().0,
             doorbell: Arc::default(),
@@ -103,7 +104,7 @@ impl Writer {
         events: Vec<Event>,
         guard: impl Send + 'static,
     ) -> Result<Vec<Taken>, LedgerError> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, clock)) = &self.inline {
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
@@ -121,7 +122,7 @@ impl Writer {
         &self,
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, _)) = &self.inline {
             return work(&mut ledger.lock().expect("one test, one thread"));
         }
@@ -347,7 +348,7 @@ fn tell_all(told: Vec<Told>) {
 mod tests {
     use super::*;
 
-    use crate::usage::ledger::Settings;
+    use crate::Settings;
     use tollgate_marketplace::{Quantity, TagSet};
     use tollgate_metering::event::Customer;
     use tollgate_time::Timestamp;
