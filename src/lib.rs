@@ -11,8 +11,6 @@ pub mod disk;
 pub mod doctor;
 pub mod entitlement;
 pub mod exit;
-#[cfg(feature = "fail-points")]
-pub mod fail_point;
 pub mod log;
 pub mod metrics;
 pub mod probe;
