@@ -24,7 +24,6 @@ use super::attestation::Registrations;
 use super::usage::{Metering, UsagePart};
 use crate::usage::ledger::{Claimed, Ledger, LedgerError, Settled};
 use crate::usage::notice::{Notices, Refused as NotTaken};
-use crate::usage::policy::processed_unknown;
 use rates::Rates;
 use report::Report;
 use tollgate_clock::{self as clock, WallClock};
@@ -33,6 +32,7 @@ use tollgate_marketplace::exceptions::NOT_ENTITLED;
 use tollgate_marketplace::{
     self as marketplace, Fault, FaultClass, FaultCode, Forwarded, ProductCode, Region,
 };
+use tollgate_metering::policy::processed_unknown;
 
 /// The header that names the operation.
 pub const TARGET: &str = "x-amz-target";

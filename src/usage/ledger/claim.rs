@@ -8,13 +8,13 @@
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::closing::Hours;
-use super::rows::State;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings};
-use crate::usage::event::Customer;
-use crate::usage::seal::{Sealed, StoredAllocation};
 use tollgate_marketplace::{Allocation, Hour, Quantity, Region};
+use tollgate_metering::event::Customer;
+use tollgate_metering::record::State;
+use tollgate_metering::seal::{Sealed, StoredAllocation};
 use tollgate_time::Timestamp;
 
 /// A report as the application sends it.

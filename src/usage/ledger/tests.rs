@@ -20,8 +20,9 @@ use std::collections::{BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::usage::event::Customer;
 use tollgate_marketplace::{Hour, Quantity, Region, TagSet};
+use tollgate_metering::event::Customer;
+use tollgate_metering::record::{Answered, Oldest, State};
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

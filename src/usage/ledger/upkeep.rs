@@ -5,13 +5,15 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 use tokio::time::Instant;
 
-use super::rows::{self, Slot, State, Which, signed};
+use super::rows::{self, Slot, Which, signed};
 use super::slots::{self, Past};
-use super::{Ledger, LedgerError, Record, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
-use crate::usage::event::Customer;
-use crate::usage::seal::Sealed;
+use super::{Ledger, LedgerError, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Hour, Quantity};
+use tollgate_metering::event::Customer;
+use tollgate_metering::record::Record;
+use tollgate_metering::record::State;
+use tollgate_metering::seal::Sealed;
 use tollgate_time::Timestamp;
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.

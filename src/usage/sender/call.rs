@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{Outlet, Settings};
-use crate::usage::event::Customer;
-use crate::usage::ledger::Record;
 use tollgate_marketplace::{
     BatchMeterUsage, Fault, MeterUsage, Metering, RecordStatus, Region, Signing, UsageRecord,
 };
+use tollgate_metering::event::Customer;
+use tollgate_metering::record::Record;
 
 /// AWS's answer: a status for each record, in their order.
 pub(super) struct Answer {

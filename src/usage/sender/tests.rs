@@ -9,13 +9,14 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::usage::event::{Customer, Event};
-use crate::usage::ledger::{self, Ledger, State};
-use crate::usage::policy::Window;
+use crate::usage::ledger::{self, Ledger};
 use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, Forwarded, Hour, Identified, MeterUsage, Metered, Quantity,
     RecordStatus, RegisterUsage, Registered, ResolvedCustomer, TagSet, UsageRecord,
 };
+use tollgate_metering::event::{Customer, Event};
+use tollgate_metering::policy::Window;
+use tollgate_metering::record::State;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

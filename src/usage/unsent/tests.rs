@@ -7,15 +7,16 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::usage::event::{Customer, Event};
+use crate::usage::ledger;
 use crate::usage::ledger::repair::{Repair, Repaired};
-use crate::usage::ledger::{self, Record};
-use crate::usage::policy::{Policy, Window};
 use crate::usage::sender::{Outlet, Sender, Settings};
 use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
     Metering, Quantity, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, TagSet,
 };
+use tollgate_metering::event::{Customer, Event};
+use tollgate_metering::policy::{Policy, Window};
+use tollgate_metering::record::{Record, State};
 use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
@@ -241,7 +242,7 @@ async fn usage_that_missed_its_window_keeps_its_age() {
     bench.report().await;
     bench.pass(6 * HOUR + 10 * MINUTE, right).await;
     assert!(bench.unreported());
-    assert!(bench.records().await.iter().any(|record| record.state == ledger::State::Carried));
+    assert!(bench.records().await.iter().any(|record| record.state == State::Carried));
     bench.service.accepts();
     bench.pass(HOUR + 10 * MINUTE, right).await;
     assert!(!bench.unreported(), "its later hour is billed: {:?}", bench.records().await);

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use crate::usage::ledger::{Answered, Record};
+use crate::record::{Answered, Record};
 pub use tollgate_marketplace::exceptions::NOT_ENTITLED;
 use tollgate_marketplace::exceptions::{self, Kind, Verdict};
 use tollgate_marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
