@@ -7,7 +7,6 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod disk;
 pub mod doctor;
 pub mod entitlement;
 pub mod exit;

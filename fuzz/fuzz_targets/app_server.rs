@@ -62,7 +62,7 @@ impl Metering for Refusing {
     }
 
     fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        Box::pin(async { Ok(Identified) })
+        Box::pin(async { Ok(Identified { emulated: false }) })
     }
 
     fn forward(

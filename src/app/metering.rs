@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::Surroundings;
 use crate::api::repair::Repairs;
@@ -149,7 +150,11 @@ pub(crate) fn repairs(config: &Config) -> Repairs {
 }
 
 fn ended(error: &LedgerError) -> (Exit, Option<String>) {
-    (Exit::LedgerIo, Some(format!("the usage ledger cannot be used: {error}")))
+    (Exit::LedgerIo, Some(cannot_be_used(error)))
+}
+
+fn cannot_be_used(error: &LedgerError) -> String {
+    format!("the usage ledger cannot be used: {error}")
 }
 
 /// What the configuration says, before the pod is known.
@@ -235,11 +240,15 @@ impl Drain {
         let _ = tokio::time::timeout_at(until, sent).await;
     }
 
-    /// Names what is not billed.
-    pub(super) async fn tell_what_remains(&self) {
-        let Some(metering) = self.metering.get() else { return };
+    /// Names what is not billed; returns why, where the ledger failed since `began` and keeps some from being sent.
+    pub(super) async fn tell_what_remains(&self, began: Instant) -> Option<String> {
+        let metering = self.metering.get()?;
+        let failed = metering.writer.failed_since(began);
         let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
-        let Ok((totals, summary)) = metering.writer.with(read).await else { return };
+        let (totals, summary) = match metering.writer.with(read).await {
+            Ok(read) => read,
+            Err(error) => return Some(cannot_be_used(failed.as_ref().unwrap_or(&error))),
+        };
         let show = |of: fn(&Totals) -> i128| -> String {
             let some = totals.iter().map(|(dimension, totals)| (dimension, of(totals)));
             let shown: Vec<String> = some
@@ -261,12 +270,18 @@ impl Drain {
                 "all usage is sent{}",
                 if summary.dead > 0 { ", but for dead letters" } else { "" }
             );
-        } else {
-            tracing::warn!(
-                records = summary.unsent,
-                pending,
-                "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
-            );
+            return None;
         }
+        tracing::warn!(
+            records = summary.unsent,
+            pending,
+            "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
+        );
+        let error = failed?;
+        Some(format!(
+            "{}; usage stays in the ledger ({pending}): make room on the volume of state_dir, or repair it, and start \
+             tollgate on it again",
+            cannot_be_used(&error)
+        ))
     }
 }

@@ -5,13 +5,14 @@
 //! comes alone never waits for another.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Ledger, LedgerError, Taken};
 use tollgate_clock::{self as clock, WallClock};
@@ -50,9 +51,13 @@ pub struct Writer {
     commands: Sender<Command>,
     doorbell: Arc<Doorbell>,
     thread: thread::Thread,
+    latest_failure: LatestFailure,
     #[cfg(any(test, feature = "testing"))]
-    inline: Option<(Arc<std::sync::Mutex<Ledger>>, WallClock)>,
+    inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
 }
+
+/// When the ledger last could not be used, and why.
+type LatestFailure = Arc<Mutex<Option<(Instant, LedgerError)>>>;
 
 impl Writer {
     /// Starts the thread, from inside the runtime. Hours go by `clock`.
@@ -65,6 +70,7 @@ impl Writer {
             }
         });
         let doorbell = Arc::new(Doorbell::default());
+        let latest_failure = LatestFailure::default();
         let thread = Thread {
             ledger,
             clock,
@@ -74,12 +80,14 @@ impl Writer {
             taken: 0,
             tell,
             pace: Pace::default(),
+            latest_failure: Arc::clone(&latest_failure),
         };
         let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
         Ok(Self {
             commands,
             doorbell,
             thread: running.thread().clone(),
+            latest_failure,
             #[cfg(any(test, feature = "testing"))]
             inline: None,
         })
@@ -93,8 +101,16 @@ impl Writer {
             commands: channel().0,
             doorbell: Arc::default(),
             thread: thread::current(),
-            inline: Some((Arc::new(std::sync::Mutex::new(ledger)), clock)),
+            latest_failure: LatestFailure::default(),
+            inline: Some((Arc::new(Mutex::new(ledger)), clock)),
         }
+    }
+
+    /// Why the ledger could not be used, if that happened after `since`.
+    #[must_use]
+    pub fn failed_since(&self, since: Instant) -> Option<LedgerError> {
+        let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
+        latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
     }
 
     /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the
@@ -182,6 +198,7 @@ struct Thread {
     /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
     tell: mpsc::UnboundedSender<Vec<Told>>,
     pace: Pace,
+    latest_failure: LatestFailure,
 }
 
 /// How the latest commit went, which says how the next one should be gathered. Pure.
@@ -311,9 +328,12 @@ impl Thread {
     }
 
     fn failed(&mut self, error: &LedgerError) {
-        if !matches!(error, LedgerError::Full { .. }) {
-            self.observer.failed(error);
+        if matches!(error, LedgerError::Full { .. }) {
+            return;
         }
+        let failure = Some((clock::monotonic(), error.clone()));
+        *self.latest_failure.lock().expect("held for one move only, which cannot panic") = failure;
+        self.observer.failed(error);
     }
 
     /// Commits a group; returns what to tell, and how long it took.
