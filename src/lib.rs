@@ -10,8 +10,6 @@ pub mod config;
 pub mod doctor;
 pub mod entitlement;
 pub mod exit;
-#[cfg(feature = "fail-points")]
-pub mod fail_point;
 pub mod log;
 pub mod metrics;
 pub mod probe;

@@ -14,13 +14,14 @@ use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
+use crate::usage::commits::Commits;
 use crate::usage::intake::{Activity, Intake};
-use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{self, Ledger, LedgerError, Totals};
 use crate::usage::notice::Notices;
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use tollgate_clock as clock;
+use tollgate_ledger::writer::Writer;
+use tollgate_ledger::{self as ledger, Ledger, LedgerError, Totals};
 use tollgate_marketplace::quantity;
 use tollgate_metering::event::{self, Rules};
 use tollgate_metering::policy::{self, Policy, Window};
@@ -82,9 +83,10 @@ pub(super) fn start(
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
         let settings = ledger::Settings { pod: pod.clone(), started_at: clock.now(), ..plan.ledger };
         let folder = plan.folder;
+        let commits = Commits::new(Arc::clone(&metrics), settings.bytes_max);
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings)).await;
         let writer = match ledger {
-            Ok(Ok(ledger)) => Writer::start(ledger, clock.clone(), Arc::clone(&metrics))
+            Ok(Ok(ledger)) => Writer::start(ledger, clock.clone(), commits)
                 .map_err(|error| LedgerError::Io(format!("no thread for the ledger: {error}"))),
             Ok(Err(error)) => Err(error),
             Err(error) => Err(LedgerError::Io(error.to_string())),

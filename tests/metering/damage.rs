@@ -322,7 +322,7 @@ fn what_only_reads_a_ledger_changes_nothing_in_its_folder() {
     {
         let connection = rusqlite::Connection::open(old.file()).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
-        connection.execute_batch(include_str!("../../src/usage/ledger/testdata/schema-1.sql")).unwrap();
+        connection.execute_batch(include_str!("../../crates/ledger/src/testdata/schema-1.sql")).unwrap();
     }
     let empty = Bench::metered();
     std::fs::write(empty.file(), "").unwrap();

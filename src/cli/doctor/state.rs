@@ -10,8 +10,8 @@ use crate::config::Config;
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
 use crate::registration::memory::Store;
-use crate::usage::ledger::{self, FILE_NAME, LedgerError};
 use tollgate_http::client::{Ask, ask};
+use tollgate_ledger::{self as ledger, FILE_NAME, LedgerError};
 
 /// The running sidecar adds up its ledger.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
