@@ -22,12 +22,12 @@ use tokio::sync::Mutex;
 use super::admission;
 use super::attestation::Registrations;
 use super::usage::{Metering, UsagePart};
-use crate::usage::ledger::{Claimed, Ledger, LedgerError, Settled};
 use crate::usage::notice::{Notices, Refused as NotTaken};
 use rates::Rates;
 use report::Report;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Abandoned, Body, ReadBodyError, Room};
+use tollgate_ledger::{Claimed, Ledger, LedgerError, Settled};
 use tollgate_marketplace::exceptions::NOT_ENTITLED;
 use tollgate_marketplace::{
     self as marketplace, Fault, FaultClass, FaultCode, Forwarded, ProductCode, Region,

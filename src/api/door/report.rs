@@ -13,7 +13,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Number, Value};
 
 use super::Refused;
-use crate::usage::ledger::Claim;
+use tollgate_ledger::Claim;
 use tollgate_marketplace::{Allocation, NONCE_BYTES, Nonce, Quantity, TagSet};
 use tollgate_time::Timestamp;
 

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::usage::ledger::{self, Ledger};
+use tollgate_ledger::{self as ledger, Ledger};
 use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, Forwarded, Hour, Identified, MeterUsage, Metered, Quantity,
     RecordStatus, RegisterUsage, Registered, ResolvedCustomer, TagSet, UsageRecord,
@@ -163,7 +163,7 @@ struct Bench {
 
 impl Bench {
     fn start(service: Service, outlet: Outlet) -> Self {
-        let folder = ledger::tests::folder();
+        let folder = tollgate_ledger::testing::folder();
         let clock = WallClock::fixed(START);
         let settings = ledger::Settings {
             product: "demometered".into(),

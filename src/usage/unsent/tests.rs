@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::usage::ledger;
-use crate::usage::ledger::repair::{Repair, Repaired};
 use crate::usage::sender::{Outlet, Sender, Settings};
+use tollgate_ledger as ledger;
+use tollgate_ledger::repair::{Repair, Repaired};
 use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
     Metering, Quantity, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, TagSet,
@@ -98,7 +98,7 @@ struct Process {
 impl Bench {
     async fn new(close_after: Option<Duration>) -> Self {
         let mut bench = Self {
-            folder: ledger::tests::folder(),
+            folder: tollgate_ledger::testing::folder(),
             service: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             clock: WallClock::fixed(START),

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::call::usage_record;
 use super::*;
-use crate::usage::ledger::Taken;
+use tollgate_ledger::Taken;
 use tollgate_marketplace::Allocation;
 
 /// What happens to the next call.
@@ -397,7 +397,7 @@ impl Bench {
         let aws = Arc::new(Aws::default());
         aws.world().now = Some(START);
         let mut bench = Self {
-            folder: ledger::tests::folder(),
+            folder: tollgate_ledger::testing::folder(),
             aws,
             clock: WallClock::fixed(START),
             outlet,
