@@ -311,8 +311,8 @@ impl Sender {
         Ok(wake.min(self.look_at))
     }
 
-    /// Begins to carry out an order: by the next turn the open hour is sealed, and what waits is due. A disk that refuses
-    /// it is tried again for as long as the order has time.
+    /// Begins to carry out an order: the next turn seals the open hour and makes due what waits. A disk that refuses it
+    /// is tried again for as long as the order has time.
     fn take_order(&mut self, order: FlushOrder) {
         self.order = Some(order);
         self.ask_now();
