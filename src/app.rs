@@ -18,8 +18,8 @@ use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::http::{self, Address, Listener};
 use crate::log;
-use crate::marketplace::Metering;
 use crate::marketplace::aws::{Aws, Settings};
+use crate::marketplace::{Forward, Meter, Register};
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
 use crate::registration::dimensions::Trial;
@@ -137,7 +137,6 @@ impl App {
             let aws = Arc::clone(&aws);
             parts.spawn("credentials", until(parts.stop(), async move { aws.keep_credentials().await }));
         }
-        let aws: Arc<dyn Metering> = aws;
 
         let server =
             ProbeServer::new(Arc::clone(&subject), entitlement.clone(), Arc::clone(&metrics), clock.clone());
@@ -167,7 +166,7 @@ impl App {
                     // Only reports of this pod's own usage compete with the ledger's.
                     let metered = usage.as_ref().filter(|_| config.product.mode == Mode::Metered);
                     Door::new(
-                        Arc::clone(&aws),
+                        Arc::clone(&aws) as Arc<dyn Forward>,
                         metered.map(|usage| usage.part.clone()),
                         config.product.product_code.clone(),
                         registrations,
@@ -183,7 +182,7 @@ impl App {
         let draining = watch::Sender::new(false);
         if config.product.mode == Mode::Metered {
             let trial = Trial {
-                metering: Arc::clone(&aws),
+                aws: Arc::clone(&aws) as Arc<dyn Meter>,
                 product_code: config.product.product_code.clone(),
                 clock: clock.clone(),
                 metrics: Arc::clone(&metrics),
@@ -209,8 +208,15 @@ impl App {
                 let _ = open.wait_for(|open| *open).await;
             }
             let pod = identity.resolve_soon().await;
-            let surroundings =
-                registration::Surroundings { metering: aws, clock, publisher, store, metrics, hear };
+            let surroundings = registration::Surroundings {
+                register: Arc::clone(&aws) as Arc<dyn Register>,
+                meter: aws,
+                clock,
+                publisher,
+                store,
+                metrics,
+                hear,
+            };
             Registration::new(registration, pod, surroundings).run().await
         });
         Ok(Self { parts, signals, entitlement, quit, draining, drain })
@@ -305,7 +311,7 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
 fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
     (config.product.mode == Mode::Hourly).then(|| {
         Arc::new(Attestation {
-            aws: Arc::clone(&surroundings.aws),
+            aws: Arc::clone(&surroundings.aws) as Arc<dyn Register>,
             product_code: config.product.product_code.clone(),
             keys: config.product.keys.clone(),
             allow_emulated: config.product.allow_emulated,
@@ -352,7 +358,7 @@ fn registration_config(config: Config) -> registration::Config {
 /// What every part is given.
 #[derive(Clone)]
 struct Surroundings {
-    aws: Arc<dyn Metering>,
+    aws: Arc<Aws>,
     clock: WallClock,
     metrics: Arc<Metrics>,
     identity: Identity,

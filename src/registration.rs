@@ -21,7 +21,7 @@ use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
 use crate::marketplace::{
-    Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, RegisterUsage, Registered, Signing,
+    Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing,
 };
 use crate::metrics::Metrics;
 use crate::receipt::key::KeyRing;
@@ -77,7 +77,9 @@ impl Asking {
 /// What registration reads, writes and tells.
 pub struct Surroundings {
     /// The service that is asked.
-    pub metering: Arc<dyn Metering>,
+    pub register: Arc<dyn Register>,
+    /// The same, where a report is the proof.
+    pub meter: Arc<dyn Meter>,
     /// Wall time.
     pub clock: WallClock,
     /// Where the fact is published.
@@ -95,7 +97,8 @@ pub struct Registration {
     config: Config,
     /// This pod or task, empty where nothing names it.
     pod: String,
-    metering: Arc<dyn Metering>,
+    register: Arc<dyn Register>,
+    meter: Arc<dyn Meter>,
     clock: WallClock,
     publisher: Publisher,
     store: Option<Store>,
@@ -111,11 +114,12 @@ impl Registration {
     /// Joins the parts; nothing is asked yet.
     #[must_use]
     pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
-        let Surroundings { metering, clock, publisher, store, metrics, hear } = surroundings;
+        let Surroundings { register, meter, clock, publisher, store, metrics, hear } = surroundings;
         Self {
             config,
             pod,
-            metering,
+            register,
+            meter,
             clock,
             publisher,
             store,
@@ -174,7 +178,7 @@ impl Registration {
         // Each time, so that a gate never opens on a fact from before this word.
         machine.hear_unreported(self.hear.borrow().unreported);
         let mut fact = machine.entitlement(self.now());
-        fact.region = self.metering.region();
+        fact.region = self.register.region();
         fact.emulated = self.emulated || self.hear.borrow().emulated;
         if self.config.asking.keys().is_none() {
             fact.public_key_version = None;
@@ -196,7 +200,7 @@ impl Registration {
 
     /// AWS's clock less ours in seconds, by its latest answer.
     fn clock_skew(&self) -> Option<i64> {
-        self.metering.clock_skew().and_then(|skew| *skew.borrow())
+        *self.register.clock_skew().borrow()
     }
 
     /// Waits for `until` while publishing what time alone changes, and remembering it.
@@ -206,7 +210,7 @@ impl Registration {
         let mut hear = self.hear.clone();
         // Whoever told may be gone, or never have been: then there is nothing to hear.
         let mut telling = true;
-        let mut skew = self.metering.clock_skew();
+        let mut skew = self.register.clock_skew();
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
         loop {
             let changes_in = machine.changes_in(self.now());
@@ -221,7 +225,7 @@ impl Registration {
                 done = &mut until => return done,
                 () = change => {}
                 _ = jumps.changed() => {}
-                Some(()) = changed(skew.as_mut()) => {}
+                Ok(()) = skew.changed() => {}
                 _ = hours.tick(), if self.store.is_some() && self.config.asking.keeps_receipt() => {
                     let latest = machine.time(self.now());
                     self.write(|record| record.passed(latest)).await;
@@ -247,7 +251,7 @@ impl Registration {
         };
         let signing = Signing { reload_credentials: question.reload_credentials };
         let asked_at = clock::monotonic();
-        let metering = Arc::clone(&self.metering);
+        let (register, meter) = (Arc::clone(&self.register), Arc::clone(&self.meter));
         let (product_code, now) = (&self.config.product_code, self.clock.now());
         let proof = match &self.config.asking {
             Asking::Signature { .. } => {
@@ -256,7 +260,7 @@ impl Registration {
                     public_key_version: question.version,
                     nonce: nonce.clone(),
                 };
-                let call = metering.register_usage(request, signing);
+                let call = register.register_usage(request, signing);
                 let outcome = self.keep_published(machine, call).await;
                 return self.judge(question, &nonce, outcome, seconds_since(asked_at));
             }
@@ -266,11 +270,11 @@ impl Registration {
             }
             Asking::ZeroReport(dimension) => {
                 let request = permission::zero_report(product_code, dimension, now, nonce.as_str());
-                let call = metering.meter_usage(request, signing);
+                let call = meter.meter_usage(request, signing);
                 self.keep_published(machine, call).await.map(|answer| Proof::Metered(ZeroReport::of(&answer)))
             }
             Asking::Seller => {
-                let call = metering.identify(signing);
+                let call = register.identify(signing);
                 self.keep_published(machine, call).await.map(|found| Proof::Seller(Seller::of(found)))
             }
         };
@@ -290,7 +294,7 @@ impl Registration {
             let dimension = left.next().map_or(ANY_DIMENSION, String::as_str);
             let now = self.clock.now();
             let request = permission::dry_run(&self.config.product_code, dimension, now, token);
-            match self.metering.meter_usage(request, signing).await {
+            match self.meter.meter_usage(request, signing).await {
                 Ok(answer) => return Ok(Permission::of(&answer, dimension)),
                 Err(fault) if fault.code.as_str() == dimensions::UNKNOWN && left.len() > 0 => {
                     dimensions::name_unknown(&self.metrics, dimension);
@@ -505,11 +509,6 @@ const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 /// How often the time is written while the gate is open by AWS's answer, for the age of the kept receipt under a clock
 /// that is set back later.
 const LATEST_EVERY: Duration = Duration::from_secs(3600);
-
-/// Waits for a change; nothing where there is nothing to change.
-async fn changed<T>(watch: Option<&mut tokio::sync::watch::Receiver<T>>) -> Option<()> {
-    watch?.changed().await.ok()
-}
 
 fn seconds_since(asked_at: Instant) -> f64 {
     clock::monotonic().duration_since(asked_at).as_secs_f64()

@@ -15,8 +15,8 @@ use tokio::runtime::Runtime;
 use tollgate::clock::Timestamp;
 use tollgate::marketplace::aws::{Aws, Settings};
 use tollgate::marketplace::{
-    BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, MeterUsage, Metering as _, Nonce,
-    PublicKeyVersion, Quantity, RegisterUsage, Signing, UsageRecord,
+    BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Meter as _, MeterUsage, Nonce,
+    PublicKeyVersion, Quantity, Register as _, RegisterUsage, Resolve as _, Signing, UsageRecord,
 };
 use tollgate::receipt::key::PublicKey;
 use tollgate::receipt::{Expected, verify};

@@ -23,7 +23,7 @@ use crate::clock::{self, WallClock};
 use crate::entitlement::Watch;
 use crate::http::{self, Body};
 use crate::marketplace::{
-    Fault, FaultClass, Metering, Nonce, ProductCode, PublicKeyVersion, RegisterUsage, Signing,
+    Fault, FaultClass, Nonce, ProductCode, PublicKeyVersion, Register, RegisterUsage, Signing,
 };
 use crate::metrics::Metrics;
 use crate::receipt::key::KeyRing;
@@ -51,7 +51,7 @@ struct Refusal {
 /// What attesting needs, in mode `hourly`.
 pub struct Attestation {
     /// The service that is asked.
-    pub aws: Arc<dyn Metering>,
+    pub aws: Arc<dyn Register>,
     /// What is registered.
     pub product_code: ProductCode,
     /// The seller's public keys.

@@ -14,7 +14,7 @@ use super::repair::Repairs;
 use crate::clock::{Timestamp, WallClock};
 use crate::entitlement::word::Tell;
 use crate::http::{self, Abandoned, Body, Held, ReadBodyError, Room};
-use crate::marketplace::{self, FaultClass, quantity};
+use crate::marketplace::{FaultClass, Resolve, quantity};
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::ledger::view::Standing;
 use crate::usage::ledger::writer::Writer;
@@ -31,9 +31,9 @@ pub(super) const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 /// Seconds after which a full or failing ledger is worth another try.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
-/// The way to the ledger, once it is open.
+/// The ledger, once it is open.
 #[derive(Debug, Clone)]
-pub struct Metering {
+pub struct OpenLedger {
     /// The way in.
     pub intake: Intake,
     /// For the views.
@@ -44,11 +44,11 @@ pub struct Metering {
 #[derive(Clone)]
 pub struct UsagePart {
     /// Set once the ledger is open.
-    pub metering: Arc<OnceLock<Metering>>,
+    pub ledger: Arc<OnceLock<OpenLedger>>,
     /// Told of every request with usage, so that a shutdown waits for the last ones.
     pub activity: Activity,
     /// For `ResolveCustomer`, in mode `saas`.
-    pub aws: Option<Arc<dyn marketplace::Metering>>,
+    pub aws: Option<Arc<dyn Resolve>>,
     /// Where AWS's word about the entitlement is told.
     pub tell: Tell,
     /// Hours go by it.
@@ -85,14 +85,14 @@ impl UsagePart {
         body: Incoming,
         room: &Room,
     ) -> Result<(Response<Body>, Option<Refused>), Abandoned> {
-        let Some(metering) = self.metering.get() else {
+        let Some(open) = self.ledger.get() else {
             return Ok((starting(), Some(Refused::LedgerUnavailable)));
         };
         let bytes = match read(room, body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
             Ok(bytes) => bytes,
             Err((refused, why)) => return Ok((refused, Some(why))),
         };
-        Ok(match metering.intake.take(bytes).await {
+        Ok(match open.intake.take(bytes).await {
             Ok(results) => (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None),
             Err(IntakeError::BadRequest(error)) => {
                 let answer = problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
@@ -112,8 +112,8 @@ impl UsagePart {
         let Ok(id) = id.parse::<i64>() else {
             return problem(StatusCode::BAD_REQUEST, "BadRequest", "GET /v1/records/<number>");
         };
-        let Some(metering) = self.metering.get() else { return starting() };
-        match metering.writer.with(move |ledger| Ok((ledger.record(id)?, ledger.links(id)?))).await {
+        let Some(open) = self.ledger.get() else { return starting() };
+        match open.writer.with(move |ledger| Ok((ledger.record(id)?, ledger.links(id)?))).await {
             Ok((Some(record), links)) => http::json(StatusCode::OK, &whole(&record, &links)),
             Ok((None, _)) => problem(StatusCode::NOT_FOUND, "NotFound", "there is no record of this number"),
             Err(error) => unavailable(&error),
@@ -121,8 +121,8 @@ impl UsagePart {
     }
 
     pub(super) async fn reconciliation(&self) -> Response<Body> {
-        let Some(metering) = self.metering.get() else { return starting() };
-        match metering.writer.with(|ledger| Ok((ledger.totals()?, ledger.summary()?))).await {
+        let Some(open) = self.ledger.get() else { return starting() };
+        match open.writer.with(|ledger| Ok((ledger.totals()?, ledger.summary()?))).await {
             Ok((totals, summary)) => {
                 let (now, rows) = (self.clock.now(), balances(totals));
                 let backlog = backlog(&summary, self.window, now);
@@ -181,12 +181,12 @@ impl UsagePart {
     /// not wait for it to succeed: it only makes a mistake of the application visible.
     async fn identify(&self, answer: &Map<String, Value>) {
         let text = |name: &str| answer.get(name)?.as_str().map(ToOwned::to_owned);
-        let (Some(identifier), Some(account), Some(metering)) =
-            (text("CustomerIdentifier"), text("CustomerAWSAccountId"), self.metering.get())
+        let (Some(identifier), Some(account), Some(open)) =
+            (text("CustomerIdentifier"), text("CustomerAWSAccountId"), self.ledger.get())
         else {
             return;
         };
-        if let Err(error) = metering.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
+        if let Err(error) = open.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
             tracing::warn!(%error, "the account of a customer identifier was not noted");
         }
     }

@@ -8,12 +8,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Surroundings;
 use crate::api::repair::Repairs;
-use crate::api::usage::{Metering, UsagePart};
+use crate::api::usage::{OpenLedger, UsagePart};
 use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
-use crate::marketplace::quantity;
+use crate::marketplace::{Resolve, quantity};
 use crate::shutdown::Parts;
 use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
@@ -52,9 +52,9 @@ pub(super) fn start(
     let (flushes, flushed) = mpsc::channel(1);
     let slot = Arc::new(OnceLock::new());
     let part = UsagePart {
-        metering: Arc::clone(&slot),
+        ledger: Arc::clone(&slot),
         activity: Activity::new(),
-        aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws)),
+        aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws) as Arc<dyn Resolve>),
         tell: tell.clone(),
         clock: surroundings.clock.clone(),
         window: window(outlet),
@@ -63,7 +63,7 @@ pub(super) fn start(
     };
     let drain = Drain {
         activity: part.activity.clone(),
-        metering: Arc::clone(&slot),
+        ledger: Arc::clone(&slot),
         flushes,
         grace: config.usage.shutdown_grace,
         quiet: config.usage.drain_quiet,
@@ -102,7 +102,7 @@ pub(super) fn start(
             return ended(&error);
         }
         let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics));
-        let _ = slot.set(Metering { intake, writer: writer.clone() });
+        let _ = slot.set(OpenLedger { intake, writer: writer.clone() });
         opened.send_replace(true);
         let phase = if outlet == Outlet::MeterUsage { policy::phase_of(&pod) } else { Duration::ZERO };
         let settings =
@@ -203,7 +203,7 @@ impl Plan {
 #[derive(Clone)]
 pub(super) struct Drain {
     activity: Activity,
-    metering: Arc<OnceLock<Metering>>,
+    ledger: Arc<OnceLock<OpenLedger>>,
     flushes: mpsc::Sender<FlushOrder>,
     grace: Duration,
     /// How long intake stays open; with 0 the open hour is sealed at once.
@@ -219,7 +219,7 @@ impl Drain {
         if !self.quiet.is_zero() {
             let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(self.quiet)).await;
         }
-        if self.metering.get().is_none() {
+        if self.ledger.get().is_none() {
             return;
         }
         let until = began + self.grace.saturating_sub(LAST_MOMENT);
@@ -235,9 +235,9 @@ impl Drain {
 
     /// Names what is not billed.
     pub(super) async fn tell_what_remains(&self) {
-        let Some(metering) = self.metering.get() else { return };
+        let Some(open) = self.ledger.get() else { return };
         let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
-        let Ok((totals, summary)) = metering.writer.with(read).await else { return };
+        let Ok((totals, summary)) = open.writer.with(read).await else { return };
         let show = |of: fn(&Totals) -> i128| -> String {
             let some = totals.iter().map(|(dimension, totals)| (dimension, of(totals)));
             let shown: Vec<String> = some

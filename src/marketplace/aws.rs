@@ -34,10 +34,11 @@ use tokio::sync::watch;
 
 use super::ca_bundle::CaBundle;
 use super::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify};
+use super::service::ServiceFuture;
 use super::{
-    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, FaultCode, Forwarded, Identified,
-    MeterUsage, Metered, Metering, Place, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,
-    exceptions, region,
+    BatchMeterUsage, BatchMetered, Fault, FaultClass, FaultCode, Forward, Forwarded, Identified, Meter,
+    MeterUsage, Metered, Place, Region, Regional, Register, RegisterUsage, Registered, Resolve,
+    ResolvedCustomer, Signing, exceptions, region,
 };
 use crate::clock::{self, Timestamp};
 use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
@@ -309,16 +310,28 @@ impl Aws {
     }
 }
 
-impl Metering for Aws {
-    fn register_usage(
-        &self,
-        request: RegisterUsage,
-        signing: Signing,
-    ) -> BoxFuture<'_, Result<Registered, Fault>> {
+impl Regional for Aws {
+    fn region(&self) -> Option<Region> {
+        self.loader.found_region()
+    }
+}
+
+impl Register for Aws {
+    fn register_usage(&self, request: RegisterUsage, signing: Signing) -> ServiceFuture<'_, Registered> {
         Box::pin(self.attempt(self.register_usage_once(request, signing)))
     }
 
-    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+    fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified> {
+        Box::pin(self.attempt(async move { self.ready(signing).await.map(|_| Identified) }))
+    }
+
+    fn clock_skew(&self) -> watch::Receiver<Option<i64>> {
+        self.skew.subscribe()
+    }
+}
+
+impl Meter for Aws {
+    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> ServiceFuture<'_, Metered> {
         Box::pin(self.attempt(self.meter_usage_once(request, signing)))
     }
 
@@ -326,33 +339,20 @@ impl Metering for Aws {
         &self,
         request: BatchMeterUsage,
         signing: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+    ) -> ServiceFuture<'_, BatchMetered> {
         Box::pin(self.attempt(self.batch_meter_usage_once(request, signing)))
     }
+}
 
-    fn resolve_customer(&self, token: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
+impl Resolve for Aws {
+    fn resolve_customer(&self, token: String) -> ServiceFuture<'_, ResolvedCustomer> {
         Box::pin(self.attempt(self.resolve_customer_once(token)))
     }
+}
 
-    fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        Box::pin(self.attempt(async move { self.ready(signing).await.map(|_| Identified) }))
-    }
-
-    fn forward(
-        &self,
-        target: String,
-        body: Vec<u8>,
-        region: Option<Region>,
-    ) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+impl Forward for Aws {
+    fn forward(&self, target: String, body: Vec<u8>, region: Option<Region>) -> ServiceFuture<'_, Forwarded> {
         Box::pin(self.attempt(self.forward_once(target, body, region)))
-    }
-
-    fn region(&self) -> Option<Region> {
-        self.loader.found_region()
-    }
-
-    fn clock_skew(&self) -> Option<watch::Receiver<Option<i64>>> {
-        Some(self.skew.subscribe())
     }
 }
 

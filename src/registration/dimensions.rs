@@ -13,7 +13,7 @@ use super::permission;
 use super::schedule::{self, Draw};
 use crate::clock::{self, WallClock};
 use crate::entitlement::{Proof, Watch};
-use crate::marketplace::{Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
+use crate::marketplace::{Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
 use crate::metrics::Metrics;
 
 /// AWS takes ten calls a second for each account and region, and the pods of an account start together: a pod takes
@@ -36,7 +36,7 @@ pub fn name_unknown(metrics: &Metrics, dimension: &str) {
 /// What trying needs.
 pub struct Trial {
     /// The service that is asked.
-    pub metering: Arc<dyn Metering>,
+    pub aws: Arc<dyn Meter>,
     /// The product.
     pub product_code: ProductCode,
     /// Wall time.
@@ -88,7 +88,7 @@ impl Trial {
         let _ = random.fill(&mut bytes);
         let token = Nonce::from_random(bytes);
         let request = permission::dry_run(&self.product_code, dimension, self.clock.now(), token.as_str());
-        self.metering.meter_usage(request, Signing::default()).await.err()
+        self.aws.meter_usage(request, Signing::default()).await.err()
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::word::Tell;
-use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, Metering, ProductCode, Region, Signing};
+use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
 use crate::metrics::{LedgerFigures, Metrics};
 use crate::registration::schedule::Draw;
 use crate::usage::batch;
@@ -134,7 +134,7 @@ type Landed = (u64, Result<(Vec<Record>, Result<Answer, Fault>), LedgerError>);
 /// The sender with what it talks to.
 pub struct Sender {
     settings: Settings,
-    metering: Arc<dyn Metering>,
+    aws: Arc<dyn Meter>,
     writer: Writer,
     clock: WallClock,
     metrics: Arc<Metrics>,
@@ -182,7 +182,7 @@ impl Sender {
     #[must_use]
     pub fn new(
         settings: Settings,
-        metering: Arc<dyn Metering>,
+        aws: Arc<dyn Meter>,
         writer: Writer,
         clock: WallClock,
         metrics: Arc<Metrics>,
@@ -192,7 +192,7 @@ impl Sender {
         let began_wall = clock.now();
         Self {
             settings,
-            metering,
+            aws,
             writer,
             clock,
             metrics,
@@ -502,7 +502,7 @@ impl Sender {
         let room = IN_FLIGHT_BYTES_MAX.saturating_sub(in_flight);
         let risky: Vec<&str> =
             self.flights.values().filter_map(|flight| flight.load.risky.as_deref()).collect();
-        self.queue.take(wanted, room, &risky, &self.health, self.metering.region().as_ref())
+        self.queue.take(wanted, room, &risky, &self.health, self.aws.region().as_ref())
     }
 
     /// A fresh record, unless one is in flight; beside it those that are in doubt already.
@@ -568,9 +568,8 @@ impl Sender {
         self.calls_made += 1;
         let (number, ids, at) = (self.calls_made, load.ids.clone(), self.instant(starts_at));
         self.flights.insert(number, Flight { load, starts_at });
-        let (settings, metering, writer) =
-            (self.settings.clone(), Arc::clone(&self.metering), self.writer.clone());
-        let (region, now, signing) = (self.metering.region(), self.clock.now(), self.signing);
+        let (settings, aws, writer) = (self.settings.clone(), Arc::clone(&self.aws), self.writer.clone());
+        let (region, now, signing) = (self.aws.region(), self.clock.now(), self.signing);
         self.calls.spawn(async move {
             let begun =
                 writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
@@ -579,7 +578,7 @@ impl Sender {
             let landed = match begun {
                 Ok(mut records) if !records.is_empty() => {
                     // The request is made at once, and what it was made of goes: then it waits for its turn.
-                    let call = call::call(&settings, metering, &mut records, signing);
+                    let call = call::call(&settings, aws, &mut records, signing);
                     tokio::time::sleep_until(at).await;
                     let answer = call.await;
                     Ok((records, answer))
@@ -722,7 +721,7 @@ impl Sender {
             return Ok(());
         }
         let rows: Vec<Noted> = self.notes.iter().map(Note::row).collect();
-        let (region, now): (Option<Region>, _) = (self.metering.region(), self.clock.now());
+        let (region, now): (Option<Region>, _) = (self.aws.region(), self.clock.now());
         self.writer.with(move |ledger| ledger.answered_all(&rows, region.as_ref(), now)).await?;
         self.changed = true;
         let notes = std::mem::take(&mut self.notes);

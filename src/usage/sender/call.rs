@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Outlet, Settings};
 use crate::marketplace::{
-    BatchMeterUsage, Fault, MeterUsage, Metering, RecordStatus, Region, Signing, UsageRecord,
+    BatchMeterUsage, Fault, Meter, MeterUsage, RecordStatus, Region, Signing, UsageRecord,
 };
 use crate::usage::event::Customer;
 use crate::usage::ledger::Record;
@@ -23,7 +23,7 @@ fn region(records: &[Record]) -> Option<Region> {
 /// Makes the call of these records, one attempt. The request is made now, so that the records need not be kept.
 pub(super) fn call(
     settings: &Settings,
-    metering: Arc<dyn Metering>,
+    aws: Arc<dyn Meter>,
     records: &mut [Record],
     signing: Signing,
 ) -> impl Future<Output = Result<Answer, Fault>> + Send + use<> {
@@ -54,12 +54,12 @@ pub(super) fn call(
     async move {
         match request {
             Request::One(request) => {
-                let metered = metering.meter_usage(request, signing).await?;
+                let metered = aws.meter_usage(request, signing).await?;
                 let statuses = vec![RecordStatus::Success(metered.metering_record_id)];
                 Ok(Answer { statuses, emulated: metered.emulated })
             }
             Request::Batch(request) => {
-                let metered = metering.batch_meter_usage(request, signing).await?;
+                let metered = aws.batch_meter_usage(request, signing).await?;
                 Ok(Answer { statuses: metered.statuses, emulated: metered.emulated })
             }
         }

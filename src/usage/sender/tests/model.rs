@@ -2,14 +2,18 @@
 //! and clocks that run away, in any order, against a service that bills as AWS does and has a clock of its own. In the
 //! end its bill is what was acknowledged, to the millionth, and every record says truly what became of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
 
 use proptest::prelude::*;
 use tokio::sync::Notify;
 
 use super::call::usage_record;
 use super::*;
-use crate::marketplace::Allocation;
+use crate::marketplace::service::ServiceFuture;
+use crate::marketplace::{
+    Allocation, BatchMeterUsage, BatchMetered, MeterUsage, Metered, RecordStatus, Regional, UsageRecord,
+};
 use crate::usage::ledger::Taken;
 
 /// What happens to the next call.
@@ -60,7 +64,8 @@ struct World {
     repeats_are_duplicates: bool,
 }
 
-/// The service.
+/// The service. Not the scripted one, since what becomes of a record is decided here by AWS's rules, its clock among
+/// them, whatever the fate of the call.
 #[derive(Default)]
 struct Aws {
     world: Mutex<World>,
@@ -151,12 +156,14 @@ impl World {
     }
 }
 
-impl Metering for Aws {
-    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
-        unreachable!("the sender registers nothing")
+impl Regional for Aws {
+    fn region(&self) -> Option<Region> {
+        None
     }
+}
 
-    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+impl Meter for Aws {
+    fn meter_usage(&self, request: MeterUsage, _: Signing) -> ServiceFuture<'_, Metered> {
         Box::pin(async move {
             let all = format!("{request:?}");
             {
@@ -187,11 +194,7 @@ impl Metering for Aws {
         })
     }
 
-    fn batch_meter_usage(
-        &self,
-        request: BatchMeterUsage,
-        _: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+    fn batch_meter_usage(&self, request: BatchMeterUsage, _: Signing) -> ServiceFuture<'_, BatchMetered> {
         Box::pin(async move {
             let arrived = self.arrive().await?;
             let processed = {
@@ -247,22 +250,14 @@ impl Metering for Aws {
             self.leave(arrived, processed).await
         })
     }
+}
 
-    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        unreachable!("the sender resolves no customer")
-    }
+fn refused(code: &'static str) -> Fault {
+    Fault::local(FaultClass::Misconfigured, code, "")
+}
 
-    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        unreachable!("the sender asks for no credentials")
-    }
-
-    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        unreachable!("the sender forwards nothing")
-    }
-
-    fn region(&self) -> Option<Region> {
-        None
-    }
+fn lost() -> Fault {
+    Fault::local(FaultClass::Transient, "Connection", "")
 }
 
 fn pod_key(pod: &str, request: &MeterUsage) -> Key {
@@ -436,9 +431,9 @@ impl Bench {
         let settings = Settings { product_code: "demometered".parse().unwrap(), outlet: self.outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);
         let (tell, hear) = word::channel();
-        let metering: Arc<dyn Metering> = Arc::clone(&self.aws) as Arc<dyn Metering>;
+        let aws: Arc<dyn Meter> = Arc::clone(&self.aws) as Arc<dyn Meter>;
         let (clock, metrics) = (self.clock.clone(), Arc::new(Metrics::new()));
-        let sender = Sender::new(settings, metering, writer.clone(), clock, metrics, tell, flushed);
+        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, tell, flushed);
         self.process = Some(Process { sender, writer, _flushes: flushes, _hear: hear });
     }
 
