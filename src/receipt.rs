@@ -45,7 +45,7 @@
 //! holds::<tollgate::receipt::Receipt>();
 //! ```
 
-mod json;
+pub mod json;
 pub mod key;
 mod ring;
 

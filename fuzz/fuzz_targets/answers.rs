@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tollgate::clock::Timestamp;
 use tollgate::marketplace::aws::{Aws, Settings};
 use tollgate::marketplace::{
-    BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Meter as _, MeterUsage, Nonce,
+    BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Forward as _, Meter as _, MeterUsage, Nonce,
     PublicKeyVersion, Quantity, Register as _, RegisterUsage, Resolve as _, Signing, UsageRecord,
 };
 use tollgate::receipt::key::PublicKey;
