@@ -9,6 +9,7 @@
 pub mod allocation;
 pub mod aws;
 pub mod ca_bundle;
+pub mod customer;
 pub mod exceptions;
 pub mod fault;
 pub mod hour;
@@ -25,10 +26,11 @@ use std::str::FromStr;
 use serde::Serialize;
 
 pub use allocation::{Allocation, TagSet};
+pub use customer::Customer;
 pub use hour::Hour;
 pub use operation::{
-    BatchMeterUsage, BatchMetered, Forwarded, Identified, MeterUsage, Metered, RecordStatus, RegisterUsage,
-    Registered, ResolvedCustomer, Signing, UsageRecord,
+    BatchMeterUsage, BatchMetered, Forwarded, HourUsage, Identified, MeterUsage, Metered, RecordStatus,
+    RegisterUsage, Registered, ResolvedCustomer, Signing, UsageRecord,
 };
 pub use quantity::Quantity;
 pub use service::{Forward, Meter, Regional, Register, Resolve};

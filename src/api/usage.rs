@@ -18,7 +18,7 @@ use crate::marketplace::{FaultClass, Resolve, quantity};
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::ledger::view::Standing;
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{LedgerError, Links, Record, State, Summary, Totals};
+use crate::usage::ledger::{LedgerError, Links, Record, Summary, Totals, Whole};
 use crate::usage::notice::{Notices, Refused};
 use crate::usage::policy::Window;
 
@@ -114,7 +114,7 @@ impl UsagePart {
         };
         let Some(open) = self.ledger.get() else { return starting() };
         match open.writer.with(move |ledger| Ok((ledger.record(id)?, ledger.links(id)?))).await {
-            Ok((Some(record), links)) => http::json(StatusCode::OK, &whole(&record, &links)),
+            Ok((Some(whole), links)) => http::json(StatusCode::OK, &shown_whole(&whole, &links)),
             Ok((None, _)) => problem(StatusCode::NOT_FOUND, "NotFound", "there is no record of this number"),
             Err(error) => unavailable(&error),
         }
@@ -253,16 +253,16 @@ pub fn shown(record: &Record) -> Value {
         "code": record.code,
         "metering_record_id": record.metering_record_id,
         "late_from": record.late_from.map(|hour| hour.to_string()),
-        "in_doubt": record.in_doubt && matches!(record.state, State::Sealed | State::Dead | State::Carried),
+        "in_doubt": record.state.in_doubt(),
         "updated_at": record.updated_at,
     })
 }
 
 /// [`shown`], with what only a look at one record needs.
 #[must_use]
-pub fn whole(record: &Record, links: &Links) -> Value {
-    let shares: Vec<Value> = record
-        .allocations
+pub fn shown_whole(whole: &Whole, links: &Links) -> Value {
+    let Whole { record, allocations } = whole;
+    let shares: Vec<Value> = allocations
         .iter()
         .map(|share| json!({"tags": share.tags, "quantity": share.quantity.to_string()}))
         .collect();

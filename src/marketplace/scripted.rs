@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::service::ServiceFuture;
 use super::{
-    BatchMeterUsage, BatchMetered, Fault, FaultClass, Forward, Forwarded, Hour, Identified, Meter,
-    MeterUsage, Metered, Quantity, RecordStatus, Region, Regional, Register, RegisterUsage, Registered,
-    Resolve, ResolvedCustomer, Signing, UsageRecord, exceptions,
+    BatchMeterUsage, BatchMetered, Customer, Fault, FaultClass, Forward, Forwarded, Hour, HourUsage,
+    Identified, Meter, MeterUsage, Metered, RecordStatus, Region, Regional, Register, RegisterUsage,
+    Registered, Resolve, ResolvedCustomer, Signing, UsageRecord, exceptions,
 };
-use crate::clock::{self, Timestamp};
+use crate::clock;
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Call {
 }
 
 fn account(record: &UsageRecord) -> &str {
-    record.customer_account_id.as_deref().unwrap_or_default()
+    if let Customer::Account { account_id, .. } = &record.customer { account_id } else { "" }
 }
 
 type Script = Box<dyn FnMut(&Call) -> Act + Send>;
@@ -252,10 +252,10 @@ impl Scripted {
     }
 
     /// Whether AWS has this value for the hour, now or since before.
-    fn bills(&self, customer: &str, dimension: &str, timestamp: Timestamp, quantity: Quantity) -> bool {
-        let now = self.age();
-        let key = (customer.to_owned(), dimension.to_owned(), Hour::of(timestamp));
-        lock(&self.bill).entry(key).or_insert((quantity.micros(), now)).0 == quantity.micros()
+    fn bills(&self, customer: &str, dimension: &str, usage: &HourUsage) -> bool {
+        let (now, micros) = (self.age(), usage.quantity.micros());
+        let key = (customer.to_owned(), dimension.to_owned(), Hour::of(usage.timestamp));
+        lock(&self.bill).entry(key).or_insert((micros, now)).0 == micros
     }
 
     fn status(&self, record: &UsageRecord) -> RecordStatus {
@@ -263,7 +263,7 @@ impl Scripted {
         if self.strangers.contains(customer) {
             return RecordStatus::CustomerNotSubscribed;
         }
-        match self.bills(customer, &record.dimension, record.timestamp, record.quantity) {
+        match self.bills(customer, &record.dimension, &record.usage) {
             true => RecordStatus::Success(Some("id".into())),
             false => RecordStatus::DuplicateRecord,
         }
@@ -328,8 +328,7 @@ impl Meter for Scripted {
     fn meter_usage(&self, request: MeterUsage, signing: Signing) -> ServiceFuture<'_, Metered> {
         Box::pin(async move {
             let act = self.arrive(Asked::Meter(request.clone()), signing).await?;
-            let MeterUsage { dimension, timestamp, quantity, dry_run, .. } = request;
-            if !dry_run && !self.bills("", &dimension, timestamp, quantity) {
+            if !request.dry_run && !self.bills("", &request.dimension, &request.usage) {
                 return Err(Fault::local(FaultClass::Misconfigured, exceptions::DUPLICATE_REQUEST, ""));
             }
             answered(act, Metered { metering_record_id: Some("id".into()), emulated: false })

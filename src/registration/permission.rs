@@ -6,7 +6,7 @@
 //! - [`Seller`]: the seller's own account reports for its customers; there is no buyer to ask about.
 
 use crate::clock::Timestamp;
-use crate::marketplace::{Identified, MeterUsage, Metered, ProductCode, Quantity};
+use crate::marketplace::{HourUsage, Identified, MeterUsage, Metered, ProductCode};
 
 /// AWS accepted a dry run.
 #[derive(Debug)]
@@ -92,10 +92,7 @@ pub fn zero_report(
     MeterUsage {
         product_code: product_code.clone(),
         dimension: dimension.to_owned(),
-        timestamp: now,
-        quantity: Quantity::ZERO,
-        decimal: false,
-        allocations: Vec::new(),
+        usage: HourUsage::zero(now),
         client_token: client_token.to_owned(),
         dry_run: false,
         region: None,

@@ -211,7 +211,7 @@ async fn a_report_of_zero_is_made_once_an_hour() {
         until(&mut watch, State::Entitled).await;
     }
     let reports = service.reports();
-    assert!(reports.iter().all(|report| !report.dry_run && report.quantity == Quantity::ZERO));
+    assert!(reports.iter().all(|report| !report.dry_run && report.usage.quantity == Quantity::ZERO));
     let tokens: std::collections::BTreeSet<_> = reports.iter().map(|report| &report.client_token).collect();
     assert_eq!(tokens.len(), reports.len());
 }

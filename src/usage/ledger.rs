@@ -73,7 +73,7 @@ use ageing::Ageing;
 pub use ageing::Oldest;
 pub use claim::{Claim, Claimed, Settled};
 pub use links::Links;
-pub use rows::{Answered, Record, State};
+pub use rows::{Answered, Record, State, Whole};
 use schema::{LEFT_BEHIND, MIGRATIONS, SCHEMA};
 pub use sealing::Sealing;
 pub use sending::{Due, Noted};

@@ -128,8 +128,9 @@ impl Flight {
     }
 }
 
-/// What became of a call: the records that were still unsent, and had room in it, and AWS's answer about them.
-type Landed = (u64, Result<(Vec<Record>, Result<Answer, Fault>), LedgerError>);
+/// What became of a call: the records that were still unsent, and had room in it, and AWS's answer about them; nothing
+/// where somebody else had settled them all, and no call was made.
+type Landed = (u64, Result<Option<(Vec<Record>, Result<Answer, Fault>)>, LedgerError>);
 
 /// The sender with what it talks to.
 pub struct Sender {
@@ -576,15 +577,13 @@ impl Sender {
             // The ledger may be closed, and opened by another, while the call lasts.
             drop(writer);
             let landed = match begun {
-                Ok(mut records) if !records.is_empty() => {
+                Ok(records) if records.is_empty() => Ok(None),
+                Ok(records) => {
                     // The request is made at once, and what it was made of goes: then it waits for its turn.
-                    let call = call::call(&settings, aws, &mut records, signing);
+                    let (records, call) = call::call(&settings, aws, records, signing);
                     tokio::time::sleep_until(at).await;
-                    let answer = call.await;
-                    Ok((records, answer))
+                    Ok(Some((records, call.await)))
                 }
-                // Somebody else settled them.
-                Ok(_) => Ok((Vec::new(), Ok(Answer { statuses: Vec::new(), emulated: false }))),
                 Err(error) => Err(error),
             };
             (number, landed)
@@ -601,10 +600,10 @@ impl Sender {
         };
         let Some(flight) = self.flights.remove(&number) else { return Ok(()) };
         // What could not be noted, was settled by somebody else, or had no room, is looked at again.
-        self.stale |= !landed.as_ref().is_ok_and(|(records, _)| records.len() == flight.load.ids.len());
-        let (records, outcome) = landed?;
+        let asked = landed.as_ref().ok().and_then(Option::as_ref).map_or(0, |(records, _)| records.len());
+        self.stale |= asked < flight.load.ids.len();
+        let Some((records, outcome)) = landed? else { return Ok(()) };
         match outcome {
-            _ if records.is_empty() => {}
             Ok(answer) => self.answered(records, answer),
             Err(fault) => self.failed(records, flight.starts_at, &fault),
         }
@@ -620,7 +619,7 @@ impl Sender {
         self.tried_clock_offset = false;
         self.unsubscribed = Some(false);
         for (record, status) in records.into_iter().zip(answer.statuses) {
-            let (answered, pause) = self.settings.policy.judge_status(record.in_doubt, status);
+            let (answered, pause) = self.settings.policy.judge_status(record.state.in_doubt(), status);
             self.note(record, answered, pause);
         }
     }
@@ -664,7 +663,7 @@ impl Sender {
             let answered = if halved {
                 Answered::Refused(fault.code.as_str().to_owned())
             } else {
-                self.settings.policy.judge(record.in_doubt, fault)
+                self.settings.policy.judge(record.state.in_doubt(), fault)
             };
             self.note(record, answered, pause);
         }

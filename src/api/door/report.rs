@@ -12,7 +12,7 @@ use serde_json::{Number, Value};
 
 use super::Refused;
 use crate::clock::Timestamp;
-use crate::marketplace::{Allocation, NONCE_BYTES, Nonce, Quantity, TagSet};
+use crate::marketplace::{Allocation, HourUsage, NONCE_BYTES, Nonce, Quantity, TagSet};
 use crate::receipt::json::Members;
 use crate::usage::ledger::Claim;
 
@@ -30,13 +30,13 @@ impl Report {
     /// Makes it the report that left before, with its token and time.
     pub(super) fn repeat(&mut self, client_token: String, timestamp: Timestamp) {
         self.claim.client_token = client_token;
-        self.claim.timestamp = timestamp;
+        self.claim.usage.timestamp = timestamp;
     }
 
     /// What is sent.
     pub(super) fn body(mut self) -> Vec<u8> {
         self.members.set("ClientToken", &self.claim.client_token.into());
-        self.members.set("Timestamp", &seconds(self.claim.timestamp));
+        self.members.set("Timestamp", &seconds(self.claim.usage.timestamp));
         serde_json::to_vec(&self.members).expect("members are JSON")
     }
 }
@@ -104,10 +104,12 @@ fn claim(members: &Members, parts: Vec<Part>, client_token: String) -> Option<Cl
     )?;
     Some(Claim {
         dimension: members.get("UsageDimension").ok()??,
-        timestamp: timestamp(&members.get("Timestamp").ok()??)?,
-        quantity,
-        decimal,
-        allocations: parts.into_iter().map(Part::allocation).collect::<Option<_>>()?,
+        usage: HourUsage {
+            timestamp: timestamp(&members.get("Timestamp").ok()??)?,
+            quantity,
+            decimal,
+            allocations: parts.into_iter().map(Part::allocation).collect::<Option<_>>()?,
+        },
         client_token,
     })
 }
@@ -221,7 +223,7 @@ mod tests {
         ] {
             let report = read(report(members).as_bytes()).unwrap().unwrap();
             let claim = report.claim.clone();
-            assert_eq!((claim.quantity.micros(), claim.decimal), (micros, decimal), "{members}");
+            assert_eq!((claim.usage.quantity.micros(), claim.usage.decimal), (micros, decimal), "{members}");
             let body: Value = serde_json::from_slice(&report.body()).unwrap();
             assert_eq!(body["ClientToken"], json!(claim.client_token), "added once, and sent");
             assert_eq!(body["Timestamp"], 1_795_507_200);
@@ -229,7 +231,7 @@ mod tests {
         let times = [("1795507200.123", 123), ("1795507200.0", 0), (r#""2026-11-24T08:00:00.123Z""#, 123)];
         for (time, millis) in times {
             let report = format!(r#"{{"UsageDimension":"d","Timestamp":{time}}}"#);
-            let at = read(report.as_bytes()).unwrap().unwrap().claim.timestamp;
+            let at = read(report.as_bytes()).unwrap().unwrap().claim.usage.timestamp;
             assert_eq!(at.unix_millis() - 1_795_507_200_000, millis, "{time}");
             assert_eq!(timestamp(&seconds(at)), Some(at), "sent as it is kept");
         }

@@ -2,6 +2,8 @@
 //! waits long for one. The first of them closes the hour; what is left is found again by the same question, by the next
 //! call or by the next process.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::ageing::{self, Overdue};
@@ -12,8 +14,8 @@ use super::{
     Ledger, LedgerError, Settings, claim, forms, last_closed, links, quarantine, random_hex, set_meta,
 };
 use crate::clock::Timestamp;
-use crate::marketplace::Hour;
-use crate::usage::seal::{self, Sealed};
+use crate::marketplace::{Hour, TagSet};
+use crate::usage::seal;
 
 /// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.
 const AHEAD_HOURS_MAX: i64 = 48;
@@ -176,9 +178,10 @@ fn seal_one(
     let sealed = seal::seal(open.slot.hour, &open.sum, now);
     slots::remove(transaction, open.id)?;
     let token = random_hex()?;
-    let id = rows::insert_record(transaction, &open.slot, &open.past, &sealed, &token, State::Sealed, now)?;
+    let id =
+        rows::insert_record(transaction, &open.slot, &open.past, &sealed.usage, &token, State::FRESH, now)?;
     links::sealed(transaction, open.id, id)?;
-    keep_rest(transaction, open, current, &sealed, now)
+    keep_rest(transaction, open, current, &sealed.rest, now)
 }
 
 /// What AWS's maximum left over counts to the current hour.
@@ -186,16 +189,16 @@ fn keep_rest(
     transaction: &Transaction<'_>,
     open: &Open,
     current: Hour,
-    sealed: &Sealed,
+    rest: &BTreeMap<TagSet, i128>,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    if sealed.rest.is_empty() {
+    if rest.is_empty() {
         return Ok(());
     }
     let target = free(transaction, Slot { hour: current, ..open.slot.clone() })?;
     let overdue = Overdue::begins(&target, now, ageing::running(transaction)?);
     let past = Past { first_at: now, late_from: Some(open.slot.hour), overdue };
-    let parts = sealed.rest.iter().map(|(tags, amount)| (tags, *amount));
+    let parts = rest.iter().map(|(tags, amount)| (tags, *amount));
     slots::add(transaction, &target, parts, Part::Carried, past).map(|_| ())
 }
 

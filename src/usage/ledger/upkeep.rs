@@ -5,15 +5,11 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 use tokio::time::Instant;
 
-use super::rows::{self, Slot, State, Which, signed};
+use super::rows::{self, Slot, State, Which, Whole, signed};
 use super::slots::{self, Past};
-use super::{
-    Ledger, LedgerError, Record, Settings, claim, classify, forms, keys, meta, random_hex, set_meta, totals,
-};
+use super::{Ledger, LedgerError, Record, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use crate::clock::{self, Timestamp};
-use crate::marketplace::{Hour, Quantity};
-use crate::usage::event::Customer;
-use crate::usage::seal::Sealed;
+use crate::marketplace::{Customer, Hour, HourUsage};
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.
 pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
@@ -79,15 +75,14 @@ pub struct Summary {
 }
 
 impl Ledger {
-    /// One record with its allocations.
-    pub fn record(&self, id: i64) -> Result<Option<Record>, LedgerError> {
-        let found = rows::records(&self.connection, Which::Id(id), 1);
-        found.map(|mut records| records.pop()).map_err(|error| classify(&self.path, &error))
+    /// One record with its split.
+    pub fn record(&self, id: i64) -> Result<Option<Whole>, LedgerError> {
+        self.reading(|connection| rows::whole(connection, id))
     }
 
     /// Dead letters, oldest hour first.
     pub fn dead_letters(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        rows::records(&self.connection, Which::Dead, limit).map_err(|error| classify(&self.path, &error))
+        self.reading(|connection| rows::records(connection, Which::Dead, limit))
     }
 
     /// Backlog, dead letters and size.
@@ -125,21 +120,15 @@ pub(super) fn zero_hours(
                 dimension: dimension.clone(),
                 hour,
             };
-            let sealed = Sealed {
-                quantity: Quantity::ZERO,
-                decimal: false,
-                allocations: Vec::new(),
-                timestamp: hour.start().max(settings.started_at),
-                rest: std::collections::BTreeMap::new(),
-            };
+            let usage = HourUsage::zero(hour.start().max(settings.started_at));
             if slots::find(transaction, &slot)?.is_some()
                 || claim::under_way(transaction, &slot)?
                 || claim::unclaimed(transaction, &slot)? != hour
             {
                 continue;
             }
-            let past = Past::of(sealed.timestamp, None);
-            rows::insert_record(transaction, &slot, &past, &sealed, &random_hex()?, State::Sealed, now)?;
+            let past = Past::of(usage.timestamp, None);
+            rows::insert_record(transaction, &slot, &past, &usage, &random_hex()?, State::FRESH, now)?;
             made += 1;
         }
     }

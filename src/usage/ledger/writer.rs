@@ -344,9 +344,8 @@ mod tests {
 
     use crate::clock::Timestamp;
     use crate::entitlement;
-    use crate::marketplace::{Quantity, TagSet};
+    use crate::marketplace::{Customer, Quantity, TagSet};
     use crate::metrics::Format;
-    use crate::usage::event::Customer;
     use crate::usage::ledger::Settings;
 
     const MS: Duration = Duration::from_millis(1);

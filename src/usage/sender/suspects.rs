@@ -58,7 +58,7 @@ pub(super) fn name_of(record: &Record) -> String {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::usage::event::Customer;
+    use crate::marketplace::Customer;
 
     fn record(customer: Customer, dimension: &str) -> Record {
         let sample = Record::sample(Timestamp::from_unix_seconds(1_795_507_200));

@@ -7,8 +7,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::entitlement::word::{self, Hear};
 use crate::marketplace::scripted::{Act, Scripted};
-use crate::marketplace::{FaultClass, Meter, Quantity, TagSet};
-use crate::usage::event::{Customer, Event};
+use crate::marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
+use crate::usage::event::Event;
 use crate::usage::ledger::repair::{Repair, Repaired};
 use crate::usage::ledger::{self, Record};
 use crate::usage::policy::{Policy, Window};
@@ -186,7 +186,9 @@ async fn usage_that_missed_its_window_keeps_its_age() {
     bench.report().await;
     bench.pass(6 * HOUR + 10 * MINUTE, right).await;
     assert!(bench.unreported());
-    assert!(bench.records().await.iter().any(|record| record.state == ledger::State::Carried));
+    assert!(
+        bench.records().await.iter().any(|record| record.state == ledger::State::Carried { in_doubt: false })
+    );
     bench.service.turns_to(Act::Accept);
     bench.pass(HOUR + 10 * MINUTE, right).await;
     assert!(!bench.unreported(), "its later hour is billed: {:?}", bench.records().await);

@@ -8,11 +8,11 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 use tokio::sync::Notify;
 
-use super::call::usage_record;
 use super::*;
 use crate::marketplace::service::ServiceFuture;
 use crate::marketplace::{
-    Allocation, BatchMeterUsage, BatchMetered, MeterUsage, Metered, RecordStatus, Regional, UsageRecord,
+    Allocation, BatchMeterUsage, BatchMetered, HourUsage, MeterUsage, Metered, RecordStatus, Regional,
+    UsageRecord,
 };
 use crate::usage::ledger::Taken;
 
@@ -41,6 +41,12 @@ enum Fate {
 struct Row {
     micros: u64,
     allocations: Vec<Allocation>,
+}
+
+impl Row {
+    fn of(usage: &HourUsage) -> Self {
+        Self { micros: usage.quantity.micros(), allocations: usage.allocations.clone() }
+    }
 }
 
 type Key = (String, String, String, Hour);
@@ -133,10 +139,11 @@ impl World {
         Ok(())
     }
 
-    fn check_form(&mut self, quantity: Quantity, decimal: bool, allocations: &[Allocation]) {
+    fn check_form(&mut self, usage: &HourUsage) {
+        let HourUsage { quantity, decimal, allocations, .. } = usage;
         let whole =
             quantity.integer().is_some() && allocations.iter().all(|a| a.quantity.integer().is_some());
-        if decimal == whole {
+        if *decimal == whole {
             self.violations.push(format!("{quantity} as a decimal: {decimal}"));
         }
         let sum: u64 = allocations.iter().map(|part| part.quantity.micros()).sum();
@@ -178,10 +185,10 @@ impl Meter for Aws {
             let arrived = self.arrive().await?;
             let processed = {
                 let mut world = self.world();
-                world.check_form(request.quantity, request.decimal, &request.allocations);
+                world.check_form(&request.usage);
                 let key = pod_key(&world.pod, &request);
-                let row = Row { micros: request.quantity.micros(), allocations: request.allocations.clone() };
-                world.check_time(request.timestamp, Window::MeterUsage).and_then(|()| {
+                let row = Row::of(&request.usage);
+                world.check_time(request.usage.timestamp, Window::MeterUsage).and_then(|()| {
                     let metered = Metered { metering_record_id: Some("id".into()), emulated: false };
                     if world.record(key, &row) {
                         Ok(metered)
@@ -200,19 +207,23 @@ impl Meter for Aws {
             let processed = {
                 let mut world = self.world();
                 let records = &request.records;
+                let is_licensed =
+                    |r: &UsageRecord| matches!(r.customer, Customer::Account { license_arn: Some(_), .. });
                 let forms: BTreeSet<_> = records
                     .iter()
-                    .map(|r| (r.license_arn.is_some(), r.customer_identifier.is_some()))
+                    .map(|r| (is_licensed(r), matches!(r.customer, Customer::Identifier(_))))
                     .collect();
-                let licensed = records.iter().any(|record| record.license_arn.is_some());
+                let licensed = records.iter().any(is_licensed);
                 if records.len() > batch::RECORDS_MAX
                     || forms.len() > 1
                     || licensed == request.product_code.is_some()
                 {
                     world.violations.push(format!("a batch of {} records, forms {forms:?}", records.len()));
                 }
-                let timely: Result<Vec<()>, Fault> =
-                    records.iter().map(|r| world.check_time(r.timestamp, Window::BatchMeterUsage)).collect();
+                let timely: Result<Vec<()>, Fault> = records
+                    .iter()
+                    .map(|r| world.check_time(r.usage.timestamp, Window::BatchMeterUsage))
+                    .collect();
                 if records.iter().any(|record| record.dimension == POISON) {
                     Err(refused("InvalidUsageDimensionException"))
                 } else {
@@ -222,8 +233,8 @@ impl Meter for Aws {
                         let mut status = |record: &UsageRecord| {
                             let Some(left) = room.checked_sub(1) else { return RecordStatus::Unprocessed };
                             room = left;
-                            world.check_form(record.quantity, record.decimal, &record.allocations);
-                            let customer = customer_of(record);
+                            world.check_form(&record.usage);
+                            let customer = record.customer.canonical();
                             if world.strangers.contains(&customer) {
                                 return RecordStatus::CustomerNotSubscribed;
                             }
@@ -231,12 +242,9 @@ impl Meter for Aws {
                                 String::new(),
                                 customer,
                                 record.dimension.clone(),
-                                Hour::of(record.timestamp),
+                                Hour::of(record.usage.timestamp),
                             );
-                            let row = Row {
-                                micros: record.quantity.micros(),
-                                allocations: record.allocations.clone(),
-                            };
+                            let row = Row::of(&record.usage);
                             if !world.is_duplicate(&key) && world.record(key, &row) {
                                 RecordStatus::Success(Some("id".into()))
                             } else {
@@ -261,13 +269,7 @@ fn lost() -> Fault {
 }
 
 fn pod_key(pod: &str, request: &MeterUsage) -> Key {
-    (pod.to_owned(), String::new(), request.dimension.clone(), Hour::of(request.timestamp))
-}
-
-fn customer_of(record: &UsageRecord) -> String {
-    let parts = [&record.customer_identifier, &record.customer_account_id, &record.license_arn];
-    let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
-    parts.join(" ")
+    (pod.to_owned(), String::new(), request.dimension.clone(), Hour::of(request.usage.timestamp))
 }
 
 /// The customers of the model, each named in another form.
@@ -554,10 +556,7 @@ impl Bench {
                 self.aws.world().out = false;
             }
             Step::Subscribe { customer, is } => {
-                let name = customer_of(&usage_record(&mut Record {
-                    customer: customers()[usize::from(customer)].clone(),
-                    ..Record::sample(START)
-                }));
+                let name = customers()[usize::from(customer)].canonical();
                 let strangers = &mut self.aws.world().strangers;
                 if is {
                     strangers.remove(&name)
@@ -604,24 +603,22 @@ impl Bench {
         let mut unbilled: BTreeMap<(String, String), u64> = BTreeMap::new();
         let mut known = BTreeSet::new();
         for record in records {
-            let customer = if self.outlet == Outlet::MeterUsage {
-                String::new()
-            } else {
-                customer_of(&usage_record(&mut record.clone()))
-            };
-            let key: Key = (record.pod.clone(), customer, record.dimension.clone(), record.hour);
+            let key: Key =
+                (record.pod.clone(), record.customer.canonical(), record.dimension.clone(), record.hour);
             let billed = world.bill.get(&key).map(|row| row.micros);
-            match (record.state, record.in_doubt) {
+            match record.state {
                 // Unconfirmed or not.
-                (State::Accepted, _) => assert_eq!(billed, Some(record.quantity.micros()), "{record:?}"),
-                (State::Carried, _) | (State::Dead, false) => assert_eq!(billed, None, "{record:?}"),
-                (State::Dead, true) => {
+                State::Accepted { .. } => assert_eq!(billed, Some(record.quantity.micros()), "{record:?}"),
+                State::Carried { .. } | State::Dead { in_doubt: false } => {
+                    assert_eq!(billed, None, "{record:?}")
+                }
+                State::Dead { in_doubt: true } => {
                     assert!(billed.is_none_or(|micros| micros == record.quantity.micros()), "{record:?}");
                     assert!(record.attempts > 0, "{record:?}");
                 }
-                (State::Sealed | State::Claimed | State::Discarded, _) => panic!("pending: {record:?}"),
+                State::Sealed { .. } | State::Claimed | State::Discarded => panic!("pending: {record:?}"),
             }
-            if record.state == State::Dead {
+            if matches!(record.state, State::Dead { .. }) {
                 // What AWS did not take is carried; dead is only what nobody knows, what AWS never takes, and usage of
                 // a customer who is not subscribed.
                 let code = record.code.as_deref().unwrap_or_default();
@@ -648,7 +645,7 @@ impl Bench {
             let of_customer: u64 = world
                 .bill
                 .iter()
-                .filter(|((_, name, of, _), _)| of == dimension && *name == shown(customer))
+                .filter(|((_, name, of, _), _)| of == dimension && name == customer)
                 .map(|(_, row)| row.micros)
                 .sum();
             assert_eq!(of_customer + missing, *micros, "{customer} {dimension}");
@@ -656,16 +653,6 @@ impl Bench {
         let acknowledged: u64 = self.acknowledged.values().sum();
         let total: u64 = billed.values().chain(unbilled.values()).sum();
         assert_eq!(total, acknowledged);
-    }
-}
-
-/// A customer's name on the bill, from its name in the ledger.
-fn shown(canonical: &str) -> String {
-    let customer = Customer::from_canonical(canonical).unwrap();
-    if customer == Customer::Own {
-        String::new()
-    } else {
-        customer_of(&usage_record(&mut Record { customer, ..Record::sample(START) }))
     }
 }
 
