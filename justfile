@@ -29,12 +29,12 @@ fmt-check:
 
 # Lints both builds: with the emulator, and as released.
 clippy:
-    cargo clippy --locked --all-targets -- -D warnings
-    cargo clippy --locked --no-default-features -- -D warnings
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo clippy --locked --package tollgate --no-default-features -- -D warnings
 
 # Builds the documentation, private items too: every link between modules must hold.
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 # All tests and documentation tests: the README's command.
 test:
@@ -52,25 +52,25 @@ tidy:
 kill-campaign kills="200" mode="metered" seed="":
     #!/usr/bin/env bash
     set -euo pipefail
-    cargo build --locked --features fail-points
+    cargo build --locked --package tollgate --features fail-points
     cp target/debug/tollgate target/tollgate-fail-points
     python3 tests/campaign/kill.py target/tollgate-fail-points {{ mode }} {{ kills }} {{ seed }}
 
 # Simulated days of metering with restarts and a bad neighbour: memory and files flat, the bill exact.
 soak days="8":
-    cargo build --locked
+    cargo build --locked --package tollgate
     cp target/debug/tollgate target/tollgate-soak
     python3 tests/campaign/soak.py target/tollgate-soak {{ days }}
 
 # Real faults against what was promised: network, names, TLS, hostile clients, memory, files, clock. Root, nft; `just chaos short` for CI.
 chaos *rows:
-    cargo build --locked
+    cargo build --locked --package tollgate
     cp target/debug/tollgate target/tollgate-chaos
     python3 tests/chaos/chaos.py target/tollgate-chaos {{ rows }}
 
 # Usage that needs much memory, in a cgroup of 32 MiB (root): fewer customers than `bench-memory`, a debug build; for CI.
 memory *cases:
-    cargo build --locked
+    cargo build --locked --package tollgate
     cp target/debug/tollgate target/tollgate-memory
     python3 benches/memory.py target/tollgate-memory short {{ cases }}
 
@@ -89,7 +89,7 @@ crypto:
     for crate in aws-lc-rs aws-lc-sys openssl-sys; do
         for features in --all-features --no-default-features; do
             # `cargo tree -i` fails when the crate is absent, which is what is wanted; any other failure is not.
-            if found=$(cargo tree --locked --target all --edges all $features --invert "$crate" 2>&1); then
+            if found=$(cargo tree --locked --workspace --target all --edges all $features --invert "$crate" 2>&1); then
                 # Present only as an unused option of another crate: an empty answer with a warning.
                 if [ -n "$(grep -v '^warning' <<<"$found" | grep -v '^$' || true)" ]; then
                     printf '%s is in the tree:\n%s\n' "$crate" "$found" >&2
@@ -113,7 +113,7 @@ release-binary:
     #!/usr/bin/env bash
     set -euo pipefail
     # An explicit target keeps the flags from build scripts and procedural macros, which cannot be static.
-    RUSTFLAGS="{{ release_flags }}" cargo build --release --locked --no-default-features --target {{ target }}
+    RUSTFLAGS="{{ release_flags }}" cargo build --release --locked --package tollgate --no-default-features --target {{ target }}
     bytes=$(stat -c %s {{ static_binary }})
     echo "release binary: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
     [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
@@ -143,7 +143,7 @@ release-binary-arm64:
     set -euo pipefail
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
     export AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar RUSTC=/usr/bin/rustc RUSTFLAGS="{{ release_flags }}"
-    /usr/bin/cargo build --release --locked --no-default-features --target aarch64-unknown-linux-gnu --target-dir target/arm64
+    /usr/bin/cargo build --release --locked --package tollgate --no-default-features --target aarch64-unknown-linux-gnu --target-dir target/arm64
     bytes=$(stat -c %s {{ arm64_binary }})
     echo "release binary for arm64: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
     [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
@@ -206,7 +206,7 @@ image: image-context
 
 # The development image's binary: static, with the emulator, unoptimised.
 dev-binary:
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target {{ target }}
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --package tollgate --target {{ target }}
 
 # The development image in docker.
 image-dev: dev-binary image-context
@@ -264,7 +264,7 @@ sbom:
 reproducible: release-binary
     #!/usr/bin/env bash
     set -euo pipefail
-    RUSTFLAGS="{{ release_flags }}" cargo build --release --locked --no-default-features --target {{ target }} \
+    RUSTFLAGS="{{ release_flags }}" cargo build --release --locked --package tollgate --no-default-features --target {{ target }} \
         --target-dir target/again
     sha256sum {{ static_binary }} target/again/{{ target }}/release/tollgate
     cmp {{ static_binary }} target/again/{{ target }}/release/tollgate
@@ -273,7 +273,7 @@ reproducible: release-binary
 # Benchmarks, as ratios in one run; the results stand in docs/PERFORMANCE.md. Needs curl and wrk.
 bench: release-binary
     cargo bench --locked --bench herd
-    cargo build --release --locked
+    cargo build --release --locked --package tollgate
     test -x target/witness/bin/python || python3 -m venv target/witness
     target/witness/bin/pip install --quiet --disable-pip-version-check -r tests/witness/requirements.txt
     target/witness/bin/python benches/measure.py target/release/tollgate {{ static_binary }}
@@ -283,18 +283,18 @@ bench: release-binary
 
 # The emulator's speed and the durable intake alone, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
 bench-usage *parts:
-    cargo build --release --locked
-    cargo build --release --locked --example bare_ledger
+    cargo build --release --locked --package tollgate
+    cargo build --release --locked --package tollgate --example bare_ledger
     python3 benches/usage.py target/release/tollgate target/release/examples/bare_ledger {{ parts }}
 
 # How fast sealed usage leaves at 300 ms a call, and what a stop sends in its time: `just bench-sending rate`. Needs a C compiler.
 bench-sending *parts:
-    cargo build --release --locked
+    cargo build --release --locked --package tollgate
     python3 benches/sending.py target/release/tollgate {{ parts }}
 
 # Usage that needs much memory, in a cgroup of 32 MiB (root), with kills; a quarter of an hour: `just bench-memory accounts`.
 bench-memory *cases:
-    cargo build --release --locked
+    cargo build --release --locked --package tollgate
     python3 benches/memory.py target/release/tollgate {{ cases }}
 
 # Compiles the fuzz targets, without their instruments: they follow each change of what they call.
@@ -331,7 +331,7 @@ fuzz target seconds="600":
 
 # The emulator and the sidecar together: watch the gate open.
 demo *args:
-    cargo run --locked -- demo {{ args }}
+    cargo run --locked --package tollgate -- demo {{ args }}
 
 # Independent witnesses: AWS's own client and other implementations of JOSE against the built binary.
 witness:

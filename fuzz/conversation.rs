@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tollgate::http::{Address, Handler, Limits, Listener, serve};
+use tollgate_http::{Address, Handler, Limits, Listener, serve};
 
 /// No answer takes longer: all is in memory.
 const PATIENCE: Duration = Duration::from_secs(8);

@@ -27,11 +27,11 @@ use tokio::sync::watch;
 use crate::config::Secret;
 use crate::entitlement::reason::runbook;
 use crate::entitlement::{Document, Proof, Subject, Watch};
-use crate::http::{self, Abandoned, Body, Handler, Limits, ReadBodyError, Room};
 use attestation::Attestation;
 use door::Door;
 use listing::Listing;
 use repair::Action;
+use tollgate_http::{self as http, Abandoned, Body, Handler, Limits, ReadBodyError, Room};
 use usage::UsagePart;
 
 /// One application with a pool of connections, or a handful of them.
@@ -242,7 +242,7 @@ fn problem_document(status: StatusCode, code: &str, detail: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
+    use tollgate_time::Timestamp;
 
     #[test]
     fn a_request_that_took_too_long_may_be_sent_again() {

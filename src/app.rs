@@ -1,6 +1,7 @@
 //! The one wiring file: configuration in, running parts out, drained at the end. No decision about business is made
 //! here.
 
+mod clock_source;
 mod identity;
 mod metering;
 
@@ -12,11 +13,9 @@ use tokio::sync::watch;
 use crate::api::attestation::{self, Attestation};
 use crate::api::door::Door;
 use crate::api::{self, AppServer};
-use crate::clock::{self, WallClock};
 use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
-use crate::http::{self, Address, Listener};
 use crate::log;
 use crate::marketplace::aws::{Aws, Settings};
 use crate::marketplace::{Forward, Meter, Register};
@@ -30,6 +29,8 @@ use crate::shutdown::{Ended, Parts, Signals, until};
 use crate::usage::notice::Notices;
 use identity::Identity;
 pub(crate) use metering::repairs;
+use tollgate_clock::WallClock;
+use tollgate_http::{self as http, Address, Listener};
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +121,7 @@ impl App {
         let mut parts = Parts::new();
         let clock = WallClock::system();
         if let ClockSource::Follow(url) = &config.clock {
-            let follow = clock::follow(clock.clone(), url.as_str().to_owned());
+            let follow = clock_source::follow(clock.clone(), url.as_str().to_owned());
             parts.spawn("clock", until(parts.stop(), follow));
         }
         let metrics = Arc::new(Metrics::new());

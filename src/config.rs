@@ -95,12 +95,14 @@ pub enum Role {
     Exec,
     /// `config` and `doctor`: as for `run`, and nothing that was made for a test stays.
     Inspect,
+    /// `ledger`: as for `run`, and nothing is touched: a folder that cannot be written can be read.
+    Ledger,
 }
 
 /// Loads the configuration, or says everything that is wrong with it.
 ///
 /// Reads at most the seller's file, one configuration file, the key files, the token file, the CA bundle and, with a
-/// seller's file, the AWS profile files; proves that the state folder can be written.
+/// seller's file, the AWS profile files; proves that the state folder can be written, but for [`Role::Ledger`].
 pub fn load(
     flags: &Flags,
     env: &dyn Environment,

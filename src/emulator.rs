@@ -23,6 +23,7 @@ mod host;
 mod journal;
 mod keys;
 mod model;
+mod operation;
 mod quota;
 mod server;
 mod service;
@@ -38,9 +39,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::http::{self, Address, Limits, Listener};
 use engine::Engine;
 use server::Server;
+use tollgate_http::{self as http, Address, Limits, Listener};
 use world::World;
 use world::document::OrderError;
 

@@ -1,10 +1,11 @@
 //! The published fact: is the gate open, by what proof, and if not, why and what to do.
 //!
 //! - One writer publishes whole facts on a `watch` channel; every reader sees one of them, never a mixture.
-//! - [`Standing::Entitled`] holds a [`Proof`], and each kind of proof has one constructor, in its own module: a gate
-//!   that is `entitled` without a verified answer does not compile.
+//! - [`Standing::Entitled`] holds a [`Proof`], and each kind of proof has one constructor, in [`proof`]: a gate that is
+//!   `entitled` without a verified answer does not compile.
 //! - Nothing here knows how the fact came about, nor who reads it.
 
+pub mod proof;
 pub mod reason;
 pub mod word;
 
@@ -13,50 +14,12 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::clock::Timestamp;
 use crate::exit::Exit;
 use crate::marketplace::{ProductCode, PublicKeyVersion, Region};
-use crate::receipt::Receipt;
-use crate::registration::permission::{Permission, Seller, ZeroReport};
+use tollgate_time::Timestamp;
 
+pub use proof::Proof;
 pub use reason::Reason;
-
-/// What lets the gate open.
-#[derive(Debug)]
-pub enum Proof {
-    /// A `RegisterUsage` token, verified against the seller's key.
-    Receipt(Receipt),
-    /// AWS accepted a report of 0 in the dimension that is made for this.
-    Metered(ZeroReport),
-    /// AWS lets the pod report usage.
-    Permission(Permission),
-    /// The seller's own account reports.
-    Seller(Seller),
-}
-
-impl Proof {
-    /// The word in the entitlement document.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Receipt(_) => "signature",
-            Self::Metered(_) => "metering",
-            Self::Permission(_) => "permission",
-            Self::Seller(_) => "seller",
-        }
-    }
-
-    /// Whether the emulator stands behind it.
-    #[must_use]
-    pub fn emulated(&self) -> bool {
-        match self {
-            Self::Receipt(receipt) => receipt.emulated(),
-            Self::Metered(report) => report.emulated(),
-            Self::Permission(permission) => permission.emulated(),
-            Self::Seller(_) => false,
-        }
-    }
-}
 
 /// The name of a standing, as documents, metrics and logs show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

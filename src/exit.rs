@@ -12,7 +12,7 @@ pub enum Exit {
     Done,
     /// `probe` only: the gate is not open.
     NotOpen,
-    /// The command line is wrong.
+    /// The command line is wrong, or orders what cannot be done, such as to show a record that does not exist.
     Usage,
     /// AWS cannot be reached, or answers with faults of its own.
     Unavailable,

@@ -6,7 +6,6 @@
 pub mod api;
 pub mod app;
 pub mod cli;
-pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod doctor;
@@ -16,7 +15,6 @@ pub mod entitlement;
 pub mod exit;
 #[cfg(feature = "fail-points")]
 pub mod fail_point;
-pub mod http;
 pub mod log;
 pub mod marketplace;
 pub mod metrics;

@@ -16,6 +16,7 @@ pub mod hour;
 pub mod operation;
 pub mod quantity;
 pub mod region;
+pub mod schedule;
 #[cfg(test)]
 pub mod scripted;
 pub mod service;

@@ -13,8 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::clock::Timestamp;
 use crate::entitlement::{Entitlement, State};
+use tollgate_time::Timestamp;
 
 /// How an attempt to register ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

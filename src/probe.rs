@@ -11,10 +11,11 @@ use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CACHE_CONTROL, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 
-use crate::clock::{Timestamp, WallClock};
 use crate::entitlement::{Document, Entitlement, Rejected, Standing, Subject, Watch};
-use crate::http::{self, Abandoned, Body, Handler, Limits};
 use crate::metrics::{Format, Metrics};
+use tollgate_clock::WallClock;
+use tollgate_http::{self as http, Abandoned, Body, Handler, Limits};
+use tollgate_time::Timestamp;
 
 /// A pod has a handful of probers; a scanner or a broken client is cut before it costs memory.
 pub const LIMITS: Limits = Limits {

@@ -55,10 +55,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
-use crate::clock::Timestamp;
 use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use json::Members;
 use key::PublicKey;
+use tollgate_time::Timestamp;
 
 /// Longest token accepted; AWS's have less than 1 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;

@@ -8,7 +8,6 @@ pub mod dimensions;
 pub mod machine;
 pub mod memory;
 pub mod permission;
-pub mod schedule;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,10 +15,11 @@ use std::time::Duration;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
-use crate::clock::{self, Timestamp, WallClock};
+use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
+use crate::marketplace::schedule::Draw;
 use crate::marketplace::{
     Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing,
 };
@@ -28,8 +28,9 @@ use crate::receipt::key::KeyRing;
 use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Record, Store};
-use permission::{ANY_DIMENSION, Permission, Seller, ZeroReport};
-use schedule::Draw;
+use permission::ANY_DIMENSION;
+use tollgate_clock::{self as clock, WallClock};
+use tollgate_time::Timestamp;
 
 /// What registration needs to know.
 #[derive(Debug)]

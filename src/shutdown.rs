@@ -11,8 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::clock;
 use crate::exit::Exit;
+use tollgate_clock as clock;
 
 /// The same signal again within this time is no second one.
 pub const ECHO: Duration = Duration::from_secs(1);
@@ -147,7 +147,7 @@ impl Parts {
         self.tasks.spawn(async move {
             let (exit, cause) = tokio::select! {
                 ended = part => ended,
-                () = crate::http::stopped(&mut stop) => (Exit::Done, None),
+                () = stopped(&mut stop) => (Exit::Done, None),
             };
             (name, exit, cause)
         });
@@ -226,6 +226,11 @@ impl Default for Parts {
 pub async fn until(mut stop: watch::Receiver<bool>, part: impl Future<Output = ()>) {
     tokio::select! {
         () = part => {}
-        () = crate::http::stopped(&mut stop) => {}
+        () = stopped(&mut stop) => {}
     }
+}
+
+/// Returns once the order to stop was given, or whoever could give it is gone.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }

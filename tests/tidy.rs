@@ -59,10 +59,12 @@ fn relative(path: &Path) -> String {
     below.to_str().expect("file names of the project are UTF-8").replace('\\', "/")
 }
 
-/// The Rust files below one of these folders.
+/// The Rust files below one of these folders; `src` stands for that of each crate.
 fn sources(folders: &[&str]) -> Vec<Source> {
     let texts = texts();
     let wanted = texts.iter().filter(|(path, _)| {
+        let path =
+            path.strip_prefix("crates/").and_then(|path| path.split_once('/')).map_or(path.as_str(), |p| p.1);
         path.ends_with(".rs") && folders.iter().any(|folder| path.starts_with(&format!("{folder}/")))
     });
     let sources: Vec<Source> = wanted.map(|(path, text)| Source::new(path, text)).collect();

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         product_code: &product_code.parse()?,
         public_key_version: tollgate::marketplace::PublicKeyVersion::FIRST,
         nonce: &nonce.parse()?,
-        now: tollgate::clock::system_now(),
+        now: tollgate_clock::system_now(),
         allow_emulated: true,
     };
     tollgate::receipt::verify(&[*header, *payload, *signature].join("."), &key, &expected)?;

@@ -12,7 +12,6 @@ use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tollgate::clock::Timestamp;
 use tollgate::marketplace::aws::{Aws, Settings};
 use tollgate::marketplace::{
     BatchMeterUsage, Customer, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Forward as _, HourUsage, Meter as _,
@@ -20,6 +19,7 @@ use tollgate::marketplace::{
 };
 use tollgate::receipt::key::PublicKey;
 use tollgate::receipt::{Expected, verify};
+use tollgate_time::Timestamp;
 
 struct Stand {
     runtime: Runtime,

@@ -16,9 +16,7 @@ use tollgate::api::attestation::{Attestation, Calls, registrations};
 use tollgate::api::door::Door;
 use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
-use tollgate::clock::{Timestamp, WallClock};
 use tollgate::entitlement::{self, Subject, word};
-use tollgate::http::Room;
 use tollgate::marketplace::service::ServiceFuture;
 use tollgate::marketplace::{
     Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
@@ -32,6 +30,10 @@ use tollgate::usage::ledger::writer::Writer;
 use tollgate::usage::ledger::{Ledger, Settings};
 use tollgate::usage::notice::Notices;
 use tollgate::usage::policy::Window;
+use tollgate_clock::WallClock;
+use tollgate_http::Room;
+use tollgate_http::Room;
+use tollgate_time::Timestamp;
 
 /// An AWS that says no to everything but forwarded calls.
 struct Refusing;

@@ -9,10 +9,11 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use conversation::Server;
 use libfuzzer_sys::fuzz_target;
-use tollgate::clock::{Timestamp, WallClock};
 use tollgate::entitlement::{self, Subject};
 use tollgate::metrics::Metrics;
 use tollgate::probe::{LIMITS, ProbeServer};
+use tollgate_clock::WallClock;
+use tollgate_time::Timestamp;
 
 static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
     Mutex::new(Server::start("probe", LIMITS, || {

@@ -4,10 +4,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate::clock::Timestamp;
 use tollgate::usage::event::{
     AGE_MAX, AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, EVENTS_MAX, ID_BYTES_MAX, Rules, read,
 };
+use tollgate_time::Timestamp;
 
 fuzz_target!(|input: &[u8]| {
     let now = Timestamp::from_unix_seconds(1_795_507_200);

@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate::clock::Timestamp;
 use tollgate::marketplace::{
     FAULT_CODE_CHARS_MAX, FaultCode, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode,
     PublicKeyVersion, Region,
 };
+use tollgate_time::Timestamp;
 
 fuzz_target!(|text: &str| {
     if let Ok(code) = text.parse::<ProductCode>() {

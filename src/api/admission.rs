@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode, Uri};
 
 use super::problem;
 use crate::config::Secret;
-use crate::http::Body;
+use tollgate_http::Body;
 
 /// Refuses whoever is not the application: browsers by their headers, others by the token, where there is one.
 ///

@@ -19,15 +19,15 @@ use tokio::sync::watch;
 
 use super::rate::{Bucket, Rate};
 use super::{problem, problem_of};
-use crate::clock::{self, WallClock};
 use crate::entitlement::Watch;
-use crate::http::{self, Body};
 use crate::marketplace::{
     Fault, FaultClass, Nonce, ProductCode, PublicKeyVersion, Register, RegisterUsage, Signing,
 };
 use crate::metrics::Metrics;
 use crate::receipt::key::KeyRing;
 use crate::receipt::{self, Expected};
+use tollgate_clock::{self as clock, WallClock};
+use tollgate_http::{self as http, Body};
 
 /// Attestations at once, after a quiet time.
 pub const BURST: u32 = 3;

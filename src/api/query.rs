@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::clock::Timestamp;
 use crate::marketplace::Hour;
 use crate::usage::ledger::view::{Looked, Standing};
+use tollgate_time::Timestamp;
 
 /// Records, or other rows, shown at once: an answer of some hundred kilobytes.
 pub const SHOWN_MAX: usize = 1000;

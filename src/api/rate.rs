@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn a_burst_and_then_one_at_a_time() {
         let rate = Rate { burst: 3, every: Duration::from_secs(60) };
-        let (mut bucket, start) = (Bucket::new(rate), crate::clock::monotonic());
+        let (mut bucket, start) = (Bucket::new(rate), tollgate_clock::monotonic());
         for _ in 0..rate.burst {
             assert_eq!(bucket.take(start), Ok(()));
         }

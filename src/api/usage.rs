@@ -11,9 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::problem;
 use super::repair::Repairs;
-use crate::clock::{Timestamp, WallClock};
 use crate::entitlement::word::Tell;
-use crate::http::{self, Abandoned, Body, Held, ReadBodyError, Room};
 use crate::marketplace::{FaultClass, Resolve, quantity};
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::ledger::view::Standing;
@@ -21,6 +19,9 @@ use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{LedgerError, Links, Record, Summary, Totals, Whole};
 use crate::usage::notice::{Notices, Refused};
 use crate::usage::policy::Window;
+use tollgate_clock::WallClock;
+use tollgate_http::{self as http, Abandoned, Body, Held, ReadBodyError, Room};
+use tollgate_time::Timestamp;
 
 /// A thousand events of a kilobyte each.
 const BODY_BYTES_MAX: usize = 1 << 20;

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-use crate::clock;
 use crate::config::{Config, PodIdentity};
 use crate::marketplace::region;
-use crate::registration::schedule::{self, Draw};
+use crate::marketplace::schedule::{self, Draw};
+use tollgate_clock as clock;
 
 /// Shared by all that need it.
 #[derive(Debug, Clone)]

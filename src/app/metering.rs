@@ -9,7 +9,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Surroundings;
 use crate::api::repair::Repairs;
 use crate::api::usage::{OpenLedger, UsagePart};
-use crate::clock;
 use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
@@ -24,6 +23,7 @@ use crate::usage::policy::{self, Policy, Window};
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use crate::usage::unsent::rule::Rule;
+use tollgate_clock as clock;
 
 /// What is kept of the time to stop for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);

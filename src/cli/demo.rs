@@ -6,7 +6,7 @@
 mod usage;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
 
 use crate::cli::complain;
-use crate::clock;
 use crate::config::{Environment as _, ProcessEnvironment, setting};
 use crate::exit::Exit;
-use crate::http::Address;
-use crate::http::client::{Ask, ask};
 use crate::shutdown::Signals;
+use tollgate_clock as clock;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ask};
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
@@ -43,8 +43,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at the sidecar.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// One request to either of them.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// One request to either of them: a machine that compiles beside it is slow, and only a hang should end the story.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The usual probe port: the documents' curl lines fit it.
+const USUAL_PROBE_PORT: u16 = 19180;
 
 /// Tells the story; ends by itself or by a signal.
 pub fn run(args: &DemoArgs) -> Exit {
@@ -84,8 +87,7 @@ async fn tell(once: bool) -> io::Result<()> {
     let folder = tempfile::tempdir()?;
     let (_emulator, facts) = start_emulator(folder.path()).await?;
     say(&format!("     ready at {} with product {}", facts.endpoint, facts.product_code));
-    let probe_addr = free_probe_addr()?;
-    let mut sidecar = start_sidecar(&facts, probe_addr, folder.path())?;
+    let (mut sidecar, probe_addr) = start_sidecar(&facts).await?;
     say(&format!("  2. sidecar: tollgate run, probes at http://{probe_addr}"));
     let document = wait_until_open(probe_addr, &mut sidecar).await?;
     tell_the_call(&facts).await?;
@@ -150,28 +152,75 @@ async fn start_emulator(folder: &Path) -> io::Result<(Child, Facts)> {
     }
 }
 
-/// The usual probe port where it is free, so that the documents' curl lines fit; else any.
-fn free_probe_addr() -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:19180").or_else(|_| TcpListener::bind("127.0.0.1:0"))?;
-    listener.local_addr()
+/// The sidecar on the usual probe port where that is free, else on any. The sidecar itself finds out: a port that is
+/// tried and given back may be another process's by the time it is used.
+async fn start_sidecar(facts: &Facts) -> io::Result<(Child, SocketAddr)> {
+    let usual = listening(&mut command_of_sidecar(facts, USUAL_PROBE_PORT)).await;
+    let (sidecar, started) = match usual {
+        Ok(started) => started,
+        Err(_) => listening(&mut command_of_sidecar(facts, 0)).await?,
+    };
+    let probe_addr = started.addr("probe_addr")?;
+    started.ignore_the_rest();
+    Ok((sidecar, probe_addr))
 }
 
-fn start_sidecar(facts: &Facts, probe_addr: SocketAddr, folder: &Path) -> io::Result<Child> {
-    let log = std::fs::File::create(folder.join("sidecar.log"))?;
-    child(&["run"])
+fn command_of_sidecar(facts: &Facts, probe_port: u16) -> Command {
+    let mut command = child(&["run"]);
+    command
         .env("TOLLGATE_PRODUCT_CODE", &facts.product_code)
         .env("TOLLGATE_PUBLIC_KEYS", &facts.public_keys)
         .env("TOLLGATE_ENDPOINT_URL", &facts.endpoint)
         .env("TOLLGATE_CLOCK", &facts.clock)
-        .env("TOLLGATE_PROBE_ADDR", probe_addr.to_string())
-        .env("TOLLGATE_APP_ADDR", "127.0.0.1:0")
+        .env("TOLLGATE_PROBE_ADDR", local(probe_port))
+        .env("TOLLGATE_APP_ADDR", local(0))
         .env("TOLLGATE_STATE_DIR", "none")
         .env("TOLLGATE_POD_UID", "demo-pod")
         .env("AWS_REGION", "us-east-1")
         .env("AWS_ACCESS_KEY_ID", "demo-pod")
-        .env("AWS_SECRET_ACCESS_KEY", "demo")
-        .stderr(log)
-        .spawn()
+        .env("AWS_SECRET_ACCESS_KEY", "demo");
+    command
+}
+
+fn local(port: u16) -> String {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string()
+}
+
+/// What a sidecar logged when its ports were bound, and the rest of its log.
+struct Started {
+    line: Value,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Started {
+    fn addr(&self, name: &str) -> io::Result<SocketAddr> {
+        self.line[name].as_str().unwrap_or_default().parse().map_err(io::Error::other)
+    }
+
+    /// It goes on logging; a full pipe would stop it.
+    fn ignore_the_rest(mut self) {
+        tokio::spawn(async move { while let Ok(Some(_)) = self.log.next_line().await {} });
+    }
+}
+
+/// Starts a sidecar and waits until its ports are bound.
+async fn listening(command: &mut Command) -> io::Result<(Child, Started)> {
+    let mut sidecar = command.env("TOLLGATE_LOG_FORMAT", "json").stderr(Stdio::piped()).spawn()?;
+    let log = sidecar.stderr.take().ok_or_else(|| io::Error::other("the sidecar has no log"))?;
+    let mut log = BufReader::new(log).lines();
+    let mut last = String::new();
+    let bound = async {
+        while let Some(text) = log.next_line().await? {
+            let line: Value = serde_json::from_str(&text).unwrap_or_default();
+            if line["message"] == "tollgate started" {
+                return Ok(line);
+            }
+            last = text;
+        }
+        Err(io::Error::other(format!("the sidecar ended: {last}")))
+    };
+    let line = tokio::time::timeout(PATIENCE, bound).await.map_err(io::Error::other)??;
+    Ok((sidecar, Started { line, log }))
 }
 
 /// The entitlement document once the gate is open, or why it does not open.

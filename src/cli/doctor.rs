@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use crate::app::aws_settings;
 use crate::cli::{complain, probe};
-use crate::clock;
 use crate::config::{self, Config, Environment, Flags, Installation, Mode, Role, Row};
 use crate::disk::{Links, read_regular};
 use crate::doctor::credentials::{Container, rule, web_identity};
@@ -23,6 +22,7 @@ use crate::entitlement::Reason;
 use crate::exit::Exit;
 use crate::marketplace::aws::Aws;
 use crate::marketplace::{Fault, Region};
+use tollgate_clock as clock;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]

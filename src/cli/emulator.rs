@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use crate::cli::complain;
 use crate::emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
 use crate::exit::Exit;
-use crate::http::Address;
-use crate::http::client::{Ask, ask};
 use crate::shutdown::Signals;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ask};
 
 /// Arguments of `emulator`.
 #[derive(Debug, Args)]

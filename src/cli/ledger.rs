@@ -84,6 +84,13 @@ enum Order {
     },
 }
 
+impl Order {
+    /// Whether it changes the ledger; all others leave its file as it is.
+    const fn writes(&self) -> bool {
+        matches!(self, Self::Replay(_) | Self::Confirm(_) | Self::Discard(_))
+    }
+}
+
 /// What `ledger` reads of the settings, and its own flag: the help names these.
 const READ: [&str; 6] = ["json", "config", "mode", "app_addr", "app_token_file", "state_dir"];
 
@@ -170,7 +177,7 @@ type Complaint = (Exit, String);
 /// Asks the sidecar, or else the file; prints.
 pub fn run(args: &LedgerArgs) -> Exit {
     let installed = Installation::compiled_in();
-    let config = match config::load(&args.flags, &ProcessEnvironment, &installed, Role::Inspect) {
+    let config = match config::load(&args.flags, &ProcessEnvironment, &installed, Role::Ledger) {
         Ok(loaded) => loaded.config,
         Err(faults) => return complain(Exit::Config, &format!("{faults}\n{}", faults.summary())),
     };
@@ -178,7 +185,8 @@ pub fn run(args: &LedgerArgs) -> Exit {
         let text = "mode: there is no ledger in mode hourly, where AWS meters by itself";
         return complain(Exit::Config, text);
     }
-    let done = Source::find(&config).and_then(|mut source| perform(&args.order, &mut source, args.json));
+    let done = Source::find(&config, args.order.writes())
+        .and_then(|mut source| perform(&args.order, &mut source, args.json));
     match done {
         Ok((exit, text)) => {
             print(&text);
@@ -271,7 +279,7 @@ fn none(id: i64, action: Action) -> Complaint {
         Action::Replay | Action::Confirm => "dead letter, nor an unconfirmed record,",
         Action::Discard => "dead letter",
     };
-    (Exit::LedgerIo, format!("there is no {what} {id}; `tollgate ledger show {id}` says where it stands"))
+    (Exit::Usage, format!("there is no {what} {id}; `tollgate ledger show {id}` says where it stands"))
 }
 
 fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
@@ -288,8 +296,8 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
     if let [id] = replay.ids[..] {
         return match source.repair(id, Action::Replay, &order)? {
             Repaired::Done => Ok((Exit::Done, one_done(id, Action::Replay, as_json))),
-            Repaired::InDoubt => Err((Exit::LedgerIo, IN_DOUBT.to_owned())),
-            Repaired::OtherForm => Err((Exit::LedgerIo, OTHER_FORM.to_owned())),
+            Repaired::InDoubt => Err((Exit::Usage, IN_DOUBT.to_owned())),
+            Repaired::OtherForm => Err((Exit::Usage, OTHER_FORM.to_owned())),
             Repaired::NotFound => Err(none(id, Action::Replay)),
         };
     }
@@ -311,7 +319,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
     }
     // Of all, those that may have been billed are left by intent; of numbers that were given, nothing is.
     let complete = other_form.is_empty() && (replay.all || in_doubt.is_empty() && missing.is_empty());
-    let exit = if complete { Exit::Done } else { Exit::LedgerIo };
+    let exit = if complete { Exit::Done } else { Exit::Usage };
     if as_json {
         let document = json!({
             "replayed": done, "may_have_been_billed": in_doubt, "not_found": missing, "other_form": other_form,

@@ -16,8 +16,8 @@ use crate::app;
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::entitlement;
 use crate::exit::Exit;
-use crate::http::Address;
-use crate::http::client::{Ask, ClientError, ask};
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ClientError, ask};
 
 /// Below the kubelet's default probe timeout of one second, so that the operator reads our line, not "timed out".
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);

@@ -11,12 +11,13 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::complain;
-use crate::clock::{self, Timestamp};
 use crate::entitlement;
 use crate::exit::Exit;
 use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use crate::receipt::key::PublicKey;
 use crate::receipt::{self, Expected, Receipt, TOKEN_BYTES_MAX, VerifyError};
+use tollgate_clock as clock;
+use tollgate_time::Timestamp;
 
 /// Arguments of `verify`.
 #[derive(Args)]

@@ -255,15 +255,18 @@ fn state(reader: &mut Reader<'_>, need: Option<&'static str>, role: Role) -> Opt
     }
     let explicit = reader.is_given(Setting::StateDir);
     let path = if explicit { reader.given_path(Setting::StateDir)?.unwrap_or(path) } else { path };
+    if role == Role::Ledger {
+        return Some(State { dir: kept(path, explicit) });
+    }
     let Err(error) = reader.installed.disk.try_write(&path, role != Role::Inspect) else {
-        return Some(State { dir: proven(path, explicit) });
+        return Some(State { dir: kept(path, explicit) });
     };
     let problem = format!("cannot be written: {}", describe(&error));
     let full = error.kind() == ErrorKind::StorageFull;
     if full && role == Role::Inspect {
         // What the folder holds can be looked at all the same.
         reader.warnings.push(format!("state_dir {} {problem}", path.display()));
-        return Some(State { dir: proven(path, explicit) });
+        return Some(State { dir: kept(path, explicit) });
     }
     if explicit || need.is_some() {
         let because = need.map(|need| format!(", and {need}")).unwrap_or_default();
@@ -282,7 +285,7 @@ fn state(reader: &mut Reader<'_>, need: Option<&'static str>, role: Role) -> Opt
     Some(State { dir: StateDir::None })
 }
 
-fn proven(path: PathBuf, explicit: bool) -> StateDir {
+fn kept(path: PathBuf, explicit: bool) -> StateDir {
     if explicit { StateDir::Explicit(path) } else { StateDir::Default(path) }
 }
 

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Finding;
-use crate::clock::Timestamp;
 use crate::config::Mode;
 use crate::marketplace::aws::CredentialSource;
 use crate::marketplace::exceptions;
+use tollgate_time::Timestamp;
 
 /// The environment of the credentials, as far as AWS's rules depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -67,6 +67,8 @@ pub enum Ledger {
     Held(Vec<(String, bool)>),
     /// A running process has it and does not answer as a sidecar.
     InUse,
+    /// It is as it should be before the sidecar starts, and cannot be read yet: an older one, or an empty file.
+    Unread(String),
     /// It is damaged; the text says which file and how.
     Damaged(String),
     /// It cannot be used as it stands: a newer one, another program's, a link; the text says why and what to do.
@@ -79,6 +81,7 @@ pub fn ledger(ledger: &Ledger) -> Finding {
     let check = "ledger";
     let (how, rows) = match ledger {
         Ledger::Absent => return Finding::ok(check, "none yet: the sidecar makes it"),
+        Ledger::Unread(why) => return Finding::ok(check, why),
         Ledger::InUse => {
             let remedy =
                 "Where a sidecar runs, give doctor its app_addr and app_token_file, so that it can be asked.";
@@ -86,7 +89,7 @@ pub fn ledger(ledger: &Ledger) -> Finding {
         }
         Ledger::Unusable(why) => {
             let remedy = "The sidecar leaves such a file as it is, and ends with exit code 74.";
-            return Finding::fault(check, "LedgerDamaged", why, remedy);
+            return Finding::fault(check, "LedgerUnavailable", why, remedy);
         }
         Ledger::Damaged(why) => {
             let remedy =
@@ -138,12 +141,19 @@ mod tests {
             (Ledger::Read(rows(true)), Verdict::Ok),
             (Ledger::Held(rows(true)), Verdict::Ok),
             (Ledger::InUse, Verdict::Warning),
+            (Ledger::Unread("x is empty".to_owned()), Verdict::Ok),
             (Ledger::Read(rows(false)), Verdict::Fault),
             (Ledger::Damaged("x: malformed".to_owned()), Verdict::Fault),
             (Ledger::Unusable("x is a symbolic link".to_owned()), Verdict::Fault),
         ] {
             assert_eq!(ledger(&seen).verdict, verdict, "{seen:?}");
         }
+        let anchor = |seen: &Ledger| ledger(seen).docs.unwrap();
+        assert!(anchor(&Ledger::Damaged(String::new())).ends_with("#ledgerdamaged"));
+        assert!(
+            anchor(&Ledger::Unusable(String::new())).ends_with("#ledgerunavailable"),
+            "nothing is damaged"
+        );
         assert!(ledger(&Ledger::Held(rows(false))).seen.ends_with("in gigabytes"));
     }
 }

@@ -21,13 +21,14 @@ use super::credentials::decoded;
 use super::engine::Engine;
 use super::fault::{NAMES, RuleDocument};
 use super::host;
+use super::operation::Operation;
 use super::token::Flaw;
-use super::wire::Operation;
 use super::world::World;
 use super::world::document::{CustomerDocument, OrderError, PodDocument, ProductDocument};
 use super::world::switches::TABLE;
-use crate::clock::{Timestamp, system_now};
-use crate::http::{self, Body};
+use tollgate_clock::system_now;
+use tollgate_http::{self as http, Body};
+use tollgate_time::Timestamp;
 
 /// The paths, for whoever asks for `/_emulator`.
 const PATHS: [(&str, &str); 18] = [

@@ -18,7 +18,7 @@ pub(super) use show::Filter;
 
 use super::change::{Allocation, Change, ClientToken, Digest, FormText, Recorded};
 use super::decimal::Micros;
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// What makes a record the same record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde_json::{Value, json};
 
 use super::bill::request_id;
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// Memory for calls in full; the oldest give way. Counts go on for ever.
 const BYTES_MAX: usize = 32 << 20;

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::decimal::Micros;
 use super::world::switches::Switches;
 use super::world::{Customer, Pod, Product, World};
-use crate::clock::Timestamp;
 
 /// One change. The journal's format: variants and members are only ever added, the latter with `serde(default)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,23 +125,3 @@ pub(super) struct ClientToken {
 
 /// Half of a SHA-256: 2^64 tokens are needed for a collision by chance.
 pub(super) type Digest = [u64; 2];
-
-/// [`Timestamp`]s as milliseconds.
-pub(super) mod millis_option {
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    use super::Timestamp;
-
-    pub(in crate::emulator) fn serialize<S: Serializer>(
-        at: &Option<Timestamp>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        at.map(Timestamp::unix_millis).serialize(serializer)
-    }
-
-    pub(in crate::emulator) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Timestamp>, D::Error> {
-        Ok(Option::<i64>::deserialize(deserializer)?.map(Timestamp::from_unix_millis))
-    }
-}

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::clock::{Timestamp, system_now};
+use tollgate_clock::system_now;
+use tollgate_time::Timestamp;
 
 /// Wall time of the emulated service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,6 +29,26 @@ impl EmulatedClock {
     pub(super) fn at(self, now: Timestamp) -> Option<Self> {
         let ahead_millis = now.millis_since(system_now());
         (now <= LATEST).then_some(Self { ahead_millis })
+    }
+}
+
+/// [`Timestamp`]s as milliseconds, in the journal.
+pub(super) mod millis_option {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Timestamp;
+
+    pub(in crate::emulator) fn serialize<S: Serializer>(
+        at: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        at.map(Timestamp::unix_millis).serialize(serializer)
+    }
+
+    pub(in crate::emulator) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<i64>::deserialize(deserializer)?.map(Timestamp::from_unix_millis))
     }
 }
 

@@ -16,16 +16,18 @@ use super::credentials::Sessions;
 use super::fault::{Hit, Kind, Script};
 use super::journal::Journal;
 use super::keys::KeyFolder;
+use super::operation::{Operation, ServiceError};
 use super::quota::Quotas;
 use super::service::{Answer, Decision, Request, Service};
 use super::sigv4::{self, Keyring, Signed, Signer};
 use super::token::{self, Claims};
-use super::wire::{self, Operation, Outcome, ServiceError};
+use super::wire::{self, Outcome};
 use super::world::switches::Switch;
 use super::world::{Pricing, Secret, World};
 use super::{Facts, Options, StartError};
-use crate::clock::{Timestamp, monotonic};
-use crate::http::Address;
+use tollgate_clock::monotonic;
+use tollgate_http::Address;
+use tollgate_time::Timestamp;
 
 /// Everything behind the server.
 #[derive(Debug)]

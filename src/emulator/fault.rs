@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::operation::{Operation, ServiceError};
 use super::token::Flaw;
-use super::wire::{Operation, ServiceError};
 
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@
 use serde_json::Value;
 
 use super::decimal::Micros;
-use super::wire::{Operation, ServiceError};
+use super::operation::{Operation, ServiceError};
 
 /// A shape of the model.
 #[derive(Debug, Clone, Copy)]

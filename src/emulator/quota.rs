@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::wire::Operation;
+use super::operation::Operation;
 use super::world::World;
 use super::world::switches::Switch;
 
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn five_registrations_a_second_for_each_account_and_region() {
         let mut quotas = Quotas::default();
-        let start = crate::clock::monotonic();
+        let start = tollgate_clock::monotonic();
         let mut served = |account: &str, region: &str, at: Duration| {
             quotas.take(start + at, account, region, Operation::RegisterUsage, 5.0)
         };
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_pod_uses_its_buyers_quota_and_a_service_its_sellers() {
         let mut world = World::of_default();
-        let start = crate::clock::monotonic();
+        let start = tollgate_clock::monotonic();
         let served = |world: &World, operation| {
             let mut quotas = Quotas::default();
             (0..12).filter(|_| quotas.admit(start, world, "pod", "us-east-1", operation)).count()

@@ -19,11 +19,12 @@ use super::bill::request_id;
 use super::calls::Call;
 use super::engine::{Decided, Engine, Pending};
 use super::fault::Kind;
+use super::operation::{Operation, ServiceError};
 use super::sigv4::Signed;
-use super::wire::{self, Outcome, ServiceError};
+use super::wire::{self, Outcome};
 use super::{HEADER, admin, credentials};
-use crate::clock::system_now;
-use crate::http::{self, Abandoned, Body, BodyError, Handler};
+use tollgate_clock::system_now;
+use tollgate_http::{self as http, Abandoned, Body, BodyError, Handler};
 
 /// Largest request read; AWS's largest is below 1 MB, and one that is a little larger deserves AWS's own answer.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
@@ -92,7 +93,7 @@ impl Server {
         if parts.uri.path() != "/" {
             return http::json(error.status(), &serde_json::json!({"error": error.message}));
         }
-        let operation = wire::operation(&parts.headers).map_or("", wire::Operation::name);
+        let operation = wire::operation(&parts.headers).map_or("", Operation::name);
         self.refuse(self.0.number(), operation, error, &Bytes::new())
     }
 
@@ -114,7 +115,7 @@ impl Server {
         let pending = match authenticated {
             Ok(pending) => pending,
             Err(error) => {
-                let name = asked.map_or("", wire::Operation::name);
+                let name = asked.map_or("", Operation::name);
                 return Ok(self.refuse(number, name, error, bytes));
             }
         };
@@ -367,8 +368,8 @@ mod tests {
     async fn bodies_have_a_largest_size_and_a_longest_time() {
         assert_eq!(read(of_length(REQUEST_BYTES_MAX)).await.map(|bytes| bytes.len()), Ok(REQUEST_BYTES_MAX));
         assert_eq!(read(of_length(REQUEST_BYTES_MAX + 1)).await, Err(Unread::TooLarge));
-        let began = crate::clock::monotonic();
+        let began = tollgate_clock::monotonic();
         assert_eq!(read(Silent).await, Err(Unread::Slow));
-        assert_eq!(crate::clock::monotonic() - began, BODY_TIMEOUT);
+        assert_eq!(tollgate_clock::monotonic() - began, BODY_TIMEOUT);
     }
 }

@@ -14,11 +14,12 @@ use serde_json::Value;
 
 use super::bill::Bill;
 use super::change::Change;
+use super::operation::{Operation, ServiceError};
 use super::token::Claims;
-use super::wire::{self, Operation, ServiceError};
+use super::wire;
 use super::world::switches::Switch;
 use super::world::{Platform, PodView, Product, World};
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// Everything that the service remembers.
 #[derive(Debug)]

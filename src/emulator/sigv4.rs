@@ -7,9 +7,9 @@ use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use super::credentials::{PREFIX, Session, Sessions};
-use super::wire::ServiceError;
+use super::operation::ServiceError;
 use super::world::{Secret, World};
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// The service's name in every credential scope.
 const SERVICE: &str = "aws-marketplace";

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 pub(super) use self::flaw::Flaw;
 use super::keys::SigningKey;
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// What is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]

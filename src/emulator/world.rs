@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use self::switches::Switches;
-use super::wire::Operation;
-use crate::clock::Timestamp;
+use super::operation::Operation;
+use tollgate_time::Timestamp;
 
 /// How a product is sold; AWS prescribes the operation for each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub(super) enum Agreements {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyVersion {
     /// From when on it is rotated; RegisterUsage then tells `PublicKeyRotationTimestamp`.
-    #[serde(with = "super::change::millis_option")]
+    #[serde(with = "super::clock::millis_option")]
     pub(super) expires_at: Option<Timestamp>,
 }
 
@@ -80,12 +80,12 @@ pub(super) struct License {
     pub(super) arn: String,
     pub(super) agreement_id: String,
     pub(super) subscribed: bool,
-    #[serde(with = "super::change::millis_option")]
+    #[serde(with = "super::clock::millis_option")]
     pub(super) active_from: Option<Timestamp>,
-    #[serde(with = "super::change::millis_option")]
+    #[serde(with = "super::clock::millis_option")]
     pub(super) active_until: Option<Timestamp>,
     /// When an order ended the subscription, while it has not begun again.
-    #[serde(default, with = "super::change::millis_option")]
+    #[serde(default, with = "super::clock::millis_option")]
     pub(super) unsubscribed_at: Option<Timestamp>,
 }
 
@@ -96,7 +96,7 @@ pub(super) struct Customer {
     /// Whether it is subscribed to the products that no licence below names, present and future.
     pub(super) subscribed: bool,
     /// When an order ended that, while it has not begun again.
-    #[serde(default, with = "super::change::millis_option")]
+    #[serde(default, with = "super::clock::millis_option")]
     pub(super) unsubscribed_at: Option<Timestamp>,
     pub(super) licenses: Vec<License>,
 }
@@ -204,7 +204,7 @@ pub(super) struct Pod {
     pub(super) platform: Option<Platform>,
     /// Operations that its role may not call.
     pub(super) denied: BTreeSet<Operation>,
-    #[serde(with = "super::change::millis_option")]
+    #[serde(with = "super::clock::millis_option")]
     pub(super) started_at: Option<Timestamp>,
     /// With it the pod's signatures are verified.
     pub(super) secret_key: Option<Secret>,

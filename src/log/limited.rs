@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_first_is_written_at_once_and_the_others_once_a_minute() {
-        let (mut limited, start) = (Limited::default(), crate::clock::monotonic());
+        let (mut limited, start) = (Limited::default(), tollgate_clock::monotonic());
         assert_eq!(limited.due(start), Due::Nothing);
         limited.count("a", 2);
         limited.count("b", 1);
@@ -116,7 +116,7 @@ mod tests {
         for index in 0..10 * LABELS_MAX {
             limited.count(&index.to_string(), 1);
         }
-        let Due::Line(counts) = limited.due(crate::clock::monotonic()) else { panic!("nothing is due") };
+        let Due::Line(counts) = limited.due(tollgate_clock::monotonic()) else { panic!("nothing is due") };
         assert_eq!((counts.total(), counts.0.len()), (10 * LABELS_MAX as u64, LABELS_MAX + 1));
     }
 }

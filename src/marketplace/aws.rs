@@ -40,10 +40,11 @@ use super::{
     MeterUsage, Metered, Place, Region, Regional, Register, RegisterUsage, Registered, Resolve,
     ResolvedCustomer, Signing, exceptions, region,
 };
-use crate::clock::{self, Timestamp};
 use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
 pub use credentials::CredentialSource;
 use credentials::{Loader, Ready};
+use tollgate_clock as clock;
+use tollgate_time::Timestamp;
 
 /// Connect timeout: just over one SYN retransmission (1 s, then 2 s), so that one lost packet does not lose the
 /// attempt.
@@ -471,7 +472,7 @@ struct Marks {
 
 /// The clock of whoever sent this `Date`, less ours.
 fn clock_offset(date: Option<&str>) -> Option<i64> {
-    let date = clock::parse_http_date(date?)?;
+    let date = tollgate_time::parse_http_date(date?)?;
     Some(date.unix_seconds().saturating_sub(clock::system_now().unix_seconds()))
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Allocation, Customer, Nonce, ProductCode, PublicKeyVersion, Quantity, Region};
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// What `RegisterUsage` is asked (AWS API reference, RegisterUsage).
 #[derive(Debug, Clone, PartialEq, Eq)]

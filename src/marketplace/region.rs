@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Fault, FaultClass, Place, Region};
-use crate::http::client::{self, ClientError};
+use tollgate_http::client::{self, ClientError};
 
 /// The endpoint is on the same host.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);

@@ -14,7 +14,7 @@ use super::{
     Identified, Meter, MeterUsage, Metered, RecordStatus, Region, Regional, Register, RegisterUsage,
     Registered, Resolve, ResolvedCustomer, Signing, UsageRecord, exceptions,
 };
-use crate::clock;
+use tollgate_clock as clock;
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

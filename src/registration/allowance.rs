@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::machine::Now;
 use super::memory::KEPT_RECEIPT_AGE_MAX;
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// A kept receipt that is older than [`KEPT_RECEIPT_AGE_MAX`] opens the gate for this time, once between two answers of
 /// AWS: a product that ran for months survives its node's reboot in an outage.
@@ -152,8 +152,8 @@ impl Allowance {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::schedule::Draw;
     use super::*;
+    use crate::marketplace::schedule::Draw;
 
     const WALL: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     const HOUR: Duration = Duration::from_secs(3600);

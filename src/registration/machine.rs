@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::allowance::{Allowance, Known};
-use super::schedule::{self, Draw};
-use crate::clock::Timestamp;
 use crate::entitlement::reason::{self, Reason};
 use crate::entitlement::{Entitlement, Rejected, Standing, State};
 use crate::exit::Exit;
+use crate::marketplace::schedule::{self, Draw};
 use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
+use tollgate_time::Timestamp;
 
 /// What the seller chose.
 #[derive(Debug, Clone)]

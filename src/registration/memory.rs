@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
 use crate::disk::{Links, read_regular};
 use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use crate::receipt::Receipt;
 use crate::registration::allowance::Known;
+use tollgate_time::Timestamp;
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "registration.json";

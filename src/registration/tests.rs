@@ -6,11 +6,11 @@ use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use rustls_pki_types::pem::PemObject as _;
 
 use super::*;
-use crate::clock::Timestamp;
 use crate::entitlement::{self, State, Watch, word};
 use crate::marketplace::scripted::{Act, Scripted};
 use crate::marketplace::{FaultCode, PublicKeyVersion, Quantity};
 use crate::receipt::key::PublicKey;
+use tollgate_time::Timestamp;
 
 const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
 const PRIVATE: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pem");

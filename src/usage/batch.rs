@@ -51,9 +51,9 @@ pub fn size(whole: &Whole) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
     use crate::marketplace::Quantity;
     use crate::usage::ledger::Record;
+    use tollgate_time::Timestamp;
 
     fn record(id: i64, account: &str, dimension: &str, licensed: bool, decimal: bool) -> Whole {
         let record = Record {

@@ -16,9 +16,9 @@ use std::time::Duration;
 use ring::digest;
 use serde_json::value::RawValue;
 
-use crate::clock::Timestamp;
 use crate::marketplace::{Customer, Quantity, TagSet};
 use form::{CustomerDocument, Document, Named, Tags};
+use tollgate_time::Timestamp;
 
 pub(crate) use form::split;
 

@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::clock::{self, WallClock};
 use crate::metrics::Metrics;
 use crate::usage::event::{self, BadRequest, Event, Rejected, Rules};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Ledger, LedgerError, Taken};
 use crate::usage::notice::Notices;
+use tollgate_clock::{self as clock, WallClock};
 
 /// What became of one event, in the order of the request.
 #[derive(Debug, Serialize, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 //! # Invariants
 //! - What was acknowledged is in a committed transaction whose fsync is done (`synchronous=FULL`, WAL).
 //! - The idempotency key of an event and its quantity are committed together, or neither is.
-//! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`).
+//! - An hour that was closed takes no event any more: later ones count to the current hour and say so (`late_from`). So
+//!   does a slot that has a record, since its hour was sealed before its end (`closing`).
 //! - A record is written once, when its hour is sealed; afterwards only its state, attempts and AWS's answer change.
 //! - An attempt is on disk before the call. A record that was attempted and has no definite answer is in doubt.
 //! - accepted + rounded up = billed + pending + dead + discarded + remainder, for each dimension, in every committed
@@ -16,8 +17,8 @@
 //!
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
-//!   `last_closed` (the number of the latest closed hour), `forgotten_before`, `pod` and `started_at` (when its first
-//!   process started); during an upgrade what `migration` and `keys` note.
+//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `pod` and `started_at` (when
+//!   its first process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
 //!   say how many tag sets there are in `shares(slot, tags, amount, additive)`.
@@ -38,9 +39,11 @@
 mod ageing;
 mod amount;
 mod claim;
+mod closing;
 mod counting;
 mod files;
 mod forms;
+mod inspect;
 mod keys;
 mod links;
 mod mark;
@@ -65,9 +68,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::clock::Timestamp;
-use crate::marketplace::Hour;
 use crate::usage::event::Event;
+use tollgate_time::Timestamp;
 
 use ageing::Ageing;
 pub use ageing::Oldest;
@@ -120,7 +122,7 @@ pub enum LedgerError {
         min_reader: i64,
     },
     /// It is not a ledger, or damaged.
-    #[error("{path} is damaged or no ledger ({detail}); the next start sets it aside and keeps it")]
+    #[error("{path} is damaged or no ledger ({detail}); a start that sees it sets it aside and keeps it")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -140,6 +142,14 @@ pub enum LedgerError {
         /// Whose it should be.
         asked: String,
     },
+    /// It was written by an older tollgate, and is only looked at.
+    #[error(
+        "{0} is a ledger of an older version: the sidecar upgrades it at its next start, and then it can be read"
+    )]
+    Old(PathBuf),
+    /// Nothing was ever committed to it.
+    #[error("{0} is empty: no usage was counted in it; the sidecar begins a ledger there at its next start")]
+    Empty(PathBuf),
     /// It is a database, but none of ours.
     #[error(
         "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was written to it)"
@@ -223,6 +233,8 @@ pub struct Ledger {
     mark: mark::Mark,
     progress: sealing::Progress,
     ageing: Ageing,
+    /// Of a ledger that is only looked at; else SQLite holds the locks.
+    lock: Option<std::fs::File>,
 }
 
 impl Ledger {
@@ -243,22 +255,14 @@ impl Ledger {
         }
     }
 
-    /// Opens the ledger of a sidecar that does not run, to look at it or to replay. It is the same pod's as before.
+    /// Opens the ledger of a sidecar that does not run, to repair records. It is the same pod's as before.
     pub fn open_existing(folder: &Path) -> Result<Self, LedgerError> {
-        let visitor = Settings {
-            product: String::new(),
-            pod: String::new(),
-            settle: Duration::ZERO,
-            bytes_max: u64::MAX,
-            started_at: Timestamp::from_unix_seconds(0),
-            zero_dimensions: Vec::new(),
-            aws_door: false,
-            idempotency_window: Duration::ZERO,
-        };
-        let mut ledger = Self::connect(&folder.join(FILE_NAME), visitor)?;
-        if ledger.reading(has_meta)? {
-            ledger.upgrade()?;
+        match Self::inspect(folder) {
+            Ok(_) | Err(LedgerError::Old(_)) => {}
+            Err(error) => return Err(error),
         }
+        let mut ledger = Self::connect(&folder.join(FILE_NAME), visitor())?;
+        ledger.upgrade()?;
         let pod = ledger.reading(|connection| meta(connection, "pod"))?;
         ledger.settings.pod = pod.unwrap_or_default();
         ledger.keep_tidy()?;
@@ -315,8 +319,12 @@ impl Ledger {
         connection.pragma_update(None, "wal_autocheckpoint", rows::signed(pages)).map_err(damaged)?;
         connection.pragma_update(None, "journal_size_limit", limit).map_err(damaged)?;
         amount::register(&connection).map_err(damaged)?;
+        Ok(Self::of(connection, path.to_owned(), settings, mark))
+    }
+
+    fn of(connection: Connection, path: PathBuf, settings: Settings, mark: mark::Mark) -> Self {
         let progress = sealing::Progress::begin();
-        Ok(Self { connection, path: path.to_owned(), settings, mark, progress, ageing: Ageing::default() })
+        Self { connection, path, settings, mark, progress, ageing: Ageing::default(), lock: None }
     }
 
     /// From here on SQLite folds its WAL back when it closes the file.
@@ -357,6 +365,15 @@ impl Ledger {
         name: &str,
         work: impl FnOnce(&Transaction<'_>, &Settings) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
+        let done = self.transact(name, work);
+        done.map_err(|error| self.seen(error))
+    }
+
+    fn transact<T>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Transaction<'_>, &Settings) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
         let failed = |error: rusqlite::Error| classify(&self.path, &error);
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
@@ -384,7 +401,15 @@ impl Ledger {
     }
 
     fn reading<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
-        read(&self.connection).map_err(|error| classify(&self.path, &error))
+        read(&self.connection).map_err(|error| self.seen(classify(&self.path, &error)))
+    }
+
+    /// Damage that was seen in use is looked for by the next start. A look changes nothing.
+    fn seen(&self, error: LedgerError) -> LedgerError {
+        if matches!(error, LedgerError::Damaged { .. }) && self.lock.is_none() {
+            quarantine::suspect(&self.path);
+        }
+        error
     }
 
     /// A clock that went back was ahead when the process started: it started by now at the latest.
@@ -544,8 +569,21 @@ impl Ledger {
     }
 
     fn damaged(&self, detail: String) -> LedgerError {
-        quarantine::suspect(&self.path);
-        LedgerError::Damaged { path: self.path.clone(), detail }
+        self.seen(LedgerError::Damaged { path: self.path.clone(), detail })
+    }
+}
+
+/// Who looks at a ledger or repairs it, and neither counts nor sends.
+const fn visitor() -> Settings {
+    Settings {
+        product: String::new(),
+        pod: String::new(),
+        settle: Duration::ZERO,
+        bytes_max: u64::MAX,
+        started_at: Timestamp::from_unix_seconds(0),
+        zero_dimensions: Vec::new(),
+        aws_door: false,
+        idempotency_window: Duration::ZERO,
     }
 }
 
@@ -623,38 +661,11 @@ fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LedgerError::InUse(path.to_owned()),
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) => {
-            quarantine::suspect(path);
             LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() }
         }
-        _ if unreadable => {
-            quarantine::suspect(path);
-            LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() }
-        }
+        _ if unreadable => LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() },
         _ => LedgerError::Io(format!("{}: {error}", path.display())),
     }
-}
-
-/// The hour that counts what comes late: never one that is closed.
-fn current_hour(transaction: &Transaction<'_>, now: Timestamp, settle: Duration) -> rusqlite::Result<Hour> {
-    Ok(Hour::of(now).max(closed_hour(transaction, now, settle)?.next()))
-}
-
-/// The latest hour that takes no event any more.
-fn closed_hour(transaction: &Transaction<'_>, now: Timestamp, settle: Duration) -> rusqlite::Result<Hour> {
-    let (_, counts) = last_closed(transaction, now)?;
-    let by_clock = Hour::latest_closed(now, settle);
-    Ok(counts.map_or(by_clock, |last| last.max(by_clock)))
-}
-
-/// The latest hour that was closed, and the same where it still counts: an early end closes the hour of then, which is
-/// at most one ahead after a small step back. Farther ahead, the clock was wrong then or is now, and to wait for it
-/// would keep usage for as long.
-fn last_closed(
-    transaction: &Transaction<'_>,
-    now: Timestamp,
-) -> rusqlite::Result<(Option<Hour>, Option<Hour>)> {
-    let last = meta(transaction, "last_closed")?.and_then(|text| text.parse().ok()).map(Hour::from_number);
-    Ok((last, last.filter(|last| *last <= Hour::of(now).next())))
 }
 
 /// A step at which the kill campaign may end the process.

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::clock;
 use crate::log::limited::{Due, Limited};
 use crate::metrics::Metrics;
 use crate::usage::event::Rejected;
+use tollgate_clock as clock;
 
 /// Why nothing of a request was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

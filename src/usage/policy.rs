@@ -11,13 +11,13 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 pub use crate::marketplace::exceptions::NOT_ENTITLED;
 use crate::marketplace::exceptions::{self, Kind, Verdict};
 use crate::marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
+use crate::marketplace::schedule::Draw;
 use crate::marketplace::{Fault, FaultClass, Hour, RecordStatus};
-use crate::registration::schedule::Draw;
 use crate::usage::ledger::{Answered, Record};
+use tollgate_time::Timestamp;
 
 /// How records of one kind of call are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::clock::Timestamp;
 use crate::marketplace::allocation::allocate;
 use crate::marketplace::{Hour, HourUsage, Quantity, TagSet};
+use tollgate_time::Timestamp;
 
 /// What an hour of one customer and dimension summed up to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,11 +22,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::clock::{self, Timestamp, WallClock};
 use crate::entitlement::word::Tell;
+use crate::marketplace::schedule::Draw;
 use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
 use crate::metrics::{LedgerFigures, Metrics};
-use crate::registration::schedule::Draw;
 use crate::usage::batch;
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Answered, Due, Ledger, LedgerError, Noted, Record};
@@ -37,6 +36,8 @@ use health::{Health, Standing, Subject};
 use notes::Note;
 use pace::Pace;
 use queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
+use tollgate_clock::{self as clock, WallClock};
+use tollgate_time::Timestamp;
 
 /// Calls in flight at once: at ten calls a second, enough for answers that take 800 ms, and few enough that a service
 /// that stops answering leaves few records in doubt.
@@ -309,7 +310,7 @@ impl Sender {
         }
         let now = self.uptime();
         if now >= self.look_at {
-            self.look(Flush::Scheduled).await?;
+            self.look().await?;
         }
         let next = self.start_calls().await?;
         // What was decided on the way, without a call.
@@ -321,12 +322,11 @@ impl Sender {
 
     /// Begins to carry out an order: the open hour is sealed, and what waits is due.
     async fn take_order(&mut self, order: FlushOrder) -> Result<(), LedgerError> {
-        let flush = order.flush;
         self.order = Some(order);
         self.ask_now();
         self.queue.clear();
         self.sweep_at = Duration::ZERO;
-        self.look(flush).await?;
+        self.look().await?;
         self.release().await
     }
 
@@ -367,10 +367,10 @@ impl Sender {
     }
 
     /// Seals what is due, gives up what has expired, and shows how things stand.
-    async fn look(&mut self, flush: Flush) -> Result<(), LedgerError> {
+    async fn look(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
         self.end_pause_for_last_try(now).await?;
-        let seal_open_hour = flush == Flush::Final;
+        let seal_open_hour = self.flush() == Flush::Final;
         // A piece at a time, between which acknowledgements are given and calls begin.
         let seal = move |ledger: &mut Ledger| {
             if seal_open_hour { ledger.seal_now(now) } else { ledger.seal_closed(now) }

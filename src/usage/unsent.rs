@@ -8,12 +8,12 @@ pub mod rule;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::WallClock;
 use crate::entitlement::word::Tell;
 use crate::metrics::Metrics;
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Ledger, LedgerError};
 use rule::{Rule, Verdict};
+use tollgate_clock::WallClock;
 
 /// An answer of AWS opens the gate again within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -62,7 +62,7 @@ def main():
                 if hour % 14 == 6:
                     sidecar.end()
                 else:
-                    # Half of the restarts are shutdowns: the open hour is sealed, and later usage counts to the next.
+                    # Half of the restarts are shutdowns: the open hour is sealed, and later usage of what was reported counts to the next.
                     sidecar.process.send_signal(signal.SIGTERM)
                     sidecar.process.wait()
                     sidecar.end()

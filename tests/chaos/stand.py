@@ -85,7 +85,12 @@ class Sidecar:
         self.lines, self.changed = [], threading.Condition()
         self.process = subprocess.Popen([program, "run"], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
         threading.Thread(target=self.read, daemon=True).start()
-        started = self.log(lambda line: line.get("message") == "tollgate started")
+        try:
+            started = self.log(lambda line: line.get("message") == "tollgate started")
+        except BaseException:
+            # Nobody has it yet who could end it.
+            self.__exit__()
+            raise
         self.app, self.probe = started["app_addr"], started["probe_addr"]
 
     def read(self):
@@ -99,15 +104,17 @@ class Sidecar:
 
     def log(self, wanted):
         """The first line, past or to come, that is wanted."""
+        until, read = time.monotonic() + PATIENCE, 0
         with self.changed:
-            for _ in range(PATIENCE):
-                for line in self.lines:
+            while True:
+                for line in self.lines[read:]:
                     if wanted(line):
                         return line
                     if line["message"] == "the log has ended":
                         raise AssertionError(f"the sidecar ended: {self.lines[-5:]}")
-                self.changed.wait(1)
-        raise AssertionError(f"no such line in {self.lines[-5:]}")
+                read = len(self.lines)
+                if not self.changed.wait_for(lambda: len(self.lines) > read, until - time.monotonic()):
+                    raise AssertionError(f"no such line in {self.lines[-5:]}")
 
     def entitlement(self):
         answer = exchange(self.probe, "GET", "/entitlement")

@@ -158,7 +158,7 @@ fn await_waits_for_the_gate_and_becomes_the_command() {
 #[test]
 fn await_gives_up_in_time_and_says_why() {
     let addr = refusing_addr().to_string();
-    let output = command(&["await", "--timeout", "300ms", "--probe-addr", &addr]).output().unwrap();
+    let output = command(&["await", "--timeout", "2s", "--probe-addr", &addr]).output().unwrap();
     assert_eq!(output.status.code(), Some(124));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("unreachable: ProbeUnreachable"), "{text}");
@@ -278,7 +278,7 @@ fn whatever_else_answers_opens_nothing() {
     let line = stdout(&probe("ready", &addr));
     assert!(line.starts_with("unreachable: NotTollgate: "), "{line}");
     assert!(line.contains("HTTP 200, Server nginx, Content-Type text/html"), "{line}");
-    let output = command(&["await", "--timeout", "300ms", "--probe-addr", &addr]).output().unwrap();
+    let output = command(&["await", "--timeout", "2s", "--probe-addr", &addr]).output().unwrap();
     assert_eq!(output.status.code(), Some(124));
     assert!(String::from_utf8(output.stderr).unwrap().contains("NotTollgate"));
 }

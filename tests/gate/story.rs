@@ -114,21 +114,24 @@ fn the_region_is_found_in_the_ecs_task_metadata() {
     let emulator = Emulator::start();
     let metadata = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("http://{}/v4/task-id", metadata.local_addr().unwrap());
-    let server = std::thread::spawn(move || {
-        // Asked for the region; the pod's identity is stated and needs no question.
-        let (mut stream, _) = metadata.accept().unwrap();
-        let mut request = [0; 1024];
-        let n = stream.read(&mut request).unwrap();
-        let body = r#"{"TaskARN":"arn:aws:ecs:us-east-1:111122223333:task/demo/1"}"#;
-        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
-        String::from_utf8_lossy(&request[..n]).into_owned()
+    let (tell, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Asked for the region; the pod's identity is stated and needs no question. Asked again where an answer was late.
+        for stream in metadata.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1024];
+            let n = stream.read(&mut request).unwrap_or(0);
+            let body = r#"{"TaskARN":"arn:aws:ecs:us-east-1:111122223333:task/demo/1"}"#;
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let _ = tell.send(String::from_utf8_lossy(&request[..n]).into_owned());
+        }
     });
     let mut command = emulator.sidecar("pod-ecs");
     command.env_remove("AWS_REGION").env("ECS_CONTAINER_METADATA_URI_V4", uri);
     let mut sidecar = Sidecar::start(command);
     sidecar.wait_for("entitled");
     assert_eq!(sidecar.document()["region"], "us-east-1");
-    assert!(server.join().unwrap().starts_with("GET /v4/task-id/task "));
+    assert!(asked.recv().unwrap().starts_with("GET /v4/task-id/task "));
 }
 
 #[test]
@@ -220,7 +223,8 @@ fn the_same_nonce_in_flight_is_one_call_and_a_lying_service_attests_nothing() {
     let mut sidecar = Sidecar::start(emulator.sidecar("pod-attest-2"));
     sidecar.wait_for("entitled");
     let app = sidecar.app_addr.unwrap();
-    emulator.admin("/_emulator/faults", r#"{"fault":"delay","delay":"300ms","count":1}"#);
+    // Long enough for four askers, on a machine that does much else too.
+    emulator.admin("/_emulator/faults", r#"{"fault":"delay","delay":"3s","count":1}"#);
     let body = r#"{"nonce":"asked-by-four-at-once"}"#;
     let askers: Vec<_> =
         (0..4).map(|_| std::thread::spawn(move || post(app, "/v1/attestations", body))).collect();

@@ -238,7 +238,99 @@ fn the_ledger_of_a_stopped_sidecar_is_read_from_its_file() {
     let (status, stopped, said) = bench.ledger(&["reconcile"], None);
     assert!(status.success(), "{said}");
     assert_eq!(stopped, live);
-    let (status, _, said) = bench.ledger(&["show", "77"], None);
-    assert_eq!(status.code(), Some(74));
-    assert!(said.contains("no record 77"), "{said}");
+}
+
+#[test]
+fn a_record_that_does_not_exist_is_the_command_lines_fault_and_not_the_disks() {
+    let bench = Bench::metered();
+    let running = bench.start();
+    running.report("requests", "1");
+    let app = Some(running.app);
+    let orders: [(&[&str], &str); 5] = [
+        (&["show", "77"], "there is no record 77"),
+        (&["replay", "77"], "there is no dead letter, nor an unconfirmed record, 77"),
+        (&["replay", "77", "78"], ""),
+        (&["confirm", "77", "--note", "paid"], "there is no dead letter, nor an unconfirmed record, 77"),
+        (&["discard", "77", "--note", "a test"], "there is no dead letter 77"),
+    ];
+    let mut running = Some(running);
+    for app in [app, None] {
+        if app.is_none() {
+            running.take().unwrap().kill();
+        }
+        for (order, text) in orders {
+            let (status, _, said) = bench.ledger(order, app);
+            assert_eq!(status.code(), Some(64), "{order:?}: {said}");
+            assert!(said.contains(text), "{order:?}: {said}");
+        }
+        for order in [["list", "--customer", "nobody"], ["list", "--dimension", "none"]] {
+            let (status, rows, _) = bench.ledger(&order, app);
+            assert_eq!(
+                (status.code(), rows),
+                (Some(0), serde_json::json!([])),
+                "a filter that finds nothing"
+            );
+        }
+        let (status, _, said) = bench.ledger(&["replay", "77", "--to-dimension", "none"], app);
+        assert_eq!(status.code(), Some(64), "{said}");
+    }
+}
+
+/// What lies in the state folder, with the times of its last changes.
+fn state(bench: &Bench) -> std::collections::BTreeMap<String, (Vec<u8>, std::time::SystemTime)> {
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.unwrap();
+        let content = std::fs::read(entry.path()).unwrap_or_default();
+        (entry.file_name().into_string().unwrap(), (content, entry.metadata().unwrap().modified().unwrap()))
+    };
+    std::fs::read_dir(bench.state.path()).unwrap().map(read).collect()
+}
+
+#[test]
+fn what_only_reads_a_ledger_changes_nothing_in_its_folder() {
+    let reading: [&[&str]; 6] = [
+        &["ledger", "list"],
+        &["ledger", "show", "1"],
+        &["ledger", "open"],
+        &["ledger", "reconcile"],
+        &["ledger", "audit"],
+        &["doctor"],
+    ];
+    let killed = Bench::metered();
+    let running = killed.start();
+    running.report("requests", "2.5");
+    running.kill();
+    let old = Bench::metered();
+    {
+        let connection = rusqlite::Connection::open(old.file()).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute_batch(include_str!("../../src/usage/ledger/testdata/schema-1.sql")).unwrap();
+    }
+    let empty = Bench::metered();
+    std::fs::write(empty.file(), "").unwrap();
+    let garbage = Bench::metered();
+    std::fs::write(garbage.file(), "this is no database, and longer than a header").unwrap();
+    for (bench, exit, text) in [
+        (&killed, 0, ""),
+        (&old, 74, "is a ledger of an older version: the sidecar upgrades it at its next start"),
+        (&empty, 74, "is empty: no usage was counted in it"),
+        (&garbage, 74, "is damaged or no ledger"),
+    ] {
+        let before = state(bench);
+        for order in reading {
+            let output = bench.command(order).output().unwrap();
+            assert!(state(bench) == before, "{order:?} with {text:?}: {:?}", state(bench).keys());
+            let said =
+                String::from_utf8_lossy(if order[0] == "doctor" { &output.stdout } else { &output.stderr });
+            assert!(said.contains(text), "{order:?}: {said}");
+            if order[0] == "ledger" && order[1] != "show" {
+                assert_eq!(output.status.code(), Some(exit), "{order:?}: {said}");
+            }
+        }
+    }
+    // What writes upgrades it.
+    let (status, _, said) = old.ledger(&["replay", "4"], None);
+    assert!(status.code() != Some(74), "{said}");
+    let (status, _, said) = old.ledger(&["list"], None);
+    assert!(status.success(), "{said}");
 }

@@ -47,7 +47,8 @@ fn wait_for_state(running: &Running, state: &str) -> Value {
 fn a_report_whose_application_hung_up_is_settled_all_the_same() {
     let bench = Bench::metered();
     let running = open(&bench);
-    bench.fault(r#"{"fault":"delay","delay":"300ms","operation":"MeterUsage"}"#);
+    // Long enough to see the claim and to hang up, on a machine that does much else too.
+    bench.fault(r#"{"fault":"delay","delay":"3s","operation":"MeterUsage"}"#);
     let mut stream = TcpStream::connect(running.app).unwrap();
     let body = report(7);
     write!(stream, "{}content-length: {}\r\n\r\n{body}", head("MeterUsage", ""), body.len()).unwrap();
@@ -205,10 +206,16 @@ fn the_door_passes_on_a_share_of_awss_quota_and_says_so_as_aws_does() {
     let bench = Bench::metered();
     let running = open(&bench);
     let dry_run = report(7).replace("\"UsageQuantity\":7", "\"UsageQuantity\":7,\"DryRun\":true");
-    let answers: Vec<Answer> =
-        (0..40).map(|_| request(running.app, &head("MeterUsage", ""), &dry_run)).collect();
+    // At once: one after the other, a slow machine would stay below the limit.
+    let app = running.app;
+    let call = || {
+        let dry_run = dry_run.clone();
+        std::thread::spawn(move || request(app, &head("MeterUsage", ""), &dry_run))
+    };
+    let callers: Vec<_> = (0..40).map(|_| call()).collect();
+    let answers: Vec<Answer> = callers.into_iter().map(|caller| caller.join().unwrap()).collect();
     let limited: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 400).collect();
-    assert!(answers[0].status == 200 && !limited.is_empty(), "{answers:?}");
+    assert!(answers.iter().any(|answer| answer.status == 200) && !limited.is_empty(), "{answers:?}");
     for answer in limited {
         assert_eq!(answer.header("x-tollgate-answer"), Some("1"), "{answer:?}");
         assert_eq!(answer.json()["__type"], "ThrottlingException", "{answer:?}");

@@ -32,11 +32,21 @@ impl Source {
             || tests.is_some_and(|first| line >= first)
     }
 
-    /// `src/usage/ledger.rs` is `usage::ledger`; the crate's root is empty.
+    /// `src/usage/intake.rs` is `usage::intake`, `crates/http/src/client.rs` is `http::client`; the sidecar's root is empty.
     pub(crate) fn module(&self) -> Vec<String> {
-        let path = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        let mut module = self.root();
+        let path = self.path.split_once("src/").map_or(self.path.as_str(), |(_, path)| path);
         let path = path.strip_suffix(".rs").unwrap_or(path);
-        if path == "lib" { Vec::new() } else { path.split('/').map(str::to_owned).collect() }
+        if path != "lib" {
+            module.extend(path.split('/').map(str::to_owned));
+        }
+        module
+    }
+
+    /// What `crate` means in it: the name of its folder, or nothing for the sidecar.
+    fn root(&self) -> Vec<String> {
+        let folder = self.path.strip_prefix("crates/").and_then(|path| path.split('/').next());
+        folder.into_iter().map(str::to_owned).collect()
     }
 }
 
@@ -80,7 +90,9 @@ pub(crate) fn mentions(source: &Source, modules: &BTreeSet<Vec<String>>) -> Vec<
                 let mut module = source.module();
                 module.extend(inline.iter().map(|(name, _)| name.clone()));
                 let found = reader.found.drain(..).filter(|m| imports || m.path.len() > 1);
-                mentions.extend(found.map(|m| Mention { path: resolve(&module, modules, m.path), ..m }));
+                mentions.extend(
+                    found.map(|m| Mention { path: resolve(&source.root(), &module, modules, m.path), ..m }),
+                );
                 continue;
             }
             _ => {}
@@ -90,7 +102,12 @@ pub(crate) fn mentions(source: &Source, modules: &BTreeSet<Vec<String>>) -> Vec<
     mentions
 }
 
-fn resolve(module: &[String], modules: &BTreeSet<Vec<String>>, path: Vec<String>) -> Vec<String> {
+fn resolve(
+    root: &[String],
+    module: &[String],
+    modules: &BTreeSet<Vec<String>>,
+    path: Vec<String>,
+) -> Vec<String> {
     let mut base = module.to_vec();
     let mut rest = path.as_slice();
     let child = |base: &[String], name: &String| {
@@ -99,8 +116,16 @@ fn resolve(module: &[String], modules: &BTreeSet<Vec<String>>, path: Vec<String>
         modules.contains(&child)
     };
     match rest.first().map(String::as_str) {
-        Some("crate" | "tollgate") => {
+        Some("crate") => {
+            base = root.to_vec();
+            rest = &rest[1..];
+        }
+        Some("tollgate") => {
             base.clear();
+            rest = &rest[1..];
+        }
+        Some(ours) if ours.starts_with("tollgate_") => {
+            base = vec![ours["tollgate_".len()..].to_owned()];
             rest = &rest[1..];
         }
         Some("self") => rest = &rest[1..],

@@ -1,10 +1,10 @@
 //! The bucket, the nonces, and what becomes of a call whose asker has gone.
 
 use super::*;
-use crate::clock::Timestamp;
 use crate::entitlement;
 use crate::marketplace::scripted::{Act, Scripted};
 use crate::receipt::key::PublicKey;
+use tollgate_time::Timestamp;
 
 /// How long AWS takes.
 const CALL: Duration = Duration::from_secs(1);

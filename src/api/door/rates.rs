@@ -46,7 +46,7 @@ mod tests {
 
     use super::*;
     use crate::api::attestation::{BURST, registrations};
-    use crate::clock;
+    use tollgate_clock as clock;
 
     #[test]
     fn registrations_share_the_limit_of_attestations_and_each_operation_has_its_own() {

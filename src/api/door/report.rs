@@ -11,10 +11,10 @@ use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
 use super::Refused;
-use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, HourUsage, NONCE_BYTES, Nonce, Quantity, TagSet};
 use crate::receipt::json::Members;
 use crate::usage::ledger::Claim;
+use tollgate_time::Timestamp;
 
 /// Our own answer to a call about a product that is not configured.
 pub(super) const OTHER_PRODUCT: &str = "InvalidProductCodeException";

@@ -1,18 +1,16 @@
 //! The second act: usage goes in, an hour passes on the emulator's clock, and the bill comes out equal.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
-use super::{ANSWER_TIMEOUT, Facts, LOOK_EVERY, PATIENCE, child, say};
-use crate::clock;
-use crate::http::Address;
-use crate::http::client::{Ask, ask};
+use super::{ANSWER_TIMEOUT, Facts, LOOK_EVERY, PATIENCE, child, listening, local, say};
+use tollgate_clock as clock;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ask};
 
 /// What the application of the demo uses.
 const EVENTS: [(&str, &str); 4] =
@@ -60,41 +58,33 @@ pub(super) async fn tell(facts: &Facts, folder: &Path) -> io::Result<()> {
 async fn start(facts: &Facts, folder: &Path) -> io::Result<(Child, SocketAddr)> {
     let state = folder.join("metered");
     std::fs::create_dir(&state)?;
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).to_string();
-    let mut sidecar = child(&["run"])
+    let mut command = child(&["run"]);
+    command
         .env("TOLLGATE_MODE", "metered")
         .env("TOLLGATE_PRODUCT_CODE", "demometered")
         .env("TOLLGATE_DIMENSIONS", "requests,gigabytes")
         .env("TOLLGATE_ENDPOINT_URL", &facts.endpoint)
         .env("TOLLGATE_CLOCK", &facts.clock)
-        .env("TOLLGATE_PROBE_ADDR", &any_port)
-        .env("TOLLGATE_APP_ADDR", &any_port)
+        .env("TOLLGATE_PROBE_ADDR", local(0))
+        .env("TOLLGATE_APP_ADDR", local(0))
         .env("TOLLGATE_STATE_DIR", state)
         .env("TOLLGATE_POD_UID", "demo-metered")
-        .env("TOLLGATE_LOG_FORMAT", "json")
         .env("AWS_REGION", "us-east-1")
         .env("AWS_ACCESS_KEY_ID", "demo-metered")
-        .env("AWS_SECRET_ACCESS_KEY", "demo")
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let log = sidecar.stderr.take().ok_or_else(|| io::Error::other("the sidecar has no log"))?;
-    let mut lines = BufReader::new(log).lines();
-    let mut app = None;
+        .env("AWS_SECRET_ACCESS_KEY", "demo");
+    let (sidecar, mut started) = listening(&mut command).await?;
+    let app = started.addr("app_addr")?;
     let open = async {
-        while let Some(line) = lines.next_line().await? {
+        while let Some(line) = started.log.next_line().await? {
             let line: Value = serde_json::from_str(&line).unwrap_or_default();
-            if let Some(addr) = line["app_addr"].as_str() {
-                app = Some(addr.parse().map_err(io::Error::other)?);
-            }
             if line["message"] == "entitlement" && line["state"] == "entitled" {
-                break;
+                return Ok(());
             }
         }
-        app.ok_or_else(|| io::Error::other("the sidecar for the metered product ended"))
+        Err(io::Error::other("the sidecar for the metered product ended"))
     };
-    let app = tokio::time::timeout(PATIENCE, open).await.map_err(io::Error::other)??;
-    // It goes on logging; a full pipe would stop it.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    tokio::time::timeout(PATIENCE, open).await.map_err(io::Error::other)??;
+    started.ignore_the_rest();
     Ok((sidecar, app))
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::clock;
 use crate::config::Config;
 use crate::doctor::{self, Finding};
 use crate::marketplace::aws::{Aws, CONNECT_TIMEOUT};
+use tollgate_clock as clock;
 
 /// A resolver that hangs must not hang the doctor.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);

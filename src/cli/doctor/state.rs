@@ -9,8 +9,8 @@ use crate::app::address;
 use crate::config::{Config, Mode};
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
-use crate::http::client::{Ask, ask};
 use crate::usage::ledger::{self, FILE_NAME, LedgerError};
+use tollgate_http::client::{Ask, ask};
 
 /// The running sidecar adds up its ledger.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,9 +54,10 @@ async fn look(config: &Config, folder: &Path) -> Ledger {
         let totals = ledger.totals()?;
         Ok(totals.into_iter().map(|(dimension, totals)| (dimension, totals.balances())).collect())
     };
-    match ledger::Ledger::open_existing(folder).and_then(|ledger| rows(&ledger)) {
+    match ledger::Ledger::inspect(folder).and_then(|ledger| rows(&ledger)) {
         Ok(rows) => Ledger::Read(rows),
         Err(LedgerError::InUse(_)) => held(config).await.map_or(Ledger::InUse, Ledger::Held),
+        Err(error @ (LedgerError::Old(_) | LedgerError::Empty(_))) => Ledger::Unread(error.to_string()),
         Err(error @ LedgerError::Damaged { .. }) => Ledger::Damaged(error.to_string()),
         Err(error) => Ledger::Unusable(error.to_string()),
     }

@@ -13,15 +13,15 @@ use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, Order, Refused, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
 use crate::app::{address, repairs};
-use crate::clock;
 use crate::config::{Config, Mode};
 use crate::exit::Exit;
-use crate::http::Address;
-use crate::http::client::{Ask, ClientError, ask};
 use crate::usage::ledger::repair::Repaired;
 use crate::usage::ledger::view::Looked;
 use crate::usage::ledger::{FILE_NAME, Ledger, LedgerError};
 use crate::usage::policy::Window;
+use tollgate_clock as clock;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ClientError, ask};
 
 /// Reading a page of records from a slow disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,7 +41,7 @@ pub(super) struct Sidecar {
 }
 
 impl Source {
-    pub(super) fn find(config: &Config) -> Result<Self, Complaint> {
+    pub(super) fn find(config: &Config, writes: bool) -> Result<Self, Complaint> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -59,7 +59,8 @@ impl Source {
             let text = format!("{nobody}, and there is no ledger in {}", folder.display());
             return Err((Exit::LedgerIo, text));
         }
-        let ledger = Ledger::open_existing(&folder).map_err(|error| match error {
+        let open = if writes { Ledger::open_existing } else { Ledger::inspect };
+        let ledger = open(&folder).map_err(|error| match error {
             LedgerError::InUse(path) => {
                 let text = format!(
                     "{} is in use by a running sidecar, and {nobody}; give the address of its app server with --app-addr \
@@ -110,13 +111,16 @@ impl Source {
 
     /// One record, whole.
     pub(super) fn show(&self, id: i64) -> Result<Value, Complaint> {
+        let none = || (Exit::Usage, format!("there is no record {id}; `tollgate ledger list` shows all"));
         match self {
-            Self::Sidecar(sidecar) => sidecar.get(&format!("/v1/records/{id}")),
+            Self::Sidecar(sidecar) => {
+                let path = format!("/v1/records/{id}");
+                let answer = sidecar.ask(Ask::get(&path)).map_err(|error| unanswered(&error))?;
+                if says(&answer, "NotFound") { Err(none()) } else { read(&answer) }
+            }
             Self::File { ledger, .. } => {
                 let whole = ledger.record(id).map_err(|error| failed(&error))?;
                 let links = ledger.links(id).map_err(|error| failed(&error))?;
-                let none =
-                    || (Exit::LedgerIo, format!("there is no record {id}; `tollgate ledger list` shows all"));
                 whole.map(|whole| shown_whole(&whole, &links)).ok_or_else(none)
             }
         }
@@ -142,12 +146,14 @@ impl Source {
                 let path = format!("/v1/dead-letters/{id}/{}", action.as_str());
                 let body = serde_json::to_vec(order).expect("an order is an object of strings");
                 let answer = sidecar.ask(Ask::post(&path, body)).map_err(|error| unanswered(&error))?;
-                match (answer.status(), read(&answer)) {
-                    (StatusCode::NOT_FOUND, _) => Ok(Repaired::NotFound),
-                    (StatusCode::CONFLICT, _) if is_other_form(&answer) => Ok(Repaired::OtherForm),
-                    (StatusCode::CONFLICT, _) => Ok(Repaired::InDoubt),
-                    (_, Ok(_)) => Ok(Repaired::Done),
-                    (_, Err(complaint)) => Err(complaint),
+                let verdicts = [
+                    ("NotFound", Repaired::NotFound),
+                    ("OtherForm", Repaired::OtherForm),
+                    ("InDoubt", Repaired::InDoubt),
+                ];
+                match verdicts.into_iter().find(|(code, _)| says(&answer, code)) {
+                    Some((_, repaired)) => Ok(repaired),
+                    None => read(&answer).map(|_| Repaired::Done),
                 }
             }
             Self::File { ledger, repairs, .. } => {
@@ -176,17 +182,21 @@ fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
     let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
     let exit = match answer.status() {
         StatusCode::OK => return Ok(document),
-        StatusCode::FORBIDDEN => Exit::Config,
-        StatusCode::BAD_REQUEST => Exit::Usage,
+        _ if document["detail"].is_null() => {
+            let text = format!("app_addr: {}: what answers there is no tollgate", answer.status());
+            return Err((Exit::Unavailable, text));
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Config,
+        status if status.is_client_error() => Exit::Usage,
         _ => Exit::LedgerIo,
     };
-    let detail = document["detail"].as_str().unwrap_or("what answers there is no tollgate");
-    Err((exit, format!("{}: {detail}", answer.status())))
+    Err((exit, format!("{}: {}", answer.status(), document["detail"].as_str().unwrap_or_default())))
 }
 
-fn is_other_form(answer: &Response<Bytes>) -> bool {
+/// Whether the answer is the problem of this code.
+fn says(answer: &Response<Bytes>, code: &str) -> bool {
     let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    document["code"] == "OtherForm"
+    !answer.status().is_success() && document["code"] == code
 }
 
 fn unanswered(error: &ClientError) -> Complaint {

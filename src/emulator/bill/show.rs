@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::names::Name;
 use super::{Bill, Form, HOUR_MILLIS, Record, Sum, record_id, request_id};
-use crate::clock::Timestamp;
 use crate::emulator::change::Allocation;
+use tollgate_time::Timestamp;
 
 /// What of the bill is wanted; an empty filter wants all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{Answer, Change, Claims, Decided, Request, Service, ServiceError, not_entitled};
-use crate::clock::Timestamp;
 use crate::emulator::wire::RegisterUsage;
 use crate::emulator::world::switches::Switch;
 use crate::emulator::world::{Platform, PodView};
+use tollgate_time::Timestamp;
 
 pub(super) fn decide(
     service: &Service,

@@ -970,7 +970,7 @@ fn story(switch: &str, answer: &str) -> String {
         "pricing_mismatch" => bench.meter(json!({"ProductCode": "demosaas"})),
         "quota_burst" | "resolve_quota" => {
             let mut quotas = crate::emulator::quota::Quotas::default();
-            let now = crate::clock::monotonic();
+            let now = tollgate_clock::monotonic();
             let mut admit =
                 || quotas.admit(now, &bench.service.world, "p", "us-east-1", Operation::ResolveCustomer);
             (0..20).filter(|_| admit()).count().to_string()

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use ring::digest;
 
 use super::ServiceError;
-use crate::clock::Timestamp;
 use crate::emulator::bill::Known;
 use crate::emulator::change::{Allocation, Digest, Recorded};
 use crate::emulator::decimal::Micros;
 use crate::emulator::wire::{Tag, UsageAllocation, Written};
 use crate::emulator::world::switches::{Switch, Switches};
+use tollgate_time::Timestamp;
 
 /// A record may be so far ahead of the service's clock, for clocks differ. AWS tells no number; this is SigV4's.
 pub(super) const AHEAD_SECONDS_MAX: i64 = 300;

@@ -13,9 +13,9 @@ use serde::Deserialize;
 
 use self::place::Place;
 use super::{Agreements, Customer, KeyVersion, License, Platform, Pod, Pricing, Product, Secret, World};
-use crate::clock::Timestamp;
 use crate::emulator::model;
-use crate::emulator::wire::Operation;
+use crate::emulator::operation::Operation;
+use tollgate_time::Timestamp;
 
 /// What is wrong with an order, one line for each fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

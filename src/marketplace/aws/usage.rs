@@ -22,11 +22,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::Aws;
-use crate::clock::Timestamp;
 use crate::marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, Customer, Fault, FaultClass, Forwarded, HourUsage, MeterUsage,
     Metered, Quantity, RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
 };
+use tollgate_time::Timestamp;
 
 /// Before the operation's name in `X-Amz-Target` (service model, `targetPrefix`).
 pub(super) const TARGET_PREFIX: &str = "AWSMPMeteringService.";

@@ -7,12 +7,13 @@
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
+use super::closing::Hours;
 use super::rows::State;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
-use super::{Ledger, LedgerError, Settings, current_hour};
-use crate::clock::Timestamp;
+use super::{Ledger, LedgerError, Settings};
 use crate::marketplace::{Customer, Hour, HourUsage, Region};
+use tollgate_time::Timestamp;
 
 /// A report as the application sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +119,7 @@ fn give_way(
         .optional()?;
     let Some(slot) = slot else { return Ok(()) };
     let Some(open) = slots::find(transaction, &slot)? else { return Ok(()) };
-    let hour = current_hour(transaction, now, settings.settle)?.max(slot.hour.next());
+    let hour = Hours::read(transaction, settings, now)?.current.max(slot.hour.next());
     let hour = unclaimed(transaction, &Slot { hour, ..slot.clone() })?;
     slots::carry(transaction, &slots::read(transaction, open)?, &Slot { hour, ..slot }, now)
 }

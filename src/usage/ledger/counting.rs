@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 use rusqlite::Transaction;
 
 use super::ageing::{self, Overdue};
+use super::closing::Hours;
 use super::forms::Forms;
 use super::keys::Keys;
 use super::rows::Slot;
 use super::slots::{self, Part, Past};
-use super::{Settings, Taken, claim, closed_hour, totals};
-use crate::clock::Timestamp;
+use super::{Settings, Taken, totals};
 use crate::marketplace::{Hour, TagSet};
 use crate::usage::event::Event;
+use tollgate_time::Timestamp;
 
 /// What a group adds to one slot.
 struct Added<'a> {
@@ -27,13 +28,14 @@ struct Added<'a> {
 struct Counter<'a> {
     transaction: &'a Transaction<'a>,
     settings: &'a Settings,
-    current: Hour,
-    closed: Hour,
+    hours: Hours,
     now: Timestamp,
     /// The count of running time, see `ageing`.
     running: i64,
     keys: Keys<'a>,
     forms: Forms<'a>,
+    /// Where slots count that may have a record, each looked for once.
+    placed: BTreeMap<Slot, Hour>,
     slots: BTreeMap<Slot, Added<'a>>,
     accepted: BTreeMap<&'a str, i128>,
 }
@@ -44,16 +46,15 @@ pub(super) fn count<'a>(
     events: &'a [Event],
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Taken>> {
-    let closed = closed_hour(transaction, now, settings.settle)?;
     let mut counter = Counter {
         transaction,
         settings,
-        current: Hour::of(now).max(closed.next()),
-        closed,
+        hours: Hours::read(transaction, settings, now)?,
         now,
         running: ageing::running(transaction)?,
         keys: Keys::open(transaction, settings, now)?,
         forms: Forms::new(transaction),
+        placed: BTreeMap::new(),
         slots: BTreeMap::new(),
         accepted: BTreeMap::new(),
     };
@@ -66,8 +67,15 @@ impl<'a> Counter<'a> {
     fn take(&mut self, event: &'a Event) -> rusqlite::Result<Taken> {
         let at = event.at.max(self.settings.started_at);
         let own = Hour::of(at);
-        let (hour, mut late_from) = if own <= self.closed { (self.current, Some(own)) } else { (own, None) };
-        let fits = self.forms.fits(&event.customer, hour)?;
+        let mut slot = Slot {
+            pod: self.settings.pod.clone(),
+            customer: event.customer.canonical(),
+            dimension: event.dimension.clone(),
+            hour: own,
+        };
+        slot.hour = self.place(&slot)?;
+        let late_from = (slot.hour != own).then_some(own);
+        let fits = self.forms.fits(&event.customer, slot.hour)?;
         // Most events are new, and fit: the key's insertion is its lookup too.
         if let Some(id) = &event.id
             && (!fits || !self.keys.claim(id, event)?)
@@ -78,17 +86,7 @@ impl<'a> Counter<'a> {
         if !fits {
             return Ok(Taken::OtherForm);
         }
-        self.forms.set(&event.customer, hour)?;
-        let mut slot = Slot {
-            pod: self.settings.pod.clone(),
-            customer: event.customer.canonical(),
-            dimension: event.dimension.clone(),
-            hour,
-        };
-        if self.settings.aws_door {
-            slot.hour = claim::unclaimed(self.transaction, &slot)?;
-            late_from = late_from.or_else(|| (slot.hour != hour).then_some(own));
-        }
+        self.forms.set(&event.customer, slot.hour)?;
         let first_at = if late_from.is_some() { self.now } else { at };
         let amount = i128::from(event.quantity.micros());
         let overdue = Overdue::begins(&slot, self.now, self.running);
@@ -99,6 +97,19 @@ impl<'a> Counter<'a> {
         added.past.late_from = [added.past.late_from, late_from].into_iter().flatten().min();
         *self.accepted.entry(&event.dimension).or_default() += amount;
         Ok(Taken::Accepted)
+    }
+
+    /// The hour to which usage of this slot counts.
+    fn place(&mut self, slot: &Slot) -> rusqlite::Result<Hour> {
+        if !self.hours.may_have_records(slot.hour) {
+            return self.hours.place(self.transaction, slot);
+        }
+        if let Some(hour) = self.placed.get(slot) {
+            return Ok(*hour);
+        }
+        let hour = self.hours.place(self.transaction, slot)?;
+        self.placed.insert(slot.clone(), hour);
+        Ok(hour)
     }
 
     fn write(self) -> rusqlite::Result<()> {

@@ -21,17 +21,31 @@ pub(super) fn flags() -> OpenFlags {
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
 }
 
+/// How SQLite opens the file for a look.
+pub(super) fn reading() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+}
+
 /// Refuses what is no regular file under one of the ledger's names, and makes the ledger's file if there is none. The
 /// answer is its path without links on the way to it: the folder may lie behind one, the file may not.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, LedgerError> {
+    let real = existing(path)?;
+    let failed = |error: std::io::Error| LedgerError::Io(format!("{}: {error}", path.display()));
+    open(&real, OpenOptions::new().write(true).create(true)).map_err(failed)?;
+    Ok(real)
+}
+
+/// The same, and makes nothing.
+pub(super) fn existing(path: &Path) -> Result<PathBuf, LedgerError> {
     for path in quarantine::all_paths(path) {
         refuse_odd(&path)?;
     }
     let failed = |error: std::io::Error| LedgerError::Io(format!("{}: {error}", path.display()));
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    let real = fs::canonicalize(folder).map_err(failed)?.join(path.file_name().unwrap_or_default());
-    open(&real, OpenOptions::new().write(true).create(true)).map_err(failed)?;
-    Ok(real)
+    Ok(fs::canonicalize(folder).map_err(failed)?.join(path.file_name().unwrap_or_default()))
 }
 
 /// Opens a file as it stands there; waits for nothing.
@@ -49,7 +63,11 @@ fn refuse_odd(path: &Path) -> Result<(), LedgerError> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(()),
         Ok(found) => {
-            let what = if found.is_symlink() { "a symbolic link" } else { "no regular file" };
+            let what = match found.file_type() {
+                kind if kind.is_symlink() => "a symbolic link",
+                kind if kind.is_dir() => "a folder",
+                _ => "no regular file",
+            };
             Err(LedgerError::OddFile { path: path.to_owned(), what })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

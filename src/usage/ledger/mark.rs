@@ -25,7 +25,6 @@ pub(super) struct Mark(Option<File>);
 impl Mark {
     /// Opens the mark and compares; nothing is written.
     pub(super) fn open(connection: &Connection, path: &Path) -> Result<Self, LedgerError> {
-        let failed = |error: rusqlite::Error| classify(path, &error);
         let opened =
             files::open(&quarantine::mark_path(path), OpenOptions::new().read(true).write(true).create(true));
         let file = match opened {
@@ -35,28 +34,13 @@ impl Mark {
                 return Ok(Self(None));
             }
         };
-        let held = if has_meta(connection).map_err(failed)? {
-            let id = meta(connection, "ledger_id").map_err(failed)?.unwrap_or_default();
-            Some((id, sequence(connection).map_err(failed)?))
-        } else {
-            None
-        };
-        let damaged = |detail: String| LedgerError::Damaged { path: path.to_owned(), detail };
-        match (read(&file), held) {
-            (Some((_, marked)), None) => {
-                return Err(damaged(format!("it is empty, but {marked} transactions were committed to it")));
-            }
-            (Some((marked_id, _)), Some((id, _))) if marked_id != id => {
-                tracing::warn!("the ledger's mark is another ledger's, and is written anew");
-            }
-            (Some((_, marked)), Some((_, held))) if marked > held => {
-                return Err(damaged(format!(
-                    "{marked} transactions were committed to it, and it holds {held}"
-                )));
-            }
-            _ => {}
-        }
+        check(connection, path, &file)?;
         Ok(Self(Some(file)))
+    }
+
+    /// Of a ledger that is not written.
+    pub(super) const fn none() -> Self {
+        Self(None)
     }
 
     /// Writes how far the ledger has come. A mark that cannot be written tells less, and endangers nothing.
@@ -68,6 +52,38 @@ impl Mark {
         let line = format!("{id:>32} {sequence:020}\n");
         let _ = file.write_all_at(format!("{line}{line}").as_bytes(), 0);
     }
+}
+
+/// Compares, for a look: a mark that is not there, or cannot be read, says nothing.
+pub(super) fn compare(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    match files::open(&quarantine::mark_path(path), OpenOptions::new().read(true)) {
+        Ok(file) => check(connection, path, &file),
+        Err(_) => Ok(()),
+    }
+}
+
+fn check(connection: &Connection, path: &Path, file: &File) -> Result<(), LedgerError> {
+    let failed = |error: rusqlite::Error| classify(path, &error);
+    let held = if has_meta(connection).map_err(failed)? {
+        let id = meta(connection, "ledger_id").map_err(failed)?.unwrap_or_default();
+        Some((id, sequence(connection).map_err(failed)?))
+    } else {
+        None
+    };
+    let damaged = |detail: String| LedgerError::Damaged { path: path.to_owned(), detail };
+    match (read(file), held) {
+        (Some((_, marked)), None) => {
+            return Err(damaged(format!("it is empty, but {marked} transactions were committed to it")));
+        }
+        (Some((marked_id, _)), Some((id, _))) if marked_id != id => {
+            tracing::warn!("the ledger's mark is another ledger's, and is written anew");
+        }
+        (Some((_, marked)), Some((_, held))) if marked > held => {
+            return Err(damaged(format!("{marked} transactions were committed to it, and it holds {held}")));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// One more transaction.

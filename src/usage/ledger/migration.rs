@@ -19,8 +19,8 @@ use super::slots::{self, Part, Past};
 use super::{
     Ledger, LedgerError, files, has_meta, keys, meta, quarantine, random_hex, schema_number, set_meta, totals,
 };
-use crate::clock::Timestamp;
 use crate::marketplace::{Hour, TagSet};
+use tollgate_time::Timestamp;
 
 const MIGRATIONS_DONE: usize = MIGRATIONS.len();
 

@@ -8,11 +8,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::{LedgerError, files};
-use crate::clock::Timestamp;
+use tollgate_time::Timestamp;
 
 /// Ends of the names of the files beside a database: SQLite's own, the file itself, and the mark. In this order each
 /// crash in between leaves a file that is behind its mark, which the next start sets aside too.
-const FILES: [&str; 4] = ["-wal", "-shm", "", MARK];
+const FILES: [&str; 5] = ["-journal", "-wal", "-shm", "", MARK];
 
 const MARK: &str = ".mark";
 

@@ -13,10 +13,11 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde::Serialize;
 
 use super::amount::amount;
+use super::closing::Hours;
 use super::rows::{self, Carried, State};
-use super::{Ledger, LedgerError, Settings, classify, current_hour, totals};
-use crate::clock::Timestamp;
+use super::{Ledger, LedgerError, Settings, totals};
 use crate::marketplace::exceptions::{self, Kind, Verdict};
+use tollgate_time::Timestamp;
 
 /// Longest note: some sentences and a ticket's address.
 pub const NOTE_CHARS_MAX: usize = 1000;
@@ -185,13 +186,6 @@ impl Ledger {
 
     /// Repairs, newest first; only those below number `before`.
     pub fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<Entry>, LedgerError> {
-        let failed = |error: rusqlite::Error| classify(&self.path, &error);
-        let mut statement = self
-            .connection
-            .prepare_cached(
-                "SELECT id, at, record, action, note FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
-            )
-            .map_err(failed)?;
         let bounds = params![before.unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)];
         let entry = |row: &Row<'_>| {
             Ok(Entry {
@@ -202,8 +196,12 @@ impl Ledger {
                 note: row.get(4)?,
             })
         };
-        let entries = statement.query_map(bounds, entry).map_err(failed)?;
-        entries.collect::<rusqlite::Result<_>>().map_err(failed)
+        self.reading(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT id, at, record, action, note FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
+            )?;
+            statement.query_map(bounds, entry)?.collect()
+        })
     }
 }
 
@@ -217,10 +215,9 @@ fn carry_out(
 ) -> rusqlite::Result<Repaired> {
     let sql = match repair {
         Repair::Replay { to_dimension, .. } => {
-            let current = current_hour(transaction, now, settings.settle)?;
+            let hours = Hours::read(transaction, settings, now)?;
             let to_dimension = to_dimension.as_deref().filter(|to| *to != found.dimension);
-            let carried =
-                rows::carry_record(transaction, "1", &settings.pod, current, to_dimension, id, now)?;
+            let carried = rows::carry_record(transaction, "1", &settings.pod, &hours, to_dimension, id, now)?;
             if carried == Carried::OtherForm {
                 return Ok(Repaired::OtherForm);
             }

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::ageing::{self, Overdue};
 use super::amount::amount;
+use super::closing::Hours;
 use super::slots::{self, Part, Past};
 use super::{forms, links, meta, set_meta};
-use crate::clock::Timestamp;
 use crate::marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, Region, TagSet};
+use tollgate_time::Timestamp;
 
 /// Where an event counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -430,13 +431,13 @@ pub(super) enum Carried {
 /// The code of a dead letter that could not be carried for its customer's form.
 pub(super) const OTHER_FORM: &str = "OtherForm";
 
-/// Counts a record's quantity to the current hour, in another dimension where one is given, if `condition` holds for
-/// the record.
+/// Counts a record's quantity to the current hour, or to the next where its slot has a record there; in another
+/// dimension where one is given; if `condition` holds for the record.
 pub(super) fn carry_record(
     transaction: &Transaction<'_>,
     condition: &str,
     pod: &str,
-    current: Hour,
+    hours: &Hours,
     to_dimension: Option<&str>,
     id: i64,
     now: Timestamp,
@@ -448,16 +449,17 @@ pub(super) fn carry_record(
     let read = |row: &Row<'_>| {
         let (customer, dimension): (String, String) = (row.get(0)?, row.get(1)?);
         let dimension = to_dimension.map_or(dimension, str::to_owned);
-        let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: current };
+        let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: hours.current };
         let late_from = Some(Hour::from_number(row.get(2)?));
         Ok((slot, late_from, amount(row, 3)?, allocations(row, 4)?))
     };
     let found = transaction.query_row(&sql, [id], read).optional()?;
-    let Some((slot, late_from, amount, split)) = found else { return Ok(Carried::NotFound) };
+    let Some((mut slot, late_from, amount, split)) = found else { return Ok(Carried::NotFound) };
     if amount == 0 {
         return Ok(Carried::Counted);
     }
-    if !forms::take_hour(transaction, &slot.customer, current)? {
+    slot.hour = hours.place(transaction, &slot)?;
+    if !forms::take_hour(transaction, &slot.customer, slot.hour)? {
         return Ok(Carried::OtherForm);
     }
     let begins = Overdue::begins(&slot, now, ageing::running(transaction)?);

@@ -1,21 +1,19 @@
 //! Sealing: closed hours become records, one slot after the other, in transactions so short that no acknowledgement
-//! waits long for one. The first of them closes the hour; what is left is found again by the same question, by the next
-//! call or by the next process.
+//! waits long for one. What is left is found again by the same question: by the next call, or by the next process.
 
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::ageing::{self, Overdue};
+use super::closing::{self, Hours};
 use super::rows::{self, Slot, State};
 use super::slots::{self, Open, Part, Past};
 use super::upkeep::{self, Budget};
-use super::{
-    Ledger, LedgerError, Settings, claim, forms, last_closed, links, quarantine, random_hex, set_meta,
-};
-use crate::clock::Timestamp;
+use super::{Ledger, LedgerError, claim, forms, links, quarantine, random_hex};
 use crate::marketplace::{Hour, TagSet};
 use crate::usage::seal;
+use tollgate_time::Timestamp;
 
 /// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.
 const AHEAD_HOURS_MAX: i64 = 48;
@@ -49,27 +47,21 @@ impl Progress {
 impl Ledger {
     /// Closes every hour whose time has come and seals some of what is in it; call again while there is more.
     pub fn seal_closed(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
-        let latest = Hour::latest_closed(now, self.settings.settle);
-        self.seal_up_to(latest, now, false)
+        self.seal(None, now)
     }
 
-    /// Closes the open hour before its end, and all before it: for a shutdown. Later events count to the next one.
-    /// While there is more, `seal_closed` goes on with it.
+    /// Seals what is in the open hour before its end, and all before it: for a shutdown. Slots that it seals are closed;
+    /// what comes for others still counts to this hour. Call again while there is more.
     pub fn seal_now(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
-        self.seal_up_to(Hour::of(now), now, false)
+        self.seal(Some(Hour::of(now)), now)
     }
 
-    /// Closes the open hour, although nothing is open in it: somebody else may have reported it.
-    pub(super) fn close_hour(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
-        self.seal_up_to(Hour::of(now), now, true)
+    /// Closes the open hour for everybody: it may have been reported, and nobody knows of what.
+    pub(super) fn close_hour(&mut self, now: Timestamp) -> Result<(), LedgerError> {
+        self.write("seal", |transaction, _| closing::close_whole(transaction, Hour::of(now)))
     }
 
-    fn seal_up_to(
-        &mut self,
-        latest: Hour,
-        now: Timestamp,
-        although_empty: bool,
-    ) -> Result<Sealing, LedgerError> {
+    fn seal(&mut self, early: Option<Hour>, now: Timestamp) -> Result<Sealing, LedgerError> {
         if quarantine::is_suspect(&self.path) {
             self.check()?;
             quarantine::clear(&self.path);
@@ -79,30 +71,28 @@ impl Ledger {
         let mut progress = std::mem::take(&mut self.progress);
         let mut advanced = false;
         let done = self.write("seal", |transaction, settings| {
-            let (last, counts) = last_closed(transaction, now)?;
-            // An hour in which nothing is open need not end early: what the next process counts in it is billed in it.
-            let early = latest > whole && !although_empty;
-            let latest = if early && !any_open(transaction, latest)? { whole } else { latest };
-            let closed = counts.map_or(latest, |last| last.max(latest)).max(whole);
-            advanced = last.is_none_or(|last| last < closed);
+            let hours = Hours::read(transaction, settings, now)?;
+            advanced = hours.close(transaction)?;
             if advanced {
                 upkeep::advance(transaction, settings, now)?;
                 progress.forgotten = false;
             }
-            if last != Some(closed) {
-                set_meta(transaction, "last_closed", &closed.number().to_string())?;
-            }
-            if counts != last {
-                tracing::warn!(%closed, "the clock went back: hours that it had closed are open again");
-            }
             let mut budget = Budget::new();
-            let mut sealing = seal_due(transaction, settings, closed, now, &mut progress, &mut budget)?;
+            let due = Due {
+                up_to: early.map_or(hours.closed, |early| early.max(hours.closed)),
+                farthest: hours.farthest(),
+                pod: &settings.pod,
+            };
+            let mut sealing = seal_due(transaction, &due, hours.current, now, &mut progress, &mut budget)?;
+            if due.up_to > hours.closed && sealing.made > 0 {
+                hours.seal_early(transaction, due.up_to)?;
+            }
             if progress.zeroed != Some(whole) {
                 sealing.made += upkeep::zero_hours(transaction, settings, whole, now)?;
             }
             // To forget is not urgent: a step each time that there is nothing to seal, and nobody waits for it.
             if !sealing.more && sealing.made == 0 && !progress.forgotten {
-                progress.forgotten = !upkeep::forget(transaction, settings, closed, &mut budget)?;
+                progress.forgotten = !upkeep::forget(transaction, settings, hours.closed, &mut budget)?;
             }
             Ok(sealing)
         });
@@ -119,27 +109,16 @@ impl Ledger {
     }
 }
 
-/// Whether there is usage of this hour, or of one before it.
-fn any_open(connection: &Connection, hour: Hour) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM slots WHERE hour <= ?1)")?
-        .query_row([hour.number()], |row| row.get(0))
-}
-
-/// Seals what is in closed hours; what must not be reported in its hour counts to the current one.
+/// Seals what is due; what must not be reported in its hour counts to the current one.
 fn seal_due(
     transaction: &Transaction<'_>,
-    settings: &Settings,
-    closed: Hour,
+    due: &Due<'_>,
+    current: Hour,
     now: Timestamp,
     progress: &mut Progress,
     budget: &mut Budget,
 ) -> rusqlite::Result<Sealing> {
-    let current = Hour::of(now).max(closed.next());
-    // Clocks differ by minutes: usage may be in the hour that comes next, or in the one after an early end.
-    let farthest = current.max(Hour::of(now).next());
     let mut sealing = Sealing::default();
-    let due = Due { closed, farthest, pod: &settings.pod };
     while let Some(id) = due.next(transaction, &mut progress.foreign_from)? {
         if budget.is_spent() {
             return Ok(Sealing { more: true, ..sealing });
@@ -148,13 +127,13 @@ fn seal_due(
         // A slot costs some statements, a share two.
         budget.spend(8 + 2 * open.sum.shares.len());
         // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
-        let foreign = open.slot.pod != settings.pod;
+        let foreign = open.slot.pod != due.pod;
         // The clock was ahead, and nobody would look at that hour before it comes.
-        let ahead = open.slot.hour > farthest;
+        let ahead = open.slot.hour > due.farthest;
         // AWS takes one value for an hour, and it has one: from the application, or from before the clock went back.
         let taken = claim::unclaimed(transaction, &open.slot)? != open.slot.hour;
         if foreign || ahead || taken {
-            let target = Slot { pod: settings.pod.clone(), hour: current, ..open.slot.clone() };
+            let target = Slot { pod: due.pod.to_owned(), hour: current, ..open.slot.clone() };
             let target = free(transaction, target)?;
             if target.hour >= open.slot.hour && !foreign && !taken {
                 // Every hour before it is the other form's: it waits for its own.
@@ -217,13 +196,16 @@ fn free(transaction: &Transaction<'_>, mut target: Slot) -> rusqlite::Result<Slo
 
 /// Which slots are due.
 struct Due<'a> {
-    closed: Hour,
+    /// Those of this hour, and of all before it.
+    up_to: Hour,
+    /// Those beyond this hour.
     farthest: Hour,
+    /// Those of any other pod.
     pod: &'a str,
 }
 
 impl Due<'_> {
-    /// The next slot of an hour that is closed, or too far ahead, or of another pod.
+    /// The next one of them.
     fn next(&self, connection: &Connection, foreign_from: &mut Option<i64>) -> rusqlite::Result<Option<i64>> {
         let one = |sql: &str, hour: Hour| -> rusqlite::Result<Option<i64>> {
             connection.prepare_cached(sql)?.query_row([hour.number()], |row| row.get(0)).optional()
@@ -234,7 +216,7 @@ impl Due<'_> {
                  WHERE records.pod = slots.pod AND records.customer = slots.customer
                      AND records.dimension = slots.dimension AND records.hour = slots.hour AND state = 'claimed')
              ORDER BY hour LIMIT 1",
-            self.closed,
+            self.up_to,
         )?;
         if closed.is_some() {
             return Ok(closed);

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
+use super::closing::Hours;
 use super::rows::{self, Answered, BEHIND, COLUMNS, Carried, OTHER_FORM, Record, State, Whole};
-use super::{Ledger, LedgerError, ageing, current_hour};
-use crate::clock::Timestamp;
+use super::{Ledger, LedgerError, ageing};
 use crate::marketplace::{Hour, Region};
+use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
 /// further ahead was noted by a clock that has jumped back since, and counts as due.
@@ -171,7 +172,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let region = region.map(Region::as_str);
         self.write("answer", |transaction, settings| {
-            let current = current_hour(transaction, now, settings.settle)?;
+            let hours = Hours::read(transaction, settings, now)?;
             for Noted { id, answered, due_at } in notes {
                 ageing::answered(transaction, *id, answered)?;
                 let mut answered = answered;
@@ -183,7 +184,7 @@ impl Ledger {
                         transaction,
                         unless_in_doubt,
                         &settings.pod,
-                        current,
+                        &hours,
                         None,
                         *id,
                         now,

@@ -5,8 +5,10 @@ mod ageing;
 mod bounds;
 mod clock;
 mod damage;
+mod early;
 mod files;
 mod forms;
+mod inspect;
 mod keys;
 mod repair;
 mod upgrade;
@@ -17,7 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::marketplace::{Customer, HourUsage, Quantity, Region, TagSet};
+use crate::marketplace::{Customer, Hour, HourUsage, Quantity, Region, TagSet};
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -649,16 +651,4 @@ fn a_report_through_the_door_stays_in_the_region_of_its_first_call() {
     };
     assert_eq!(region.as_ref(), Some(&regions[0]), "another region would bill it again");
     assert_eq!(bench.ledger().record(id).unwrap().unwrap().record.region.as_ref(), Some(&regions[0]));
-}
-
-#[test]
-fn an_early_end_of_an_hour_in_which_nothing_is_open_leaves_the_hour_to_the_next_process() {
-    let mut bench = Bench::new();
-    let now = START.plus(5 * MINUTE);
-    assert_eq!(bench.ledger().seal_now(now).unwrap().made, 0);
-    bench.restart("pod-1");
-    bench.take(event(None, 7, now), now);
-    assert_eq!(bench.ledger().seal_now(now.plus(MINUTE)).unwrap().made, 1, "AWS has no report of this hour");
-    let record = bench.ledger().unsent(1).unwrap().remove(0);
-    assert_eq!((record.hour, record.late_from), (Hour::of(START), None));
 }

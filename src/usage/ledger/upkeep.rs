@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::rows::{self, Slot, State, Which, Whole, signed};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Record, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
-use crate::clock::{self, Timestamp};
 use crate::marketplace::{Customer, Hour, HourUsage};
+use tollgate_clock as clock;
+use tollgate_time::Timestamp;
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.
 pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);

@@ -5,7 +5,7 @@ use rusqlite::params;
 
 use super::amount::amount;
 use super::rows::{self, COLUMNS, Record, State};
-use super::{Ledger, LedgerError, classify};
+use super::{Ledger, LedgerError};
 use crate::marketplace::{Hour, TagSet};
 
 /// Which records are looked at.
@@ -176,9 +176,10 @@ impl Ledger {
             looked.dimension,
             looked.hour.map(Hour::number),
         ];
-        let failed = |error: rusqlite::Error| classify(&self.path, &error);
-        let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
-        let shown = statement.query_map(bounds, |row| rows::record(row).map(&mut show)).map_err(failed)?;
-        shown.collect::<rusqlite::Result<_>>().map_err(failed)
+        self.reading(|connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let shown = statement.query_map(bounds, |row| rows::record(row).map(&mut show))?;
+            shown.collect()
+        })
     }
 }

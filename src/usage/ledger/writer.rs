@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Ledger, LedgerError, Taken};
-use crate::clock::{self, WallClock};
 use crate::log::limited::{Due, Limited};
 use crate::metrics::Metrics;
 use crate::usage::event::Event;
+use tollgate_clock::{self as clock, WallClock};
 
 /// Most events of one transaction: beyond it the first in line would wait for strangers.
 const GROUP_EVENTS_MAX: usize = 4096;
@@ -342,11 +342,11 @@ fn tell_all(told: Vec<Told>) {
 mod tests {
     use super::*;
 
-    use crate::clock::Timestamp;
     use crate::entitlement;
     use crate::marketplace::{Customer, Quantity, TagSet};
     use crate::metrics::Format;
     use crate::usage::ledger::Settings;
+    use tollgate_time::Timestamp;
 
     const MS: Duration = Duration::from_millis(1);
 

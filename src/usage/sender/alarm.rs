@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 use crate::usage::ledger::LedgerError;
 use crate::usage::ledger::writer::Writer;
 use crate::usage::policy::Policy;
+use tollgate_time::Timestamp;
 
 /// The line is repeated so often while it holds.
 const AGAIN_AFTER: Duration = Duration::from_secs(1800);

@@ -1,8 +1,8 @@
 //! What became of records, for the ledger, the log and the metrics.
 
-use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use crate::usage::ledger::{Answered, Noted, Record};
+use tollgate_time::Timestamp;
 
 /// An answer about a record, or a decision.
 pub(super) struct Note {

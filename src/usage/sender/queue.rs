@@ -237,10 +237,10 @@ mod tests {
 
     use super::super::health::Subject;
     use super::*;
-    use crate::clock::Timestamp;
     use crate::marketplace::Customer;
-    use crate::registration::schedule::Draw;
+    use crate::marketplace::schedule::Draw;
     use crate::usage::ledger::State;
+    use tollgate_time::Timestamp;
 
     fn due(id: i64, customer: &str, dimension: &str) -> Due {
         let record = Record {

@@ -57,8 +57,8 @@ pub(super) fn name_of(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
     use crate::marketplace::Customer;
+    use tollgate_time::Timestamp;
 
     fn record(customer: Customer, dimension: &str) -> Record {
         let sample = Record::sample(Timestamp::from_unix_seconds(1_795_507_200));

@@ -123,7 +123,7 @@ impl Sender {
     async fn look_once(&mut self, flush: Flush) -> Result<(), LedgerError> {
         if flush == Flush::Scheduled {
             self.sweep_at = Duration::ZERO;
-            self.look(flush).await?;
+            self.look().await?;
         } else {
             let until = clock::monotonic() + HOUR;
             self.take_order(FlushOrder { flush, until, done: oneshot::channel().0 }).await?;

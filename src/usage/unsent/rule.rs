@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
 use crate::usage::ledger::Oldest;
+use tollgate_time::Timestamp;
 
 /// What the seller chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

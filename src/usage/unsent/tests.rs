@@ -4,7 +4,6 @@
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::clock::Timestamp;
 use crate::entitlement::word::{self, Hear};
 use crate::marketplace::scripted::{Act, Scripted};
 use crate::marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
@@ -13,6 +12,7 @@ use crate::usage::ledger::repair::{Repair, Repaired};
 use crate::usage::ledger::{self, Record};
 use crate::usage::policy::{Policy, Window};
 use crate::usage::sender::{Outlet, Sender, Settings};
+use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

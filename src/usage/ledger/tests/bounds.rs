@@ -215,7 +215,10 @@ proptest! {
                 0 => now = now.plus(25 * MINUTE),
                 1 => { bench.ledger().seal_closed(now).unwrap(); }
                 2 if number % 5 == 0 => bench.restart(&format!("pod-{}", number % 3)),
-                2 => { bench.ledger().seal_now(now).unwrap(); }
+                2 => {
+                    while bench.ledger().seal_now(now).unwrap().more {}
+                    early::assert_nothing_unreported(bench.ledger(), Hour::of(now));
+                }
                 _ => {
                     let events: Vec<Event> = (0..number)
                         .map(|index| Event { dimension: format!("d{}", index % 7), ..tagged(&format!("{}", index * tag), 3, now) })

@@ -447,6 +447,27 @@ impl Bench {
         self.writer().with(|ledger| ledger.records(100_000)).await.unwrap()
     }
 
+    /// Whose usage of which dimension is open while the hour of now has no record of it.
+    async fn unreported(&self) -> BTreeSet<(String, String)> {
+        let hour = Hour::of(self.clock.now());
+        let open = self
+            .writer()
+            .with(|ledger| ledger.open_usage(&ledger::view::Looked::default(), 0, usize::MAX))
+            .await
+            .unwrap();
+        let mut unreported: BTreeSet<_> = open
+            .into_iter()
+            .filter(|open| open.hour <= hour)
+            .map(|open| (open.customer, open.dimension))
+            .collect();
+        for record in self.records().await {
+            if record.hour == hour && record.pod == self.pod {
+                unreported.remove(&(record.customer.canonical().trim_end().to_owned(), record.dimension));
+            }
+        }
+        unreported
+    }
+
     async fn look(&mut self, flush: Flush) {
         self.farthest = self.farthest.max(self.clock.now());
         let process = self.process.as_mut().unwrap();
@@ -566,7 +587,14 @@ impl Bench {
             }
             Step::Repeats { are_duplicates } => self.aws.world().repeats_are_duplicates = are_duplicates,
             Step::Shutdown { seal } => {
+                let unreported = self.unreported().await;
                 self.look(if seal { Flush::Final } else { Flush::Immediate }).await;
+                // A clock that was ahead may have closed the hour.
+                if seal && self.wrong == 0 {
+                    let left = self.unreported().await;
+                    let left: Vec<_> = unreported.intersection(&left).collect();
+                    assert!(left.is_empty(), "a stop left it, and its hour has no record: {left:?}");
+                }
                 self.look(Flush::Immediate).await;
                 self.start();
             }

@@ -229,7 +229,7 @@ pub async fn serve(
 }
 
 /// Returns once the order to stop was given, or whoever could give it is gone.
-pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 

@@ -1,0 +1,40 @@
+//! The clock source of a rehearsal: wall time is read from the emulator, so that a day of metering passes in seconds.
+
+use std::time::Duration;
+
+use tollgate_clock::WallClock;
+use tollgate_http::client;
+use tollgate_time::Timestamp;
+
+/// How often the clock that is followed is read; the contract is at least every 100 ms.
+const FOLLOW_EVERY: Duration = Duration::from_millis(50);
+
+/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) for ever. While it cannot be read,
+/// `clock` runs on from what it said last.
+pub(super) async fn follow(clock: WallClock, url: String) {
+    #[derive(serde::Deserialize)]
+    struct Reading {
+        now: String,
+    }
+    let mut ticks = tokio::time::interval(FOLLOW_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reachable = true;
+    loop {
+        ticks.tick().await;
+        let reading = match client::get_url(&url, FOLLOW_TIMEOUT).await {
+            Ok(answer) => serde_json::from_slice::<Reading>(answer.body()).ok(),
+            Err(_) => None,
+        };
+        let now = reading.and_then(|reading| Timestamp::parse(&reading.now));
+        if now.is_some() != reachable {
+            reachable = now.is_some();
+            tracing::warn!(url, reachable, "the clock that is followed");
+        }
+        if let Some(now) = now {
+            clock.follow(now);
+        }
+    }
+}
+
+/// The clock is on loopback; a reading that took longer says little about the present.
+const FOLLOW_TIMEOUT: Duration = Duration::from_millis(500);

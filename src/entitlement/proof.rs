@@ -1,0 +1,107 @@
+//! What lets the gate open, one kind for each mode. Only the first is signed; the others hold as far as the path of the
+//! answer can be trusted.
+//!
+//! - [`Receipt`]: the token of `RegisterUsage`, verified against the seller's key.
+//! - [`Permission`]: AWS accepted a dry run of `MeterUsage`, which checks the permission and nothing more; whether the
+//!   account is subscribed shows with the first real report (AWS Marketplace API reference, MeterUsage, `DryRun`).
+//! - [`ZeroReport`]: AWS accepted a report of 0 in a dimension that is made for this and never billed.
+//! - [`Seller`]: the seller's own account reports for its customers; there is no buyer to ask about.
+
+use crate::marketplace::{Identified, Metered};
+use crate::receipt::Receipt;
+
+/// What lets the gate open.
+#[derive(Debug)]
+pub enum Proof {
+    /// A `RegisterUsage` token, verified against the seller's key.
+    Receipt(Receipt),
+    /// AWS accepted a report of 0 in the dimension that is made for this.
+    Metered(ZeroReport),
+    /// AWS lets the pod report usage.
+    Permission(Permission),
+    /// The seller's own account reports.
+    Seller(Seller),
+}
+
+impl Proof {
+    /// The word in the entitlement document.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Receipt(_) => "signature",
+            Self::Metered(_) => "metering",
+            Self::Permission(_) => "permission",
+            Self::Seller(_) => "seller",
+        }
+    }
+
+    /// Whether the emulator stands behind it.
+    #[must_use]
+    pub fn emulated(&self) -> bool {
+        match self {
+            Self::Receipt(receipt) => receipt.emulated(),
+            Self::Metered(report) => report.emulated(),
+            Self::Permission(permission) => permission.emulated(),
+            Self::Seller(_) => false,
+        }
+    }
+}
+
+/// AWS accepted a dry run.
+#[derive(Debug)]
+pub struct Permission {
+    dimension: String,
+    emulated: bool,
+}
+
+impl Permission {
+    /// From the answer to a dry run in this dimension.
+    #[must_use]
+    pub fn of(answer: &Metered, dimension: &str) -> Self {
+        Self { dimension: dimension.to_owned(), emulated: answer.emulated }
+    }
+
+    /// The dimension that AWS was asked about.
+    #[must_use]
+    pub fn dimension(&self) -> &str {
+        &self.dimension
+    }
+
+    /// The emulator granted it.
+    #[must_use]
+    pub const fn emulated(&self) -> bool {
+        self.emulated
+    }
+}
+
+/// AWS accepted a report of 0.
+#[derive(Debug)]
+pub struct ZeroReport {
+    emulated: bool,
+}
+
+impl ZeroReport {
+    /// From the answer to a report of 0.
+    #[must_use]
+    pub const fn of(answer: &Metered) -> Self {
+        Self { emulated: answer.emulated }
+    }
+
+    /// The emulator accepted it.
+    #[must_use]
+    pub const fn emulated(&self) -> bool {
+        self.emulated
+    }
+}
+
+/// Configuration, ledger and credentials are there.
+#[derive(Debug)]
+pub struct Seller(Identified);
+
+impl Seller {
+    /// From credentials that were found.
+    #[must_use]
+    pub const fn of(identified: Identified) -> Self {
+        Self(identified)
+    }
+}

@@ -1,0 +1,81 @@
+//! A look at the ledger of a sidecar that does not run. Nothing in the folder is made or changed, so that it may lie on a
+//! volume that cannot be written.
+//!
+//! SQLite takes its locks for writing only, so the lock is ours: while the look lasts no sidecar can open the file, and
+//! where one has it there is no look. A file without a log is complete by itself, and SQLite is told that nothing
+//! changes it; else it would make an empty log. Where there is a log, it is read and not folded back.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rustix::fs::{FlockOperation, fcntl_lock};
+
+use super::{
+    FILE_NAME, Ledger, LedgerError, SCHEMA, amount, check_version, classify, files, has_meta, mark, meta,
+    quarantine, schema_number, totals, visitor,
+};
+
+impl Ledger {
+    /// Opens the ledger in `folder` to read it, and leaves everything as it is. One of an older version is refused.
+    pub fn inspect(folder: &Path) -> Result<Self, LedgerError> {
+        let path = files::existing(&folder.join(FILE_NAME))?;
+        let lock = lock(&path)?;
+        let failed = |error: rusqlite::Error| classify(&path, &error);
+        let mut connection = connect(&path).map_err(failed)?;
+        check_version(&mut connection, &path)?;
+        mark::compare(&connection, &path)?;
+        if !has_meta(&connection).map_err(failed)? {
+            return Err(LedgerError::Empty(path));
+        }
+        let stored = schema_number(&connection).map_err(failed)?;
+        // The last step of an upgrade removes the tables that it leaves behind.
+        let upgrading = totals::exists(&connection, "sums").map_err(failed)?;
+        if upgrading || i64::try_from(stored).is_ok_and(|stored| stored < SCHEMA) {
+            return Err(LedgerError::Old(path));
+        }
+        let pod = meta(&connection, "pod").map_err(failed)?;
+        let mut ledger = Self::of(connection, path, visitor(), mark::Mark::none());
+        ledger.settings.pod = pod.unwrap_or_default();
+        ledger.lock = Some(lock);
+        Ok(ledger)
+    }
+}
+
+/// Keeps a sidecar from opening the file; two looks are no harm to each other.
+fn lock(path: &Path) -> Result<File, LedgerError> {
+    let failed = |error: std::io::Error| LedgerError::Io(format!("{}: {error}", path.display()));
+    let file = files::open(path, OpenOptions::new().read(true)).map_err(failed)?;
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Err(LedgerError::InUse(path.to_owned())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let log = quarantine::with_end(path, "-wal");
+    let has_log = std::fs::metadata(log).is_ok_and(|log| log.len() > 0);
+    let connection = if has_log {
+        Connection::open_with_flags_and_vfs(path, files::reading(), c"unix-none")?
+    } else {
+        Connection::open_with_flags(unchanging(path), files::reading())?
+    };
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // The log's index is kept in memory.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    amount::register(&connection)?;
+    Ok(connection)
+}
+
+/// The path as a URI that says so.
+fn unchanging(path: &Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    let part = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
+    let path: String = path.as_os_str().as_bytes().iter().map(part).collect();
+    format!("file:{path}?immutable=1")
+}
