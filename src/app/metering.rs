@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Surroundings;
 use crate::api::repair::Repairs;
 use crate::api::usage::{OpenLedger, UsagePart};
-use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
+use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
-use crate::marketplace::{Resolve, quantity};
+use crate::marketplace::{ProductCode, Resolve, quantity};
 use crate::shutdown::Parts;
 use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
@@ -24,6 +24,7 @@ use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use crate::usage::unsent::rule::Rule;
 use tollgate_clock as clock;
+use tollgate_time::Timestamp;
 
 /// What is kept of the time to stop for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
@@ -79,8 +80,7 @@ pub(super) fn start(
         let pod = identity.resolve().await;
         // AWS tells the pods of an account apart; of a seller it knows customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
-        let settings = ledger::Settings { pod: pod.clone(), started_at: clock.now(), ..plan.ledger };
-        let folder = plan.folder;
+        let (folder, settings) = (plan.folder.clone(), plan.ledger(&pod, clock.now()));
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings)).await;
         let writer = match ledger {
             Ok(Ok(ledger)) => Writer::start(ledger, clock.clone(), Arc::clone(&metrics))
@@ -94,19 +94,17 @@ pub(super) fn start(
         };
         // Before the gate may open: usage that was overdue before a restart still is.
         let mut unsent = (outlet == Outlet::MeterUsage).then(|| {
-            Unsent::new(plan.unsent, writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone())
+            Unsent::new(plan.unsent(), writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone())
         });
         if let Some(unsent) = &mut unsent
             && let Err(error) = unsent.look().await
         {
             return ended(&error);
         }
+        let settings = plan.sender(&pod);
         let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics));
         let _ = slot.set(OpenLedger { intake, writer: writer.clone() });
         opened.send_replace(true);
-        let phase = if outlet == Outlet::MeterUsage { policy::phase_of(&pod) } else { Duration::ZERO };
-        let settings =
-            sender::Settings { policy: Policy { pod, phase, ..plan.sender.policy }, ..plan.sender };
         let watching = async {
             match unsent {
                 Some(unsent) => unsent.run().await,
@@ -150,12 +148,14 @@ fn ended(error: &LedgerError) -> (Exit, Option<String>) {
     (Exit::LedgerIo, Some(format!("the usage ledger cannot be used: {error}")))
 }
 
-/// What the configuration says, before the pod is known.
+/// What the configuration says. The settings come from it once the pod is known.
 struct Plan {
+    outlet: Outlet,
+    product_code: ProductCode,
+    zero_dimensions: Vec<String>,
+    aws_door: bool,
     folder: PathBuf,
-    ledger: ledger::Settings,
-    sender: sender::Settings,
-    unsent: Rule,
+    usage: config::Usage,
     rules: Rules,
 }
 
@@ -163,39 +163,52 @@ impl Plan {
     fn of(config: &Config, outlet: Outlet) -> Self {
         let (product, usage) = (&config.product, &config.usage);
         let zero = usage.on_zero_hour == OnZeroHour::Report && outlet == Outlet::MeterUsage;
-        let sender = sender::Settings {
-            product_code: product.product_code.clone(),
-            outlet,
-            policy: Policy {
-                pod: String::new(),
-                window: window(outlet),
-                carry_expired: usage.on_expired == OnExpired::Carry,
-                settle: usage.settle,
-                phase: Duration::ZERO,
-            },
-        };
         Self {
+            outlet,
+            product_code: product.product_code.clone(),
+            zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
+            aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
             // The configuration has proven that the folder is there and can be written.
             folder: config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default(),
-            ledger: ledger::Settings {
-                product: product.product_code.as_str().to_owned(),
-                pod: String::new(),
-                settle: usage.settle,
-                bytes_max: usage.ledger_bytes_max,
-                started_at: clock::system_now(),
-                idempotency_window: usage.idempotency_window,
-                aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
-                zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
-            },
-            sender,
-            unsent: Rule {
-                close_after: match usage.on_unsent {
-                    OnUnsent::Keep => None,
-                    OnUnsent::CloseAfter(after) => Some(after),
-                },
-            },
+            usage: usage.clone(),
             rules: rules(config),
         }
+    }
+
+    fn ledger(&self, pod: &str, started_at: Timestamp) -> ledger::Settings {
+        ledger::Settings {
+            product: self.product_code.as_str().to_owned(),
+            pod: pod.to_owned(),
+            settle: self.usage.settle,
+            bytes_max: self.usage.ledger_bytes_max,
+            started_at,
+            idempotency_window: self.usage.idempotency_window,
+            aws_door: self.aws_door,
+            zero_dimensions: self.zero_dimensions.clone(),
+        }
+    }
+
+    fn sender(&self, pod: &str) -> sender::Settings {
+        let one_of_many = self.outlet == Outlet::MeterUsage;
+        sender::Settings {
+            product_code: self.product_code.clone(),
+            outlet: self.outlet,
+            policy: Policy {
+                pod: pod.to_owned(),
+                window: window(self.outlet),
+                carry_expired: self.usage.on_expired == OnExpired::Carry,
+                settle: self.usage.settle,
+                phase: if one_of_many { policy::phase_of(pod) } else { Duration::ZERO },
+            },
+        }
+    }
+
+    const fn unsent(&self) -> Rule {
+        let close_after = match self.usage.on_unsent {
+            OnUnsent::Keep => None,
+            OnUnsent::CloseAfter(after) => Some(after),
+        };
+        Rule { close_after }
     }
 }
 

@@ -638,7 +638,7 @@ impl Bench {
                 // Unconfirmed or not.
                 State::Accepted { .. } => assert_eq!(billed, Some(record.quantity.micros()), "{record:?}"),
                 State::Carried { .. } | State::Dead { in_doubt: false } => {
-                    assert_eq!(billed, None, "{record:?}")
+                    assert_eq!(billed, None, "{record:?}");
                 }
                 State::Dead { in_doubt: true } => {
                     assert!(billed.is_none_or(|micros| micros == record.quantity.micros()), "{record:?}");
