@@ -1,5 +1,5 @@
-//! The vocabulary of AWS Marketplace metering: newtypes for what crosses a border, the service as each of its users sees
-//! it ([`service`]), and the classes that its faults fall into.
+//! The vocabulary of AWS Marketplace metering: newtypes for what crosses a border, the service as each of its users
+//! sees it ([`service`]), and the classes that its faults fall into.
 //!
 //! - Names are AWS's own (`ProductCode`, `PublicKeyVersion`, `Nonce`); limits come from the service model
 //!   `meteringmarketplace/2016-01-14`.
