@@ -17,8 +17,6 @@ use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, On
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::log;
-use crate::marketplace::aws::{Aws, Settings};
-use crate::marketplace::{Forward, Meter, Register};
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
 use crate::registration::dimensions::Trial;
@@ -29,8 +27,10 @@ use crate::shutdown::{Ended, Parts, Signals, until};
 use crate::usage::notice::Notices;
 use identity::Identity;
 pub(crate) use metering::repairs;
+use tollgate_aws::{Aws, Settings};
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Address, Listener};
+use tollgate_marketplace::{Forward, Meter, Register};
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]

@@ -43,9 +43,9 @@ pub use self::flags::{Flags, USAGE_HEADING};
 pub use self::parse::{DURATION_MAX, duration};
 pub use self::report::{Report, Row, report};
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
-use crate::marketplace::ca_bundle::CaBundle;
-use crate::marketplace::{ProductCode, PublicKeyVersion, Region};
-use crate::receipt::key::KeyRing;
+use tollgate_aws::ca_bundle::CaBundle;
+use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
+use tollgate_receipt::KeyRing;
 
 #[cfg(test)]
 pub(crate) use self::tests::TEST_KEY_PEM;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::config::Mode;
 use crate::entitlement::reason::runbook;
-use crate::marketplace::{Region, exceptions};
+use tollgate_marketplace::{Region, exceptions};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

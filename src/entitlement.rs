@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::exit::Exit;
-use crate::marketplace::{ProductCode, PublicKeyVersion, Region};
+use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
 use tollgate_time::Timestamp;
 
 pub use proof::Proof;

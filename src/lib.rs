@@ -16,10 +16,8 @@ pub mod exit;
 #[cfg(feature = "fail-points")]
 pub mod fail_point;
 pub mod log;
-pub mod marketplace;
 pub mod metrics;
 pub mod probe;
-pub mod receipt;
 pub mod registration;
 pub mod shutdown;
 pub mod usage;

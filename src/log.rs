@@ -17,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::entitlement::{Entitlement, Watch};
-use crate::marketplace::Region;
+use tollgate_marketplace::Region;
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,17 +19,16 @@ use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
-use crate::marketplace::schedule::Draw;
-use crate::marketplace::{
-    Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing,
-};
 use crate::metrics::Metrics;
-use crate::receipt::key::KeyRing;
-use crate::receipt::{self, Expected, Receipt};
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Record, Store};
 use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_marketplace::schedule::Draw;
+use tollgate_marketplace::{
+    Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing,
+};
+use tollgate_receipt::{self as receipt, Expected, KeyRing, Receipt};
 use tollgate_time::Timestamp;
 
 /// What registration needs to know.
@@ -184,7 +183,7 @@ impl Registration {
         if self.config.asking.keys().is_none() {
             fact.public_key_version = None;
         }
-        if let Some(offset) = self.clock_skew() {
+        if let Some(offset) = self.register.clock_skew() {
             self.metrics.clock_skew(offset);
             // An open gate has no other reason to tell; a shut one has a nearer one.
             if offset.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX
@@ -197,11 +196,6 @@ impl Registration {
             reason.docs = format!("{url}{}", reason.code);
         }
         self.publisher.send_replace(Arc::new(fact));
-    }
-
-    /// AWS's clock less ours in seconds, by its latest answer.
-    fn clock_skew(&self) -> Option<i64> {
-        *self.register.clock_skew().borrow()
     }
 
     /// Waits for `until` while publishing what time alone changes, and remembering it.
@@ -226,7 +220,7 @@ impl Registration {
                 done = &mut until => return done,
                 () = change => {}
                 _ = jumps.changed() => {}
-                Ok(()) = skew.changed() => {}
+                () = self.register.clock_skew_changed(skew) => skew = self.register.clock_skew(),
                 _ = hours.tick(), if self.store.is_some() && self.config.asking.keeps_receipt() => {
                     let latest = machine.time(self.now());
                     self.write(|record| record.passed(latest)).await;
@@ -510,7 +504,6 @@ const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 /// How often the time is written while the gate is open by AWS's answer, for the age of the kept receipt under a clock
 /// that is set back later.
 const LATEST_EVERY: Duration = Duration::from_secs(3600);
-
 fn seconds_since(asked_at: Instant) -> f64 {
     clock::monotonic().duration_since(asked_at).as_secs_f64()
 }

@@ -195,12 +195,12 @@ fn every_fuzz_target_is_built() {
 /// AWS's own form, and the emulator's list is separate on purpose.
 #[test]
 fn exception_names_of_aws_stand_in_one_table() {
-    let others = ["src/marketplace/exceptions.rs", "src/emulator", "src/cli/emulator", "src/api"];
+    let others = ["crates/marketplace/src/exceptions.rs", "src/emulator", "src/cli/emulator", "src/api"];
     let sources = sources(&["src"]);
     let asking = sources.iter().filter(|source| !others.iter().any(|path| source.path.starts_with(path)));
     assert_none(asking.flat_map(|source| {
         let named = source.strings.iter().filter(|(line, text)| {
-            tollgate::marketplace::exceptions::find(text).is_some() && !source.is_test(*line)
+            tollgate_marketplace::exceptions::find(text).is_some() && !source.is_test(*line)
         });
         named.map(|(line, text)| format!("{}:{line}: {text}: ask marketplace::exceptions", source.path))
     }));

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use tollgate::marketplace::schedule::{self, Draw};
+use tollgate_marketplace::schedule::{self, Draw};
 
 /// Who decides when a pod asks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,13 +12,12 @@ use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tollgate::marketplace::aws::{Aws, Settings};
-use tollgate::marketplace::{
+use tollgate_aws::{Aws, Settings};
+use tollgate_marketplace::{
     BatchMeterUsage, Customer, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Forward as _, HourUsage, Meter as _,
     MeterUsage, Nonce, PublicKeyVersion, Register as _, RegisterUsage, Resolve as _, Signing, UsageRecord,
 };
-use tollgate::receipt::key::PublicKey;
-use tollgate::receipt::{Expected, verify};
+use tollgate_receipt::{Expected, PublicKey, verify};
 use tollgate_time::Timestamp;
 
 struct Stand {
@@ -83,7 +82,7 @@ fn whole(request: &[u8]) -> bool {
 }
 
 async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
-    let product_code: tollgate::marketplace::ProductCode = "demohourly".parse().expect("a product code");
+    let product_code: tollgate_marketplace::ProductCode = "demohourly".parse().expect("a product code");
     let timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     let quantity = "2.5".parse().expect("a quantity");
     let usage = HourUsage { quantity, decimal: true, ..HourUsage::zero(timestamp) };

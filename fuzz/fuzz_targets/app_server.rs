@@ -17,13 +17,13 @@ use tollgate::api::door::Door;
 use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
 use tollgate::entitlement::{self, Subject, word};
-use tollgate::marketplace::service::ServiceFuture;
-use tollgate::marketplace::{
+use tollgate_marketplace::service::ServiceFuture;
+use tollgate_marketplace::{
     Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
     Resolve, ResolvedCustomer, Signing,
 };
 use tollgate::metrics::Metrics;
-use tollgate::receipt::key::{KeyRing, PublicKey};
+use tollgate_receipt::{KeyRing, PublicKey};
 use tollgate::usage::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::ledger::writer::Writer;
@@ -31,7 +31,6 @@ use tollgate::usage::ledger::{Ledger, Settings};
 use tollgate::usage::notice::Notices;
 use tollgate::usage::policy::Window;
 use tollgate_clock::WallClock;
-use tollgate_http::Room;
 use tollgate_http::Room;
 use tollgate_time::Timestamp;
 
@@ -132,7 +131,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     let mut keys = KeyRing::default();
     let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
     keys.insert("1".parse().expect("a version"), PublicKey::from_pem(pem).expect("the fixture is a key"));
-    let product_code: tollgate::marketplace::ProductCode = "demohourly".parse().expect("a product code");
+    let product_code: tollgate_marketplace::ProductCode = "demohourly".parse().expect("a product code");
     AppServer {
         room: Room::new(BODIES_BYTES_MAX),
         subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone(), pod: None }),

@@ -13,9 +13,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use libfuzzer_sys::fuzz_target;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
-use tollgate::marketplace::PublicKeyVersion;
-use tollgate::receipt::key::{MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey};
-use tollgate::receipt::{Expected, Receipt, VerifyError, verify};
+use tollgate_marketplace::PublicKeyVersion;
+use tollgate_receipt::{
+    Expected, MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey, Receipt, VerifyError, verify,
+};
 use tollgate_time::Timestamp;
 
 static PUBLIC: LazyLock<PublicKey> = LazyLock::new(|| {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate::marketplace::{
+use tollgate_marketplace::{
     FAULT_CODE_CHARS_MAX, FaultCode, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode,
     PublicKeyVersion, Region,
 };

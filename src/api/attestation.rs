@@ -20,14 +20,13 @@ use tokio::sync::watch;
 use super::rate::{Bucket, Rate};
 use super::{problem, problem_of};
 use crate::entitlement::Watch;
-use crate::marketplace::{
-    Fault, FaultClass, Nonce, ProductCode, PublicKeyVersion, Register, RegisterUsage, Signing,
-};
 use crate::metrics::Metrics;
-use crate::receipt::key::KeyRing;
-use crate::receipt::{self, Expected};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Body};
+use tollgate_marketplace::{
+    Fault, FaultClass, Nonce, ProductCode, PublicKeyVersion, Register, RegisterUsage, Signing,
+};
+use tollgate_receipt::{self as receipt, Expected, KeyRing};
 
 /// Attestations at once, after a quiet time.
 pub const BURST: u32 = 3;

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::marketplace::Hour;
 use crate::usage::ledger::view::{Looked, Standing};
+use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
 /// Records, or other rows, shown at once: an answer of some hundred kilobytes.

@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 use super::problem;
 use super::repair::Repairs;
 use crate::entitlement::word::Tell;
-use crate::marketplace::{FaultClass, Resolve, quantity};
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::ledger::view::Standing;
 use crate::usage::ledger::writer::Writer;
@@ -21,6 +20,7 @@ use crate::usage::notice::{Notices, Refused};
 use crate::usage::policy::Window;
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, Held, ReadBodyError, Room};
+use tollgate_marketplace::{FaultClass, Resolve, quantity};
 use tollgate_time::Timestamp;
 
 /// A thousand events of a kilobyte each.

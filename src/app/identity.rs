@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use crate::config::{Config, PodIdentity};
-use crate::marketplace::region;
-use crate::marketplace::schedule::{self, Draw};
+use tollgate_aws::region;
 use tollgate_clock as clock;
+use tollgate_marketplace::schedule::{self, Draw};
 
 /// Shared by all that need it.
 #[derive(Debug, Clone)]

@@ -12,7 +12,6 @@ use crate::api::usage::{OpenLedger, UsagePart};
 use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
-use crate::marketplace::{ProductCode, Resolve, quantity};
 use crate::shutdown::Parts;
 use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
@@ -24,6 +23,7 @@ use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use crate::usage::unsent::rule::Rule;
 use tollgate_clock as clock;
+use tollgate_marketplace::{ProductCode, Resolve, quantity};
 use tollgate_time::Timestamp;
 
 /// What is kept of the time to stop for the last log line.

@@ -20,9 +20,9 @@ use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
-use crate::marketplace::aws::Aws;
-use crate::marketplace::{Fault, Region};
+use tollgate_aws::Aws;
 use tollgate_clock as clock;
+use tollgate_marketplace::{Fault, Region};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]

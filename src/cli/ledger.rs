@@ -16,11 +16,11 @@ use crate::api::{csv, query};
 use crate::cli::complain;
 use crate::config::{self, Flags, Installation, Mode, ProcessEnvironment, Role};
 use crate::exit::Exit;
-use crate::marketplace::Hour;
 use crate::usage::ledger::repair::Repaired;
 use crate::usage::ledger::view::{Looked, Standing};
 use source::Source;
 use table::{cell, sheet, table};
+use tollgate_marketplace::Hour;
 
 /// Arguments of `ledger`. Settings may stand before the subcommand and behind it.
 #[derive(Debug, Args)]

@@ -13,10 +13,10 @@ use clap::Args;
 use crate::cli::complain;
 use crate::entitlement;
 use crate::exit::Exit;
-use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
-use crate::receipt::key::PublicKey;
-use crate::receipt::{self, Expected, Receipt, TOKEN_BYTES_MAX, VerifyError};
 use tollgate_clock as clock;
+use tollgate_marketplace::{Nonce, ProductCode, PublicKeyVersion};
+use tollgate_receipt::PublicKey;
+use tollgate_receipt::{self as receipt, Expected, Receipt, TOKEN_BYTES_MAX, VerifyError};
 use tollgate_time::Timestamp;
 
 /// Arguments of `verify`.

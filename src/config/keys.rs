@@ -1,7 +1,7 @@
 //! Loading the product's public keys: a folder of `<version>.pem`, or one PEM file.
 //!
 //! All keys are read, and all faults reported: a key that is wrong today is the outage of the day when AWS rotates.
-//! What makes a key acceptable is decided in [`crate::receipt::key`].
+//! What makes a key acceptable is decided in [`tollgate_receipt`].
 
 use std::io;
 use std::path::Path;
@@ -9,8 +9,8 @@ use std::path::Path;
 use super::disk::{Disk, describe};
 use super::parse::Problem;
 use crate::disk::Links;
-use crate::marketplace::PublicKeyVersion;
-use crate::receipt::key::{KeyRing, PublicKey};
+use tollgate_marketplace::PublicKeyVersion;
+use tollgate_receipt::{KeyRing, PublicKey};
 
 /// Largest PEM file: an RSA-8192 key has 1.5 KiB; comments around it are welcome.
 const PEM_BYTES_MAX: usize = 16 * 1024;

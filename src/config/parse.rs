@@ -11,7 +11,7 @@ use super::{
     AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
     OnUnsent, OnZeroHour,
 };
-use crate::marketplace::Invalid;
+use tollgate_marketplace::Invalid;
 
 /// What is wrong with a text.
 pub(super) type Problem = Cow<'static, str>;

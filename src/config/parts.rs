@@ -19,7 +19,7 @@ use super::{
 };
 use super::{keys, parse, sdk, usage};
 use crate::disk::Links;
-use crate::receipt::key::KeyRing;
+use tollgate_receipt::KeyRing;
 
 /// Reads everything: a configuration where nothing is missing, with the faults and warnings.
 pub(super) fn read(
@@ -107,7 +107,7 @@ fn product(reader: &mut Reader<'_>, mode: Option<Mode>, role: Role) -> Option<Pr
 fn key_ring(
     reader: &mut Reader<'_>,
     mode: Option<Mode>,
-    stated: Option<crate::marketplace::PublicKeyVersion>,
+    stated: Option<tollgate_marketplace::PublicKeyVersion>,
 ) -> Option<KeyRing> {
     let Some(path) = reader.given_path(Setting::PublicKeys)? else {
         if mode != Some(Mode::Hourly) {

@@ -13,7 +13,7 @@ use super::reader::Reader;
 use super::setting::Setting;
 use super::{Aws, EndpointUrl, credentials, proxy};
 use crate::disk::Links;
-use crate::marketplace::ca_bundle::CaBundle;
+use tollgate_aws::ca_bundle::CaBundle;
 
 /// Where the ECS agent describes the task (AWS: task metadata endpoint version 4).
 const ECS_METADATA_VARIABLE: &str = "ECS_CONTAINER_METADATA_URI_V4";

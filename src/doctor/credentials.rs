@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::Finding;
 use crate::config::Mode;
-use crate::marketplace::aws::CredentialSource;
-use crate::marketplace::exceptions;
+use tollgate_aws::CredentialSource;
+use tollgate_marketplace::exceptions;
 use tollgate_time::Timestamp;
 
 /// The environment of the credentials, as far as AWS's rules depend on it.

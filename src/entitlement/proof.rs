@@ -7,8 +7,8 @@
 //! - [`ZeroReport`]: AWS accepted a report of 0 in a dimension that is made for this and never billed.
 //! - [`Seller`]: the seller's own account reports for its customers; there is no buyer to ask about.
 
-use crate::marketplace::{Identified, Metered};
-use crate::receipt::Receipt;
+use tollgate_marketplace::{Identified, Metered};
+use tollgate_receipt::Receipt;
 
 /// What lets the gate open.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::marketplace::exceptions::{self, ROLE, WAIT};
-use crate::marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
-use crate::marketplace::{Fault, FaultClass, FaultCode, Place};
+use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
+use tollgate_marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
 
 /// What is wrong and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn every_code_has_its_section_in_the_runbook() {
         let runbook = include_str!("../../docs/RUNBOOK.md");
-        let verifier = crate::receipt::VerifyError::ALL.iter().map(|error| error.code());
+        let verifier = tollgate_receipt::VerifyError::ALL.iter().map(|error| error.code());
         let lines = [
             "NoAnswerYet",
             "ProbeUnreachable",

@@ -3,7 +3,7 @@
 
 use tokio::sync::watch;
 
-use crate::marketplace::FaultCode;
+use tollgate_marketplace::FaultCode;
 
 /// What was heard last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

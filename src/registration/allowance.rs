@@ -153,7 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::marketplace::schedule::Draw;
+    use tollgate_marketplace::schedule::Draw;
 
     const WALL: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     const HOUR: Duration = Duration::from_secs(3600);

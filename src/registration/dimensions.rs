@@ -11,10 +11,10 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::permission;
 use crate::entitlement::{Proof, Watch};
-use crate::marketplace::schedule::{self, Draw};
-use crate::marketplace::{Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
 use crate::metrics::Metrics;
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_marketplace::schedule::{self, Draw};
+use tollgate_marketplace::{Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
 
 /// AWS takes ten calls a second for each account and region, and the pods of an account start together: a pod takes
 /// half of that at most.

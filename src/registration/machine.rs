@@ -17,8 +17,8 @@ use super::allowance::{Allowance, Known};
 use crate::entitlement::reason::{self, Reason};
 use crate::entitlement::{Entitlement, Rejected, Standing, State};
 use crate::exit::Exit;
-use crate::marketplace::schedule::{self, Draw};
-use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
+use tollgate_marketplace::schedule::{self, Draw};
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
 use tollgate_time::Timestamp;
 
 /// What the seller chose.

@@ -24,9 +24,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Links, read_regular};
-use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
-use crate::receipt::Receipt;
 use crate::registration::allowance::Known;
+use tollgate_marketplace::{Nonce, ProductCode, PublicKeyVersion};
+use tollgate_receipt::Receipt;
 use tollgate_time::Timestamp;
 
 /// The file's name in the state folder.

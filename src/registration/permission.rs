@@ -1,6 +1,6 @@
 //! The requests of the modes that report usage, whose answers open the gate (`entitlement::proof`).
 
-use crate::marketplace::{HourUsage, MeterUsage, ProductCode};
+use tollgate_marketplace::{HourUsage, MeterUsage, ProductCode};
 use tollgate_time::Timestamp;
 
 /// Asked about when no dimension is configured: a dry run is not stated to look at it.

@@ -7,9 +7,9 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::*;
 use crate::entitlement::{self, State, Watch, word};
-use crate::marketplace::scripted::{Act, Scripted};
-use crate::marketplace::{FaultCode, PublicKeyVersion, Quantity};
-use crate::receipt::key::PublicKey;
+use tollgate_marketplace::scripted::{Act, Scripted};
+use tollgate_marketplace::{FaultCode, PublicKeyVersion, Quantity};
+use tollgate_receipt::PublicKey;
 use tollgate_time::Timestamp;
 
 const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");

@@ -4,20 +4,15 @@
 //! customers and licences, are mixed (AWS Marketplace API reference, BatchMeterUsage). `sender::queue` chooses the
 //! records; how large they are is known when they have been read.
 
-use crate::marketplace::Customer;
 use crate::usage::ledger::Whole;
+use tollgate_marketplace::Customer;
+use tollgate_marketplace::operation::{ESCAPED, RECORD_BYTES};
 
 /// Most records of a call.
 pub const RECORDS_MAX: usize = 25;
 
 /// Less than AWS's 1 MB, so that the envelope has room.
 pub const BYTES_MAX: usize = 900_000;
-
-/// Around a record's texts: names of members, time, quantity.
-pub const RECORD_BYTES: usize = 400;
-
-/// The most that a character of a text takes in JSON for each of its bytes: a control character is `\u0001`.
-pub const ESCAPED: usize = 6;
 
 /// Chooses, one record after the other, those that go into one call by their size: the first, and what fits beside it.
 pub fn fits() -> impl FnMut(&Whole) -> bool {
@@ -40,7 +35,7 @@ pub const fn form(customer: &Customer) -> u8 {
     }
 }
 
-/// An upper bound of a record's size in the body; `marketplace::aws` tests it against the bytes that are sent.
+/// An upper bound of a record's size in the body; the AWS client tests it against the bytes that are sent.
 #[must_use]
 pub fn size(whole: &Whole) -> usize {
     let Whole { record, allocations } = whole;
@@ -51,8 +46,8 @@ pub fn size(whole: &Whole) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marketplace::Quantity;
     use crate::usage::ledger::Record;
+    use tollgate_marketplace::Quantity;
     use tollgate_time::Timestamp;
 
     fn record(id: i64, account: &str, dimension: &str, licensed: bool, decimal: bool) -> Whole {
@@ -76,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_largest_record_that_is_ever_sealed_fits_into_a_call() {
-        use crate::marketplace::allocation::ALLOCATIONS_BYTES_MAX;
+        use tollgate_marketplace::allocation::ALLOCATIONS_BYTES_MAX;
         let texts = record(1, &"1".repeat(1200), &"\u{1}".repeat(255), true, true);
         assert!(size(&texts) + ALLOCATIONS_BYTES_MAX < BYTES_MAX, "{}", size(&texts));
     }
@@ -87,10 +82,10 @@ mod tests {
         let tags = |index: usize| {
             let map =
                 (0..5).map(|tag| (format!("{tag}{}", "k".repeat(90)), format!("{index}{}", "v".repeat(250))));
-            crate::marketplace::TagSet::try_from(map.collect::<std::collections::BTreeMap<_, _>>()).unwrap()
+            tollgate_marketplace::TagSet::try_from(map.collect::<std::collections::BTreeMap<_, _>>()).unwrap()
         };
         let allocation =
-            |index| crate::marketplace::Allocation { tags: tags(index), quantity: Quantity::ZERO };
+            |index| tollgate_marketplace::Allocation { tags: tags(index), quantity: Quantity::ZERO };
         large.allocations = (0..200).map(allocation).collect();
         let records = [(1, "a"), (2, "b"), (3, "c")].map(|(id, dimension)| Whole {
             allocations: large.allocations.clone(),

@@ -16,8 +16,8 @@ use std::time::Duration;
 use ring::digest;
 use serde_json::value::RawValue;
 
-use crate::marketplace::{Customer, Quantity, TagSet};
 use form::{CustomerDocument, Document, Named, Tags};
+use tollgate_marketplace::{Customer, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
 pub(crate) use form::split;

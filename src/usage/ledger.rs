@@ -17,8 +17,8 @@
 //!
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
-//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `pod` and `started_at` (when
-//!   its first process started); during an upgrade what `migration` and `keys` note.
+//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` (see `keys`),
+//!   `pod` and `started_at` (when its first process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
 //!   say how many tag sets there are in `shares(slot, tags, amount, additive)`.
@@ -242,7 +242,12 @@ impl Ledger {
     /// and named, and a new one begins.
     pub fn open(folder: &Path, settings: Settings) -> Result<Self, LedgerError> {
         let path = folder.join(FILE_NAME);
-        match Self::open_file(&path, settings.clone()) {
+        let mut opened = Self::open_file(&path, settings.clone());
+        // What it stumbled over may be damage: only with a look at the whole file is that certain.
+        if matches!(opened, Err(LedgerError::Io(_))) && quarantine::is_suspect(&path) {
+            opened = Self::open_file(&path, settings.clone());
+        }
+        match opened {
             Err(LedgerError::Damaged { path, detail }) => {
                 let now = settings.started_at;
                 quarantine::set_aside(&path, now, &detail)?;
@@ -381,7 +386,13 @@ impl Ledger {
             transaction.prepare_cached("SELECT total_changes()")?.query_row([], |row| row.get(0))
         };
         let before = changes(&transaction).map_err(failed)?;
-        let done = work(&transaction, &self.settings).map_err(failed)?;
+        let done = work(&transaction, &self.settings).map_err(|error| {
+            // A row that changed on the disk breaks rules that no statement of ours breaks, or one of ours is wrong.
+            if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) {
+                quarantine::suspect(&self.path);
+            }
+            failed(error)
+        })?;
         // Hours are looked at every second: what changes nothing must not cost a write.
         let changed = changes(&transaction).map_err(failed)? != before;
         if changed {
@@ -660,9 +671,14 @@ fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
     );
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LedgerError::InUse(path.to_owned()),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) => {
-            LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() }
-        }
+        // A value that changed has a length that no value has.
+        Some(
+            ErrorCode::NotADatabase
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::Unknown
+            | ErrorCode::TooBig
+            | ErrorCode::TypeMismatch,
+        ) => LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() },
         _ if unreadable => LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() },
         _ => LedgerError::Io(format!("{}: {error}", path.display())),
     }

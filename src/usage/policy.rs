@@ -11,12 +11,12 @@
 
 use std::time::Duration;
 
-pub use crate::marketplace::exceptions::NOT_ENTITLED;
-use crate::marketplace::exceptions::{self, Kind, Verdict};
-use crate::marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
-use crate::marketplace::schedule::Draw;
-use crate::marketplace::{Fault, FaultClass, Hour, RecordStatus};
 use crate::usage::ledger::{Answered, Record};
+pub use tollgate_marketplace::exceptions::NOT_ENTITLED;
+use tollgate_marketplace::exceptions::{self, Kind, Verdict};
+use tollgate_marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
+use tollgate_marketplace::schedule::Draw;
+use tollgate_marketplace::{Fault, FaultClass, Hour, RecordStatus};
 use tollgate_time::Timestamp;
 
 /// How records of one kind of call are sent.
@@ -334,8 +334,8 @@ pub fn phase_of(pod: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marketplace::fault::{Answer, classify};
     use crate::usage::ledger::State;
+    use tollgate_marketplace::fault::{Answer, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     fn policy() -> Policy {

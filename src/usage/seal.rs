@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::marketplace::allocation::allocate;
-use crate::marketplace::{Hour, HourUsage, Quantity, TagSet};
+use tollgate_marketplace::allocation::allocate;
+use tollgate_marketplace::{Hour, HourUsage, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
 /// What an hour of one customer and dimension summed up to.

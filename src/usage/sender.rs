@@ -23,8 +23,6 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::entitlement::word::Tell;
-use crate::marketplace::schedule::Draw;
-use crate::marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
 use crate::metrics::{LedgerFigures, Metrics};
 use crate::usage::batch;
 use crate::usage::ledger::writer::Writer;
@@ -37,6 +35,8 @@ use notes::Note;
 use pace::Pace;
 use queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_marketplace::schedule::Draw;
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
 use tollgate_time::Timestamp;
 
 /// Calls in flight at once: at ten calls a second, enough for answers that take 800 ms, and few enough that a service

@@ -234,7 +234,7 @@ fn a_lost_answer_does_not_bill_twice() {
     );
     let id = letters[0]["id"].to_string();
     let (status, _, complaint) = bench.ledger(&["replay", &id], Some(running.app));
-    assert_eq!(status.code(), Some(74), "{complaint}");
+    assert_eq!(status.code(), Some(64), "{complaint}");
     assert!(complaint.contains("accept-double-billing"), "{complaint}");
     assert_eq!(bench.billed()["requests"], 11_000_000, "AWS had taken it");
 }

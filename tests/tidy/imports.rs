@@ -20,13 +20,6 @@ pub(crate) struct Rule {
 pub(crate) const RULES: &[Rule] = &[
     Rule {
         within: &[],
-        except: &["marketplace::aws", "api::door"],
-        never: &["aws_*"],
-        allow: &[],
-        why: "the AWS SDK's types stop at marketplace::aws (and the door's signer), so that its releases touch one file",
-    },
-    Rule {
-        within: &[],
         except: &["clock"],
         never: &[
             "*::SystemTime::now",
@@ -55,13 +48,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         within: &["probe"],
         except: &[],
-        never: &[
-            "crate::registration",
-            "crate::usage",
-            "crate::marketplace::aws",
-            "crate::api",
-            "crate::receipt",
-        ],
+        never: &["crate::registration", "crate::usage", "crate::aws", "crate::api", "crate::receipt"],
         allow: &[],
         why: "the probe server reads the published entitlement, so that nothing that hangs can hang a probe",
     },
@@ -105,12 +92,8 @@ pub(crate) const RULES: &[Rule] = &[
             "receipt",
             "registration::machine",
             "registration::allowance",
-            "marketplace::exceptions",
-            "marketplace::schedule",
-            "marketplace::fault",
-            "marketplace::hour",
-            "marketplace::quantity",
-            "marketplace::allocation",
+            "marketplace",
+            "time",
             "usage::seal",
             "usage::policy",
             "usage::batch",

@@ -19,7 +19,7 @@ COMMANDS = {
     "Python": [sys.executable, "verify.py"],
     "JavaScript": ["node", "verify.mjs"],
     "Java": ["java", "Verify.java"],
-    "Rust": ["cargo", "run", "--quiet", "--locked", "--example", "verify", "--"],
+    "Rust": ["cargo", "run", "--quiet", "--locked", "--package", "tollgate-receipt", "--example", "attestation", "--"],
 }
 if shutil.which("go"):
     COMMANDS["Go"] = ["go", "run", "verify.go"]

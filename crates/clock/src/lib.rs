@@ -25,9 +25,8 @@ pub fn monotonic() -> tokio::time::Instant {
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
 pub fn system_now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     // A clock before 1970 is a broken clock; the epoch is as good an answer as any and never panics.
-    Timestamp::from_unix_millis(since.map_or(0, millis))
+    std::time::SystemTime::now().into()
 }
 
 /// Wall time as the decisions see it.

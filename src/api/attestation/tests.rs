@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::entitlement;
-use crate::marketplace::scripted::{Act, Scripted};
-use crate::receipt::key::PublicKey;
+use tollgate_marketplace::scripted::{Act, Scripted};
+use tollgate_receipt::PublicKey;
 use tollgate_time::Timestamp;
 
 /// How long AWS takes.

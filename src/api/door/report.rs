@@ -11,9 +11,9 @@ use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
 use super::Refused;
-use crate::marketplace::{Allocation, HourUsage, NONCE_BYTES, Nonce, Quantity, TagSet};
-use crate::receipt::json::Members;
 use crate::usage::ledger::Claim;
+use tollgate_marketplace::{Allocation, HourUsage, NONCE_BYTES, Nonce, Quantity, TagSet};
+use tollgate_receipt::json::Members;
 use tollgate_time::Timestamp;
 
 /// Our own answer to a call about a product that is not configured.

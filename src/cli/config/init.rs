@@ -11,8 +11,8 @@ use clap::Args;
 use crate::config::SELLER_FILE;
 use crate::disk::{Links, read_regular};
 use crate::exit::Exit;
-use crate::marketplace::ProductCode;
-use crate::receipt::key::PublicKey;
+use tollgate_marketplace::ProductCode;
+use tollgate_receipt::PublicKey;
 
 /// `tollgate config init`.
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::config::Config;
 use crate::doctor::{self, Finding};
-use crate::marketplace::aws::{Aws, CONNECT_TIMEOUT};
+use tollgate_aws::{Aws, CONNECT_TIMEOUT};
 use tollgate_clock as clock;
 
 /// A resolver that hangs must not hang the doctor.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::allowance::WRITTEN_AHEAD;
 use super::*;
-use crate::marketplace::FaultCode;
+use tollgate_marketplace::FaultCode;
 
 const WALL: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -22,9 +22,9 @@ use tokio::time::Instant;
 
 use super::rows::{Answered, Slot};
 use super::{Ledger, LedgerError, meta, set_meta};
-use crate::marketplace::fault::{Answer, classify};
-use crate::marketplace::{FaultClass, Hour};
 use tollgate_clock as clock;
+use tollgate_marketplace::fault::{Answer, classify};
+use tollgate_marketplace::{FaultClass, Hour};
 use tollgate_time::Timestamp;
 
 /// Running time is counted in minutes: one small write each.

@@ -12,7 +12,7 @@ use super::rows::State;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings};
-use crate::marketplace::{Customer, Hour, HourUsage, Region};
+use tollgate_marketplace::{Customer, Hour, HourUsage, Region};
 use tollgate_time::Timestamp;
 
 /// A report as the application sends it.

@@ -1,7 +1,7 @@
 //! Which hours are closed, and for whom.
 //!
 //! - The clock closes an hour for everybody, `settle` after its end: what comes later counts to the current hour.
-//! - A shutdown seals the open hour before its end. AWS takes one value for a slot, so that a slot with a record takes no
+//! - A shutdown seals the open hour before its end. AWS takes one value for a slot, so a slot with a record takes no
 //!   usage any more; every other slot of that hour stays open until the clock closes the hour. The next process bills
 //!   in it what nobody has reported yet.
 //!
@@ -12,7 +12,7 @@ use rusqlite::{Connection, Transaction};
 
 use super::rows::Slot;
 use super::{Settings, claim, meta, set_meta};
-use crate::marketplace::Hour;
+use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
 const LAST_CLOSED: &str = "last_closed";
@@ -56,6 +56,11 @@ impl Hours {
             early: read(connection, SEALED_EARLY)?.filter(counts),
             has_door: settings.aws_door,
         })
+    }
+
+    /// How many hours the clock has closed since that was noted; none in a new ledger.
+    pub(super) fn closing(&self) -> i64 {
+        self.stored.map_or(0, |stored| self.closed.number() - stored.number())
     }
 
     /// Notes what the clock has closed; whether that is an hour more than before.

@@ -14,8 +14,8 @@ use super::keys::Keys;
 use super::rows::Slot;
 use super::slots::{self, Part, Past};
 use super::{Settings, Taken, totals};
-use crate::marketplace::{Hour, TagSet};
 use crate::usage::event::Event;
+use tollgate_marketplace::{Hour, TagSet};
 use tollgate_time::Timestamp;
 
 /// What a group adds to one slot.
@@ -52,7 +52,7 @@ pub(super) fn count<'a>(
         hours: Hours::read(transaction, settings, now)?,
         now,
         running: ageing::running(transaction)?,
-        keys: Keys::open(transaction, settings, now)?,
+        keys: Keys::open(transaction, settings)?,
         forms: Forms::new(transaction),
         placed: BTreeMap::new(),
         slots: BTreeMap::new(),

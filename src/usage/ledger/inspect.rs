@@ -1,5 +1,5 @@
-//! A look at the ledger of a sidecar that does not run. Nothing in the folder is made or changed, so that it may lie on a
-//! volume that cannot be written.
+//! A look at the ledger of a sidecar that does not run. Nothing in the folder is made or changed, so that it may lie on
+//! a volume that cannot be written.
 //!
 //! SQLite takes its locks for writing only, so the lock is ours: while the look lasts no sidecar can open the file, and
 //! where one has it there is no look. A file without a log is complete by itself, and SQLite is told that nothing

@@ -10,8 +10,9 @@
 //! its place. A table whose newest key is older than the window is emptied in steps, in the order of its pages. So a
 //! key is remembered for one window at least and for two at most.
 //!
-//! A clock that was ahead makes no table young for a year: what was seen was seen by now ([`observe`]). One that is
-//! behind makes no key old: see `forgotten_before`.
+//! The ring has a time of its own ([`time`]): it moves on by an hour with each hour that closes, whatever the clock
+//! shows, and never back. A clock that is wrong, for a moment or for days, makes no key old, and none young for a year.
+//! Hours in which no process ran do not pass in it: nothing was counted in them that should be forgotten.
 
 use ring::digest;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -36,6 +37,13 @@ const STEP_KEYS: i64 = 500;
 /// The same for keys of schema 1, which lie on as many pages, in any order.
 const STEP_OLD_KEYS: i64 = 50;
 
+/// The ring's time moves by so much at most when a process closes its first hour: what ran before it may have ended
+/// long ago, and a job of some minutes a day would remember its keys for months.
+const FIRST_HOURS_MAX: i64 = 6;
+
+/// `meta`: the ring's own time.
+const TIME: &str = "key_time";
+
 /// `meta`: how many keys of schema 1 are left.
 pub(super) const OLD_KEYS: &str = "old_keys";
 
@@ -53,12 +61,8 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn open(
-        transaction: &'a Transaction<'a>,
-        settings: &Settings,
-        now: Timestamp,
-    ) -> rusqlite::Result<Self> {
-        let seen_at = seen_at(transaction, settings, now)?;
+    pub(super) fn open(transaction: &'a Transaction<'a>, settings: &Settings) -> rusqlite::Result<Self> {
+        let seen_at = time(transaction, settings)?;
         let current = current(transaction, settings, seen_at)?;
         let has_old = meta(transaction, OLD_KEYS)?.is_some();
         let others = (0..TABLES).filter(|number| *number != current);
@@ -132,9 +136,23 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// When something is seen, for what is forgotten by it. A clock that is behind must not make a key old at once.
-fn seen_at(connection: &Connection, settings: &Settings, now: Timestamp) -> rusqlite::Result<Timestamp> {
-    Ok(now.max(forgotten_before(connection)?.plus(settings.idempotency_window)))
+/// The ring's own time. It begins as the clock's.
+fn time(connection: &Connection, settings: &Settings) -> rusqlite::Result<Timestamp> {
+    let known = meta(connection, TIME)?.and_then(|text| text.parse().ok());
+    let begins = || Ok(forgotten_before(connection)?.plus(settings.idempotency_window));
+    known.map_or_else(begins, |millis| Ok(Timestamp::from_unix_millis(millis)))
+}
+
+/// So many hours were closed at once, by a process that closed none before or that did.
+pub(super) fn pass(
+    transaction: &Transaction<'_>,
+    settings: &Settings,
+    hours: i64,
+    first: bool,
+) -> rusqlite::Result<()> {
+    let hours = hours.clamp(0, if first { FIRST_HOURS_MAX } else { 1 });
+    let now = time(transaction, settings)?.unix_millis() + hours * 3_600_000;
+    set_meta(transaction, TIME, &now.to_string())
 }
 
 /// The table that takes new keys: the next one after half a window, once that one is empty.
@@ -161,27 +179,13 @@ fn is_empty(connection: &Connection, number: i64) -> rusqlite::Result<bool> {
     connection.prepare_cached(&sql)?.exists([]).map(|any| !any)
 }
 
-/// What a clock that was ahead saw was seen by now.
-pub(super) fn observe(
-    transaction: &Transaction<'_>,
-    settings: &Settings,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    let latest = seen_at(transaction, settings, now)?.unix_millis();
-    transaction
-        .prepare_cached(
-            "UPDATE key_tables SET first_at = min(first_at, ?1), last_at = min(last_at, ?1) WHERE last_at > ?1",
-        )?
-        .execute([latest])
-        .map(|_| ())
-}
-
-/// Forgets keys from before `before`; `true` where more are left than the budget allowed.
+/// Forgets keys from before the window; `true` where more are left than the budget allowed.
 pub(super) fn forget(
     transaction: &Transaction<'_>,
-    before: Timestamp,
+    settings: &Settings,
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {
+    let before = time(transaction, settings)?.minus(settings.idempotency_window);
     let mut find =
         transaction.prepare_cached("SELECT number FROM key_tables WHERE last_at < ?1 ORDER BY turn")?;
     let old: Vec<i64> =

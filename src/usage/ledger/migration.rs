@@ -19,7 +19,7 @@ use super::slots::{self, Part, Past};
 use super::{
     Ledger, LedgerError, files, has_meta, keys, meta, quarantine, random_hex, schema_number, set_meta, totals,
 };
-use crate::marketplace::{Hour, TagSet};
+use tollgate_marketplace::{Hour, TagSet};
 use tollgate_time::Timestamp;
 
 const MIGRATIONS_DONE: usize = MIGRATIONS.len();

@@ -16,7 +16,7 @@ use super::amount::amount;
 use super::closing::Hours;
 use super::rows::{self, Carried, State};
 use super::{Ledger, LedgerError, Settings, totals};
-use crate::marketplace::exceptions::{self, Kind, Verdict};
+use tollgate_marketplace::exceptions::{self, Kind, Verdict};
 use tollgate_time::Timestamp;
 
 /// Longest note: some sentences and a ticket's address.

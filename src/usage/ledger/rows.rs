@@ -11,7 +11,7 @@ use super::amount::amount;
 use super::closing::Hours;
 use super::slots::{self, Part, Past};
 use super::{forms, links, meta, set_meta};
-use crate::marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, Region, TagSet};
+use tollgate_marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, Region, TagSet};
 use tollgate_time::Timestamp;
 
 /// Where an event counts.

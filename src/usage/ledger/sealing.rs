@@ -10,9 +10,9 @@ use super::closing::{self, Hours};
 use super::rows::{self, Slot, State};
 use super::slots::{self, Open, Part, Past};
 use super::upkeep::{self, Budget};
-use super::{Ledger, LedgerError, claim, forms, links, quarantine, random_hex};
-use crate::marketplace::{Hour, TagSet};
+use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex};
 use crate::usage::seal;
+use tollgate_marketplace::{Hour, TagSet};
 use tollgate_time::Timestamp;
 
 /// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.
@@ -36,11 +36,13 @@ pub(super) struct Progress {
     foreign_from: Option<i64>,
     /// Nothing is left to forget until the next hour closes.
     forgotten: bool,
+    /// This process has closed an hour.
+    has_closed: bool,
 }
 
 impl Progress {
     pub(super) const fn begin() -> Self {
-        Self { zeroed: None, foreign_from: Some(i64::MIN), forgotten: false }
+        Self { zeroed: None, foreign_from: Some(i64::MIN), forgotten: false, has_closed: false }
     }
 }
 
@@ -50,8 +52,8 @@ impl Ledger {
         self.seal(None, now)
     }
 
-    /// Seals what is in the open hour before its end, and all before it: for a shutdown. Slots that it seals are closed;
-    /// what comes for others still counts to this hour. Call again while there is more.
+    /// Seals what is in the open hour before its end, and all before it: for a shutdown. Slots that it seals are
+    /// closed; what comes for others still counts to this hour. Call again while there is more.
     pub fn seal_now(&mut self, now: Timestamp) -> Result<Sealing, LedgerError> {
         self.seal(Some(Hour::of(now)), now)
     }
@@ -75,7 +77,8 @@ impl Ledger {
             advanced = hours.close(transaction)?;
             if advanced {
                 upkeep::advance(transaction, settings, now)?;
-                progress.forgotten = false;
+                keys::pass(transaction, settings, hours.closing(), !progress.has_closed)?;
+                (progress.has_closed, progress.forgotten) = (true, false);
             }
             let mut budget = Budget::new();
             let due = Due {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, params};
 use super::closing::Hours;
 use super::rows::{self, Answered, BEHIND, COLUMNS, Carried, OTHER_FORM, Record, State, Whole};
 use super::{Ledger, LedgerError, ageing};
-use crate::marketplace::{Hour, Region};
+use tollgate_marketplace::{Hour, Region};
 use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is

@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::marketplace::{Customer, Hour, HourUsage, Quantity, Region, TagSet};
+use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region, TagSet};
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::rows::{self, Slot, State, Which, Whole, signed};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Record, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
-use crate::marketplace::{Customer, Hour, HourUsage};
 use tollgate_clock as clock;
+use tollgate_marketplace::{Customer, Hour, HourUsage};
 use tollgate_time::Timestamp;
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.
@@ -18,9 +18,8 @@ pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
 /// At most so many settled records are kept: some 30 MB of a ledger whose default limit is 1 GiB.
 pub(super) const SETTLED_MAX: u64 = 100_000;
 
-/// With each hour that closes, the moment before which all is forgotten moves by so much at most. A clock that is wrong
-/// for a moment closes one hour: without this bound it would forget every key, or make those that it saw look old, and
-/// a repeated event would count twice.
+/// With each hour that closes, the moment before which records are forgotten moves by so much at most. A clock that is
+/// wrong for a moment closes one hour: without this bound it would forget every record.
 const FORGOTTEN_STEP: Duration = Duration::from_secs(6 * 3600);
 
 /// Work that a transaction does at least, in rows; so that tests of small ledgers do not depend on the machine.
@@ -149,13 +148,14 @@ pub(super) fn begin_to_forget(
     Ok(())
 }
 
-/// Keys from before it are forgotten.
+/// The window of keys before the present, as far as that is believed: records are forgotten by it, and the time of the
+/// keys began with it.
 pub(super) fn forgotten_before(connection: &Connection) -> rusqlite::Result<Timestamp> {
     let millis = meta(connection, "forgotten_before")?.and_then(|text| text.parse().ok());
     Ok(Timestamp::from_unix_millis(millis.unwrap_or_default()))
 }
 
-/// With an hour that closed, the moment before which all is forgotten moves on.
+/// With an hour that closed, the moment before which records are forgotten moves on.
 pub(super) fn advance(
     transaction: &Transaction<'_>,
     settings: &Settings,
@@ -164,8 +164,7 @@ pub(super) fn advance(
     let wanted = now.minus(settings.idempotency_window);
     let known = forgotten_before(transaction)?;
     let before = wanted.clamp(known.minus(FORGOTTEN_STEP), known.plus(FORGOTTEN_STEP));
-    set_meta(transaction, "forgotten_before", &before.unix_millis().to_string())?;
-    keys::observe(transaction, settings, now)
+    set_meta(transaction, "forgotten_before", &before.unix_millis().to_string())
 }
 
 /// Forgets old keys, old forms, and settled records that are old or too many, as far as the budget goes; `true` where
@@ -177,7 +176,7 @@ pub(super) fn forget(
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {
     let before = forgotten_before(transaction)?;
-    Ok(keys::forget(transaction, before, budget)?
+    Ok(keys::forget(transaction, settings, budget)?
         || forms::forget(transaction, closed, budget)?
         || forget_records(transaction, before.plus(settings.idempotency_window), budget)?)
 }

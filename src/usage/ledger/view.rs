@@ -6,7 +6,7 @@ use rusqlite::params;
 use super::amount::amount;
 use super::rows::{self, COLUMNS, Record, State};
 use super::{Ledger, LedgerError};
-use crate::marketplace::{Hour, TagSet};
+use tollgate_marketplace::{Hour, TagSet};
 
 /// Which records are looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -343,9 +343,9 @@ mod tests {
     use super::*;
 
     use crate::entitlement;
-    use crate::marketplace::{Customer, Quantity, TagSet};
     use crate::metrics::Format;
     use crate::usage::ledger::Settings;
+    use tollgate_marketplace::{Customer, Quantity, TagSet};
     use tollgate_time::Timestamp;
 
     const MS: Duration = Duration::from_millis(1);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::suspects::Suspects;
-use crate::marketplace::schedule::{self, Draw};
+use tollgate_marketplace::schedule::{self, Draw};
 
 /// After so long without an answer nobody knows whether AWS still answers.
 const IDLE_AFTER: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::marketplace::schedule::{self, Draw};
+use tollgate_marketplace::schedule::{self, Draw};
 
 /// AWS's quota, and a hundredth less: no second holds more than ten starts.
 const INTERVAL: Duration = Duration::from_millis(101);

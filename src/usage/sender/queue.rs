@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::health::Health;
 use super::suspects;
-use crate::marketplace::Region;
 use crate::usage::batch;
 use crate::usage::ledger::{Due, Record};
+use tollgate_marketplace::Region;
 
 /// Calls in flight share so much memory, of the 32 MiB that the sidecar has.
 pub(super) const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
@@ -237,9 +237,9 @@ mod tests {
 
     use super::super::health::Subject;
     use super::*;
-    use crate::marketplace::Customer;
-    use crate::marketplace::schedule::Draw;
     use crate::usage::ledger::State;
+    use tollgate_marketplace::Customer;
+    use tollgate_marketplace::schedule::Draw;
     use tollgate_time::Timestamp;
 
     fn due(id: i64, customer: &str, dimension: &str) -> Due {

@@ -57,7 +57,7 @@ pub(super) fn name_of(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marketplace::Customer;
+    use tollgate_marketplace::Customer;
     use tollgate_time::Timestamp;
 
     fn record(customer: Customer, dimension: &str) -> Record {

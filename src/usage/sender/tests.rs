@@ -6,11 +6,11 @@ mod scenes;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::marketplace::scripted::{Act, Scripted};
-use crate::marketplace::{Customer, Hour, Quantity, TagSet};
 use crate::usage::event::Event;
 use crate::usage::ledger::{self, Ledger, State};
 use crate::usage::policy::Window;
+use tollgate_marketplace::scripted::{Act, Scripted};
+use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

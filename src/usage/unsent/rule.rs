@@ -58,7 +58,7 @@ pub fn age(oldest: Oldest, now: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marketplace::Hour;
+    use tollgate_marketplace::Hour;
 
     const HOUR: Duration = Duration::from_secs(3600);
     /// 2026-11-24T08:00:00Z, the start of an hour.

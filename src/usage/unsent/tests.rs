@@ -5,13 +5,13 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::marketplace::scripted::{Act, Scripted};
-use crate::marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
 use crate::usage::event::Event;
 use crate::usage::ledger::repair::{Repair, Repaired};
 use crate::usage::ledger::{self, Record};
 use crate::usage::policy::{Policy, Window};
 use crate::usage::sender::{Outlet, Sender, Settings};
+use tollgate_marketplace::scripted::{Act, Scripted};
+use tollgate_marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.

@@ -63,7 +63,7 @@ fn a_slot_keeps_its_tags_below_awss_bytes_whoever_writes_into_it() {
     assert_eq!(whole.record.allocation_count, fitting + 1);
     assert_eq!(whole.allocations.last().unwrap().quantity.micros(), u64::try_from(fitting).unwrap());
     let bytes: usize = whole.allocations.iter().map(|part| part.tags.request_bytes()).sum();
-    assert!(bytes <= crate::marketplace::allocation::ALLOCATIONS_BYTES_MAX, "{bytes}");
+    assert!(bytes <= tollgate_marketplace::allocation::ALLOCATIONS_BYTES_MAX, "{bytes}");
     let links: Vec<(i64, Option<i64>, Option<i64>)> = bench
         .ledger()
         .connection

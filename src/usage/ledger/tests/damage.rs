@@ -159,6 +159,48 @@ fn a_letter_of_the_schema_that_changed_is_told() {
     assert!(is_told(&files, &truth, "a column of another name"));
 }
 
+/// A bit of a row's head makes a number a text: the first statement that writes the row is refused.
+#[test]
+fn a_value_of_another_kind_is_told() {
+    let mut bench = Bench::new();
+    bench.take(event(None, 7, START), START);
+    let now = START.plus(HOUR + SETTLE);
+    bench.ledger().seal_closed(now).unwrap();
+    let truth = bench.ledger().totals().unwrap();
+    let id = bench.ledger().unsent(1).unwrap()[0].id;
+    bench.ledger().attempt(&[id], None, now).unwrap();
+    let folder = restore(&files(bench.folder.path()));
+    // The schema lets it pass for a moment.
+    let edit = |sql: &str| {
+        let connection = Connection::open(folder.path().join(FILE_NAME)).unwrap();
+        connection.execute_batch(&format!("PRAGMA writable_schema = ON; {sql}")).unwrap();
+    };
+    edit("UPDATE sqlite_master SET sql = replace(sql, 'STRICT', '      ') WHERE name = 'records'");
+    edit("UPDATE records SET attempts = 'x'");
+    edit("UPDATE sqlite_master SET sql = replace(sql, '      ', 'STRICT') WHERE name = 'records'");
+    let damaged = files(folder.path());
+    assert!(is_told(&damaged, &truth, "a text for a number"));
+}
+
+/// Garbage in a row's head is a length of gigabytes.
+#[test]
+fn what_only_damage_makes_sqlite_say_is_damage() {
+    use rusqlite::ffi;
+    for (code, damage) in [
+        (ffi::SQLITE_CORRUPT, true),
+        (ffi::SQLITE_NOTADB, true),
+        (ffi::SQLITE_TOOBIG, true),
+        (ffi::SQLITE_MISMATCH, true),
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_IOERR_FSYNC, false),
+        (ffi::SQLITE_NOMEM, false),
+    ] {
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        let error = classify(Path::new(FILE_NAME), &error);
+        assert_eq!(matches!(error, LedgerError::Damaged { .. }), damage, "{code}: {error}");
+    }
+}
+
 #[test]
 fn text_that_is_none_any_more_is_told() {
     let mut bench = Bench::new();

@@ -23,7 +23,7 @@ fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
             let Some(of) = now_hour.checked_sub(age) else { return true };
             let same = event(Some(&format!("key-{of}")), 1, now);
             let keys = |transaction: &Transaction<'_>, settings: &Settings| {
-                let keys = super::super::keys::Keys::open(transaction, settings, now)?;
+                let keys = super::super::keys::Keys::open(transaction, settings)?;
                 keys.same(same.id.as_deref().unwrap(), &same)
             };
             bench.ledger().write("test", keys).unwrap().is_some()
@@ -78,6 +78,39 @@ fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
     assert!(keys <= 17, "{keys} keys: a table was kept for the year that did not come");
 }
 
+/// The clock is days behind for hours and then right, or days ahead and then right: once it is right, no hour passes
+/// faster than it is long.
+#[test]
+fn a_clock_that_was_wrong_for_long_makes_no_key_old() {
+    for behind in [true, false] {
+        let off = 41 * HOUR;
+        let shown = |now: Timestamp| if behind { now.minus(off) } else { now.plus(off) };
+        let mut bench = Bench::new();
+        for wrong_hour in 0..16 {
+            bench.ledger().seal_closed(shown(START.plus(wrong_hour * HOUR + MINUTE))).unwrap();
+        }
+        let now = shown(START.plus(16 * HOUR));
+        assert_eq!(bench.take(event(Some("a"), 1, now), now), Taken::Accepted, "{behind}");
+        for right_hour in 16..(16 + 47) {
+            let now = hour(&mut bench, right_hour);
+            assert_eq!(bench.take(event(Some("a"), 1, now), now), Taken::Duplicate, "{behind} {right_hour}");
+        }
+    }
+}
+
+/// A job of some minutes a day does not remember the keys of a month.
+#[test]
+fn hours_in_which_no_process_ran_pass_six_at_a_time() {
+    let mut bench = Bench::new();
+    for day in 0..40 {
+        let now = hour(&mut bench, 24 * day);
+        assert_eq!(bench.take(event(Some(&format!("key-{day}")), 1, now), now), Taken::Accepted);
+        bench.restart("pod-1");
+    }
+    let keys = bench.ledger().contents().unwrap().keys;
+    assert!((8..=16).contains(&keys), "{keys}");
+}
+
 #[test]
 fn many_keys_go_in_steps_and_the_wal_stays_small() {
     const KEYS: usize = 60_000;
@@ -87,14 +120,15 @@ fn many_keys_go_in_steps_and_the_wal_stays_small() {
             (0..1000).map(|index| event(Some(&format!("{group}-{index}")), 1, START)).collect();
         bench.ledger().take(&events, START).unwrap();
     }
-    let later = START.plus(WINDOW + 2 * HOUR);
-    for now_hour in (0..48).step_by(6) {
+    for now_hour in 0..48 {
         bench.ledger().seal_closed(START.plus(now_hour * HOUR + MINUTE)).unwrap();
     }
+    let mut later = START.plus(WINDOW);
     let mut steps = 0;
     let mut held = bench.ledger().contents().unwrap().keys;
     assert_eq!(held, u64::try_from(KEYS).unwrap());
     while held > 0 {
+        later = later.plus(HOUR);
         bench.ledger().seal_closed(later).unwrap();
         let left = bench.ledger().contents().unwrap().keys;
         assert!(held - left <= 8500, "a step is small: {}", held - left);

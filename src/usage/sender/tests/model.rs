@@ -9,12 +9,12 @@ use proptest::prelude::*;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::marketplace::service::ServiceFuture;
-use crate::marketplace::{
+use crate::usage::ledger::Taken;
+use tollgate_marketplace::service::ServiceFuture;
+use tollgate_marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, HourUsage, MeterUsage, Metered, RecordStatus, Regional,
     UsageRecord,
 };
-use crate::usage::ledger::Taken;
 
 /// What happens to the next call.
 #[derive(Debug, Clone, Copy)]
@@ -382,7 +382,8 @@ struct Bench {
     /// By customer and dimension.
     acknowledged: BTreeMap<(String, String), u64>,
     keys: BTreeMap<String, [u8; 32]>,
-    /// Looks at hours by a clock that was wrong. Keys are remembered for a day of right time, and a few of these.
+    /// Looks at hours by a clock that was wrong, of which each may close some. Keys are remembered for a day of right time,
+    /// and a few of these.
     wrong: u32,
     /// The latest time that the sidecar's clock ever showed.
     farthest: Timestamp,
@@ -538,7 +539,7 @@ impl Bench {
             tag => BTreeMap::from([("team".to_owned(), tag.to_string())]),
         };
         Some(Event {
-            id: key.map(|key| format!("{day}-{}-{key}", self.wrong / 5)),
+            id: key.map(|key| format!("{day}-{}-{key}", self.wrong / 3)),
             dimension,
             quantity: Quantity::from_micros(*micros).unwrap(),
             at: Timestamp::from_unix_millis(self.clock.now().unix_millis() - age),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::marketplace::scripted::{Call, TIMEOUT};
+use tollgate_marketplace::scripted::{Call, TIMEOUT};
 
 struct Stage {
     _folder: tempfile::TempDir,

@@ -158,3 +158,9 @@ pub struct Forwarded {
     /// The body, byte for byte.
     pub body: Vec<u8>,
 }
+
+/// Around a record's texts in the body of a call: names of members, time, quantity.
+pub const RECORD_BYTES: usize = 400;
+
+/// The most that a character of a text takes in JSON for each of its bytes: a control character is `\u0001`.
+pub const ESCAPED: usize = 6;

@@ -28,9 +28,10 @@ use aws_smithy_types::retry::RetryConfig;
 
 use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain, trusting};
 use super::{Settings, SigningClock, endpoint_of, timeouts};
-use crate::marketplace::exceptions::{self, StsError};
-use crate::marketplace::fault::PROXY_AUTHENTICATION_REQUIRED;
-use crate::marketplace::{Fault, FaultClass, FaultCode, Place, Region, region};
+use crate::region;
+use tollgate_marketplace::exceptions::{self, StsError};
+use tollgate_marketplace::fault::PROXY_AUTHENTICATION_REQUIRED;
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Region};
 
 /// Where the credentials came from, as far as AWS's rules for these calls differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

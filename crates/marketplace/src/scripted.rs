@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::service::ServiceFuture;
+use super::service::{BoxFuture, ServiceFuture};
 use super::{
     BatchMeterUsage, BatchMetered, Customer, Fault, FaultClass, Forward, Forwarded, Hour, HourUsage,
     Identified, Meter, MeterUsage, Metered, RecordStatus, Region, Regional, Register, RegisterUsage,
@@ -319,8 +319,13 @@ impl Register for Scripted {
         Box::pin(async move { answered(self.arrive(Asked::Identify, signing).await?, Identified) })
     }
 
-    fn clock_skew(&self) -> watch::Receiver<Option<i64>> {
-        self.skew.subscribe()
+    fn clock_skew(&self) -> Option<i64> {
+        *self.skew.borrow()
+    }
+
+    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()> {
+        let mut skew = self.skew.subscribe();
+        Box::pin(async move { drop(skew.wait_for(|skew| *skew != known).await) })
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Fault, FaultClass, Place, Region};
 use tollgate_http::client::{self, ClientError};
+use tollgate_marketplace::{Fault, FaultClass, Place, Region};
 
 /// The endpoint is on the same host.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
-use crate::marketplace::{Nonce, PublicKeyVersion};
+use tollgate_marketplace::{Nonce, PublicKeyVersion};
 
 fn client(endpoint_url: String, ca_bundle: Option<CaBundle>) -> Aws {
     let settings = Settings {
@@ -307,7 +307,7 @@ async fn an_unreadable_web_identity_token_is_named() {
 
 fn tls_server() -> Arc<rustls::ServerConfig> {
     use rustls_pki_types::pem::PemObject as _;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tls");
     let certificate =
         rustls_pki_types::CertificateDer::from_pem_file(format!("{folder}/server.pem")).unwrap();
     let key = rustls_pki_types::PrivateKeyDer::from_pem_file(format!("{folder}/server-key.pem")).unwrap();

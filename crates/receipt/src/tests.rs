@@ -2,18 +2,18 @@
 
 use std::sync::LazyLock;
 
-use ::ring::rand::SystemRandom;
-use ::ring::signature::{
+use ring::rand::SystemRandom;
+use ring::signature::{
     RSA_PKCS1_SHA256, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
-use ::ring::{hmac, signature};
+use ring::{hmac, signature};
 use serde_json::{Value, json};
 
 use super::*;
 
-const PUBLIC: &str = include_str!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
-const PRIVATE: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pem");
-const OTHER_PRIVATE: &[u8] = include_bytes!("../../tests/fixtures/keys/other-rsa3072-test-only.pem");
+const PUBLIC: &str = include_str!("../../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
+const PRIVATE: &[u8] = include_bytes!("../../../tests/fixtures/keys/rsa3072-test-only.pem");
+const OTHER_PRIVATE: &[u8] = include_bytes!("../../../tests/fixtures/keys/other-rsa3072-test-only.pem");
 
 static KEY: LazyLock<PublicKey> = LazyLock::new(|| PublicKey::from_pem(PUBLIC.as_bytes()).unwrap());
 static SIGNER: LazyLock<RsaKeyPair> = LazyLock::new(|| key_pair(PRIVATE));
@@ -206,7 +206,7 @@ fn signatures_of_other_keys_salts_and_messages_are_refused() {
 
     let private = rsa::PrivateKey::from_pkcs8_pem(std::str::from_utf8(PRIVATE).unwrap()).unwrap();
     for salt in [0, 20, 31, 33, 64, 32] {
-        let signer = rsa::pss::SigningKey::<sha2::Sha256>::new_with_salt_len(private.clone(), salt);
+        let signer = rsa::pss::SigningKey::<rsa::sha2::Sha256>::new_with_salt_len(private.clone(), salt);
         let signature = signer.sign_with_rng(&mut TestRng(1), message.as_bytes()).to_vec();
         assert_eq!(judge(&forged(signature)).is_ok(), salt == 32, "salt {salt}");
     }
@@ -411,10 +411,7 @@ fn codes_are_unique() {
 fn ring_and_we_agree_on_what_the_key_is() {
     let message = b"anything";
     let signature = sign_with(&SIGNER, &RSA_PSS_SHA256, message);
-    let key = signature::UnparsedPublicKey::new(
-        &signature::RSA_PSS_2048_8192_SHA256,
-        KEY.decoding().try_get_as_bytes().unwrap(),
-    );
+    let key = signature::UnparsedPublicKey::new(&signature::RSA_PSS_2048_8192_SHA256, KEY.der());
     assert!(key.verify(message, &signature).is_ok());
 }
 

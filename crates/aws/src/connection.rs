@@ -20,9 +20,9 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt as _, Limited};
 
-use crate::marketplace::Place;
-use crate::marketplace::ca_bundle::CaBundle;
-use crate::marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
+use crate::ca_bundle::CaBundle;
+use tollgate_marketplace::Place;
+use tollgate_marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
 
 /// Largest answer of the metering service: the answer of a batch repeats its records, which are below 1 MB.
 pub(super) const METERING_ANSWER_BYTES_MAX: usize = 4 << 20;

@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use jsonwebtoken::DecodingKey;
 use rustls_pki_types::pem::{self, SectionKind};
 
-use crate::marketplace::PublicKeyVersion;
+use tollgate_marketplace::PublicKeyVersion;
 
 /// Smallest modulus that ring verifies with PSS; AWS's keys have 3072 bits.
 pub const MODULUS_BITS_MIN: usize = 2048;
@@ -22,7 +21,8 @@ const EXPONENT_BITS_MAX: usize = 33;
 /// An RSA public key that can verify PS256.
 #[derive(Clone)]
 pub struct PublicKey {
-    decoding: DecodingKey,
+    /// RSAPublicKey (RFC 8017, appendix A.1.1).
+    der: Vec<u8>,
     modulus_bits: usize,
 }
 
@@ -124,7 +124,7 @@ impl PublicKey {
         if !is_odd(exponent) || exponent == [1] || bits(exponent) > EXPONENT_BITS_MAX {
             return Err(KeyError::Exponent);
         }
-        Ok(Self { decoding: DecodingKey::from_rsa_der(key), modulus_bits })
+        Ok(Self { der: key.to_vec(), modulus_bits })
     }
 
     /// The size of the modulus.
@@ -133,8 +133,9 @@ impl PublicKey {
         self.modulus_bits
     }
 
-    pub(super) const fn decoding(&self) -> &DecodingKey {
-        &self.decoding
+    /// RSAPublicKey in DER, as ring wants it.
+    pub(super) fn der(&self) -> &[u8] {
+        &self.der
     }
 }
 

@@ -1,17 +1,18 @@
-//! Asks the sidecar for AWS's answer to a nonce of our own and checks it, with `jsonwebtoken` and `ring`.
+//! Asks the sidecar for AWS's answer to a nonce of our own and verifies it.
 //!
-//! Usage: `cargo run --example verify -- http://127.0.0.1:19181 PUBLIC_KEY.pem PRODUCT_CODE`
+//! Usage: `cargo run -p tollgate-receipt --example attestation -- http://127.0.0.1:19181 PUBLIC_KEY.pem PRODUCT_CODE`
 
 #![expect(clippy::print_stdout, reason = "an example says what it found")]
 
 use std::error::Error;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::SystemTime;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
+
+use tollgate_receipt::{Expected, Nonce, PublicKey, PublicKeyVersion, verify};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,29 +21,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut random = [0; 32];
     SystemRandom::new().fill(&mut random).map_err(|_| "no random bytes")?;
-    let nonce = URL_SAFE_NO_PAD.encode(random);
+    let nonce = Nonce::from_random(random);
     let token = attest(url, &nonce)?;
 
-    let parts: Vec<&str> = token.split('.').collect();
-    let [header, payload, signature] = parts.as_slice() else { return Err("not entitled: no token".into()) };
-    let pem = std::fs::read_to_string(key_file)?;
-    let key = tollgate::receipt::key::PublicKey::from_pem(pem.as_bytes())?;
-    let expected = tollgate::receipt::Expected {
+    let key = PublicKey::from_pem(&std::fs::read(key_file)?)?;
+    let expected = Expected {
         product_code: &product_code.parse()?,
-        public_key_version: tollgate::marketplace::PublicKeyVersion::FIRST,
-        nonce: &nonce.parse()?,
-        now: tollgate_clock::system_now(),
+        public_key_version: PublicKeyVersion::FIRST,
+        nonce: &nonce,
+        now: now(),
+        // To be tried against the emulator. In a product: false.
         allow_emulated: true,
     };
-    tollgate::receipt::verify(&[*header, *payload, *signature].join("."), &key, &expected)?;
+    verify(&token, &key, &expected)?;
     println!("entitled");
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "the example runs alone: there is no clock to follow")]
+fn now() -> tollgate_receipt::Timestamp {
+    SystemTime::now().into()
+}
+
 /// One request over plain HTTP, as the sidecar is on loopback.
-fn attest(url: &str, nonce: &str) -> Result<String, Box<dyn Error>> {
+fn attest(url: &str, nonce: &Nonce) -> Result<String, Box<dyn Error>> {
     let address = url.trim_start_matches("http://");
-    let body = json!({ "nonce": nonce }).to_string();
+    let body = json!({ "nonce": nonce.as_str() }).to_string();
     let mut stream = TcpStream::connect(address)?;
     let head = "POST /v1/attestations HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json";
     write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;

@@ -1,13 +1,15 @@
-//! The metering service over the AWS SDK: the only file that imports it.
+//! The metering service over the AWS SDK: the only crate that depends on it.
 //!
 //! - One call is one attempt: the SDK's retries are off, the schedule is ours.
 //! - Region, credentials and TLS are found on the first call, not before the ports are bound; native CA roots are read
 //!   on the first HTTPS connection, never for a plain-HTTP endpoint.
-//! - Every fault is mapped here, once, to a [`Fault`]; nothing of the SDK leaves this file.
+//! - Every fault is mapped here, once, to a [`Fault`]; nothing of the SDK leaves this crate.
 //! - Link-local and loopback addresses (IMDS, ECS, the emulator) are never asked through a proxy.
 
+pub mod ca_bundle;
 mod connection;
 mod credentials;
+pub mod region;
 mod usage;
 
 use std::error::Error as StdError;
@@ -32,18 +34,19 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::timeout::TimeoutConfig;
 use tokio::sync::watch;
 
-use super::ca_bundle::CaBundle;
-use super::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify};
-use super::service::ServiceFuture;
-use super::{
-    BatchMeterUsage, BatchMetered, Fault, FaultClass, FaultCode, Forward, Forwarded, Identified, Meter,
-    MeterUsage, Metered, Place, Region, Regional, Register, RegisterUsage, Registered, Resolve,
-    ResolvedCustomer, Signing, exceptions, region,
-};
+use ca_bundle::CaBundle;
 use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
 pub use credentials::CredentialSource;
 use credentials::{Loader, Ready};
 use tollgate_clock as clock;
+use tollgate_marketplace::exceptions;
+use tollgate_marketplace::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify};
+use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
+use tollgate_marketplace::{
+    BatchMeterUsage, BatchMetered, Fault, FaultClass, FaultCode, Forward, Forwarded, Identified, Meter,
+    MeterUsage, Metered, Place, Region, Regional, Register, RegisterUsage, Registered, Resolve,
+    ResolvedCustomer, Signing,
+};
 use tollgate_time::Timestamp;
 
 /// Connect timeout: just over one SYN retransmission (1 s, then 2 s), so that one lost packet does not lose the
@@ -326,8 +329,16 @@ impl Register for Aws {
         Box::pin(self.attempt(async move { self.ready(signing).await.map(|_| Identified) }))
     }
 
-    fn clock_skew(&self) -> watch::Receiver<Option<i64>> {
-        self.skew.subscribe()
+    fn clock_skew(&self) -> Option<i64> {
+        *self.skew.borrow()
+    }
+
+    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()> {
+        let mut skew = self.skew.subscribe();
+        Box::pin(async move {
+            let changed = skew.wait_for(|skew| *skew != known).await;
+            changed.expect("the sender is this client's own, which is borrowed");
+        })
     }
 }
 

@@ -1,4 +1,6 @@
-//! What proves an entitlement in mode `hourly`: the `Signature` of a `RegisterUsage` answer, verified.
+#![doc = include_str!("../README.md")]
+//!
+//! # The rules
 //!
 //! [`verify`] is pure and the only constructor of a [`Receipt`]. It accepts exactly one form, and refuses the rest:
 //! - a compact JWS of three parts (RFC 7515, section 3.1), at most 8 KiB, strict base64url without padding;
@@ -14,17 +16,17 @@
 //!
 //! ```
 //! fn holds<T: Send + Sync>() {}
-//! fn product(receipt: &tollgate::receipt::Receipt) -> &str {
+//! fn product(receipt: &tollgate_receipt::Receipt) -> &str {
 //!     receipt.product_code().as_str()
 //! }
-//! holds::<tollgate::receipt::Receipt>();
+//! holds::<tollgate_receipt::Receipt>();
 //! ```
 //!
 //! Its fields are private, so it has no literal, and an old one is no start for a new one:
 //!
 //! ```compile_fail,E0451
-//! fn forge(old: tollgate::receipt::Receipt) -> tollgate::receipt::Receipt {
-//!     tollgate::receipt::Receipt { token: "a.b.c".to_owned(), ..old }
+//! fn forge(old: tollgate_receipt::Receipt) -> tollgate_receipt::Receipt {
+//!     tollgate_receipt::Receipt { token: "a.b.c".to_owned(), ..old }
 //! }
 //! ```
 //!
@@ -32,33 +34,33 @@
 //!
 //! ```compile_fail,E0277
 //! fn holds<T: Clone>() {}
-//! holds::<tollgate::receipt::Receipt>();
+//! holds::<tollgate_receipt::Receipt>();
 //! ```
 //!
 //! ```compile_fail,E0277
 //! fn holds<T: Default>() {}
-//! holds::<tollgate::receipt::Receipt>();
+//! holds::<tollgate_receipt::Receipt>();
 //! ```
 //!
 //! ```compile_fail,E0277
 //! fn holds<T: for<'de> serde::Deserialize<'de>>() {}
-//! holds::<tollgate::receipt::Receipt>();
+//! holds::<tollgate_receipt::Receipt>();
 //! ```
 
 pub mod json;
-pub mod key;
-mod ring;
+mod key;
+mod ps256;
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 
-use crate::marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use json::Members;
-use key::PublicKey;
-use tollgate_time::Timestamp;
+
+pub use key::{KeyError, KeyRing, MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey};
+pub use tollgate_marketplace::{Invalid, Nonce, ProductCode, PublicKeyVersion};
+pub use tollgate_time::Timestamp;
 
 /// Longest token accepted; AWS's have less than 1 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -259,6 +261,27 @@ impl VerifyError {
 }
 
 /// Verifies `token` as the answer to what is [`Expected`], with the seller's key of that version.
+///
+/// ```
+/// use tollgate_receipt::{Expected, PublicKey, PublicKeyVersion, Timestamp, VerifyError, verify};
+///
+/// let token = include_str!("../../../tests/fixtures/tokens/openssl-rsa2048-e3.jwt");
+/// let key = include_bytes!("../../../tests/fixtures/tokens/openssl-rsa2048-e3.pub.pem");
+/// let key = PublicKey::from_pem(key)?;
+/// let expected = Expected {
+///     product_code: &"demohourly".parse()?,
+///     public_key_version: PublicKeyVersion::FIRST,
+///     nonce: &"fixture-nonce".parse()?,
+///     now: Timestamp::parse("2026-11-24T08:00:00Z").ok_or("no time")?,
+///     allow_emulated: false,
+/// };
+/// let receipt = verify(token.trim(), &key, &expected)?;
+/// assert_eq!(receipt.product_code().as_str(), "demohourly");
+///
+/// let replayed = Expected { nonce: &"another-nonce".parse()?, ..expected };
+/// assert_eq!(verify(token.trim(), &key, &replayed).unwrap_err(), VerifyError::NonceMismatch);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn verify(token: &str, key: &PublicKey, expected: &Expected<'_>) -> Result<Receipt, VerifyError> {
     let payload = verify_jws(token, key)?;
     let claims = Members::parse(&payload).ok_or(VerifyError::PayloadInvalid)?;
@@ -292,14 +315,14 @@ fn verify_jws(token: &str, key: &PublicKey) -> Result<Vec<u8>, VerifyError> {
     let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok().filter(|bytes| !bytes.is_empty());
     let header_bytes = decode(header).ok_or(VerifyError::Malformed)?;
     let payload_bytes = decode(payload).ok_or(VerifyError::Malformed)?;
-    decode(signature).ok_or(VerifyError::Malformed)?;
+    let signature = decode(signature).ok_or(VerifyError::Malformed)?;
     verify_header(&Members::parse(&header_bytes).ok_or(VerifyError::HeaderInvalid)?)?;
 
-    ring::install();
     let message = &token[..header.len() + 1 + payload.len()];
-    match jsonwebtoken::crypto::verify(signature, message.as_bytes(), key.decoding(), Algorithm::PS256) {
-        Ok(true) => Ok(payload_bytes),
-        Ok(false) | Err(_) => Err(VerifyError::SignatureInvalid),
+    if ps256::verifies(key.der(), message.as_bytes(), &signature) {
+        Ok(payload_bytes)
+    } else {
+        Err(VerifyError::SignatureInvalid)
     }
 }
 

@@ -43,7 +43,7 @@ impl CaBundle {
 mod tests {
     use super::*;
 
-    const CA: &[u8] = include_bytes!("../../tests/fixtures/tls/ca.pem");
+    const CA: &[u8] = include_bytes!("../../../tests/fixtures/tls/ca.pem");
 
     #[test]
     fn bundles_are_parsed_before_they_are_trusted() {

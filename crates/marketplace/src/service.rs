@@ -5,15 +5,16 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use tokio::sync::watch;
-
 use super::{
     BatchMeterUsage, BatchMetered, Fault, Forwarded, Identified, MeterUsage, Metered, Region, RegisterUsage,
     Registered, ResolvedCustomer, Signing,
 };
 
-/// What a call comes to, boxed: the traits stand behind `dyn`.
-pub type ServiceFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
+/// A boxed future: the traits stand behind `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a call comes to.
+pub type ServiceFuture<'a, T> = BoxFuture<'a, Result<T, Fault>>;
 
 /// A service that is asked in one region.
 pub trait Regional: Send + Sync {
@@ -29,8 +30,11 @@ pub trait Register: Regional {
     /// Finds region and credentials; no call is made with them.
     fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified>;
 
-    /// The service's clock less ours in seconds, by its latest answer.
-    fn clock_skew(&self) -> watch::Receiver<Option<i64>>;
+    /// The service's clock less ours in seconds, by its latest answer, if it had a time to compare.
+    fn clock_skew(&self) -> Option<i64>;
+
+    /// Waits until [`Register::clock_skew`] is something else than `known`.
+    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()>;
 }
 
 /// For the sender, and for registration where a report is the proof.

@@ -2,10 +2,10 @@
 
 use super::*;
 
-const GOOD: &str = include_str!("../../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
-const PRIVATE: &str = include_str!("../../../tests/fixtures/keys/rsa3072-test-only.pem");
-const CERTIFICATE: &str = include_str!("../../../tests/fixtures/tls/ca.pem");
-const PKCS1: &str = include_str!("../../../tests/fixtures/keys/pkcs1-test-only.pub.pem");
+const GOOD: &str = include_str!("../../../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
+const PRIVATE: &str = include_str!("../../../../tests/fixtures/keys/rsa3072-test-only.pem");
+const CERTIFICATE: &str = include_str!("../../../../tests/fixtures/tls/ca.pem");
+const PKCS1: &str = include_str!("../../../../tests/fixtures/keys/pkcs1-test-only.pub.pem");
 
 fn error(pem: &str) -> KeyError {
     PublicKey::from_pem(pem.as_bytes()).unwrap_err()
@@ -53,17 +53,17 @@ fn each_wrong_file_is_told_what_it_is() {
         ("a request", GOOD.replace("PUBLIC KEY", "CERTIFICATE REQUEST"), KeyError::OtherBlock),
         (
             "an elliptic curve",
-            include_str!("../../../tests/fixtures/keys/ec-test-only.pub.pem").into(),
+            include_str!("../../../../tests/fixtures/keys/ec-test-only.pub.pem").into(),
             KeyError::NotRsa,
         ),
         (
             "RSA for PSS only",
-            include_str!("../../../tests/fixtures/keys/rsa-pss-test-only.pub.pem").into(),
+            include_str!("../../../../tests/fixtures/keys/rsa-pss-test-only.pub.pem").into(),
             KeyError::NotRsa,
         ),
         (
             "RSA-1024",
-            include_str!("../../../tests/fixtures/keys/rsa1024-test-only.pub.pem").into(),
+            include_str!("../../../../tests/fixtures/keys/rsa1024-test-only.pub.pem").into(),
             KeyError::Size(1024),
         ),
     ] {
@@ -79,7 +79,7 @@ fn a_private_key_is_called_one_whatever_else_is_wrong() {
         ("PKCS#1", PRIVATE.replace("PRIVATE KEY", "RSA PRIVATE KEY")),
         ("encrypted", PRIVATE.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")),
         ("OpenSSH's", PRIVATE.replace("PRIVATE KEY", "OPENSSH PRIVATE KEY")),
-        ("Ed25519", include_str!("../../../tests/fixtures/keys/ed25519-test-only.pem").to_owned()),
+        ("Ed25519", include_str!("../../../../tests/fixtures/keys/ed25519-test-only.pem").to_owned()),
         ("cut off", PRIVATE[..200].to_owned()),
         ("cut off at the front", PRIVATE[200..].to_owned()),
         ("behind the public key", format!("{GOOD}{PRIVATE}")),

@@ -4,20 +4,17 @@
 //! - Names are AWS's own (`ProductCode`, `PublicKeyVersion`, `Nonce`); limits come from the service model
 //!   `meteringmarketplace/2016-01-14`.
 //! - A value of these types is valid: the constructor parses, there are no setters.
-//! - Nothing here knows the AWS SDK; `marketplace/aws.rs` alone translates.
+//! - Nothing here knows the AWS SDK; `tollgate-aws` alone translates.
 
 pub mod allocation;
-pub mod aws;
-pub mod ca_bundle;
 pub mod customer;
 pub mod exceptions;
 pub mod fault;
 pub mod hour;
 pub mod operation;
 pub mod quantity;
-pub mod region;
 pub mod schedule;
-#[cfg(test)]
+#[cfg(feature = "testing")]
 pub mod scripted;
 pub mod service;
 

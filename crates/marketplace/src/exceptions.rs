@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn every_name_has_its_section_in_the_runbook_and_no_link_there_leads_nowhere() {
-        let runbook = include_str!("../../docs/RUNBOOK.md");
+        let runbook = include_str!("../../../docs/RUNBOOK.md");
         let missing: Vec<_> = all()
             .map(|exception| exception.name)
             .filter(|name| !runbook.contains(&format!("\n### {name}\n")))

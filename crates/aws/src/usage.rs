@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::Aws;
-use crate::marketplace::{
+use tollgate_marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, Customer, Fault, FaultClass, Forwarded, HourUsage, MeterUsage,
     Metered, Quantity, RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
 };
@@ -487,11 +487,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::marketplace::TagSet;
-    use crate::usage::batch::{ESCAPED, RECORD_BYTES};
+    use tollgate_marketplace::TagSet;
+    use tollgate_marketplace::operation::{ESCAPED, RECORD_BYTES};
 
     proptest! {
-        /// What `usage::batch` reckons with is never less than the bytes that are sent.
+        /// What batches reckon with is never less than the bytes that are sent.
         #[test]
         fn a_record_is_never_larger_than_it_was_reckoned(
             tags in prop::collection::vec(prop::collection::btree_map("[ -=_@A-Za-z\\\\]{1,100}", "[ -=_@a-z\\\\]{1,256}", 0..=5), 0..4),
