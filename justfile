@@ -48,6 +48,10 @@ nextest *args:
 tidy:
     cargo test --locked --test tidy
 
+# Writes what is made from the table of settings: tables of documents, a part of the chart's schema. `tidy` compares.
+generate:
+    GENERATE=1 cargo test --locked --test tidy generated
+
 # Kills the binary under load, at random, by evictions and at every named step, beside a bad neighbour, and compares the bill.
 kill-campaign kills="200" mode="metered" seed="":
     #!/usr/bin/env bash
@@ -284,8 +288,8 @@ bench: release-binary
 # The emulator's speed and the durable intake alone, or some of it: `just bench-usage intake`. Needs wrk, openssl, a C compiler.
 bench-usage *parts:
     cargo build --release --locked --package tollgate
-    cargo build --release --locked --package tollgate --example bare_ledger
-    python3 benches/usage.py target/release/tollgate target/release/examples/bare_ledger {{ parts }}
+    cargo build --release --locked --package tollgate --example bare_ledger --example load
+    python3 benches/usage.py target/release/tollgate target/release/examples {{ parts }}
 
 # How fast sealed usage leaves at 300 ms a call, and what a stop sends in its time: `just bench-sending rate`. Needs a C compiler.
 bench-sending *parts:

@@ -36,6 +36,8 @@ PEAK_MAX = 30.0
 # and those are within the peak.
 ANONYMOUS_MAX = 18.0
 ACKNOWLEDGEMENT_MAX = 0.05
+# A sender that read every record that waits would be seen in each of them.
+SENDING_SECONDS = 20
 EVENTS = 1000
 OWN = "111122223333"
 
@@ -332,7 +334,8 @@ def metric(keeper, name):
 
 
 def seal(program, short):
-    """The longest acknowledgement while the hour of 50,000 customers × 3 is sealed, beside that of the seconds before."""
+    """The longest acknowledgement while the hour of 50,000 customers × 3 is sealed, and in the first seconds of sending it, beside
+    that of the seconds before."""
     customers, dimensions = (5_000 if short else 50_000), names(3)
     case = Case("", "saas", dimensions, customers, lambda: (
         {"dimension": name, "customer": licensed(customer)} for customer in range(customers) for name in dimensions))
@@ -363,13 +366,16 @@ def seal(program, short):
             wait("the hour to be sealed", sealed, patience=300)
             took = time.monotonic() - began
             longest, count = worst()
+            time.sleep(SENDING_SECONDS)
+            sending, _ = worst()
         finally:
             client.stdin.close()
             client.wait()
         told = (f"longest {longest * 1e3:.0f} ms of {count} in {took:.1f} s; before {before * 1e3:.0f} ms; "
+                f"in {SENDING_SECONDS} s of sending {sending * 1e3:.0f} ms; "
                 f"peak {keeper.peak:.1f} MiB, {'enforced' if cgroup else 'NO CGROUP'}")
     # The short form is for machines that others use too: there the time is told, and memory is what must hold.
-    assert short or longest <= ACKNOWLEDGEMENT_MAX, f"above {ACKNOWLEDGEMENT_MAX * 1e3:.0f} ms: {told}"
+    assert short or max(longest, sending) <= ACKNOWLEDGEMENT_MAX, f"above {ACKNOWLEDGEMENT_MAX * 1e3:.0f} ms: {told}"
     return told
 
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Measures the emulator's speed and the sidecar's durable intake, as ratios within one run.
 
-Usage: usage.py PROGRAM BARE_LOOP [PART…]
+Usage: usage.py PROGRAM EXAMPLES [PART…]
 
-PROGRAM is a release build with the emulator; BARE_LOOP is `cargo build --release --example bare_ledger`, which commits the
-same rows by rusqlite alone. Parts: emulator, intake, slow-disk, million; all of them unless some are named. BENCH_FOLDER
-names the disk, else it is that of temporary files. Needs wrk, taskset, openssl, and for slow-disk a C compiler.
+PROGRAM is a release build with the emulator; EXAMPLES is the folder of `cargo build --release --examples`: `bare_ledger` commits
+the same rows by rusqlite alone, or by the ledger alone, and `load` is 64 clients. Parts: emulator, intake, slow-disk, million; all
+of them unless some are named. BENCH_FOLDER names the disk, else it is that of temporary files. Needs wrk, taskset, openssl, and for
+slow-disk a C compiler.
 
 slow-disk is the intake again with every fsync lasting 3 ms (benches/slow_disk.c), for the sidecar and the bare loop alike: the
 disk that the goals were set on. Beside it stands the disk as it is, where the limit is HTTP and not the commit.
@@ -22,8 +23,11 @@ import tempfile
 import time
 import urllib.request
 
-PROGRAM, BARE_LOOP = sys.argv[1:3]
+PROGRAM, EXAMPLES = sys.argv[1:3]
+BARE_LOOP, LOAD = (os.path.join(EXAMPLES, name) for name in ("bare_ledger", "load"))
 SECONDS = 5
+# Of each ratio, so many in turns; the median counts.
+ROUNDS = 5
 # For one answer, in seconds: a program that hangs must fail the run and not hold it.
 PATIENCE = 30
 # The load generator has a core of its own, and whatever is measured has the other one.
@@ -56,9 +60,6 @@ request = function()
   count = count + 1
   local event = string.format('{"id":"%d-%d","dimension":"requests","quantity":"0.5"}', worker, count)
   return wrk.format("POST", "/v1/usage", {["content-type"] = "application/json", ["Host"] = "localhost"}, event)
-end
-done = function(summary, latency)
-  io.write(string.format("p99 %f\\n", latency:percentile(99.0) / 1e6))
 end
 """
 
@@ -183,7 +184,7 @@ def emulator_speed():
 class Bench:
     """An emulator, and a sidecar in mode metered on a disk."""
 
-    def __init__(self, **preload):
+    def __init__(self, socket=False, **preload):
         self.folder = tempfile.mkdtemp(dir=os.environ.get("BENCH_FOLDER"))
         self.preload = preload
         self.emulator = subprocess.Popen(
@@ -192,13 +193,14 @@ class Bench:
         )
         self.facts = json.loads(self.emulator.stdout.readline())
         os.mkdir(self.folder + "/state")
+        self.listens = f"unix:{self.folder}/app" if socket else "127.0.0.1:0"
         self.start()
 
     def start(self):
         environment = {
             "PATH": os.environ["PATH"], "TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demometered",
             "TOLLGATE_DIMENSIONS": "requests", "TOLLGATE_ENDPOINT_URL": self.facts["endpoint"], "TOLLGATE_CLOCK": self.facts["clock"],
-            "TOLLGATE_PROBE_ADDR": "127.0.0.1:0", "TOLLGATE_APP_ADDR": "127.0.0.1:0",
+            "TOLLGATE_PROBE_ADDR": "127.0.0.1:0", "TOLLGATE_APP_ADDR": self.listens,
             "TOLLGATE_STATE_DIR": self.folder + "/state", "TOLLGATE_POD_UID": "bench",
             "TOLLGATE_LOG_FORMAT": "json", "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "bench",
             "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true", **self.preload,
@@ -243,16 +245,20 @@ class Bench:
         name = "tollgate_ledger_commit_duration_seconds"
         return self.metric(name + "_count"), self.metric(name + "_sum")
 
-    def bare(self, rows):
-        """Rows a second of the bare loop on the same disk."""
-        file = f"{self.folder}/bare-{rows}.sqlite"
-        command = [*SERVED, BARE_LOOP, file, str(rows), str(SECONDS)]
+    def bare(self, rows, what="bare"):
+        """Rows a second of the bare loop, or of the ledger alone, on the same disk."""
+        folder = tempfile.mkdtemp(dir=self.folder)
+        command = [*SERVED, BARE_LOOP, what, folder, str(rows), str(SECONDS)]
         environment = {**os.environ, **self.preload}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        for suffix in ("", "-wal"):
-            if os.path.exists(file + suffix):
-                os.remove(file + suffix)
+        shutil.rmtree(folder)
         return float(done.stdout)
+
+    def load(self):
+        """Acknowledgements a second of 64 clients with one event a request, and the 99th percentile of their times."""
+        address = self.app.removeprefix("http://")
+        done = subprocess.run([*LOADING, LOAD, address, "64", str(SECONDS)], capture_output=True, text=True, check=True)
+        return map(float, done.stdout.split())
 
     def fsync_seconds(self):
         """The median of an fdatasync after 4 KiB, by a program of its own, so that it is as slow as the sidecar's."""
@@ -291,23 +297,39 @@ def alone(bench, disk):
     return fsync
 
 
+def middle(values):
+    return sorted(values)[len(values) // 2]
+
+
 def crowd(bench, disk, fsync):
-    """64 connections, one event a request, then a hundred."""
-    commits, seconds = bench.commits()
+    """64 clients, one event a request, by TCP and by a Unix socket; then a hundred a request."""
     accepted = 'tollgate_usage_events_total{dimension="requests",status="accepted"}'
-    before = bench.metric(accepted)
-    rate, text = wrk(bench.app, USAGE, 64)
-    p99 = float(re.search(r"p99 ([\d.]+)", text)[1])
-    after, _ = bench.commits()
-    group = (bench.metric(accepted) - before) / (after - commits)
-    row(f"durable intake{disk}, 64 connections, one event a request, events/s (groups of {group:.0f})", f"{rate:,.0f}", "≥ 10,000")
-    for rows in sorted({max(1, round(group)), 64}):
-        loop = bench.bare(rows)
-        row(f"the same beside a bare loop of {rows} rows a commit ({loop:,.0f} rows/s)", f"{rate / loop:.2f}", "≥ 0.7")
-    row(f"99th percentile of an acknowledgement{disk}", f"{p99 * 1e3:.2f} ms = {p99 / fsync:.1f} fsyncs", "≤ 4 fsyncs")
+    figures = {name: [] for name in ("bare", "store", "tcp", "unix", "p99", "unix p99", "group")}
+    for _ in range(ROUNDS):
+        figures["bare"].append(bench.bare(64))
+        figures["store"].append(bench.bare(64, "store"))
+        for name, p99, socket in (("tcp", "p99", False), ("unix", "unix p99", True)):
+            # Each begins with an empty ledger, as the loops do: what an id costs depends on how many there are.
+            with Bench(socket=socket, **bench.preload) as served:
+                rate, slowest = served.load()
+                commits, _ = served.commits()
+                figures["group"].append(served.metric(accepted) / commits)
+            figures[name].append(rate)
+            figures[p99].append(slowest)
+    bare = figures["bare"]
+    ratio = {name: middle([rate / loop for rate, loop in zip(figures[name], bare)]) for name in ("store", "tcp", "unix")}
+    rate = {name: f"{middle(figures[name]):,.0f}" for name in ("bare", "store", "tcp", "unix")}
+    row(f"a bare loop of the same statements{disk}, 64 rows a commit, rows/s", rate["bare"], "stated")
+    row(f"the ledger alone{disk}, 64 events a commit: events/s; beside the bare loop", f"{rate['store']}; {ratio['store']:.2f}", "≥ 0.8")
+    row(f"64 clients by TCP{disk}, one event a request, groups of {middle(figures['group']):.0f}: events/s; beside the bare loop",
+        f"{rate['tcp']}; {ratio['tcp']:.2f}", "≥ 10,000; ≥ 0.6")
+    row(f"the same by a Unix socket{disk}", f"{rate['unix']}; {ratio['unix']:.2f}", "≥ 0.75")
+    for name, by in (("p99", "TCP"), ("unix p99", "a Unix socket")):
+        p99 = middle(figures[name])
+        row(f"99th percentile of an acknowledgement{disk}, by {by}", f"{p99 * 1e3:.2f} ms = {p99 / fsync:.1f} fsyncs", "≤ 4 fsyncs")
     # The same requests without a commit: what HTTP alone takes on this machine.
     refused, _ = wrk(bench.app, USAGE.replace('"quantity":"0.5"', '"quantity":"-1"'), 64)
-    row(f"the same requests refused, so without a commit{disk}", f"{refused:,.0f}", "stated")
+    row(f"requests refused, so without a commit{disk}", f"{refused:,.0f}", "stated")
     many, _ = wrk(bench.app, MANY, 64)
     loop = bench.bare(1000)
     row(f"durable intake{disk}, 64 connections, 100 events a request, events/s", f"{many * 100:,.0f}", "≥ 10,000")

@@ -133,8 +133,7 @@ impl App {
             pod: config.probe.pod_uid.clone(),
         });
         let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
-        // In mode hourly AWS is asked once: nothing will need the credentials again.
-        if config.product.mode != Mode::Hourly {
+        if !config.product.mode.ends_when_open() {
             let aws = Arc::clone(&aws);
             parts.spawn("credentials", until(parts.stop(), async move { aws.keep_credentials().await }));
         }
@@ -165,7 +164,7 @@ impl App {
                 attestation,
                 door: config.app.aws_door.then(|| {
                     // Only reports of this pod's own usage compete with the ledger's.
-                    let metered = usage.as_ref().filter(|_| config.product.mode == Mode::Metered);
+                    let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
                     Door::new(
                         Arc::clone(&aws) as Arc<dyn Forward>,
                         metered.map(|usage| usage.part.clone()),
@@ -181,7 +180,7 @@ impl App {
         }
 
         let draining = watch::Sender::new(false);
-        if config.product.mode == Mode::Metered {
+        if config.product.mode.meters_own_pod() {
             let trial = Trial {
                 aws: Arc::clone(&aws) as Arc<dyn Meter>,
                 product_code: config.product.product_code.clone(),
@@ -308,9 +307,9 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
     }
 }
 
-/// Only `RegisterUsage` is signed, so only its mode can attest.
+/// Only a signed answer attests.
 fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
-    (config.product.mode == Mode::Hourly).then(|| {
+    config.product.mode.is_signed().then(|| {
         Arc::new(Attestation {
             aws: Arc::clone(&surroundings.aws) as Arc<dyn Register>,
             product_code: config.product.product_code.clone(),

@@ -1,7 +1,8 @@
 //! Valid configuration: each part of the program gets its own piece of it, never the whole.
 //!
-//! - The settings table in [`setting`] is the one definition of names, defaults and meanings; `resolve` decides which
-//!   text counts; `parse` turns texts into values; `fault` says what is wrong, all of it at once.
+//! - The table in `table` declares each setting once: name, type, default, owner, meaning, value of the chart.
+//!   `resolve` decides which text counts; `kind` and `parse` turn texts into values; `rules` join them; `fault` says
+//!   what is wrong, all of it at once.
 //! - A [`Config`] is valid: keys are read and parsed, folders were written to, addresses do not collide. What only AWS
 //!   can tell (is the product code right, does the role permit) is not known here.
 //! - This is the only module that reads the environment. It reads files through [`Disk`], never the network or a clock.
@@ -15,65 +16,43 @@ mod endpoint;
 mod env;
 mod fault;
 mod flags;
+mod identity;
 mod keys;
+mod kind;
+mod mode;
 mod parse;
-mod parts;
 mod proxy;
 mod reader;
 mod report;
 mod resolve;
+mod rules;
 mod sdk;
 pub mod setting;
+mod state;
+mod table;
 #[cfg(test)]
 mod tests;
-mod usage;
+mod token;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
-
 pub use self::disk::{DEFAULT_FILE, Disk, Installation, MemoryDisk, SELLER_FILE, SystemDisk};
 pub use self::endpoint::EndpointUrl;
-pub use self::env::{Environment, MapEnvironment, ProcessEnvironment, restart_if_untidy};
+pub use self::env::{Environment, MapEnvironment, OWN_PROGRAM, ProcessEnvironment, restart_if_untidy};
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::flags::{Flags, USAGE_HEADING};
+pub use self::mode::Mode;
 pub use self::parse::{DURATION_MAX, duration};
+use self::reader::Reader;
 pub use self::report::{Report, Row, report};
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
-use tollgate_aws::ca_bundle::CaBundle;
-use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
-use tollgate_receipt::KeyRing;
+pub use self::table::{App, Aws, Config, Log, Probe, Product, Registration, State, Usage};
 
 #[cfg(test)]
 pub(crate) use self::tests::TEST_KEY_PEM;
-
-/// Everything that was configured, valid.
-#[derive(Debug)]
-pub struct Config {
-    /// What is sold and how it proves that it was paid.
-    pub product: Product,
-    /// How AWS is asked and what follows from its answers.
-    pub registration: Registration,
-    /// Where AWS is.
-    pub aws: Aws,
-    /// The kubelet's server.
-    pub probe: Probe,
-    /// The application's server.
-    pub app: App,
-    /// Where things are kept.
-    pub state: State,
-    /// Custom metering.
-    pub usage: Usage,
-    /// Log output.
-    pub log: Log,
-    /// Whose wall time counts.
-    pub clock: ClockSource,
-    /// Which pod this is.
-    pub identity: PodIdentity,
-}
 
 /// A configuration with what there is to say about it.
 #[derive(Debug)]
@@ -110,10 +89,14 @@ pub fn load(
     role: Role,
 ) -> Result<Loaded, Faults> {
     let resolution = resolve::resolve(flags, env, installed);
-    let (config, mut faults, mut warnings) = parts::read(&resolution, env, installed, role);
+    let mut reader = Reader::new(&resolution, env, installed, role);
+    let config = Config::read(&mut reader);
+    rules::check(&mut reader);
+    let (mut faults, mut warnings) = (reader.faults, reader.warnings);
     faults.splice(0..0, resolution.faults.iter().cloned());
     match config {
-        Some(config) if faults.is_empty() => {
+        Some(mut config) if faults.is_empty() => {
+            identity::keep_receipt_of_a_named_pod(&mut config, &mut warnings);
             warnings.splice(0..0, resolution.warnings.iter().cloned());
             let origins = report::rows(&resolution, env, installed);
             Ok(Loaded { config, warnings, origins })
@@ -129,83 +112,13 @@ pub fn load_probe(
     installed: &Installation<'_>,
 ) -> Result<Probe, Faults> {
     let resolution = resolve::resolve(flags, env, installed);
-    let mut reader = reader::Reader::new(&resolution, env, installed);
-    let probe = parts::probe(&mut reader);
+    let mut reader = Reader::new(&resolution, env, installed, Role::Inspect);
+    let probe = Probe::read(&mut reader);
     let faults = reader.faults;
     match probe {
         Some(probe) if !resolution.file.is_broken() && !resolution.seller.is_broken() => Ok(probe),
         _ => Err(Faults(resolution.faults.into_iter().chain(faults).collect())),
     }
-}
-
-/// How the product is priced, which decides AWS's call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// `RegisterUsage`: AWS meters by itself.
-    Hourly,
-    /// `MeterUsage`: custom dimensions, from the buyer's account.
-    Metered,
-    /// `BatchMeterUsage`: custom dimensions, from the seller's account.
-    Saas,
-}
-
-impl Mode {
-    /// As it is configured.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hourly => "hourly",
-            Self::Metered => "metered",
-            Self::Saas => "saas",
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What is sold and how it proves that it was paid.
-#[derive(Debug)]
-pub struct Product {
-    /// How it is priced.
-    pub mode: Mode,
-    /// Which product it is.
-    pub product_code: ProductCode,
-    /// The keys that verify AWS's signature: at least one in [`Mode::Hourly`], else possibly none.
-    pub keys: KeyRing,
-    /// The version to ask for, where one is stated; it is held in `keys` in [`Mode::Hourly`].
-    pub public_key_version: Option<PublicKeyVersion>,
-    /// Tokens of the emulator count.
-    pub allow_emulated: bool,
-    /// The dimensions that usage may name; `None` for any.
-    pub dimensions: Option<Vec<String>>,
-    /// The dimension whose report of 0 proves the entitlement; [`Mode::Metered`] only.
-    pub entitlement_dimension: Option<String>,
-    /// Where the seller publishes the runbook; the code of a reason is appended to it.
-    pub docs_url: Option<String>,
-    /// A seller's file exists.
-    pub sealed: bool,
-}
-
-/// How AWS is asked and what follows from its answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
-    /// How long AWS may give no answer before the state becomes `unavailable`.
-    pub unavailable_after: Duration,
-    /// How long the gate may stay open while AWS is unreachable; zero for not at all.
-    pub grace_period: Duration,
-    /// When not entitled.
-    pub on_denied: OnDenied,
-    /// When an entitlement ends.
-    pub on_lapse: OnLapse,
-    /// When AWS said that the buyer is not entitled.
-    pub after_denial: AfterDenial,
-    /// The verified receipt is kept for a restart.
-    pub kept_receipt: bool,
 }
 
 /// What to do when not entitled.
@@ -244,35 +157,6 @@ pub enum OnUnsent {
     CloseAfter(Duration),
 }
 
-/// Where AWS is and how it is reached.
-#[derive(Debug)]
-pub struct Aws {
-    /// The region, where it is configured; else it is discovered.
-    pub region: Option<Region>,
-    /// Where `region` comes from.
-    pub region_origin: Origin,
-    /// Used instead of AWS's own endpoint.
-    pub endpoint_url: Option<EndpointUrl>,
-    /// Where the ECS agent describes the task.
-    pub ecs_metadata_uri: Option<String>,
-    /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` and `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
-    pub container_credentials: [Option<String>; 2],
-    /// `AWS_WEB_IDENTITY_TOKEN_FILE`.
-    pub web_identity_token_file: Option<PathBuf>,
-    /// Trusted instead of the system's certificate authorities.
-    pub ca_bundle: Option<CaBundle>,
-    /// `AWS_USE_DUALSTACK_ENDPOINT`.
-    pub use_dual_stack: bool,
-    /// `AWS_USE_FIPS_ENDPOINT`.
-    pub use_fips: bool,
-    /// `AWS_EC2_METADATA_DISABLED`: the instance metadata service is not to be asked.
-    pub imds_disabled: bool,
-    /// The proxies to go through.
-    pub proxies: Proxies,
-    /// A seller's file exists: no endpoint may come from anywhere but `endpoint_url`.
-    pub sealed: bool,
-}
-
 /// Proxies as the usual variables name them; they may hold passwords.
 #[derive(Debug, Clone, Default)]
 pub struct Proxies {
@@ -284,28 +168,6 @@ pub struct Proxies {
     pub all: Option<Secret>,
     /// `NO_PROXY` or `no_proxy`.
     pub no_proxy: Option<String>,
-}
-
-/// The kubelet's server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// Always TCP. `[::]` serves IPv4 too, and becomes `0.0.0.0` where the machine has no IPv6.
-    pub addr: ListenAddr,
-    /// `TOLLGATE_POD_UID`: the pod whose gate this is, where the platform says so.
-    pub pod_uid: Option<String>,
-}
-
-/// The application's server.
-#[derive(Debug, Clone)]
-pub struct App {
-    /// Where it listens; beyond loopback only with a token.
-    pub addr: ListenAddr,
-    /// The bearer token to ask for.
-    pub token: Option<Secret>,
-    /// The AWS wire protocol is served.
-    pub aws_door: bool,
-    /// `POST /v1/quit` is served.
-    pub quit: bool,
 }
 
 /// Where a server listens.
@@ -337,13 +199,6 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// Where things are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
-    /// The folder.
-    pub dir: StateDir,
-}
-
 /// The folder for state, proven to be writable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
@@ -366,35 +221,6 @@ impl StateDir {
     }
 }
 
-/// Custom metering.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Usage {
-    /// How long an hour still accepts its own late usage after it has ended; below an hour.
-    pub settle: Duration,
-    /// Usage that missed AWS's window and was never attempted.
-    pub on_expired: OnExpired,
-    /// An hour without usage.
-    pub on_zero_hour: OnZeroHour,
-    /// The open hour is sealed and sent when the process is asked to stop.
-    pub seal_on_shutdown: bool,
-    /// How long a stop may take.
-    pub shutdown_grace: Duration,
-    /// How long usage is still accepted after a request to stop; at most an hour.
-    pub drain_quiet: Duration,
-    /// How long the command of `exec` may take to end before it is killed; at most an hour.
-    pub command_grace: Duration,
-    /// How long an event's `id` is remembered; two hours to 30 days.
-    pub idempotency_window: Duration,
-    /// Usage that AWS refuses or does not answer for; [`Mode::Metered`] only.
-    pub on_unsent: OnUnsent,
-    /// One rejected event rejects its whole request.
-    pub strict_usage: bool,
-    /// Records may be confirmed, discarded and redirected by the commands of `ledger`.
-    pub ledger_repair: bool,
-    /// Above this size of the ledger usage is refused.
-    pub ledger_bytes_max: u64,
-}
-
 /// What becomes of usage that missed AWS's window and was never attempted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExpired {
@@ -411,15 +237,6 @@ pub enum OnZeroHour {
     Skip,
     /// A quantity of 0.
     Report,
-}
-
-/// Log output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// How lines look; `None` for JSON, or text on a terminal.
-    pub format: Option<LogFormat>,
-    /// Which lines are written, as `tracing_subscriber::filter::Targets` parses it.
-    pub filter: String,
 }
 
 /// How log lines look.

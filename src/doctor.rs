@@ -110,7 +110,7 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
                 region.as_str(),
                 found.as_str()
             );
-            if mode == Mode::Saas {
+            if mode.is_run_by_seller() {
                 return Finding::ok(check, seen);
             }
             let remedy = format!("Set it to {}, or remove it so that it is discovered.", found.as_str());
@@ -148,14 +148,9 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
 /// The least that the role must allow for a mode.
 #[must_use]
 pub fn least_policy(mode: Mode) -> serde_json::Value {
-    let actions: &[&str] = match mode {
-        Mode::Hourly => &["aws-marketplace:RegisterUsage"],
-        Mode::Metered => &["aws-marketplace:MeterUsage"],
-        Mode::Saas => &["aws-marketplace:BatchMeterUsage", "aws-marketplace:ResolveCustomer"],
-    };
     serde_json::json!({
         "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}],
+        "Statement": [{"Effect": "Allow", "Action": mode.actions(), "Resource": "*"}],
     })
 }
 

@@ -1,7 +1,7 @@
 //! tollgate: the entitlement and metering sidecar for container products on AWS Marketplace.
 //!
-//! Reading order: [`marketplace`] (the vocabulary), [`registration`] (the heart), [`receipt`] (what proves an
-//! entitlement), [`entitlement`] (the published fact), [`probe`] (who reads it), [`app`] (how it is joined).
+//! Reading order: [`tollgate_marketplace`] (the vocabulary), [`registration`] (the heart), [`tollgate_receipt`] (what
+//! proves an entitlement), [`entitlement`] (the published fact), [`probe`] (who reads it), [`app`] (how it is joined).
 
 pub mod api;
 pub mod app;
@@ -9,8 +9,6 @@ pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod doctor;
-#[cfg(feature = "emulator")]
-pub mod emulator;
 pub mod entitlement;
 pub mod exit;
 #[cfg(feature = "fail-points")]

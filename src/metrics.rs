@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::entitlement::{Entitlement, State};
+use tollgate_marketplace::DIMENSIONS_MAX;
 use tollgate_time::Timestamp;
 
 /// How an attempt to register ended.
@@ -54,9 +55,6 @@ struct ReasonLabel {
 
 /// Distinct `code` values kept; AWS has about thirty, an impostor could send any number.
 const CODES_MAX: usize = 64;
-
-/// Distinct `dimension` values kept; then `other`. AWS allows a product some hundred at most.
-const DIMENSIONS_MAX: usize = 200;
 
 /// What the ledger holds.
 #[derive(Debug, Clone, Copy)]

@@ -11,19 +11,12 @@ use std::time::Duration;
 
 use conversation::{Server, folder};
 use libfuzzer_sys::fuzz_target;
-use tokio::sync::watch;
 use tollgate::api::attestation::{Attestation, Calls, registrations};
 use tollgate::api::door::Door;
 use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
 use tollgate::entitlement::{self, Subject, word};
-use tollgate_marketplace::service::ServiceFuture;
-use tollgate_marketplace::{
-    Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
-    Resolve, ResolvedCustomer, Signing,
-};
 use tollgate::metrics::Metrics;
-use tollgate_receipt::{KeyRing, PublicKey};
 use tollgate::usage::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::ledger::writer::Writer;
@@ -32,6 +25,12 @@ use tollgate::usage::notice::Notices;
 use tollgate::usage::policy::Window;
 use tollgate_clock::WallClock;
 use tollgate_http::Room;
+use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
+use tollgate_marketplace::{
+    Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
+    Resolve, ResolvedCustomer, Signing,
+};
+use tollgate_receipt::{KeyRing, PublicKey};
 use tollgate_time::Timestamp;
 
 /// An AWS that says no to everything but forwarded calls.
@@ -56,8 +55,12 @@ impl Register for Refusing {
         refused()
     }
 
-    fn clock_skew(&self) -> watch::Receiver<Option<i64>> {
-        watch::channel(None).1
+    fn clock_skew(&self) -> Option<i64> {
+        None
+    }
+
+    fn clock_skew_changed(&self, _: Option<i64>) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
     }
 }
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate::emulator::check_world;
+use tollgate_emulator::check_world;
 
 fuzz_target!(|text: &str| {
     if let Err(error) = check_world(text) {

@@ -132,7 +132,7 @@ const fn window(outlet: Outlet) -> Window {
 fn rules(config: &Config) -> Rules {
     Rules {
         dimensions: config.product.dimensions.clone(),
-        customers: config.product.mode == Mode::Saas,
+        customers: config.product.mode.is_run_by_seller(),
         entitlement_dimension: config.product.entitlement_dimension.clone(),
         strict: config.usage.strict_usage,
         age_max: event::age_max(config.usage.idempotency_window),

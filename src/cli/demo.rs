@@ -19,7 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
 use crate::cli::complain;
-use crate::config::{Environment as _, ProcessEnvironment, setting};
+use crate::config::{Environment as _, OWN_PROGRAM, ProcessEnvironment, setting};
 use crate::exit::Exit;
 use crate::shutdown::Signals;
 use tollgate_clock as clock;
@@ -33,9 +33,6 @@ pub struct DemoArgs {
     #[arg(long)]
     once: bool,
 }
-
-/// Linux's name for the running program's file.
-const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Keys are made within seconds even without optimisation, and registration takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(120);

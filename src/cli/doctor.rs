@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::app::aws_settings;
 use crate::cli::{complain, probe};
-use crate::config::{self, Config, Environment, Flags, Installation, Mode, Role, Row};
+use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
 use crate::disk::{Links, read_regular};
 use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
@@ -22,7 +22,7 @@ use crate::entitlement::Reason;
 use crate::exit::Exit;
 use tollgate_aws::Aws;
 use tollgate_clock as clock;
-use tollgate_marketplace::{Fault, Region};
+use tollgate_marketplace::{Fault, Region, WEB_IDENTITY_TOKEN_BYTES_MAX};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -109,7 +109,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
 
 fn keys(config: &Config) -> Finding {
     let product = &config.product;
-    if product.mode != Mode::Hourly {
+    if !product.mode.is_signed() {
         return Finding::ok("public keys", format!("not needed in mode {}", product.mode));
     }
     let shown: Vec<String> = product
@@ -122,14 +122,11 @@ fn keys(config: &Config) -> Finding {
     Finding::ok("public keys", shown.join(", "))
 }
 
-/// A projected token has some kilobytes.
-const TOKEN_BYTES_MAX: usize = 64 * 1024;
-
 async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let token = config.aws.web_identity_token_file.as_ref();
     if let Some(path) = token {
-        let bytes = read_regular(path, TOKEN_BYTES_MAX, Links::Follow);
+        let bytes = read_regular(path, WEB_IDENTITY_TOKEN_BYTES_MAX, Links::Follow);
         let read = bytes.as_deref().map_err(io::Error::kind);
         findings.push(web_identity(&path.display().to_string(), read, clock::system_now()));
     }

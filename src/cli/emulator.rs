@@ -9,9 +9,9 @@ use clap::Args;
 use tokio::sync::watch;
 
 use crate::cli::complain;
-use crate::emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
 use crate::exit::Exit;
 use crate::shutdown::Signals;
+use tollgate_emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ask};
 

@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::app::{App, Scope};
 use crate::cli::{complain, load};
-use crate::config::{Environment as _, Flags, Mode, ProcessEnvironment, Role, USAGE_HEADING, setting};
+use crate::config::{Environment as _, Flags, ProcessEnvironment, Role, USAGE_HEADING, setting};
 use crate::exit::Exit;
 
 /// Arguments of `exec`, which has no use for the settings of usage.
@@ -32,17 +32,6 @@ pub fn run(args: &ExecArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    if config.product.mode != Mode::Hourly {
-        return complain(
-            Exit::Config,
-            &format!(
-                "mode: exec works with mode hourly only, for nothing stays to meter usage in mode {}; use \
-                 `tollgate run` \
-                 as a sidecar and `tollgate await` before the application",
-                config.product.mode
-            ),
-        );
-    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::complain;
+use crate::config::OWN_PROGRAM;
 use crate::exit::Exit;
 
 /// Arguments of `install`.
@@ -16,9 +17,6 @@ pub struct InstallArgs {
     /// An existing folder, such as a volume shared with another container
     dir: PathBuf,
 }
-
-/// Linux's name for the running program's file.
-const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Copies atomically: whoever looks sees no file, the old one, or the whole new one.
 pub fn run(args: &InstallArgs) -> Exit {

@@ -14,7 +14,7 @@ use crate::api::listing::Listing;
 use crate::api::repair::{Action, OTHER_FORM, Order as Body};
 use crate::api::{csv, query};
 use crate::cli::complain;
-use crate::config::{self, Flags, Installation, Mode, ProcessEnvironment, Role};
+use crate::config::{self, Flags, Installation, ProcessEnvironment, Role};
 use crate::exit::Exit;
 use crate::usage::ledger::repair::Repaired;
 use crate::usage::ledger::view::{Looked, Standing};
@@ -181,9 +181,10 @@ pub fn run(args: &LedgerArgs) -> Exit {
         Ok(loaded) => loaded.config,
         Err(faults) => return complain(Exit::Config, &format!("{faults}\n{}", faults.summary())),
     };
-    if config.product.mode == Mode::Hourly {
-        let text = "mode: there is no ledger in mode hourly, where AWS meters by itself";
-        return complain(Exit::Config, text);
+    if !config.product.mode.has_ledger() {
+        let text =
+            format!("mode: there is no ledger in mode {}, where AWS meters by itself", config.product.mode);
+        return complain(Exit::Config, &text);
     }
     let done = Source::find(&config, args.order.writes())
         .and_then(|mut source| perform(&args.order, &mut source, args.json));

@@ -65,6 +65,9 @@ pub(super) fn filled(env: &dyn Environment, key: &str) -> Option<String> {
     env.get(key).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
+/// Linux's name for the running program's file.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// Starts this program anew, in the same process, where a variable that counts here has white space at its ends.
 ///
 /// The AWS SDK and the HTTP client read the environment themselves, and a process cannot change its own without risk.
@@ -76,7 +79,7 @@ pub fn restart_if_untidy() {
         return;
     }
     let mut arguments = std::env::args_os();
-    let mut program = Command::new("/proc/self/exe");
+    let mut program = Command::new(OWN_PROGRAM);
     if let Some(name) = arguments.next() {
         program.arg0(name);
     }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::setting::Spec;
+use crate::entitlement::LINE_BYTES_MAX;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,10 +106,8 @@ impl Faults {
             0 | 1 => String::new(),
             n => format!(" (and {} more)", n - 1),
         };
-        // An exec probe's output is shown up to 1 KiB by the kubelet; ours is promised to stay within 512 bytes.
-        const SUMMARY_BYTES_MAX: usize = 512;
         let prefix = "misconfigured: InvalidConfiguration: ";
-        let room = SUMMARY_BYTES_MAX - prefix.len() - more.len();
+        let room = LINE_BYTES_MAX - prefix.len() - more.len();
         format!("{prefix}{}{more}", cut(&first, room))
     }
 }

@@ -61,33 +61,14 @@ const HEADING: &str = "Settings (each also TOLLGATE_… in the environment and a
 /// The heading of those that only products with custom dimensions need.
 pub const USAGE_HEADING: &str = "Settings for usage (modes metered and saas)";
 
-/// What stands under it.
-const FOR_USAGE: [Setting; 15] = [
-    Setting::OnLapse,
-    Setting::OnUnsent,
-    Setting::Dimensions,
-    Setting::EntitlementDimension,
-    Setting::Settle,
-    Setting::OnExpired,
-    Setting::OnZeroHour,
-    Setting::SealOnShutdown,
-    Setting::IdempotencyWindow,
-    Setting::StrictUsage,
-    Setting::LedgerRepair,
-    Setting::DrainQuiet,
-    Setting::ShutdownGrace,
-    Setting::AwsDoor,
-    Setting::LedgerBytesMax,
-];
-
 fn arg(setting: Setting) -> Arg {
     let spec = setting.spec();
     let arg = Arg::new(spec.name)
         .long(spec.flag)
         .value_name(spec.value_name)
         .action(ArgAction::Set)
-        .help_heading(if FOR_USAGE.contains(&setting) { USAGE_HEADING } else { HEADING })
-        .help(format!("{} [{}]", spec.meaning.replace('`', ""), default_shown(spec.default_shown)))
+        .help_heading(if spec.for_usage { USAGE_HEADING } else { HEADING })
+        .help(format!("{} [{}]", spec.meaning.replace('`', ""), default_shown(spec.default_shown())))
         .hide(spec.emulator_only && !cfg!(feature = "emulator"));
     match spec.form {
         Form::Switch => arg.num_args(0..=1).default_missing_value("true"),

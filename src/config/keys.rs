@@ -4,16 +4,16 @@
 //! What makes a key acceptable is decided in [`tollgate_receipt`].
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, describe};
+use super::kind::{Parse, VERSION};
 use super::parse::Problem;
+use super::reader::{Reader, given_path};
+use super::setting::Setting;
 use crate::disk::Links;
 use tollgate_marketplace::PublicKeyVersion;
-use tollgate_receipt::{KeyRing, PublicKey};
-
-/// Largest PEM file: an RSA-8192 key has 1.5 KiB; comments around it are welcome.
-const PEM_BYTES_MAX: usize = 16 * 1024;
+use tollgate_receipt::{KeyRing, PEM_BYTES_MAX, PublicKey};
 
 /// Most names looked at in a folder; AWS has issued no product more than a few keys.
 const FOLDER_NAMES_MAX: usize = 256;
@@ -22,12 +22,39 @@ const FOLDER_NAMES_MAX: usize = 256;
 const REMEDY: &str =
     "use the product's public key (BEGIN PUBLIC KEY) from the AWS Marketplace Management Portal";
 
+/// Reads the product's keys: at least one where AWS's answer is signed, the stated version among them.
+pub(super) fn key_ring(reader: &mut Reader<'_>, setting: Setting, parse: Parse<PathBuf>) -> Option<KeyRing> {
+    let Some(path) = given_path(reader, setting, parse)? else {
+        let Some(mode) = reader.mode().filter(|mode| mode.is_signed()) else {
+            return Some(KeyRing::default());
+        };
+        reader.missing(setting, &format!("is required in mode {mode}: the product's public key"));
+        return None;
+    };
+    let stated = reader.peek(Setting::PublicKeyVersion, VERSION.parse);
+    let ring = match load(reader.installed.disk, &path, stated) {
+        Ok(ring) => ring,
+        Err(problems) => {
+            for problem in problems {
+                reader.fault(setting, problem);
+            }
+            return None;
+        }
+    };
+    if let Some(version) = stated.filter(|version| ring.get(*version).is_none()) {
+        let held: Vec<String> = ring.versions().map(|version| version.to_string()).collect();
+        let problem = format!(
+            "is not among the keys held ({}); add {version}.pem or state another version",
+            held.join(", ")
+        );
+        reader.fault(Setting::PublicKeyVersion, problem);
+        return None;
+    }
+    Some(ring)
+}
+
 /// Reads the keys at `path`. A single PEM is version 1 unless `stated` says another.
-pub(super) fn load(
-    disk: &dyn Disk,
-    path: &Path,
-    stated: Option<PublicKeyVersion>,
-) -> Result<KeyRing, Vec<Problem>> {
+fn load(disk: &dyn Disk, path: &Path, stated: Option<PublicKeyVersion>) -> Result<KeyRing, Vec<Problem>> {
     let names = match disk.list(path, FOLDER_NAMES_MAX) {
         Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {

@@ -7,11 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{
-    AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
-    OnUnsent, OnZeroHour,
-};
-use tollgate_marketplace::Invalid;
+use super::{ClockSource, EndpointUrl, ListenAddr, Mode, OnLapse, OnUnsent};
+use tollgate_marketplace::{DIMENSION_CHARS_MAX, DIMENSIONS_MAX, Invalid};
 
 /// What is wrong with a text.
 pub(super) type Problem = Cow<'static, str>;
@@ -53,14 +50,17 @@ pub fn duration(text: &str) -> Result<Duration, Invalid> {
     if total > DURATION_MAX { Err(TOO_LONG) } else { Ok(total) }
 }
 
-/// A duration within limits that the setting has; the limit is written as it would be typed.
-pub(super) fn duration_at_most(
-    text: &str,
-    limit: Duration,
-    limit_text: &'static str,
-) -> Result<Duration, Problem> {
-    let value = duration(text).map_err(|invalid| Cow::Borrowed(invalid.0))?;
-    if value > limit { Err(format!("is longer than {limit_text}; choose less").into()) } else { Ok(value) }
+/// A duration within limits that the setting has, each written as it would be typed.
+pub(super) fn duration_within(text: &str, least: &str, most: &str) -> Result<Duration, Problem> {
+    let duration = |text| duration(text).map_err(|invalid: Invalid| Cow::Borrowed(invalid.0));
+    let value = duration(text)?;
+    if value > duration(most)? {
+        return Err(format!("is longer than {most}; choose less").into());
+    }
+    if value < duration(least)? {
+        return Err(format!("is shorter than {least}; choose more").into());
+    }
+    Ok(value)
 }
 
 /// Smallest ledger that holds its own schema and a day of records.
@@ -94,65 +94,44 @@ pub(super) fn switch(text: &str) -> Result<bool, Problem> {
     }
 }
 
-/// A value that its own type parses.
-pub(super) fn typed<T: std::str::FromStr<Err = Invalid>>(text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|invalid: Invalid| Cow::Borrowed(invalid.0))
-}
-
 pub(super) fn mode(text: &str) -> Result<Mode, Problem> {
-    match text {
-        "hourly" => Ok(Mode::Hourly),
-        "metered" => Ok(Mode::Metered),
-        "saas" => Ok(Mode::Saas),
-        "contract" => Err(
+    if let Some(mode) = Mode::ALL.into_iter().find(|mode| mode.as_str() == text) {
+        return Ok(mode);
+    }
+    Err(match text {
+        "contract" => {
             "is not in this release (contract pricing needs License Manager); use hourly, metered or saas"
-                .into(),
-        ),
-        _ => Err("is not a mode; use hourly, metered or saas, as the product is priced".into()),
+        }
+        _ => "is not a mode; use hourly, metered or saas, as the product is priced",
     }
-}
-
-pub(super) fn on_denied(text: &str) -> Result<OnDenied, Problem> {
-    match text {
-        "hold" => Ok(OnDenied::Hold),
-        "exit" => Ok(OnDenied::Exit),
-        _ => Err("is neither hold nor exit".into()),
-    }
+    .into())
 }
 
 pub(super) fn on_lapse(text: &str) -> Result<OnLapse, Problem> {
-    if text == "keep" {
-        return Ok(OnLapse::Keep);
-    }
-    let Some(after) = text.strip_prefix("close-after:") else {
-        return Err("is neither keep nor close-after:<duration>, such as close-after:6h".into());
-    };
-    duration(after).map(OnLapse::CloseAfter).map_err(|invalid| format!("has a part that {invalid}").into())
+    Ok(keep_or_close_after(text)?.map_or(OnLapse::Keep, OnLapse::CloseAfter))
 }
 
 /// AWS advises not to fail closed before two hours of metering failures.
 const ON_UNSENT_MIN: Duration = Duration::from_secs(2 * 60 * 60);
 
 pub(super) fn on_unsent(text: &str) -> Result<OnUnsent, Problem> {
+    match keep_or_close_after(text)? {
+        None => Ok(OnUnsent::Keep),
+        Some(after) if after < ON_UNSENT_MIN => {
+            Err("closes in less than 2h; choose 2h or more, as AWS advises".into())
+        }
+        Some(after) => Ok(OnUnsent::CloseAfter(after)),
+    }
+}
+
+fn keep_or_close_after(text: &str) -> Result<Option<Duration>, Problem> {
     if text == "keep" {
-        return Ok(OnUnsent::Keep);
+        return Ok(None);
     }
     let Some(after) = text.strip_prefix("close-after:") else {
         return Err("is neither keep nor close-after:<duration>, such as close-after:6h".into());
     };
-    let after = duration(after).map_err(|invalid| format!("has a part that {invalid}"))?;
-    if after < ON_UNSENT_MIN {
-        return Err("closes in less than 2h; choose 2h or more, as AWS advises".into());
-    }
-    Ok(OnUnsent::CloseAfter(after))
-}
-
-pub(super) fn after_denial(text: &str) -> Result<AfterDenial, Problem> {
-    match text {
-        "ask-again" => Ok(AfterDenial::AskAgain),
-        "new-pod" => Ok(AfterDenial::NewPod),
-        _ => Err("is neither ask-again nor new-pod".into()),
-    }
+    duration(after).map(Some).map_err(|invalid| format!("has a part that {invalid}").into())
 }
 
 /// Longest address of a runbook.
@@ -170,30 +149,6 @@ pub(super) fn docs_url(text: &str) -> Result<String, Problem> {
         return Err("is not a web address; write one such as https://docs.example.com/runbook#".into());
     }
     Ok(text.to_owned())
-}
-
-pub(super) fn on_expired(text: &str) -> Result<OnExpired, Problem> {
-    match text {
-        "carry" => Ok(OnExpired::Carry),
-        "dead-letter" => Ok(OnExpired::DeadLetter),
-        _ => Err("is neither carry nor dead-letter".into()),
-    }
-}
-
-pub(super) fn on_zero_hour(text: &str) -> Result<OnZeroHour, Problem> {
-    match text {
-        "skip" => Ok(OnZeroHour::Skip),
-        "report" => Ok(OnZeroHour::Report),
-        _ => Err("is neither skip nor report".into()),
-    }
-}
-
-pub(super) fn log_format(text: &str) -> Result<LogFormat, Problem> {
-    match text {
-        "json" => Ok(LogFormat::Json),
-        "text" => Ok(LogFormat::Text),
-        _ => Err("is neither json nor text".into()),
-    }
 }
 
 /// Longest log filter: a directive for every module there is fits in.
@@ -266,9 +221,6 @@ pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
     Ok(Path::new(text).to_owned())
 }
 
-/// Longest dimension name in the service model (`UsageDimension`).
-const DIMENSION_CHARS_MAX: usize = 255;
-
 pub(super) fn dimension(text: &str) -> Result<String, Problem> {
     let chars = text.chars().count();
     if chars == 0 || chars > DIMENSION_CHARS_MAX || text.chars().any(char::is_control) {
@@ -278,9 +230,6 @@ pub(super) fn dimension(text: &str) -> Result<String, Problem> {
     }
     Ok(text.to_owned())
 }
-
-/// AWS Marketplace allows a product at most 200 dimensions.
-const DIMENSIONS_MAX: usize = 200;
 
 pub(super) fn dimensions(items: &[String]) -> Result<Vec<String>, Problem> {
     if items.is_empty() || items.len() > DIMENSIONS_MAX {

@@ -1,7 +1,7 @@
 //! Reads the chosen texts one after the other, and collects what is wrong with them instead of stopping at the first.
 //!
-//! A method returns `None` when it noted a fault. The caller goes on to its next setting and gives up only at its end,
-//! so that one run shows an operator everything.
+//! The functions of this page return `None` when they noted a fault. Reading goes on to the next setting and gives up
+//! only at the end, so that one run shows an operator everything.
 
 use std::path::{Path, PathBuf};
 
@@ -9,17 +9,71 @@ use super::disk::Installation;
 use super::document::Raw;
 use super::env::Environment;
 use super::fault::{Fault, Origin, shown};
-use super::parse::{self, Problem};
-use super::resolve::{Choice, Resolution};
-use super::setting::{Owner, Setting};
+use super::kind::{MODE, Parse};
+use super::parse::Problem;
+use super::resolve::Resolution;
+use super::setting::{DefaultText, Owner, Setting};
+use super::{Mode, Role};
 
 /// One pass over the settings.
 pub(super) struct Reader<'a> {
     pub(super) resolution: &'a Resolution,
     pub(super) env: &'a dyn Environment,
     pub(super) installed: &'a Installation<'a>,
+    pub(super) role: Role,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<String>,
+}
+
+/// A setting that has a default, or must be set.
+pub(super) fn read<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T>) -> Option<T> {
+    match reader.raw(setting) {
+        Some(raw) => reader.parsed(setting, &raw, parse),
+        None => {
+            reader.missing(setting, "is required");
+            None
+        }
+    }
+}
+
+/// A setting that may be left out: `Some(None)` then, and where it has no effect in the mode.
+pub(super) fn given<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T>) -> Option<Option<T>> {
+    let Some(choice) = reader.resolution.choice(setting) else { return Some(None) };
+    let value = reader.parsed(setting, &choice.raw, parse)?;
+    Some(Some(value).filter(|_| reader.no_effect(setting).is_none()))
+}
+
+/// A path that may be left out; in a file it is relative to the file's folder.
+pub(super) fn given_path(
+    reader: &mut Reader<'_>,
+    setting: Setting,
+    parse: Parse<PathBuf>,
+) -> Option<Option<PathBuf>> {
+    let path = given(reader, setting, parse)?;
+    Some(path.map(|path| match reader.origin(setting) {
+        Origin::Seller { path: file, .. } | Origin::File { path: file, .. } => {
+            file.parent().unwrap_or_else(|| Path::new("")).join(path)
+        }
+        Origin::Default | Origin::Environment(_) | Origin::Flag(_) => path,
+    }))
+}
+
+/// A setting with a floor for the operator beside a seller's file, so that no value cuts off what is paid.
+pub(super) fn floored<T: PartialOrd>(
+    reader: &mut Reader<'_>,
+    setting: Setting,
+    parse: Parse<T>,
+) -> Option<T> {
+    let value = read(reader, setting, parse)?;
+    let floor = setting.spec().floor.filter(|_| reader.resolution.is_operators_own(setting));
+    match floor.map(|floor| (floor, parsed(&Raw::from_text(setting, floor), parse))) {
+        Some((floor, Ok(least))) if value < least => {
+            let problem = format!("is below {floor}, the least beside a seller's file; choose more");
+            reader.fault(setting, problem);
+            None
+        }
+        _ => Some(value),
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -27,64 +81,25 @@ impl<'a> Reader<'a> {
         resolution: &'a Resolution,
         env: &'a dyn Environment,
         installed: &'a Installation<'a>,
+        role: Role,
     ) -> Self {
-        Self { resolution, env, installed, faults: Vec::new(), warnings: Vec::new() }
+        Self { resolution, env, installed, role, faults: Vec::new(), warnings: Vec::new() }
     }
 
-    /// A setting that has a default.
-    pub(super) fn read<T>(
-        &mut self,
-        setting: Setting,
-        parse: impl FnOnce(&str) -> Result<T, Problem>,
-    ) -> Option<T> {
-        let default = self.default_text(setting);
-        let text = self.text(setting).or_else(|| default.map(str::to_owned));
-        match text {
-            Some(text) => self.parsed(setting, &text, parse),
-            None => {
-                self.missing(setting, "is required");
-                None
-            }
-        }
+    /// The value of a setting for a rule about another one. What is wrong with it is noted where it is read.
+    pub(super) fn peek<T>(&self, setting: Setting, parse: Parse<T>) -> Option<T> {
+        parsed(&self.raw(setting)?, parse).ok()
     }
 
-    /// A setting that may be left out: `Some(None)` then.
-    pub(super) fn given<T>(
-        &mut self,
-        setting: Setting,
-        parse: impl FnOnce(&str) -> Result<T, Problem>,
-    ) -> Option<Option<T>> {
-        match self.text(setting) {
-            None => Some(None),
-            Some(text) => self.parsed(setting, &text, parse).map(Some),
-        }
+    /// The mode, where it is valid.
+    pub(super) fn mode(&self) -> Option<Mode> {
+        self.peek(Setting::Mode, MODE.parse)
     }
 
-    /// A list that may be left out.
-    pub(super) fn given_list<T>(
-        &mut self,
-        setting: Setting,
-        parse: impl FnOnce(&[String]) -> Result<T, Problem>,
-    ) -> Option<Option<T>> {
-        let items = match self.resolution.choice(setting).map(|choice| &choice.raw) {
-            None => return Some(None),
-            Some(Raw::List(items)) => items.as_slice(),
-            Some(Raw::Text(text)) => std::slice::from_ref(text),
-        };
-        let quoted = items.iter().any(|item| is_quoted(item));
-        let parsed = if quoted { Err(QUOTED.into()) } else { parse(items) };
-        parsed.map(Some).map_err(|problem| self.fault(setting, problem)).ok()
-    }
-
-    /// A path that may be left out; in a file it is relative to the file's folder.
-    pub(super) fn given_path(&mut self, setting: Setting) -> Option<Option<PathBuf>> {
-        let path = self.given(setting, parse::path)?;
-        Some(path.map(|path| match self.origin(setting) {
-            Origin::Seller { path: file, .. } | Origin::File { path: file, .. } => {
-                file.parent().unwrap_or_else(|| Path::new("")).join(path)
-            }
-            Origin::Default | Origin::Environment(_) | Origin::Flag(_) => path,
-        }))
+    /// Why the setting does nothing in this mode, if it does nothing.
+    pub(super) fn no_effect(&self, setting: Setting) -> Option<&'static str> {
+        let only = setting.spec().only?;
+        (!(only.used)(self.mode()?)).then_some(only.otherwise)
     }
 
     /// Somebody set it.
@@ -101,7 +116,7 @@ impl<'a> Reader<'a> {
         let spec = setting.spec();
         let choice = self.resolution.choice(setting);
         let value = choice.map(|choice| choice.raw.to_text());
-        let value = value.or_else(|| self.default_text(setting).map(str::to_owned));
+        let value = value.or_else(|| default_text(setting, self.installed).map(str::to_owned));
         self.faults.push(Fault {
             subject: spec.name.to_owned(),
             value: value.map(|value| shown(spec, &value)),
@@ -121,30 +136,34 @@ impl<'a> Reader<'a> {
         self.faults.push(Fault::of(spec.name, format!("{need}; {remedy}")));
     }
 
-    /// Warns of a setting that somebody set and that does nothing here.
-    pub(super) fn warn_unused(&mut self, setting: Setting, reason: &str) {
-        if self.is_given(setting) {
-            let line = format!("{} ({}) has no effect: {reason}", setting.spec().name, self.origin(setting));
-            self.warnings.push(line);
+    fn parsed<T>(&mut self, setting: Setting, raw: &Raw, parse: Parse<T>) -> Option<T> {
+        parsed(raw, parse).map_err(|problem| self.fault(setting, problem)).ok()
+    }
+
+    /// What somebody set, else the default.
+    fn raw(&self, setting: Setting) -> Option<Raw> {
+        if let Some(choice) = self.resolution.choice(setting) {
+            return Some(choice.raw.clone());
         }
+        let default = match setting.spec().default {
+            DefaultText::Depends(_, decide) => Some(decide(self)),
+            _ => default_text(setting, self.installed),
+        };
+        default.map(|text| Raw::from_text(setting, text))
     }
+}
 
-    fn parsed<T>(
-        &mut self,
-        setting: Setting,
-        text: &str,
-        parse: impl FnOnce(&str) -> Result<T, Problem>,
-    ) -> Option<T> {
-        let parsed = if is_quoted(text) { Err(QUOTED.into()) } else { parse(text) };
-        parsed.map_err(|problem| self.fault(setting, problem)).ok()
+fn parsed<T>(raw: &Raw, parse: Parse<T>) -> Result<T, Problem> {
+    let items = match raw {
+        Raw::List(items) => items.as_slice(),
+        Raw::Text(text) => std::slice::from_ref(text),
+    };
+    if items.iter().any(|item| is_quoted(item)) {
+        return Err("holds quotes; write the value without them".into());
     }
-
-    fn default_text(&self, setting: Setting) -> Option<&'static str> {
-        default_text(setting, self.installed)
-    }
-
-    fn text(&self, setting: Setting) -> Option<String> {
-        self.resolution.choice(setting).map(|Choice { raw, .. }| raw.to_text())
+    match parse {
+        Parse::List(parse) => parse(items),
+        Parse::Text(parse) => parse(&raw.to_text()),
     }
 }
 
@@ -154,12 +173,13 @@ fn is_quoted(text: &str) -> bool {
     text.starts_with(quote) || text.ends_with(quote)
 }
 
-const QUOTED: &str = "holds quotes; write the value without them";
-
-/// The default of a setting in this build.
+/// The default of a setting in this build, where nothing else decides it.
 pub(super) fn default_text(setting: Setting, installed: &Installation<'_>) -> Option<&'static str> {
-    if setting == Setting::AllowEmulated && !installed.emulator {
-        return Some("false");
+    match setting.spec().default {
+        DefaultText::Is(text) => Some(text),
+        DefaultText::ByBuild { with_emulator, released, .. } => {
+            Some(if installed.emulator { with_emulator } else { released })
+        }
+        DefaultText::Depends(..) | DefaultText::Absent(_) => None,
     }
-    setting.spec().default
 }

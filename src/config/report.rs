@@ -95,7 +95,7 @@ fn setting_row(setting: Setting, resolution: &Resolution, installed: &Installati
             let default = default_text(setting, installed).map(str::to_owned);
             let origin = match default {
                 Some(_) => Origin::Default.to_string(),
-                None => format!("default: {}", spec.default_shown),
+                None => format!("default: {}", spec.default_shown()),
             };
             (default, origin)
         }

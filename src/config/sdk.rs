@@ -5,13 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::EndpointUrl;
 use super::disk::{Disk, describe};
 use super::env::filled;
 use super::fault::{Fault, Origin, quoted};
-use super::parse;
 use super::reader::Reader;
 use super::setting::Setting;
-use super::{Aws, EndpointUrl, credentials, proxy};
 use crate::disk::Links;
 use tollgate_aws::ca_bundle::CaBundle;
 
@@ -39,48 +38,23 @@ pub(super) const SHOWN_VARIABLES: &[&str] = &[
     ECS_METADATA_VARIABLE,
 ];
 
-/// Reads all of it.
-pub(super) fn read(reader: &mut Reader<'_>) -> Option<Aws> {
-    let region = reader.given(Setting::Region, parse::typed);
-    let region_origin = reader.origin(Setting::Region);
-    let endpoint_url = reader.given(Setting::EndpointUrl, parse::endpoint_url);
-    let ca_bundle = ca_bundle(reader);
-    let use_dual_stack = sdk_switch(reader, "AWS_USE_DUALSTACK_ENDPOINT");
-    let use_fips = sdk_switch(reader, "AWS_USE_FIPS_ENDPOINT");
-    let imds_disabled = sdk_switch(reader, "AWS_EC2_METADATA_DISABLED");
-    // Read where endpoints are chosen; a value that is neither would leave them in force without a word.
-    sdk_switch(reader, super::resolve::IGNORE_ENDPOINTS_VARIABLE);
-    let ecs_metadata_uri = ecs_metadata_uri(reader);
-    let proxies = proxy::read(reader);
-    credentials::check(reader);
-    let sealed = reader.resolution.sealed();
-    if sealed {
-        refuse_profile_endpoints(reader);
-    }
-    let endpoint_url = endpoint_url?;
-    if let Some(url) = endpoint_url.as_ref().filter(|url| !url.is_https() && !url.is_loopback()) {
-        reader.warnings.push(format!(
-            "endpoint_url {} sends requests over unencrypted HTTP to another machine",
-            quoted(url.as_str())
-        ));
-    }
-    Some(Aws {
-        region: region?,
-        region_origin,
-        endpoint_url,
-        ecs_metadata_uri,
-        container_credentials: CONTAINER_VARIABLES.map(|variable| filled(reader.env, variable)),
-        web_identity_token_file: filled(reader.env, WEB_IDENTITY_VARIABLE).map(PathBuf::from),
-        ca_bundle: ca_bundle?,
-        use_dual_stack: use_dual_stack?,
-        use_fips: use_fips?,
-        imds_disabled: imds_disabled?,
-        proxies: proxies?,
-        sealed,
-    })
+/// Where the region comes from.
+pub(super) fn region_origin(reader: &mut Reader<'_>) -> Option<Origin> {
+    Some(reader.origin(Setting::Region))
 }
 
-fn sdk_switch(reader: &mut Reader<'_>, variable: &'static str) -> Option<bool> {
+/// The variables of an agent that hands out credentials, where they are set.
+pub(super) fn container_credentials(reader: &mut Reader<'_>) -> Option<[Option<String>; 2]> {
+    Some(CONTAINER_VARIABLES.map(|variable| filled(reader.env, variable)))
+}
+
+/// The file of the web identity token, where there is one.
+pub(super) fn web_identity_token_file(reader: &mut Reader<'_>) -> Option<Option<PathBuf>> {
+    Some(filled(reader.env, WEB_IDENTITY_VARIABLE).map(PathBuf::from))
+}
+
+/// A switch of the SDK.
+pub(super) fn switch(reader: &mut Reader<'_>, variable: &'static str) -> Option<bool> {
     let Some(value) = filled(reader.env, variable) else { return Some(false) };
     if value.eq_ignore_ascii_case("true") {
         return Some(true);
@@ -101,20 +75,22 @@ fn variable_fault(variable: &'static str, value: &str, problem: String) -> Fault
     }
 }
 
-fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<String> {
-    let value = filled(reader.env, ECS_METADATA_VARIABLE)?;
+/// The ECS agent's address, where there is one.
+pub(super) fn ecs_metadata_uri(reader: &mut Reader<'_>) -> Option<Option<String>> {
+    let Some(value) = filled(reader.env, ECS_METADATA_VARIABLE) else { return Some(None) };
     if value.parse::<EndpointUrl>().is_ok() {
-        return Some(value);
+        return Some(Some(value));
     }
     // The agent injects it; the operator can do nothing about it, and the region may be known otherwise.
     reader.warnings.push(format!("{ECS_METADATA_VARIABLE} is not a URL and is ignored"));
-    None
+    Some(None)
 }
 
 /// Largest bundle: the whole list of public authorities has a quarter of this.
 const CA_BUNDLE_BYTES_MAX: usize = 1024 * 1024;
 
-fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
+/// The certificate authorities to trust, where they are named.
+pub(super) fn ca_bundle(reader: &mut Reader<'_>) -> Option<Option<CaBundle>> {
     let Some(value) = filled(reader.env, CA_BUNDLE_VARIABLE) else { return Some(None) };
     let read = reader.installed.disk.read(Path::new(&value), CA_BUNDLE_BYTES_MAX, Links::Follow);
     let problem = match read.map(|pem| CaBundle::from_pem(&pem)) {
@@ -132,7 +108,7 @@ const PROFILE_BYTES_MAX: usize = 1024 * 1024;
 /// The AWS profile files may set endpoints, for all services or in a `services` section. Any such line is refused,
 /// whichever profile it belongs to: which one is active can change without us. This tells the operator; what holds
 /// when a file changes afterwards is that the client of a sealed image is given its endpoint.
-fn refuse_profile_endpoints(reader: &mut Reader<'_>) {
+pub(super) fn refuse_profile_endpoints(reader: &mut Reader<'_>) {
     let home = reader.env.get("HOME");
     for (variable, default) in
         [("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")]

@@ -1,21 +1,17 @@
-//! The settings table: the one place where a setting is defined.
+//! What is known of a setting, and the macro that makes everything else from the one table of `table`.
 //!
-//! - A name is spelled once; the flag (`--product-code`) and the variable (`TOLLGATE_PRODUCT_CODE`) follow from it at
-//!   compile time. Flags, environment, files, `config print` and `docs/CONFIGURATION.md` are all driven by this table.
+//! - A row's name is spelled once; the flag (`--product-code`) and the variable (`TOLLGATE_PRODUCT_CODE`) follow from
+//!   it at compile time. Flags, environment, files, `config print`, the parts of [`super::Config`], the tables of the
+//!   documents and the schema of the chart's values all come from the rows.
 //! - A default is text, read by the same parser as the text of an operator, so that both mean the same.
 //!
-//! This module must not know where values come from, nor what they are parsed into.
+//! This module must not know where values come from.
 
-/// How a value is given on the command line and in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// One text.
-    Text,
-    /// `true` or `false` (also `on` and `off`); as a flag it may stand without a value.
-    Switch,
-    /// A list: separated by commas, or an array in a file.
-    List,
-}
+use super::kind::Kind;
+pub use super::kind::{Form, Schema};
+use super::mode::Mode;
+use super::reader::Reader;
+pub use super::table::Setting;
 
 /// Who may set a setting where a seller's file exists.
 ///
@@ -31,8 +27,41 @@ pub enum Owner {
     Rehearsal,
 }
 
+impl Owner {
+    /// As documents name it: the seller's rehearsal concerns nobody else.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Seller | Self::Rehearsal => "seller",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 /// The key of a seller's file that lists settings of [`Owner::Seller`] which the operator may set nevertheless.
 pub const OPERATOR_SETTINGS: &str = "operator_settings";
+
+/// What counts when nobody sets a setting.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum DefaultText {
+    /// This text.
+    Is(&'static str),
+    /// One of two texts, by whether this build contains the emulator; what documents say of it.
+    ByBuild { with_emulator: &'static str, released: &'static str, shown: &'static str },
+    /// What documents say, and the text that the rest of the configuration decides.
+    Depends(&'static str, fn(&Reader<'_>) -> &'static str),
+    /// No text; what documents say instead.
+    Absent(&'static str),
+}
+
+/// The modes in which a setting has an effect.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Only {
+    /// It has an effect in this mode.
+    pub(super) used: fn(Mode) -> bool,
+    /// Why it has none in another.
+    pub(super) otherwise: &'static str,
+}
 
 /// What is known of a setting before anyone sets it.
 #[derive(Debug)]
@@ -48,233 +77,160 @@ pub struct Spec {
     /// One sentence for help and documentation.
     pub meaning: &'static str,
     /// The text that stands when nobody sets it.
-    pub default: Option<&'static str>,
-    /// What the documentation shows as the default.
-    pub default_shown: &'static str,
+    pub(super) default: DefaultText,
     /// How it is written.
     pub form: Form,
     /// Variables of the AWS SDK that count when nothing of ours sets it, first one first.
     pub sdk_variables: &'static [&'static str],
     /// Who may set it where a seller's file exists.
     pub owner: Owner,
+    /// The modes in which it has an effect, unless it has one in each.
+    pub(super) only: Option<Only>,
+    /// Least that an operator may set beside a seller's file.
+    pub(super) floor: Option<&'static str>,
+    /// Help lists it apart, for products with custom dimensions.
+    pub for_usage: bool,
     /// Settable only in builds that contain the emulator.
     pub emulator_only: bool,
     /// The value is the path of a secret. It is shown only while it looks like a path: people put the secret itself
     /// there by mistake.
     pub secret_path: bool,
+    /// The value of the chart that sets it; else it is a key of the chart's `settings`.
+    pub chart_value: Option<&'static str>,
 }
 
 impl Spec {
-    const PLAIN: Self = Self {
-        name: "",
-        flag: "",
-        env: "",
-        value_name: "VALUE",
-        meaning: "",
-        default: None,
-        default_shown: "none",
-        form: Form::Text,
-        sdk_variables: &[],
-        owner: Owner::Seller,
-        emulator_only: false,
-        secret_path: false,
-    };
+    /// What a row does not state.
+    pub(super) const fn of<T>(kind: &Kind<T>) -> Self {
+        Self {
+            name: "",
+            flag: "",
+            env: "",
+            value_name: kind.value_name,
+            meaning: "",
+            default: DefaultText::Absent("none"),
+            form: kind.form,
+            sdk_variables: &[],
+            owner: Owner::Seller,
+            only: None,
+            floor: None,
+            for_usage: false,
+            emulator_only: false,
+            secret_path: false,
+            chart_value: None,
+        }
+    }
+
+    /// What documents show as the default.
+    #[must_use]
+    pub const fn default_shown(&self) -> &'static str {
+        match self.default {
+            DefaultText::Is(text)
+            | DefaultText::ByBuild { shown: text, .. }
+            | DefaultText::Depends(text, _)
+            | DefaultText::Absent(text) => text,
+        }
+    }
+
+    /// What documents show is the very text that counts.
+    #[must_use]
+    pub const fn has_fixed_default(&self) -> bool {
+        matches!(self.default, DefaultText::Is(_))
+    }
 }
 
+/// Makes [`Setting`], its [`Spec`]s and the parts of the configuration from the rows of the table.
+///
+/// - Above a row: its meaning. Then the variant of [`Setting`], the key in a file, the field of the part with its type,
+///   how it is read, of what kind its text is, and what a wrong value does to the seller. What follows are fields of
+///   [`Spec`] that differ from [`Spec::of`].
+/// - `also`: fields of a part that no setting decides alone, each with the function that finds it.
 macro_rules! settings {
-    ($( $variant:ident = $name:literal, $meaning:literal { $($field:ident: $value:expr),* $(,)? } )+) => {
+    ($(
+        $(#[$part_attribute:meta])+
+        $part:ident {
+            $(
+                $(#[doc = $meaning:literal])+
+                $variant:ident = $name:literal => $field:ident: $type:ty = $read:ident($kind:expr) {
+                    risk: $risk:literal $(, $key:ident: $value:expr)* $(,)?
+                }
+            )+
+            $(also {
+                $(
+                    $(#[doc = $extra_doc:literal])+
+                    $extra:ident: $extra_type:ty = $($make:ident)::+ ( $($argument:expr),* ),
+                )+
+            })?
+        }
+    )+) => {
         /// The settings, in the order in which they are documented.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Setting {
-            $( #[doc = $meaning] $variant, )+
+            $($( $(#[doc = $meaning])+ $variant, )+)+
         }
 
         impl Setting {
             /// Every setting.
-            pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
+            pub const ALL: &'static [Self] = &[$($( Self::$variant, )+)+];
+
+            /// What is known of it.
+            #[must_use]
+            pub fn spec(self) -> &'static Spec {
+                static SPECS: &[Spec] = &[$($(
+                    Spec {
+                        name: $name,
+                        flag: {
+                            const BYTES: [u8; $name.len()] = setting::hyphenated($name);
+                            setting::ascii(&BYTES)
+                        },
+                        env: {
+                            const BYTES: [u8; setting::ENV_PREFIX.len() + $name.len()] = setting::shouted($name);
+                            setting::ascii(&BYTES)
+                        },
+                        meaning: concat!($($meaning),+).trim_ascii(),
+                        $( $key: $value, )*
+                        ..Spec::of(&$kind)
+                    },
+                )+)+];
+                &SPECS[self as usize]
+            }
+
+            /// What a wrong value does to the seller. Documents say it, so no binary need hold the texts.
+            #[must_use]
+            pub fn risk(self) -> &'static str {
+                const RISKS: &[&str] = &[$($( $risk, )+)+];
+                RISKS[self as usize]
+            }
+
+            /// What the chart's schema allows as its value.
+            #[must_use]
+            pub fn schema(self) -> Schema {
+                const SCHEMAS: &[Schema] = &[$($( $kind.schema, )+)+];
+                SCHEMAS[self as usize]
+            }
         }
 
-        static SPECS: &[Spec] = &[$(
-            Spec {
-                name: $name,
-                flag: {
-                    const BYTES: [u8; $name.len()] = hyphenated($name);
-                    ascii(&BYTES)
-                },
-                env: {
-                    const BYTES: [u8; ENV_PREFIX.len() + $name.len()] = shouted($name);
-                    ascii(&BYTES)
-                },
-                meaning: $meaning,
-                $( $field: $value, )*
-                ..Spec::PLAIN
+        $(
+            $(#[$part_attribute])+
+            pub struct $part {
+                $( $(#[doc = $meaning])+ pub $field: $type, )+
+                $($( $(#[doc = $extra_doc])+ pub $extra: $extra_type, )+)?
             }
-        ),+];
+
+            impl $part {
+                /// Reads all of it before it gives up, so that all faults are noted in one run.
+                pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+                    $( let $field = $read(reader, Setting::$variant, $kind.parse); )+
+                    $($( let $extra = $($make)::+(reader $(, $argument)*); )+)?
+                    Some(Self { $( $field: $field?, )+ $($( $extra: $extra?, )+)? })
+                }
+            }
+        )+
     };
 }
-
-settings! {
-    Mode = "mode",
-    "How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage) or `saas` (BatchMeterUsage)." {
-        value_name: "MODE", default: Some("hourly"), default_shown: "hourly",
-    }
-    ProductCode = "product_code",
-    "The product code from the AWS Marketplace Management Portal." {
-        value_name: "CODE", owner: Owner::Rehearsal, default_shown: "required",
-    }
-    PublicKeys = "public_keys",
-    "The product's public keys: a folder of `<version>.pem`, or one PEM file; needed in mode `hourly`." {
-        value_name: "PATH", owner: Owner::Rehearsal,
-    }
-    PublicKeyVersion = "public_key_version",
-    "The key version that AWS is asked to sign with." {
-        value_name: "N", default_shown: "the highest held",
-    }
-    Region = "region",
-    "The AWS region that this pod or task runs in." {
-        value_name: "REGION", owner: Owner::Operator, default_shown: "AWS_REGION, else ECS task metadata, else IMDS",
-        sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"],
-    }
-    EndpointUrl = "endpoint_url",
-    "Where the metering service is reached instead of AWS's own endpoint; also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` and `AWS_ENDPOINT_URL`." {
-        value_name: "URL", owner: Owner::Rehearsal,
-        sdk_variables: &["AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL"],
-    }
-    ProbeAddr = "probe_addr",
-    "Where the probe server listens; `[::]` serves IPv4 too, and stands for `0.0.0.0` where IPv6 is off." {
-        value_name: "ADDR", owner: Owner::Operator, default: Some("[::]:19180"), default_shown: "[::]:19180",
-    }
-    AppAddr = "app_addr",
-    "Where the application's server listens: a loopback address, `unix:/path`, or any address with `app_token_file`." {
-        value_name: "ADDR", owner: Owner::Operator, default: Some("127.0.0.1:19181"), default_shown: "127.0.0.1:19181",
-    }
-    AppTokenFile = "app_token_file",
-    "A file with the bearer token that the application's server asks for." {
-        value_name: "FILE", owner: Owner::Operator, secret_path: true,
-    }
-    StateDir = "state_dir",
-    "The folder for the kept receipt, the grace period and the usage ledger; `none` keeps nothing." {
-        value_name: "DIR", owner: Owner::Operator, default: Some("/var/lib/tollgate"), default_shown: "/var/lib/tollgate",
-    }
-    UnavailableAfter = "unavailable_after",
-    "How long AWS may give no answer before the state becomes `unavailable`; retries continue." {
-        value_name: "DURATION", owner: Owner::Operator, default: Some("30m"), default_shown: "30m",
-    }
-    GracePeriod = "grace_period",
-    "How long the gate may stay open while AWS is unreachable, counted from the first failed attempt." {
-        value_name: "DURATION", default: Some("0s"), default_shown: "0s",
-    }
-    OnDenied = "on_denied",
-    "When the buyer is not entitled: `hold` (keep running and retry every five minutes) or `exit`." {
-        value_name: "POLICY", default_shown: "run: hold, exec: exit",
-    }
-    OnLapse = "on_lapse",
-    "In mode `metered`, when the entitlement ends: `keep` the gate open, or `close-after:<duration>`." {
-        value_name: "POLICY", default: Some("keep"), default_shown: "keep",
-    }
-    OnUnsent = "on_unsent",
-    "In mode `metered`, when usage stays unbilled because AWS refuses it or does not answer: `keep` the gate open, or `close-after:<duration>`, at least 2h." {
-        value_name: "POLICY", default: Some("keep"), default_shown: "keep",
-    }
-    AfterDenial = "after_denial",
-    "After AWS said that the buyer is not entitled: `ask-again` every five minutes, or wait for a `new-pod`." {
-        value_name: "POLICY", default: Some("ask-again"), default_shown: "ask-again",
-    }
-    KeptReceipt = "kept_receipt",
-    "Keep the verified receipt in `state_dir`, for a restart while AWS is unreachable: it opens the gate up to 24 h old, and for 2 h, once, when it is older." {
-        value_name: "ON|OFF", default: Some("on"), default_shown: "on", form: Form::Switch,
-    }
-    Dimensions = "dimensions",
-    "The usage dimensions of the product; usage of another dimension is rejected. Not used in mode `hourly`." {
-        value_name: "NAME,…", default_shown: "required in modes metered and saas", form: Form::List,
-    }
-    EntitlementDimension = "entitlement_dimension",
-    "In mode `metered`, a zero-priced dimension whose hourly report of 0 proves the entitlement." {
-        value_name: "NAME",
-    }
-    Settle = "settle",
-    "How long an hour still accepts its own late usage after it has ended." {
-        value_name: "DURATION", default: Some("2m"), default_shown: "2m",
-    }
-    OnExpired = "on_expired",
-    "Usage that was never sent and is too old for AWS: `carry` it to the current hour, or `dead-letter` it." {
-        value_name: "POLICY", default: Some("carry"), default_shown: "carry",
-    }
-    OnZeroHour = "on_zero_hour",
-    "An hour without usage: `skip` it, or `report` a quantity of 0." {
-        value_name: "POLICY", default: Some("skip"), default_shown: "skip",
-    }
-    SealOnShutdown = "seal_on_shutdown",
-    "Seal and send the open hour at a request to stop." {
-        value_name: "TRUE|FALSE", default: Some("true"), default_shown: "true", form: Form::Switch,
-    }
-    IdempotencyWindow = "idempotency_window",
-    "How long the `id` of an event is remembered. An event older than 24 hours, or than half of this, is rejected." {
-        value_name: "DURATION", default: Some("48h"), default_shown: "48h",
-    }
-    StrictUsage = "strict_usage",
-    "Reject a whole usage request with 422, and count nothing of it, when one of its events is rejected." {
-        value_name: "TRUE|FALSE", default: Some("false"), default_shown: "false", form: Form::Switch,
-    }
-    LedgerRepair = "ledger_repair",
-    "Allow `ledger confirm`, `ledger discard` and `ledger replay --to-dimension`." {
-        value_name: "TRUE|FALSE", default_shown: "true in mode saas and where there is no seller's file, else false",
-        form: Form::Switch,
-    }
-    DrainQuiet = "drain_quiet",
-    "How long usage is still accepted after a request to stop." {
-        value_name: "DURATION", owner: Owner::Operator, default: Some("2s"), default_shown: "2s",
-    }
-    CommandGrace = "command_grace",
-    "Not in use yet: in mode `hourly`, the only one of `exec`, tollgate is replaced by the command and stops nothing." {
-        value_name: "DURATION", owner: Owner::Operator, default: Some("20s"), default_shown: "20s",
-    }
-    ShutdownGrace = "shutdown_grace",
-    "How long a stop may take; usage that is not sent by then stays in the ledger." {
-        value_name: "DURATION", owner: Owner::Operator, default: Some("25s"), default_shown: "25s",
-    }
-    AwsDoor = "aws_door",
-    "Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can be pointed here." {
-        value_name: "TRUE|FALSE", default: Some("false"), default_shown: "false", form: Form::Switch,
-    }
-    Quit = "quit",
-    "Serve `POST /v1/quit`, which ends the sidecar of a Job." {
-        value_name: "TRUE|FALSE", owner: Owner::Operator, default: Some("false"), default_shown: "false", form: Form::Switch,
-    }
-    LedgerBytesMax = "ledger_bytes_max",
-    "How large the usage ledger may grow before usage is answered with 503." {
-        value_name: "SIZE", owner: Owner::Operator, default: Some("1GiB"), default_shown: "1GiB",
-    }
-    DocsUrl = "docs_url",
-    "Where the seller publishes the runbook; the code of a reason is appended to it." {
-        value_name: "URL",
-    }
-    LogFormat = "log_format",
-    "`json` or `text`." {
-        value_name: "FORMAT", owner: Owner::Operator, default_shown: "json, on a terminal text",
-    }
-    LogFilter = "log_filter",
-    "Which log lines are written: a level, or directives such as `info,tollgate::registration=debug`." {
-        value_name: "FILTER", owner: Owner::Operator, default: Some("info"), default_shown: "info",
-    }
-    AllowEmulated = "allow_emulated",
-    "Accept tokens of the emulator; settable only in builds that contain it." {
-        value_name: "TRUE|FALSE", owner: Owner::Rehearsal, default: Some("true"), default_shown: "true with the emulator built in, else false",
-        form: Form::Switch, emulator_only: true,
-    }
-    Clock = "clock",
-    "`system`, or the URL of the emulator's `/_emulator/clock`; settable only in builds that contain the emulator." {
-        value_name: "URL", owner: Owner::Rehearsal, default: Some("system"), default_shown: "system", emulator_only: true,
-    }
-}
+pub(super) use settings;
 
 impl Setting {
-    /// What is known of it.
-    #[must_use]
-    pub fn spec(self) -> &'static Spec {
-        &SPECS[self as usize]
-    }
-
     /// The setting of this file key.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
@@ -313,7 +269,7 @@ pub(super) fn did_you_mean<'a>(typed: &str, known: impl Iterator<Item = &'a str>
         .map(|(_, name)| name)
 }
 
-const fn hyphenated<const N: usize>(name: &str) -> [u8; N] {
+pub(super) const fn hyphenated<const N: usize>(name: &str) -> [u8; N] {
     let mut bytes = [0; N];
     let mut i = 0;
     while i < N {
@@ -324,7 +280,7 @@ const fn hyphenated<const N: usize>(name: &str) -> [u8; N] {
     bytes
 }
 
-const fn shouted<const N: usize>(name: &str) -> [u8; N] {
+pub(super) const fn shouted<const N: usize>(name: &str) -> [u8; N] {
     let mut bytes = [0; N];
     let mut i = 0;
     while i < N {
@@ -338,7 +294,7 @@ const fn shouted<const N: usize>(name: &str) -> [u8; N] {
     bytes
 }
 
-const fn ascii(bytes: &'static [u8]) -> &'static str {
+pub(super) const fn ascii(bytes: &'static [u8]) -> &'static str {
     match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(_) => unreachable!(),
@@ -364,38 +320,6 @@ mod tests {
             assert_eq!(Setting::by_env(spec.env), Some(setting));
             assert!(spec.meaning.ends_with('.'), "{}", spec.name);
         }
-    }
-
-    fn owned_by(owner: Owner) -> Vec<&'static str> {
-        Setting::ALL.iter().map(|s| s.spec()).filter(|s| s.owner == owner).map(|s| s.name).collect()
-    }
-
-    /// These lists are the decision: whoever adds a name to one says that no payment depends on it.
-    #[test]
-    fn everything_is_the_sellers_but_these() {
-        assert_eq!(
-            owned_by(Owner::Operator),
-            [
-                "region",
-                "probe_addr",
-                "app_addr",
-                "app_token_file",
-                "state_dir",
-                "unavailable_after",
-                "drain_quiet",
-                "command_grace",
-                "shutdown_grace",
-                "quit",
-                "ledger_bytes_max",
-                "log_format",
-                "log_filter",
-            ]
-        );
-        assert_eq!(
-            owned_by(Owner::Rehearsal),
-            ["product_code", "public_keys", "endpoint_url", "allow_emulated", "clock"]
-        );
-        assert_eq!(Spec::PLAIN.owner, Owner::Seller);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub fn space(space: Space, mode: Mode, bytes_max: u64) -> Finding {
             remedy,
         );
     }
-    if mode == Mode::Hourly {
+    if !mode.has_ledger() {
         if space.bytes < RECEIPT_BYTES_MIN {
             return Finding::warning(check, format!("{seen}: no receipt can be kept for a restart"), remedy);
         }

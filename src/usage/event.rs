@@ -17,7 +17,7 @@ use ring::digest;
 use serde_json::value::RawValue;
 
 use form::{CustomerDocument, Document, Named, Tags};
-use tollgate_marketplace::{Customer, Quantity, TagSet};
+use tollgate_marketplace::{AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
 pub(crate) use form::split;
@@ -28,9 +28,6 @@ pub const EVENTS_MAX: usize = 1000;
 /// Longest idempotency key; a UUID has 36 characters, a composed key some more.
 pub const ID_BYTES_MAX: usize = 128;
 
-/// Longest name of a dimension (service model, `UsageDimension`).
-pub const DIMENSION_CHARS_MAX: usize = 255;
-
 /// Older usage could not be billed in any window.
 pub const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -39,9 +36,6 @@ pub const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub fn age_max(idempotency_window: Duration) -> Duration {
     AGE_MAX.min(idempotency_window / 2)
 }
-
-/// Further ahead than clocks differ.
-pub const AHEAD_MAX: Duration = Duration::from_secs(300);
 
 /// A valid event.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,6 +42,7 @@ mod claim;
 mod closing;
 mod counting;
 mod files;
+mod folding;
 mod forms;
 mod inspect;
 mod keys;
@@ -91,8 +92,8 @@ const CACHE_KIB: i64 = 512;
 /// Statements kept ready: more than this module has, or looking at the hours would drop those of the intake.
 const STATEMENTS_MAX: usize = 64;
 
-/// The WAL is folded back into the file at this many pages of 4 KiB at most, so that it stays at some 8 MiB. To fold
-/// takes the fsyncs of three commits: seldom enough, and 99 acknowledgements of 100 do not notice.
+/// SQLite folds the WAL back into the file at this many pages of 4 KiB, so that it stays below some 8 MiB; the ledger's
+/// thread does so before (`folding`).
 const CHECKPOINT_PAGES_MAX: u64 = 2048;
 
 /// Below it there would be a fold with every commit.
@@ -233,6 +234,7 @@ pub struct Ledger {
     mark: mark::Mark,
     progress: sealing::Progress,
     ageing: Ageing,
+    folding: folding::Folding,
     /// Of a ledger that is only looked at; else SQLite holds the locks.
     lock: Option<std::fs::File>,
 }
@@ -318,8 +320,7 @@ impl Ledger {
         }
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(damaged)?;
-        let pages =
-            (settings.bytes_max / WAL_PART / PAGE_BYTES).clamp(CHECKPOINT_PAGES_MIN, CHECKPOINT_PAGES_MAX);
+        let pages = log_pages_max(settings.bytes_max);
         let limit = rows::signed(pages * PAGE_BYTES);
         connection.pragma_update(None, "wal_autocheckpoint", rows::signed(pages)).map_err(damaged)?;
         connection.pragma_update(None, "journal_size_limit", limit).map_err(damaged)?;
@@ -328,8 +329,9 @@ impl Ledger {
     }
 
     fn of(connection: Connection, path: PathBuf, settings: Settings, mark: mark::Mark) -> Self {
+        let folding = folding::Folding::below(log_pages_max(settings.bytes_max));
         let progress = sealing::Progress::begin();
-        Self { connection, path, settings, mark, progress, ageing: Ageing::default(), lock: None }
+        Self { connection, path, settings, mark, progress, ageing: Ageing::default(), folding, lock: None }
     }
 
     /// From here on SQLite folds its WAL back when it closes the file.
@@ -596,6 +598,11 @@ const fn visitor() -> Settings {
         aws_door: false,
         idempotency_window: Duration::ZERO,
     }
+}
+
+/// Pages of the WAL at which SQLite folds it by itself.
+fn log_pages_max(bytes_max: u64) -> u64 {
+    (bytes_max / WAL_PART / PAGE_BYTES).clamp(CHECKPOINT_PAGES_MIN, CHECKPOINT_PAGES_MAX)
 }
 
 fn has_meta(connection: &Connection) -> rusqlite::Result<bool> {

@@ -16,7 +16,7 @@ pub use tollgate_marketplace::exceptions::NOT_ENTITLED;
 use tollgate_marketplace::exceptions::{self, Kind, Verdict};
 use tollgate_marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
 use tollgate_marketplace::schedule::Draw;
-use tollgate_marketplace::{Fault, FaultClass, Hour, RecordStatus};
+use tollgate_marketplace::{AHEAD_MAX, Fault, FaultClass, Hour, RecordStatus};
 use tollgate_time::Timestamp;
 
 /// How records of one kind of call are sent.
@@ -75,9 +75,6 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How far a pause may differ from its middle, so that the records of a batch, and pods, do not come back together.
 const PAUSE_JITTER: f64 = 0.3;
-
-/// Clocks differ by so much; a record's time that is farther ahead was taken from a clock that has gone back since.
-const AHEAD_MAX: Duration = Duration::from_secs(300);
 
 /// The longest phase: ten calls a second serve six thousand pods in it.
 pub const PHASE_MAX: Duration = Duration::from_secs(600);

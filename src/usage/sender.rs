@@ -330,11 +330,18 @@ impl Sender {
         self.release().await
     }
 
-    /// What waits is due.
+    /// What waits is due. A piece at a time, between which acknowledgements are given.
     async fn release(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
         self.stale = true;
-        self.writer.with(move |ledger| ledger.release(now, RELEASED_MAX)).await
+        let mut left = RELEASED_MAX;
+        loop {
+            let released = self.writer.with(move |ledger| ledger.release(now, left)).await?;
+            left = left.saturating_sub(released);
+            if released == 0 || left == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Ends the order where nothing more can be sent in its time. Else: when a record that waits is due again.

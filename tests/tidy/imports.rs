@@ -74,20 +74,6 @@ pub(crate) const RULES: &[Rule] = &[
         why: "intake and sender meet in the ledger only",
     },
     Rule {
-        within: &[],
-        except: &["emulator", "cli::emulator", "cli::demo"],
-        never: &["crate::emulator"],
-        allow: &[],
-        why: "the sidecar reaches the emulator over HTTP, as it reaches AWS",
-    },
-    Rule {
-        within: &["emulator"],
-        except: &[],
-        never: &["crate"],
-        allow: &["crate::emulator", "crate::http", "crate::clock", "crate::time"],
-        why: "a wire format shared with the client would let one mistake cancel the other",
-    },
-    Rule {
         within: &[
             "receipt",
             "registration::machine",

@@ -81,7 +81,8 @@ pub(crate) fn stray_sql(source: &Source) -> Vec<String> {
 /// A module says first what it is.
 pub(crate) fn module_doc(source: &Source) -> Vec<String> {
     let first = source.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let says = first.strip_prefix("//!").is_some_and(|text| text.trim().len() >= 10);
+    let says = first.strip_prefix("//!").is_some_and(|text| text.trim().len() >= 10)
+        || first == "#![doc = include_str!(\"../README.md\")]";
     if says {
         Vec::new()
     } else {

@@ -31,7 +31,7 @@ use super::{Settings, SigningClock, endpoint_of, timeouts};
 use crate::region;
 use tollgate_marketplace::exceptions::{self, StsError};
 use tollgate_marketplace::fault::PROXY_AUTHENTICATION_REQUIRED;
-use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Region};
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Region, WEB_IDENTITY_TOKEN_BYTES_MAX};
 
 /// Where the credentials came from, as far as AWS's rules for these calls differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,9 +306,6 @@ const LOAD_TIMEOUT: Duration = Duration::from_millis(5_500);
 /// Nothing in the pod could give credentials.
 const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 
-/// A projected token has some kilobytes.
-const TOKEN_BYTES_MAX: u64 = 64 * 1024;
-
 /// The SDK reads the file whole, and says little of why it could not.
 fn look_at_token(file: &Path) -> Result<(), Fault> {
     let seen = std::fs::metadata(file).and_then(|seen| {
@@ -316,7 +313,7 @@ fn look_at_token(file: &Path) -> Result<(), Fault> {
         if !seen.is_file() {
             return Err(io::Error::other("it is no regular file"));
         }
-        if seen.len() > TOKEN_BYTES_MAX {
+        if seen.len() > WEB_IDENTITY_TOKEN_BYTES_MAX as u64 {
             return Err(io::Error::other("it is larger than any token"));
         }
         std::fs::File::open(file)

@@ -20,6 +20,7 @@ pub mod service;
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -45,6 +46,18 @@ impl ProductCode {
         &self.0
     }
 }
+
+/// Clocks of machines differ by so much. A time that is further ahead comes from a clock that is wrong.
+pub const AHEAD_MAX: Duration = Duration::from_secs(300);
+
+/// Largest web identity token that is read; a projected one has some kilobytes.
+pub const WEB_IDENTITY_TOKEN_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest name of a usage dimension (service model, `UsageDimension`).
+pub const DIMENSION_CHARS_MAX: usize = 255;
+
+/// AWS Marketplace allows a product at most so many dimensions.
+pub const DIMENSIONS_MAX: usize = 200;
 
 /// Longest product code in the service model.
 pub const PRODUCT_CODE_CHARS_MAX: usize = 255;

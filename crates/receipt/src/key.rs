@@ -18,6 +18,9 @@ pub const MODULUS_BITS_MAX: usize = 8192;
 /// Largest public exponent that ring verifies with; every key in use has 65537, or 3.
 const EXPONENT_BITS_MAX: usize = 33;
 
+/// Largest PEM file: a key of 8192 bits has 1.5 KiB; comments around it are welcome.
+pub const PEM_BYTES_MAX: usize = 16 * 1024;
+
 /// An RSA public key that can verify PS256.
 #[derive(Clone)]
 pub struct PublicKey {

@@ -58,7 +58,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use json::Members;
 
-pub use key::{KeyError, KeyRing, MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey};
+pub use key::{KeyError, KeyRing, MODULUS_BITS_MAX, MODULUS_BITS_MIN, PEM_BYTES_MAX, PublicKey};
 pub use tollgate_marketplace::{Invalid, Nonce, ProductCode, PublicKeyVersion};
 pub use tollgate_time::Timestamp;
 

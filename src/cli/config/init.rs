@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::SELLER_FILE;
+use crate::config::{Mode, SELLER_FILE};
 use crate::disk::{Links, read_regular};
 use crate::exit::Exit;
 use tollgate_marketplace::ProductCode;
-use tollgate_receipt::PublicKey;
+use tollgate_receipt::{PEM_BYTES_MAX, PublicKey};
 
 /// `tollgate config init`.
 #[derive(Debug, Args)]
@@ -21,8 +21,8 @@ pub struct InitArgs {
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// How the product is priced.
-    #[arg(long, value_name = "MODE", default_value = "hourly", value_parser = ["hourly", "metered", "saas"])]
-    mode: String,
+    #[arg(long, value_name = "MODE", default_value_t = Mode::Hourly)]
+    mode: Mode,
     /// The product code, to be written into the seller's file.
     #[arg(long, value_name = "CODE")]
     product_code: Option<ProductCode>,
@@ -35,13 +35,8 @@ pub struct InitArgs {
 }
 
 impl InitArgs {
-    /// AWS's answer is a signature, which needs the product's key.
-    fn is_signed(&self) -> bool {
-        self.mode == "hourly"
-    }
-
     fn has_keys(&self) -> bool {
-        self.is_signed() || self.public_key.is_some()
+        self.mode.is_signed() || self.public_key.is_some()
     }
 }
 
@@ -80,7 +75,7 @@ fn write_files(args: &InitArgs) -> Result<Vec<&'static str>, InitError> {
     ];
     if let Some(path) = &args.public_key {
         files.push(("keys/1.pem", read_key(path)?));
-    } else if args.is_signed() {
+    } else if args.mode.is_signed() {
         files.push(("keys/README", KEYS_README.to_owned()));
     }
     for (name, _) in &files {
@@ -103,8 +98,6 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn read_key(path: &Path) -> Result<String, InitError> {
-    // As for the keys of the configuration: an RSA-8192 key has 1.5 KiB.
-    const PEM_BYTES_MAX: usize = 16 * 1024;
     let refused = |problem: String| InitError::Key { path: path.to_owned(), problem };
     let pem = read_regular(path, PEM_BYTES_MAX, Links::Follow).map_err(|error| refused(error.to_string()))?;
     PublicKey::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
@@ -112,7 +105,7 @@ fn read_key(path: &Path) -> Result<String, InitError> {
 }
 
 fn seller_file(args: &InitArgs) -> String {
-    let (mode, code) = (&args.mode, args.product_code.as_ref().map(ProductCode::as_str).unwrap_or_default());
+    let (mode, code) = (args.mode, args.product_code.as_ref().map(ProductCode::as_str).unwrap_or_default());
     // A product code holds no character that TOML would have to escape.
     let mut text = format!(
         "# The seller's file. Where it exists, every setting comes from it or from its default, except the operator's own\n\
@@ -127,10 +120,10 @@ fn seller_file(args: &InitArgs) -> String {
     if args.has_keys() {
         text.push_str(SELLERS_KEYS);
     }
-    if args.mode != "hourly" {
+    if args.mode.has_ledger() {
         text.push_str(SELLERS_DIMENSIONS);
     }
-    if args.mode == "metered" {
+    if args.mode.meters_own_pod() {
         text.push_str(SELLERS_UNSENT);
     }
     text.push_str(SELLERS_GRACE);
@@ -166,11 +159,13 @@ fn dockerfile(args: &InitArgs) -> String {
 }
 
 fn values(args: &InitArgs) -> String {
-    let volume = match args.mode.as_str() {
-        "hourly" => String::new(),
-        mode => format!(
-            "  mode: {mode}\n  state:\n    # emptyDir is lost with the pod; or persistentVolumeClaim.\n    type: emptyDir\n"
-        ),
+    let volume = if args.mode.has_ledger() {
+        format!(
+            "  mode: {}\n  state:\n    # emptyDir is lost with the pod; or persistentVolumeClaim.\n    type: emptyDir\n",
+            args.mode
+        )
+    } else {
+        String::new()
     };
     format!("{VALUES}{volume}")
 }
@@ -196,10 +191,10 @@ fn next_steps(args: &InitArgs) -> String {
     if args.product_code.is_none() {
         steps.push("set product_code in seller.toml");
     }
-    if args.mode != "hourly" {
+    if args.mode.has_ledger() {
         steps.push("name the product's dimensions in seller.toml");
     }
-    if args.is_signed() && args.public_key.is_none() {
+    if args.mode.is_signed() && args.public_key.is_none() {
         steps.push("put the product's public key into keys/1.pem");
     }
     steps.push("build the image: docker build -t <your repository> .");

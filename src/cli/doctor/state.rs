@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::app::address;
-use crate::config::{Config, Mode};
+use crate::config::Config;
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
 use crate::usage::ledger::{self, FILE_NAME, LedgerError};
@@ -29,7 +29,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     if let Some(found) = space(folder) {
         findings.push(disk::space(found, mode, config.usage.ledger_bytes_max));
     }
-    if mode != Mode::Hourly {
+    if mode.has_ledger() {
         findings.push(disk::ledger(&look(config, folder).await));
     }
     findings

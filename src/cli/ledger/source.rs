@@ -13,7 +13,7 @@ use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, Order, Refused, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
 use crate::app::{address, repairs};
-use crate::config::{Config, Mode};
+use crate::config::Config;
 use crate::exit::Exit;
 use crate::usage::ledger::repair::Repaired;
 use crate::usage::ledger::view::Looked;
@@ -71,10 +71,8 @@ impl Source {
             }
             error => failed(&error),
         })?;
-        let window = match config.product.mode {
-            Mode::Saas => Window::BatchMeterUsage,
-            _ => Window::MeterUsage,
-        };
+        let by_seller = config.product.mode.is_run_by_seller();
+        let window = if by_seller { Window::BatchMeterUsage } else { Window::MeterUsage };
         Ok(Self::File { ledger: Box::new(ledger), repairs: repairs(config), window })
     }
 

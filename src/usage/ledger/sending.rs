@@ -1,5 +1,8 @@
 //! What the sender asks of the ledger and notes in it: which records are due, which are in doubt, what left, what AWS
 //! answered. Everything here goes by an index: sixty thousand records that wait cost nothing while they wait.
+//!
+//! Each statement names its index. Without statistics SQLite prefers the index of the states to one that is partial,
+//! and would read and sort every unsent record.
 
 use std::time::Duration;
 
@@ -7,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
 use super::closing::Hours;
 use super::rows::{self, Answered, BEHIND, COLUMNS, Carried, OTHER_FORM, Record, State, Whole};
+use super::upkeep::Budget;
 use super::{Ledger, LedgerError, ageing};
 use tollgate_marketplace::{Hour, Region};
 use tollgate_time::Timestamp;
@@ -14,6 +18,12 @@ use tollgate_time::Timestamp;
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
 /// further ahead was noted by a clock that has jumped back since, and counts as due.
 pub(super) const DUE_AHEAD_MAX: Duration = Duration::from_secs(900);
+
+/// Records that are made due between two looks at the clock.
+const STEP_RELEASED: usize = 50;
+
+/// Records whose latest answer is looked for: more than a pod has that reports for itself, 24 dimensions in six hours.
+const CODES_MAX: usize = 500;
 
 /// A record that is due, without its allocations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,15 +50,12 @@ impl Ledger {
     pub fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Due>, LedgerError> {
         let (millis, ahead) = (now.unix_millis(), now.plus(DUE_AHEAD_MAX).unix_millis());
         self.reading(|connection| {
-            let mut due = light(
-                connection,
-                "state = 'sealed' AND due_at <= ?2 ORDER BY due_at, id",
-                [sql(limit), millis],
-            )?;
+            let past = "state = 'sealed' AND due_at <= ?2 ORDER BY due_at, id";
+            let mut due = light(connection, "records_due", past, [sql(limit), millis])?;
             let left = limit.saturating_sub(due.len());
             if left > 0 {
-                let condition = "state = 'sealed' AND due_at > ?2 ORDER BY due_at, id";
-                due.extend(light(connection, condition, [sql(left), ahead])?);
+                let far = "state = 'sealed' AND due_at > ?2 ORDER BY due_at, id";
+                due.extend(light(connection, "records_due", far, [sql(left), ahead])?);
             }
             Ok(due)
         })
@@ -57,20 +64,22 @@ impl Ledger {
     /// Records in doubt, whenever they are due, those that wait longest first.
     pub fn doubtful(&self, limit: usize) -> Result<Vec<Due>, LedgerError> {
         let condition = "in_doubt = 1 AND state = 'sealed' ORDER BY due_at, id";
-        self.reading(|connection| light(connection, condition, [sql(limit)]))
+        self.reading(|connection| light(connection, "records_doubt", condition, [sql(limit)]))
     }
 
     /// Unsent records of this hour and of those before it, oldest first.
     pub fn unsent_up_to(&self, hour: Hour, limit: usize) -> Result<Vec<Due>, LedgerError> {
         let condition = "state = 'sealed' AND hour <= ?2 ORDER BY hour, id";
-        self.reading(|connection| light(connection, condition, [sql(limit), hour.number()]))
+        self.reading(|connection| light(connection, "records_state", condition, [sql(limit), hour.number()]))
     }
 
     /// How many records of this hour and of those before it are unsent.
     pub fn count_unsent_up_to(&self, hour: Hour) -> Result<u64, LedgerError> {
         self.reading(|connection| {
             connection
-                .prepare_cached("SELECT count(*) FROM records WHERE state = 'sealed' AND hour <= ?1")?
+                .prepare_cached(
+                    "SELECT count(*) FROM records INDEXED BY records_state WHERE state = 'sealed' AND hour <= ?1",
+                )?
                 .query_row([hour.number()], |row| row.get::<_, i64>(0))
                 .map(|count| u64::try_from(count).unwrap_or_default())
         })
@@ -80,28 +89,44 @@ impl Ledger {
     pub fn next_due(&self) -> Result<Option<Timestamp>, LedgerError> {
         self.reading(|connection| {
             connection
-                .prepare_cached("SELECT min(due_at) FROM records WHERE state = 'sealed'")?
+                .prepare_cached(
+                    "SELECT min(due_at) FROM records INDEXED BY records_due WHERE state = 'sealed'",
+                )?
                 .query_row([], |row| row.get::<_, Option<i64>>(0))
                 .map(|at| at.map(Timestamp::from_unix_millis))
         })
     }
 
-    /// The latest answer that an unsent record has.
+    /// The latest answer that one of the oldest unsent records has.
     pub fn latest_code(&self) -> Result<Option<String>, LedgerError> {
         self.reading(|connection| {
-            let latest = "SELECT code FROM records WHERE state = 'sealed' AND code IS NOT NULL
-                          ORDER BY updated_at DESC LIMIT 1";
-            connection.query_row(latest, [], |row| row.get(0)).optional()
+            let latest = "SELECT code FROM (SELECT code, updated_at FROM records INDEXED BY records_oldest
+                              WHERE state = 'sealed' ORDER BY timestamp LIMIT ?1)
+                          WHERE code IS NOT NULL ORDER BY updated_at DESC LIMIT 1";
+            connection.query_row(latest, [sql(CODES_MAX)], |row| row.get(0)).optional()
         })
     }
 
-    /// Makes records that wait due at once, at most `limit`, those that would be due first.
-    pub fn release(&mut self, now: Timestamp, limit: usize) -> Result<(), LedgerError> {
+    /// Makes some of the records that wait due at once, at most `limit`, those that would be due first. Returns how
+    /// many: call again until there are none.
+    pub fn release(&mut self, now: Timestamp, limit: usize) -> Result<usize, LedgerError> {
         self.write("release", |transaction, _| {
-            let sql_text = "UPDATE records SET due_at = ?2 WHERE id IN
-                (SELECT id FROM records WHERE state = 'sealed' AND due_at > ?2 ORDER BY due_at LIMIT ?1)";
-            let mut release = transaction.prepare_cached(sql_text)?;
-            release.execute([sql(limit), now.unix_millis()]).map(|_| ())
+            let mut release = transaction.prepare_cached(
+                "UPDATE records SET due_at = ?2 WHERE id IN (SELECT id FROM records INDEXED BY records_due
+                     WHERE state = 'sealed' AND due_at > ?2 ORDER BY due_at LIMIT ?1)",
+            )?;
+            let (mut budget, mut released) = (Budget::new(), 0);
+            while released < limit && !budget.is_spent() {
+                let step = STEP_RELEASED.min(limit - released);
+                let done = release.execute([sql(step), now.unix_millis()])?;
+                // A record is changed, and moves in one index.
+                budget.spend(3 * done);
+                released += done;
+                if done < step {
+                    break;
+                }
+            }
+            Ok(released)
         })
     }
 
@@ -234,8 +259,15 @@ fn sql(limit: usize) -> i64 {
 }
 
 /// Records without their allocations, of which only the size is read. The first parameter is the limit.
-fn light(connection: &Connection, condition: &str, bounds: impl Params) -> rusqlite::Result<Vec<Due>> {
-    let sql = format!("SELECT {COLUMNS}, octet_length(allocations) FROM records WHERE {condition} LIMIT ?1");
+fn light(
+    connection: &Connection,
+    index: &str,
+    condition: &str,
+    bounds: impl Params,
+) -> rusqlite::Result<Vec<Due>> {
+    let sql = format!(
+        "SELECT {COLUMNS}, octet_length(allocations) FROM records INDEXED BY {index} WHERE {condition} LIMIT ?1"
+    );
     let mut statement = connection.prepare_cached(&sql)?;
     let due = statement.query_map(bounds, |row| {
         let stored: i64 = row.get(BEHIND)?;

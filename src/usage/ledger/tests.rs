@@ -4,6 +4,7 @@
 mod ageing;
 mod bounds;
 mod clock;
+mod cost;
 mod damage;
 mod early;
 mod files;

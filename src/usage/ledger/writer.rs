@@ -240,6 +240,8 @@ impl Thread {
             }
             if let Some(work) = work {
                 self.work(work);
+            } else {
+                self.fold();
             }
         }
     }
@@ -294,6 +296,14 @@ impl Thread {
             self.failed(&error);
         }
         answer();
+        self.fold();
+    }
+
+    /// What was committed was told: nobody waits for a fold who has not come since.
+    fn fold(&mut self) {
+        if let Err(error) = self.ledger.fold(self.pace.took) {
+            self.failed(&error);
+        }
     }
 
     /// A write that failed is no commit: it has a counter of its own, and once a minute a log line. A full ledger

@@ -7,11 +7,11 @@ use ring::signature::{RSA_PKCS1_SHA256, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_
 use serde_json::{Map, Value, json};
 
 use super::{CAMEL, Claims, PASCAL, message, sign};
-use crate::emulator::keys::SigningKey;
+use crate::keys::SigningKey;
 
 /// What is wrong with a token on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::emulator) enum Flaw {
+pub(crate) enum Flaw {
     WrongNonce,
     MissingNonce,
     NullNonce,
@@ -48,7 +48,7 @@ pub(in crate::emulator) enum Flaw {
 
 impl Flaw {
     /// Every flaw, its name, and what it is.
-    pub(in crate::emulator) const ALL: [(Self, &'static str, &'static str); 32] = [
+    pub(crate) const ALL: [(Self, &'static str, &'static str); 32] = [
         (Self::WrongNonce, "wrong-nonce", "the nonce is another request's"),
         (Self::MissingNonce, "missing-nonce", "the nonce claim is left out"),
         (Self::NullNonce, "null-nonce", "the nonce claim is null"),
@@ -91,26 +91,21 @@ impl Flaw {
         (Self::Empty, "empty", "an empty text"),
     ];
 
-    pub(in crate::emulator) fn of_name(name: &str) -> Option<Self> {
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known, _)| *known == name).map(|(flaw, _, _)| *flaw)
     }
 
-    pub(in crate::emulator) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         Self::ALL.iter().find(|(flaw, _, _)| *flaw == self).map_or("", |(_, name, _)| name)
     }
 
     /// Whether it takes a key that is not the product's.
-    pub(in crate::emulator) const fn needs_stranger(self) -> bool {
+    pub(crate) const fn needs_stranger(self) -> bool {
         matches!(self, Self::OtherKey | Self::EmbeddedKey)
     }
 
     /// The bad token. `stranger` is a key that nobody trusts.
-    pub(in crate::emulator) fn token(
-        self,
-        claims: &Claims,
-        key: &SigningKey,
-        stranger: &SigningKey,
-    ) -> String {
+    pub(crate) fn token(self, claims: &Claims, key: &SigningKey, stranger: &SigningKey) -> String {
         match self {
             Self::Garbage => return "this is not a token".to_owned(),
             Self::Empty => return String::new(),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 /// A question that AWS's documents leave open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::emulator) enum Switch {
+pub(crate) enum Switch {
     AbsentNonce,
     AbsentRotation,
     AllocationsDiffer,
@@ -38,11 +38,11 @@ pub(in crate::emulator) enum Switch {
 }
 
 /// A switch's name, its answers (the first is the default), and its question.
-pub(in crate::emulator) struct Entry {
+pub(crate) struct Entry {
     switch: Switch,
-    pub(in crate::emulator) name: &'static str,
-    pub(in crate::emulator) answers: &'static [&'static str],
-    pub(in crate::emulator) question: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) answers: &'static [&'static str],
+    pub(crate) question: &'static str,
 }
 
 const fn entry(
@@ -55,7 +55,7 @@ const fn entry(
 }
 
 /// All switches, in the order of the enum.
-pub(in crate::emulator) const TABLE: [Entry; 24] = [
+pub(crate) const TABLE: [Entry; 24] = [
     entry(
         Switch::AbsentNonce,
         "absent_nonce",
@@ -210,7 +210,7 @@ pub(in crate::emulator) const TABLE: [Entry; 24] = [
 
 /// The answers in force. Kept by name, so that a journal outlives a new switch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::emulator) struct Switches {
+pub(crate) struct Switches {
     /// Two bits for each switch: the number of its answer.
     answers: u64,
 }
@@ -223,17 +223,17 @@ const RENAMED: [(&str, &str); 1] = [("refused_registration", "refused_pod")];
 
 impl Switches {
     /// The number of the switch's answer that is in force.
-    pub(in crate::emulator) const fn answer(self, switch: Switch) -> usize {
+    pub(crate) const fn answer(self, switch: Switch) -> usize {
         (self.answers >> (switch as usize * ANSWER_BITS)) as usize & ((1 << ANSWER_BITS) - 1)
     }
 
     /// Whether the switch's second answer is in force.
-    pub(in crate::emulator) const fn second(self, switch: Switch) -> bool {
+    pub(crate) const fn second(self, switch: Switch) -> bool {
         self.answer(switch) == 1
     }
 
     /// Sets a switch to one of its answers, both by name.
-    pub(in crate::emulator) fn set(&mut self, name: &str, answer: &str) -> Result<(), String> {
+    pub(crate) fn set(&mut self, name: &str, answer: &str) -> Result<(), String> {
         let name = RENAMED.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| new);
         let Some(entry) = TABLE.iter().find(|entry| entry.name == name) else {
             let names: Vec<&str> = TABLE.iter().map(|entry| entry.name).collect();
@@ -250,7 +250,7 @@ impl Switches {
     }
 
     /// Name and answer of every switch.
-    pub(in crate::emulator) fn json(self) -> Value {
+    pub(crate) fn json(self) -> Value {
         let pairs = TABLE.iter().map(|entry| {
             let answer = entry.answers[self.answer(entry.switch)];
             (entry.name.to_owned(), json!(answer))
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_page_about_the_emulator_names_them_all() {
-        let page = include_str!("../../../docs/EMULATOR.md");
+        let page = include_str!("../../../../docs/EMULATOR.md");
         for Entry { name, answers, .. } in &TABLE {
             assert!(page.contains(&format!("`{name}` {}", answers.join("/"))), "{name}");
         }

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Answer, Change, Decided, Request, Service, ServiceError};
-use crate::emulator::wire::ResolveCustomer;
-use crate::emulator::world::Agreements;
-use crate::emulator::world::switches::Switch;
+use crate::wire::ResolveCustomer;
+use crate::world::Agreements;
+use crate::world::switches::Switch;
 
 /// A registration token is good for so long, in seconds: about 4 hours (AWS's metering skill; the service model has no
 /// number).

@@ -4,14 +4,14 @@ use ring::signature::{KeyPair as _, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey}
 use rsa::sha2::Sha256;
 
 use super::*;
-use crate::emulator::keys::KeyFolder;
+use crate::keys::KeyFolder;
 
 /// For tests only; known to everybody.
-pub(in crate::emulator) const KEY: &str = include_str!("../../../tests/fixtures/keys/rsa3072-test-only.pem");
-const OTHER_KEY: &str = include_str!("../../../tests/fixtures/keys/other-rsa3072-test-only.pem");
+pub(crate) const KEY: &str = include_str!("../../../../tests/fixtures/keys/rsa3072-test-only.pem");
+const OTHER_KEY: &str = include_str!("../../../../tests/fixtures/keys/other-rsa3072-test-only.pem");
 
 /// A key folder that holds the test keys, so that no test makes one.
-pub(in crate::emulator) fn key_folder() -> (tempfile::TempDir, KeyFolder) {
+pub(crate) fn key_folder() -> (tempfile::TempDir, KeyFolder) {
     let folder = tempfile::tempdir().unwrap();
     for (product, version, pem) in
         [("demohourly", 1, KEY), ("demohourly", 2, OTHER_KEY), (". stranger", 1, OTHER_KEY)]

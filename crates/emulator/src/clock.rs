@@ -38,14 +38,11 @@ pub(super) mod millis_option {
 
     use super::Timestamp;
 
-    pub(in crate::emulator) fn serialize<S: Serializer>(
-        at: &Option<Timestamp>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
         at.map(Timestamp::unix_millis).serialize(serializer)
     }
 
-    pub(in crate::emulator) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Timestamp>, D::Error> {
         Ok(Option::<i64>::deserialize(deserializer)?.map(Timestamp::from_unix_millis))

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Answer, Change, Claims, Decided, Request, Service, ServiceError, not_entitled};
-use crate::emulator::wire::RegisterUsage;
-use crate::emulator::world::switches::Switch;
-use crate::emulator::world::{Platform, PodView};
+use crate::wire::RegisterUsage;
+use crate::world::switches::Switch;
+use crate::world::{Platform, PodView};
 use tollgate_time::Timestamp;
 
 pub(super) fn decide(
@@ -71,7 +71,7 @@ fn check_platform(service: &Service, pod: &PodView<'_>) -> Result<(), ServiceErr
 /// When the key was rotated, if it was.
 fn rotation(
     service: &Service,
-    key: Option<crate::emulator::world::KeyVersion>,
+    key: Option<crate::world::KeyVersion>,
     now: Timestamp,
 ) -> Result<Option<Timestamp>, ServiceError> {
     let invalid = || ServiceError::new("InvalidPublicKeyVersionException", "Public Key version is invalid.");

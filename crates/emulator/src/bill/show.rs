@@ -9,21 +9,21 @@ use serde_json::{Value, json};
 
 use super::names::Name;
 use super::{Bill, Form, HOUR_MILLIS, Record, Sum, record_id, request_id};
-use crate::emulator::change::Allocation;
+use crate::change::Allocation;
 use tollgate_time::Timestamp;
 
 /// What of the bill is wanted; an empty filter wants all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::emulator) struct Filter {
-    pub(in crate::emulator) product_code: Option<String>,
-    pub(in crate::emulator) account_id: Option<String>,
-    pub(in crate::emulator) dimension: Option<String>,
-    pub(in crate::emulator) pod: Option<String>,
+pub(crate) struct Filter {
+    pub(crate) product_code: Option<String>,
+    pub(crate) account_id: Option<String>,
+    pub(crate) dimension: Option<String>,
+    pub(crate) pod: Option<String>,
 }
 
 /// The bill as JSON: every record, its sums, and the registrations that AWS meters by itself.
 #[derive(serde::Serialize)]
-pub(in crate::emulator) struct Ledger<'a> {
+pub(crate) struct Ledger<'a> {
     records: Vec<Row<'a>>,
     totals: Vec<Value>,
     registrations: Vec<Value>,
@@ -78,7 +78,7 @@ impl Bill {
     }
 
     /// The bill as JSON.
-    pub(in crate::emulator) fn ledger(&self, filter: &Filter) -> Ledger<'_> {
+    pub(crate) fn ledger(&self, filter: &Filter) -> Ledger<'_> {
         let records = self.rows(filter);
         let mut totals: BTreeMap<(&str, &str, &str), Sum> = BTreeMap::new();
         for row in &records {
@@ -91,13 +91,13 @@ impl Bill {
     }
 
     #[cfg(test)]
-    pub(in crate::emulator) fn ledger_json(&self, filter: &Filter) -> Value {
+    pub(crate) fn ledger_json(&self, filter: &Filter) -> Value {
         serde_json::to_value(self.ledger(filter)).unwrap()
     }
 
     /// Its sums alone: by product, dimension and hour for the latest hours that have any, and by product, customer and
     /// dimension for the first [`TOTALS_SHOWN`].
-    pub(in crate::emulator) fn sums_json(&self, hours: u64) -> Value {
+    pub(crate) fn sums_json(&self, hours: u64) -> Value {
         let latest = self.hours.keys().map(|(_, _, hour)| *hour).max().unwrap_or(0);
         let span = i64::try_from(hours.saturating_sub(1)).unwrap_or(i64::MAX).saturating_mul(HOUR_MILLIS);
         let first = latest.saturating_sub(span);
@@ -170,7 +170,7 @@ impl Bill {
     }
 
     /// The products that a pod is registered for, and how often it asked.
-    pub(in crate::emulator) fn registered(&self, pod: &str) -> Vec<(&str, u64)> {
+    pub(crate) fn registered(&self, pod: &str) -> Vec<(&str, u64)> {
         let Some(pod) = self.names.find(pod) else { return Vec::new() };
         let of_pod = self.registrations.range((pod, Name::FIRST)..=(pod, Name::LAST));
         let entitled = of_pod.filter(|(_, registration)| registration.entitled);
@@ -178,7 +178,7 @@ impl Bill {
     }
 
     /// The records as CSV.
-    pub(in crate::emulator) fn csv(&self, filter: &Filter) -> String {
+    pub(crate) fn csv(&self, filter: &Filter) -> String {
         let mut csv = format!("{COLUMNS}\r\n");
         for row in self.rows(filter) {
             let document = row.document();
@@ -203,7 +203,7 @@ impl Bill {
     }
 
     /// The pods that called, and when first.
-    pub(in crate::emulator) fn pods(&self) -> impl Iterator<Item = (&str, Timestamp)> {
+    pub(crate) fn pods(&self) -> impl Iterator<Item = (&str, Timestamp)> {
         self.seen.iter().map(|(name, at)| (self.names.text(*name), Timestamp::from_unix_millis(*at)))
     }
 }

@@ -5,8 +5,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::emulator::change::FormText;
-use crate::emulator::world::{Agreements, Pod};
+use crate::change::FormText;
+use crate::world::{Agreements, Pod};
 
 /// 2026-11-24T08:30:00Z
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_509_000);
@@ -140,7 +140,7 @@ impl Bench {
     }
 
     fn quantities(&self) -> Vec<String> {
-        let bill = self.service.bill.ledger_json(&crate::emulator::bill::Filter::default());
+        let bill = self.service.bill.ledger_json(&crate::bill::Filter::default());
         bill["records"]
             .as_array()
             .unwrap()
@@ -886,7 +886,7 @@ fn replaying_the_changes_gives_the_same_bill() {
     }
     let mut again = Bench::new();
     journal.iter().for_each(|change| again.service.apply(change));
-    let all = crate::emulator::bill::Filter::default();
+    let all = crate::bill::Filter::default();
     assert_eq!(again.service.bill.ledger_json(&all), bench.service.bill.ledger_json(&all));
     assert_eq!(again.service.bill.first_call("pod-1"), Some(NOW));
     let conflict =
@@ -898,14 +898,14 @@ fn replaying_the_changes_gives_the_same_bill() {
 fn a_record_on_the_bill_names_who_reported_it() {
     let mut bench = Bench::new();
     bench.meter(json!({}));
-    let found = bench.service.bill.find(&crate::emulator::change::Recorded {
+    let found = bench.service.bill.find(&crate::change::Recorded {
         product_code: "demometered".to_owned(),
         account_id: "111122223333".to_owned(),
         dimension: "requests".to_owned(),
         form: FormText::Pod("pod-1".to_owned()),
         hour: seconds(NOW, -1800) * 1000,
         timestamp: 0,
-        quantity: crate::emulator::decimal::Micros::ZERO,
+        quantity: crate::decimal::Micros::ZERO,
         allocations: Vec::new(),
         call: 0,
         client_token: None,
@@ -969,7 +969,7 @@ fn story(switch: &str, answer: &str) -> String {
         "pod_start" => bench.meter(at(-30)),
         "pricing_mismatch" => bench.meter(json!({"ProductCode": "demosaas"})),
         "quota_burst" | "resolve_quota" => {
-            let mut quotas = crate::emulator::quota::Quotas::default();
+            let mut quotas = crate::quota::Quotas::default();
             let now = tollgate_clock::monotonic();
             let mut admit =
                 || quotas.admit(now, &bench.service.world, "p", "us-east-1", Operation::ResolveCustomer);

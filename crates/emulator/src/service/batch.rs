@@ -8,13 +8,13 @@ use time::OffsetDateTime;
 
 use super::usage::{AHEAD_SECONDS_MAX, hour, read, repeats};
 use super::{Answer, Change, Decided, Request, Service, ServiceError, out_of_bounds};
-use crate::emulator::bill::{Known, record_id};
-use crate::emulator::change::{FormText, Recorded};
-use crate::emulator::model;
-use crate::emulator::operation::Operation;
-use crate::emulator::wire::{BatchMeterUsage, UsageRecord};
-use crate::emulator::world::switches::Switch;
-use crate::emulator::world::{Agreements, License, Product};
+use crate::bill::{Known, record_id};
+use crate::change::{FormText, Recorded};
+use crate::model;
+use crate::operation::Operation;
+use crate::wire::{BatchMeterUsage, UsageRecord};
+use crate::world::switches::Switch;
+use crate::world::{Agreements, License, Product};
 use tollgate_time::Timestamp;
 
 /// Requests must be smaller (AWS Marketplace API reference, BatchMeterUsage: "less than 1 MB").

@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::usage::{AHEAD_SECONDS_MAX, fingerprint, hour, read, repeats};
 use super::{Answer, Change, Decided, Request, Service, ServiceError, not_entitled, out_of_bounds};
-use crate::emulator::bill::{Known, record_id};
-use crate::emulator::change::{ClientToken, FormText, Recorded};
-use crate::emulator::wire::MeterUsage;
-use crate::emulator::world::switches::Switch;
-use crate::emulator::world::{Platform, PodView};
+use crate::bill::{Known, record_id};
+use crate::change::{ClientToken, FormText, Recorded};
+use crate::wire::MeterUsage;
+use crate::world::switches::Switch;
+use crate::world::{Platform, PodView};
 use tollgate_time::Timestamp;
 
 /// How far back a record may lie, in seconds.

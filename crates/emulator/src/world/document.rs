@@ -13,14 +13,14 @@ use serde::Deserialize;
 
 use self::place::Place;
 use super::{Agreements, Customer, KeyVersion, License, Platform, Pod, Pricing, Product, Secret, World};
-use crate::emulator::model;
-use crate::emulator::operation::Operation;
+use crate::model;
+use crate::operation::Operation;
 use tollgate_time::Timestamp;
 
 /// What is wrong with an order, one line for each fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
-pub(in crate::emulator) struct OrderError(pub(in crate::emulator) Vec<String>);
+pub(crate) struct OrderError(pub(crate) Vec<String>);
 
 /// A world file.
 #[derive(Debug, Deserialize)]
@@ -46,7 +46,7 @@ struct WorldDocument {
 /// A product, as it is ordered.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::emulator) struct ProductDocument {
+pub(crate) struct ProductDocument {
     product_code: String,
     pricing: Option<Pricing>,
     agreements: Option<Agreements>,
@@ -70,7 +70,7 @@ struct KeyDocument {
 /// A customer, as it is ordered.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::emulator) struct CustomerDocument {
+pub(crate) struct CustomerDocument {
     account_id: String,
     identifier: Option<String>,
     /// To every product, unless `product_code` names one.
@@ -93,7 +93,7 @@ struct LicenseDocument {
 /// A pod, as it is ordered.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::emulator) struct PodDocument {
+pub(crate) struct PodDocument {
     /// One of the two names the pod.
     access_key: Option<String>,
     session: Option<String>,
@@ -119,11 +119,11 @@ const LICENSES_MAX: usize = 100;
 const NAME_CHARS_MAX: usize = 255;
 
 /// The world that needs no file; printed by `--print-world`, so that it can be started from.
-pub(in crate::emulator) const DEFAULT: &str = include_str!("default.toml");
+pub(crate) const DEFAULT: &str = include_str!("default.toml");
 
 impl World {
     /// The world of a file. Each fault tells its line.
-    pub(in crate::emulator) fn of_toml(text: &str) -> Result<Self, OrderError> {
+    pub(crate) fn of_toml(text: &str) -> Result<Self, OrderError> {
         let document: WorldDocument = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| place::line(text, span.start));
             OrderError(vec![format!("line {line}: {}", error.message())])
@@ -145,12 +145,12 @@ impl World {
     }
 
     /// The world that needs no file.
-    pub(in crate::emulator) fn of_default() -> Self {
+    pub(crate) fn of_default() -> Self {
         Self::of_toml(DEFAULT).expect("the default world is valid, which a test checks")
     }
 
     /// A product as the order leaves it. `now` is when a rotation takes place.
-    pub(in crate::emulator) fn ordered_product(
+    pub(crate) fn ordered_product(
         &self,
         now: Timestamp,
         order: ProductDocument,
@@ -159,7 +159,7 @@ impl World {
     }
 
     /// A customer as the order leaves it. `now` is when a subscription ends that it ends.
-    pub(in crate::emulator) fn ordered_customer(
+    pub(crate) fn ordered_customer(
         &self,
         now: Timestamp,
         order: CustomerDocument,
@@ -170,7 +170,7 @@ impl World {
     }
 
     /// A pod as the order leaves it.
-    pub(in crate::emulator) fn ordered_pod(&self, order: PodDocument) -> Result<(String, Pod), OrderError> {
+    pub(crate) fn ordered_pod(&self, order: PodDocument) -> Result<(String, Pod), OrderError> {
         Faults::of(|faults| order.pod(self, &Place::root(), faults))
     }
 }
@@ -380,7 +380,7 @@ impl ProductDocument {
             product.keys.insert(1, KeyVersion::default());
         }
         let after = self.rotate_after.as_deref().map(|text| {
-            crate::emulator::duration(text).unwrap_or_else(|| {
+            crate::duration(text).unwrap_or_else(|| {
                 faults.add(at.member("rotate_after"), format!("{text:?} is no duration such as 1h30m"));
                 Duration::ZERO
             })

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
-use crate::emulator::world::Secret;
+use crate::world::Secret;
 use tollgate_time::Timestamp;
 
 /// Every key that is handed out begins with it: one that does and is not known has expired with its process.

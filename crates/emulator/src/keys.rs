@@ -215,7 +215,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let private = folder.path().join("keys/demohourly");
         fs::create_dir_all(&private).unwrap();
-        fs::write(private.join("1.pem"), crate::emulator::token::tests::KEY).unwrap();
+        fs::write(private.join("1.pem"), crate::token::tests::KEY).unwrap();
         let keys = KeyFolder::new(folder.path().to_owned());
         let key = keys.key("demohourly", 1).unwrap();
         let written = fs::read_to_string(keys.public_keys("demohourly").join("1.pem")).unwrap();

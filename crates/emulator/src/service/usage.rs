@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use ring::digest;
 
 use super::ServiceError;
-use crate::emulator::bill::Known;
-use crate::emulator::change::{Allocation, Digest, Recorded};
-use crate::emulator::decimal::Micros;
-use crate::emulator::wire::{Tag, UsageAllocation, Written};
-use crate::emulator::world::switches::{Switch, Switches};
+use crate::bill::Known;
+use crate::change::{Allocation, Digest, Recorded};
+use crate::decimal::Micros;
+use crate::wire::{Tag, UsageAllocation, Written};
+use crate::world::switches::{Switch, Switches};
 use tollgate_time::Timestamp;
 
 /// A record may be so far ahead of the service's clock, for clocks differ. AWS tells no number; this is SigV4's.

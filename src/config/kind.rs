@@ -1,0 +1,148 @@
+//! The kinds of values: for each, how a text of it is read, what the help calls it, and what the chart's schema allows.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::parse::{self, Problem};
+use super::{
+    AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
+    OnUnsent, OnZeroHour,
+};
+use tollgate_marketplace::{Invalid, ProductCode, PublicKeyVersion, Region};
+
+/// How a value is given on the command line and in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One text.
+    Text,
+    /// `true` or `false` (also `on` and `off`); as a flag it may stand without a value.
+    Switch,
+    /// A list: separated by commas, or an array in a file.
+    List,
+}
+
+/// What the chart's schema allows as a value. Looser than the parser, which has the last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// Any text.
+    Any,
+    /// A text that this regular expression matches.
+    Pattern(&'static str),
+    /// A duration.
+    Duration,
+    /// `keep`, or `close-after:` and a duration.
+    CloseAfter,
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// A boolean, or a word for one.
+    Switch,
+    /// A whole number above 0, or its text.
+    Number,
+}
+
+/// A kind of values that become a `T`.
+pub(super) struct Kind<T> {
+    pub(super) value_name: &'static str,
+    pub(super) form: Form,
+    pub(super) schema: Schema,
+    pub(super) parse: Parse<T>,
+}
+
+/// How a text is read.
+pub(super) enum Parse<T> {
+    Text(fn(&str) -> Result<T, Problem>),
+    List(fn(&[String]) -> Result<T, Problem>),
+}
+
+impl<T> Clone for Parse<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Parse<T> {}
+
+impl<T> Kind<T> {
+    const fn text(value_name: &'static str, schema: Schema, parse: fn(&str) -> Result<T, Problem>) -> Self {
+        Self { value_name, form: Form::Text, schema, parse: Parse::Text(parse) }
+    }
+
+    /// The same with a parser of its own, such as one with limits.
+    pub(super) const fn parsed(&self, parse: fn(&str) -> Result<T, Problem>) -> Self {
+        Self { value_name: self.value_name, form: self.form, schema: self.schema, parse: Parse::Text(parse) }
+    }
+}
+
+/// A choice between two words.
+macro_rules! either {
+    ($name:ident: $type:ty, $value_name:literal, $a:literal => $x:expr, $b:literal => $y:expr) => {
+        pub(super) const $name: Kind<$type> =
+            Kind::text($value_name, Schema::Words(&[$a, $b]), |text| match text {
+                $a => Ok($x),
+                $b => Ok($y),
+                _ => Err(concat!("is neither ", $a, " nor ", $b).into()),
+            });
+    };
+}
+
+either! { ON_DENIED: OnDenied, "POLICY", "hold" => OnDenied::Hold, "exit" => OnDenied::Exit }
+either! { AFTER_DENIAL: AfterDenial, "POLICY", "ask-again" => AfterDenial::AskAgain, "new-pod" => AfterDenial::NewPod }
+either! { ON_EXPIRED: OnExpired, "POLICY", "carry" => OnExpired::Carry, "dead-letter" => OnExpired::DeadLetter }
+either! { ON_ZERO_HOUR: OnZeroHour, "POLICY", "skip" => OnZeroHour::Skip, "report" => OnZeroHour::Report }
+either! { LOG_FORMAT: LogFormat, "FORMAT", "json" => LogFormat::Json, "text" => LogFormat::Text }
+
+pub(super) const ADDR: Kind<ListenAddr> = Kind::text("ADDR", Schema::Any, parse::listen_addr);
+pub(super) const TCP_ADDR: Kind<ListenAddr> =
+    Kind::text("ADDR", Schema::Any, |text| parse::tcp_addr(text).map(ListenAddr::Tcp));
+pub(super) const CLOCK: Kind<ClockSource> =
+    Kind::text("URL", Schema::Pattern("^(system|https?://.+)$"), parse::clock);
+pub(super) const DIMENSION: Kind<String> = Kind::text("NAME", Schema::Any, parse::dimension);
+pub(super) const DIMENSIONS: Kind<Vec<String>> = Kind {
+    value_name: "NAME,…",
+    form: Form::List,
+    schema: Schema::Any,
+    parse: Parse::List(parse::dimensions),
+};
+pub(super) const DIR: Kind<PathBuf> = Kind::text("DIR", Schema::Any, parse::path);
+pub(super) const DURATION: Kind<Duration> =
+    Kind::text("DURATION", Schema::Duration, |text| parse::duration_within(text, "0s", "366d"));
+pub(super) const ENDPOINT_URL: Kind<EndpointUrl> =
+    Kind::text("URL", Schema::Pattern("^https?://"), parse::endpoint_url);
+/// In the chart an absolute path: a relative one is that of a working directory.
+pub(super) const FILE: Kind<PathBuf> = Kind::text("FILE", Schema::Pattern("^/"), parse::path);
+pub(super) const LOG_FILTER: Kind<String> = Kind::text("FILTER", Schema::Any, parse::log_filter);
+pub(super) const MODE: Kind<Mode> = Kind::text("MODE", Schema::Words(&MODE_WORDS), parse::mode);
+pub(super) const ON_LAPSE: Kind<OnLapse> = Kind::text("POLICY", Schema::CloseAfter, parse::on_lapse);
+pub(super) const ON_UNSENT: Kind<OnUnsent> = Kind::text("POLICY", Schema::CloseAfter, parse::on_unsent);
+pub(super) const PATH: Kind<PathBuf> = Kind::text("PATH", Schema::Any, parse::path);
+pub(super) const PRODUCT_CODE: Kind<ProductCode> =
+    Kind::text("CODE", Schema::Pattern("^[-a-zA-Z0-9/=:_.@]{0,255}$"), typed);
+pub(super) const REGION: Kind<Region> =
+    Kind::text("REGION", Schema::Pattern("^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$"), typed);
+pub(super) const SIZE: Kind<u64> =
+    Kind::text("SIZE", Schema::Pattern("^[0-9]+(B|KiB|MiB|GiB|TiB)$"), parse::size);
+pub(super) const SWITCH: Kind<bool> = Kind {
+    value_name: "TRUE|FALSE",
+    form: Form::Switch,
+    schema: Schema::Switch,
+    parse: Parse::Text(parse::switch),
+};
+pub(super) const VERSION: Kind<PublicKeyVersion> = Kind::text("N", Schema::Number, typed);
+/// A web page, unlike [`ENDPOINT_URL`] with a query or a fragment.
+pub(super) const WEB_PAGE: Kind<String> = Kind::text("URL", Schema::Pattern("^https?://."), parse::docs_url);
+
+const MODE_WORDS: [&str; Mode::ALL.len()] = {
+    let mut words = [""; Mode::ALL.len()];
+    let mut i = 0;
+    while i < words.len() {
+        words[i] = Mode::ALL[i].as_str();
+        i += 1;
+    }
+    words
+};
+
+/// A value that its own type parses.
+fn typed<T: FromStr<Err = Invalid>>(text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|invalid: Invalid| invalid.0.into())
+}

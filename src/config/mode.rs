@@ -1,0 +1,109 @@
+//! How a product is priced, and what follows from it.
+//!
+//! A mode answers questions. Nobody compares it elsewhere, so that a new mode is answered for here.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use serde::Serialize;
+
+/// How the product is priced, which decides AWS's call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// `RegisterUsage`: AWS meters by itself.
+    Hourly,
+    /// `MeterUsage`: custom dimensions, from the buyer's account.
+    Metered,
+    /// `BatchMeterUsage`: custom dimensions, from the seller's account.
+    Saas,
+}
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Hourly, Self::Metered, Self::Saas];
+
+    /// As it is configured.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hourly => "hourly",
+            Self::Metered => "metered",
+            Self::Saas => "saas",
+        }
+    }
+
+    /// AWS proves the entitlement by a signature, which needs the product's public key.
+    #[must_use]
+    pub const fn is_signed(self) -> bool {
+        match self {
+            Self::Hourly => true,
+            Self::Metered | Self::Saas => false,
+        }
+    }
+
+    /// Nothing remains to be done once the gate is open, so the sidecar may become the application, and needs no more
+    /// credentials.
+    #[must_use]
+    pub const fn ends_when_open(self) -> bool {
+        match self {
+            Self::Hourly => true,
+            Self::Metered | Self::Saas => false,
+        }
+    }
+
+    /// The application reports usage of named dimensions, which a ledger keeps until AWS accepts it.
+    #[must_use]
+    pub const fn has_ledger(self) -> bool {
+        match self {
+            Self::Hourly => false,
+            Self::Metered | Self::Saas => true,
+        }
+    }
+
+    /// The usage is this pod's own. AWS tells reports apart by the pod, and its answers to them say whether the buyer
+    /// is still entitled.
+    #[must_use]
+    pub const fn meters_own_pod(self) -> bool {
+        match self {
+            Self::Metered => true,
+            Self::Hourly | Self::Saas => false,
+        }
+    }
+
+    /// It runs in the seller's account and reports the usage of the seller's customers, from wherever it runs.
+    #[must_use]
+    pub const fn is_run_by_seller(self) -> bool {
+        match self {
+            Self::Saas => true,
+            Self::Hourly | Self::Metered => false,
+        }
+    }
+
+    /// The least that the role must be allowed.
+    #[must_use]
+    pub const fn actions(self) -> &'static [&'static str] {
+        match self {
+            Self::Hourly => &["aws-marketplace:RegisterUsage"],
+            Self::Metered => &["aws-marketplace:MeterUsage"],
+            Self::Saas => &["aws-marketplace:BatchMeterUsage", "aws-marketplace:ResolveCustomer"],
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.as_str()))
+    }
+}

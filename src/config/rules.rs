@@ -1,0 +1,144 @@
+//! The rules that join settings: what one value says about another, or about the mode, role or seal.
+//!
+//! A rule looks at values whether or not others are valid, so that one run shows an operator everything.
+
+use std::net::SocketAddr;
+
+use super::fault::quoted;
+use super::kind::{ADDR, ENDPOINT_URL, LOG_FILTER, SWITCH, TCP_ADDR};
+use super::reader::Reader;
+use super::setting::Setting;
+use super::table::STOP;
+use super::{ListenAddr, Role, credentials, resolve, sdk};
+
+/// Notes what does not fit together.
+pub(super) fn check(reader: &mut Reader<'_>) {
+    effects(reader);
+    modes(reader);
+    app_server(reader);
+    shutdown(reader);
+    addresses(reader);
+    log_filter(reader);
+    surroundings(reader);
+}
+
+/// Warns of settings that somebody set and that do nothing here.
+fn effects(reader: &mut Reader<'_>) {
+    for &setting in Setting::ALL {
+        if let Some(reason) = reader.no_effect(setting).filter(|_| reader.is_given(setting)) {
+            let line =
+                format!("{} ({}) has no effect: {reason}", setting.spec().name, reader.origin(setting));
+            reader.warnings.push(line);
+        }
+    }
+}
+
+fn modes(reader: &mut Reader<'_>) {
+    let Some(mode) = reader.mode() else { return };
+    if reader.role == Role::Exec && !mode.ends_when_open() {
+        reader.fault(
+            Setting::Mode,
+            "cannot be used with exec, which only hourly products can; use run and await",
+        );
+    }
+    // Otherwise a typing error in an event would be accepted here and lost at AWS.
+    if mode.has_ledger() && !reader.is_given(Setting::Dimensions) {
+        let need = format!("is required in mode {mode}: the usage dimensions of the product");
+        reader.missing(Setting::Dimensions, &need);
+    }
+    let asked = reader.role == Role::Inspect && reader.resolution.sealed();
+    if asked && mode.meters_own_pod() && !reader.is_given(Setting::OnUnsent) {
+        reader.warnings.push(
+            "on_unsent is not stated in the seller's file: decide whether the gate may close when usage stays unbilled \
+             (keep, or close-after:<duration>), and state it"
+                .to_owned(),
+        );
+    }
+}
+
+fn app_server(reader: &mut Reader<'_>) {
+    let addr = reader.peek(Setting::AppAddr, ADDR.parse);
+    let exposed = addr.as_ref().and_then(ListenAddr::tcp).is_some_and(|tcp| !is_loopback(tcp));
+    let token = reader.is_given(Setting::AppTokenFile);
+    if exposed && !token {
+        reader.fault(
+            Setting::AppAddr,
+            "is reachable from other machines; set app_token_file, or listen on 127.0.0.1 or unix:/path",
+        );
+    }
+    if token && reader.peek(Setting::AwsDoor, SWITCH.parse) == Some(true) {
+        reader.fault(
+            Setting::AwsDoor,
+            "cannot be used with app_token_file: an AWS SDK sends its own Authorization; listen on loopback or unix:/path",
+        );
+    }
+}
+
+fn is_loopback(addr: SocketAddr) -> bool {
+    addr.ip().to_canonical().is_loopback()
+}
+
+/// `drain_quiet` and `shutdown_grace` count from the same moment: together they must leave time to send.
+fn shutdown(reader: &mut Reader<'_>) {
+    let quiet = reader.peek(Setting::DrainQuiet, STOP.parse);
+    let Some((quiet, grace)) = quiet.zip(reader.peek(Setting::ShutdownGrace, STOP.parse)) else { return };
+    if quiet >= grace && reader.is_given(Setting::DrainQuiet) {
+        let problem = format!("leaves nothing of shutdown_grace ({grace:?}) to send usage; choose less");
+        reader.fault(Setting::DrainQuiet, problem);
+    }
+}
+
+/// Two servers cannot share an address, and an endpoint that is one of them would be asked in a circle.
+fn addresses(reader: &mut Reader<'_>) {
+    let probe = reader.peek(Setting::ProbeAddr, TCP_ADDR.parse).and_then(|addr| addr.tcp());
+    let app = reader.peek(Setting::AppAddr, ADDR.parse).and_then(|addr| addr.tcp());
+    if let (Some(probe), Some(app)) = (probe, app)
+        && collide(probe, app)
+    {
+        reader.fault(Setting::AppAddr, format!("collides with probe_addr {probe}; choose another port"));
+    }
+    let Some(url) = reader.peek(Setting::EndpointUrl, ENDPOINT_URL.parse) else { return };
+    if !url.is_https() && !url.is_loopback() {
+        reader.warnings.push(format!(
+            "endpoint_url {} sends requests over unencrypted HTTP to another machine",
+            quoted(url.as_str())
+        ));
+    }
+    for (name, addr) in [("app_addr", app), ("probe_addr", probe)] {
+        if let Some(addr) = addr.filter(|addr| url.reaches(*addr)) {
+            let problem =
+                format!("is this sidecar's own {name} {addr}; name the metering service, or remove it");
+            reader.fault(Setting::EndpointUrl, problem);
+        }
+    }
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    // Port 0 is a new one each time.
+    let same_port = a.port() == b.port() && a.port() != 0;
+    same_port && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn log_filter(reader: &mut Reader<'_>) {
+    let of_library = |directive: &str| {
+        directive.split_once('=').is_some_and(|(target, level)| {
+            !target.starts_with("tollgate") && level.eq_ignore_ascii_case("trace")
+        })
+    };
+    let filter = reader.peek(Setting::LogFilter, LOG_FILTER.parse);
+    if filter.is_some_and(|filter| filter.split(',').any(of_library)) {
+        reader
+            .warnings
+            .push("log_filter: lines of libraries are written up to debug; trace may hold tokens".into());
+    }
+}
+
+/// Variables that no part holds, and files that the SDK reads by itself.
+fn surroundings(reader: &mut Reader<'_>) {
+    // Read where endpoints are chosen; a value that is neither would leave them in force without a word.
+    sdk::switch(reader, resolve::IGNORE_ENDPOINTS_VARIABLE);
+    credentials::check(reader);
+    if reader.resolution.sealed() {
+        sdk::refuse_profile_endpoints(reader);
+    }
+}

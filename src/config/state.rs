@@ -1,0 +1,73 @@
+//! The folder for state: proven to be writable, where something is to be kept.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::disk::describe;
+use super::kind::{DURATION, Parse};
+use super::reader::{Reader, given_path, read};
+use super::setting::Setting;
+use super::{Role, StateDir};
+
+/// Why a writable folder is needed, if it is.
+fn need(reader: &Reader<'_>) -> Option<String> {
+    let mode = reader.mode()?;
+    let grace = || reader.peek(Setting::GracePeriod, DURATION.parse).is_some_and(|grace| !grace.is_zero());
+    if mode.has_ledger() {
+        Some(format!("mode {mode} keeps its usage ledger there"))
+    } else if grace() {
+        // Counted in memory, the grace period would begin anew with every restart of the container.
+        Some("grace_period is counted there".to_owned())
+    } else {
+        None
+    }
+}
+
+/// Reads the folder's name and proves that it can be written, where something needs it.
+pub(super) fn state_dir(
+    reader: &mut Reader<'_>,
+    setting: Setting,
+    parse: Parse<PathBuf>,
+) -> Option<StateDir> {
+    let (need, keep) = (need(reader), reader.role != Role::Inspect);
+    let path = read(reader, setting, parse)?;
+    if path == Path::new("none") {
+        let Some(need) = need else { return Some(StateDir::None) };
+        reader.fault(setting, format!("keeps nothing, but {need}; name a folder on a volume"));
+        return None;
+    }
+    let explicit = reader.is_given(setting);
+    let path = if explicit { given_path(reader, setting, parse)?.unwrap_or(path) } else { path };
+    if reader.role == Role::Ledger {
+        return Some(kept(path, explicit));
+    }
+    let Err(error) = reader.installed.disk.try_write(&path, keep) else {
+        return Some(kept(path, explicit));
+    };
+    let problem = format!("cannot be written: {}", describe(&error));
+    let full = error.kind() == ErrorKind::StorageFull;
+    if full && !keep {
+        // What the folder holds can be looked at all the same.
+        reader.warnings.push(format!("state_dir {} {problem}", path.display()));
+        return Some(kept(path, explicit));
+    }
+    if explicit || need.is_some() {
+        let because = need.map(|need| format!(", and {need}")).unwrap_or_default();
+        let remedy = if full {
+            "free room on the volume or enlarge it; usage that is there is sent after the next start"
+        } else {
+            "mount a volume that this user may write (in Kubernetes, see fsGroup), or name another folder"
+        };
+        reader.fault(setting, format!("{problem}{because}; {remedy}"));
+        return None;
+    }
+    reader.warnings.push(format!(
+        "state_dir {} {problem}; nothing is kept over a restart (mount a volume, or set state_dir = \"none\")",
+        path.display()
+    ));
+    Some(StateDir::None)
+}
+
+fn kept(path: PathBuf, explicit: bool) -> StateDir {
+    if explicit { StateDir::Explicit(path) } else { StateDir::Default(path) }
+}

@@ -1,0 +1,427 @@
+//! The settings: the one place where a setting is declared, and with it everything that is made from it.
+//!
+//! A new setting is a row here and whatever asks its field; `just generate` brings the documents and the chart's schema
+//! up to date. How a row is written stands at [`settings`]; kinds of values are in [`super::kind`]. What joins two
+//! settings is a rule of [`super::rules`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::fault::Origin;
+use super::identity;
+use super::keys::key_ring;
+use super::kind::{
+    ADDR, AFTER_DENIAL, CLOCK, DIMENSION, DIMENSIONS, DIR, DURATION, ENDPOINT_URL, FILE, Kind, LOG_FILTER,
+    LOG_FORMAT, MODE, ON_DENIED, ON_EXPIRED, ON_LAPSE, ON_UNSENT, ON_ZERO_HOUR, PATH, PRODUCT_CODE, REGION,
+    SIZE, SWITCH, Schema, TCP_ADDR, VERSION, WEB_PAGE,
+};
+use super::parse::duration_within;
+use super::reader::{Reader, floored, given, read};
+use super::setting::DefaultText::{Absent, ByBuild, Depends, Is};
+use super::setting::{self, Only, Owner, Spec, settings};
+use super::state::state_dir;
+use super::token::bearer_token;
+use super::{
+    AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
+    OnUnsent, OnZeroHour, PodIdentity, Proxies, Role, Secret, StateDir, proxy, sdk,
+};
+use tollgate_aws::ca_bundle::CaBundle;
+use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
+use tollgate_receipt::KeyRing;
+
+const FOR_OWN_POD: Option<Only> =
+    Some(Only { used: Mode::meters_own_pod, otherwise: "it is for mode metered" });
+
+/// How long a part of a stop may take: Kubernetes and ECS end a process long before its limit.
+pub(super) const STOP: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
+
+/// Two hours are open while one settles; a third would never close in order.
+const SETTLE: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
+
+/// An event may be half as old as the window: less would reject events of the hour that is open, and each remembered
+/// `id` takes space in the ledger.
+const WINDOW: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "2h", "30d"));
+
+settings! {
+    /// What is sold and how it proves that it was paid.
+    #[derive(Debug)]
+    Product {
+        /// How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage) or `saas`
+        /// (BatchMeterUsage).
+        Mode = "mode" => mode: Mode = read(MODE) {
+            risk: "asks AWS another question: an unsigned dry run in place of a signed answer",
+            default: Is("hourly"), chart_value: Some("mode"),
+        }
+
+        /// The product code from the AWS Marketplace Management Portal.
+        ProductCode = "product_code" => product_code: ProductCode = read(PRODUCT_CODE) {
+            risk: "opens the gate for another product, perhaps a free one",
+            default: Absent("required"), owner: Owner::Rehearsal, chart_value: Some("productCode"),
+        }
+
+        /// The product's public keys: a folder of `<version>.pem`, or one PEM file; needed in mode `hourly`.
+        PublicKeys = "public_keys" => keys: KeyRing = key_ring(PATH) {
+            risk: "accepts tokens that somebody else signed",
+            owner: Owner::Rehearsal,
+        }
+
+        /// The key version that AWS is asked to sign with.
+        PublicKeyVersion = "public_key_version" => public_key_version: Option<PublicKeyVersion> = given(VERSION) {
+            risk: "asks for a key that the product does not have, or no longer trusts; the gate stays shut",
+            default: Absent("the highest held"),
+        }
+
+        /// The usage dimensions of the product; usage of another dimension is rejected. Not used in mode
+        /// `hourly`.
+        Dimensions = "dimensions" => dimensions: Option<Vec<String>> = given(DIMENSIONS) {
+            risk: "usage of a dimension that is not listed is rejected, and not billed",
+            default: Absent("required in modes metered and saas"),
+            only: Some(Only { used: Mode::has_ledger, otherwise: "AWS meters hourly products by itself" }),
+            for_usage: true,
+        }
+
+        /// In mode `metered`, a zero-priced dimension whose hourly report of 0 proves the entitlement.
+        EntitlementDimension = "entitlement_dimension" => entitlement_dimension: Option<String> = given(DIMENSION) {
+            risk: "usage of that dimension is rejected, and not billed",
+            only: FOR_OWN_POD, for_usage: true,
+        }
+
+        /// Where the seller publishes the runbook; the code of a reason is appended to it.
+        DocsUrl = "docs_url" => docs_url: Option<String> = given(WEB_PAGE) {
+            risk: "sends operators to a foreign page",
+        }
+
+        /// Accept tokens of the emulator; settable only in builds that contain it.
+        AllowEmulated = "allow_emulated" => allow_emulated: bool = read(SWITCH) {
+            risk: "only in builds with the emulator: tokens of the emulator open the gate",
+            default: ByBuild {
+                with_emulator: "true", released: "false", shown: "true with the emulator built in, else false",
+            },
+            owner: Owner::Rehearsal, emulator_only: true,
+        }
+
+        also {
+            /// A seller's file exists.
+            sealed: bool = sealed(),
+        }
+    }
+
+    /// Where AWS is and how it is reached.
+    #[derive(Debug)]
+    Aws {
+        /// The AWS region that this pod or task runs in.
+        Region = "region" => region: Option<Region> = given(REGION) {
+            risk: "AWS refuses the call. A report is billed in the region it was first sent to, and stays there",
+            default: Absent("AWS_REGION, else ECS task metadata, else IMDS"), owner: Owner::Operator,
+            sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"], chart_value: Some("region"),
+        }
+
+        /// Where the metering service is reached instead of AWS's own endpoint; also
+        /// `AWS_ENDPOINT_URL_MARKETPLACE_METERING` and `AWS_ENDPOINT_URL`.
+        EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
+            risk: "takes answers and usage to another server: free use",
+            owner: Owner::Rehearsal,
+            sdk_variables: &["AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL"],
+        }
+
+        also {
+            /// Where `region` comes from.
+            region_origin: Origin = sdk::region_origin(),
+            /// Where the ECS agent describes the task.
+            ecs_metadata_uri: Option<String> = sdk::ecs_metadata_uri(),
+            /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` and `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
+            container_credentials: [Option<String>; 2] = sdk::container_credentials(),
+            /// `AWS_WEB_IDENTITY_TOKEN_FILE`.
+            web_identity_token_file: Option<PathBuf> = sdk::web_identity_token_file(),
+            /// Trusted instead of the system's certificate authorities.
+            ca_bundle: Option<CaBundle> = sdk::ca_bundle(),
+            /// `AWS_USE_DUALSTACK_ENDPOINT`.
+            use_dual_stack: bool = sdk::switch("AWS_USE_DUALSTACK_ENDPOINT"),
+            /// `AWS_USE_FIPS_ENDPOINT`.
+            use_fips: bool = sdk::switch("AWS_USE_FIPS_ENDPOINT"),
+            /// `AWS_EC2_METADATA_DISABLED`: the instance metadata service is not to be asked.
+            imds_disabled: bool = sdk::switch("AWS_EC2_METADATA_DISABLED"),
+            /// The proxies to go through.
+            proxies: Proxies = proxy::read(),
+            /// A seller's file exists: no endpoint may come from anywhere but `endpoint_url`.
+            sealed: bool = sealed(),
+        }
+    }
+
+    /// The kubelet's server.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    Probe {
+        /// Where the probe server listens; `[::]` serves IPv4 too, and stands for `0.0.0.0` where IPv6 is off.
+        ProbeAddr = "probe_addr" => addr: ListenAddr = read(TCP_ADDR) {
+            risk: "the kubelet does not find the gate, and the application does not start",
+            default: Is("[::]:19180"), owner: Owner::Operator, chart_value: Some("ports.probe"),
+        }
+
+        also {
+            /// `TOLLGATE_POD_UID`: the pod whose gate this is, where the platform says so.
+            pod_uid: Option<String> = identity::pod_uid(),
+        }
+    }
+
+    /// The application's server.
+    #[derive(Debug, Clone)]
+    App {
+        /// Where the application's server listens: a loopback address, `unix:/path`, or any address with
+        /// `app_token_file`.
+        AppAddr = "app_addr" => addr: ListenAddr = read(ADDR) {
+            risk: "the application cannot report its usage; nothing is billed, as when it does not run",
+            default: Is("127.0.0.1:19181"), owner: Owner::Operator, chart_value: Some("ports.app"),
+        }
+
+        /// A file with the bearer token that the application's server asks for.
+        AppTokenFile = "app_token_file" => token: Option<Secret> = bearer_token(FILE) {
+            risk: "whoever knows the token reports usage, on the buyer's bill",
+            owner: Owner::Operator, secret_path: true,
+        }
+
+        /// Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can be pointed here.
+        AwsDoor = "aws_door" => aws_door: bool = read(SWITCH) {
+            risk: "a second way to report: it claims hours, and asks AWS beside the limits of attestations",
+            default: Is("false"), for_usage: true,
+        }
+
+        /// Serve `POST /v1/quit`, which ends the sidecar of a Job.
+        Quit = "quit" => quit: bool = read(SWITCH) {
+            risk: "whoever reaches the application's server ends the sidecar, as by deleting the pod",
+            default: Is("false"), owner: Owner::Operator,
+        }
+    }
+
+    /// Where things are kept.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    State {
+        /// The folder for the kept receipt, the grace period and the usage ledger; `none` keeps nothing.
+        StateDir = "state_dir" => dir: StateDir = state_dir(DIR) {
+            risk: "begins with an empty ledger; what the old folder holds is not sent. So does a new volume, and nothing stops that",
+            default: Is("/var/lib/tollgate"), owner: Owner::Operator, chart_value: Some("state.type"),
+        }
+    }
+
+    /// How AWS is asked and what follows from its answers.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    Registration {
+        /// How long AWS may give no answer before the state becomes `unavailable`; retries continue.
+        UnavailableAfter = "unavailable_after" => unavailable_after: Duration = read(DURATION) {
+            risk: "nothing: only a state's name depends on it",
+            default: Is("30m"), owner: Owner::Operator,
+        }
+
+        /// How long the gate may stay open while AWS is unreachable, counted from the first failed attempt.
+        GracePeriod = "grace_period" => grace_period: Duration = read(DURATION) {
+            risk: "the gate stays open longer without an answer of AWS",
+            default: Is("0s"),
+        }
+
+        /// When the buyer is not entitled: `hold` (keep running and retry every five minutes) or `exit`.
+        OnDenied = "on_denied" => on_denied: OnDenied = read(ON_DENIED) {
+            risk: "nothing: the gate is shut in both cases",
+            default: Depends("run: hold, exec: exit", |reader| match reader.role {
+                Role::Exec => "exit",
+                Role::Run | Role::Inspect | Role::Ledger => "hold",
+            }),
+        }
+
+        /// In mode `metered`, when the entitlement ends: `keep` the gate open, or `close-after:<duration>`.
+        OnLapse = "on_lapse" => on_lapse: OnLapse = read(ON_LAPSE) {
+            risk: "use goes on after the entitlement has ended",
+            default: Is("keep"), only: FOR_OWN_POD, for_usage: true,
+        }
+
+        /// After AWS said that the buyer is not entitled: `ask-again` every five minutes, or wait for a
+        /// `new-pod`.
+        AfterDenial = "after_denial" => after_denial: AfterDenial = read(AFTER_DENIAL) {
+            risk: "a second answer, which may prove nothing, opens the gate of a refused pod",
+            default: Is("ask-again"),
+        }
+
+        /// Keep the verified receipt in `state_dir`, for a restart while AWS is unreachable: it opens the gate
+        /// up to 24 h old, and for 2 h, once, when it is older.
+        KeptReceipt = "kept_receipt" => kept_receipt: bool = read(SWITCH) {
+            risk: "a pod that is cut off from AWS opens by the receipt of its last start",
+            default: Is("on"), value_name: "ON|OFF",
+        }
+    }
+
+    /// Custom metering.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    Usage {
+        /// How long an hour still accepts its own late usage after it has ended.
+        Settle = "settle" => settle: Duration = read(SETTLE) {
+            risk: "usage is billed later; too short a time moves late usage to the next hour",
+            default: Is("2m"), for_usage: true,
+        }
+
+        /// Usage that was never sent and is too old for AWS: `carry` it to the current hour, or `dead-letter`
+        /// it.
+        OnExpired = "on_expired" => on_expired: OnExpired = read(ON_EXPIRED) {
+            risk: "with `dead-letter`, late usage is not billed",
+            default: Is("carry"), for_usage: true,
+        }
+
+        /// An hour without usage: `skip` it, or `report` a quantity of 0.
+        OnZeroHour = "on_zero_hour" => on_zero_hour: OnZeroHour = read(ON_ZERO_HOUR) {
+            risk: "nothing: a report of 0 is free",
+            default: Is("skip"), for_usage: true,
+        }
+
+        /// In mode `metered`, when usage stays unbilled because AWS refuses it or does not answer: `keep` the
+        /// gate open, or `close-after:<duration>`, at least 2h.
+        OnUnsent = "on_unsent" => on_unsent: OnUnsent = read(ON_UNSENT) {
+            risk: "use goes on while nothing is billed",
+            default: Is("keep"), only: FOR_OWN_POD, for_usage: true,
+        }
+
+        /// Seal and send the open hour at a request to stop.
+        SealOnShutdown = "seal_on_shutdown" => seal_on_shutdown: bool = read(SWITCH) {
+            risk: "the open hour stays on disk, and is lost with an `emptyDir`",
+            default: Is("true"), for_usage: true,
+        }
+
+        /// How long the `id` of an event is remembered. An event older than 24 hours, or than half of this, is
+        /// rejected.
+        IdempotencyWindow = "idempotency_window" => idempotency_window: Duration = read(WINDOW) {
+            risk: "too short: a repeated event counts twice, and events from a backlog are rejected",
+            default: Is("48h"), for_usage: true,
+        }
+
+        /// Reject a whole usage request with 422, and count nothing of it, when one of its events is rejected.
+        StrictUsage = "strict_usage" => strict_usage: bool = read(SWITCH) {
+            risk: "one wrong event keeps a whole request from being counted",
+            default: Is("false"), for_usage: true,
+        }
+
+        /// Allow `ledger confirm`, `ledger discard` and `ledger replay --to-dimension`.
+        LedgerRepair = "ledger_repair" => ledger_repair: bool = read(SWITCH) {
+            risk: "dead records are written off, or billed in a cheaper dimension",
+            default: Depends("true in mode saas and where there is no seller's file, else false", |reader| {
+                // Who may write records off must not be who pays for them.
+                let seller = reader.mode().is_some_and(Mode::is_run_by_seller) || !reader.resolution.sealed();
+                if seller { "true" } else { "false" }
+            }),
+            for_usage: true,
+        }
+
+        /// How long usage is still accepted after a request to stop.
+        DrainQuiet = "drain_quiet" => drain_quiet: Duration = read(STOP) {
+            risk: "the last events of the application are refused, or the open hour waits on disk",
+            default: Is("2s"), owner: Owner::Operator, for_usage: true,
+        }
+
+        /// Not in use yet: in mode `hourly`, the only one of `exec`, tollgate is replaced by the command and
+        /// stops nothing.
+        CommandGrace = "command_grace" => command_grace: Duration = read(STOP) {
+            risk: "nothing: it is not in use yet",
+            default: Is("20s"), owner: Owner::Operator,
+        }
+
+        /// How long a stop may take; usage that is not sent by then stays in the ledger.
+        ShutdownGrace = "shutdown_grace" => shutdown_grace: Duration = floored(STOP) {
+            risk: "the open hour stays on disk, and is lost with an `emptyDir`; at least 5 s",
+            // Less leaves no time to send the open hour.
+            default: Is("25s"), owner: Owner::Operator, floor: Some("5s"), for_usage: true,
+            chart_value: Some("shutdownGrace"),
+        }
+
+        /// How large the usage ledger may grow before usage is answered with 503.
+        LedgerBytesMax = "ledger_bytes_max" => ledger_bytes_max: u64 = floored(SIZE) {
+            risk: "usage is answered with 503, and the application must keep it; at least 16 MiB",
+            // A smaller ledger is full, and refuses usage, at once.
+            default: Is("1GiB"), owner: Owner::Operator, floor: Some("16MiB"), for_usage: true,
+        }
+    }
+
+    /// Log output.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    Log {
+        /// `json` or `text`.
+        LogFormat = "log_format" => format: Option<LogFormat> = given(LOG_FORMAT) {
+            risk: "nothing",
+            default: Absent("json, on a terminal text"), owner: Owner::Operator,
+        }
+
+        /// Which log lines are written: a level, or directives such as `info,tollgate::registration=debug`.
+        LogFilter = "log_filter" => filter: String = read(LOG_FILTER) {
+            risk: "the log is silent; states, metrics and the exit code are not",
+            default: Is("info"), owner: Owner::Operator,
+        }
+    }
+
+    /// Everything that was configured, valid.
+    #[derive(Debug)]
+    Config {
+        /// `system`, or the URL of the emulator's `/_emulator/clock`; settable only in builds that contain the
+        /// emulator.
+        Clock = "clock" => clock: ClockSource = read(CLOCK) {
+            risk: "only in builds with the emulator: hours close when that clock says so",
+            default: Is("system"), owner: Owner::Rehearsal, emulator_only: true,
+        }
+
+        also {
+            /// What is sold and how it proves that it was paid.
+            product: Product = Product::read(),
+            /// Where AWS is.
+            aws: Aws = Aws::read(),
+            /// The kubelet's server.
+            probe: Probe = Probe::read(),
+            /// The application's server.
+            app: App = App::read(),
+            /// Where things are kept.
+            state: State = State::read(),
+            /// How AWS is asked and what follows from its answers.
+            registration: Registration = Registration::read(),
+            /// Custom metering.
+            usage: Usage = Usage::read(),
+            /// Log output.
+            log: Log = Log::read(),
+            /// Which pod this is.
+            identity: PodIdentity = identity::read(),
+        }
+    }
+}
+
+/// A seller's file exists.
+fn sealed(reader: &mut Reader<'_>) -> Option<bool> {
+    Some(reader.resolution.sealed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned_by(owner: Owner) -> Vec<&'static str> {
+        Setting::ALL.iter().map(|s| s.spec()).filter(|s| s.owner == owner).map(|s| s.name).collect()
+    }
+
+    /// These lists are the decision: whoever adds a name to one says that no payment depends on it.
+    #[test]
+    fn everything_is_the_sellers_but_these() {
+        assert_eq!(
+            owned_by(Owner::Operator),
+            [
+                "region",
+                "probe_addr",
+                "app_addr",
+                "app_token_file",
+                "quit",
+                "state_dir",
+                "unavailable_after",
+                "drain_quiet",
+                "command_grace",
+                "shutdown_grace",
+                "ledger_bytes_max",
+                "log_format",
+                "log_filter",
+            ]
+        );
+        assert_eq!(
+            owned_by(Owner::Rehearsal),
+            ["product_code", "public_keys", "allow_emulated", "endpoint_url", "clock"]
+        );
+        assert_eq!(Spec::of(&SWITCH).owner, Owner::Seller);
+    }
+}
