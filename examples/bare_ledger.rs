@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use tollgate::usage::event::{Customer, Event};
 use tollgate::usage::ledger::{FILE_NAME, Ledger, Settings};
 use tollgate_marketplace::{Quantity, TagSet};
+use tollgate_metering::event::{Customer, Event};
 use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z

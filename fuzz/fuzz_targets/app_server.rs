@@ -17,12 +17,10 @@ use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
 use tollgate::entitlement::{self, Subject, word};
 use tollgate::metrics::Metrics;
-use tollgate::usage::event::Rules;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::ledger::writer::Writer;
 use tollgate::usage::ledger::{Ledger, Settings};
 use tollgate::usage::notice::Notices;
-use tollgate::usage::policy::Window;
 use tollgate_clock::WallClock;
 use tollgate_http::Room;
 use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
@@ -30,6 +28,8 @@ use tollgate_marketplace::{
     Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
     Resolve, ResolvedCustomer, Signing,
 };
+use tollgate_metering::event::Rules;
+use tollgate_metering::policy::Window;
 use tollgate_receipt::{KeyRing, PublicKey};
 use tollgate_time::Timestamp;
 

@@ -24,13 +24,13 @@ use super::attestation::Registrations;
 use super::usage::{OpenLedger, UsagePart};
 use crate::usage::ledger::{Claimed, Ledger, LedgerError, Settled};
 use crate::usage::notice::{Notices, Refused as NotTaken};
-use crate::usage::policy::processed_unknown;
 use rates::Rates;
 use report::Report;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Abandoned, Body, ReadBodyError, Room};
 use tollgate_marketplace::exceptions::{DUPLICATE_REQUEST, NOT_ENTITLED};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Forward, Forwarded, ProductCode, Region};
+use tollgate_metering::policy::processed_unknown;
 
 /// The header that names the operation.
 pub const TARGET: &str = "x-amz-target";

@@ -15,12 +15,13 @@ use crate::entitlement::word::Tell;
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::ledger::view::Standing;
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{LedgerError, Links, Record, Summary, Totals, Whole};
+use crate::usage::ledger::{LedgerError, Links, Summary, Totals};
 use crate::usage::notice::{Notices, Refused};
-use crate::usage::policy::Window;
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, Held, ReadBodyError, Room};
 use tollgate_marketplace::{FaultClass, Resolve, quantity};
+use tollgate_metering::policy::Window;
+use tollgate_metering::record::{Record, Whole};
 use tollgate_time::Timestamp;
 
 /// A thousand events of a kilobyte each.

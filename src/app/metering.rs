@@ -13,17 +13,17 @@ use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZero
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
-use crate::usage::event::{self, Rules};
 use crate::usage::intake::{Activity, Intake};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{self, Ledger, LedgerError, Totals};
 use crate::usage::notice::Notices;
-use crate::usage::policy::{self, Policy, Window};
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
-use crate::usage::unsent::rule::Rule;
 use tollgate_clock as clock;
 use tollgate_marketplace::{ProductCode, Resolve, quantity};
+use tollgate_metering::event::{self, Rules};
+use tollgate_metering::policy::{self, Policy, Window};
+use tollgate_metering::unsent::Rule;
 use tollgate_time::Timestamp;
 
 /// What is kept of the time to stop for the last log line.

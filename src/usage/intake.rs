@@ -12,11 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::usage::event::{self, BadRequest, Event, Rejected, Rules};
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Ledger, LedgerError, Taken};
 use crate::usage::notice::Notices;
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_metering::event::{self, BadRequest, Event, Rejected, Rules};
 
 /// What became of one event, in the order of the request.
 #[derive(Debug, Serialize, PartialEq, Eq)]

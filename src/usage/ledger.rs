@@ -69,17 +69,15 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::usage::event::Event;
+use tollgate_metering::event::Event;
+use tollgate_metering::record::Record;
 use tollgate_time::Timestamp;
 
 use ageing::Ageing;
-pub use ageing::Oldest;
 pub use claim::{Claim, Claimed, Settled};
 pub use links::Links;
-pub use rows::{Answered, Record, State, Whole};
 use schema::{LEFT_BEHIND, MIGRATIONS, SCHEMA};
 pub use sealing::Sealing;
-pub use sending::{Due, Noted};
 pub use totals::{Contents, Totals};
 pub use upkeep::Summary;
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::log::limited::{Due, Limited};
 use crate::metrics::Metrics;
-use crate::usage::event::Rejected;
 use tollgate_clock as clock;
+use tollgate_metering::event::Rejected;
 
 /// Why nothing of a request was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,11 +7,7 @@
 
 mod alarm;
 mod call;
-mod health;
 mod notes;
-mod pace;
-mod queue;
-mod suspects;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,19 +20,20 @@ use tokio::time::Instant;
 
 use crate::entitlement::word::Tell;
 use crate::metrics::{LedgerFigures, Metrics};
-use crate::usage::batch;
 use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{Answered, Due, Ledger, LedgerError, Noted, Record};
-use crate::usage::policy::{self, Meaning, Pause, Policy, Todo};
+use crate::usage::ledger::{Ledger, LedgerError};
 use alarm::Alarm;
 use call::Answer;
-use health::{Health, Standing, Subject};
 use notes::Note;
-use pace::Pace;
-use queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
+use tollgate_metering::batch;
+use tollgate_metering::health::{Health, Standing, Subject};
+use tollgate_metering::pace::Pace;
+use tollgate_metering::policy::{self, Meaning, Pause, Policy, Todo};
+use tollgate_metering::queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
+use tollgate_metering::record::{Answered, Due, Noted, Record};
 use tollgate_time::Timestamp;
 
 /// Calls in flight at once: at ten calls a second, enough for answers that take 800 ms, and few enough that a service
@@ -204,8 +201,8 @@ impl Sender {
             began: clock::monotonic(),
             began_wall,
             skipped: Duration::ZERO,
-            pace: Pace::new(),
-            health: Health::new(),
+            pace: Pace::default(),
+            health: Health::default(),
             queue: Queue::default(),
             calls: JoinSet::new(),
             flights: BTreeMap::new(),

@@ -1,9 +1,7 @@
-//! Watches for usage that AWS does not accept, in mode `metered`: performs what [`rule`] decides.
+//! Watches for usage that AWS does not accept, in mode `metered`: performs what [`tollgate_metering::unsent`] decides.
 //!
 //! It reads the ledger beside the sender and knows nothing of how records are sent: whatever keeps usage from being
 //! accepted, a cut network, a wrong clock, another's report or a fault of ours, it only sees that usage grow old.
-
-pub mod rule;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +10,8 @@ use crate::entitlement::word::Tell;
 use crate::metrics::Metrics;
 use crate::usage::ledger::writer::Writer;
 use crate::usage::ledger::{Ledger, LedgerError};
-use rule::{Rule, Verdict};
 use tollgate_clock::WallClock;
+use tollgate_metering::unsent::{self, Rule, Verdict};
 
 /// An answer of AWS opens the gate again within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -40,7 +38,7 @@ impl Unsent {
     pub async fn look(&mut self) -> Result<(), LedgerError> {
         let oldest = self.writer.with(Ledger::oldest_unaccepted).await?;
         let now = self.clock.now();
-        let (age, verdict) = (rule::age(oldest, now), self.rule.judge(oldest, now));
+        let (age, verdict) = (unsent::age(oldest, now), self.rule.judge(oldest, now));
         self.metrics.usage_overdue(age);
         if verdict != self.before {
             let (seconds, hour) = (age.as_secs(), oldest.hour.map(|hour| hour.to_string()));

@@ -18,10 +18,10 @@ use crate::exit::Exit;
 use crate::usage::ledger::repair::Repaired;
 use crate::usage::ledger::view::Looked;
 use crate::usage::ledger::{FILE_NAME, Ledger, LedgerError};
-use crate::usage::policy::Window;
 use tollgate_clock as clock;
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
+use tollgate_metering::policy::Window;
 
 /// Reading a page of records from a slow disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -20,11 +20,13 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use tokio::time::Instant;
 
-use super::rows::{Answered, Slot};
+use super::rows::Slot;
 use super::{Ledger, LedgerError, meta, set_meta};
 use tollgate_clock as clock;
 use tollgate_marketplace::fault::{Answer, classify};
 use tollgate_marketplace::{FaultClass, Hour};
+use tollgate_metering::record::Answered;
+use tollgate_metering::record::Oldest;
 use tollgate_time::Timestamp;
 
 /// Running time is counted in minutes: one small write each.
@@ -65,15 +67,6 @@ impl Overdue {
             from: [self.from, other.from].into_iter().flatten().min(),
         }
     }
-}
-
-/// The longest that usage has waited for AWS, in both measures.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Oldest {
-    /// The first hour whose record AWS did not accept.
-    pub hour: Option<Hour>,
-    /// Running time since the end of the first hour that AWS has not accepted.
-    pub running: Duration,
 }
 
 /// What a ledger keeps in memory of it.

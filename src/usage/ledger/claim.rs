@@ -8,11 +8,11 @@
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::closing::Hours;
-use super::rows::State;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings};
 use tollgate_marketplace::{Customer, Hour, HourUsage, Region};
+use tollgate_metering::record::State;
 use tollgate_time::Timestamp;
 
 /// A report as the application sends it.

@@ -14,8 +14,8 @@ use super::keys::Keys;
 use super::rows::Slot;
 use super::slots::{self, Part, Past};
 use super::{Settings, Taken, totals};
-use crate::usage::event::Event;
 use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
 /// What a group adds to one slot.

@@ -19,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::upkeep::{Budget, forgotten_before};
 use super::{Settings, meta, set_meta};
-use crate::usage::event::Event;
+use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
 /// Bytes of a key's hash: enough that no two keys of a ledger ever share them.

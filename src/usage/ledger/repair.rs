@@ -14,9 +14,10 @@ use serde::Serialize;
 
 use super::amount::amount;
 use super::closing::Hours;
-use super::rows::{self, Carried, State};
+use super::rows::{self, Carried};
 use super::{Ledger, LedgerError, Settings, totals};
 use tollgate_marketplace::exceptions::{self, Kind, Verdict};
+use tollgate_metering::record::State;
 use tollgate_time::Timestamp;
 
 /// Longest note: some sentences and a ticket's address.

@@ -7,12 +7,13 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::ageing::{self, Overdue};
 use super::closing::{self, Hours};
-use super::rows::{self, Slot, State};
+use super::rows::{self, Slot};
 use super::slots::{self, Open, Part, Past};
 use super::upkeep::{self, Budget};
 use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex};
-use crate::usage::seal;
 use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::record::State;
+use tollgate_metering::seal;
 use tollgate_time::Timestamp;
 
 /// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.

@@ -9,10 +9,12 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
 use super::closing::Hours;
-use super::rows::{self, Answered, BEHIND, COLUMNS, Carried, OTHER_FORM, Record, State, Whole};
+use super::rows::{self, BEHIND, COLUMNS, Carried, OTHER_FORM};
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError, ageing};
 use tollgate_marketplace::{Hour, Region};
+use tollgate_metering::record::{Answered, State, Whole};
+use tollgate_metering::record::{Due, Noted};
 use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
@@ -24,26 +26,6 @@ const STEP_RELEASED: usize = 50;
 
 /// Records whose latest answer is looked for: more than a pod has that reports for itself, 24 dimensions in six hours.
 const CODES_MAX: usize = 500;
-
-/// A record that is due, without its allocations.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Due {
-    /// The record.
-    pub record: Record,
-    /// The size of its allocations as they are stored, in bytes.
-    pub stored_bytes: usize,
-}
-
-/// What is noted about a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Noted {
-    /// Its number.
-    pub id: i64,
-    /// What AWS answered, or what was decided.
-    pub answered: Answered,
-    /// Where it stays unsent: when it may be sent again; `None` leaves that as it is.
-    pub due_at: Option<Timestamp>,
-}
 
 impl Ledger {
     /// Unsent records whose time has come, those that wait longest first.

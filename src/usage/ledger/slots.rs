@@ -9,9 +9,9 @@ use super::ageing::Overdue;
 use super::amount::{amount, blob};
 use super::links;
 use super::rows::{Slot, json, unreadable};
-use crate::usage::seal::Sum;
 use tollgate_marketplace::allocation::{ALLOCATIONS_BYTES_MAX, ALLOCATIONS_MAX};
 use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::seal::Sum;
 use tollgate_time::Timestamp;
 
 /// Most tag sets of a slot: of the allocations that AWS takes for a record, one is for usage without tags. What comes

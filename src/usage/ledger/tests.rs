@@ -21,6 +21,7 @@ use proptest::prelude::*;
 
 use super::*;
 use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region, TagSet};
+use tollgate_metering::record::{Answered, Oldest, State};
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

@@ -5,11 +5,12 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 use tokio::time::Instant;
 
-use super::rows::{self, Slot, State, Which, Whole, signed};
+use super::rows::{self, Slot, Which, signed};
 use super::slots::{self, Past};
-use super::{Ledger, LedgerError, Record, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
+use super::{Ledger, LedgerError, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Customer, Hour, HourUsage};
+use tollgate_metering::record::{Record, State, Whole};
 use tollgate_time::Timestamp;
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.

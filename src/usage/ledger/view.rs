@@ -4,9 +4,10 @@
 use rusqlite::params;
 
 use super::amount::amount;
-use super::rows::{self, COLUMNS, Record, State};
+use super::rows::{self, COLUMNS};
 use super::{Ledger, LedgerError};
 use tollgate_marketplace::{Hour, TagSet};
+use tollgate_metering::record::{Record, State};
 
 /// Which records are looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Ledger, LedgerError, Taken};
 use crate::log::limited::{Due, Limited};
 use crate::metrics::Metrics;
-use crate::usage::event::Event;
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_metering::event::Event;
 
 /// Most events of one transaction: beyond it the first in line would wait for strangers.
 const GROUP_EVENTS_MAX: usize = 4096;

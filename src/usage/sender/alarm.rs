@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::usage::ledger::LedgerError;
 use crate::usage::ledger::writer::Writer;
-use crate::usage::policy::Policy;
+use tollgate_metering::policy::Policy;
 use tollgate_time::Timestamp;
 
 /// The line is repeated so often while it holds.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{Outlet, Settings};
-use crate::usage::ledger::{Record, Whole};
 use tollgate_marketplace::{
     BatchMeterUsage, Customer, Fault, HourUsage, Meter, MeterUsage, RecordStatus, Signing, UsageRecord,
 };
+use tollgate_metering::record::{Record, Whole};
 
 /// AWS's answer: a status for each record, in their order.
 pub(super) struct Answer {

@@ -1,7 +1,7 @@
 //! What became of records, for the ledger, the log and the metrics.
 
 use crate::metrics::Metrics;
-use crate::usage::ledger::{Answered, Noted, Record};
+use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
 
 /// An answer about a record, or a decision.

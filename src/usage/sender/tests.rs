@@ -6,11 +6,12 @@ mod scenes;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::usage::event::Event;
-use crate::usage::ledger::{self, Ledger, State};
-use crate::usage::policy::Window;
+use crate::usage::ledger::{self, Ledger};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
+use tollgate_metering::event::Event;
+use tollgate_metering::policy::Window;
+use tollgate_metering::record::State;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

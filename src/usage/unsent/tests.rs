@@ -5,13 +5,14 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::usage::event::Event;
+use crate::usage::ledger;
 use crate::usage::ledger::repair::{Repair, Repaired};
-use crate::usage::ledger::{self, Record};
-use crate::usage::policy::{Policy, Window};
 use crate::usage::sender::{Outlet, Sender, Settings};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
+use tollgate_metering::event::Event;
+use tollgate_metering::policy::{Policy, Window};
+use tollgate_metering::record::{Record, State};
 use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
@@ -186,9 +187,8 @@ async fn usage_that_missed_its_window_keeps_its_age() {
     bench.report().await;
     bench.pass(6 * HOUR + 10 * MINUTE, right).await;
     assert!(bench.unreported());
-    assert!(
-        bench.records().await.iter().any(|record| record.state == ledger::State::Carried { in_doubt: false })
-    );
+    let carried = State::Carried { in_doubt: false };
+    assert!(bench.records().await.iter().any(|record| record.state == carried));
     bench.service.turns_to(Act::Accept);
     bench.pass(HOUR + 10 * MINUTE, right).await;
     assert!(!bench.unreported(), "its later hour is billed: {:?}", bench.records().await);

@@ -12,7 +12,7 @@ fn waiting(records: usize) -> Bench {
         "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {records})
          INSERT INTO records (pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, state,
              sealed_at, updated_at, due_at, in_doubt, code)
-         SELECT 'pod-1', 'customer ' || n, 'requests', 498752, 2, 1, '[]', 1795507200000 + n, '', 'sealed', 1, n,
+         SELECT 'pod-1', 'identifier ' || n, 'requests', 498752, 2, 1, '[]', 1795507200000 + n, '', 'sealed', 1, n,
              1795507200000 + n, n % 20 = 0, 'ThrottlingException' FROM numbers"
     );
     bench.ledger().connection.execute_batch(&sql).unwrap();

@@ -73,7 +73,7 @@ pub(super) struct Named {
 
 /// The texts of a request's events. Reading stops at the first event too many: a list of a million zeros must not cost
 /// more memory than its text.
-pub(crate) fn split(body: &[u8]) -> Result<Vec<&RawValue>, BadRequest> {
+pub fn split(body: &[u8]) -> Result<Vec<&RawValue>, BadRequest> {
     match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'[') => match serde_json::from_slice::<Items<'_>>(body) {
             Ok(items) => Ok(items.0),

@@ -1,10 +1,10 @@
 //! What AWS takes in one `BatchMeterUsage` call. Pure.
 //!
 //! AWS takes 25 records of less than 1 MB in all, and fails the whole call where integers and decimals, or legacy
-//! customers and licences, are mixed (AWS Marketplace API reference, BatchMeterUsage). `sender::queue` chooses the
+//! customers and licences, are mixed (AWS Marketplace API reference, BatchMeterUsage). `queue` chooses the
 //! records; how large they are is known when they have been read.
 
-use crate::usage::ledger::Whole;
+use crate::record::Whole;
 use tollgate_marketplace::Customer;
 use tollgate_marketplace::operation::{ESCAPED, RECORD_BYTES};
 
@@ -46,7 +46,7 @@ pub fn size(whole: &Whole) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::ledger::Record;
+    use crate::record::Record;
     use tollgate_marketplace::Quantity;
     use tollgate_time::Timestamp;
 

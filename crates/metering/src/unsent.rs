@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::usage::ledger::Oldest;
+use crate::record::Oldest;
 use tollgate_time::Timestamp;
 
 /// What the seller chose.

@@ -5,27 +5,23 @@
 
 use std::collections::BTreeSet;
 
-use crate::usage::ledger::Record;
+use crate::record::Record;
 
 /// No more are remembered, some 100 KiB; calls in flight together have 200 records.
 const SUSPECTS_MAX: usize = 1000;
 
 /// Their names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Suspects(BTreeSet<String>);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Suspects(BTreeSet<String>);
 
 impl Suspects {
-    pub(super) const fn new() -> Self {
-        Self(BTreeSet::new())
-    }
-
     /// Whether a record is of one of them.
-    pub(super) fn include(&self, customer: &str, dimension: &str) -> bool {
+    pub fn include(&self, customer: &str, dimension: &str) -> bool {
         self.0.contains(name(customer, dimension))
     }
 
     /// A call with these records got no answer.
-    pub(super) fn add(&mut self, records: &[Record]) {
+    pub fn add(&mut self, records: &[Record]) {
         for record in records {
             if self.0.len() < SUSPECTS_MAX {
                 self.0.insert(name_of(record));
@@ -34,7 +30,7 @@ impl Suspects {
     }
 
     /// A call with these records got one.
-    pub(super) fn remove(&mut self, records: &[Record]) {
+    pub fn remove(&mut self, records: &[Record]) {
         for record in records {
             if self.0.is_empty() {
                 return;
@@ -45,12 +41,12 @@ impl Suspects {
 }
 
 /// Whom a fault may be about: the customer; of a pod's own records, which have no other, the dimension.
-pub(super) fn name<'a>(customer: &'a str, dimension: &'a str) -> &'a str {
+pub fn name<'a>(customer: &'a str, dimension: &'a str) -> &'a str {
     if customer.is_empty() { dimension } else { customer }
 }
 
 /// The same of a record.
-pub(super) fn name_of(record: &Record) -> String {
+pub fn name_of(record: &Record) -> String {
     name(&record.customer.canonical(), &record.dimension).to_owned()
 }
 
@@ -75,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_customer_is_suspect_until_a_call_with_it_is_answered_and_of_its_own_a_pod_has_dimensions() {
-        let mut suspects = Suspects::new();
+        let mut suspects = Suspects::default();
         suspects.add(&[of("1"), of("2")]);
         assert!(is_suspect(&suspects, &of("1")) && !is_suspect(&suspects, &of("3")));
         suspects.remove(&[of("2")]);
@@ -87,7 +83,7 @@ mod tests {
 
     #[test]
     fn there_is_a_limit() {
-        let mut suspects = Suspects::new();
+        let mut suspects = Suspects::default();
         suspects.add(&(0..2 * SUSPECTS_MAX).map(|index| of(&index.to_string())).collect::<Vec<_>>());
         assert_eq!(suspects.0.len(), SUSPECTS_MAX);
     }

@@ -8,14 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::health::Health;
-use super::suspects;
-use crate::usage::batch;
-use crate::usage::ledger::{Due, Record};
+use crate::batch;
+use crate::health::Health;
+use crate::record::{Due, Record};
+use crate::suspects;
 use tollgate_marketplace::Region;
 
 /// Calls in flight share so much memory, of the 32 MiB that the sidecar has.
-pub(super) const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
+pub const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
 
 /// Most calls in flight whose record may get no answer again, each of another customer (or dimension of the pod's own):
 /// those that are never answered leave room to the others.
@@ -48,7 +48,7 @@ struct Waiting {
 
 /// Which records are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub enum Wanted {
     /// As many as go into a call.
     Batch,
     /// One.
@@ -61,18 +61,20 @@ pub(super) enum Wanted {
 
 /// What goes into one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Load {
-    pub(super) ids: Vec<i64>,
+pub struct Load {
+    /// Its records.
+    pub ids: Vec<i64>,
     /// What they cost in memory.
-    pub(super) weight: usize,
-    pub(super) in_doubt: bool,
+    pub weight: usize,
+    /// Its record is in doubt already.
+    pub in_doubt: bool,
     /// Whose record may get no answer again.
-    pub(super) risky: Option<String>,
+    pub risky: Option<String>,
 }
 
 /// The line.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub struct Queue {
     line: VecDeque<Waiting>,
     known: BTreeSet<i64>,
     /// Records that share a call only with others of their group.
@@ -81,21 +83,25 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.line.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many records wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.line.len()
     }
 
     /// Whether a record is in line.
-    pub(super) fn holds(&self, id: i64) -> bool {
+    pub fn holds(&self, id: i64) -> bool {
         self.known.contains(&id)
     }
 
     /// Adds a record at the end of the line.
-    pub(super) fn push(&mut self, due: Due) {
+    pub fn push(&mut self, due: Due) {
         if self.known.insert(due.record.id) {
             let (customer, weight) = (due.record.customer.canonical(), weight(&due));
             self.line.push_back(Waiting { record: due.record, customer, weight });
@@ -103,7 +109,7 @@ impl Queue {
     }
 
     /// A record that goes without waiting in line.
-    pub(super) fn take_aside(&mut self, due: &Due) -> Load {
+    pub fn take_aside(&mut self, due: &Due) -> Load {
         if self.known.remove(&due.record.id) {
             self.line.retain(|waiting| waiting.record.id != due.record.id);
         }
@@ -117,20 +123,20 @@ impl Queue {
     }
 
     /// Forgets the order: what is on disk is read again.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.line.clear();
         self.known.clear();
     }
 
     /// The records in line, as far as a fault may be about them.
-    pub(super) fn subjects(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn subjects(&self) -> impl Iterator<Item = (&str, &str)> {
         self.line.iter().map(|waiting| (waiting.customer.as_str(), waiting.record.dimension.as_str()))
     }
 
     /// Takes what goes into the next call out of the line. `None` where there is no such record, or no `room` for the
     /// first; a record that has more than all the room goes when nothing else is in flight. `risky`: the names
     /// (`suspects::name`) of calls in flight that may get no answer again.
-    pub(super) fn take(
+    pub fn take(
         &mut self,
         wanted: Wanted,
         room: usize,
@@ -215,7 +221,7 @@ impl Queue {
     }
 
     /// A call with these records was rejected for what is in it: from now on they go in halves.
-    pub(super) fn halve(&mut self, ids: &[i64]) {
+    pub fn halve(&mut self, ids: &[i64]) {
         let (first, second) = ids.split_at(ids.len() / 2);
         for half in [first, second] {
             self.groups_made += 1;
@@ -226,7 +232,7 @@ impl Queue {
     }
 
     /// A record is settled.
-    pub(super) fn forget(&mut self, id: i64) {
+    pub fn forget(&mut self, id: i64) {
         self.groups.remove(&id);
     }
 }
@@ -237,7 +243,7 @@ mod tests {
 
     use super::super::health::Subject;
     use super::*;
-    use crate::usage::ledger::State;
+    use crate::record::State;
     use tollgate_marketplace::Customer;
     use tollgate_marketplace::schedule::Draw;
     use tollgate_time::Timestamp;
@@ -260,7 +266,7 @@ mod tests {
 
     fn take(queue: &mut Queue, wanted: Wanted) -> Vec<i64> {
         queue
-            .take(wanted, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), None)
+            .take(wanted, IN_FLIGHT_BYTES_MAX, &[], &Health::default(), None)
             .map_or_else(Vec::new, |load| load.ids)
     }
 
@@ -290,7 +296,7 @@ mod tests {
         let mut queue = queue([due(1, "1", "a"), licensed, decimal, elsewhere, here]);
         let region: Region = "us-east-1".parse().unwrap();
         let load =
-            queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), Some(&region)).unwrap();
+            queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::default(), Some(&region)).unwrap();
         assert_eq!(load.ids, [1, 5]);
     }
 
@@ -315,16 +321,16 @@ mod tests {
     fn calls_in_flight_share_their_memory() {
         let large = |id: i64| Due { stored_bytes: 800_000, ..due(id, &id.to_string(), "a") };
         let mut queue = queue([large(1), large(2), large(3), due(4, "4", "a")]);
-        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::new(), None).unwrap();
+        let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, &[], &Health::default(), None).unwrap();
         assert_eq!(load.ids, [1, 2, 4], "and what still fits beside them");
         let room = IN_FLIGHT_BYTES_MAX - load.weight;
-        assert_eq!(queue.take(Wanted::Batch, room, &[], &Health::new(), None), None);
+        assert_eq!(queue.take(Wanted::Batch, room, &[], &Health::default(), None), None);
         assert_eq!(take(&mut queue, Wanted::Batch), [3]);
     }
 
     #[test]
     fn whose_records_got_no_answer_goes_alone_and_leaves_calls_to_the_others() {
-        let mut health = Health::new();
+        let mut health = Health::default();
         health.suspects.add(&[due(1, "1", "a").record]);
         let all = [due(2, "1", "b"), due(3, "1", "c"), due(4, "2", "b"), due(5, "3", "b")];
         let mut queue = queue(all);
@@ -342,7 +348,7 @@ mod tests {
 
     #[test]
     fn one_record_is_chosen_as_unlike_as_possible() {
-        let mut health = Health::new();
+        let mut health = Health::default();
         let subject =
             Subject { customer: due(1, "1", "a").record.customer.canonical(), dimension: "a".into() };
         health.silent(Some(subject), Duration::ZERO, Draw::MIDDLE);

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use crate::usage::ledger::{Answered, Record};
+use crate::record::{Answered, Record};
 pub use tollgate_marketplace::exceptions::NOT_ENTITLED;
 use tollgate_marketplace::exceptions::{self, Kind, Verdict};
 use tollgate_marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
@@ -331,7 +331,7 @@ pub fn phase_of(pod: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::ledger::State;
+    use crate::record::State;
     use tollgate_marketplace::fault::{Answer, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

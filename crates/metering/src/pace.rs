@@ -22,7 +22,7 @@ const RECOVERY: f64 = 0.25;
 
 /// The rate of calls.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Pace {
+pub struct Pace {
     interval: Duration,
     next_at: Duration,
     paused_until: Duration,
@@ -32,8 +32,9 @@ pub(super) struct Pace {
     failing_since: Option<Duration>,
 }
 
-impl Pace {
-    pub(super) const fn new() -> Self {
+impl Default for Pace {
+    /// The full rate, at once.
+    fn default() -> Self {
         Self {
             interval: INTERVAL,
             next_at: Duration::ZERO,
@@ -42,20 +43,22 @@ impl Pace {
             failing_since: None,
         }
     }
+}
 
+impl Pace {
     /// When the next call may start.
-    pub(super) fn ready_at(&self) -> Duration {
+    pub fn ready_at(&self) -> Duration {
         self.next_at.max(self.paused_until)
     }
 
     /// A call starts.
-    pub(super) fn started(&mut self, now: Duration) {
+    pub fn started(&mut self, now: Duration) {
         let scheduled = self.next_at.max(now.saturating_sub(LATE_MAX));
         self.next_at = scheduled + self.interval;
     }
 
     /// AWS took a call.
-    pub(super) fn accepted(&mut self) {
+    pub fn accepted(&mut self) {
         self.failing_since = None;
         let rate = 1.0 / self.interval.as_secs_f64() + RECOVERY;
         self.interval = Duration::from_secs_f64(1.0 / rate).max(INTERVAL);
@@ -63,7 +66,7 @@ impl Pace {
 
     /// AWS refused a call that started at `started` for the number of calls. Those that were in flight together are one
     /// throttle.
-    pub(super) fn throttled(&mut self, started: Duration, now: Duration, draw: Draw) {
+    pub fn throttled(&mut self, started: Duration, now: Duration, draw: Draw) {
         if started < self.slowed_at {
             return;
         }
@@ -74,7 +77,7 @@ impl Pace {
     }
 
     /// A fault that concerns every call: nothing starts for a while. `refused`: AWS decided, and people have to act.
-    pub(super) fn failed(&mut self, started: Duration, now: Duration, refused: bool, draw: Draw) {
+    pub fn failed(&mut self, started: Duration, now: Duration, refused: bool, draw: Draw) {
         if started < self.slowed_at {
             return;
         }
@@ -89,7 +92,7 @@ impl Pace {
     }
 
     /// There is no time to wait.
-    pub(super) fn resume(&mut self) {
+    pub fn resume(&mut self) {
         self.paused_until = Duration::ZERO;
     }
 }
@@ -102,7 +105,7 @@ mod tests {
 
     #[test]
     fn starts_keep_to_their_schedule_and_no_second_holds_eleven() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         let mut starts = Vec::new();
         let mut now = Duration::from_secs(5);
         for late in [0, 3, 9, 0, 2, 8, 0, 0, 5, 9, 0, 1].into_iter().cycle().take(2000) {
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn an_idle_time_is_not_made_up_for() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         pace.started(Duration::from_secs(1));
         pace.started(Duration::from_secs(100));
         assert!(pace.ready_at() >= Duration::from_secs(100) + INTERVAL - LATE_MAX);
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_throttle_halves_the_rate_once_for_calls_in_flight_and_it_comes_back() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         let at = Duration::from_secs;
         pace.throttled(at(9), at(10), Draw::MIDDLE);
         let paused = pace.ready_at();

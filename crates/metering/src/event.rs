@@ -20,7 +20,7 @@ use form::{CustomerDocument, Document, Named, Tags};
 use tollgate_marketplace::{AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
-pub(crate) use form::split;
+pub use form::split;
 
 /// Most events of one request: with the body's limit that bounds what one client can hold in memory.
 pub const EVENTS_MAX: usize = 1000;
@@ -139,7 +139,7 @@ pub fn read(body: &[u8], rules: &Rules, now: Timestamp) -> Result<Vec<Read>, Bad
 }
 
 /// Reads one event of those that [`split`] found.
-pub(crate) fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
+pub fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
     let document: Document<'_> = serde_json::from_str(text.get()).map_err(|error| {
         let Named { id, dimension } = named(text);
         (id, Rejected { dimension, ..Rejected::new("form", error.to_string()) })

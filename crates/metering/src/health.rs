@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::suspects::Suspects;
+use crate::suspects::Suspects;
 use tollgate_marketplace::schedule::{self, Draw};
 
 /// After so long without an answer nobody knows whether AWS still answers.
@@ -25,14 +25,16 @@ const FRESH_EVERY: Duration = Duration::from_secs(1800);
 
 /// What a record is about, as far as a fault may be about it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Subject {
-    pub(super) customer: String,
-    pub(super) dimension: String,
+pub struct Subject {
+    /// The customer, in its canonical form.
+    pub customer: String,
+    /// The dimension.
+    pub dimension: String,
 }
 
 /// What is known of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub enum Standing {
     /// It answers: as many calls as the quota allows.
     Certain,
     /// Nobody knows: one fresh record at a time.
@@ -42,8 +44,8 @@ pub(super) enum Standing {
 }
 
 /// What the latest calls showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Health {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
     /// The latest answer, where nothing has failed since.
     answered_at: Option<Duration>,
     /// What got no answer since the last one.
@@ -51,7 +53,7 @@ pub(super) struct Health {
     silent_since: Option<Duration>,
     is_down: bool,
     /// Whose records go alone.
-    pub(super) suspects: Suspects,
+    pub suspects: Suspects,
     /// In an outage, when the next call may start.
     ask_at: Duration,
     /// In an outage, when a fresh record was tried last.
@@ -59,21 +61,9 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) const fn new() -> Self {
-        Self {
-            answered_at: None,
-            silent: BTreeSet::new(),
-            silent_since: None,
-            is_down: false,
-            suspects: Suspects::new(),
-            ask_at: Duration::ZERO,
-            fresh_at: Duration::ZERO,
-        }
-    }
-
     /// Whether AWS answers, as far as is known, with these records waiting. `hurried`: a shutdown, which does not start
     /// slowly.
-    pub(super) fn standing<'a>(
+    pub fn standing<'a>(
         &mut self,
         now: Duration,
         hurried: bool,
@@ -117,29 +107,29 @@ impl Health {
     }
 
     /// How much a record has in common with those that got no answer; the one with the least is asked about first.
-    pub(super) fn likeness(&self, customer: &str, dimension: &str) -> u8 {
+    pub fn likeness(&self, customer: &str, dimension: &str) -> u8 {
         let same = |name: &str, part: fn(&Subject) -> &String| u8::from(!self.is_new(name, part));
         // Every record of a pod has the same customer, so that says nothing.
         2 * same(customer, |subject| &subject.customer) + same(dimension, |subject| &subject.dimension)
     }
 
     /// In an outage: when the next call may start.
-    pub(super) const fn ask_at(&self) -> Duration {
+    pub const fn ask_at(&self) -> Duration {
         self.ask_at
     }
 
     /// In an outage: whether it is a fresh record's turn.
-    pub(super) fn wants_fresh(&self, now: Duration) -> bool {
+    pub fn wants_fresh(&self, now: Duration) -> bool {
         now.saturating_sub(self.fresh_at) >= FRESH_EVERY
     }
 
     /// A call with a record that is not in doubt starts.
-    pub(super) const fn fresh_started(&mut self, now: Duration) {
+    pub const fn fresh_started(&mut self, now: Duration) {
         self.fresh_at = now;
     }
 
     /// AWS answered something. Returns whether it counted as down.
-    pub(super) fn answered(&mut self, now: Duration) -> bool {
+    pub fn answered(&mut self, now: Duration) -> bool {
         self.answered_at = Some(now);
         self.silent.clear();
         self.silent_since = None;
@@ -147,7 +137,7 @@ impl Health {
     }
 
     /// A call with one record got no usable answer; with several it is not known which they concern.
-    pub(super) fn silent(&mut self, subject: Option<Subject>, now: Duration, draw: Draw) {
+    pub fn silent(&mut self, subject: Option<Subject>, now: Duration, draw: Draw) {
         self.answered_at = None;
         let waited = now - *self.silent_since.get_or_insert(now);
         self.ask_at = now + schedule::transient(waited, draw);
@@ -157,12 +147,12 @@ impl Health {
     }
 
     /// AWS does not accept who calls: the next call finds out whether it does again.
-    pub(super) const fn unsure(&mut self) {
+    pub const fn unsure(&mut self) {
         self.answered_at = None;
     }
 
     /// A shutdown: no time to wait for the schedule.
-    pub(super) const fn ask_now(&mut self) {
+    pub const fn ask_now(&mut self) {
         self.ask_at = Duration::ZERO;
     }
 }
@@ -178,7 +168,7 @@ mod tests {
     }
 
     fn after(silent: &[(&str, &str)]) -> Health {
-        let mut health = Health::new();
+        let mut health = Health::default();
         health.answered(AT);
         for (customer, dimension) in silent {
             health.silent(subject(customer, dimension), AT, Draw::MIDDLE);
@@ -215,7 +205,7 @@ mod tests {
         let later = AT + IDLE_AFTER + Duration::from_millis(1);
         assert_eq!(health.standing(later, false, std::iter::empty()), Standing::Uncertain);
         assert_eq!(health.standing(later, true, std::iter::empty()), Standing::Certain);
-        assert_eq!(Health::new().standing(AT, true, std::iter::empty()), Standing::Certain);
+        assert_eq!(Health::default().standing(AT, true, std::iter::empty()), Standing::Certain);
         assert_eq!(after(&[("", "a")]).standing(AT, true, std::iter::empty()), Standing::Uncertain);
     }
 
