@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use tollgate::usage::ledger::{FILE_NAME, Ledger, Settings};
+use tollgate_ledger::{FILE_NAME, Ledger, Settings};
 use tollgate_marketplace::{Customer, Quantity, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;

@@ -28,7 +28,7 @@ use crate::usage::notice::Notices;
 use identity::Identity;
 pub(crate) use metering::repairs;
 use tollgate_aws::{Aws, Settings};
-use tollgate_clock::WallClock;
+use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};
 use tollgate_marketplace::{Forward, Meter, Register};
 
@@ -231,16 +231,23 @@ impl App {
             Exit::Done
         };
         let drain = self.drain.clone();
-        let began = self.draining.clone();
+        let draining_now = self.draining.clone();
+        let mut began = None;
         let draining = async {
-            began.send_replace(true);
+            draining_now.send_replace(true);
+            began = Some(clock::monotonic());
             if let Some(drain) = &drain {
                 drain.run().await;
             }
         };
-        let ended = self.parts.supervise(&mut self.signals, quit, draining).await;
+        let mut ended = self.parts.supervise(&mut self.signals, quit, draining).await;
         if let Some(drain) = &drain {
-            drain.tell_what_remains().await;
+            let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
+            if ended.exit == Exit::Done
+                && let Some(cause) = why
+            {
+                ended = Ended { exit: Exit::LedgerIo, cause: Some(cause) };
+            }
         }
         self.last_line(&ended);
         ended.exit
@@ -299,6 +306,8 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
         endpoint_url: aws.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),
         ecs_metadata_uri: aws.ecs_metadata_uri.clone(),
         web_identity_token_file: aws.web_identity_token_file.clone(),
+        container_token_file: aws.container_token_file.clone(),
+        credential_gaps: aws.credential_gaps.clone(),
         use_dual_stack: aws.use_dual_stack,
         use_fips: aws.use_fips,
         sealed: aws.sealed,

@@ -21,6 +21,7 @@ mod keys;
 mod kind;
 mod mode;
 mod parse;
+mod profiles;
 mod proxy;
 mod reader;
 mod report;
@@ -80,8 +81,8 @@ pub enum Role {
 
 /// Loads the configuration, or says everything that is wrong with it.
 ///
-/// Reads at most the seller's file, one configuration file, the key files, the token file, the CA bundle and, with a
-/// seller's file, the AWS profile files; proves that the state folder can be written, but for [`Role::Ledger`].
+/// Reads at most the seller's file, one configuration file, the key files, the token files, the CA bundle and the AWS
+/// profile files; proves that the state folder can be written, but for [`Role::Ledger`].
 pub fn load(
     flags: &Flags,
     env: &dyn Environment,

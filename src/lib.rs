@@ -7,12 +7,9 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod disk;
 pub mod doctor;
 pub mod entitlement;
 pub mod exit;
-#[cfg(feature = "fail-points")]
-pub mod fail_point;
 pub mod log;
 pub mod metrics;
 pub mod probe;

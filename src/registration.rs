@@ -139,7 +139,7 @@ impl Registration {
         let mut event = Event::Started;
         loop {
             let (next, notes) = machine.step(self.now(), event);
-            self.note(&machine, notes).await;
+            self.note(&mut machine, notes).await;
             self.publish(&mut machine);
             event = match next {
                 Next::Ask(question) => {
@@ -409,7 +409,7 @@ impl Registration {
         Some(Nonce::from_random(bytes))
     }
 
-    async fn note(&self, machine: &Machine<Proof>, notes: Notes) {
+    async fn note(&self, machine: &mut Machine<Proof>, notes: Notes) {
         if notes.entitled_after_refusal {
             self.metrics.entitled_after_refusal();
             tracing::warn!("AWS accepted this pod after it had refused it: AWS may not repeat a refusal");
@@ -419,11 +419,11 @@ impl Registration {
         }
     }
 
-    async fn remember(&self, machine: &Machine<Proof>, remember: Remember) {
+    async fn remember(&self, machine: &mut Machine<Proof>, remember: Remember) {
         let now = self.now();
-        match remember {
+        let written = match remember {
             Remember::Failing { known, refused, denied } => {
-                self.write(|record| record.failing(&self.pod, known, refused, denied)).await;
+                self.write(|record| record.failing(&self.pod, known, refused, denied)).await
             }
             Remember::Succeeded => {
                 let standing = machine.standing(now);
@@ -432,22 +432,29 @@ impl Registration {
                     Proof::Metered(_) | Proof::Permission(_) | Proof::Seller(_) => None,
                 });
                 let kept = receipt.filter(|_| self.config.asking.keeps_receipt());
-                self.write(|record| record.succeeded(&self.pod, kept, now.wall)).await;
+                self.write(|record| record.succeeded(&self.pod, kept, now.wall)).await
             }
-        }
+        };
+        machine.remembered(written);
     }
 
-    async fn write(&self, change: impl FnOnce(&mut Record)) {
+    /// Whether a restart will know of it. Where nothing is kept there is nothing that it could limit either.
+    async fn write(&self, change: impl FnOnce(&mut Record)) -> bool {
         let record = {
             let mut record = self.record.lock().expect("held for one change only, which cannot panic");
             change(&mut record);
             record.clone()
         };
-        if let Some(store) = &self.store
-            && let Err(error) = store.keep(record).await
-        {
-            tracing::warn!(%error, "the state folder cannot be written; a restart will not know of this registration");
+        let Some(store) = &self.store else { return true };
+        let written = store.keep(record).await;
+        if let Err(error) = &written {
+            tracing::warn!(
+                %error,
+                "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
+                 grace period nor a receipt older than a day opens the gate"
+            );
         }
+        written.is_ok()
     }
 
     /// Reads the state folder and verifies the kept receipt again, exactly as a fresh one.

@@ -17,12 +17,13 @@ use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
 use tollgate::entitlement::{self, Subject, word};
 use tollgate::metrics::Metrics;
+use tollgate::usage::commits::Commits;
 use tollgate::usage::intake::{Activity, Intake};
-use tollgate::usage::ledger::writer::Writer;
-use tollgate::usage::ledger::{Ledger, Settings};
 use tollgate::usage::notice::Notices;
 use tollgate_clock::WallClock;
 use tollgate_http::Room;
+use tollgate_ledger::writer::Writer;
+use tollgate_ledger::{Ledger, Settings};
 use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
 use tollgate_marketplace::{
     Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
@@ -104,7 +105,8 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
     let kept = Arc::new(OnceLock::new());
     let keep = Arc::clone(&kept);
     let server = Server::start("app", LIMITS, move || {
-        let writer = Writer::start(ledger, clock.clone(), Arc::clone(&metrics)).expect("a thread");
+        let writer = Writer::start(ledger, clock.clone(), Commits::new(Arc::clone(&metrics), 1 << 30))
+            .expect("a thread");
         let _ = keep.set(writer.clone());
         handler(&writer, clock, metrics, now)
     });

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::query::{self, Query};
 use super::usage::{UsagePart, shown, starting, unavailable};
 use super::{csv, problem};
-use crate::usage::ledger::repair::Entry;
-use crate::usage::ledger::view::{Looked, Open};
-use crate::usage::ledger::{Ledger, LedgerError};
 use tollgate_http::{self as http, Body};
+use tollgate_ledger::repair::Entry;
+use tollgate_ledger::view::{Looked, Open};
+use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_marketplace::quantity;
 
 /// What is listed.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::usage::ledger::view::{Looked, Standing};
+use tollgate_ledger::view::{Looked, Standing};
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 

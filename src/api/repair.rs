@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::problem;
 use super::usage::{TOKEN_BODY_BYTES_MAX, UsagePart, read, starting, unavailable};
-use crate::usage::ledger::repair::{Note, Repair, Repaired};
 use tollgate_http::{self as http, Abandoned, Body, Room};
+use tollgate_ledger::repair::{Note, Repair, Repaired};
 use tollgate_metering::event::Rules;
 
 /// What may be ordered.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::Surroundings;
 use crate::api::repair::Repairs;
@@ -13,13 +14,14 @@ use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZero
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
+use crate::usage::commits::Commits;
 use crate::usage::intake::{Activity, Intake};
-use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{self, Ledger, LedgerError, Totals};
 use crate::usage::notice::Notices;
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use tollgate_clock as clock;
+use tollgate_ledger::writer::Writer;
+use tollgate_ledger::{self as ledger, Ledger, LedgerError, Totals};
 use tollgate_marketplace::{ProductCode, Resolve, quantity};
 use tollgate_metering::event::{self, Rules};
 use tollgate_metering::policy::{self, Policy, Window};
@@ -81,9 +83,10 @@ pub(super) fn start(
         // AWS tells the pods of an account apart; of a seller it knows customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
         let (folder, settings) = (plan.folder.clone(), plan.ledger(&pod, clock.now()));
+        let commits = Commits::new(Arc::clone(&metrics), settings.bytes_max);
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings)).await;
         let writer = match ledger {
-            Ok(Ok(ledger)) => Writer::start(ledger, clock.clone(), Arc::clone(&metrics))
+            Ok(Ok(ledger)) => Writer::start(ledger, clock.clone(), commits)
                 .map_err(|error| LedgerError::Io(format!("no thread for the ledger: {error}"))),
             Ok(Err(error)) => Err(error),
             Err(error) => Err(LedgerError::Io(error.to_string())),
@@ -145,7 +148,11 @@ pub(crate) fn repairs(config: &Config) -> Repairs {
 }
 
 fn ended(error: &LedgerError) -> (Exit, Option<String>) {
-    (Exit::LedgerIo, Some(format!("the usage ledger cannot be used: {error}")))
+    (Exit::LedgerIo, Some(cannot_be_used(error)))
+}
+
+fn cannot_be_used(error: &LedgerError) -> String {
+    format!("the usage ledger cannot be used: {error}")
 }
 
 /// What the configuration says. The settings come from it once the pod is known.
@@ -246,11 +253,15 @@ impl Drain {
         let _ = tokio::time::timeout_at(until, sent).await;
     }
 
-    /// Names what is not billed.
-    pub(super) async fn tell_what_remains(&self) {
-        let Some(open) = self.ledger.get() else { return };
+    /// Names what is not billed; returns why, where the ledger failed since `began` and keeps some from being sent.
+    pub(super) async fn tell_what_remains(&self, began: Instant) -> Option<String> {
+        let open = self.ledger.get()?;
+        let failed = open.writer.failed_since(began);
         let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
-        let Ok((totals, summary)) = open.writer.with(read).await else { return };
+        let (totals, summary) = match open.writer.with(read).await {
+            Ok(read) => read,
+            Err(error) => return Some(cannot_be_used(failed.as_ref().unwrap_or(&error))),
+        };
         let show = |of: fn(&Totals) -> i128| -> String {
             let some = totals.iter().map(|(dimension, totals)| (dimension, of(totals)));
             let shown: Vec<String> = some
@@ -272,12 +283,18 @@ impl Drain {
                 "all usage is sent{}",
                 if summary.dead > 0 { ", but for dead letters" } else { "" }
             );
-        } else {
-            tracing::warn!(
-                records = summary.unsent,
-                pending,
-                "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
-            );
+            return None;
         }
+        tracing::warn!(
+            records = summary.unsent,
+            pending,
+            "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
+        );
+        let error = failed?;
+        Some(format!(
+            "{}; usage stays in the ledger ({pending}): make room on the volume of state_dir, or repair it, and start \
+             tollgate on it again",
+            cannot_be_used(&error)
+        ))
     }
 }

@@ -15,14 +15,14 @@ use serde_json::Value;
 use crate::app::aws_settings;
 use crate::cli::{complain, probe};
 use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
-use crate::disk::{Links, read_regular};
 use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
 use tollgate_aws::Aws;
 use tollgate_clock as clock;
-use tollgate_marketplace::{Fault, Region, WEB_IDENTITY_TOKEN_BYTES_MAX};
+use tollgate_disk::{Links, read_regular};
+use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, Region};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -122,13 +122,16 @@ fn keys(config: &Config) -> Finding {
     Finding::ok("public keys", shown.join(", "))
 }
 
+/// What is wrong with a token's file.
+const TOKEN_FAULTS: [&str; 3] =
+    ["WebIdentityTokenUnreadable", "WebIdentityTokenMissing", "CredentialsFileInvalid"];
+
 async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let token = config.aws.web_identity_token_file.as_ref();
     if let Some(path) = token {
-        let bytes = read_regular(path, WEB_IDENTITY_TOKEN_BYTES_MAX, Links::Follow);
-        let read = bytes.as_deref().map_err(io::Error::kind);
-        findings.push(web_identity(&path.display().to_string(), read, clock::system_now()));
+        let bytes = read_regular(path, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
+        findings.push(web_identity(&path.display().to_string(), bytes.as_deref(), clock::system_now()));
     }
     if region.is_none() {
         let remedy = "Set the region first: STS is asked in it.";
@@ -145,7 +148,8 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         }
         // Said by the token's own finding.
         Err(fault)
-            if ["WebIdentityTokenUnreadable", "WebIdentityTokenMissing"].contains(&fault.code.as_str()) => {}
+            if TOKEN_FAULTS.contains(&fault.code.as_str())
+                && findings.iter().any(|finding| finding.verdict == Verdict::Fault) => {}
         Err(fault) => findings.push(at_fault("credentials", &fault)),
     }
     findings

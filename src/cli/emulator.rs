@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::cli::complain;
 use crate::exit::Exit;
 use crate::shutdown::Signals;
+use tollgate_disk::{Links, describe, read_regular};
 use tollgate_emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ask};
@@ -93,6 +94,19 @@ fn parse_switch(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), answer.trim().to_owned()))
 }
 
+/// Largest world file: thousands of customers have room in it.
+const WORLD_BYTES_MAX: usize = 4 << 20;
+
+fn read_world(path: &Path) -> Result<String, String> {
+    let read = read_regular(path, WORLD_BYTES_MAX, Links::Follow);
+    let seen = match read.map(String::from_utf8) {
+        Ok(Ok(text)) => return Ok(text),
+        Ok(Err(_)) => "is no UTF-8 text".to_owned(),
+        Err(error) => describe(&error),
+    };
+    Err(format!("cannot read the world file {}: {seen}; name a TOML file of at most 4 MiB", path.display()))
+}
+
 /// Serves until a signal.
 pub fn run(args: &EmulatorArgs) -> Exit {
     if args.print_world {
@@ -101,13 +115,9 @@ pub fn run(args: &EmulatorArgs) -> Exit {
     if args.ready {
         return is_ready(args.addr);
     }
-    let world = match args.world.as_ref().map(|path| (path, std::fs::read_to_string(path))) {
-        None => None,
-        Some((_, Ok(text))) => Some(text),
-        Some((path, Err(error))) => {
-            let text = format!("cannot read the world file {}: {error}", path.display());
-            return complain(Exit::Config, &text);
-        }
+    let world = match args.world.as_deref().map(read_world).transpose() {
+        Ok(world) => world,
+        Err(text) => return complain(Exit::Config, &text),
     };
     let (keys, _temporary) = match args.keys.as_ref().or(args.state.as_ref()) {
         Some(folder) => (folder.clone(), None),

@@ -3,9 +3,11 @@
 //! Registers, verifies, and then becomes CMD (`execve`): the process ID stays, nothing of tollgate stays resident.
 //! While it waits it serves the probes, so that an operator can read why. When it is not entitled, CMD never starts.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use clap::Args;
@@ -32,6 +34,10 @@ pub fn run(args: &ExecArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
+    // AWS is asked once in a pod's life, and bills from then on: not for a command that cannot start.
+    if let Err((exit, problem)) = args.command.first().map_or(Ok(()), |program| find(program)) {
+        return cannot_start(exit, &args.command[0], &problem);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
@@ -47,6 +53,44 @@ pub fn run(args: &ExecArgs) -> Exit {
         Ok(()) => become_command(&args.command),
         Err(exit) => exit,
     }
+}
+
+/// Looks for `program` as `execve` and the shell's search do, without starting it.
+fn find(program: &OsStr) -> Result<(), (Exit, String)> {
+    let search = ProcessEnvironment.get("PATH").unwrap_or_else(|| PATH_DEFAULT.to_owned());
+    let named = Path::new(program);
+    let places = if program.as_bytes().contains(&b'/') {
+        vec![named.to_owned()]
+    } else {
+        search.split(':').map(|folder| Path::new(folder).join(named)).collect()
+    };
+    let mut found = Err((Exit::CommandNotFound, "it does not exist".to_owned()));
+    for place in places {
+        let problem = match std::fs::metadata(&place) {
+            Ok(seen) if seen.is_dir() => "is a folder",
+            Ok(seen) if !seen.is_file() => "is a pipe, a socket or a device",
+            Ok(_) if rustix::fs::access(&place, rustix::fs::Access::EXEC_OK).is_err() => {
+                "may not be executed"
+            }
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                "is in a folder that may not be read"
+            }
+            Err(_) => continue,
+        };
+        found = Err((Exit::CannotExecute, format!("{} {problem}", place.display())));
+    }
+    found
+}
+
+/// What is searched where `PATH` is not set.
+const PATH_DEFAULT: &str = "/bin:/usr/bin";
+
+fn cannot_start(exit: Exit, program: &OsStr, problem: &str) -> Exit {
+    complain(
+        exit,
+        &format!("cannot start {program:?}: {problem}; check the command after `--` and its permissions"),
+    )
 }
 
 /// Replaces this process by `command`, with its environment less tollgate's own variables. Returns only when that
@@ -67,8 +111,5 @@ pub(super) fn become_command(command: &[OsString]) -> Exit {
         io::ErrorKind::NotFound => Exit::CommandNotFound,
         _ => Exit::CannotExecute,
     };
-    complain(
-        exit,
-        &format!("cannot start {program:?}: {error}; check the command after `--` and its permissions"),
-    )
+    cannot_start(exit, program, &error.to_string())
 }

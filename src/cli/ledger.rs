@@ -16,10 +16,10 @@ use crate::api::{csv, query};
 use crate::cli::complain;
 use crate::config::{self, Flags, Installation, ProcessEnvironment, Role};
 use crate::exit::Exit;
-use crate::usage::ledger::repair::Repaired;
-use crate::usage::ledger::view::{Looked, Standing};
 use source::Source;
 use table::{cell, sheet, table};
+use tollgate_ledger::repair::Repaired;
+use tollgate_ledger::view::{Looked, Standing};
 use tollgate_marketplace::Hour;
 
 /// Arguments of `ledger`. Settings may stand before the subcommand and behind it.

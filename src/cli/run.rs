@@ -22,7 +22,7 @@ pub fn run(args: &RunArgs) -> Exit {
     };
     #[cfg(feature = "fail-points")]
     if let Some(text) = crate::config::Environment::get(&crate::config::ProcessEnvironment, "FAIL_POINT")
-        && !crate::fail_point::choose(&text)
+        && !tollgate_ledger::fail_point::choose(&text)
     {
         return complain(Exit::Usage, &format!("FAIL_POINT: there is no step {text}"));
     }

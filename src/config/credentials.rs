@@ -1,51 +1,168 @@
 //! The variables from which the AWS SDK takes credentials. It reads them itself; a Kubernetes Secret hands them over as
 //! somebody typed them, and the SDK passes them on: a line feed in a key becomes a header that cannot be built.
 //!
-//! Their values appear in no fault.
+//! - Their values appear in no fault.
+//! - Half of a pair, or a name that leads nowhere, makes the SDK look for other credentials without a word. There may
+//!   be some, so this is no fault here but a [gap](Gaps): a warning, and the reason where nothing else gives
+//!   credentials.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::disk::describe;
 use super::env::filled;
 use super::fault::{Fault, Origin};
+use super::profiles;
 use super::reader::Reader;
+use super::setting::Setting;
+use tollgate_disk::Links;
+use tollgate_marketplace::CREDENTIAL_FILE_BYTES_MAX;
+
+const ACCESS_KEY: &str = "AWS_ACCESS_KEY_ID";
+const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
+const ROLE: &str = "AWS_ROLE_ARN";
+const RELATIVE_URI: &str = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
+const FULL_URI: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
+const CONTAINER_TOKEN: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN";
+
+/// The projected token of IRSA; the SDK reads it, we only look whether it can be read.
+pub(super) const WEB_IDENTITY_TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
+
+/// The token of the EKS Pod Identity agent; the same holds.
+pub(super) const CONTAINER_TOKEN_FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
+
+/// Where the ECS agent or the EKS Pod Identity agent hands out credentials; the SDK asks there, `doctor` tells them
+/// apart.
+pub(super) const CONTAINER_URIS: [&str; 2] = [RELATIVE_URI, FULL_URI];
 
 /// Texts: printable ASCII without white space or quotes, whatever AWS puts into them.
-const TEXTS: [&str; 8] = [
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
+const TEXTS: [&str; 9] = [
+    ACCESS_KEY,
+    SECRET_KEY,
     "AWS_SESSION_TOKEN",
-    "AWS_ROLE_ARN",
+    ROLE,
     "AWS_ROLE_SESSION_NAME",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    RELATIVE_URI,
+    FULL_URI,
+    CONTAINER_TOKEN,
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
 ];
 
 /// Names and paths, which may hold a space.
 const NAMES: [&str; 6] = [
-    "AWS_PROFILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
+    profiles::PROFILE,
+    WEB_IDENTITY_TOKEN_FILE,
+    CONTAINER_TOKEN_FILE,
+    profiles::CONFIG_FILE,
+    profiles::CREDENTIALS_FILE,
     "AWS_CA_BUNDLE",
 ];
 
-/// The two halves of a key. With one of them alone the SDK looks for other credentials, without a word.
-const KEY: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+/// Endpoints of single services are texts too; STS's is asked for credentials.
+const ENDPOINTS: &str = "AWS_ENDPOINT_URL";
 
-/// Notes each variable that would not reach AWS as it was meant.
-pub(super) fn check(reader: &mut Reader<'_>) {
-    let texts = TEXTS.into_iter().map(|name| (name, true));
-    for (name, text) in texts.chain(NAMES.into_iter().map(|name| (name, false))) {
-        if let Some(problem) = reader.env.get(name).and_then(|value| problem(&value, text)) {
-            let origin = Some(Origin::Environment(name.into()));
-            reader.faults.push(Fault { origin, ..Fault::of(name, problem) });
+/// Pairs of which the SDK uses neither half alone.
+const PAIRS: [[&str; 2]; 2] = [[ACCESS_KEY, SECRET_KEY], [ROLE, WEB_IDENTITY_TOKEN_FILE]];
+
+/// What was set and gives no credentials: sentences without a full stop, which name variables and files, no values of
+/// keys.
+pub(super) type Gaps = Vec<String>;
+
+/// Notes each variable that would not reach AWS as it was meant, and returns what gives no credentials.
+pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
+    // The one that is our setting is judged as such; beside a seller's file there may be none.
+    let ours = reader.origin(Setting::EndpointUrl);
+    let judged =
+        |name: &String| reader.resolution.sealed() || ours == Origin::Environment(Cow::Owned(name.clone()));
+    let endpoints: Vec<String> =
+        reader.env.names().into_iter().filter(|name| name.starts_with(ENDPOINTS) && !judged(name)).collect();
+    let texts = TEXTS.into_iter().map(str::to_owned).chain(endpoints).map(|name| (name, true));
+    for (name, text) in texts.chain(NAMES.into_iter().map(|name| (name.to_owned(), false))) {
+        if let Some(problem) = reader.env.get(&name).and_then(|value| problem(&value, text)) {
+            refuse(reader, name, problem);
         }
     }
-    let given = KEY.map(|name| filled(reader.env, name).is_some());
-    if given[0] != given[1] {
-        let (set, missing) = if given[0] { (KEY[0], KEY[1]) } else { (KEY[1], KEY[0]) };
-        reader.warnings.push(format!("{set} is set without {missing} and is ignored; set both, or neither"));
+    addresses(reader);
+    let mut gaps = Gaps::new();
+    for [one, other] in PAIRS {
+        let given = [one, other].map(|name| filled(reader.env, name).is_some());
+        if given[0] != given[1] {
+            let (set, missing) = if given[0] { (one, other) } else { (other, one) };
+            gaps.push(format!("{set} is set without {missing} and is ignored; set both, or neither"));
+        }
     }
+    let agent = CONTAINER_URIS.iter().any(|name| filled(reader.env, name).is_some());
+    for name in [CONTAINER_TOKEN, CONTAINER_TOKEN_FILE] {
+        if !agent && filled(reader.env, name).is_some() {
+            gaps.push(format!("{name} is set without {FULL_URI} or {RELATIVE_URI}; set both, or neither"));
+        }
+    }
+    for name in [WEB_IDENTITY_TOKEN_FILE, CONTAINER_TOKEN_FILE] {
+        gaps.extend(token_gap(reader, name));
+    }
+    gaps.extend(profiles::check(reader));
+    reader.warnings.extend(gaps.iter().cloned());
+    Some(gaps)
+}
+
+fn refuse(reader: &mut Reader<'_>, name: impl Into<String>, problem: &str) {
+    let name = name.into();
+    let origin = Some(Origin::Environment(name.clone().into()));
+    reader.faults.push(Fault { origin, ..Fault::of(name, problem) });
+}
+
+/// Whether a variable of [`NAMES`] was refused already for what it looks like, so that nothing is read by it.
+pub(super) fn is_refused(reader: &Reader<'_>, name: &str) -> bool {
+    reader.env.get(name).is_some_and(|value| problem(&value, false).is_some())
+}
+
+/// The addresses of the agents, by the SDK's own rules: it says of one that breaks them only that it is invalid.
+fn addresses(reader: &mut Reader<'_>) {
+    let given = |name| filled(reader.env, name).filter(|value| problem(value, true).is_none());
+    let (relative, full, role) = (given(RELATIVE_URI), given(FULL_URI), given(ROLE));
+    if relative.is_some_and(|path| !path.starts_with('/')) {
+        refuse(
+            reader,
+            RELATIVE_URI,
+            "does not begin with a slash; write the path at 169.254.170.2, as ECS sets it",
+        );
+    }
+    if full.is_some_and(|uri| !is_agents(&uri)) {
+        let problem = "is not where an agent hands out credentials; write https://host/path, or http:// with a loopback \
+                       address or the agent's (169.254.170.2, 169.254.170.23, [fd00:ec2::23])";
+        refuse(reader, FULL_URI, problem);
+    }
+    if role.is_some_and(|role| !(role.starts_with("arn:") && role.contains(":role/"))) {
+        refuse(reader, ROLE, "is not the ARN of a role; write arn:aws:iam::<account>:role/<name>");
+    }
+}
+
+fn is_agents(uri: &str) -> bool {
+    let Ok(uri) = uri.parse::<hyper::Uri>() else { return false };
+    match (uri.scheme_str(), uri.host()) {
+        (Some("https"), Some(host)) => !host.is_empty(),
+        (Some("http"), Some(host)) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(ip) => ip.is_loopback() || AGENTS.iter().any(|agent| agent.parse() == Ok(ip)),
+            // The SDK resolves it and holds its addresses to the same rule.
+            Err(_) => !host.is_empty(),
+        },
+        _ => false,
+    }
+}
+
+/// ECS, and EKS Pod Identity over IPv4 and IPv6 (AWS SDKs and tools reference, "Container credential provider").
+const AGENTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
+
+fn token_gap(reader: &Reader<'_>, name: &'static str) -> Option<String> {
+    let file = filled(reader.env, name).filter(|_| !is_refused(reader, name))?;
+    let read = reader.installed.disk.read(Path::new(&file), CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
+    let seen = match read {
+        Ok(token) if token.trim_ascii().is_empty() => "is empty".to_owned(),
+        Ok(_) => return None,
+        Err(error) => describe(&error),
+    };
+    Some(format!("{name} names {file}, which gives no token ({seen})"))
 }
 
 fn problem(value: &str, text: bool) -> Option<&'static str> {
@@ -88,5 +205,32 @@ mod tests {
         }
         assert_eq!(problem("/var/my secrets/token", false), None);
         assert!(problem("'/var/token'", false).is_some() && problem("/a\nb", false).is_some());
+    }
+
+    #[test]
+    fn addresses_of_agents() {
+        for good in [
+            "http://127.0.0.1:8080/creds",
+            "http://[::1]/creds",
+            "http://localhost/creds",
+            "http://169.254.170.2/v2/credentials/id",
+            "http://169.254.170.23/v1/credentials",
+            "http://[fd00:ec2::23]/v1/credentials",
+            "https://agent.example/creds",
+        ] {
+            assert!(is_agents(good), "{good}");
+        }
+        for bad in [
+            "169.254.170.23/v1/credentials",
+            "127.0.0.1:80",
+            "http://169.254.169.254/latest",
+            "http://10.0.0.1/creds",
+            "http:///creds",
+            "ftp://127.0.0.1/creds",
+            "/v1/credentials",
+            "http://",
+        ] {
+            assert!(!is_agents(bad), "{bad}");
+        }
     }
 }

@@ -10,7 +10,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::disk::{Links, read_regular};
+pub(super) use tollgate_disk::describe;
+use tollgate_disk::{Links, read_regular};
 
 /// The seller's file. Compiled in: a path that could be configured could be configured away.
 pub const SELLER_FILE: &str = "/usr/share/tollgate/seller.toml";
@@ -190,19 +191,5 @@ impl Disk for MemoryDisk {
         }
         let blocked = self.read_only.contains(folder) || self.files.contains_key(folder);
         if blocked { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
-    }
-}
-
-/// What an operator needs to know of a failed read or write; follows the path.
-pub(super) fn describe(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "does not exist".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::IsADirectory => "is a folder, not a file".to_owned(),
-        io::ErrorKind::NotADirectory => "is not a folder".to_owned(),
-        io::ErrorKind::FileTooLarge => "is too large".to_owned(),
-        io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_owned(),
-        io::ErrorKind::StorageFull => "no space left".to_owned(),
-        _ => error.to_string(),
     }
 }

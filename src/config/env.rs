@@ -68,7 +68,8 @@ pub(super) fn filled(env: &dyn Environment, key: &str) -> Option<String> {
 /// Linux's name for the running program's file.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// Starts this program anew, in the same process, where a variable that counts here has white space at its ends.
+/// Starts this program anew, in the same process, where a variable that counts here has white space at its ends, or is
+/// empty where that means unset.
 ///
 /// The AWS SDK and the HTTP client read the environment themselves, and a process cannot change its own without risk.
 /// Returns when there is nothing to take off, and when the program cannot be started anew: then the configuration
@@ -104,7 +105,8 @@ fn untidy(env: &dyn Environment) -> Vec<(String, Option<String>)> {
             return None;
         }
         match value.trim() {
-            "" if proxy => Some((name, None)),
+            // The SDK takes an empty variable for a name or an address that leads nowhere, and stops there.
+            "" if proxy || name.starts_with(AWS_PREFIX) => Some((name, None)),
             trimmed if trimmed != value => Some((name, Some(trimmed.to_owned()))),
             _ => None,
         }
@@ -112,8 +114,10 @@ fn untidy(env: &dyn Environment) -> Vec<(String, Option<String>)> {
     env.names().into_iter().filter_map(change).collect()
 }
 
+const AWS_PREFIX: &str = "AWS_";
+
 /// What the names of the other variables begin with that are read here or by the AWS SDK.
-const PREFIXES: [&str; 3] = ["AWS_", "ECS_CONTAINER_METADATA_", ENV_PREFIX];
+const PREFIXES: [&str; 3] = [AWS_PREFIX, "ECS_CONTAINER_METADATA_", ENV_PREFIX];
 
 #[cfg(test)]
 mod tests {
@@ -124,6 +128,7 @@ mod tests {
         let env = MapEnvironment::from([
             ("AWS_SECRET_ACCESS_KEY", "key\n"),
             ("AWS_REGION", "us-east-1"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", ""),
             ("TOLLGATE_MODE", " hourly"),
             ("HTTPS_PROXY", " "),
             ("https_proxy", "http://proxy:3128\r\n"),
@@ -135,6 +140,7 @@ mod tests {
         assert_eq!(
             changes,
             [
+                ("AWS_CONTAINER_CREDENTIALS_FULL_URI", None),
                 ("AWS_SECRET_ACCESS_KEY", Some("key")),
                 ("HTTPS_PROXY", None),
                 ("TOLLGATE_MODE", Some("hourly")),

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::env::filled;
 use super::fault::Fault;
-use super::reader::Reader;
+use super::reader::{QUOTED, Reader, is_quoted};
 use super::resolve::POD_UID_VARIABLE;
 use super::{Config, Mode, PodIdentity};
-use crate::disk::Links;
+use tollgate_disk::Links;
 
 /// Longest pod UID: a UUID has 36 characters, and other orchestrators may have their own form.
 const POD_UID_CHARS_MAX: usize = 255;
@@ -38,20 +38,25 @@ pub(super) fn keep_receipt_of_a_named_pod(config: &mut Config, warnings: &mut Ve
 
 /// The pod's UID, as the probe server's part holds it.
 pub(super) fn pod_uid(reader: &mut Reader<'_>) -> Option<Option<String>> {
-    Some(filled(reader.env, POD_UID_VARIABLE))
+    checked_uid(reader).map_err(|problem| reader.faults.push(Fault::of(POD_UID_VARIABLE, problem))).ok()
+}
+
+fn checked_uid(reader: &Reader<'_>) -> Result<Option<String>, &'static str> {
+    let Some(uid) = filled(reader.env, POD_UID_VARIABLE) else { return Ok(None) };
+    if is_quoted(&uid) {
+        return Err(QUOTED);
+    }
+    if uid.len() > POD_UID_CHARS_MAX || !uid.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("is not a pod's UID; set it from the downward API (metadata.uid), or remove it");
+    }
+    Ok(Some(uid))
 }
 
 /// Which pod this is.
 pub(super) fn read(reader: &mut Reader<'_>) -> Option<PodIdentity> {
     let kubernetes = filled(reader.env, KUBERNETES_VARIABLE).is_some();
-    let uid = filled(reader.env, POD_UID_VARIABLE);
-    if let Some(uid) = &uid
-        && (uid.len() > POD_UID_CHARS_MAX || !uid.bytes().all(|byte| byte.is_ascii_graphic()))
-    {
-        let problem = "is not a pod's UID; set it from the downward API (metadata.uid), or remove it";
-        reader.faults.push(Fault::of(POD_UID_VARIABLE, problem));
-        return None;
-    }
+    // What is wrong with it was noted by the probe server's part.
+    let uid = checked_uid(reader).ok()?;
     if kubernetes && uid.is_none() && reader.mode().is_some_and(Mode::meters_own_pod) {
         let problem = format!(
             "is required in mode metered: AWS tells reports apart by the pod, and only its UID does so over a restart; \

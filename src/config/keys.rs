@@ -11,7 +11,7 @@ use super::kind::{Parse, VERSION};
 use super::parse::Problem;
 use super::reader::{Reader, given_path};
 use super::setting::Setting;
-use crate::disk::Links;
+use tollgate_disk::Links;
 use tollgate_marketplace::PublicKeyVersion;
 use tollgate_receipt::{KeyRing, PEM_BYTES_MAX, PublicKey};
 

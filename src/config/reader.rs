@@ -159,7 +159,7 @@ fn parsed<T>(raw: &Raw, parse: Parse<T>) -> Result<T, Problem> {
         Raw::Text(text) => std::slice::from_ref(text),
     };
     if items.iter().any(|item| is_quoted(item)) {
-        return Err("holds quotes; write the value without them".into());
+        return Err(QUOTED.into());
     }
     match parse {
         Parse::List(parse) => parse(items),
@@ -168,10 +168,12 @@ fn parsed<T>(raw: &Raw, parse: Parse<T>) -> Result<T, Problem> {
 }
 
 /// Quotes that a shell or a template did not take off. No setting has a value that begins or ends with one.
-fn is_quoted(text: &str) -> bool {
+pub(super) fn is_quoted(text: &str) -> bool {
     let quote = |c: char| c == '"' || c == '\'';
     text.starts_with(quote) || text.ends_with(quote)
 }
+
+pub(super) const QUOTED: &str = "holds quotes; write the value without them";
 
 /// The default of a setting in this build, where nothing else decides it.
 pub(super) fn default_text(setting: Setting, installed: &Installation<'_>) -> Option<&'static str> {

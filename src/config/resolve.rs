@@ -16,8 +16,9 @@ use super::document::{self, Author, Document, Entry, FILE_BYTES_MAX, Raw};
 use super::env::{Environment, filled};
 use super::fault::{Fault, Origin, quoted, shown};
 use super::flags::{CONFIG_FLAG, Flags};
+use super::reader::{QUOTED, is_quoted};
 use super::setting::{ENV_PREFIX, Owner, Setting, Spec, did_you_mean};
-use crate::disk::Links;
+use tollgate_disk::Links;
 
 /// The variable that names the operator's file.
 pub const CONFIG_VARIABLE: &str = "TOLLGATE_CONFIG";
@@ -217,7 +218,12 @@ fn read_file(
     let (path, origin) = named.unwrap_or_else(|| (installed.default_file.clone(), Origin::Default));
     // Only the default may be absent: a named file that is not there is a typing error.
     let must_exist = origin != Origin::Default;
-    let (state, document) = read(installed, &path, Author::Operator, must_exist, &mut resolution.faults);
+    let (state, document) = if path.to_str().is_some_and(is_quoted) {
+        resolution.faults.push(Fault::of(path.display().to_string(), QUOTED));
+        (FileState::Broken(path), Document::default())
+    } else {
+        read(installed, &path, Author::Operator, must_exist, &mut resolution.faults)
+    };
     resolution.file = state;
     resolution.file_origin = Some(origin);
     document.entries

@@ -5,11 +5,11 @@
 use std::net::SocketAddr;
 
 use super::fault::quoted;
-use super::kind::{ADDR, ENDPOINT_URL, LOG_FILTER, SWITCH, TCP_ADDR};
+use super::kind::{ADDR, ENDPOINT_URL, LOG_FILTER, REGION, SWITCH, TCP_ADDR};
 use super::reader::Reader;
 use super::setting::Setting;
 use super::table::STOP;
-use super::{ListenAddr, Role, credentials, resolve, sdk};
+use super::{ListenAddr, Role, resolve, sdk};
 
 /// Notes what does not fit together.
 pub(super) fn check(reader: &mut Reader<'_>) {
@@ -19,6 +19,7 @@ pub(super) fn check(reader: &mut Reader<'_>) {
     shutdown(reader);
     addresses(reader);
     log_filter(reader);
+    region(reader);
     surroundings(reader);
 }
 
@@ -133,12 +134,19 @@ fn log_filter(reader: &mut Reader<'_>) {
     }
 }
 
-/// Variables that no part holds, and files that the SDK reads by itself.
+/// A new region must work without a new version; a wrong number is a name that never resolves.
+fn region(reader: &mut Reader<'_>) {
+    if let Some(region) = reader.peek(Setting::Region, REGION.parse).filter(|region| !region.is_listed()) {
+        let origin = reader.origin(Setting::Region);
+        reader.warnings.push(format!(
+            "region {region} ({origin}) is none of the AWS regions that this version knows; correct it, unless AWS has \
+             opened it since"
+        ));
+    }
+}
+
+/// Variables that no part holds.
 fn surroundings(reader: &mut Reader<'_>) {
     // Read where endpoints are chosen; a value that is neither would leave them in force without a word.
     sdk::switch(reader, resolve::IGNORE_ENDPOINTS_VARIABLE);
-    credentials::check(reader);
-    if reader.resolution.sealed() {
-        sdk::refuse_profile_endpoints(reader);
-    }
 }

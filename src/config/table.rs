@@ -23,7 +23,7 @@ use super::state::state_dir;
 use super::token::bearer_token;
 use super::{
     AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
-    OnUnsent, OnZeroHour, PodIdentity, Proxies, Role, Secret, StateDir, proxy, sdk,
+    OnUnsent, OnZeroHour, PodIdentity, Proxies, Role, Secret, StateDir, credentials, proxy, sdk,
 };
 use tollgate_aws::ca_bundle::CaBundle;
 use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
@@ -133,6 +133,11 @@ settings! {
             container_credentials: [Option<String>; 2] = sdk::container_credentials(),
             /// `AWS_WEB_IDENTITY_TOKEN_FILE`.
             web_identity_token_file: Option<PathBuf> = sdk::web_identity_token_file(),
+            /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`.
+            container_token_file: Option<PathBuf> = sdk::container_token_file(),
+            /// What was set for credentials and gives none, by variable and file; the reason where nothing else gives
+            /// any.
+            credential_gaps: Vec<String> = credentials::check(),
             /// Trusted instead of the system's certificate authorities.
             ca_bundle: Option<CaBundle> = sdk::ca_bundle(),
             /// `AWS_USE_DUALSTACK_ENDPOINT`.

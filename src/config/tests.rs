@@ -1,5 +1,7 @@
 //! Tests of the whole configuration, on files and variables that are given.
 
+mod credentials;
+mod quotes;
 mod sealing;
 
 use std::path::Path;
@@ -9,7 +11,7 @@ use proptest::prelude::*;
 
 use super::setting::{Owner, Setting};
 use super::*;
-use crate::disk::Links;
+use tollgate_disk::Links;
 use tollgate_marketplace::PublicKeyVersion;
 
 /// A public key such as AWS issues (RSA-3072), made for these tests; nobody holds its private key.
@@ -464,6 +466,18 @@ fn the_region_and_the_endpoint_may_come_from_the_sdks_variables() {
     assert!(aws.endpoint_url.is_none());
     let aws = case.disk(FILE, "region = 'sa-east-1'").env("AWS_REGION", "").valid().aws;
     assert_eq!(aws.region.unwrap().as_str(), "sa-east-1");
+}
+
+/// 78 for a region that this version does not know would keep pods of a new region from starting until a release.
+#[test]
+fn a_region_of_the_right_form_that_is_not_known_is_a_warning_that_names_it() {
+    let warnings = |region: &str| Case::hourly().env("AWS_REGION", region).warnings();
+    let unknown = warnings("us-east-9");
+    assert!(
+        unknown.len() == 1 && unknown[0].starts_with("region us-east-9 (environment AWS_REGION) is none"),
+        "{unknown:?}"
+    );
+    assert!(warnings("us-east-1").is_empty());
 }
 
 #[test]

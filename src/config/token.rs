@@ -7,7 +7,7 @@ use super::disk::describe;
 use super::kind::Parse;
 use super::reader::{Reader, given_path};
 use super::setting::Setting;
-use crate::disk::Links;
+use tollgate_disk::Links;
 
 /// Largest token file: a bearer token travels in a request header.
 const TOKEN_BYTES_MAX: usize = 4096;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::Finding;
 use crate::config::Mode;
 use tollgate_aws::CredentialSource;
+use tollgate_disk::describe;
 use tollgate_marketplace::exceptions;
 use tollgate_time::Timestamp;
 
@@ -103,20 +104,22 @@ const AUDIENCE: &str = "sts.amazonaws.com";
 
 /// What the projected token of IRSA is worth. Nothing is verified here: STS does, and this says what it will look at.
 #[must_use]
-pub fn web_identity(path: &str, read: Result<&[u8], io::ErrorKind>, now: Timestamp) -> Finding {
+pub fn web_identity(path: &str, read: Result<&[u8], &io::Error>, now: Timestamp) -> Finding {
     let check = "web identity token";
-    let unreadable = |seen: &str, remedy: &str| {
-        Finding::fault(check, "WebIdentityTokenUnreadable", format!("{path} {seen}"), remedy)
+    let invalid = |seen: &str, remedy: &str| {
+        Finding::fault(check, "CredentialsFileInvalid", format!("{path} {seen}"), remedy)
     };
-    let bytes = match read {
+    let bytes = match read.map_err(|error| (error.kind(), error)) {
         Ok(bytes) => bytes,
-        Err(io::ErrorKind::PermissionDenied) => {
-            return unreadable(
-                "may not be read by this container's user",
+        Err((io::ErrorKind::PermissionDenied, _)) => {
+            return Finding::fault(
+                check,
+                "WebIdentityTokenUnreadable",
+                format!("{path} may not be read by this container's user"),
                 "Set securityContext.fsGroup on the pod, for example 65532.",
             );
         }
-        Err(io::ErrorKind::NotFound) => {
+        Err((io::ErrorKind::NotFound, _)) => {
             return Finding::fault(
                 check,
                 "WebIdentityTokenMissing",
@@ -124,14 +127,15 @@ pub fn web_identity(path: &str, read: Result<&[u8], io::ErrorKind>, now: Timesta
                 "Recreate the pod, so that EKS's webhook mounts the token into this container too.",
             );
         }
-        Err(kind) => {
-            return unreadable(&format!("cannot be read: {kind}"), "Look at the volume aws-iam-token.");
+        Err((_, error)) => {
+            let seen = format!("cannot be read: {}", describe(error));
+            return invalid(&seen, "Look at the volume aws-iam-token.");
         }
     };
     let payload = bytes.split(|byte| *byte == b'.').nth(1).unwrap_or_default();
     let claims = URL_SAFE_NO_PAD.decode(payload).ok().and_then(|json| serde_json::from_slice(&json).ok());
     let Some(Claims { iss, sub, aud, exp }) = claims else {
-        return unreadable(
+        return invalid(
             "is no token (JWT)",
             "Let EKS's webhook mount it: remove what else is mounted there.",
         );
@@ -209,15 +213,15 @@ mod tests {
             (token(r#"{"aud":"pods.eks.amazonaws.com","exp":1795510800}"#), "assumerolerefused"),
             (token(r#"{"exp":1795510800}"#), "assumerolerefused"),
             (token(r#"{"aud":"sts.amazonaws.com","exp":1795507200}"#), "expiredtoken"),
-            (b"no token".to_vec(), "webidentitytokenunreadable"),
-            (token("[]"), "webidentitytokenunreadable"),
+            (b"no token".to_vec(), "credentialsfileinvalid"),
+            (token("[]"), "credentialsfileinvalid"),
         ] {
             let finding = judged(&bytes);
             assert_eq!(finding.docs, Some(format!("docs/RUNBOOK.md#{code}")), "{finding:?}");
             assert!(finding.verdict == Verdict::Fault && !finding.remedy.is_empty());
         }
         for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::NotFound, io::ErrorKind::IsADirectory] {
-            let finding = web_identity("/token", Err(kind), now);
+            let finding = web_identity("/token", Err(&kind.into()), now);
             assert_eq!(finding.verdict, Verdict::Fault);
             assert_eq!(finding.remedy.contains("fsGroup"), kind == io::ErrorKind::PermissionDenied);
         }

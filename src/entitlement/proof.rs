@@ -42,7 +42,7 @@ impl Proof {
             Self::Receipt(receipt) => receipt.emulated(),
             Self::Metered(report) => report.emulated(),
             Self::Permission(permission) => permission.emulated(),
-            Self::Seller(_) => false,
+            Self::Seller(seller) => seller.emulated(),
         }
     }
 }
@@ -103,5 +103,11 @@ impl Seller {
     #[must_use]
     pub const fn of(identified: Identified) -> Self {
         Self(identified)
+    }
+
+    /// Whether the emulator stands in for AWS.
+    #[must_use]
+    pub const fn emulated(&self) -> bool {
+        self.0.emulated
     }
 }

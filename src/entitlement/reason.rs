@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
-use tollgate_marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
+use tollgate_marketplace::fault::{
+    PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, REGION_UNLISTED, TLS_HANDSHAKE,
+};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
 
 /// What is wrong and what to do about it.
@@ -28,7 +30,7 @@ impl Reason {
     /// The catalogue's entry for `code`, or for its class where AWS used a name that the catalogue does not hold.
     #[must_use]
     pub fn of(code: FaultCode, class: FaultClass) -> Self {
-        Self::new(code, class, Place::Metering, None)
+        Self::new(code, class, (Place::Metering, None), "what is configured for it cannot be used")
     }
 
     /// The entry for a fault, with what failed and where.
@@ -39,7 +41,8 @@ impl Reason {
         {
             return Self::clock_skew(offset);
         }
-        Self::new(fault.code.clone(), fault.class, fault.place, fault.host.as_deref())
+        let at = (fault.place, fault.host.as_deref());
+        Self::new(fault.code.clone(), fault.class, at, &fault.detail)
     }
 
     /// The node's clock is off; `offset_seconds` is AWS's less ours.
@@ -53,13 +56,23 @@ impl Reason {
         }
     }
 
-    fn new(code: FaultCode, class: FaultClass, place: Place, host: Option<&str>) -> Self {
+    fn new(code: FaultCode, class: FaultClass, at: (Place, Option<&str>), detail: &str) -> Self {
+        let (place, host) = at;
         let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
-        let remedy = remedy_at(class, place).unwrap_or(remedy);
+        // The code of a fault that only a proxy has says more than what holds for any fault of a proxy.
+        let proxys_own = matches!(code.as_str(), PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED);
+        let remedy = remedy_at(class, place).filter(|_| !proxys_own).unwrap_or(remedy);
+        // The proxy may have taken the connection and got no further.
+        let through_proxy = place == Place::Proxy && code.as_str() == "ConnectTimeout";
+        let message = if through_proxy { "No connection through {at} in time." } else { message };
         Self {
             docs: runbook(code.as_str()),
             code,
-            message: placed(message, place, host),
+            message: if message.contains(DETAIL) {
+                message.replace(DETAIL, detail).into()
+            } else {
+                placed(message, place, host)
+            },
             remedy: placed(remedy, place, host),
         }
     }
@@ -76,6 +89,8 @@ pub const CLOCK_SKEW: &str = "ClockSkew";
 
 /// Stands in a text for what failed, with its host where that is known.
 const AT: &str = "{at}";
+/// Stands in a text for what was seen in the pod: only in those of codes whose faults' `detail` is a text of ours.
+const DETAIL: &str = "{detail}";
 /// Stands in a text for the host that must be reached.
 const HOST: &str = "{host}";
 
@@ -153,6 +168,16 @@ const NETWORK: &str = "Allow HTTPS to {host}, by NAT, proxy or VPC endpoint; ret
 const CATALOGUE: &[(&str, &str, &str)] = &[
     ("CredentialsMissing", "There are no AWS credentials in this pod.", ROLE),
     (
+        "CredentialsIncomplete",
+        "Nothing gives AWS credentials: {detail}.",
+        "Correct the variable or the file, or recreate the pod so that EKS or ECS sets it. tollgate config check names all.",
+    ),
+    (
+        "CredentialsFileInvalid",
+        "{detail}.",
+        "Correct the file, or remove the variable where the platform sets another source of credentials.",
+    ),
+    (
         "WebIdentityTokenUnreadable",
         "The pod's web identity token cannot be read.",
         "Set securityContext.fsGroup (for example 65532) so that the container's user may read \
@@ -202,7 +227,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         PROXY_REFUSED,
         "{at} does not let the request through.",
-        "Allow AWS's endpoint at the proxy, or name it in NO_PROXY. Retries continue.",
+        "Allow CONNECT to AWS's endpoint at the proxy, without a login page, or name it in NO_PROXY. Retries continue.",
     ),
     (
         CLOCK_SKEW,
@@ -217,11 +242,22 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ("Timeout", "{at} did not answer in time.", NETWORK),
     ("ConnectTimeout", "No connection to {at} in time.", NETWORK),
     ("Dns", "The name of {at} does not resolve.", NETWORK),
+    (
+        REGION_UNLISTED,
+        "The name of {at} does not resolve, and this version knows no such AWS region.",
+        "Correct the region (TOLLGATE_REGION, AWS_REGION). If AWS has opened it since, check the cluster's DNS; retries \
+         continue.",
+    ),
     ("Connection", "The connection to {at} failed.", NETWORK),
     (
         "Tls",
         "The TLS connection to {at} could not be trusted.",
-        "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM).",
+        "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM). Check the node's clock too.",
+    ),
+    (
+        TLS_HANDSHAKE,
+        "{at} did not agree on a TLS connection.",
+        "Allow HTTPS to {host} unopened, with TLS 1.2 or later: a firewall or proxy may refuse it. Retries continue.",
     ),
     ("MissingSignature", "AWS accepted the call but sent no signature.", WAIT),
     ("InvalidAnswer", "What answered in place of {at} makes no sense.", NETWORK),

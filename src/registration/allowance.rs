@@ -4,7 +4,8 @@
 //! - Time never goes back: it is the wall clock or, where that was set back, the latest time known plus the time that
 //!   the process has run since.
 //! - What has ended stays ended until AWS answers, whatever the clock does afterwards, in this process and in the next.
-//! - A restart gains nothing: while the gate is open by one of the two, time is written ahead to the state folder.
+//! - A restart gains nothing: while the gate is open by one of the two, time is written ahead to the state folder. What
+//!   cannot be written there opens nothing that it would have to limit: no grace, and a kept receipt for its day only.
 //!
 //! Pure: no clock, no file.
 
@@ -51,6 +52,8 @@ pub struct Allowance {
     known: Known,
     /// As the state folder has it.
     written: Known,
+    /// The state folder has what it was last told.
+    counted: bool,
     /// The latest time known, and [`Now::running`] then.
     anchor: (Timestamp, Duration),
 }
@@ -67,7 +70,7 @@ impl Allowance {
         known.grace_ended |= moved;
         known.receipt_ended |= moved;
         let anchor = (known.latest.map_or(wall, |latest| latest.max(wall)), Duration::ZERO);
-        Self { grace_period, issued_at, known, written, anchor }
+        Self { grace_period, issued_at, known, written, counted: true, anchor }
     }
 
     /// The present, which never goes back.
@@ -98,9 +101,21 @@ impl Allowance {
         self.pass(now);
     }
 
+    /// The state folder has what [`to_write`](Self::to_write) gave last, or could not be written.
+    pub fn wrote(&mut self, done: bool) {
+        self.counted = done;
+        if !done {
+            // Differs from whatever there is to know now, so that the next attempt writes again.
+            self.written = Known { first_failed_at: None, ..self.known };
+        }
+    }
+
     /// Until when the grace period keeps the gate open, if it does.
     #[must_use]
     pub fn grace(&self, now: Now) -> Option<Timestamp> {
+        if !self.counted {
+            return None;
+        }
         let time = self.time(now);
         let begun = self.known.first_failed_at.is_some_and(|first| first <= time);
         self.grace_until().filter(|until| begun && !self.known.grace_ended && time < *until)
@@ -122,6 +137,9 @@ impl Allowance {
     /// A day after it was issued, and then the time for an old one, from the first failed attempt at the earliest.
     fn receipt_until(&self) -> Option<Timestamp> {
         let old_from = self.issued_at?.plus(KEPT_RECEIPT_AGE_MAX);
+        if !self.counted {
+            return Some(old_from);
+        }
         Some(self.known.first_failed_at?.max(old_from).plus(OLD_RECEIPT_OPENS_FOR))
     }
 
@@ -187,6 +205,22 @@ mod tests {
         let mut tomorrow = Allowance::new(HOUR, Some(WALL.plus(HOUR)), Known::default(), WALL);
         tomorrow.failed(after(Duration::ZERO));
         assert!(!tomorrow.receipt(after(Duration::ZERO)), "issued in the future");
+    }
+
+    /// A restart would begin each of them anew, as often as somebody likes: a full disk must not be worth filling.
+    #[test]
+    fn what_the_state_folder_cannot_be_told_opens_nothing_that_it_limits() {
+        let mut allowance = fresh(Some(23 * HOUR));
+        allowance.failed(after(Duration::ZERO));
+        assert!(allowance.grace(after(SECOND)).is_some());
+        assert!(allowance.to_write(after(SECOND), true).is_some());
+        allowance.wrote(false);
+        assert!(allowance.grace(after(SECOND)).is_none());
+        assert!(allowance.receipt(after(HOUR - SECOND)) && !allowance.receipt(after(HOUR)), "its day only");
+        assert!(allowance.to_write(after(2 * SECOND), false).is_some(), "written again at the next attempt");
+        allowance.wrote(true);
+        assert!(allowance.grace(after(3 * SECOND)).is_some() && allowance.receipt(after(HOUR)));
+        assert!(allowance.to_write(after(4 * SECOND), false).is_none());
     }
 
     #[test]

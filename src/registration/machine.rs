@@ -300,6 +300,11 @@ impl<P> Machine<P> {
         written.or_else(|| changed.then(|| self.failing(self.allowance.known())))
     }
 
+    /// The latest [`Remember`] is in the state folder, or could not be written there.
+    pub fn remembered(&mut self, done: bool) {
+        self.allowance.wrote(done);
+    }
+
     const fn failing(&self, known: Known) -> Remember {
         Remember::Failing { known, refused: self.memory.refused, denied: self.memory.denied }
     }

@@ -1,8 +1,9 @@
 //! What the state folder remembers of registration: the kept receipt, and since when attempts have failed.
 //!
 //! One JSON file, replaced whole (write, fsync, rename, fsync of the folder), mode 0600 since the token can be replayed
-//! to whoever trusts it. A file that is torn, too large or from another pod is worth a log line and nothing more: the
-//! receipt is verified again before it counts, and without it AWS is simply asked.
+//! to whoever trusts it. The receipt is verified again before it counts, and without it AWS is simply asked. What is
+//! there and cannot be read (torn, foreign, too large, no file) may have said that grace is over: it counts as if it
+//! did, until AWS answers, for else each restart would begin grace anew.
 //!
 //! ```json
 //! {"schema":2,"pod":"…","first_failed_at":"2026-11-24T08:00:00Z","refused":false,"denied":false,
@@ -17,20 +18,23 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Links, read_regular};
 use crate::registration::allowance::Known;
+use tollgate_disk::{Links, describe, read_regular};
 use tollgate_marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use tollgate_receipt::Receipt;
 use tollgate_time::Timestamp;
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "registration.json";
+
+/// What is written before it takes that name.
+const TEMPORARY_NAME: &str = ".registration.json.new";
 
 /// A kept receipt is young for so long after AWS issued it; see also
 /// [`OLD_RECEIPT_OPENS_FOR`](super::allowance::OLD_RECEIPT_OPENS_FOR).
@@ -118,6 +122,11 @@ impl KeptReceipt {
 }
 
 impl Record {
+    /// Of a file that is there and cannot be read.
+    fn unknown() -> Self {
+        Self { grace_ended: true, receipt_ended: true, ..Self::default() }
+    }
+
     /// What is left of grace and of the receipt's age.
     #[must_use]
     pub fn known(&self) -> Known {
@@ -196,10 +205,19 @@ impl Store {
     /// As [`Store::load`], on a thread that may block.
     pub async fn recall(&self) -> Record {
         let store = self.clone();
-        self.off_thread(move || Ok(store.load())).await.unwrap_or_else(|error| {
-            tracing::warn!(folder = %self.folder.display(), %error, "the kept registration cannot be read and is ignored");
-            Record::default()
-        })
+        self.off_thread(move || Ok(store.load()))
+            .await
+            .unwrap_or_else(|error| self.unreadable(&error.to_string()))
+    }
+
+    fn unreadable(&self, problem: &str) -> Record {
+        let path = self.folder.join(FILE_NAME);
+        tracing::warn!(
+            path = %path.display(), error = problem,
+            "the kept registration cannot be read: until AWS answers, neither grace nor a kept receipt opens the gate, and \
+             whether AWS refused this pod before is unknown"
+        );
+        Record::unknown()
     }
 
     /// As [`Store::save`], on a thread that may block.
@@ -230,39 +248,60 @@ impl Store {
     /// What the file holds; an absent file is an empty record.
     #[must_use]
     pub fn load(&self) -> Record {
-        let path = self.folder.join(FILE_NAME);
-        match read_regular(&path, FILE_BYTES_MAX, Links::Refuse) {
+        self.read().unwrap_or_else(|problem| self.unreadable(&problem))
+    }
+
+    fn read(&self) -> Result<Record, String> {
+        match read_regular(&self.folder.join(FILE_NAME), FILE_BYTES_MAX, Links::Refuse) {
             Ok(bytes) => match serde_json::from_slice::<Record>(&bytes) {
-                Ok(record) if SCHEMAS_READ.contains(&record.schema) => record,
-                _ => {
-                    tracing::warn!(path = %path.display(), "the kept registration is not readable and is ignored");
-                    Record::default()
-                }
+                Ok(record) if SCHEMAS_READ.contains(&record.schema) => Ok(record),
+                Ok(record) => Err(format!("has schema {}, which this version does not read", record.schema)),
+                Err(_) => Err("is torn, or was not written by tollgate".to_owned()),
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the kept registration cannot be read and is ignored");
-                Record::default()
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
+            Err(error) => Err(describe(&error)),
         }
+    }
+
+    /// What keeps the file from being read or replaced, if anything; for `doctor`.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<String> {
+        let named = |name, problem: &str| format!("{} {problem}", self.folder.join(name).display());
+        if let Err(problem) = self.read() {
+            return Some(named(FILE_NAME, &problem));
+        }
+        let temporary = self.folder.join(TEMPORARY_NAME);
+        temporary.is_dir().then(|| named(TEMPORARY_NAME, "is a folder, not a file"))
     }
 
     /// Replaces the file.
     pub fn save(&self, record: &Record) -> io::Result<()> {
         let record = Record { schema: SCHEMA, ..record.clone() };
         let bytes = serde_json::to_vec(&record)?;
-        let temporary = self.folder.join(".registration.json.new");
+        let (path, temporary) = (self.folder.join(FILE_NAME), self.folder.join(TEMPORARY_NAME));
+        let at = |path: &Path| {
+            let path = path.display().to_string();
+            move |error: io::Error| io::Error::new(error.kind(), format!("{path}: {}", describe(&error)))
+        };
         match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&temporary)(error)),
             _ => {}
         }
-        // Made anew, never opened: what stands there may be a link to another file, or be open to others.
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.folder.join(FILE_NAME))?;
-        fs::File::open(&self.folder)?.sync_all()
+        let written = write_new(&temporary, &bytes).map_err(at(&temporary));
+        if let Err(error) = written.and_then(|()| fs::rename(&temporary, &path).map_err(at(&path))) {
+            // On a full disk it would take the room of the next one.
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
+        fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(at(&self.folder))
     }
+}
+
+/// Made anew, never opened: what stands there may be a link to another file, or be open to others.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -300,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_foreign_or_huge_file_counts_as_absent() {
+    fn a_torn_foreign_or_huge_file_says_nothing_and_ends_grace() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().to_owned());
         let huge = vec![b' '; FILE_BYTES_MAX + 1];
@@ -314,7 +353,35 @@ mod tests {
             fs::write(folder.path().join(FILE_NAME), bytes).unwrap();
             let record = store.load();
             assert!(record.pod.is_empty() && record.receipt.is_none() && !record.refused);
+            assert!(record.known().grace_ended && record.known().receipt_ended);
+            assert!(store.obstacle().is_some());
         }
+        fs::remove_file(folder.path().join(FILE_NAME)).unwrap();
+        assert_eq!((store.load().known(), store.obstacle()), (Known::default(), None));
+    }
+
+    /// Before, each start began grace anew, and a line that named no file was all that told of it.
+    #[test]
+    fn a_folder_or_a_link_in_the_files_place_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().to_owned());
+        for name in [FILE_NAME, TEMPORARY_NAME] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.join("full")).unwrap();
+            let error = store.save(&Record::default()).unwrap_err().to_string();
+            assert_eq!(error, format!("{}: is a folder, not a file", path.display()));
+            assert_eq!(store.load().known().grace_ended, name == FILE_NAME);
+            assert!(
+                store
+                    .obstacle()
+                    .is_some_and(|said| said.contains(name) && said.ends_with("is a folder, not a file"))
+            );
+            fs::remove_dir_all(path).unwrap();
+        }
+        std::os::unix::fs::symlink("/nowhere", folder.path().join(FILE_NAME)).unwrap();
+        assert!(store.load().known().grace_ended);
+        store.save(&Record::default()).unwrap();
+        assert_eq!((store.load().known(), store.obstacle()), (Known::default(), None));
     }
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

@@ -159,6 +159,26 @@ async fn grace_ends_by_the_wall_clock_even_when_it_jumps() {
     assert!(watch.borrow().has_opened);
 }
 
+/// A folder of that name stands for every reason why nothing can be kept: each start would begin grace anew.
+#[tokio::test(start_paused = true)]
+async fn there_is_no_grace_where_it_cannot_be_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    for name in [memory::FILE_NAME, ".registration.json.new"] {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        let service = scripted([(); 3].map(|()| Act::Fail(FaultClass::Transient, "Dns")));
+        let (mut watch, _clock) = start(&service, Duration::from_secs(3600), Some(store.clone()));
+        watch.wait_for(|fact| fact.standing.reason().is_some()).await.unwrap();
+        assert_eq!(watch.borrow().standing.state(), State::Pending, "{name}");
+        until(&mut watch, State::Entitled).await;
+        std::fs::remove_dir_all(path).unwrap();
+    }
+    let (mut watch, _clock) = start(&away(), Duration::from_secs(3600), Some(store));
+    watch.wait_for(|fact| fact.standing.reason().is_some()).await.unwrap();
+    assert_eq!(watch.borrow().standing.state(), State::Grace);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_success_is_remembered_and_forgets_the_failures_before() {
     let service = scripted([Act::Fail(FaultClass::Transient, "Dns")]);

@@ -12,10 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{Ledger, LedgerError, Taken};
 use crate::usage::notice::Notices;
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_ledger::writer::Writer;
+use tollgate_ledger::{Ledger, LedgerError, Taken};
 use tollgate_metering::event::{self, BadRequest, Event, Rejected, Rules};
 
 /// What became of one event, in the order of the request.
@@ -296,7 +296,8 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::ledger;
+    use crate::usage::commits::Commits;
+    use tollgate_ledger as ledger;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -340,7 +341,8 @@ mod tests {
         };
         let metrics = Arc::new(Metrics::new());
         let ledger = Ledger::open(folder.path(), settings).unwrap();
-        let writer = Writer::start(ledger, clock.clone(), Arc::clone(&metrics)).unwrap();
+        let writer =
+            Writer::start(ledger, clock.clone(), Commits::new(Arc::clone(&metrics), 1 << 30)).unwrap();
         (folder, Intake::new(Rules { strict, ..Rules::default() }, writer, clock, metrics))
     }
 

@@ -20,12 +20,12 @@ use tokio::time::Instant;
 
 use crate::entitlement::word::Tell;
 use crate::metrics::{LedgerFigures, Metrics};
-use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{Ledger, LedgerError};
 use alarm::Alarm;
 use call::Answer;
 use notes::Note;
 use tollgate_clock::{self as clock, WallClock};
+use tollgate_ledger::writer::Writer;
+use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
 use tollgate_metering::batch;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::entitlement::word::Tell;
 use crate::metrics::Metrics;
-use crate::usage::ledger::writer::Writer;
-use crate::usage::ledger::{Ledger, LedgerError};
 use tollgate_clock::WallClock;
+use tollgate_ledger::writer::Writer;
+use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_metering::unsent::{self, Rule, Verdict};
 
 /// An answer of AWS opens the gate again within this time.

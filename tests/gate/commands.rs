@@ -115,6 +115,20 @@ fn exec_says_when_the_command_cannot_be_started() {
     let emulator = Emulator::start();
     let missing = exec(&emulator, "pod-127", &["/nonexistent/program"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(127));
+    // A command that cannot start is not worth AWS's one answer, which bills.
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let text = folder.path().join("text");
+    std::fs::write(&text, "").unwrap();
+    for (program, says) in
+        [(folder.path(), "is a folder"), (&pipe, "is a pipe"), (&text, "may not be executed")]
+    {
+        let output = exec(&emulator, "pod-126", &[program.to_str().unwrap()]).output().unwrap();
+        let last = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(126), "{last}");
+        assert!(last.lines().last().is_some_and(|line| line.contains(says)), "{last}");
+    }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("not-executable");
     std::fs::write(&file, "text").unwrap();

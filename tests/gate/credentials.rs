@@ -10,7 +10,7 @@ use crate::processes::{Emulator, Sidecar, refusing_addr};
 
 /// What a server does with each connection.
 #[derive(Clone)]
-enum Act {
+pub(crate) enum Act {
     /// Answers each request with this.
     Answer(String),
     /// Reads, and never answers.
@@ -19,9 +19,11 @@ enum Act {
     Endless,
     /// Speaks first, and no TLS.
     Greet,
+    /// Accepts a tunnel, waits for what is sent through it, says this, and hangs up.
+    Tunnel(&'static [u8]),
 }
 
-fn serve(act: Act) -> SocketAddr {
+pub(crate) fn serve(act: Act) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -38,6 +40,11 @@ fn serve(act: Act) -> SocketAddr {
                     Act::Greet => {}
                     Act::Answer(text) => drop(stream.write_all(text.as_bytes())),
                     Act::Silent => drop(stream.read_to_end(&mut Vec::new())),
+                    Act::Tunnel(says) => {
+                        let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n");
+                        let _ = stream.read(&mut [0; 4096]);
+                        let _ = stream.write_all(says);
+                    }
                     Act::Endless => {
                         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\n\r\n[");
                         while stream.write_all(&[b'['; 65536]).is_ok() {}
@@ -61,7 +68,7 @@ fn read_request(stream: &mut TcpStream) {
     }
 }
 
-fn answer(status: u16, body: &str) -> Act {
+pub(crate) fn answer(status: u16, body: &str) -> Act {
     Act::Answer(format!(
         "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
@@ -95,7 +102,7 @@ fn irsa(emulator: &Emulator, pod: &str, token: &Path, sts: &str) -> Command {
 }
 
 /// Waits for each row's line; all sidecars run at once, since some rows take seconds.
-fn hold(rows: Vec<(&str, Command, &str, &str, &str)>) {
+pub(crate) fn hold(rows: Vec<(&str, Command, &str, &str, &str)>) {
     let started: Vec<_> = rows
         .into_iter()
         .map(|(name, command, state, code, says)| (name, Sidecar::start(command), state, code, says))
@@ -227,7 +234,7 @@ fn sts_refuses_or_fails_and_the_two_are_told_apart() {
     let away = irsa(&emulator, "pod-sts", &token, &format!("http://{}", refusing_addr()));
     commands.push(("refused", away, "pending", "Connection", "STS at 127.0.0.1"));
     let no_tls = irsa(&emulator, "pod-sts", &token, &format!("https://{}", serve(Act::Greet)));
-    commands.push(("no TLS", no_tls, "pending", "Tls", "STS at 127.0.0.1"));
+    commands.push(("no TLS", no_tls, "pending", "InvalidAnswer", "STS at 127.0.0.1"));
     let no_name = irsa(&emulator, "pod-sts", &token, "http://sts.invalid");
     commands.push(("no name", no_name, "pending", "Dns", "STS at sts.invalid"));
     let mut proxied = irsa(&emulator, "pod-sts", &token, "http://sts.invalid");
@@ -245,6 +252,9 @@ fn sts_refuses_or_fails_and_the_two_are_told_apart() {
         "ProxyAuthenticationRequired",
         "The proxy at 127.0.0.1",
     ));
+    let mut portal = irsa(&emulator, "pod-sts", &token, "https://sts.invalid");
+    portal.env("HTTPS_PROXY", format!("http://{}", serve(answer(200, "<html>log in</html>"))));
+    commands.push(("a page for a tunnel", portal, "pending", "ProxyRefused", "The proxy at 127.0.0.1"));
     hold(commands);
 }
 
@@ -315,6 +325,60 @@ fn imds_counts_where_it_is_there() {
         ("garbage", command(serve(answer(200, "garbage"))), "pending", "InvalidAnswer", imds),
         ("endless", command(serve(Act::Endless)), "pending", "InvalidAnswer", imds),
     ]);
+}
+
+/// Each was told as "there are no AWS credentials in this pod", or as a source that does not answer.
+#[test]
+fn what_was_meant_to_give_credentials_is_named_where_nothing_does() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    assert!(Command::new("mkfifo").arg(file("pipe")).status().unwrap().success());
+    std::fs::create_dir(file("folder")).unwrap();
+    std::fs::write(file("empty"), "").unwrap();
+    std::fs::write(file("token"), "a.b.c").unwrap();
+    std::fs::write(file("config"), "[bare]\nregion = us-east-1\n").unwrap();
+    let role = ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x".to_owned());
+    let token = |name: &str| ("AWS_WEB_IDENTITY_TOKEN_FILE", file(name));
+    let agent = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{}/v1/credentials", refusing_addr()));
+    let agents = |name: &str| ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file(name));
+    let (incomplete, invalid) = ("CredentialsIncomplete", "CredentialsFileInvalid");
+    let rows = vec![
+        (vec![role.clone()], incomplete, "AWS_ROLE_ARN is set without AWS_WEB_IDENTITY_TOKEN_FILE"),
+        (vec![token("token")], incomplete, "AWS_WEB_IDENTITY_TOKEN_FILE is set without AWS_ROLE_ARN"),
+        (vec![("AWS_ACCESS_KEY_ID", "AKIA".to_owned())], incomplete, "without AWS_SECRET_ACCESS_KEY"),
+        (vec![agents("token")], incomplete, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is set without"),
+        (
+            vec![("AWS_PROFILE", "bare".to_owned()), ("AWS_CONFIG_FILE", file("config"))],
+            incomplete,
+            "AWS_PROFILE names \"bare\", a profile that is not in",
+        ),
+        (
+            vec![("AWS_CONFIG_FILE", file("nowhere"))],
+            incomplete,
+            "nowhere, which is ignored (does not exist)",
+        ),
+        (vec![role.clone(), token("pipe")], invalid, "gives no token (is not a regular file"),
+        (vec![role.clone(), token("folder")], invalid, "gives no token (is a folder"),
+        (vec![role.clone(), token("empty")], invalid, "gives no token (is empty)"),
+        (vec![role, token("nowhere")], "WebIdentityTokenMissing", "does not exist"),
+        (vec![agent.clone(), agents("pipe")], invalid, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names"),
+        (vec![agent.clone(), agents("empty")], invalid, "gives no token (is empty)"),
+        (vec![agent, agents("nowhere")], invalid, "gives no token (does not exist)"),
+        // Kubernetes templates leave variables empty; the SDK would stop at them.
+        (
+            vec![("AWS_PROFILE", String::new()), ("AWS_CONTAINER_CREDENTIALS_FULL_URI", String::new())],
+            "CredentialsMissing",
+            "no AWS credentials",
+        ),
+    ];
+    let mut commands = Vec::new();
+    for (variables, code, says) in rows {
+        let mut command = without_keys(&emulator, "pod-half");
+        command.envs(variables);
+        commands.push((says, command, "misconfigured", code, says));
+    }
+    hold(commands);
 }
 
 /// Finding 2.2: a fault of STS on the way to AWS killed the kept receipt on disk and ended grace, so that the pod stayed

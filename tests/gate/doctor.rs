@@ -188,7 +188,7 @@ fn doctor_tells_broken_tls_from_a_broken_connection() {
     });
     assert_eq!(finding(&report, "connection")["verdict"], "ok", "{report}");
     let tls = finding(&report, "TLS");
-    assert_eq!((code, tls["docs"].as_str()), (Some(78), Some("docs/RUNBOOK.md#tls")), "{report}");
+    assert_eq!((code, tls["docs"].as_str()), (Some(78), Some("docs/RUNBOOK.md#invalidanswer")), "{report}");
 }
 
 #[test]

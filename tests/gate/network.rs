@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 
+use crate::credentials::{Act, answer, hold, serve};
 use crate::processes::{Emulator, Sidecar, refusing_addr};
 
 /// An HTTP proxy that reports the first line of each request and forwards plain ones to `upstream`.
@@ -76,6 +77,47 @@ fn https_goes_through_the_proxy_as_a_tunnel() {
     let mut sidecar = Sidecar::start(command);
     assert!(seen.recv().unwrap().starts_with(&format!("CONNECT {ELSEWHERE}:443 ")));
     sidecar.read_until(|line| line["state"] == "pending" && line["code"].is_string());
+}
+
+/// A proxy that sends a page, refuses, or hangs up is what has to be looked at: told as "TLS not trusted" before, with
+/// AWS_CA_BUNDLE as the remedy.
+#[test]
+fn a_proxy_that_opens_no_tunnel_is_named() {
+    const PAGE: &str = "<html><body>Log in to the network</body></html>";
+    const ALERT: &[u8] = b"\x15\x03\x03\x00\x02\x02\x28";
+    let emulator = Emulator::start();
+    let proxied = |act: Act| {
+        let mut command = emulator.sidecar("pod-portal");
+        let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls/ca.pem");
+        command
+            .env("TOLLGATE_ENDPOINT_URL", format!("https://{ELSEWHERE}"))
+            .env("HTTPS_PROXY", format!("http://{}", serve(act)))
+            .env("AWS_CA_BUNDLE", ca);
+        command
+    };
+    let mut rows: Vec<_> = [200, 302, 403, 502, 503]
+        .map(|status| {
+            ("a page", proxied(answer(status, PAGE)), "pending", "ProxyRefused", "The proxy at 127")
+        })
+        .into();
+    let chunked = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2f\r\n{PAGE}\r\n0\r\n\r\n");
+    for (name, act, code, says) in [
+        ("chunked", Act::Answer(chunked), "ProxyRefused", "The proxy at 127"),
+        ("page later", Act::Tunnel(PAGE.as_bytes()), "ProxyRefused", "The proxy at 127"),
+        ("hangs up", Act::Tunnel(b""), "ProxyRefused", "The proxy at 127"),
+        ("hangs up at once", Act::Answer(String::new()), "Connection", "to the proxy at 127"),
+        ("no HTTP", Act::Greet, "ProxyRefused", "The proxy at 127"),
+        ("silent", Act::Silent, "ConnectTimeout", "No connection through the proxy at 127"),
+        (
+            "refused behind it",
+            Act::Tunnel(ALERT),
+            "TlsHandshake",
+            "service at metering.invalid did not agree",
+        ),
+    ] {
+        rows.push((name, proxied(act), "pending", code, says));
+    }
+    hold(rows);
 }
 
 #[test]

@@ -49,6 +49,26 @@ fn the_kept_receipt_opens_the_gate_of_a_restarted_pod_while_aws_is_away() {
     Sidecar::start(command).wait_for("entitled");
 }
 
+/// Each start began grace anew, and the log named no file.
+#[test]
+fn grace_that_cannot_be_counted_is_not_given_and_the_file_is_named() {
+    let emulator = Emulator::start();
+    for name in ["registration.json", ".registration.json.new"] {
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join(name);
+        std::fs::create_dir_all(path.join("full")).unwrap();
+        let mut command = with_state(&emulator, "pod-uncounted", state.path());
+        command
+            .env("TOLLGATE_GRACE_PERIOD", "1h")
+            .env("TOLLGATE_ENDPOINT_URL", format!("http://{}", refusing_addr()));
+        let mut sidecar = Sidecar::start(command);
+        let named = format!("{}: is a folder, not a file", path.display());
+        sidecar.read_until(|line| line["level"] == "WARN" && line["error"] == named.as_str());
+        sidecar.wait_for_code("pending", "Connection");
+        assert_eq!(sidecar.get("/readyz").status, 503, "{name}");
+    }
+}
+
 /// A clock that is followed goes back, and the beginning is edited: what has ended stays ended.
 #[test]
 fn grace_that_has_ended_stays_ended_whatever_the_clock_and_the_file_say() {

@@ -202,6 +202,20 @@ fn metrics_show_usage_and_backlog() {
     assert!(metrics.contains("tollgate_ledger_bytes "), "{metrics}");
 }
 
+/// Credentials are all that opens this gate; what stands in for AWS marks itself all the same.
+#[test]
+fn a_gate_of_saas_says_from_its_first_line_that_the_emulator_stands_in_for_aws() {
+    let bench = Bench::saas();
+    let mut sidecar = Sidecar::start(bench.command(&["run"]));
+    let line = sidecar.wait_for("entitled");
+    assert_eq!(line["emulated"], true, "{line}");
+    assert_eq!(
+        bench.emulator.calls()["calls"].as_array().map(Vec::len),
+        Some(0),
+        "no call of AWS's was made"
+    );
+}
+
 #[test]
 fn customers_are_resolved_by_their_token() {
     let bench = Bench::saas();

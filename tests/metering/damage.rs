@@ -142,6 +142,24 @@ fn a_full_disk_refuses_usage_and_loses_nothing() {
     running.report("requests", "1");
 }
 
+/// It ended with 0 and "usage stays in the ledger": nothing named the disk.
+#[test]
+fn a_stop_on_a_full_disk_ends_with_74_and_names_the_disk() {
+    let bench = Bench::metered();
+    let running = start_on_another_disk(&bench, "size=2m");
+    running.report("requests", "5");
+    let fill = format!("cat /dev/zero > {}/ballast 2>/dev/null", bench.state.path().display());
+    let process = running.sidecar.process.id().to_string();
+    let mut filling = Command::new("nsenter");
+    filling.args(["--user", "--mount", "--target", &process, "sh", "-c", &fill]);
+    assert!(!filling.status().unwrap().success(), "it ends because nothing more fits");
+    let (status, last) = running.terminate();
+    assert_eq!(status.code(), Some(74), "{last}");
+    for says in ["database or disk is full", "usage.sqlite", "requests=5"] {
+        assert!(last.contains(says), "{says}: {last}");
+    }
+}
+
 #[test]
 fn a_disk_that_is_read_only_is_a_wrong_configuration() {
     let bench = Bench::metered();
@@ -304,7 +322,7 @@ fn what_only_reads_a_ledger_changes_nothing_in_its_folder() {
     {
         let connection = rusqlite::Connection::open(old.file()).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
-        connection.execute_batch(include_str!("../../src/usage/ledger/testdata/schema-1.sql")).unwrap();
+        connection.execute_batch(include_str!("../../crates/ledger/src/testdata/schema-1.sql")).unwrap();
     }
     let empty = Bench::metered();
     std::fs::write(empty.file(), "").unwrap();

@@ -32,9 +32,8 @@ fn each_rule_finds_what_it_forbids() {
     assert_found("src/http.rs", "use std::time::Instant;\nfn f() { let at = Instant::now(); }");
     assert_found("src/log.rs", "fn f() { time::OffsetDateTime::now_utc(); }");
     assert_found("src/cli/run.rs", "use std::env;");
-    assert_found("src/usage/intake.rs", "use rusqlite::Connection;");
     assert_found("src/probe.rs", "use crate::registration::machine::Step;");
-    assert_found("src/probe/document.rs", "use crate::usage::Ledger;");
+    assert_found("src/probe/document.rs", "use crate::usage::Intake;");
     assert_found("src/registration/machine.rs", "use crate::usage;");
     assert_found("src/usage/intake.rs", "use super::sender::Sender;");
     assert_found("src/usage/sender.rs", "use crate::usage::intake;");
@@ -48,7 +47,6 @@ fn each_rule_finds_what_it_forbids() {
 fn each_rule_leaves_its_owner_alone() {
     assert_clean("crates/clock/src/lib.rs", "fn f() { std::time::SystemTime::now(); }");
     assert_clean("src/config/env.rs", "use std::env;");
-    assert_clean("src/usage/ledger/schema.rs", "use rusqlite::Connection;");
     assert_clean("src/registration.rs", "use tokio::time::sleep;");
     assert_clean("src/probe.rs", "use crate::entitlement::Entitlement;\nuse crate::http;");
 }
@@ -64,7 +62,7 @@ fn a_forbidden_path_is_found_in_every_spelling() {
     );
     assert_found(probe, "use crate::{self, usage};");
     assert_found(probe, "use super::usage::*;");
-    assert_found(probe, "mod inner { use super::super::usage::Ledger; }");
+    assert_found(probe, "mod inner { use super::super::usage::Intake; }");
     assert_found(probe, "fn f(x: Vec<crate::usage::Event>) {}");
     assert_found(probe, "const N: u64 = 1 as crate::usage::Count;");
     assert_found(probe, "fn f(n: usize) { g(..crate::usage::MAX); }");
@@ -93,9 +91,9 @@ fn a_finding_names_file_and_line() {
 fn a_rule_about_no_module_is_found() {
     let sources = [Source::new("src/lib.rs", ""), Source::new("src/probe.rs", "")];
     let missing = unknown_modules(&sources, RULES, &[]);
-    assert!(missing.iter().any(|finding| finding.contains("usage::ledger*")), "{missing:?}");
+    assert!(missing.iter().any(|finding| finding.contains("usage::intake")), "{missing:?}");
     assert!(!missing.iter().any(|finding| finding.contains("probe")), "{missing:?}");
-    let fewer = unknown_modules(&sources, RULES, &["usage::ledger*"]);
+    let fewer = unknown_modules(&sources, RULES, &["usage::intake"]);
     assert_eq!(fewer.len() + 1, missing.len());
     let arrived = unknown_modules(&sources, RULES, &["probe"]);
     assert_eq!(arrived.len(), missing.len() + 1);
@@ -139,7 +137,7 @@ fn hidden_clocks_are_found() {
 fn stray_sql_is_found() {
     let bad = "const Q: &str = \"SELECT a FROM b\";";
     assert_eq!(words::stray_sql(&Source::new("crates/metering/src/carry.rs", bad)).len(), 1);
-    assert_eq!(words::stray_sql(&Source::new("src/usage/ledger/read.rs", bad)), Vec::<String>::new());
+    assert_eq!(words::stray_sql(&Source::new("crates/ledger/src/read.rs", bad)), Vec::<String>::new());
     assert_eq!(words::stray_sql(&Source::new("src/log.rs", "// SELECT a FROM b")), Vec::<String>::new());
 }
 
@@ -178,7 +176,7 @@ fn names_that_say_nothing_are_found() {
     {
         assert!(!words::empty_names(bad).is_empty(), "{bad}");
     }
-    for good in ["src/usage/ledger.rs", "src/cli/emulator.rs", "tests/tidy/words.rs"] {
+    for good in ["crates/ledger/src/lib.rs", "src/cli/emulator.rs", "tests/tidy/words.rs"] {
         assert_eq!(words::empty_names(good), Vec::<String>::new(), "{good}");
     }
 }

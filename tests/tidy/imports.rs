@@ -39,13 +39,6 @@ pub(crate) const RULES: &[Rule] = &[
         why: "the environment is read in config, so that every setting has one table",
     },
     Rule {
-        within: &[],
-        except: &["usage::ledger*"],
-        never: &["rusqlite"],
-        allow: &[],
-        why: "the ledger's format has one owner",
-    },
-    Rule {
         within: &["probe"],
         except: &[],
         never: &["crate::registration", "crate::usage", "crate::aws", "crate::api", "crate::receipt"],

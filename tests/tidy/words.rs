@@ -69,13 +69,13 @@ pub(crate) fn hidden_clocks(source: &Source) -> Vec<String> {
 
 /// SQL outside the ledger.
 pub(crate) fn stray_sql(source: &Source) -> Vec<String> {
-    if source.path.starts_with("src/usage/ledger") {
+    if source.path.starts_with("crates/ledger/") {
         return Vec::new();
     }
     let verbs = ["SELECT ", "INSERT INTO ", "INSERT OR ", "DELETE FROM ", "CREATE TABLE ", "PRAGMA "];
     let is_sql = |text: &str| verbs.iter().any(|verb| text.trim_start().starts_with(verb));
     let found = source.strings.iter().filter(|(_, text)| is_sql(text));
-    found.map(|(line, _)| format!("{}:{line}: SQL belongs into src/usage/ledger*", source.path)).collect()
+    found.map(|(line, _)| format!("{}:{line}: SQL belongs into crates/ledger", source.path)).collect()
 }
 
 /// A module says first what it is.

@@ -22,7 +22,7 @@ use http_body_util::{BodyExt as _, Limited};
 
 use crate::ca_bundle::CaBundle;
 use tollgate_marketplace::Place;
-use tollgate_marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED};
+use tollgate_marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, TLS_HANDSHAKE};
 
 /// Largest answer of the metering service: the answer of a batch repeats its records, which are below 1 MB.
 pub(super) const METERING_ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -273,13 +273,8 @@ impl HttpConnector for Route {
                     Ok(limited(response, limit))
                 }
                 Err(error) => {
-                    let failure = Failure::of(&error);
-                    trail.end(
-                        at,
-                        &uri,
-                        Outcome::Failed(failure.code, failure.connected),
-                        failure.at_proxy(&uri),
-                    );
+                    let failure = Failure::of(&error, &uri);
+                    trail.end(at, &uri, Outcome::Failed(failure.code, failure.connected), failure.at_proxy);
                     Err(error)
                 }
             }
@@ -304,26 +299,26 @@ pub(super) struct Failure {
     pub(super) code: &'static str,
     /// A connection came about: the request may have been read.
     pub(super) connected: bool,
+    /// The proxy on the way is what failed.
+    pub(super) at_proxy: bool,
 }
 
 impl Failure {
-    /// The HTTP stack has no public types for these causes; its words are matched, and tests over real sockets hold
-    /// them.
-    pub(super) fn of(error: &ConnectorError) -> Self {
-        let connected = !causes(error).any(|cause| CONNECTING.iter().any(|word| cause.contains(word)));
-        let code = if error.is_timeout() { timeout_code(error) } else { dispatch_code(error) };
-        Self { code, connected }
-    }
-
-    /// Whether the proxy on the way to `uri` is what failed.
-    pub(super) fn at_proxy(self, uri: &str) -> bool {
-        let towards = match self.code {
-            PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED => true,
-            "Dns" | "ConnectTimeout" => true,
-            "Connection" => !self.connected,
-            _ => false,
+    /// Why a request to `uri` has no answer. The HTTP stack has no public types for these causes; its words are
+    /// matched, and tests over real sockets hold them.
+    pub(super) fn of(error: &ConnectorError, uri: &str) -> Self {
+        let proxied = proxy(uri).is_some();
+        let connected = !says(error, &CONNECTING);
+        // The proxy has accepted the tunnel, and what then came through it was no TLS.
+        let tunnelled = proxied && !connected && matches!(Way::to(uri), Way::Tls) && !says(error, &[TUNNEL]);
+        let code = if error.is_timeout() { timeout_code(error) } else { dispatch_code(error, tunnelled) };
+        let at_proxy = match code {
+            PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED | "Dns" | "ConnectTimeout" => true,
+            CONNECTION => !connected,
+            // A proxy that is itself reached over TLS, whose certificate is not trusted.
+            _ => says(error, &[TUNNEL]),
         };
-        towards && proxy(uri).is_some()
+        Self { code, connected, at_proxy: proxied && at_proxy }
     }
 }
 
@@ -331,28 +326,44 @@ impl Failure {
 const CONNECTING: [&str; 3] = ["(connect)", "connect timeout", "dns error"];
 
 fn timeout_code(error: &(dyn StdError + 'static)) -> &'static str {
-    if causes(error).any(|cause| cause.contains("connect")) { "ConnectTimeout" } else { "Timeout" }
+    if says(error, &["connect"]) { "ConnectTimeout" } else { "Timeout" }
 }
 
-fn dispatch_code(error: &(dyn StdError + 'static)) -> &'static str {
-    for cause in causes(error) {
-        if cause.contains("tunnel error: proxy authorization required") {
-            return PROXY_AUTHENTICATION_REQUIRED;
-        }
-        if cause.contains("tunnel error: unsuccessful") {
-            return PROXY_REFUSED;
-        }
-        if cause.contains("dns error") || cause.contains("failed to lookup address") {
-            return "Dns";
-        }
-        if cause.contains("certificate")
-            || cause.contains("tls")
-            || cause.contains("received corrupt message")
-        {
-            return "Tls";
-        }
+/// What the HTTP stack says, and our code for it; the first row that fits counts.
+const SAID: [(&[&str], &str); 6] = [
+    (&["tunnel error: proxy authorization required"], PROXY_AUTHENTICATION_REQUIRED),
+    (&["tunnel error: unsuccessful", "tunnel error: proxy response headers too long"], PROXY_REFUSED),
+    (&["dns error", "failed to lookup address"], "Dns"),
+    (&["certificate"], "Tls"),
+    (&["received corrupt message"], SPEAKS_NO_TLS),
+    (&["tls handshake eof"], CONNECTION),
+];
+
+/// What answered is no TLS: somebody else's server, or a page.
+const SPEAKS_NO_TLS: &str = "InvalidAnswer";
+
+/// No connection, or one that ended before TLS was agreed on.
+const CONNECTION: &str = "Connection";
+
+/// What an error of the way to and through a proxy begins with, up to the proxy's answer to `CONNECT`.
+const TUNNEL: &str = "tunnel error";
+
+fn dispatch_code(error: &(dyn StdError + 'static), tunnelled: bool) -> &'static str {
+    let said = SAID.iter().find(|(words, _)| says(error, words)).map(|(_, code)| *code);
+    let code = said.unwrap_or_else(|| if says(error, &["tls"]) { TLS_HANDSHAKE } else { CONNECTION });
+    match code {
+        // A proxy that accepts the tunnel and then sends a page of its own, or hangs up, has opened no way.
+        SPEAKS_NO_TLS | CONNECTION if tunnelled => PROXY_REFUSED,
+        code => code,
     }
-    "Connection"
+}
+
+/// Whether an error or one of its causes holds one of these words.
+fn says(error: &(dyn StdError + 'static), words: &[&str]) -> bool {
+    chain(error).any(|cause| {
+        let cause = cause.to_string().to_lowercase();
+        words.iter().any(|word| cause.contains(word))
+    })
 }
 
 pub(super) fn chain<'a>(
@@ -361,10 +372,6 @@ pub(super) fn chain<'a>(
     let next =
         |error: &&'a (dyn StdError + 'static)| -> Option<&'a (dyn StdError + 'static)> { (**error).source() };
     std::iter::successors(Some(error), next)
-}
-
-fn causes(error: &(dyn StdError + 'static)) -> impl Iterator<Item = String> {
-    chain(error).map(|error| error.to_string().to_lowercase())
 }
 
 #[cfg(test)]

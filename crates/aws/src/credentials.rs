@@ -29,9 +29,10 @@ use aws_smithy_types::retry::RetryConfig;
 use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain, trusting};
 use super::{Settings, SigningClock, endpoint_of, timeouts};
 use crate::region;
+use tollgate_disk::{Links, describe, read_regular};
 use tollgate_marketplace::exceptions::{self, StsError};
 use tollgate_marketplace::fault::PROXY_AUTHENTICATION_REQUIRED;
-use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Region, WEB_IDENTITY_TOKEN_BYTES_MAX};
+use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, FaultClass, FaultCode, Place, Region};
 
 /// Where the credentials came from, as far as AWS's rules for these calls differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,8 +231,8 @@ impl Loader {
         if let Some(credentials) = &self.fixed_credentials {
             return Ok(credentials.clone());
         }
-        if let Some(file) = &self.settings.web_identity_token_file {
-            look_at_token(file)?;
+        for (variable, file) in self.token_files() {
+            held_up(variable, file)?;
         }
         let region_name = aws_config::Region::new(region.as_str().to_owned());
         let chain = DefaultCredentialsChain::builder()
@@ -273,10 +274,47 @@ impl Loader {
         Ok(sdk::Client::from_conf(config.build()))
     }
 
+    /// The files from which the SDK reads tokens, by the variables that name them.
+    fn token_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let (web_identity, agent) =
+            (&self.settings.web_identity_token_file, &self.settings.container_token_file);
+        [(WEB_IDENTITY_TOKEN_FILE, web_identity), (CONTAINER_TOKEN_FILE, agent)]
+            .into_iter()
+            .filter_map(|(variable, file)| Some((variable, file.as_deref()?)))
+    }
+
+    /// What is wrong with the token that was sent to `asked`, or that kept anything from being asked.
+    fn token_fault(&self, asked: Option<Place>) -> Option<Fault> {
+        let sent = |variable| match asked {
+            Some(Place::Sts) => variable == WEB_IDENTITY_TOKEN_FILE,
+            Some(Place::Container) => variable == CONTAINER_TOKEN_FILE,
+            Some(_) => false,
+            None => true,
+        };
+        let mut files = self.token_files().filter(|(variable, _)| sent(*variable));
+        files.find_map(|(variable, file)| look_at_token(variable, file).err())
+    }
+
+    /// Nothing in the pod could give credentials; what was meant to is named.
+    fn missing(&self, detail: String) -> Fault {
+        let gaps = &self.settings.credential_gaps;
+        let Some(first) = gaps.first() else {
+            return Fault::local(FaultClass::Access, CREDENTIALS_MISSING, detail);
+        };
+        let more = if gaps.len() > 1 { format!(" (and {} more)", gaps.len() - 1) } else { String::new() };
+        Fault::local(FaultClass::Access, CREDENTIALS_INCOMPLETE, format!("{first}{more}"))
+    }
+
     /// What it means that there are no credentials.
     fn judge(&self, error: &CredentialsError, trail: &Trail) -> Fault {
         let detail = DisplayErrorContext(error).to_string();
         let last = trail.last();
+        // Where the SDK went on to other sources, the gaps say what it passed by.
+        let passed_by = last.is_none() && matches!(error, CredentialsError::CredentialsNotLoaded(_));
+        let asked = last.as_ref().map(|exchange| exchange.place);
+        if let Some(fault) = self.token_fault(asked).filter(|_| !passed_by) {
+            return fault;
+        }
         if let Some(SdkError::ServiceError(refusal)) = find_cause::<StsFault>(error) {
             let status = refusal.raw().status().as_u16();
             let metadata = refusal.err().meta();
@@ -284,7 +322,7 @@ impl Loader {
         }
         match (&last, error) {
             (Some(exchange), _) if exchange.place == Place::Imds && !self.is_silence(exchange) => {
-                Fault::local(FaultClass::Access, CREDENTIALS_MISSING, detail)
+                self.missing(detail)
             }
             // The agent serves AWS's answer about the pod's role: whom it refuses, AWS refuses.
             (Some(Exchange { place: Place::Container, host, outcome: Outcome::Answered(401 | 403) }), _) => {
@@ -292,9 +330,7 @@ impl Loader {
                     .at(Place::Container, Some(host.clone()))
             }
             (Some(exchange), _) => unavailable(exchange, &detail),
-            (None, CredentialsError::CredentialsNotLoaded(_)) => {
-                Fault::local(FaultClass::Access, CREDENTIALS_MISSING, detail)
-            }
+            (None, CredentialsError::CredentialsNotLoaded(_)) => self.missing(detail),
             (None, _) => Fault::local(FaultClass::Access, "CredentialsInvalid", detail),
         }
     }
@@ -306,29 +342,43 @@ const LOAD_TIMEOUT: Duration = Duration::from_millis(5_500);
 /// Nothing in the pod could give credentials.
 const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 
-/// The SDK reads the file whole, and says little of why it could not.
-fn look_at_token(file: &Path) -> Result<(), Fault> {
-    let seen = std::fs::metadata(file).and_then(|seen| {
-        // Opening a pipe would wait for whoever writes to it.
-        if !seen.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        if seen.len() > WEB_IDENTITY_TOKEN_BYTES_MAX as u64 {
-            return Err(io::Error::other("it is larger than any token"));
-        }
-        std::fs::File::open(file)
-    });
-    seen.map(drop).map_err(|error| {
-        let code = match error.kind() {
-            io::ErrorKind::NotFound => WEB_IDENTITY_TOKEN_MISSING,
-            _ => "WebIdentityTokenUnreadable",
-        };
-        Fault::local(FaultClass::Access, code, error.to_string())
-    })
+/// The same, where variables or files were meant to.
+const CREDENTIALS_INCOMPLETE: &str = "CredentialsIncomplete";
+
+const WEB_IDENTITY_TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
+const CONTAINER_TOKEN_FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
+
+/// The SDK opens the file without care: a pipe would hold it up for ever.
+fn held_up(variable: &str, file: &Path) -> Result<(), Fault> {
+    match std::fs::metadata(file) {
+        Ok(seen) if !seen.is_file() => look_at_token(variable, file),
+        _ => Ok(()),
+    }
 }
 
-/// `AWS_WEB_IDENTITY_TOKEN_FILE` names a file that is not there.
-const WEB_IDENTITY_TOKEN_MISSING: &str = "WebIdentityTokenMissing";
+/// The SDK reads the file whole, and says little of why it could not.
+fn look_at_token(variable: &str, file: &Path) -> Result<(), Fault> {
+    let token = read_regular(file, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
+    let irsa = variable == WEB_IDENTITY_TOKEN_FILE;
+    let (code, seen) = match token {
+        Ok(token) if token.trim_ascii().is_empty() => (CREDENTIALS_FILE_INVALID, "is empty".to_owned()),
+        // The agent's token is sent as it is, in a header.
+        Ok(token) if !irsa && token.iter().any(|byte| !(b' '..=b'~').contains(byte)) => {
+            (CREDENTIALS_FILE_INVALID, "holds a line end, or what is no printable ASCII".to_owned())
+        }
+        Ok(_) => return Ok(()),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound if irsa => ("WebIdentityTokenMissing", error.to_string()),
+            io::ErrorKind::PermissionDenied if irsa => ("WebIdentityTokenUnreadable", error.to_string()),
+            _ => (CREDENTIALS_FILE_INVALID, describe(&error)),
+        },
+    };
+    let detail = format!("{variable} names {}, which gives no token ({seen})", file.display());
+    Err(Fault::local(FaultClass::Access, code, detail).unsent())
+}
+
+/// A file that a variable names for credentials holds none.
+const CREDENTIALS_FILE_INVALID: &str = "CredentialsFileInvalid";
 
 /// The time for credentials ran out, by what was being asked then.
 pub(super) fn took_too_long(trail: &Trail) -> Fault {
@@ -391,4 +441,44 @@ fn find_cause<'a, T: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a T> {
     chain(error).find_map(|error| error.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_file_is_named_with_what_is_wrong_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        std::fs::create_dir(file("folder")).unwrap();
+        std::fs::write(file("huge"), vec![b'x'; CREDENTIAL_FILE_BYTES_MAX + 1]).unwrap();
+        std::fs::write(file("empty"), "\n").unwrap();
+        std::fs::write(file("two lines"), "a\nb").unwrap();
+        std::fs::write(file("good"), "a.b.c").unwrap();
+        let pipe = std::process::Command::new("mkfifo").arg(file("pipe")).status().unwrap();
+        assert!(pipe.success());
+        for (name, irsa, agent, says) in [
+            ("absent", "WebIdentityTokenMissing", CREDENTIALS_FILE_INVALID, "does not exist"),
+            ("folder", CREDENTIALS_FILE_INVALID, CREDENTIALS_FILE_INVALID, "is a folder"),
+            ("huge", CREDENTIALS_FILE_INVALID, CREDENTIALS_FILE_INVALID, "is too large"),
+            ("empty", CREDENTIALS_FILE_INVALID, CREDENTIALS_FILE_INVALID, "is empty"),
+            ("pipe", CREDENTIALS_FILE_INVALID, CREDENTIALS_FILE_INVALID, "a pipe"),
+            ("two lines", "", CREDENTIALS_FILE_INVALID, "a line end"),
+            ("good", "", "", ""),
+        ] {
+            for (variable, code) in [(WEB_IDENTITY_TOKEN_FILE, irsa), (CONTAINER_TOKEN_FILE, agent)] {
+                match look_at_token(variable, &file(name)) {
+                    Ok(()) => assert_eq!(code, "", "{name}"),
+                    Err(fault) => {
+                        assert_eq!((fault.class, fault.code.as_str()), (FaultClass::Access, code), "{name}");
+                        let named = fault.detail.contains(variable) && fault.detail.contains(says);
+                        assert!(named || code.starts_with("Web"), "{}", fault.detail);
+                    }
+                }
+                let held = held_up(variable, &file(name)).is_err();
+                assert_eq!(held, ["folder", "pipe"].contains(&name), "{name}");
+            }
+        }
+    }
 }

@@ -40,7 +40,9 @@ pub use credentials::CredentialSource;
 use credentials::{Loader, Ready};
 use tollgate_clock as clock;
 use tollgate_marketplace::exceptions;
-use tollgate_marketplace::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify};
+use tollgate_marketplace::fault::{
+    Answer, PROXY_AUTHENTICATION_REQUIRED, REGION_UNLISTED, REQUEST_NOT_BUILT, classify,
+};
 use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
 use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, Fault, FaultClass, FaultCode, Forward, Forwarded, Identified, Meter,
@@ -59,6 +61,9 @@ pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Of which region and credentials may take so much: a connection attempt and an answer, and the call has time left.
 const READY_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Whether the stand-in for AWS is the emulator is worth no longer wait: it is on this machine, or near.
+const STAND_IN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Credentials are renewed this long before they end, beside the calls: a stop in between never waits for STS.
 const RENEWED_BEFORE: Duration = Duration::from_secs(600);
@@ -87,6 +92,10 @@ pub struct Settings {
     pub ecs_metadata_uri: Option<String>,
     /// `AWS_WEB_IDENTITY_TOKEN_FILE`, to say more than the SDK does when it cannot be read.
     pub web_identity_token_file: Option<PathBuf>,
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`; the same holds.
+    pub container_token_file: Option<PathBuf>,
+    /// What was set for credentials and gives none: the reason where nothing else gives any.
+    pub credential_gaps: Vec<String>,
     /// `AWS_EC2_METADATA_DISABLED`.
     pub imds_disabled: bool,
     /// The certificates of `AWS_CA_BUNDLE`, which replace the system's.
@@ -112,6 +121,8 @@ pub struct Aws {
 pub struct Reached {
     /// The endpoint's clock less ours in seconds, from its `Date`.
     pub clock_offset_seconds: Option<i64>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
 }
 
 impl Aws {
@@ -247,6 +258,13 @@ impl Aws {
         connection::proxy(url)
     }
 
+    /// Whether what stands in for AWS is the emulator; AWS itself is not asked.
+    async fn is_emulated(&self) -> bool {
+        let Some(url) = &self.settings().endpoint_url else { return false };
+        let reached = tokio::time::timeout(STAND_IN_TIMEOUT, self.reach(url)).await;
+        matches!(reached, Ok(Ok(Reached { emulated: true, .. })))
+    }
+
     /// Asks `url` anything, unsigned, by the way that a call would take; for `doctor`. Any answer proves name,
     /// connection, proxy and TLS; its status says nothing.
     pub async fn reach(&self, url: &str) -> Result<Reached, Fault> {
@@ -263,10 +281,14 @@ impl Aws {
         let called = tokio::time::timeout(ATTEMPT_TIMEOUT, connector.call(request)).await;
         match called {
             Ok(Ok(response)) => {
-                Ok(Reached { clock_offset_seconds: clock_offset(response.headers().get("date")) })
+                let headers = response.headers();
+                Ok(Reached {
+                    clock_offset_seconds: clock_offset(headers.get("date")),
+                    emulated: headers.get(EMULATOR_HEADER).is_some(),
+                })
             }
             Ok(Err(error)) => {
-                let failure = Failure::of(&error);
+                let failure = Failure::of(&error, url);
                 let detail = DisplayErrorContext(&error).to_string();
                 Err(placed(Fault::local(FaultClass::Transient, failure.code, detail), failure, url))
             }
@@ -326,7 +348,10 @@ impl Register for Aws {
     }
 
     fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified> {
-        Box::pin(self.attempt(async move { self.ready(signing).await.map(|_| Identified) }))
+        Box::pin(self.attempt(async move {
+            self.ready(signing).await?;
+            Ok(Identified { emulated: self.is_emulated().await })
+        }))
     }
 
     fn clock_skew(&self) -> Option<i64> {
@@ -373,10 +398,23 @@ impl Aws {
         let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
             Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out"))
         });
+        let answer = answer.map_err(|fault| self.at_a_known_region(fault));
         if let Err(fault) = &answer {
             self.learn(fault);
         }
         answer
+    }
+
+    /// AWS's endpoints have names in regions that exist only.
+    fn at_a_known_region(&self, fault: Fault) -> Fault {
+        let region = self.loader.found_region();
+        let unlisted =
+            region.is_some_and(|region| !region.is_listed()) && self.settings().endpoint_url.is_none();
+        let of_aws = matches!(fault.place, Place::Metering | Place::Sts);
+        if unlisted && of_aws && fault.code.as_str() == "Dns" {
+            return Fault { code: FaultCode::known(REGION_UNLISTED), ..fault };
+        }
+        fault
     }
 
     /// Where AWS does not accept who asks, the next call of whatever kind is signed by AWS's own clock, if ours is off,
@@ -426,6 +464,7 @@ impl Aws {
             }
             (status, code) => classify(Answer { status, code }),
         };
+        let url = self.loader.found_endpoint().unwrap_or_default();
         let mut failure = None;
         let (class, code) = match error {
             SdkError::ServiceError(service) => {
@@ -434,7 +473,7 @@ impl Aws {
             SdkError::ResponseError(response) => answered(response.raw().status().as_u16(), None),
             SdkError::TimeoutError(_) => (FaultClass::Transient, FaultCode::known("Timeout")),
             SdkError::DispatchFailure(dispatch) => {
-                failure = dispatch.as_connector_error().map(Failure::of);
+                failure = dispatch.as_connector_error().map(|error| Failure::of(error, &url));
                 let code = failure.map_or("Connection", |failure| failure.code);
                 (FaultClass::Transient, FaultCode::known(code))
             }
@@ -447,7 +486,6 @@ impl Aws {
             never_sent: failure.is_some_and(|failure| !failure.connected),
             ..Fault::local(class, "", DisplayErrorContext(error).to_string())
         };
-        let url = self.loader.found_endpoint().unwrap_or_default();
         let by_proxy = fault.code.as_str() == PROXY_AUTHENTICATION_REQUIRED;
         match failure {
             Some(failure) => placed(fault, failure, &url),
@@ -459,7 +497,7 @@ impl Aws {
 
 /// The fault with what failed on the way to `url`.
 fn placed(fault: Fault, failure: Failure, url: &str) -> Fault {
-    if failure.at_proxy(url) {
+    if failure.at_proxy {
         fault.at(Place::Proxy, proxy_host(url))
     } else {
         fault.at(Place::Metering, host_of(url))

@@ -278,28 +278,22 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
     assert_eq!(aws.region().unwrap().as_str(), "eu-central-1");
 }
 
+/// Its name is looked up nowhere here: what resolves is the network's affair.
 #[tokio::test]
-async fn an_unreadable_web_identity_token_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    std::fs::create_dir(file("folder")).unwrap();
-    std::fs::write(file("huge"), vec![b'x'; 65 * 1024]).unwrap();
-    let pipe = std::process::Command::new("mkfifo").arg(file("pipe")).status().unwrap();
-    assert!(pipe.success());
-    for (name, code) in [
-        ("absent", "WebIdentityTokenMissing"),
-        ("folder", "WebIdentityTokenUnreadable"),
-        ("huge", "WebIdentityTokenUnreadable"),
-        ("pipe", "WebIdentityTokenUnreadable"),
+async fn a_name_that_does_not_resolve_in_a_region_that_is_not_known_is_the_regions() {
+    let dns = || Fault::local(FaultClass::Transient, "Dns", "").at(Place::Metering, None).unsent();
+    for (region, endpoint_url, place, code) in [
+        ("us-east-9", None, Place::Metering, "RegionUnlisted"),
+        ("us-east-9", None, Place::Sts, "RegionUnlisted"),
+        ("us-east-9", None, Place::Proxy, "Dns"),
+        ("us-east-9", Some("http://metering.internal".to_owned()), Place::Metering, "Dns"),
+        ("us-east-1", None, Place::Metering, "Dns"),
     ] {
-        let settings = Settings {
-            region: "us-east-1".parse().ok(),
-            web_identity_token_file: Some(file(name)),
-            imds_disabled: true,
-            ..Settings::default()
-        };
-        let found = class_and_code(register(&Aws::new(settings)).await);
-        assert_eq!(found, (FaultClass::Access, code.to_owned()), "{name}");
+        let settings = Settings { region: region.parse().ok(), endpoint_url, ..Settings::default() };
+        let aws = Aws::for_tests(settings, Some(keys()));
+        aws.loader.region().await.unwrap();
+        let fault = aws.at_a_known_region(dns().at(place, None));
+        assert_eq!((fault.code.as_str(), fault.never_sent), (code, true), "{region} {place:?}");
     }
 }
 
@@ -352,19 +346,32 @@ async fn a_certificate_of_nobody_we_trust_is_called_tls() {
     assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
 }
 
+/// Only a certificate can be untrusted: an operator who is sent to AWS_CA_BUNDLE for anything else looks in vain.
 #[tokio::test]
-async fn something_that_speaks_no_tls_is_called_tls() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.write_all(b"SSH-2.0-server\r\n").await.unwrap();
-        let mut rest = Vec::new();
-        let _ = stream.read_to_end(&mut rest).await;
-    });
-    let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
-    let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
-    assert_eq!(class_and_code(outcome), (FaultClass::Transient, "Tls".to_owned()));
+async fn what_breaks_tls_is_told_apart_from_a_certificate() {
+    let alert = b"\x15\x03\x03\x00\x02\x02\x28";
+    for (says, code) in [
+        (&b"SSH-2.0-server\r\n"[..], "InvalidAnswer"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "InvalidAnswer"),
+        (alert, "TlsHandshake"),
+        (b"", "Connection"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // What is not read when the connection closes would make the kernel reset it.
+            let mut hello = [0; 8192];
+            let _ = stream.read(&mut hello).await.unwrap();
+            stream.write_all(says).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        });
+        let ca = CaBundle::from_pem(include_bytes!("../../../tests/fixtures/tls/ca.pem")).unwrap();
+        let outcome = register(&client(format!("https://{addr}"), Some(ca))).await;
+        assert!(outcome.as_ref().is_err_and(|fault| fault.never_sent), "{outcome:?}");
+        assert_eq!(class_and_code(outcome), (FaultClass::Transient, code.to_owned()));
+    }
 }
 
 // === hostile answers ===

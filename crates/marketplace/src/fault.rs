@@ -47,9 +47,16 @@ pub const PROXY_AUTHENTICATION_REQUIRED: &str = "ProxyAuthenticationRequired";
 /// Our own code: the proxy does not let the request through.
 pub const PROXY_REFUSED: &str = "ProxyRefused";
 
+/// Our own code: no certificate was looked at, since the two sides did not agree on TLS.
+pub const TLS_HANDSHAKE: &str = "TlsHandshake";
+
+/// Our own code: the name of AWS's endpoint does not resolve, in a region that this version does not know.
+pub const REGION_UNLISTED: &str = "RegionUnlisted";
+
 /// Our own codes for calls that certainly never left.
-pub const NOT_SENT: [&str; 6] = [
+pub const NOT_SENT: [&str; 7] = [
     "Dns",
+    REGION_UNLISTED,
     "ConnectTimeout",
     "CredentialsUnavailable",
     "RegionUnknown",

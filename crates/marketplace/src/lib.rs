@@ -13,6 +13,7 @@ pub mod fault;
 pub mod hour;
 pub mod operation;
 pub mod quantity;
+mod regions;
 pub mod schedule;
 #[cfg(feature = "testing")]
 pub mod scripted;
@@ -49,9 +50,6 @@ impl ProductCode {
 
 /// Clocks of machines differ by so much. A time that is further ahead comes from a clock that is wrong.
 pub const AHEAD_MAX: Duration = Duration::from_secs(300);
-
-/// Largest web identity token that is read; a projected one has some kilobytes.
-pub const WEB_IDENTITY_TOKEN_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest name of a usage dimension (service model, `UsageDimension`).
 pub const DIMENSION_CHARS_MAX: usize = 255;
@@ -222,6 +220,9 @@ impl fmt::Display for Region {
         f.write_str(&self.0)
     }
 }
+
+/// Largest file with a token for credentials: a projected one has some kilobytes.
+pub const CREDENTIAL_FILE_BYTES_MAX: usize = 64 * 1024;
 
 /// A value that is not of its type; the text follows the name of the setting or field ("product_code may hold only…").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

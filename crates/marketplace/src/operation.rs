@@ -146,7 +146,10 @@ pub struct ResolvedCustomer {
 
 /// Region and credentials were found.
 #[derive(Debug, Clone, Copy)]
-pub struct Identified;
+pub struct Identified {
+    /// What stands in for AWS is the emulator.
+    pub emulated: bool,
+}
 
 /// AWS's answer to a call that was passed on.
 #[derive(Debug, Clone)]

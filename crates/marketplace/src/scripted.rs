@@ -316,7 +316,9 @@ impl Register for Scripted {
     }
 
     fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified> {
-        Box::pin(async move { answered(self.arrive(Asked::Identify, signing).await?, Identified) })
+        Box::pin(async move {
+            answered(self.arrive(Asked::Identify, signing).await?, Identified { emulated: false })
+        })
     }
 
     fn clock_skew(&self) -> Option<i64> {

@@ -1,5 +1,5 @@
-//! A record: a sealed hour as it is kept and sent, and what is noted about it. The ledger keeps it; the sender sends it,
-//! and says what AWS answered.
+//! A record: a sealed hour as it is kept and sent, and what is noted about it. The ledger keeps it; the sender sends
+//! it, and says what AWS answered.
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use jsonwebtoken::DecodingKey;
 use rustls_pki_types::pem::{self, SectionKind};
 
 use tollgate_marketplace::PublicKeyVersion;
@@ -25,7 +26,7 @@ pub const PEM_BYTES_MAX: usize = 16 * 1024;
 #[derive(Clone)]
 pub struct PublicKey {
     /// RSAPublicKey (RFC 8017, appendix A.1.1).
-    der: Vec<u8>,
+    decoding: DecodingKey,
     modulus_bits: usize,
 }
 
@@ -127,7 +128,7 @@ impl PublicKey {
         if !is_odd(exponent) || exponent == [1] || bits(exponent) > EXPONENT_BITS_MAX {
             return Err(KeyError::Exponent);
         }
-        Ok(Self { der: key.to_vec(), modulus_bits })
+        Ok(Self { decoding: DecodingKey::from_rsa_der(key), modulus_bits })
     }
 
     /// The size of the modulus.
@@ -136,9 +137,9 @@ impl PublicKey {
         self.modulus_bits
     }
 
-    /// RSAPublicKey in DER, as ring wants it.
-    pub(super) fn der(&self) -> &[u8] {
-        &self.der
+    /// The key as jsonwebtoken wants it.
+    pub(super) const fn decoding(&self) -> &DecodingKey {
+        &self.decoding
     }
 }
 

@@ -55,6 +55,8 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+use jsonwebtoken::signature::Verifier as _;
 
 use json::Members;
 
@@ -319,11 +321,10 @@ fn verify_jws(token: &str, key: &PublicKey) -> Result<Vec<u8>, VerifyError> {
     verify_header(&Members::parse(&header_bytes).ok_or(VerifyError::HeaderInvalid)?)?;
 
     let message = &token[..header.len() + 1 + payload.len()];
-    if ps256::verifies(key.der(), message.as_bytes(), &signature) {
-        Ok(payload_bytes)
-    } else {
-        Err(VerifyError::SignatureInvalid)
-    }
+    let verifier =
+        ps256::verifier(&Algorithm::PS256, key.decoding()).map_err(|_| VerifyError::SignatureInvalid)?;
+    verifier.verify(message.as_bytes(), &signature).map_err(|_| VerifyError::SignatureInvalid)?;
+    Ok(payload_bytes)
 }
 
 fn verify_header(header: &Members) -> Result<(), VerifyError> {

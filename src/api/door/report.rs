@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
 use super::Refused;
-use crate::usage::ledger::Claim;
+use tollgate_ledger::Claim;
 use tollgate_marketplace::{Allocation, HourUsage, NONCE_BYTES, Nonce, Quantity, TagSet};
 use tollgate_receipt::json::Members;
 use tollgate_time::Timestamp;

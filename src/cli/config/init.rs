@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::config::{Mode, SELLER_FILE};
-use crate::disk::{Links, read_regular};
 use crate::exit::Exit;
+use tollgate_disk::{Links, read_regular};
 use tollgate_marketplace::ProductCode;
 use tollgate_receipt::{PEM_BYTES_MAX, PublicKey};
 

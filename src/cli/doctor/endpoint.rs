@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::doctor::{self, Finding};
 use tollgate_aws::{Aws, CONNECT_TIMEOUT};
 use tollgate_clock as clock;
+use tollgate_marketplace::fault::TLS_HANDSHAKE;
 
 /// A resolver that hangs must not hang the doctor.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,6 +61,10 @@ pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Findin
         }
         Err(fault) if fault.code.as_str() == "Tls" => {
             findings.push(super::at_fault("TLS", &fault).seeing(&format!("not trusted by {trusted}")));
+        }
+        // Nothing of an answer is judged here: what makes no sense spoke before TLS was agreed on.
+        Err(fault) if tls && matches!(fault.code.as_str(), TLS_HANDSHAKE | "InvalidAnswer") => {
+            findings.push(super::at_fault("TLS", &fault));
         }
         Err(fault) => findings.push(super::at_fault("answer", &fault)),
     }

@@ -9,8 +9,9 @@ use crate::app::address;
 use crate::config::Config;
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
-use crate::usage::ledger::{self, FILE_NAME, LedgerError};
+use crate::registration::memory::Store;
 use tollgate_http::client::{Ask, ask};
+use tollgate_ledger::{self as ledger, FILE_NAME, LedgerError};
 
 /// The running sidecar adds up its ledger.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +27,13 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     };
     let mode = config.product.mode;
     let mut findings = vec![Finding::ok("state folder", format!("{} can be written", folder.display()))];
+    if let Some(seen) = Store::new(folder.to_owned()).obstacle() {
+        findings.push(Finding::warning(
+            "kept registration",
+            seen,
+            "Remove it: until AWS answers, neither grace nor a kept receipt opens the gate.",
+        ));
+    }
     if let Some(found) = space(folder) {
         findings.push(disk::space(found, mode, config.usage.ledger_bytes_max));
     }

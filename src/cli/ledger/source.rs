@@ -15,12 +15,12 @@ use crate::api::usage::{backlog, balances, shown_whole};
 use crate::app::{address, repairs};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::usage::ledger::repair::Repaired;
-use crate::usage::ledger::view::Looked;
-use crate::usage::ledger::{FILE_NAME, Ledger, LedgerError};
 use tollgate_clock as clock;
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
+use tollgate_ledger::repair::Repaired;
+use tollgate_ledger::view::Looked;
+use tollgate_ledger::{FILE_NAME, Ledger, LedgerError};
 use tollgate_metering::policy::Window;
 
 /// Reading a page of records from a slow disk.

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::usage::ledger::LedgerError;
-use crate::usage::ledger::writer::Writer;
+use tollgate_ledger::LedgerError;
+use tollgate_ledger::writer::Writer;
 use tollgate_metering::policy::Policy;
 use tollgate_time::Timestamp;
 

@@ -6,7 +6,7 @@ mod scenes;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::usage::ledger::{self, Ledger};
+use tollgate_ledger::{self as ledger, Ledger};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 use tollgate_metering::event::Event;
@@ -35,7 +35,7 @@ struct Bench {
 
 impl Bench {
     fn start(service: Scripted, outlet: Outlet) -> Self {
-        let folder = ledger::tests::folder();
+        let folder = tollgate_ledger::testing::folder();
         let clock = WallClock::fixed(START);
         let settings = ledger::Settings {
             product: "demometered".into(),

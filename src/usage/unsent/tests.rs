@@ -5,9 +5,9 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use crate::usage::ledger;
-use crate::usage::ledger::repair::{Repair, Repaired};
 use crate::usage::sender::{Outlet, Sender, Settings};
+use tollgate_ledger as ledger;
+use tollgate_ledger::repair::{Repair, Repaired};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
 use tollgate_metering::event::Event;
@@ -43,7 +43,7 @@ struct Process {
 impl Bench {
     async fn new(close_after: Option<Duration>) -> Self {
         let mut bench = Self {
-            folder: ledger::tests::folder(),
+            folder: tollgate_ledger::testing::folder(),
             service: Arc::new(Scripted::always(Act::Accept)),
             metrics: Arc::new(Metrics::new()),
             clock: WallClock::fixed(START),

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::usage::ledger::Taken;
+use tollgate_ledger::Taken;
 use tollgate_marketplace::service::ServiceFuture;
 use tollgate_marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, HourUsage, MeterUsage, Metered, RecordStatus, Regional,
@@ -394,7 +394,7 @@ impl Bench {
         let aws = Arc::new(Aws::default());
         aws.world().now = Some(START);
         let mut bench = Self {
-            folder: ledger::tests::folder(),
+            folder: tollgate_ledger::testing::folder(),
             aws,
             clock: WallClock::fixed(START),
             outlet,

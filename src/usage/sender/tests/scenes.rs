@@ -17,7 +17,7 @@ struct Stage {
 impl Stage {
     /// A sender that runs, and a wall clock that runs with it.
     fn start(outlet: Outlet, service: Scripted) -> Self {
-        let folder = ledger::tests::folder();
+        let folder = tollgate_ledger::testing::folder();
         let clock = WallClock::fixed(START);
         let settings = ledger::Settings {
             idempotency_window: Duration::from_secs(48 * 3600),

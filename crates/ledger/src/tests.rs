@@ -19,33 +19,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
+use super::testing::{SETTLE, START, folder, settings};
 use super::*;
 use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region, TagSet};
 use tollgate_metering::record::{Answered, Oldest, State};
 
-/// 2026-11-24T08:00:00Z, the start of an hour.
-const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-const SETTLE: Duration = Duration::from_secs(120);
-
-/// In memory where the system has such a place: no test here is about the disk's time.
-pub(in crate::usage) fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-pub(super) fn settings(pod: &str) -> Settings {
-    Settings {
-        product: "demometered".to_owned(),
-        pod: pod.to_owned(),
-        settle: SETTLE,
-        bytes_max: 1 << 30,
-        started_at: START,
-        zero_dimensions: Vec::new(),
-        aws_door: false,
-        idempotency_window: 48 * HOUR,
-    }
-}
 
 struct Bench {
     folder: tempfile::TempDir,

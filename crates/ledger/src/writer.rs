@@ -5,17 +5,16 @@
 //! comes alone never waits for another.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Ledger, LedgerError, Taken};
-use crate::log::limited::{Due, Limited};
-use crate::metrics::Metrics;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_metering::event::Event;
 
@@ -37,19 +36,32 @@ enum Command {
     Work(Work),
 }
 
+/// Hears of each commit, in the ledger's thread.
+pub trait Observer: Send + 'static {
+    /// A commit took so long.
+    fn committed(&mut self, took: Duration);
+
+    /// The ledger could not be written, or read. A full one is no failure: applications are told.
+    fn failed(&mut self, error: &LedgerError);
+}
+
 /// A handle to the thread; the thread ends when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct Writer {
     commands: Sender<Command>,
     doorbell: Arc<Doorbell>,
     thread: thread::Thread,
-    #[cfg(test)]
-    inline: Option<(Arc<std::sync::Mutex<Ledger>>, WallClock)>,
+    latest_failure: LatestFailure,
+    #[cfg(any(test, feature = "testing"))]
+    inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
 }
+
+/// When the ledger last could not be used, and why.
+type LatestFailure = Arc<Mutex<Option<(Instant, LedgerError)>>>;
 
 impl Writer {
     /// Starts the thread, from inside the runtime. Hours go by `clock`.
-    pub fn start(ledger: Ledger, clock: WallClock, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub fn start(ledger: Ledger, clock: WallClock, observer: impl Observer) -> io::Result<Self> {
         let (commands, received) = channel();
         let (tell, mut told) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -58,37 +70,47 @@ impl Writer {
             }
         });
         let doorbell = Arc::new(Doorbell::default());
-        metrics.ledger_bytes_max(ledger.settings.bytes_max);
+        let latest_failure = LatestFailure::default();
         let thread = Thread {
             ledger,
             clock,
-            metrics,
+            observer: Box::new(observer),
             commands: received,
             doorbell: Arc::clone(&doorbell),
             taken: 0,
             tell,
             pace: Pace::default(),
-            failures: Limited::default(),
+            latest_failure: Arc::clone(&latest_failure),
         };
         let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
         Ok(Self {
             commands,
             doorbell,
             thread: running.thread().clone(),
-            #[cfg(test)]
+            latest_failure,
+            #[cfg(any(test, feature = "testing"))]
             inline: None,
         })
     }
 
     /// Works in the caller's thread: paused time would run ahead of another thread's work.
-    #[cfg(test)]
-    pub(crate) fn inline(ledger: Ledger, clock: WallClock) -> Self {
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn inline(ledger: Ledger, clock: WallClock) -> Self {
         Self {
             commands: channel().0,
             doorbell: Arc::default(),
             thread: thread::current(),
-            inline: Some((Arc::new(std::sync::Mutex::new(ledger)), clock)),
+            latest_failure: LatestFailure::default(),
+            inline: Some((Arc::new(Mutex::new(ledger)), clock)),
         }
+    }
+
+    /// Why the ledger could not be used, if that happened after `since`.
+    #[must_use]
+    pub fn failed_since(&self, since: Instant) -> Option<LedgerError> {
+        let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
+        latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
     }
 
     /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the
@@ -98,7 +120,7 @@ impl Writer {
         events: Vec<Event>,
         guard: impl Send + 'static,
     ) -> Result<Vec<Taken>, LedgerError> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, clock)) = &self.inline {
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
@@ -116,7 +138,7 @@ impl Writer {
         &self,
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, _)) = &self.inline {
             return work(&mut ledger.lock().expect("one test, one thread"));
         }
@@ -168,7 +190,7 @@ type Told = (Reply, Result<Vec<Taken>, LedgerError>);
 struct Thread {
     ledger: Ledger,
     clock: WallClock,
-    metrics: Arc<Metrics>,
+    observer: Box<dyn Observer>,
     commands: Receiver<Command>,
     doorbell: Arc<Doorbell>,
     /// Requests that were ever taken.
@@ -176,8 +198,7 @@ struct Thread {
     /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
     tell: mpsc::UnboundedSender<Vec<Told>>,
     pace: Pace,
-    /// Log lines about writes that failed.
-    failures: Limited,
+    latest_failure: LatestFailure,
 }
 
 /// How the latest commit went, which says how the next one should be gathered. Pure.
@@ -306,18 +327,13 @@ impl Thread {
         }
     }
 
-    /// A write that failed is no commit: it has a counter of its own, and once a minute a log line. A full ledger
-    /// is no failure; applications are told, and those answers are counted.
     fn failed(&mut self, error: &LedgerError) {
         if matches!(error, LedgerError::Full { .. }) {
             return;
         }
-        self.metrics.commit_failed();
-        self.failures.count(&error.to_string(), 1);
-        // Failures that come before the next line are in the line of the first one after it.
-        if let Due::Line(errors) = self.failures.due(clock::monotonic()) {
-            tracing::error!(failures = errors.total(), %errors, "the ledger cannot be used");
-        }
+        let failure = Some((clock::monotonic(), error.clone()));
+        *self.latest_failure.lock().expect("held for one move only, which cannot panic") = failure;
+        self.observer.failed(error);
     }
 
     /// Commits a group; returns what to tell, and how long it took.
@@ -326,7 +342,7 @@ impl Thread {
         let mut taken = self.ledger.take(&group.events, self.clock.now());
         let took = clock::monotonic().duration_since(began);
         match &taken {
-            Ok(_) => self.metrics.committed(took.as_secs_f64()),
+            Ok(_) => self.observer.committed(took),
             Err(error) => self.failed(error),
         }
         drop((group.events, group.guards));
@@ -352,9 +368,7 @@ fn tell_all(told: Vec<Told>) {
 mod tests {
     use super::*;
 
-    use crate::entitlement;
-    use crate::metrics::Format;
-    use crate::usage::ledger::Settings;
+    use crate::Settings;
     use tollgate_marketplace::{Customer, Quantity, TagSet};
     use tollgate_time::Timestamp;
 
@@ -369,7 +383,27 @@ mod tests {
         }
     }
 
-    fn start(bytes_max: u64) -> (tempfile::TempDir, Writer, Arc<Metrics>) {
+    /// Commits and failures, counted.
+    #[derive(Clone, Default)]
+    struct Seen(Arc<[AtomicUsize; 2]>);
+
+    impl Seen {
+        fn counts(&self) -> [usize; 2] {
+            [0, 1].map(|which| self.0[which].load(Ordering::SeqCst))
+        }
+    }
+
+    impl Observer for Seen {
+        fn committed(&mut self, _: Duration) {
+            self.0[0].fetch_add(1, Ordering::SeqCst);
+        }
+
+        fn failed(&mut self, _: &LedgerError) {
+            self.0[1].fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn start(bytes_max: u64) -> (tempfile::TempDir, Writer, Seen) {
         let now = Timestamp::from_unix_seconds(1_795_507_200);
         let settings = Settings {
             product: "demometered".into(),
@@ -383,9 +417,9 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(folder.path(), settings).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let writer = Writer::start(ledger, WallClock::fixed(now), Arc::clone(&metrics)).unwrap();
-        (folder, writer, metrics)
+        let seen = Seen::default();
+        let writer = Writer::start(ledger, WallClock::fixed(now), seen.clone()).unwrap();
+        (folder, writer, seen)
     }
 
     fn events() -> Vec<Event> {
@@ -452,58 +486,24 @@ mod tests {
         assert_eq!(slow.patience(MS), GATHER_MAX, "a slow disk is no reason to wait for nobody");
     }
 
-    fn event() -> Event {
-        Event {
-            id: None,
-            dimension: "requests".to_owned(),
-            quantity: Quantity::from_micros(1).unwrap(),
-            at: Timestamp::from_unix_seconds(1_795_507_200),
-            tags: TagSet::default(),
-            customer: Customer::Own,
-            content: [0; 32],
-        }
-    }
-
-    /// The value of a sample.
-    fn sample(metrics: &Metrics, name: &str) -> u64 {
-        let (_publisher, watch) = entitlement::channel(Timestamp::from_unix_seconds(0));
-        let text = metrics.encode(&watch.borrow(), Format::Text);
-        let line =
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-        line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
-    }
-
     #[tokio::test]
     async fn a_commit_that_failed_counts_as_a_failure_and_not_as_a_commit() {
-        let folder = tempfile::tempdir().unwrap();
-        let now = Timestamp::from_unix_seconds(1_795_507_200);
-        let settings = crate::usage::ledger::tests::settings("pod-1");
-        let ledger = Ledger::open(folder.path(), settings).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let clock = WallClock::fixed(now);
-        let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
-        writer.take(vec![event()], ()).await.unwrap();
-        let commits = "tollgate_ledger_commit_duration_seconds_count";
-        assert_eq!(sample(&metrics, commits), 1);
-        assert_eq!(sample(&metrics, "tollgate_ledger_bytes_max"), 1 << 30);
+        let (_folder, writer, seen) = start(1 << 30);
+        writer.take(events(), ()).await.unwrap();
+        assert_eq!(seen.counts(), [1, 0]);
 
         let read_only = |ledger: &mut Ledger| ledger.reading(|db| db.pragma_update(None, "query_only", true));
         writer.with(read_only).await.unwrap();
-        assert!(matches!(writer.take(vec![event()], ()).await, Err(LedgerError::Io(_))));
+        assert!(matches!(writer.take(events(), ()).await, Err(LedgerError::Io(_))));
+        let now = Timestamp::from_unix_seconds(1_795_507_200);
         writer.with(move |ledger| ledger.attempt(&[1], None, now)).await.unwrap_err();
-        assert_eq!(sample(&metrics, commits), 1);
-        assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 2);
+        assert_eq!(seen.counts(), [1, 2]);
     }
 
     #[tokio::test]
     async fn a_full_ledger_is_no_fault_of_the_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let settings = crate::usage::ledger::tests::settings("pod-1");
-        let ledger = Ledger::open(folder.path(), Settings { bytes_max: 1, ..settings }).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let clock = WallClock::fixed(Timestamp::from_unix_seconds(1_795_507_200));
-        let writer = Writer::start(ledger, clock, Arc::clone(&metrics)).unwrap();
-        assert!(matches!(writer.take(vec![event()], ()).await, Err(LedgerError::Full { .. })));
-        assert_eq!(sample(&metrics, "tollgate_ledger_commit_failures_total"), 0);
+        let (_folder, writer, seen) = start(1);
+        assert!(matches!(writer.take(events(), ()).await, Err(LedgerError::Full { .. })));
+        assert_eq!(seen.counts(), [0, 0]);
     }
 }

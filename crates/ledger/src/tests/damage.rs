@@ -171,13 +171,17 @@ fn a_value_of_another_kind_is_told() {
     bench.ledger().attempt(&[id], None, now).unwrap();
     let folder = restore(&files(bench.folder.path()));
     // The schema lets it pass for a moment.
-    let edit = |sql: &str| {
-        let connection = Connection::open(folder.path().join(FILE_NAME)).unwrap();
-        connection.execute_batch(&format!("PRAGMA writable_schema = ON; {sql}")).unwrap();
+    let open = || Connection::open(folder.path().join(FILE_NAME)).unwrap();
+    let schema = "SELECT sql FROM sqlite_master WHERE name = 'records'";
+    let strict: String = open().query_row(schema, [], |row| row.get(0)).unwrap();
+    let set_schema = |sql: &str| {
+        let connection = open();
+        connection.pragma_update(None, "writable_schema", true).unwrap();
+        connection.execute("UPDATE sqlite_master SET sql = ?1 WHERE name = 'records'", [sql]).unwrap();
     };
-    edit("UPDATE sqlite_master SET sql = replace(sql, 'STRICT', '      ') WHERE name = 'records'");
-    edit("UPDATE records SET attempts = 'x'");
-    edit("UPDATE sqlite_master SET sql = replace(sql, '      ', 'STRICT') WHERE name = 'records'");
+    set_schema(&strict.replace("STRICT", ""));
+    open().execute("UPDATE records SET attempts = 'x'", []).unwrap();
+    set_schema(&strict);
     let damaged = files(folder.path());
     assert!(is_told(&damaged, &truth, "a text for a number"));
 }

@@ -1,7 +1,7 @@
 //! Hours that were sealed before their end: closed for the slots that were reported, open for all others.
 
 use super::*;
-use crate::usage::ledger::repair::{Repair, Repaired};
+use crate::repair::{Repair, Repaired};
 
 fn of(customer: usize, dimension: &str, micros: u64, at: Timestamp) -> Event {
     let customer = Customer::Account { account_id: format!("{customer:012}"), license_arn: None };

@@ -41,6 +41,8 @@ mod amount;
 mod claim;
 mod closing;
 mod counting;
+#[cfg(feature = "fail-points")]
+pub mod fail_point;
 mod files;
 mod folding;
 mod forms;
@@ -56,6 +58,8 @@ mod schema;
 mod sealing;
 mod sending;
 mod slots;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod totals;
 mod upkeep;
 pub mod view;
@@ -713,4 +717,4 @@ fn random_hex() -> rusqlite::Result<String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

@@ -1,7 +1,7 @@
 //! One form, legacy or by a license, for one account and hour.
 
 use super::*;
-use crate::usage::ledger::repair::{Repair, Repaired};
+use crate::repair::{Repair, Repaired};
 
 const ARN: &str = "arn:aws:license-manager::294406891311:license:l-1";
 

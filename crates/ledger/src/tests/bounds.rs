@@ -2,7 +2,7 @@
 //! disk.
 
 use super::*;
-use crate::usage::ledger::slots::{TAG_BYTES_MAX, TAGGED_SETS_MAX};
+use crate::slots::{TAG_BYTES_MAX, TAGGED_SETS_MAX};
 
 fn tagged(name: &str, micros: u64, at: Timestamp) -> Event {
     let tags = BTreeMap::from([("team".to_owned(), name.to_owned())]).try_into().unwrap();

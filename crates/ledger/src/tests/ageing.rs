@@ -1,8 +1,8 @@
 //! How old usage grows that AWS does not accept, and what ends it.
 
 use super::*;
-use crate::usage::ledger::claim::Settled;
-use crate::usage::ledger::repair::{Note, Repair, Repaired};
+use crate::claim::Settled;
+use crate::repair::{Note, Repair, Repaired};
 
 /// Lets running time pass in seconds, and the wall clock not at all.
 async fn run(bench: &mut Bench, time: Duration) {

@@ -1,8 +1,8 @@
 //! Repairs against the balance, the audit and the links.
 
 use super::*;
-use crate::usage::ledger::repair::{Note, Repair, Repaired};
-use crate::usage::ledger::view::{Looked, Standing};
+use crate::repair::{Note, Repair, Repaired};
+use crate::view::{Looked, Standing};
 
 /// Eight hours after the start: every window is over.
 const LATER: Timestamp = Timestamp::from_unix_seconds(1_795_507_200 + 8 * 3600);

@@ -1,0 +1,111 @@
+//! A Secret or a template hands a value over with stray quotes or white space: whatever is read, by us or by the AWS
+//! SDK, refuses the first with one sentence and takes the second without it.
+
+use super::*;
+use crate::config::setting::DefaultText;
+
+/// The variables of others that are read here or by the AWS SDK, with a value that each takes.
+const OTHERS: [(&str, &str); 31] = [
+    ("AWS_ACCESS_KEY_ID", "AKIA"),
+    ("AWS_SECRET_ACCESS_KEY", "key"),
+    ("AWS_SESSION_TOKEN", "token"),
+    ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app"),
+    ("AWS_ROLE_SESSION_NAME", "app"),
+    ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"),
+    ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/id"),
+    ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1/credentials"),
+    ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "token"),
+    ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/token"),
+    ("AWS_PROFILE", "app"),
+    ("AWS_CONFIG_FILE", "/config"),
+    ("AWS_SHARED_CREDENTIALS_FILE", "/credentials"),
+    ("AWS_CA_BUNDLE", "/ca.pem"),
+    ("AWS_REGION", "us-east-1"),
+    ("AWS_DEFAULT_REGION", "us-east-1"),
+    ("AWS_ENDPOINT_URL", "http://127.0.0.1:4566"),
+    ("AWS_ENDPOINT_URL_MARKETPLACE_METERING", "http://127.0.0.1:4566"),
+    ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:4566"),
+    ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+    ("AWS_USE_FIPS_ENDPOINT", "true"),
+    ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
+    ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false"),
+    ("ECS_CONTAINER_METADATA_URI_V4", "http://169.254.170.2/v4/id"),
+    ("HTTPS_PROXY", "http://proxy:3128"),
+    ("http_proxy", "proxy:3128"),
+    ("ALL_PROXY", "http://proxy:3128"),
+    ("NO_PROXY", "localhost"),
+    ("TOLLGATE_CONFIG", "/file"),
+    ("TOLLGATE_POD_UID", "0b1f7a52"),
+];
+
+fn value_of(setting: Setting) -> &'static str {
+    match setting {
+        Setting::Mode => "metered",
+        Setting::ProductCode => "demo",
+        Setting::PublicKeys => "/keys",
+        Setting::PublicKeyVersion => "1",
+        Setting::Region => "us-east-1",
+        Setting::EndpointUrl => "http://127.0.0.1:4566",
+        Setting::AppTokenFile => "/token",
+        Setting::Dimensions | Setting::EntitlementDimension => "requests",
+        Setting::OnDenied => "hold",
+        Setting::LedgerRepair => "true",
+        Setting::DocsUrl => "https://seller.example/",
+        Setting::LogFormat => "json",
+        setting => match setting.spec().default {
+            DefaultText::Is(text) => text,
+            DefaultText::ByBuild { with_emulator, .. } => with_emulator,
+            DefaultText::Depends(..) | DefaultText::Absent(_) => panic!("{setting:?} has a row here"),
+        },
+    }
+}
+
+fn case() -> Case {
+    Case::metered()
+        .disk("/keys/1.pem", TEST_KEY_PEM)
+        .disk("/token", "hunter2hunter2hunter2")
+        .disk("/config", "[profile app]")
+        .disk("/credentials", "")
+        .disk("/file", "")
+        .disk("/ca.pem", include_str!("../testdata/authority.pem"))
+}
+
+fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
+    Setting::ALL.iter().map(|&setting| (setting.spec().env, value_of(setting))).chain(OTHERS)
+}
+
+#[test]
+fn stray_quotes_are_refused_with_one_sentence_wherever_they_stand() {
+    for (name, value) in rows() {
+        for quoted in [format!("\"{value}\""), format!("'{value}'"), format!("{value}\"")] {
+            let faults = case().env(name, &quoted).load().map(|_| name).unwrap_err();
+            let text = faults.to_string();
+            // Without its mode a configuration lacks more than that.
+            assert!(faults.as_slice().len() == 1 || name == "TOLLGATE_MODE", "{name}={quoted}: {text}");
+            let says = text.contains("quotes") || text.contains("is neither true nor false");
+            assert!(says, "{name}={quoted}: {text}");
+        }
+    }
+}
+
+#[test]
+fn white_space_at_the_ends_is_taken_off_by_whoever_reads_a_setting() {
+    for setting in Setting::ALL {
+        let (name, value) = (setting.spec().env, value_of(*setting));
+        let load = |value: &str| match case().env(name, value).load() {
+            Ok(loaded) => format!("{:?}", loaded.config),
+            Err(faults) => faults.to_string(),
+        };
+        assert_eq!(load(&format!(" {value}\r\n")), load(value), "{name}");
+    }
+}
+
+#[test]
+fn quotes_in_the_uid_of_a_pod_are_refused_by_those_who_only_probe_too() {
+    let env = MapEnvironment::from([("TOLLGATE_POD_UID", "\"0b1f7a52\"")]);
+    let disk = MemoryDisk::default();
+    let installed = Installation { disk: &disk, ..Installation::compiled_in() };
+    let faults = load_probe(&Flags::default(), &env, &installed).unwrap_err();
+    assert_eq!(faults.to_string(), "TOLLGATE_POD_UID: holds quotes; write the value without them");
+}
