@@ -179,16 +179,20 @@ pub(super) fn forget(
     let before = forgotten_before(transaction)?;
     Ok(keys::forget(transaction, settings, budget)?
         || forms::forget(transaction, closed, budget)?
-        || forget_records(transaction, before.plus(settings.idempotency_window), budget)?)
+        || forget_records(transaction, before.plus(settings.idempotency_window), closed, budget)?)
 }
 
 fn forget_records(
     transaction: &Transaction<'_>,
     now: Timestamp,
+    closed: Hour,
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {
     // By both: a clock that was behind when AWS answered makes no record old whose hour is of yesterday.
     let old = now.minus(RECORDS_KEPT);
+    // A record says that its slot takes no more usage: until its hour is closed for everybody it stays, however far
+    // behind the clock is.
+    let hours_end = Hour::of(old).min(closed.next());
     // What somebody confirmed without AWS's word still counts for `on_unsent`.
     for state in SETTLED {
         loop {
@@ -200,15 +204,16 @@ fn forget_records(
                     "DELETE FROM records WHERE id IN (SELECT id FROM records
                          WHERE state = ?1 AND hour < ?2 AND updated_at < ?3 AND overdue_from IS NULL ORDER BY hour LIMIT ?4)",
                 )?
-                .execute(params![state, Hour::of(old).number(), old.unix_millis(), signed(STEP_RECORDS)])?;
+                .execute(params![state, hours_end.number(), old.unix_millis(), signed(STEP_RECORDS)])?;
             if gone == 0 {
                 let surplus = settled(transaction)?.saturating_sub(SETTLED_MAX).min(STEP_RECORDS);
                 gone = transaction
                     .prepare_cached(
                         "DELETE FROM records WHERE id IN
-                             (SELECT id FROM records WHERE state = ?1 AND overdue_from IS NULL ORDER BY hour, id LIMIT ?2)",
+                             (SELECT id FROM records WHERE state = ?1 AND hour <= ?3 AND overdue_from IS NULL
+                              ORDER BY hour, id LIMIT ?2)",
                     )?
-                    .execute(params![state, signed(surplus)])?;
+                    .execute(params![state, signed(surplus), closed.number()])?;
             }
             // A record takes its rows in four indexes with it.
             budget.spend(gone * 8);

@@ -59,6 +59,31 @@ fn a_stop_closes_the_hour_for_what_it_reports_and_for_nothing_else() {
     assert_eq!((bench.total("requests").pending, bench.total("gigabytes").pending), (11, 4));
 }
 
+/// By a clock that is far behind, the present hour is older than any record is kept.
+#[test]
+fn a_record_is_kept_until_its_hour_is_closed_for_everybody() {
+    let folder = folder();
+    let mut ledger = Ledger::open(folder.path(), settings("pod-1")).unwrap();
+    ledger.seal_closed(START).unwrap();
+    drop(ledger);
+    let behind = START.minus(36 * 24 * HOUR);
+    let settings = Settings { started_at: behind, ..settings("pod-1") };
+    let mut ledger = Ledger::open(folder.path(), settings).unwrap();
+    let report = |ledger: &mut Ledger, micros, at| {
+        ledger.take(&[event(None, micros, at)], at).unwrap();
+        ledger.seal_now(at).unwrap().made
+    };
+    assert_eq!(report(&mut ledger, 7, behind), 1);
+    let id = ledger.unsent(1).unwrap()[0].id;
+    ledger.answered(id, &Answered::Accepted(None), behind).unwrap();
+    let later = behind.plus(MINUTE);
+    for _ in 0..3 {
+        ledger.seal_closed(later).unwrap();
+    }
+    assert_eq!(report(&mut ledger, 5, later), 0, "AWS has a value for this hour");
+    assert_eq!(shown(&ledger).len(), 1);
+}
+
 #[test]
 fn what_a_kill_left_of_an_early_seal_stays_in_its_hour() {
     const CUSTOMERS: usize = 4000;
