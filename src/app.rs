@@ -243,7 +243,8 @@ impl App {
         let mut ended = self.parts.supervise(&mut self.signals, quit, draining).await;
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
-            if ended.exit == Exit::Done
+            // The end of the sender and that of the drain race; both tell of the ledger, and this one of what is in it.
+            if matches!(ended.exit, Exit::Done | Exit::LedgerIo)
                 && let Some(cause) = why
             {
                 ended = Ended { exit: Exit::LedgerIo, cause: Some(cause) };

@@ -170,8 +170,8 @@ pub struct Sender {
     tried_clock_offset: bool,
     /// AWS's latest word is that the pod's own customer is not entitled; `None` until the ledger was asked.
     unsubscribed: Option<bool>,
-    /// AWS answers again after an outage: what waits need not wait any longer.
-    recovered: bool,
+    /// What waits need not wait any longer: AWS answers again after an outage, or an order wants it sent.
+    must_release: bool,
     /// The order that is carried out.
     order: Option<FlushOrder>,
 }
@@ -220,7 +220,7 @@ impl Sender {
             signing: Signing::default(),
             tried_clock_offset: false,
             unsubscribed: None,
-            recovered: false,
+            must_release: false,
             order: None,
         }
     }
@@ -247,11 +247,7 @@ impl Sender {
                 },
                 () = tokio::time::sleep_until(wake) => {}
                 _ = jumps.changed() => self.jumped(),
-                Some(order) = self.orders.recv(), if self.order.is_none() => {
-                    if let Err(error) = self.take_order(order).await {
-                        return error;
-                    }
-                }
+                Some(order) = self.orders.recv(), if self.order.is_none() => self.take_order(order),
             }
         }
     }
@@ -302,12 +298,11 @@ impl Sender {
     async fn turn(&mut self) -> Result<Duration, LedgerError> {
         self.keep_up();
         self.write_notes().await?;
-        if std::mem::take(&mut self.recovered) {
-            self.release().await?;
-        }
-        let now = self.uptime();
-        if now >= self.look_at {
+        if self.uptime() >= self.look_at {
             self.look().await?;
+        }
+        if self.must_release {
+            self.release().await?;
         }
         let next = self.start_calls().await?;
         // What was decided on the way, without a call.
@@ -317,14 +312,13 @@ impl Sender {
         Ok(wake.min(self.look_at))
     }
 
-    /// Begins to carry out an order: the open hour is sealed, and what waits is due.
-    async fn take_order(&mut self, order: FlushOrder) -> Result<(), LedgerError> {
+    /// Begins to carry out an order: the next turn seals the open hour and makes due what waits. A disk that refuses it
+    /// is tried again for as long as the order has time.
+    fn take_order(&mut self, order: FlushOrder) {
         self.order = Some(order);
         self.ask_now();
-        self.queue.clear();
-        self.sweep_at = Duration::ZERO;
-        self.look().await?;
-        self.release().await
+        self.jumped();
+        self.must_release = true;
     }
 
     /// What waits is due. A piece at a time, between which acknowledgements are given.
@@ -336,6 +330,7 @@ impl Sender {
             let released = self.writer.with(move |ledger| ledger.release(now, left)).await?;
             left = left.saturating_sub(released);
             if released == 0 || left == 0 {
+                self.must_release = false;
                 return Ok(());
             }
         }
@@ -675,7 +670,7 @@ impl Sender {
 
     fn served(&mut self) {
         if self.health.answered(self.uptime()) {
-            self.recovered = true;
+            self.must_release = true;
             tracing::info!("AWS answers again; unsent records are being sent");
         }
     }

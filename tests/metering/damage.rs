@@ -142,17 +142,41 @@ fn a_full_disk_refuses_usage_and_loses_nothing() {
     running.report("requests", "1");
 }
 
+/// Runs a shell's line where the sidecar sees its disk; whether that went well.
+fn on_its_disk(running: &crate::bench::Running, line: &str) -> bool {
+    let process = running.sidecar.process.id().to_string();
+    let mut shell = Command::new("nsenter");
+    shell.args(["--user", "--mount", "--target", &process, "sh", "-c", line]).status().unwrap().success()
+}
+
+/// Usage on a disk where nothing more fits, and the file that fills it.
+fn with_a_full_disk(bench: &Bench, grace: &str) -> (crate::bench::Running, String) {
+    let mut command = on_another_disk(bench, "size=2m");
+    command.env("TOLLGATE_SHUTDOWN_GRACE", grace);
+    let running = crate::bench::Running::start(command);
+    running.report("requests", "5");
+    let ballast = format!("{}/ballast", bench.state.path().display());
+    let fits = on_its_disk(&running, &format!("cat /dev/zero > {ballast} 2>/dev/null"));
+    assert!(!fits, "it ends because nothing more fits");
+    (running, ballast)
+}
+
+#[test]
+fn a_stop_on_a_disk_that_is_full_for_a_moment_sends_what_there_is() {
+    let bench = Bench::metered();
+    let (mut running, ballast) = with_a_full_disk(&bench, "25s");
+    running.sidecar.signal("TERM");
+    running.sidecar.read_until(|line| line["message"] == "the ledger cannot be written; will retry");
+    assert!(on_its_disk(&running, &format!("rm {ballast}")));
+    let (status, last) = running.sidecar.end();
+    assert_eq!((status.code(), bench.billed().get("requests")), (Some(0), Some(&5_000_000)), "{last}");
+}
+
 /// It ended with 0 and "usage stays in the ledger": nothing named the disk.
 #[test]
 fn a_stop_on_a_full_disk_ends_with_74_and_names_the_disk() {
     let bench = Bench::metered();
-    let running = start_on_another_disk(&bench, "size=2m");
-    running.report("requests", "5");
-    let fill = format!("cat /dev/zero > {}/ballast 2>/dev/null", bench.state.path().display());
-    let process = running.sidecar.process.id().to_string();
-    let mut filling = Command::new("nsenter");
-    filling.args(["--user", "--mount", "--target", &process, "sh", "-c", &fill]);
-    assert!(!filling.status().unwrap().success(), "it ends because nothing more fits");
+    let (running, _) = with_a_full_disk(&bench, "4s");
     let (status, last) = running.terminate();
     assert_eq!(status.code(), Some(74), "{last}");
     for says in ["database or disk is full", "usage.sqlite", "requests=5"] {

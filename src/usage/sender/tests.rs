@@ -127,11 +127,12 @@ impl Sender {
             self.look().await?;
         } else {
             let until = clock::monotonic() + HOUR;
-            self.take_order(FlushOrder { flush, until, done: oneshot::channel().0 }).await?;
+            self.take_order(FlushOrder { flush, until, done: oneshot::channel().0 });
+            self.look().await?;
         }
         loop {
             self.write_notes().await?;
-            if std::mem::take(&mut self.recovered) {
+            if self.must_release {
                 self.release().await?;
             }
             let next = self.start_calls().await?;
