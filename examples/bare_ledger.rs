@@ -16,8 +16,8 @@ use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use tollgate_ledger::{FILE_NAME, Ledger, Settings};
-use tollgate_marketplace::{Quantity, TagSet};
-use tollgate_metering::event::{Customer, Event};
+use tollgate_marketplace::{Customer, Quantity, TagSet};
+use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z

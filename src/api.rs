@@ -13,6 +13,7 @@ pub mod listing;
 pub mod query;
 pub mod rate;
 pub mod repair;
+mod route;
 pub mod usage;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, ALLOW, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -29,8 +31,7 @@ use crate::entitlement::reason::runbook;
 use crate::entitlement::{Document, Proof, Subject, Watch};
 use attestation::Attestation;
 use door::Door;
-use listing::Listing;
-use repair::Action;
+use route::{OfUsage, Route};
 use tollgate_http::{self as http, Abandoned, Body, Handler, Limits, ReadBodyError, Room};
 use usage::UsagePart;
 
@@ -82,63 +83,19 @@ impl Handler for AppServer {
         if let Some(refused) = admission::refusal(&parts.uri, &parts.headers, self.token.as_deref()) {
             return Ok(refused);
         }
-        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
-        match (&parts.method, path) {
-            (method, "/v1/entitlement") if http::reads(method) => return Ok(self.entitlement()),
-            (_, "/v1/entitlement") => return Ok(method_not_allowed("GET, HEAD")),
-            (method, "/openapi.json") if http::reads(method) => {
-                return Ok(http::answer(StatusCode::OK, "application/json", OPENAPI));
-            }
-            (_, "/openapi.json") => return Ok(method_not_allowed("GET, HEAD")),
-            (&Method::POST, "/v1/quit") => return Ok(self.quit()),
-            (_, "/v1/quit") => return Ok(method_not_allowed("POST")),
-            (&Method::POST, "/v1/attestations") => return self.attest(&parts.headers, body).await,
-            (_, "/v1/attestations") => return Ok(method_not_allowed("POST")),
-            (&Method::POST, "/") if parts.headers.contains_key(door::TARGET) => {
-                return match &self.door {
-                    Some(door) => door.pass(&parts.headers, body, &self.room).await,
-                    None => Ok(door::switched_off()),
-                };
-            }
-            _ => {}
-        }
-        let Some(usage) = &self.usage else {
-            return Ok(if is_usage(path) { no_usage() } else { not_found() });
-        };
-        if let Some(listing) = Listing::of(path) {
-            let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            return Ok(match http::reads(&parts.method) {
-                true => usage.list(listing, query, accept).await,
-                false => method_not_allowed("GET, HEAD"),
-            });
-        }
-        if let Some((id, action)) = Action::of(path) {
-            return match parts.method {
-                Method::POST => usage.repair(id, action, body, &self.room).await,
-                _ => Ok(method_not_allowed("POST")),
-            };
-        }
-        let record = path.strip_prefix("/v1/records/");
-        match (&parts.method, path) {
-            (method, _) if http::reads(method) && record.is_some() => {
-                Ok(usage.record(record.unwrap_or_default()).await)
-            }
-            (method, "/v1/reconciliation") if http::reads(method) => Ok(usage.reconciliation().await),
-            (_, path) if record.is_some() || path == "/v1/reconciliation" => {
-                Ok(method_not_allowed("GET, HEAD"))
-            }
-            (&Method::POST, "/v1/usage" | "/v1/customers/resolve") => {
-                if let Some(refused) = admission::not_json(&parts.headers) {
-                    return Ok(refused);
-                }
-                if path == "/v1/usage" {
-                    usage.take(body, &self.room).await
-                } else {
-                    usage.resolve(body, &self.room).await
-                }
-            }
-            (_, path) if is_usage(path) => Ok(method_not_allowed("POST")),
-            _ => Ok(not_found()),
+        let Some(route) = Route::of(parts.uri.path(), &parts.headers) else { return Ok(not_found()) };
+        match (route, &self.usage) {
+            (Route::Usage(_), None) => Ok(no_usage()),
+            (route, _) if !route.takes(&parts.method) => Ok(method_not_allowed(route.allow())),
+            (Route::Usage(of_usage), Some(usage)) => self.usage(usage, of_usage, &parts, body).await,
+            (Route::Entitlement, _) => Ok(self.entitlement()),
+            (Route::OpenApi, _) => Ok(http::answer(StatusCode::OK, "application/json", OPENAPI)),
+            (Route::Quit, _) => Ok(self.quit()),
+            (Route::Attest, _) => self.attest(&parts.headers, body).await,
+            (Route::Door, _) => match &self.door {
+                Some(door) => door.pass(&parts.headers, body, &self.room).await,
+                None => Ok(door::switched_off()),
+            },
         }
     }
 
@@ -151,14 +108,33 @@ impl Handler for AppServer {
     }
 }
 
-fn is_usage(path: &str) -> bool {
-    matches!(path, "/v1/usage" | "/v1/reconciliation" | "/v1/customers/resolve")
-        || Listing::of(path).is_some()
-        || path.starts_with("/v1/records/")
-        || Action::of(path).is_some()
-}
-
 impl AppServer {
+    async fn usage(
+        &self,
+        usage: &UsagePart,
+        route: OfUsage<'_>,
+        parts: &Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Abandoned> {
+        if matches!(route, OfUsage::Take | OfUsage::Resolve)
+            && let Some(refused) = admission::not_json(&parts.headers)
+        {
+            return Ok(refused);
+        }
+        match route {
+            OfUsage::Take => usage.take(body, &self.room).await,
+            OfUsage::Resolve => usage.resolve(body, &self.room).await,
+            OfUsage::Reconciliation => Ok(usage.reconciliation().await),
+            OfUsage::List(listing) => {
+                let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+                let query = parts.uri.query().unwrap_or_default();
+                Ok(usage.list(listing, query, accept.unwrap_or_default()).await)
+            }
+            OfUsage::Record(id) => Ok(usage.record(id).await),
+            OfUsage::Repair(id, action) => usage.repair(id, action, body, &self.room).await,
+        }
+    }
+
     fn entitlement(&self) -> Response<Body> {
         let fact = Arc::clone(&self.entitlement.borrow());
         let document = serde_json::to_value(Document::new(&self.subject, &fact));

@@ -30,7 +30,7 @@ pub(crate) use metering::repairs;
 use tollgate_aws::{Aws, Settings};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};
-use tollgate_marketplace::Metering;
+use tollgate_marketplace::{Forward, Meter, Register};
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +137,6 @@ impl App {
             let aws = Arc::clone(&aws);
             parts.spawn("credentials", until(parts.stop(), async move { aws.keep_credentials().await }));
         }
-        let aws: Arc<dyn Metering> = aws;
 
         let server =
             ProbeServer::new(Arc::clone(&subject), entitlement.clone(), Arc::clone(&metrics), clock.clone());
@@ -167,7 +166,7 @@ impl App {
                     // Only reports of this pod's own usage compete with the ledger's.
                     let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
                     Door::new(
-                        Arc::clone(&aws),
+                        Arc::clone(&aws) as Arc<dyn Forward>,
                         metered.map(|usage| usage.part.clone()),
                         config.product.product_code.clone(),
                         registrations,
@@ -183,7 +182,7 @@ impl App {
         let draining = watch::Sender::new(false);
         if config.product.mode.meters_own_pod() {
             let trial = Trial {
-                metering: Arc::clone(&aws),
+                aws: Arc::clone(&aws) as Arc<dyn Meter>,
                 product_code: config.product.product_code.clone(),
                 clock: clock.clone(),
                 metrics: Arc::clone(&metrics),
@@ -209,8 +208,15 @@ impl App {
                 let _ = open.wait_for(|open| *open).await;
             }
             let pod = identity.resolve_soon().await;
-            let surroundings =
-                registration::Surroundings { metering: aws, clock, publisher, store, metrics, hear };
+            let surroundings = registration::Surroundings {
+                register: Arc::clone(&aws) as Arc<dyn Register>,
+                meter: aws,
+                clock,
+                publisher,
+                store,
+                metrics,
+                hear,
+            };
             Registration::new(registration, pod, surroundings).run().await
         });
         Ok(Self { parts, signals, entitlement, quit, draining, drain })
@@ -315,7 +321,7 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
 fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
     config.product.mode.is_signed().then(|| {
         Arc::new(Attestation {
-            aws: Arc::clone(&surroundings.aws),
+            aws: Arc::clone(&surroundings.aws) as Arc<dyn Register>,
             product_code: config.product.product_code.clone(),
             keys: config.product.keys.clone(),
             allow_emulated: config.product.allow_emulated,
@@ -362,7 +368,7 @@ fn registration_config(config: Config) -> registration::Config {
 /// What every part is given.
 #[derive(Clone)]
 struct Surroundings {
-    aws: Arc<dyn Metering>,
+    aws: Arc<Aws>,
     clock: WallClock,
     metrics: Arc<Metrics>,
     identity: Identity,

@@ -29,6 +29,25 @@ pub const LIMITS: Limits = Limits {
     reset_when_abandoned: false,
 };
 
+/// What is served.
+#[derive(Debug, Clone, Copy)]
+enum Page {
+    Live,
+    Started,
+    Ready,
+    Entitlement,
+    Metrics,
+}
+
+/// And where.
+const PAGES: [(&str, Page); 5] = [
+    ("/livez", Page::Live),
+    ("/startupz", Page::Started),
+    ("/readyz", Page::Ready),
+    ("/entitlement", Page::Entitlement),
+    ("/metrics", Page::Metrics),
+];
+
 /// The probe server's answers.
 #[derive(Debug, Clone)]
 pub struct ProbeServer {
@@ -52,26 +71,24 @@ impl ProbeServer {
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
-        if !matches!(path, "/livez" | "/startupz" | "/readyz" | "/entitlement" | "/metrics") {
-            return http::text(
-                StatusCode::NOT_FOUND,
-                "not found; there are /livez /startupz /readyz /entitlement /metrics\n",
-            );
-        }
+        let Some((_, page)) = PAGES.into_iter().find(|(known, _)| *known == path) else {
+            let known = PAGES.map(|(known, _)| known).join(" ");
+            return http::text(StatusCode::NOT_FOUND, format!("not found; there are {known}\n"));
+        };
         if !http::reads(request.method()) {
             return http::method_not_allowed("GET, HEAD");
         }
         let entitlement = Arc::clone(&self.entitlement.borrow());
-        match path {
-            "/livez" => http::text(StatusCode::OK, "ok\n"),
-            "/metrics" => {
+        match page {
+            Page::Live => http::text(StatusCode::OK, "ok\n"),
+            Page::Started => self.document(&entitlement, open_or_503(entitlement.has_opened)),
+            Page::Ready => self.document(&entitlement, open_or_503(entitlement.standing.gate_open())),
+            Page::Entitlement => self.document(&entitlement, entitlement_status(&entitlement.standing)),
+            Page::Metrics => {
                 let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
                 let format = Format::accepted(accept.unwrap_or_default());
                 http::answer(StatusCode::OK, format.content_type(), self.metrics.encode(&entitlement, format))
             }
-            "/startupz" => self.document(&entitlement, open_or_503(entitlement.has_opened)),
-            "/readyz" => self.document(&entitlement, open_or_503(entitlement.standing.gate_open())),
-            _ => self.document(&entitlement, entitlement_status(&entitlement.standing)),
         }
     }
 

@@ -26,10 +26,9 @@ use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{
-    Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, RegisterUsage, Registered, Signing,
+    Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing,
 };
-use tollgate_receipt::KeyRing;
-use tollgate_receipt::{self as receipt, Expected, Receipt};
+use tollgate_receipt::{self as receipt, Expected, KeyRing, Receipt};
 use tollgate_time::Timestamp;
 
 /// What registration needs to know.
@@ -78,7 +77,9 @@ impl Asking {
 /// What registration reads, writes and tells.
 pub struct Surroundings {
     /// The service that is asked.
-    pub metering: Arc<dyn Metering>,
+    pub register: Arc<dyn Register>,
+    /// The same, where a report is the proof.
+    pub meter: Arc<dyn Meter>,
     /// Wall time.
     pub clock: WallClock,
     /// Where the fact is published.
@@ -96,7 +97,8 @@ pub struct Registration {
     config: Config,
     /// This pod or task, empty where nothing names it.
     pod: String,
-    metering: Arc<dyn Metering>,
+    register: Arc<dyn Register>,
+    meter: Arc<dyn Meter>,
     clock: WallClock,
     publisher: Publisher,
     store: Option<Store>,
@@ -112,11 +114,12 @@ impl Registration {
     /// Joins the parts; nothing is asked yet.
     #[must_use]
     pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
-        let Surroundings { metering, clock, publisher, store, metrics, hear } = surroundings;
+        let Surroundings { register, meter, clock, publisher, store, metrics, hear } = surroundings;
         Self {
             config,
             pod,
-            metering,
+            register,
+            meter,
             clock,
             publisher,
             store,
@@ -175,12 +178,12 @@ impl Registration {
         // Each time, so that a gate never opens on a fact from before this word.
         machine.hear_unreported(self.hear.borrow().unreported);
         let mut fact = machine.entitlement(self.now());
-        fact.region = self.metering.region();
+        fact.region = self.register.region();
         fact.emulated = self.emulated || self.hear.borrow().emulated;
         if self.config.asking.keys().is_none() {
             fact.public_key_version = None;
         }
-        if let Some(offset) = self.metering.clock_skew() {
+        if let Some(offset) = self.register.clock_skew() {
             self.metrics.clock_skew(offset);
             // An open gate has no other reason to tell; a shut one has a nearer one.
             if offset.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX
@@ -202,7 +205,7 @@ impl Registration {
         let mut hear = self.hear.clone();
         // Whoever told may be gone, or never have been: then there is nothing to hear.
         let mut telling = true;
-        let mut skew = self.metering.clock_skew();
+        let mut skew = self.register.clock_skew();
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
         loop {
             let changes_in = machine.changes_in(self.now());
@@ -217,7 +220,7 @@ impl Registration {
                 done = &mut until => return done,
                 () = change => {}
                 _ = jumps.changed() => {}
-                () = self.metering.clock_skew_changed(skew) => skew = self.metering.clock_skew(),
+                () = self.register.clock_skew_changed(skew) => skew = self.register.clock_skew(),
                 _ = hours.tick(), if self.store.is_some() && self.config.asking.keeps_receipt() => {
                     let latest = machine.time(self.now());
                     self.write(|record| record.passed(latest)).await;
@@ -243,7 +246,7 @@ impl Registration {
         };
         let signing = Signing { reload_credentials: question.reload_credentials };
         let asked_at = clock::monotonic();
-        let metering = Arc::clone(&self.metering);
+        let (register, meter) = (Arc::clone(&self.register), Arc::clone(&self.meter));
         let (product_code, now) = (&self.config.product_code, self.clock.now());
         let proof = match &self.config.asking {
             Asking::Signature { .. } => {
@@ -252,7 +255,7 @@ impl Registration {
                     public_key_version: question.version,
                     nonce: nonce.clone(),
                 };
-                let call = metering.register_usage(request, signing);
+                let call = register.register_usage(request, signing);
                 let outcome = self.keep_published(machine, call).await;
                 return self.judge(question, &nonce, outcome, seconds_since(asked_at));
             }
@@ -262,11 +265,11 @@ impl Registration {
             }
             Asking::ZeroReport(dimension) => {
                 let request = permission::zero_report(product_code, dimension, now, nonce.as_str());
-                let call = metering.meter_usage(request, signing);
+                let call = meter.meter_usage(request, signing);
                 self.keep_published(machine, call).await.map(|answer| Proof::Metered(ZeroReport::of(&answer)))
             }
             Asking::Seller => {
-                let call = metering.identify(signing);
+                let call = register.identify(signing);
                 self.keep_published(machine, call).await.map(|found| Proof::Seller(Seller::of(found)))
             }
         };
@@ -286,7 +289,7 @@ impl Registration {
             let dimension = left.next().map_or(ANY_DIMENSION, String::as_str);
             let now = self.clock.now();
             let request = permission::dry_run(&self.config.product_code, dimension, now, token);
-            match self.metering.meter_usage(request, signing).await {
+            match self.meter.meter_usage(request, signing).await {
                 Ok(answer) => return Ok(Permission::of(&answer, dimension)),
                 Err(fault) if fault.code.as_str() == dimensions::UNKNOWN && left.len() > 0 => {
                     dimensions::name_unknown(&self.metrics, dimension);

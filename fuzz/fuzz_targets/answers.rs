@@ -14,11 +14,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tollgate_aws::{Aws, Settings};
 use tollgate_marketplace::{
-    BatchMeterUsage, FAULT_CODE_CHARS_MAX, Fault, FaultClass, MeterUsage, Metering as _, Nonce,
-    PublicKeyVersion, Quantity, RegisterUsage, Signing, UsageRecord,
+    BatchMeterUsage, Customer, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Forward as _, HourUsage, Meter as _,
+    MeterUsage, Nonce, PublicKeyVersion, Register as _, RegisterUsage, Resolve as _, Signing, UsageRecord,
 };
-use tollgate_receipt::PublicKey;
-use tollgate_receipt::{Expected, verify};
+use tollgate_receipt::{Expected, PublicKey, verify};
 use tollgate_time::Timestamp;
 
 struct Stand {
@@ -84,8 +83,9 @@ fn whole(request: &[u8]) -> bool {
 
 async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
     let product_code: tollgate_marketplace::ProductCode = "demohourly".parse().expect("a product code");
-    let (timestamp, quantity): (_, Quantity) =
-        (Timestamp::from_unix_seconds(1_795_507_200), "2.5".parse().expect("a quantity"));
+    let timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+    let quantity = "2.5".parse().expect("a quantity");
+    let usage = HourUsage { quantity, decimal: true, ..HourUsage::zero(timestamp) };
     match operation % 5 {
         0 => {
             let nonce: Nonce = "fuzz-nonce".parse().expect("a nonce");
@@ -109,10 +109,7 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
             let request = MeterUsage {
                 product_code,
                 dimension: "requests".to_owned(),
-                timestamp,
-                quantity,
-                decimal: true,
-                allocations: Vec::new(),
+                usage,
                 client_token: "token".to_owned(),
                 dry_run: false,
                 region: None,
@@ -121,14 +118,9 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
         }
         2 => {
             let record = |account: &str| UsageRecord {
-                customer_identifier: None,
-                customer_account_id: Some(account.to_owned()),
-                license_arn: None,
+                customer: Customer::Account { account_id: account.to_owned(), license_arn: None },
                 dimension: "requests".to_owned(),
-                timestamp,
-                quantity,
-                decimal: true,
-                allocations: Vec::new(),
+                usage: usage.clone(),
             };
             let request =
                 BatchMeterUsage { product_code: None, records: vec![record("1"), record("2")], region: None };

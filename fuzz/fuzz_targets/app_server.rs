@@ -13,7 +13,7 @@ use conversation::{Server, folder};
 use libfuzzer_sys::fuzz_target;
 use tollgate::api::attestation::{Attestation, Calls, registrations};
 use tollgate::api::door::Door;
-use tollgate::api::usage::{Metering as Way, UsagePart};
+use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
 use tollgate::entitlement::{self, Subject, word};
 use tollgate::metrics::Metrics;
@@ -24,9 +24,10 @@ use tollgate_clock::WallClock;
 use tollgate_http::Room;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, Settings};
+use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
 use tollgate_marketplace::{
-    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
-    Metering, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,
+    Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
+    Resolve, ResolvedCustomer, Signing,
 };
 use tollgate_metering::event::Rules;
 use tollgate_metering::policy::Window;
@@ -36,48 +37,45 @@ use tollgate_time::Timestamp;
 /// An AWS that says no to everything but forwarded calls.
 struct Refusing;
 
-fn refused<T: Send + 'static>() -> BoxFuture<'static, Result<T, Fault>> {
+fn refused<T: Send + 'static>() -> ServiceFuture<'static, T> {
     Box::pin(async { Err(Fault::local(FaultClass::Denied, "CustomerNotEntitledException", "fuzz")) })
 }
 
-impl Metering for Refusing {
-    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
+impl Regional for Refusing {
+    fn region(&self) -> Option<Region> {
+        None
+    }
+}
+
+impl Register for Refusing {
+    fn register_usage(&self, _: RegisterUsage, _: Signing) -> ServiceFuture<'_, Registered> {
         refused()
     }
 
-    fn meter_usage(&self, _: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+    fn identify(&self, _: Signing) -> ServiceFuture<'_, Identified> {
         refused()
     }
 
-    fn batch_meter_usage(
-        &self,
-        _: BatchMeterUsage,
-        _: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+    fn clock_skew(&self) -> Option<i64> {
+        None
+    }
+
+    fn clock_skew_changed(&self, _: Option<i64>) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Resolve for Refusing {
+    fn resolve_customer(&self, _: String) -> ServiceFuture<'_, ResolvedCustomer> {
         refused()
     }
+}
 
-    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        refused()
-    }
-
-    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        Box::pin(async { Ok(Identified { emulated: false }) })
-    }
-
-    fn forward(
-        &self,
-        _: String,
-        body: Vec<u8>,
-        _: Option<Region>,
-    ) -> BoxFuture<'_, Result<Forwarded, Fault>> {
+impl Forward for Refusing {
+    fn forward(&self, _: String, body: Vec<u8>, _: Option<Region>) -> ServiceFuture<'_, Forwarded> {
         // Whatever AWS might send: here the question itself.
         let headers = vec![("x-amzn-requestid".to_owned(), "fuzz".to_owned())];
         Box::pin(async { Ok(Forwarded { status: 200, headers, body }) })
-    }
-
-    fn region(&self) -> Option<Region> {
-        None
     }
 }
 
@@ -117,18 +115,18 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
 });
 
 fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timestamp) -> AppServer {
-    let aws: Arc<dyn Metering> = Arc::new(Refusing);
+    let aws = Arc::new(Refusing);
     let (publisher, entitlement) = entitlement::channel(now);
     // The fact stays as it is for as long as the process runs.
     std::mem::forget(publisher);
-    let metering = Arc::new(OnceLock::new());
+    let open = Arc::new(OnceLock::new());
     let intake = Intake::new(Rules::default(), writer.clone(), clock.clone(), Arc::clone(&metrics));
-    let _ = metering.set(Way { intake, writer: writer.clone() });
+    let _ = open.set(OpenLedger { intake, writer: writer.clone() });
     let (tell, _) = word::channel();
     let usage = UsagePart {
-        metering,
+        ledger: open,
         activity: Activity::new(),
-        aws: Some(Arc::clone(&aws)),
+        aws: Some(Arc::clone(&aws) as Arc<dyn Resolve>),
         tell,
         clock: clock.clone(),
         window: Window::MeterUsage,
@@ -146,7 +144,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
         token: None,
         usage: Some(usage.clone()),
         attestation: Some(Arc::new(Attestation {
-            aws: Arc::clone(&aws),
+            aws: Arc::clone(&aws) as Arc<dyn Register>,
             product_code,
             keys,
             allow_emulated: false,

@@ -14,8 +14,9 @@ use libfuzzer_sys::fuzz_target;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use tollgate_marketplace::PublicKeyVersion;
-use tollgate_receipt::{Expected, Receipt, VerifyError, verify};
-use tollgate_receipt::{MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey};
+use tollgate_receipt::{
+    Expected, MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey, Receipt, VerifyError, verify,
+};
 use tollgate_time::Timestamp;
 
 static PUBLIC: LazyLock<PublicKey> = LazyLock::new(|| {

@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate_marketplace::{AHEAD_MAX, DIMENSION_CHARS_MAX};
-use tollgate_metering::event::{AGE_MAX, Customer, EVENTS_MAX, ID_BYTES_MAX, Rules, read};
+use tollgate_marketplace::{AHEAD_MAX, Customer, DIMENSION_CHARS_MAX};
+use tollgate_metering::event::{AGE_MAX, EVENTS_MAX, ID_BYTES_MAX, Rules, read};
 use tollgate_time::Timestamp;
 
 fuzz_target!(|input: &[u8]| {

@@ -24,10 +24,9 @@ use crate::metrics::Metrics;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Body};
 use tollgate_marketplace::{
-    Fault, FaultClass, Metering, Nonce, ProductCode, PublicKeyVersion, RegisterUsage, Signing,
+    Fault, FaultClass, Nonce, ProductCode, PublicKeyVersion, Register, RegisterUsage, Signing,
 };
-use tollgate_receipt::KeyRing;
-use tollgate_receipt::{self as receipt, Expected};
+use tollgate_receipt::{self as receipt, Expected, KeyRing};
 
 /// Attestations at once, after a quiet time.
 pub const BURST: u32 = 3;
@@ -51,7 +50,7 @@ struct Refusal {
 /// What attesting needs, in mode `hourly`.
 pub struct Attestation {
     /// The service that is asked.
-    pub aws: Arc<dyn Metering>,
+    pub aws: Arc<dyn Register>,
     /// What is registered.
     pub product_code: ProductCode,
     /// The seller's public keys.

@@ -21,17 +21,15 @@ use tokio::sync::Mutex;
 
 use super::admission;
 use super::attestation::Registrations;
-use super::usage::{Metering, UsagePart};
+use super::usage::{OpenLedger, UsagePart};
 use crate::usage::notice::{Notices, Refused as NotTaken};
 use rates::Rates;
 use report::Report;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Abandoned, Body, ReadBodyError, Room};
 use tollgate_ledger::{Claimed, Ledger, LedgerError, Settled};
-use tollgate_marketplace::exceptions::NOT_ENTITLED;
-use tollgate_marketplace::{
-    self as marketplace, Fault, FaultClass, FaultCode, Forwarded, ProductCode, Region,
-};
+use tollgate_marketplace::exceptions::{DUPLICATE_REQUEST, NOT_ENTITLED};
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Forward, Forwarded, ProductCode, Region};
 use tollgate_metering::policy::processed_unknown;
 
 /// The header that names the operation.
@@ -58,7 +56,7 @@ const ATTEMPTS_WITHIN: Duration = Duration::from_secs(15);
 /// The door.
 #[derive(Clone)]
 pub struct Door {
-    aws: Arc<dyn marketplace::Metering>,
+    aws: Arc<dyn Forward>,
     usage: Option<UsagePart>,
     product_code: ProductCode,
     clock: WallClock,
@@ -114,7 +112,7 @@ impl Door {
     /// with attestations, `clock` dates what is noted in the ledger.
     #[must_use]
     pub fn new(
-        aws: Arc<dyn marketplace::Metering>,
+        aws: Arc<dyn Forward>,
         usage: Option<UsagePart>,
         product_code: ProductCode,
         registrations: Registrations,
@@ -200,12 +198,12 @@ impl Door {
             Ok(None) => return self.send(target, body, None).await.response(),
             Err(refused) => return refused.response(),
         };
-        let Some(metering) = usage.metering.get() else {
+        let Some(open) = usage.ledger.get() else {
             let text = "the ledger is being opened";
             return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
         };
         let _turn = self.turns.of(&report.claim.dimension).lock().await;
-        self.meter_claimed(usage, metering, target, report).await.unwrap_or_else(|error| {
+        self.meter_claimed(usage, open, target, report).await.unwrap_or_else(|error| {
             ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", &error.to_string())
         })
     }
@@ -213,14 +211,14 @@ impl Door {
     async fn meter_claimed(
         &self,
         usage: &UsagePart,
-        metering: &Metering,
+        open: &OpenLedger,
         target: String,
         mut report: Report,
     ) -> Result<Response<Body>, LedgerError> {
         let (now, mut region) = (self.clock.now(), self.aws.region());
         let (claim, asked) = (report.claim.clone(), region.clone());
         let claim = move |ledger: &mut Ledger| ledger.claim(&claim, asked.as_ref(), now);
-        let id = match metering.writer.with(claim).await? {
+        let id = match open.writer.with(claim).await? {
             Claimed::Granted(id) => id,
             Claimed::Repeated { id, client_token, timestamp, region: first } => {
                 // The same to the letter on every attempt, or AWS would take it for another report under a known token;
@@ -231,7 +229,7 @@ impl Door {
             }
             Claimed::Taken => {
                 let text = "this hour of the dimension has another value already: from /v1/usage, or from an earlier call";
-                return Ok(ours(StatusCode::BAD_REQUEST, "DuplicateRequestException", text));
+                return Ok(ours(StatusCode::BAD_REQUEST, DUPLICATE_REQUEST, text));
             }
         };
         let sent = self.send(target, report.body(), region).await;
@@ -253,7 +251,7 @@ impl Door {
         let settle = move |ledger: &mut Ledger| {
             ledger.settle_claim(id, settled, record_id.as_deref(), region.as_ref(), now)
         };
-        metering.writer.with(settle).await?;
+        open.writer.with(settle).await?;
         Ok(sent.response())
     }
 }

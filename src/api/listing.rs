@@ -127,8 +127,8 @@ impl UsagePart {
         let Some(query) = Query::parse(text).filter(|query| listing.takes(query)) else {
             return problem(StatusCode::BAD_REQUEST, "BadRequest", query::ALLOWED);
         };
-        let Some(metering) = self.metering.get() else { return starting() };
-        let page = metering.writer.with(move |ledger| listing.read(ledger, &query)).await;
+        let Some(open) = self.ledger.get() else { return starting() };
+        let page = open.writer.with(move |ledger| listing.read(ledger, &query)).await;
         let (rows, next) = match page {
             Ok(page) => page,
             Err(error) => return unavailable(&error),

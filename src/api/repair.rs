@@ -133,7 +133,7 @@ impl UsagePart {
         body: Incoming,
         room: &Room,
     ) -> Result<Response<Body>, Abandoned> {
-        let Some(metering) = self.metering.get() else { return Ok(starting()) };
+        let Some(open) = self.ledger.get() else { return Ok(starting()) };
         let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
             Ok(bytes) => bytes,
             Err((refused, _)) => return Ok(refused),
@@ -152,7 +152,7 @@ impl UsagePart {
             Err(refused) => return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", &refused.to_string())),
         };
         let now = self.clock.now();
-        let repaired = metering.writer.with(move |ledger| ledger.repair(id, &repair, now)).await;
+        let repaired = open.writer.with(move |ledger| ledger.repair(id, &repair, now)).await;
         Ok(match repaired {
             Ok(Repaired::Done) => {
                 tracing::warn!(

@@ -19,9 +19,9 @@ use tollgate_http::{self as http, Abandoned, Body, Held, ReadBodyError, Room};
 use tollgate_ledger::view::Standing;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{LedgerError, Links, Summary, Totals};
-use tollgate_marketplace::{self as marketplace, FaultClass, quantity};
+use tollgate_marketplace::{FaultClass, Resolve, quantity};
 use tollgate_metering::policy::Window;
-use tollgate_metering::record::{Record, State};
+use tollgate_metering::record::{Record, Whole};
 use tollgate_time::Timestamp;
 
 /// A thousand events of a kilobyte each.
@@ -33,9 +33,9 @@ pub(super) const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 /// Seconds after which a full or failing ledger is worth another try.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
-/// The way to the ledger, once it is open.
+/// The ledger, once it is open.
 #[derive(Debug, Clone)]
-pub struct Metering {
+pub struct OpenLedger {
     /// The way in.
     pub intake: Intake,
     /// For the views.
@@ -46,11 +46,11 @@ pub struct Metering {
 #[derive(Clone)]
 pub struct UsagePart {
     /// Set once the ledger is open.
-    pub metering: Arc<OnceLock<Metering>>,
+    pub ledger: Arc<OnceLock<OpenLedger>>,
     /// Told of every request with usage, so that a shutdown waits for the last ones.
     pub activity: Activity,
     /// For `ResolveCustomer`, in mode `saas`.
-    pub aws: Option<Arc<dyn marketplace::Metering>>,
+    pub aws: Option<Arc<dyn Resolve>>,
     /// Where AWS's word about the entitlement is told.
     pub tell: Tell,
     /// Hours go by it.
@@ -87,14 +87,14 @@ impl UsagePart {
         body: Incoming,
         room: &Room,
     ) -> Result<(Response<Body>, Option<Refused>), Abandoned> {
-        let Some(metering) = self.metering.get() else {
+        let Some(open) = self.ledger.get() else {
             return Ok((starting(), Some(Refused::LedgerUnavailable)));
         };
         let bytes = match read(room, body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
             Ok(bytes) => bytes,
             Err((refused, why)) => return Ok((refused, Some(why))),
         };
-        Ok(match metering.intake.take(bytes).await {
+        Ok(match open.intake.take(bytes).await {
             Ok(results) => (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None),
             Err(IntakeError::BadRequest(error)) => {
                 let answer = problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
@@ -114,17 +114,17 @@ impl UsagePart {
         let Ok(id) = id.parse::<i64>() else {
             return problem(StatusCode::BAD_REQUEST, "BadRequest", "GET /v1/records/<number>");
         };
-        let Some(metering) = self.metering.get() else { return starting() };
-        match metering.writer.with(move |ledger| Ok((ledger.record(id)?, ledger.links(id)?))).await {
-            Ok((Some(record), links)) => http::json(StatusCode::OK, &whole(&record, &links)),
+        let Some(open) = self.ledger.get() else { return starting() };
+        match open.writer.with(move |ledger| Ok((ledger.record(id)?, ledger.links(id)?))).await {
+            Ok((Some(whole), links)) => http::json(StatusCode::OK, &shown_whole(&whole, &links)),
             Ok((None, _)) => problem(StatusCode::NOT_FOUND, "NotFound", "there is no record of this number"),
             Err(error) => unavailable(&error),
         }
     }
 
     pub(super) async fn reconciliation(&self) -> Response<Body> {
-        let Some(metering) = self.metering.get() else { return starting() };
-        match metering.writer.with(|ledger| Ok((ledger.totals()?, ledger.summary()?))).await {
+        let Some(open) = self.ledger.get() else { return starting() };
+        match open.writer.with(|ledger| Ok((ledger.totals()?, ledger.summary()?))).await {
             Ok((totals, summary)) => {
                 let (now, rows) = (self.clock.now(), balances(totals));
                 let backlog = backlog(&summary, self.window, now);
@@ -183,12 +183,12 @@ impl UsagePart {
     /// not wait for it to succeed: it only makes a mistake of the application visible.
     async fn identify(&self, answer: &Map<String, Value>) {
         let text = |name: &str| answer.get(name)?.as_str().map(ToOwned::to_owned);
-        let (Some(identifier), Some(account), Some(metering)) =
-            (text("CustomerIdentifier"), text("CustomerAWSAccountId"), self.metering.get())
+        let (Some(identifier), Some(account), Some(open)) =
+            (text("CustomerIdentifier"), text("CustomerAWSAccountId"), self.ledger.get())
         else {
             return;
         };
-        if let Err(error) = metering.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
+        if let Err(error) = open.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
             tracing::warn!(%error, "the account of a customer identifier was not noted");
         }
     }
@@ -255,16 +255,16 @@ pub fn shown(record: &Record) -> Value {
         "code": record.code,
         "metering_record_id": record.metering_record_id,
         "late_from": record.late_from.map(|hour| hour.to_string()),
-        "in_doubt": record.in_doubt && matches!(record.state, State::Sealed | State::Dead | State::Carried),
+        "in_doubt": record.state.in_doubt(),
         "updated_at": record.updated_at,
     })
 }
 
 /// [`shown`], with what only a look at one record needs.
 #[must_use]
-pub fn whole(record: &Record, links: &Links) -> Value {
-    let shares: Vec<Value> = record
-        .allocations
+pub fn shown_whole(whole: &Whole, links: &Links) -> Value {
+    let Whole { record, allocations } = whole;
+    let shares: Vec<Value> = allocations
         .iter()
         .map(|share| json!({"tags": share.tags, "quantity": share.quantity.to_string()}))
         .collect();

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::Surroundings;
 use crate::api::repair::Repairs;
-use crate::api::usage::{Metering, UsagePart};
-use crate::config::{ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
+use crate::api::usage::{OpenLedger, UsagePart};
+use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
 use crate::entitlement::word::Tell;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
@@ -22,10 +22,11 @@ use crate::usage::unsent::Unsent;
 use tollgate_clock as clock;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{self as ledger, Ledger, LedgerError, Totals};
-use tollgate_marketplace::quantity;
+use tollgate_marketplace::{ProductCode, Resolve, quantity};
 use tollgate_metering::event::{self, Rules};
 use tollgate_metering::policy::{self, Policy, Window};
 use tollgate_metering::unsent::Rule;
+use tollgate_time::Timestamp;
 
 /// What is kept of the time to stop for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
@@ -54,9 +55,9 @@ pub(super) fn start(
     let (flushes, flushed) = mpsc::channel(1);
     let slot = Arc::new(OnceLock::new());
     let part = UsagePart {
-        metering: Arc::clone(&slot),
+        ledger: Arc::clone(&slot),
         activity: Activity::new(),
-        aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws)),
+        aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws) as Arc<dyn Resolve>),
         tell: tell.clone(),
         clock: surroundings.clock.clone(),
         window: window(outlet),
@@ -65,7 +66,7 @@ pub(super) fn start(
     };
     let drain = Drain {
         activity: part.activity.clone(),
-        metering: Arc::clone(&slot),
+        ledger: Arc::clone(&slot),
         flushes,
         grace: config.usage.shutdown_grace,
         quiet: config.usage.drain_quiet,
@@ -81,8 +82,7 @@ pub(super) fn start(
         let pod = identity.resolve().await;
         // AWS tells the pods of an account apart; of a seller it knows customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
-        let settings = ledger::Settings { pod: pod.clone(), started_at: clock.now(), ..plan.ledger };
-        let folder = plan.folder;
+        let (folder, settings) = (plan.folder.clone(), plan.ledger(&pod, clock.now()));
         let commits = Commits::new(Arc::clone(&metrics), settings.bytes_max);
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings)).await;
         let writer = match ledger {
@@ -97,19 +97,17 @@ pub(super) fn start(
         };
         // Before the gate may open: usage that was overdue before a restart still is.
         let mut unsent = (outlet == Outlet::MeterUsage).then(|| {
-            Unsent::new(plan.unsent, writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone())
+            Unsent::new(plan.unsent(), writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone())
         });
         if let Some(unsent) = &mut unsent
             && let Err(error) = unsent.look().await
         {
             return ended(&error);
         }
+        let settings = plan.sender(&pod);
         let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics));
-        let _ = slot.set(Metering { intake, writer: writer.clone() });
+        let _ = slot.set(OpenLedger { intake, writer: writer.clone() });
         opened.send_replace(true);
-        let phase = if outlet == Outlet::MeterUsage { policy::phase_of(&pod) } else { Duration::ZERO };
-        let settings =
-            sender::Settings { policy: Policy { pod, phase, ..plan.sender.policy }, ..plan.sender };
         let watching = async {
             match unsent {
                 Some(unsent) => unsent.run().await,
@@ -157,12 +155,14 @@ fn cannot_be_used(error: &LedgerError) -> String {
     format!("the usage ledger cannot be used: {error}")
 }
 
-/// What the configuration says, before the pod is known.
+/// What the configuration says. The settings come from it once the pod is known.
 struct Plan {
+    outlet: Outlet,
+    product_code: ProductCode,
+    zero_dimensions: Vec<String>,
+    aws_door: bool,
     folder: PathBuf,
-    ledger: ledger::Settings,
-    sender: sender::Settings,
-    unsent: Rule,
+    usage: config::Usage,
     rules: Rules,
 }
 
@@ -170,39 +170,52 @@ impl Plan {
     fn of(config: &Config, outlet: Outlet) -> Self {
         let (product, usage) = (&config.product, &config.usage);
         let zero = usage.on_zero_hour == OnZeroHour::Report && outlet == Outlet::MeterUsage;
-        let sender = sender::Settings {
-            product_code: product.product_code.clone(),
-            outlet,
-            policy: Policy {
-                pod: String::new(),
-                window: window(outlet),
-                carry_expired: usage.on_expired == OnExpired::Carry,
-                settle: usage.settle,
-                phase: Duration::ZERO,
-            },
-        };
         Self {
+            outlet,
+            product_code: product.product_code.clone(),
+            zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
+            aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
             // The configuration has proven that the folder is there and can be written.
             folder: config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default(),
-            ledger: ledger::Settings {
-                product: product.product_code.as_str().to_owned(),
-                pod: String::new(),
-                settle: usage.settle,
-                bytes_max: usage.ledger_bytes_max,
-                started_at: clock::system_now(),
-                idempotency_window: usage.idempotency_window,
-                aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
-                zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
-            },
-            sender,
-            unsent: Rule {
-                close_after: match usage.on_unsent {
-                    OnUnsent::Keep => None,
-                    OnUnsent::CloseAfter(after) => Some(after),
-                },
-            },
+            usage: usage.clone(),
             rules: rules(config),
         }
+    }
+
+    fn ledger(&self, pod: &str, started_at: Timestamp) -> ledger::Settings {
+        ledger::Settings {
+            product: self.product_code.as_str().to_owned(),
+            pod: pod.to_owned(),
+            settle: self.usage.settle,
+            bytes_max: self.usage.ledger_bytes_max,
+            started_at,
+            idempotency_window: self.usage.idempotency_window,
+            aws_door: self.aws_door,
+            zero_dimensions: self.zero_dimensions.clone(),
+        }
+    }
+
+    fn sender(&self, pod: &str) -> sender::Settings {
+        let one_of_many = self.outlet == Outlet::MeterUsage;
+        sender::Settings {
+            product_code: self.product_code.clone(),
+            outlet: self.outlet,
+            policy: Policy {
+                pod: pod.to_owned(),
+                window: window(self.outlet),
+                carry_expired: self.usage.on_expired == OnExpired::Carry,
+                settle: self.usage.settle,
+                phase: if one_of_many { policy::phase_of(pod) } else { Duration::ZERO },
+            },
+        }
+    }
+
+    const fn unsent(&self) -> Rule {
+        let close_after = match self.usage.on_unsent {
+            OnUnsent::Keep => None,
+            OnUnsent::CloseAfter(after) => Some(after),
+        };
+        Rule { close_after }
     }
 }
 
@@ -210,7 +223,7 @@ impl Plan {
 #[derive(Clone)]
 pub(super) struct Drain {
     activity: Activity,
-    metering: Arc<OnceLock<Metering>>,
+    ledger: Arc<OnceLock<OpenLedger>>,
     flushes: mpsc::Sender<FlushOrder>,
     grace: Duration,
     /// How long intake stays open; with 0 the open hour is sealed at once.
@@ -226,7 +239,7 @@ impl Drain {
         if !self.quiet.is_zero() {
             let _ = tokio::time::timeout(self.grace / 2, self.activity.quiet_for(self.quiet)).await;
         }
-        if self.metering.get().is_none() {
+        if self.ledger.get().is_none() {
             return;
         }
         let until = began + self.grace.saturating_sub(LAST_MOMENT);
@@ -242,10 +255,10 @@ impl Drain {
 
     /// Names what is not billed; returns why, where the ledger failed since `began` and keeps some from being sent.
     pub(super) async fn tell_what_remains(&self, began: Instant) -> Option<String> {
-        let metering = self.metering.get()?;
-        let failed = metering.writer.failed_since(began);
+        let open = self.ledger.get()?;
+        let failed = open.writer.failed_since(began);
         let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
-        let (totals, summary) = match metering.writer.with(read).await {
+        let (totals, summary) = match open.writer.with(read).await {
             Ok(read) => read,
             Err(error) => return Some(cannot_be_used(failed.as_ref().unwrap_or(&error))),
         };

@@ -14,9 +14,7 @@ use crate::entitlement::{Proof, Watch};
 use crate::metrics::Metrics;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_marketplace::schedule::{self, Draw};
-use tollgate_marketplace::{
-    Fault, FaultClass, Metering, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions,
-};
+use tollgate_marketplace::{Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
 
 /// AWS takes ten calls a second for each account and region, and the pods of an account start together: a pod takes
 /// half of that at most.
@@ -38,7 +36,7 @@ pub fn name_unknown(metrics: &Metrics, dimension: &str) {
 /// What trying needs.
 pub struct Trial {
     /// The service that is asked.
-    pub metering: Arc<dyn Metering>,
+    pub aws: Arc<dyn Meter>,
     /// The product.
     pub product_code: ProductCode,
     /// Wall time.
@@ -90,7 +88,7 @@ impl Trial {
         let _ = random.fill(&mut bytes);
         let token = Nonce::from_random(bytes);
         let request = permission::dry_run(&self.product_code, dimension, self.clock.now(), token.as_str());
-        self.metering.meter_usage(request, Signing::default()).await.err()
+        self.aws.meter_usage(request, Signing::default()).await.err()
     }
 }
 

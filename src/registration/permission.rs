@@ -1,6 +1,6 @@
 //! The requests of the modes that report usage, whose answers open the gate (`entitlement::proof`).
 
-use tollgate_marketplace::{MeterUsage, ProductCode, Quantity};
+use tollgate_marketplace::{HourUsage, MeterUsage, ProductCode};
 use tollgate_time::Timestamp;
 
 /// Asked about when no dimension is configured: a dry run is not stated to look at it.
@@ -28,10 +28,7 @@ pub fn zero_report(
     MeterUsage {
         product_code: product_code.clone(),
         dimension: dimension.to_owned(),
-        timestamp: now,
-        quantity: Quantity::ZERO,
-        decimal: false,
-        allocations: Vec::new(),
+        usage: HourUsage::zero(now),
         client_token: client_token.to_owned(),
         dry_run: false,
         region: None,

@@ -1,7 +1,4 @@
-//! The loop over paused time, with a metering service of a few lines that signs as AWS does.
-
-use std::collections::VecDeque;
-use std::sync::Mutex;
+//! The loop over paused time, with a metering service that signs as AWS does.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,10 +7,8 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::*;
 use crate::entitlement::{self, State, Watch, word};
-use tollgate_marketplace::{
-    BatchMeterUsage, BatchMetered, BoxFuture, FaultCode, Forwarded, Identified, MeterUsage, Metered,
-    PublicKeyVersion, Quantity, Region, ResolvedCustomer,
-};
+use tollgate_marketplace::scripted::{Act, Scripted};
+use tollgate_marketplace::{FaultCode, PublicKeyVersion, Quantity};
 use tollgate_receipt::PublicKey;
 use tollgate_time::Timestamp;
 
@@ -21,111 +16,29 @@ const PUBLIC: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-onl
 const PRIVATE: &[u8] = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pem");
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 
-/// What the service does with the next call; when nothing is left to do, it signs.
-enum Act {
-    Fail(FaultClass, &'static str),
-    Hang,
+/// A service that does these first, and then signs what it is asked to.
+fn scripted(acts: impl IntoIterator<Item = Act>) -> Arc<Scripted> {
+    let der = rustls_pki_types::PrivatePkcs8KeyDer::from_pem_slice(PRIVATE).unwrap();
+    let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap();
+    Arc::new(Scripted::in_turn(acts).signing(move |request| sign(&pair, request)))
 }
 
-struct Service {
-    acts: Mutex<VecDeque<Act>>,
-    nonces: Mutex<Vec<String>>,
-    reports: Mutex<Vec<MeterUsage>>,
-    skew: tokio::sync::watch::Sender<Option<i64>>,
-    pair: RsaKeyPair,
+fn sign(pair: &RsaKeyPair, request: &RegisterUsage) -> String {
+    let claims = serde_json::json!({
+        "productCode": request.product_code.as_str(),
+        "nonce": request.nonce.as_str(),
+        "publicKeyVersion": request.public_key_version.value(),
+    });
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"PS256","typ":"JWT"}"#);
+    let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let mut signature = vec![0; pair.public().modulus_len()];
+    pair.sign(&RSA_PSS_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).unwrap();
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-impl Service {
-    fn new(acts: impl IntoIterator<Item = Act>) -> Arc<Self> {
-        let der = rustls_pki_types::PrivatePkcs8KeyDer::from_pem_slice(PRIVATE).unwrap();
-        let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).unwrap();
-        Arc::new(Self {
-            acts: Mutex::new(acts.into_iter().collect()),
-            nonces: Mutex::default(),
-            reports: Mutex::default(),
-            skew: tokio::sync::watch::Sender::new(None),
-            pair,
-        })
-    }
-
-    fn sign(&self, request: &RegisterUsage) -> String {
-        let claims = serde_json::json!({
-            "productCode": request.product_code.as_str(),
-            "nonce": request.nonce.as_str(),
-            "publicKeyVersion": request.public_key_version.value(),
-        });
-        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"PS256","typ":"JWT"}"#);
-        let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let mut signature = vec![0; self.pair.public().modulus_len()];
-        self.pair.sign(&RSA_PSS_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).unwrap();
-        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
-    }
-}
-
-impl Metering for Service {
-    fn register_usage(&self, request: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
-        Box::pin(async move {
-            self.nonces.lock().unwrap().push(request.nonce.as_str().to_owned());
-            let act = self.acts.lock().unwrap().pop_front();
-            match act {
-                Some(Act::Fail(class, code)) => Err(Fault::local(class, code, "")),
-                Some(Act::Hang) => std::future::pending().await,
-                None => Ok(Registered {
-                    signature: self.sign(&request),
-                    public_key_rotation_timestamp: None,
-                    emulated: false,
-                }),
-            }
-        })
-    }
-
-    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
-        Box::pin(async move {
-            self.reports.lock().unwrap().push(request);
-            match self.acts.lock().unwrap().pop_front() {
-                Some(Act::Fail(class, code)) => Err(Fault::local(class, code, "")),
-                Some(Act::Hang) | None => Ok(Metered { metering_record_id: None, emulated: false }),
-            }
-        })
-    }
-
-    fn batch_meter_usage(
-        &self,
-        _: BatchMeterUsage,
-        _: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
-        unreachable!("registration reports nothing of customers")
-    }
-
-    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        unreachable!("registration resolves no customer")
-    }
-
-    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        Box::pin(async {
-            match self.acts.lock().unwrap().pop_front() {
-                Some(Act::Fail(class, code)) => Err(Fault::local(class, code, "")),
-                Some(Act::Hang) | None => Ok(Identified { emulated: false }),
-            }
-        })
-    }
-
-    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        unreachable!("registration forwards nothing")
-    }
-
-    fn region(&self) -> Option<Region> {
-        "us-east-1".parse().ok()
-    }
-
-    fn clock_skew(&self) -> Option<i64> {
-        *self.skew.borrow()
-    }
-
-    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()> {
-        let mut skew = self.skew.subscribe();
-        Box::pin(async move { drop(skew.wait_for(|skew| *skew != known).await) })
-    }
+/// The dimensions of all reports, dry runs too.
+fn reported(service: &Scripted) -> Vec<String> {
+    service.reports().into_iter().map(|report| report.dimension).collect()
 }
 
 fn config(grace_period: Duration) -> Config {
@@ -149,22 +62,23 @@ fn config(grace_period: Duration) -> Config {
     }
 }
 
-fn start(service: &Arc<Service>, grace_period: Duration, store: Option<Store>) -> (Watch, WallClock) {
+fn start(service: &Arc<Scripted>, grace_period: Duration, store: Option<Store>) -> (Watch, WallClock) {
     let (_, hear) = word::channel();
     start_with(service, config(grace_period), store, hear)
 }
 
 fn start_with(
-    service: &Arc<Service>,
+    service: &Arc<Scripted>,
     config: Config,
     store: Option<Store>,
     hear: Hear,
 ) -> (Watch, WallClock) {
     let clock = WallClock::fixed(START);
     let (publisher, watch) = entitlement::channel(START);
-    let metering: Arc<dyn Metering> = Arc::clone(service) as Arc<dyn Metering>;
+    let (register, meter) = (Arc::clone(service) as Arc<dyn Register>, Arc::clone(service) as Arc<dyn Meter>);
     let metrics = Arc::new(Metrics::new());
-    let surroundings = Surroundings { metering, clock: clock.clone(), publisher, store, metrics, hear };
+    let surroundings =
+        Surroundings { register, meter, clock: clock.clone(), publisher, store, metrics, hear };
     let registration = Registration::new(config, "pod-1".into(), surroundings);
     tokio::spawn(registration.run());
     (watch, clock)
@@ -172,16 +86,17 @@ fn start_with(
 
 /// One process of `pod` on the volume, whose clock says `at`.
 fn start_pod(
-    service: &Arc<Service>,
+    service: &Arc<Scripted>,
     pod: &str,
     at: Timestamp,
     store: &Store,
 ) -> (Watch, tokio::task::JoinHandle<Exit>, Arc<Metrics>) {
     let (publisher, watch) = entitlement::channel(at);
-    let metering: Arc<dyn Metering> = Arc::clone(service) as Arc<dyn Metering>;
+    let (register, meter) = (Arc::clone(service) as Arc<dyn Register>, Arc::clone(service) as Arc<dyn Meter>);
     let (metrics, (_, hear)) = (Arc::new(Metrics::new()), word::channel());
     let surroundings = Surroundings {
-        metering,
+        register,
+        meter,
         clock: WallClock::fixed(at),
         publisher,
         store: Some(store.clone()),
@@ -199,10 +114,11 @@ async fn until(watch: &mut Watch, state: State) {
 #[tokio::test(start_paused = true)]
 async fn throttles_are_waited_out_with_a_new_nonce_each() {
     let throttled = || Act::Fail(FaultClass::Transient, "ThrottlingException");
-    let service = Service::new([throttled(), throttled(), throttled()]);
+    let service = scripted([throttled(), throttled(), throttled()]);
     let (mut watch, _) = start(&service, Duration::ZERO, None);
     until(&mut watch, State::Entitled).await;
-    let nonces = service.nonces.lock().unwrap();
+    let asked = service.registrations();
+    let nonces: Vec<&str> = asked.iter().map(|request| request.nonce.as_str()).collect();
     let distinct: std::collections::BTreeSet<_> = nonces.iter().collect();
     assert_eq!((nonces.len(), distinct.len()), (4, 4));
     assert_eq!(watch.borrow().attempts, 4);
@@ -211,7 +127,7 @@ async fn throttles_are_waited_out_with_a_new_nonce_each() {
 
 #[tokio::test(start_paused = true)]
 async fn the_state_changes_in_time_while_a_call_hangs() {
-    let service = Service::new([Act::Fail(FaultClass::Transient, "Timeout"), Act::Hang]);
+    let service = scripted([Act::Fail(FaultClass::Transient, "Timeout"), Act::Hang]);
     let (mut watch, _) = start(&service, Duration::ZERO, None);
     until(&mut watch, State::Pending).await;
     let began = clock::monotonic();
@@ -221,7 +137,7 @@ async fn the_state_changes_in_time_while_a_call_hangs() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_pod_is_asked_about_again_in_minutes_not_seconds() {
-    let service = Service::new([Act::Fail(FaultClass::Denied, "CustomerNotEntitledException")]);
+    let service = scripted([Act::Fail(FaultClass::Denied, "CustomerNotEntitledException")]);
     let (mut watch, _) = start(&service, Duration::ZERO, None);
     until(&mut watch, State::Denied).await;
     let began = clock::monotonic();
@@ -232,7 +148,7 @@ async fn a_refused_pod_is_asked_about_again_in_minutes_not_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn grace_ends_by_the_wall_clock_even_when_it_jumps() {
-    let service = Service::new([Act::Fail(FaultClass::Transient, "Dns"), Act::Hang]);
+    let service = scripted([Act::Fail(FaultClass::Transient, "Dns"), Act::Hang]);
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
     let (mut watch, clock) = start(&service, Duration::from_secs(3600), Some(store.clone()));
@@ -251,7 +167,7 @@ async fn there_is_no_grace_where_it_cannot_be_counted() {
     for name in [memory::FILE_NAME, ".registration.json.new"] {
         let path = folder.path().join(name);
         std::fs::create_dir(&path).unwrap();
-        let service = Service::new([(); 3].map(|()| Act::Fail(FaultClass::Transient, "Dns")));
+        let service = scripted([(); 3].map(|()| Act::Fail(FaultClass::Transient, "Dns")));
         let (mut watch, _clock) = start(&service, Duration::from_secs(3600), Some(store.clone()));
         watch.wait_for(|fact| fact.standing.reason().is_some()).await.unwrap();
         assert_eq!(watch.borrow().standing.state(), State::Pending, "{name}");
@@ -265,7 +181,7 @@ async fn there_is_no_grace_where_it_cannot_be_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_success_is_remembered_and_forgets_the_failures_before() {
-    let service = Service::new([Act::Fail(FaultClass::Transient, "Dns")]);
+    let service = scripted([Act::Fail(FaultClass::Transient, "Dns")]);
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
     let (mut watch, _) = start(&service, Duration::ZERO, Some(store.clone()));
@@ -284,7 +200,7 @@ fn asking(asking: Asking) -> Config {
 
 #[tokio::test(start_paused = true)]
 async fn permission_is_asked_for_by_a_dry_run_and_a_lapse_is_heard() {
-    let service = Service::new([Act::Fail(FaultClass::Access, "AccessDeniedException")]);
+    let service = scripted([Act::Fail(FaultClass::Access, "AccessDeniedException")]);
     let (tell, hear) = word::channel();
     let (mut watch, _) =
         start_with(&service, asking(Asking::Permission(vec!["requests".into()])), None, hear);
@@ -292,21 +208,19 @@ async fn permission_is_asked_for_by_a_dry_run_and_a_lapse_is_heard() {
     until(&mut watch, State::Entitled).await;
     let fact = Arc::clone(&watch.borrow());
     assert_eq!((fact.standing.proof().unwrap().name(), fact.public_key_version), ("permission", None));
-    assert!(
-        service.reports.lock().unwrap().iter().all(|report| report.dry_run && report.dimension == "requests")
-    );
+    assert!(service.reports().iter().all(|report| report.dry_run && report.dimension == "requests"));
     let refusal = Some(FaultCode::known("CustomerNotEntitledException"));
     tell.send_modify(|word| word.refusal = refusal);
     until(&mut watch, State::Lapsed).await;
     until(&mut watch, State::Denied).await;
     tell.send_modify(|word| word.refusal = None);
     until(&mut watch, State::Entitled).await;
-    assert_eq!(service.reports.lock().unwrap().len(), 2, "an open gate is not asked about again");
+    assert_eq!(service.reports().len(), 2, "an open gate is not asked about again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_report_of_zero_is_made_once_an_hour() {
-    let service = Service::new([]);
+    let service = scripted([]);
     let (_, hear) = word::channel();
     let (mut watch, clock) = start_with(&service, asking(Asking::ZeroReport("alive".into())), None, hear);
     until(&mut watch, State::Entitled).await;
@@ -316,15 +230,15 @@ async fn a_report_of_zero_is_made_once_an_hour() {
         watch.wait_for(|fact| fact.attempts == attempts).await.unwrap();
         until(&mut watch, State::Entitled).await;
     }
-    let reports = service.reports.lock().unwrap();
-    assert!(reports.iter().all(|report| !report.dry_run && report.quantity == Quantity::ZERO));
+    let reports = service.reports();
+    assert!(reports.iter().all(|report| !report.dry_run && report.usage.quantity == Quantity::ZERO));
     let tokens: std::collections::BTreeSet<_> = reports.iter().map(|report| &report.client_token).collect();
     assert_eq!(tokens.len(), reports.len());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_seller_needs_credentials_only() {
-    let service = Service::new([Act::Fail(FaultClass::Access, "CredentialsMissing")]);
+    let service = scripted([Act::Fail(FaultClass::Access, "CredentialsMissing")]);
     let (_, hear) = word::channel();
     let (mut watch, _) = start_with(&service, asking(Asking::Seller), None, hear);
     until(&mut watch, State::Misconfigured).await;
@@ -332,8 +246,8 @@ async fn a_seller_needs_credentials_only() {
     assert_eq!(watch.borrow().standing.proof().unwrap().name(), "seller");
 }
 
-fn away() -> Arc<Service> {
-    Service::new((0..1000).map(|_| Act::Fail(FaultClass::Transient, "Connection")))
+fn away() -> Arc<Scripted> {
+    scripted((0..1000).map(|_| Act::Fail(FaultClass::Transient, "Connection")))
 }
 
 /// Runs one process until its first answer has been judged, and ends it.
@@ -351,7 +265,7 @@ async fn first_state(pod: &str, at: Timestamp, store: &Store) -> State {
 async fn a_kept_receipt_opens_for_its_own_pod_however_often_another_starts() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
-    let (mut watch, task, _) = start_pod(&Service::new([]), "pod-a", START, &store);
+    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
     until(&mut watch, State::Entitled).await;
     task.abort();
     for pod in ["pod-b", "pod-b", "pod-b", ""] {
@@ -366,7 +280,7 @@ async fn a_kept_receipt_opens_for_its_own_pod_however_often_another_starts() {
 async fn an_old_receipt_opens_for_two_hours_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
-    let (mut watch, task, _) = start_pod(&Service::new([]), "pod-a", START, &store);
+    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
     until(&mut watch, State::Entitled).await;
     task.abort();
     let months_later = START.plus(Duration::from_secs(100 * 24 * 3600));
@@ -382,7 +296,7 @@ async fn an_old_receipt_opens_for_two_hours_once() {
     ] {
         assert_eq!(first_state("pod-a", at, &store).await, state, "{at}");
     }
-    let (mut watch, task, _) = start_pod(&Service::new([]), "pod-a", minutes(200), &store);
+    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", minutes(200), &store);
     until(&mut watch, State::Entitled).await;
     task.abort();
     assert_eq!(first_state("pod-a", minutes(201), &store).await, State::Entitled, "AWS has answered");
@@ -393,7 +307,7 @@ async fn an_old_receipt_opens_for_two_hours_once() {
 async fn a_clock_set_back_before_a_restart_does_not_make_a_receipt_young() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
-    let (mut watch, task, _) = start_pod(&Service::new([]), "pod-a", START, &store);
+    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
     until(&mut watch, State::Entitled).await;
     // The clock of this test stands still: only running time passes.
     while store.load().known().latest.is_none_or(|latest| latest < START.plus(Duration::from_secs(27 * 3600)))
@@ -411,11 +325,11 @@ async fn a_clock_set_back_before_a_restart_does_not_make_a_receipt_young() {
 async fn a_clock_that_is_off_is_a_reason_until_it_is_right() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
-    let service = Service::new([]);
+    let service = scripted([]);
     let (mut watch, _task, metrics) = start_pod(&service, "pod-a", START, &store);
     until(&mut watch, State::Entitled).await;
     for (offset, told) in [(600, true), (0, false), (-7200, true), (599, false)] {
-        service.skew.send_replace(Some(offset));
+        service.shows_skew(offset);
         let code = |fact: &Arc<entitlement::Entitlement>| {
             fact.standing.reason().map(|reason| reason.code.as_str().to_owned())
         };
@@ -430,7 +344,7 @@ async fn a_clock_that_is_off_is_a_reason_until_it_is_right() {
 
 #[tokio::test(start_paused = true)]
 async fn usage_that_is_unreported_from_before_the_start_never_lets_the_gate_open() {
-    let service = Service::new([]);
+    let service = scripted([]);
     let (tell, hear) = word::channel();
     tell.send_modify(|word| word.unreported = true);
     let permission = Asking::Permission(vec!["requests".into()]);
@@ -448,13 +362,14 @@ async fn usage_that_is_unreported_from_before_the_start_never_lets_the_gate_open
 async fn a_denied_pod_remembers_it_and_asks_no_second_time_where_only_a_new_pod_does() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
-    let service = Service::new([Act::Fail(FaultClass::Denied, "CustomerNotEntitledException")]);
+    let service = scripted([Act::Fail(FaultClass::Denied, "CustomerNotEntitledException")]);
     let run = |pod: &str| {
         let mut config = config(Duration::ZERO);
         config.policy.ask_after_denial = false;
         let (publisher, watch) = entitlement::channel(START);
         let surroundings = Surroundings {
-            metering: Arc::clone(&service) as Arc<dyn Metering>,
+            register: Arc::clone(&service) as Arc<dyn Register>,
+            meter: Arc::clone(&service) as Arc<dyn Meter>,
             clock: WallClock::fixed(START),
             publisher,
             store: Some(store.clone()),
@@ -464,7 +379,7 @@ async fn a_denied_pod_remembers_it_and_asks_no_second_time_where_only_a_new_pod_
         let task = tokio::spawn(Registration::new(config, pod.into(), surroundings).run());
         (task, watch)
     };
-    let asked = || service.nonces.lock().unwrap().len();
+    let asked = || service.registrations().len();
     for _ in 0..3 {
         let (task, mut watch) = run("pod-1");
         until(&mut watch, State::Denied).await;
@@ -486,24 +401,21 @@ async fn a_denied_pod_remembers_it_and_asks_no_second_time_where_only_a_new_pod_
 async fn permission_is_of_the_first_dimension_that_aws_knows() {
     let unknown = || Act::Fail(FaultClass::Misconfigured, "InvalidUsageDimensionException");
     let dimensions = || Asking::Permission(vec!["reqests".into(), "requests".into(), "gigabytes".into()]);
-    let service = Service::new([unknown()]);
+    let service = scripted([unknown()]);
     let (mut watch, _) = start_with(&service, asking(dimensions()), None, word::channel().1);
     until(&mut watch, State::Entitled).await;
-    let asked = |service: &Service| -> Vec<String> {
-        service.reports.lock().unwrap().iter().map(|report| report.dimension.clone()).collect()
-    };
-    assert_eq!(asked(&service), ["reqests", "requests"]);
+    assert_eq!(reported(&service), ["reqests", "requests"]);
     let fact = Arc::clone(&watch.borrow());
     let Proof::Permission(permission) = fact.standing.proof().unwrap().as_ref() else { panic!("{fact:?}") };
     assert_eq!(permission.dimension(), "requests");
 
-    let service = Service::new([unknown(), unknown(), unknown()]);
+    let service = scripted([unknown(), unknown(), unknown()]);
     let (mut watch, _) = start_with(&service, asking(dimensions()), None, word::channel().1);
     until(&mut watch, State::Misconfigured).await;
     let fact = Arc::clone(&watch.borrow());
     assert_eq!(fact.standing.reason().unwrap().code.as_str(), "InvalidUsageDimensionException");
     assert_eq!(
-        asked(&service).len(),
+        reported(&service).len(),
         3,
         "AWS knows none of them: nothing can be billed, and nothing is proven"
     );
@@ -511,13 +423,13 @@ async fn permission_is_of_the_first_dimension_that_aws_knows() {
 
 #[tokio::test(start_paused = true)]
 async fn dimensions_are_tried_behind_the_gate_and_within_the_quota() {
-    let service = Service::new([
+    let service = scripted([
         Act::Fail(FaultClass::Transient, "ThrottlingException"),
         Act::Fail(FaultClass::Misconfigured, "InvalidUsageDimensionException"),
     ]);
     let metrics = Arc::new(Metrics::new());
     let trial = dimensions::Trial {
-        metering: Arc::clone(&service) as Arc<dyn Metering>,
+        aws: Arc::clone(&service) as Arc<dyn Meter>,
         product_code: "demometered".parse().unwrap(),
         clock: WallClock::fixed(START),
         metrics: Arc::clone(&metrics),
@@ -526,7 +438,7 @@ async fn dimensions_are_tried_behind_the_gate_and_within_the_quota() {
     let names: Vec<String> = (0..24).map(|index| format!("dimension-{index}")).collect();
     let tried = tokio::spawn(trial.run(names, watch.clone()));
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert!(service.reports.lock().unwrap().is_empty(), "the gate's own question goes first");
+    assert!(service.reports().is_empty(), "the gate's own question goes first");
     publisher.send_modify(|fact| {
         let mut opened = fact.as_ref().clone();
         opened.has_opened = true;
@@ -535,8 +447,7 @@ async fn dimensions_are_tried_behind_the_gate_and_within_the_quota() {
     let began = clock::monotonic();
     tried.await.unwrap();
     let took = clock::monotonic().duration_since(began);
-    let asked: Vec<String> =
-        service.reports.lock().unwrap().iter().map(|report| report.dimension.clone()).collect();
+    let asked = reported(&service);
     assert_eq!(asked.len(), 25, "the throttled one twice, every other once: {asked:?}");
     assert!(took >= 25 * dimensions::TRY_EVERY && took < Duration::from_secs(60), "{took:?}");
     let text = metrics.encode(&watch.borrow(), crate::metrics::Format::Text);

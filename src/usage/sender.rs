@@ -27,7 +27,7 @@ use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_marketplace::schedule::Draw;
-use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Metering, ProductCode, Region, Signing};
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
 use tollgate_metering::batch;
 use tollgate_metering::health::{Health, Standing, Subject};
 use tollgate_metering::pace::Pace;
@@ -126,13 +126,14 @@ impl Flight {
     }
 }
 
-/// What became of a call: the records that were still unsent, and had room in it, and AWS's answer about them.
-type Landed = (u64, Result<(Vec<Record>, Result<Answer, Fault>), LedgerError>);
+/// What became of a call: the records that were still unsent, and had room in it, and AWS's answer about them; nothing
+/// where somebody else had settled them all, and no call was made.
+type Landed = (u64, Result<Option<(Vec<Record>, Result<Answer, Fault>)>, LedgerError>);
 
 /// The sender with what it talks to.
 pub struct Sender {
     settings: Settings,
-    metering: Arc<dyn Metering>,
+    aws: Arc<dyn Meter>,
     writer: Writer,
     clock: WallClock,
     metrics: Arc<Metrics>,
@@ -180,7 +181,7 @@ impl Sender {
     #[must_use]
     pub fn new(
         settings: Settings,
-        metering: Arc<dyn Metering>,
+        aws: Arc<dyn Meter>,
         writer: Writer,
         clock: WallClock,
         metrics: Arc<Metrics>,
@@ -190,7 +191,7 @@ impl Sender {
         let began_wall = clock.now();
         Self {
             settings,
-            metering,
+            aws,
             writer,
             clock,
             metrics,
@@ -501,7 +502,7 @@ impl Sender {
         let room = IN_FLIGHT_BYTES_MAX.saturating_sub(in_flight);
         let risky: Vec<&str> =
             self.flights.values().filter_map(|flight| flight.load.risky.as_deref()).collect();
-        self.queue.take(wanted, room, &risky, &self.health, self.metering.region().as_ref())
+        self.queue.take(wanted, room, &risky, &self.health, self.aws.region().as_ref())
     }
 
     /// A fresh record, unless one is in flight; beside it those that are in doubt already.
@@ -567,24 +568,21 @@ impl Sender {
         self.calls_made += 1;
         let (number, ids, at) = (self.calls_made, load.ids.clone(), self.instant(starts_at));
         self.flights.insert(number, Flight { load, starts_at });
-        let (settings, metering, writer) =
-            (self.settings.clone(), Arc::clone(&self.metering), self.writer.clone());
-        let (region, now, signing) = (self.metering.region(), self.clock.now(), self.signing);
+        let (settings, aws, writer) = (self.settings.clone(), Arc::clone(&self.aws), self.writer.clone());
+        let (region, now, signing) = (self.aws.region(), self.clock.now(), self.signing);
         self.calls.spawn(async move {
             let begun =
                 writer.with(move |ledger| ledger.begin(&ids, region.as_ref(), now, batch::fits())).await;
             // The ledger may be closed, and opened by another, while the call lasts.
             drop(writer);
             let landed = match begun {
-                Ok(mut records) if !records.is_empty() => {
+                Ok(records) if records.is_empty() => Ok(None),
+                Ok(records) => {
                     // The request is made at once, and what it was made of goes: then it waits for its turn.
-                    let call = call::call(&settings, metering, &mut records, signing);
+                    let (records, call) = call::call(&settings, aws, records, signing);
                     tokio::time::sleep_until(at).await;
-                    let answer = call.await;
-                    Ok((records, answer))
+                    Ok(Some((records, call.await)))
                 }
-                // Somebody else settled them.
-                Ok(_) => Ok((Vec::new(), Ok(Answer { statuses: Vec::new(), emulated: false }))),
                 Err(error) => Err(error),
             };
             (number, landed)
@@ -601,10 +599,10 @@ impl Sender {
         };
         let Some(flight) = self.flights.remove(&number) else { return Ok(()) };
         // What could not be noted, was settled by somebody else, or had no room, is looked at again.
-        self.stale |= !landed.as_ref().is_ok_and(|(records, _)| records.len() == flight.load.ids.len());
-        let (records, outcome) = landed?;
+        let asked = landed.as_ref().ok().and_then(Option::as_ref).map_or(0, |(records, _)| records.len());
+        self.stale |= asked < flight.load.ids.len();
+        let Some((records, outcome)) = landed? else { return Ok(()) };
         match outcome {
-            _ if records.is_empty() => {}
             Ok(answer) => self.answered(records, answer),
             Err(fault) => self.failed(records, flight.starts_at, &fault),
         }
@@ -620,7 +618,7 @@ impl Sender {
         self.tried_clock_offset = false;
         self.unsubscribed = Some(false);
         for (record, status) in records.into_iter().zip(answer.statuses) {
-            let (answered, pause) = self.settings.policy.judge_status(record.in_doubt, status);
+            let (answered, pause) = self.settings.policy.judge_status(record.state.in_doubt(), status);
             self.note(record, answered, pause);
         }
     }
@@ -664,7 +662,7 @@ impl Sender {
             let answered = if halved {
                 Answered::Refused(fault.code.as_str().to_owned())
             } else {
-                self.settings.policy.judge(record.in_doubt, fault)
+                self.settings.policy.judge(record.state.in_doubt(), fault)
             };
             self.note(record, answered, pause);
         }
@@ -721,7 +719,7 @@ impl Sender {
             return Ok(());
         }
         let rows: Vec<Noted> = self.notes.iter().map(Note::row).collect();
-        let (region, now): (Option<Region>, _) = (self.metering.region(), self.clock.now());
+        let (region, now): (Option<Region>, _) = (self.aws.region(), self.clock.now());
         self.writer.with(move |ledger| ledger.answered_all(&rows, region.as_ref(), now)).await?;
         self.changed = true;
         let notes = std::mem::take(&mut self.notes);

@@ -43,9 +43,11 @@ use tollgate_marketplace::exceptions;
 use tollgate_marketplace::fault::{
     Answer, PROXY_AUTHENTICATION_REQUIRED, REGION_UNLISTED, REQUEST_NOT_BUILT, classify,
 };
+use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
 use tollgate_marketplace::{
-    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, FaultCode, Forwarded, Identified,
-    MeterUsage, Metered, Metering, Place, Region, RegisterUsage, Registered, ResolvedCustomer, Signing,
+    BatchMeterUsage, BatchMetered, Fault, FaultClass, FaultCode, Forward, Forwarded, Identified, Meter,
+    MeterUsage, Metered, Place, Region, Regional, Register, RegisterUsage, Registered, Resolve,
+    ResolvedCustomer, Signing,
 };
 use tollgate_time::Timestamp;
 
@@ -334,49 +336,22 @@ impl Aws {
     }
 }
 
-impl Metering for Aws {
-    fn register_usage(
-        &self,
-        request: RegisterUsage,
-        signing: Signing,
-    ) -> BoxFuture<'_, Result<Registered, Fault>> {
+impl Regional for Aws {
+    fn region(&self) -> Option<Region> {
+        self.loader.found_region()
+    }
+}
+
+impl Register for Aws {
+    fn register_usage(&self, request: RegisterUsage, signing: Signing) -> ServiceFuture<'_, Registered> {
         Box::pin(self.attempt(self.register_usage_once(request, signing)))
     }
 
-    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
-        Box::pin(self.attempt(self.meter_usage_once(request, signing)))
-    }
-
-    fn batch_meter_usage(
-        &self,
-        request: BatchMeterUsage,
-        signing: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
-        Box::pin(self.attempt(self.batch_meter_usage_once(request, signing)))
-    }
-
-    fn resolve_customer(&self, token: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        Box::pin(self.attempt(self.resolve_customer_once(token)))
-    }
-
-    fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
+    fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified> {
         Box::pin(self.attempt(async move {
             self.ready(signing).await?;
             Ok(Identified { emulated: self.is_emulated().await })
         }))
-    }
-
-    fn forward(
-        &self,
-        target: String,
-        body: Vec<u8>,
-        region: Option<Region>,
-    ) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        Box::pin(self.attempt(self.forward_once(target, body, region)))
-    }
-
-    fn region(&self) -> Option<Region> {
-        self.loader.found_region()
     }
 
     fn clock_skew(&self) -> Option<i64> {
@@ -389,6 +364,32 @@ impl Metering for Aws {
             let changed = skew.wait_for(|skew| *skew != known).await;
             changed.expect("the sender is this client's own, which is borrowed");
         })
+    }
+}
+
+impl Meter for Aws {
+    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> ServiceFuture<'_, Metered> {
+        Box::pin(self.attempt(self.meter_usage_once(request, signing)))
+    }
+
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        signing: Signing,
+    ) -> ServiceFuture<'_, BatchMetered> {
+        Box::pin(self.attempt(self.batch_meter_usage_once(request, signing)))
+    }
+}
+
+impl Resolve for Aws {
+    fn resolve_customer(&self, token: String) -> ServiceFuture<'_, ResolvedCustomer> {
+        Box::pin(self.attempt(self.resolve_customer_once(token)))
+    }
+}
+
+impl Forward for Aws {
+    fn forward(&self, target: String, body: Vec<u8>, region: Option<Region>) -> ServiceFuture<'_, Forwarded> {
+        Box::pin(self.attempt(self.forward_once(target, body, region)))
     }
 }
 

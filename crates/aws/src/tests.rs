@@ -275,7 +275,7 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
     };
     let aws = Aws::for_tests(settings, Some(keys()));
     let _ = register(&aws).await;
-    assert_eq!(Metering::region(&aws).unwrap().as_str(), "eu-central-1");
+    assert_eq!(aws.region().unwrap().as_str(), "eu-central-1");
 }
 
 /// Its name is looked up nowhere here: what resolves is the network's affair.

@@ -23,8 +23,8 @@ use serde_json::{Map, Value, json};
 
 use super::Aws;
 use tollgate_marketplace::{
-    Allocation, BatchMeterUsage, BatchMetered, Fault, FaultClass, Forwarded, MeterUsage, Metered, Quantity,
-    RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
+    Allocation, BatchMeterUsage, BatchMetered, Customer, Fault, FaultClass, Forwarded, HourUsage, MeterUsage,
+    Metered, Quantity, RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
 };
 use tollgate_time::Timestamp;
 
@@ -59,16 +59,13 @@ impl Aws {
 
     pub(super) async fn batch_meter_usage_once(
         &self,
-        mut request: BatchMeterUsage,
+        request: BatchMeterUsage,
         signing: Signing,
     ) -> Result<BatchMetered, Fault> {
-        let body = body(&Batch(&request));
-        for record in &mut request.records {
-            // It is in the body; what the answer is compared with is the rest.
-            record.allocations = Vec::new();
-        }
-        let raw = self.call_raw("BatchMeterUsage", body, signing, request.region.as_ref()).await?;
-        let statuses = statuses(&request.records, raw.bytes())?;
+        let (body, region) = (body(&Batch(&request)), request.region.clone());
+        let subjects: Vec<Subject> = request.records.into_iter().map(Subject::of).collect();
+        let raw = self.call_raw("BatchMeterUsage", body, signing, region.as_ref()).await?;
+        let statuses = statuses(&subjects, raw.bytes())?;
         Ok(BatchMetered { statuses, emulated: raw.emulated })
     }
 
@@ -242,14 +239,14 @@ impl Serialize for Single<'_> {
         let request = self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("ProductCode", request.product_code.as_str())?;
-        map.serialize_entry("Timestamp", &seconds(request.timestamp))?;
+        map.serialize_entry("Timestamp", &seconds(request.usage.timestamp))?;
         map.serialize_entry("UsageDimension", &request.dimension)?;
-        quantity(&mut map, "UsageQuantity", request.quantity, request.decimal)?;
+        quantity(&mut map, "UsageQuantity", request.usage.quantity, request.usage.decimal)?;
         if request.dry_run {
             map.serialize_entry("DryRun", &true)?;
         }
         map.serialize_entry("ClientToken", &request.client_token)?;
-        allocations(&mut map, &request.allocations, request.decimal)?;
+        allocations(&mut map, &request.usage)?;
         map.end()
     }
 }
@@ -275,20 +272,20 @@ impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let record = self.0;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("Timestamp", &seconds(record.timestamp))?;
+        map.serialize_entry("Timestamp", &seconds(record.usage.timestamp))?;
         map.serialize_entry("Dimension", &record.dimension)?;
-        quantity(&mut map, "Quantity", record.quantity, record.decimal)?;
-        let customer = [
-            ("CustomerIdentifier", &record.customer_identifier),
-            ("CustomerAWSAccountId", &record.customer_account_id),
-            ("LicenseArn", &record.license_arn),
-        ];
-        for (name, value) in customer {
-            if let Some(value) = value {
-                map.serialize_entry(name, value)?;
+        quantity(&mut map, "Quantity", record.usage.quantity, record.usage.decimal)?;
+        match &record.customer {
+            Customer::Own => {}
+            Customer::Identifier(identifier) => map.serialize_entry("CustomerIdentifier", identifier)?,
+            Customer::Account { account_id, license_arn } => {
+                map.serialize_entry("CustomerAWSAccountId", account_id)?;
+                if let Some(license_arn) = license_arn {
+                    map.serialize_entry("LicenseArn", license_arn)?;
+                }
             }
         }
-        allocations(&mut map, &record.allocations, record.decimal)?;
+        allocations(&mut map, &record.usage)?;
         map.end()
     }
 }
@@ -338,15 +335,12 @@ fn quantity<M: SerializeMap>(
     }
 }
 
-fn allocations<M: SerializeMap>(
-    map: &mut M,
-    allocations: &[Allocation],
-    decimal: bool,
-) -> Result<(), M::Error> {
-    if allocations.is_empty() {
+fn allocations<M: SerializeMap>(map: &mut M, usage: &HourUsage) -> Result<(), M::Error> {
+    if usage.allocations.is_empty() {
         return Ok(());
     }
-    map.serialize_entry("UsageAllocations", &List(allocations.iter().map(|part| Part(part, decimal))))
+    let parts = List(usage.allocations.iter().map(|part| Part(part, usage.decimal)));
+    map.serialize_entry("UsageAllocations", &parts)
 }
 
 /// AWS JSON 1.1 writes a time as seconds since the epoch, with a fraction.
@@ -434,17 +428,17 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
 
 /// What AWS said of each record, found by what it repeats of them: a call holds one record for each customer and
 /// dimension only. What it does not name may have been billed.
-fn statuses(records: &[UsageRecord], answer: &[u8]) -> Result<Vec<RecordStatus>, Fault> {
+fn statuses(subjects: &[Subject], answer: &[u8]) -> Result<Vec<RecordStatus>, Fault> {
     let answer: BatchAnswer<'_> = serde_json::from_slice(answer).map_err(|_| invalid_answer())?;
     let results = read(answer.results).map_or_else(Vec::new, |Elements::<RecordResult<'_>>(results)| results);
     let unprocessed =
         read(answer.unprocessed_records).map_or_else(Vec::new, |Elements::<Name<'_>>(names)| names);
     let results: Vec<(Option<Name<'_>>, RecordResult<'_>)> =
         results.into_iter().map(|result| (read(result.usage_record), result)).collect();
-    let status = |record: &UsageRecord| {
-        let about = |name: &Option<Name<'_>>| name.as_ref().is_some_and(|name| is_about(name, record));
+    let status = |subject: &Subject| {
+        let about = |name: &Option<Name<'_>>| name.as_ref().is_some_and(|name| subject.is_named(name));
         let Some((_, result)) = results.iter().find(|(name, _)| about(name)) else {
-            let named = unprocessed.iter().any(|name| is_about(name, record));
+            let named = unprocessed.iter().any(|name| subject.is_named(name));
             return if named { RecordStatus::Unprocessed } else { RecordStatus::Unanswered };
         };
         match read::<String>(result.status).as_deref() {
@@ -454,17 +448,33 @@ fn statuses(records: &[UsageRecord], answer: &[u8]) -> Result<Vec<RecordStatus>,
             _ => RecordStatus::Unanswered,
         }
     };
-    Ok(records.iter().map(status).collect())
+    Ok(subjects.iter().map(status).collect())
 }
 
-fn is_about(name: &Name<'_>, record: &UsageRecord) -> bool {
-    let is = |found: Option<&RawValue>, value: &str| read::<String>(found).as_deref() == Some(value);
-    // AWS may add the other form of the customer to its answer; what was asked with must be equal.
-    let same = |found, value: &Option<String>| value.as_deref().is_none_or(|value| is(found, value));
-    is(name.dimension, &record.dimension)
-        && same(name.customer_identifier, &record.customer_identifier)
-        && same(name.customer_account_id, &record.customer_account_id)
-        && same(name.license_arn, &record.license_arn)
+/// What tells the records of a call apart; the rest is in the body, and nobody waits for AWS with both.
+struct Subject {
+    customer: Customer,
+    dimension: String,
+}
+
+impl Subject {
+    fn of(record: UsageRecord) -> Self {
+        Self { customer: record.customer, dimension: record.dimension }
+    }
+
+    /// AWS may add the other form of the customer to its answer; what was asked with must be equal.
+    fn is_named(&self, name: &Name<'_>) -> bool {
+        let is = |found: Option<&RawValue>, value: &str| read::<String>(found).as_deref() == Some(value);
+        let customer = match &self.customer {
+            Customer::Own => true,
+            Customer::Identifier(identifier) => is(name.customer_identifier, identifier),
+            Customer::Account { account_id, license_arn } => {
+                is(name.customer_account_id, account_id)
+                    && license_arn.as_deref().is_none_or(|arn| is(name.license_arn, arn))
+            }
+        };
+        customer && is(name.dimension, &self.dimension)
+    }
 }
 
 fn replace_body(request: &mut HttpRequest, bytes: Bytes) {
@@ -496,29 +506,32 @@ mod tests {
             let texts = dimension.len() + account.len() + arn.len();
             let parts: usize = tags.iter().map(TagSet::request_bytes).sum();
             let record = body(&Row(&UsageRecord {
-                customer_identifier: None,
-                customer_account_id: Some(account),
-                license_arn: Some(arn),
+                customer: Customer::Account { account_id: account, license_arn: Some(arn) },
                 dimension,
-                timestamp: Timestamp::from_unix_millis(millis),
-                quantity,
-                decimal: true,
-                allocations: tags.into_iter().map(|tags| Allocation { tags, quantity }).collect(),
+                usage: HourUsage {
+                    timestamp: Timestamp::from_unix_millis(millis),
+                    quantity,
+                    decimal: true,
+                    allocations: tags.into_iter().map(|tags| Allocation { tags, quantity }).collect(),
+                },
             }));
             prop_assert!(record.len() < RECORD_BYTES + ESCAPED * texts + parts);
         }
     }
 
+    fn usage(quantity: &str, decimal: bool, allocations: Vec<Allocation>) -> HourUsage {
+        let timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+        HourUsage { timestamp, quantity: quantity.parse().unwrap(), decimal, allocations }
+    }
+
     fn usage_record(account: &str, dimension: &str) -> UsageRecord {
         UsageRecord {
-            customer_identifier: None,
-            customer_account_id: Some(account.to_owned()),
-            license_arn: Some("arn:aws:license-manager::111122223333:license:l-1".to_owned()),
+            customer: Customer::Account {
+                account_id: account.to_owned(),
+                license_arn: Some("arn:aws:license-manager::111122223333:license:l-1".to_owned()),
+            },
             dimension: dimension.to_owned(),
-            timestamp: Timestamp::from_unix_seconds(1_795_507_200),
-            quantity: "2.5".parse().unwrap(),
-            decimal: true,
-            allocations: Vec::new(),
+            usage: usage("2.5", true, Vec::new()),
         }
     }
 
@@ -531,7 +544,8 @@ mod tests {
     }
 
     fn read_statuses(records: &[UsageRecord], answer: &Value) -> Vec<RecordStatus> {
-        statuses(records, answer.to_string().as_bytes()).unwrap()
+        let subjects: Vec<Subject> = records.iter().cloned().map(Subject::of).collect();
+        statuses(&subjects, answer.to_string().as_bytes()).unwrap()
     }
 
     fn split(tags: &[(&str, &str)], quantity: &str) -> Allocation {
@@ -555,9 +569,11 @@ mod tests {
 
     #[test]
     fn a_batch_holds_its_records_with_their_splits() {
-        let mut whole = usage_record("1", "a");
-        (whole.quantity, whole.decimal, whole.license_arn) = ("3".parse().unwrap(), false, None);
-        whole.allocations = vec![split(&[("b", "x"), ("a", "\\")], "2"), split(&[], "1")];
+        let whole = UsageRecord {
+            customer: Customer::Account { account_id: "1".to_owned(), license_arn: None },
+            dimension: "a".to_owned(),
+            usage: usage("3", false, vec![split(&[("b", "x"), ("a", "\\")], "2"), split(&[], "1")]),
+        };
         let records = vec![whole, usage_record("2", "a")];
         let product_code = Some("demosaas".parse().unwrap());
         let request = BatchMeterUsage { product_code, records, region: None };
@@ -587,10 +603,7 @@ mod tests {
         let request = MeterUsage {
             product_code: "demometered".parse().unwrap(),
             dimension: "requests".to_owned(),
-            timestamp: Timestamp::from_unix_seconds(1_795_507_200),
-            quantity: "2".parse().unwrap(),
-            decimal: true,
-            allocations: vec![split(&[("team", "a")], "2")],
+            usage: usage("2", true, vec![split(&[("team", "a")], "2")]),
             client_token: "token".to_owned(),
             dry_run: false,
             region: None,
@@ -622,7 +635,7 @@ mod tests {
             assert_eq!(read_statuses(&records, &answer), vec![RecordStatus::Unanswered; 3], "{answer}");
         }
         for garbage in ["", "[]", "<html>"] {
-            assert_eq!(statuses(&records, garbage.as_bytes()).unwrap_err().code.as_str(), "InvalidAnswer");
+            assert_eq!(statuses(&[], garbage.as_bytes()).unwrap_err().code.as_str(), "InvalidAnswer");
         }
     }
 

@@ -11,10 +11,8 @@ use super::closing::Hours;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings};
-use tollgate_marketplace::{Allocation, Hour, Quantity, Region};
-use tollgate_metering::event::Customer;
+use tollgate_marketplace::{Customer, Hour, HourUsage, Region};
 use tollgate_metering::record::State;
-use tollgate_metering::seal::{Sealed, StoredAllocation};
 use tollgate_time::Timestamp;
 
 /// A report as the application sends it.
@@ -22,14 +20,8 @@ use tollgate_time::Timestamp;
 pub struct Claim {
     /// What was used.
     pub dimension: String,
-    /// When.
-    pub timestamp: Timestamp,
     /// How much.
-    pub quantity: Quantity,
-    /// Sent as a decimal.
-    pub decimal: bool,
-    /// The split by tags.
-    pub allocations: Vec<Allocation>,
+    pub usage: HourUsage,
     /// The application's, or one of ours where it gave none.
     pub client_token: String,
 }
@@ -169,14 +161,8 @@ fn grant(
         pod: settings.pod.clone(),
         customer: Customer::Own.canonical(),
         dimension: claim.dimension.clone(),
-        hour: Hour::of(claim.timestamp),
+        hour: Hour::of(claim.usage.timestamp),
     };
-    let stored: Vec<StoredAllocation> = claim
-        .allocations
-        .iter()
-        .map(|part| StoredAllocation { tags: part.tags.clone(), micros: part.quantity.micros() })
-        .collect();
-    let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
     let held = transaction
         .query_row(
             "SELECT id, client_token, timestamp, coalesce(region, ?7), micros = ?5 AND allocations = ?6 AND state NOT IN ('carried', 'discarded') FROM records
@@ -186,8 +172,8 @@ fn grant(
                 slot.customer,
                 slot.dimension,
                 slot.hour.number(),
-                rows::signed(claim.quantity.micros()),
-                allocations,
+                rows::signed(claim.usage.quantity.micros()),
+                rows::stored(&claim.usage.allocations),
                 region_name
             ],
             |row| {
@@ -215,16 +201,8 @@ fn grant(
         Some((_, false)) => return Ok(Claimed::Taken),
         None => {}
     }
-    let sealed = Sealed {
-        quantity: claim.quantity,
-        decimal: claim.decimal,
-        allocations: claim.allocations.clone(),
-        timestamp: claim.timestamp,
-        rest: std::collections::BTreeMap::new(),
-    };
-    let past = Past::of(claim.timestamp, None);
-    let id =
-        rows::insert_record(transaction, &slot, &past, &sealed, &claim.client_token, State::Claimed, now)?;
+    let (usage, past) = (&claim.usage, Past::of(claim.usage.timestamp, None));
+    let id = rows::insert_record(transaction, &slot, &past, usage, &claim.client_token, State::Claimed, now)?;
     transaction.execute(
         "UPDATE records SET attempting = 1, attempts = 1, region = ?2 WHERE id = ?1",
         params![id, region_name],

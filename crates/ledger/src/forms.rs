@@ -11,8 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError};
-use tollgate_marketplace::Hour;
-use tollgate_metering::event::Customer;
+use tollgate_marketplace::{Customer, Hour};
 
 /// Most identifiers whose accounts are known; the oldest gives way. A seller with more customers has more than a ledger
 /// is made for.

@@ -108,8 +108,6 @@ pub struct Entry {
 /// What is repaired.
 struct Found {
     state: State,
-    in_doubt: bool,
-    unconfirmed: bool,
     code: Option<String>,
     dimension: String,
     amount: i128,
@@ -119,9 +117,8 @@ impl Found {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let state: String = row.get(0)?;
         Ok(Self {
-            state: State::of(&state).ok_or_else(|| rows::unreadable(0, "a state"))?,
-            in_doubt: row.get(1)?,
-            unconfirmed: row.get(2)?,
+            state: State::of(&state, row.get(1)?, row.get(2)?)
+                .ok_or_else(|| rows::unreadable(0, "a state"))?,
             code: row.get(3)?,
             dimension: row.get(4)?,
             amount: amount(row, 5)?,
@@ -130,11 +127,12 @@ impl Found {
 
     /// Whether the order may be carried out. Pure.
     fn judge(&self, repair: &Repair) -> Repaired {
-        let unconfirmed = self.state == State::Accepted && self.unconfirmed;
+        let unconfirmed = self.state == State::Accepted { unconfirmed: true };
+        let dead = matches!(self.state, State::Dead { .. });
         let reported = self.code.as_deref().is_some_and(reported_by_another);
-        let perhaps_billed = self.in_doubt || unconfirmed || reported;
+        let perhaps_billed = self.state.in_doubt() || unconfirmed || reported;
         match repair {
-            _ if self.state != State::Dead && !unconfirmed => Repaired::NotFound,
+            _ if !dead && !unconfirmed => Repaired::NotFound,
             Repair::Replay { accept_double_billing: false, .. } if perhaps_billed => Repaired::InDoubt,
             Repair::Replay { .. } | Repair::Confirm(_) => Repaired::Done,
             // AWS answered that it holds it: billed, until somebody finds that it is not, and then it is replayed.
@@ -149,9 +147,9 @@ impl Found {
             Repair::Replay { note, to_dimension, .. } => (note.as_ref(), to_dimension.as_deref()),
             Repair::Confirm(note) | Repair::Discard(note) => (Some(note), None),
         };
-        let was = if self.state == State::Accepted { "unconfirmed" } else { "a dead letter" };
+        let was = if matches!(self.state, State::Accepted { .. }) { "unconfirmed" } else { "a dead letter" };
         let code = self.code.as_deref().unwrap_or("no code");
-        let doubt = if self.in_doubt { ", in doubt" } else { "" };
+        let doubt = if self.state.in_doubt() { ", in doubt" } else { "" };
         let mut note = given.map(|Note(text)| format!("{text} ")).unwrap_or_default();
         note.push_str(&format!("[was {was}: {code}{doubt}]"));
         if let Some(dimension) = redirected {
@@ -254,27 +252,26 @@ mod tests {
     #[test]
     fn which_order_is_for_which_record() {
         use Repaired::{Done, InDoubt, NotFound};
-        let found = |state, in_doubt, unconfirmed, code: &str| Found {
+        let found = |state, code: &str| Found {
             state,
-            in_doubt,
-            unconfirmed,
             code: Some(code.to_owned()),
             dimension: "requests".to_owned(),
             amount: 1,
         };
+        let dead = |in_doubt| State::Dead { in_doubt };
         let refused = "InvalidTagException";
         for (found, replayed, accepted, confirmed, discarded) in [
-            (found(State::Dead, false, false, refused), Done, Done, Done, Done),
-            (found(State::Dead, true, false, "in_doubt"), InDoubt, Done, Done, Done),
-            (found(State::Dead, true, false, refused), InDoubt, Done, Done, Done),
-            (found(State::Dead, false, false, "DuplicateRequestException"), InDoubt, Done, Done, Done),
-            (found(State::Dead, false, false, "DuplicateRecord"), InDoubt, Done, Done, Done),
-            (found(State::Accepted, true, true, ""), InDoubt, Done, Done, NotFound),
-            (found(State::Accepted, false, false, ""), NotFound, NotFound, NotFound, NotFound),
-            (found(State::Sealed, true, false, ""), NotFound, NotFound, NotFound, NotFound),
-            (found(State::Carried, true, true, ""), NotFound, NotFound, NotFound, NotFound),
-            (found(State::Claimed, false, false, ""), NotFound, NotFound, NotFound, NotFound),
-            (found(State::Discarded, false, false, refused), NotFound, NotFound, NotFound, NotFound),
+            (found(dead(false), refused), Done, Done, Done, Done),
+            (found(dead(true), "in_doubt"), InDoubt, Done, Done, Done),
+            (found(dead(true), refused), InDoubt, Done, Done, Done),
+            (found(dead(false), "DuplicateRequestException"), InDoubt, Done, Done, Done),
+            (found(dead(false), "DuplicateRecord"), InDoubt, Done, Done, Done),
+            (found(State::Accepted { unconfirmed: true }, ""), InDoubt, Done, Done, NotFound),
+            (found(State::Accepted { unconfirmed: false }, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(State::Sealed { in_doubt: true }, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(State::Carried { in_doubt: true }, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(State::Claimed, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(State::Discarded, refused), NotFound, NotFound, NotFound, NotFound),
         ] {
             let orders = [replay(false), replay(true), Repair::Confirm(note()), Repair::Discard(note())];
             let verdicts = orders.map(|repair| found.judge(&repair));

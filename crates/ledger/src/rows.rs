@@ -1,18 +1,18 @@
 //! The rows of the ledger: how records are written and read. Only `ledger` calls it.
 
+use std::borrow::Cow;
+
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::ageing::{self, Overdue};
 use super::amount::amount;
 use super::closing::Hours;
 use super::slots::{self, Part, Past};
 use super::{forms, links, meta, set_meta};
-use tollgate_marketplace::{Allocation, Hour, Quantity, TagSet};
-use tollgate_metering::event::Customer;
-use tollgate_metering::record::{Record, State};
-use tollgate_metering::seal::{Sealed, StoredAllocation};
+use tollgate_marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, TagSet};
+use tollgate_metering::record::{Record, State, Whole};
 use tollgate_time::Timestamp;
 
 /// Where an event counts.
@@ -47,6 +47,33 @@ fn quantity(row: &Row<'_>, column: usize) -> rusqlite::Result<Quantity> {
 pub(super) fn json<T: for<'a> Deserialize<'a>>(column: usize, text: &str) -> rusqlite::Result<T> {
     serde_json::from_str(text)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+}
+
+/// A part of a record's split as it is kept.
+#[derive(Serialize, Deserialize)]
+struct StoredAllocation<'a> {
+    tags: Cow<'a, TagSet>,
+    micros: u64,
+}
+
+/// A split as it is kept.
+pub(super) fn stored(allocations: &[Allocation]) -> String {
+    let parts: Vec<StoredAllocation<'_>> = allocations
+        .iter()
+        .map(|part| StoredAllocation { tags: Cow::Borrowed(&part.tags), micros: part.quantity.micros() })
+        .collect();
+    serde_json::to_string(&parts).expect("maps of strings and numbers are JSON")
+}
+
+/// Reads [`stored`].
+fn allocations(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Allocation>> {
+    let parts: Vec<StoredAllocation<'_>> = json(column, row.get_ref(column)?.as_str()?)?;
+    let part = |part: StoredAllocation<'_>| {
+        let above = || unreadable(column, "an allocation above AWS's maximum");
+        let quantity = Quantity::from_micros(part.micros).ok_or_else(above)?;
+        Ok(Allocation { tags: part.tags.into_owned(), quantity })
+    };
+    parts.into_iter().map(part).collect()
 }
 
 /// Notes whose usage this is. `Some` where the ledger holds unsent usage of another product.
@@ -92,21 +119,12 @@ pub(super) fn insert_record(
     transaction: &Transaction<'_>,
     slot: &Slot,
     past: &Past,
-    sealed: &Sealed,
+    usage: &HourUsage,
     client_token: &str,
     state: State,
     now: Timestamp,
 ) -> rusqlite::Result<i64> {
-    let stored: Vec<StoredAllocation> = sealed
-        .allocations
-        .iter()
-        .map(|allocation| StoredAllocation {
-            tags: allocation.tags.clone(),
-            micros: allocation.quantity.micros(),
-        })
-        .collect();
-    let allocations = serde_json::to_string(&stored).expect("maps of strings and numbers are JSON");
-    let overdue = match sealed.quantity {
+    let overdue = match usage.quantity {
         // A report of 0 is not late.
         Quantity::ZERO => Overdue::default(),
         _ => past.overdue.or(Overdue::begins(slot, now, ageing::running(transaction)?)),
@@ -122,15 +140,15 @@ pub(super) fn insert_record(
             slot.customer,
             slot.dimension,
             slot.hour.number(),
-            signed(sealed.quantity.micros()),
-            sealed.decimal,
-            allocations,
-            sealed.timestamp.unix_millis(),
+            signed(usage.quantity.micros()),
+            usage.decimal,
+            stored(&usage.allocations),
+            usage.timestamp.unix_millis(),
             client_token,
             past.late_from.map(Hour::number),
             state.as_str(),
             now.unix_millis(),
-            i64::try_from(stored.len()).unwrap_or(i64::MAX),
+            i64::try_from(usage.allocations.len()).unwrap_or(i64::MAX),
             overdue.hour.map(Hour::number),
             overdue.from,
         ])?;
@@ -146,38 +164,35 @@ pub(super) enum Which {
     All,
     /// Dead letters.
     Dead,
-    /// One, with its allocations.
-    Id(i64),
-}
-
-/// [`COLUMNS`] without the text of the allocations, which may be large: for lists.
-pub(super) fn list_columns() -> String {
-    COLUMNS.replacen("allocations", "'[]'", 1)
 }
 
 /// The columns that [`record`] reads, in its order.
-pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, allocations, timestamp, client_token, \
-                       late_from, state, in_doubt OR attempting, attempts, code, metering_record_id, sealed_at, updated_at, \
-                       allocation_count, region, due_at, unconfirmed";
+pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, timestamp, client_token, \
+                       late_from, state, in_doubt OR attempting, unconfirmed, attempts, code, metering_record_id, \
+                       sealed_at, updated_at, allocation_count, region";
+
+/// The first column behind [`COLUMNS`].
+pub(super) const BEHIND: usize = 20;
 
 pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
     let condition = match which {
-        Which::Unsent => "state = 'sealed' AND ?2 = ?2",
+        Which::Unsent => "state = 'sealed'",
         // Without the second column of its index the whole table would be sorted, with all that is in it.
         Which::All => {
-            "id IN (SELECT id FROM records ORDER BY state IN ('accepted', 'carried'), hour DESC, id DESC LIMIT ?1)
-             AND ?2 = ?2"
+            "id IN (SELECT id FROM records ORDER BY state IN ('accepted', 'carried'), hour DESC, id DESC LIMIT ?1)"
         }
-        Which::Dead => "state = 'dead' AND ?2 = ?2",
-        Which::Id(_) => "id = ?2",
+        Which::Dead => "state = 'dead'",
     };
-    let id = if let Which::Id(id) = which { id } else { 0 };
-    let whole = matches!(which, Which::Id(_));
-    let columns = if whole { COLUMNS.to_owned() } else { list_columns() };
-    let sql = format!("SELECT {columns} FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1");
+    let sql = format!("SELECT {COLUMNS} FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1");
     let mut statement = connection.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    statement.query_map([limit, id], |row| record(row, whole))?.collect()
+    statement.query_map([limit], record)?.collect()
+}
+
+/// One record.
+pub(super) fn whole(connection: &Connection, id: i64) -> rusqlite::Result<Option<Whole>> {
+    let sql = format!("SELECT {COLUMNS}, allocations FROM records WHERE id = ?1");
+    connection.prepare_cached(&sql)?.query_row([id], read_whole).optional()
 }
 
 /// Reads every row, and keeps none: for a ledger that is under suspicion.
@@ -187,25 +202,25 @@ pub(super) fn read_all(connection: &Connection) -> rusqlite::Result<()> {
     while let Some(row) = rows.next()? {
         slots::read(connection, row.get(0)?)?;
     }
-    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM records"))?;
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS}, allocations FROM records"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        record(row, true)?;
+        read_whole(row)?;
     }
     Ok(())
 }
 
-/// A row of [`COLUMNS`], or of [`list_columns`] where its allocations are not wanted.
-pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
+/// A row of [`COLUMNS`] and the split.
+fn read_whole(row: &Row<'_>) -> rusqlite::Result<Whole> {
+    Ok(Whole { record: record(row)?, allocations: allocations(row, BEHIND)? })
+}
+
+/// A row of [`COLUMNS`].
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let customer: String = row.get(2)?;
-    let stored: Vec<StoredAllocation> = if whole { json(7, row.get_ref(7)?.as_str()?)? } else { Vec::new() };
+    let late_from: Option<i64> = row.get(9)?;
+    let state: String = row.get(10)?;
     let allocation_count: i64 = row.get(18)?;
-    let allocation = |stored: StoredAllocation| {
-        let quantity = Quantity::from_micros(stored.micros).ok_or_else(|| unreadable(7, "an allocation"))?;
-        Ok(Allocation { tags: stored.tags, quantity })
-    };
-    let late_from: Option<i64> = row.get(10)?;
-    let state: String = row.get(11)?;
     let region: Option<String> = row.get(19)?;
     Ok(Record {
         id: row.get(0)?,
@@ -215,22 +230,18 @@ pub(super) fn record(row: &Row<'_>, whole: bool) -> rusqlite::Result<Record> {
         hour: Hour::from_number(row.get(4)?),
         quantity: quantity(row, 5)?,
         decimal: row.get(6)?,
-        allocations: stored.into_iter().map(allocation).collect::<rusqlite::Result<_>>()?,
-        allocation_count: usize::try_from(allocation_count)
-            .map_err(|_| unreadable(18, "a count below zero"))?,
-        timestamp: Timestamp::from_unix_millis(row.get(8)?),
-        client_token: row.get(9)?,
+        timestamp: Timestamp::from_unix_millis(row.get(7)?),
+        client_token: row.get(8)?,
         late_from: late_from.map(Hour::from_number),
-        state: State::of(&state).ok_or_else(|| unreadable(11, "a state"))?,
-        in_doubt: row.get(12)?,
+        state: State::of(&state, row.get(11)?, row.get(12)?).ok_or_else(|| unreadable(10, "a state"))?,
         attempts: row.get(13)?,
         code: row.get(14)?,
         metering_record_id: row.get(15)?,
         sealed_at: Timestamp::from_unix_millis(row.get(16)?),
         updated_at: Timestamp::from_unix_millis(row.get(17)?),
+        allocation_count: usize::try_from(allocation_count)
+            .map_err(|_| unreadable(18, "a count below zero"))?,
         region: region.map(|name| name.parse().map_err(|_| unreadable(19, "a region"))).transpose()?,
-        due_at: Timestamp::from_unix_millis(row.get(20)?),
-        unconfirmed: row.get(21)?,
     })
 }
 
@@ -268,11 +279,10 @@ pub(super) fn carry_record(
         let dimension = to_dimension.map_or(dimension, str::to_owned);
         let slot = Slot { pod: pod.to_owned(), customer, dimension, hour: hours.current };
         let late_from = Some(Hour::from_number(row.get(2)?));
-        let stored: Vec<StoredAllocation> = json(4, row.get_ref(4)?.as_str()?)?;
-        Ok((slot, late_from, amount(row, 3)?, stored))
+        Ok((slot, late_from, amount(row, 3)?, allocations(row, 4)?))
     };
     let found = transaction.query_row(&sql, [id], read).optional()?;
-    let Some((mut slot, late_from, amount, stored)) = found else { return Ok(Carried::NotFound) };
+    let Some((mut slot, late_from, amount, split)) = found else { return Ok(Carried::NotFound) };
     if amount == 0 {
         return Ok(Carried::Counted);
     }
@@ -286,7 +296,7 @@ pub(super) fn carry_record(
     let past = Past { first_at: now, late_from, overdue };
     let untagged = TagSet::default();
     let mut parts: Vec<(&TagSet, i128)> =
-        stored.iter().map(|part| (&part.tags, i128::from(part.micros))).collect();
+        split.iter().map(|part| (&part.tags, i128::from(part.quantity.micros()))).collect();
     if parts.is_empty() {
         parts.push((&untagged, amount));
     }

@@ -1,6 +1,8 @@
 //! Sealing: closed hours become records, one slot after the other, in transactions so short that no acknowledgement
 //! waits long for one. What is left is found again by the same question: by the next call, or by the next process.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::ageing::{self, Overdue};
@@ -9,9 +11,9 @@ use super::rows::{self, Slot};
 use super::slots::{self, Open, Part, Past};
 use super::upkeep::{self, Budget};
 use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex};
-use tollgate_marketplace::Hour;
+use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::record::State;
-use tollgate_metering::seal::{self, Sealed};
+use tollgate_metering::seal;
 use tollgate_time::Timestamp;
 
 /// Hours ahead in which a slot finds one that it may have: none is ever that far from the present.
@@ -159,9 +161,10 @@ fn seal_one(
     let sealed = seal::seal(open.slot.hour, &open.sum, now);
     slots::remove(transaction, open.id)?;
     let token = random_hex()?;
-    let id = rows::insert_record(transaction, &open.slot, &open.past, &sealed, &token, State::Sealed, now)?;
+    let id =
+        rows::insert_record(transaction, &open.slot, &open.past, &sealed.usage, &token, State::FRESH, now)?;
     links::sealed(transaction, open.id, id)?;
-    keep_rest(transaction, open, current, &sealed, now)
+    keep_rest(transaction, open, current, &sealed.rest, now)
 }
 
 /// What AWS's maximum left over counts to the current hour.
@@ -169,16 +172,16 @@ fn keep_rest(
     transaction: &Transaction<'_>,
     open: &Open,
     current: Hour,
-    sealed: &Sealed,
+    rest: &BTreeMap<TagSet, i128>,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    if sealed.rest.is_empty() {
+    if rest.is_empty() {
         return Ok(());
     }
     let target = free(transaction, Slot { hour: current, ..open.slot.clone() })?;
     let overdue = Overdue::begins(&target, now, ageing::running(transaction)?);
     let past = Past { first_at: now, late_from: Some(open.slot.hour), overdue };
-    let parts = sealed.rest.iter().map(|(tags, amount)| (tags, *amount));
+    let parts = rest.iter().map(|(tags, amount)| (tags, *amount));
     slots::add(transaction, &target, parts, Part::Carried, past).map(|_| ())
 }
 

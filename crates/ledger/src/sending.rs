@@ -9,11 +9,11 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
 use super::closing::Hours;
-use super::rows::{self, Carried, OTHER_FORM};
+use super::rows::{self, BEHIND, COLUMNS, Carried, OTHER_FORM};
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError, ageing};
 use tollgate_marketplace::{Hour, Region};
-use tollgate_metering::record::{Answered, Record, State};
+use tollgate_metering::record::{Answered, State, Whole};
 use tollgate_metering::record::{Due, Noted};
 use tollgate_time::Timestamp;
 
@@ -129,15 +129,16 @@ impl Ledger {
         ids: &[i64],
         region: Option<&Region>,
         now: Timestamp,
-        mut fits: impl FnMut(&Record) -> bool,
-    ) -> Result<Vec<Record>, LedgerError> {
+        mut fits: impl FnMut(&Whole) -> bool,
+    ) -> Result<Vec<Whole>, LedgerError> {
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
-            records.extend(self.record(*id)?.filter(|record| record.state == State::Sealed && fits(record)));
+            let unsent = |whole: &Whole| matches!(whole.record.state, State::Sealed { .. });
+            records.extend(self.record(*id)?.filter(|whole| unsent(whole) && fits(whole)));
         }
-        let chosen: Vec<i64> = records.iter().map(|record| record.id).collect();
+        let chosen: Vec<i64> = records.iter().map(|whole| whole.record.id).collect();
         self.attempt(&chosen, region, now)?;
-        for record in &mut records {
+        for Whole { record, .. } in &mut records {
             record.region = record.region.take().or_else(|| region.cloned());
         }
         Ok(records)
@@ -201,15 +202,15 @@ impl Ledger {
                 }
                 // Doubt sticks until an answer is about the record itself: a refusal of a retry says nothing of the
                 // call before.
-                let (state, doubt, code, record_id) = match answered {
-                    Answered::Accepted(record_id) => (State::Accepted, false, None, record_id.as_deref()),
-                    Answered::Unconfirmed(code) => (State::Accepted, false, Some(code), None),
-                    Answered::Refused(code) => (State::Sealed, false, Some(code), None),
-                    Answered::Unknown(code) => (State::Sealed, true, Some(code), None),
-                    Answered::Carry(code) => (State::Carried, false, Some(code), None),
-                    Answered::Dead(code) => (State::Dead, false, Some(code), None),
+                let accepted = |unconfirmed| State::Accepted { unconfirmed };
+                let (state, code, record_id) = match answered {
+                    Answered::Accepted(record_id) => (accepted(false), None, record_id.as_deref()),
+                    Answered::Unconfirmed(code) => (accepted(true), Some(code), None),
+                    Answered::Refused(code) => (State::Sealed { in_doubt: false }, Some(code), None),
+                    Answered::Unknown(code) => (State::Sealed { in_doubt: true }, Some(code), None),
+                    Answered::Carry(code) => (State::Carried { in_doubt: false }, Some(code), None),
+                    Answered::Dead(code) => (State::Dead { in_doubt: false }, Some(code), None),
                 };
-                let unconfirmed = matches!(answered, Answered::Unconfirmed(_));
                 transaction
                     .prepare_cached(
                         "UPDATE records SET state = ?2, in_doubt = in_doubt OR ?3, attempting = 0, code = ?4,
@@ -221,12 +222,12 @@ impl Ledger {
                     .execute(params![
                         id,
                         state.as_str(),
-                        doubt,
+                        state.in_doubt(),
                         code,
                         record_id,
                         now.unix_millis(),
                         due_at.map(Timestamp::unix_millis),
-                        unconfirmed,
+                        state == accepted(true),
                         region,
                     ])?;
             }
@@ -246,17 +247,13 @@ fn light(
     condition: &str,
     bounds: impl Params,
 ) -> rusqlite::Result<Vec<Due>> {
-    let columns = rows::list_columns();
     let sql = format!(
-        "SELECT {columns}, octet_length(allocations) FROM records INDEXED BY {index} WHERE {condition} LIMIT ?1"
+        "SELECT {COLUMNS}, octet_length(allocations) FROM records INDEXED BY {index} WHERE {condition} LIMIT ?1"
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let due = statement.query_map(bounds, |row| {
-        let stored: i64 = row.get(22)?;
-        Ok(Due {
-            record: rows::record(row, false)?,
-            stored_bytes: usize::try_from(stored).unwrap_or_default(),
-        })
+        let stored: i64 = row.get(BEHIND)?;
+        Ok(Due { record: rows::record(row)?, stored_bytes: usize::try_from(stored).unwrap_or_default() })
     })?;
     due.collect()
 }

@@ -21,8 +21,7 @@ use proptest::prelude::*;
 
 use super::testing::{SETTLE, START, folder, settings};
 use super::*;
-use tollgate_marketplace::{Hour, Quantity, Region, TagSet};
-use tollgate_metering::event::Customer;
+use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region, TagSet};
 use tollgate_metering::record::{Answered, Oldest, State};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -146,7 +145,7 @@ fn a_sealed_record_is_the_same_on_every_retry_and_after_a_restart() {
     let fixed =
         |record: &Record| (record.quantity, record.decimal, record.timestamp, record.client_token.clone());
     assert_eq!(fixed(&first[0]), fixed(&again[0]));
-    assert_eq!((again[0].in_doubt, again[0].attempts), (true, 1), "attempted before the call");
+    assert_eq!((again[0].state.in_doubt(), again[0].attempts), (true, 1), "attempted before the call");
     assert_eq!(first[0].client_token.len(), 32);
 }
 
@@ -175,7 +174,7 @@ fn answers_move_the_balance_and_doubt_is_never_carried() {
         Totals { accepted: 15, billed: 1, pending: 12, dead: 2, ..Totals::default() }
     );
     let doubtful = bench.ledger().unsent(10).unwrap();
-    assert_eq!((doubtful.len(), doubtful[0].id, doubtful[0].in_doubt), (1, ids[3], true));
+    assert_eq!((doubtful.len(), doubtful[0].id, doubtful[0].state.in_doubt()), (1, ids[3], true));
     // An answer for a record that has one already changes nothing.
     bench.ledger().answered(ids[0], &Answered::Dead("late".into()), now).unwrap();
     assert_eq!(bench.total("requests").billed, 1);
@@ -303,10 +302,7 @@ fn settled_records_are_forgotten_in_time_and_stay_in_the_balance() {
 fn claim(micros: u64, timestamp: Timestamp) -> Claim {
     Claim {
         dimension: "requests".into(),
-        timestamp,
-        quantity: Quantity::from_micros(micros).unwrap(),
-        decimal: false,
-        allocations: Vec::new(),
+        usage: HourUsage { quantity: Quantity::from_micros(micros).unwrap(), ..HourUsage::zero(timestamp) },
         client_token: format!("token-{micros}"),
     }
 }
@@ -343,10 +339,14 @@ fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
     let Claimed::Repeated { id, .. } = ledger.claim(&claim(7, START), None, now).unwrap() else {
         panic!("not known")
     };
-    assert!(ledger.unsent(1).unwrap()[0].in_doubt, "on disk before the call leaves");
+    assert!(ledger.unsent(1).unwrap()[0].state.in_doubt(), "on disk before the call leaves");
     ledger.settle_claim(id, Settled::Unknown, None, None, now).unwrap();
     ledger.answered(id, &Answered::Carry("expired".into()), now).unwrap();
-    assert_eq!(ledger.record(id).unwrap().unwrap().state, State::Sealed, "what is in doubt is never carried");
+    assert_eq!(
+        ledger.record(id).unwrap().unwrap().record.state,
+        State::Sealed { in_doubt: true },
+        "what is in doubt is never carried"
+    );
     ledger.answered(id, &Answered::Dead("in_doubt".into()), now).unwrap();
     // AWS has the last word, also about what was given up.
     assert!(matches!(ledger.claim(&claim(7, START), None, now).unwrap(), Claimed::Repeated { .. }));
@@ -382,8 +382,8 @@ fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() 
         panic!("not granted")
     };
     ledger.settle_claim(id, Settled::Unsent, None, None, START).unwrap();
-    let record = ledger.record(id).unwrap().unwrap();
-    assert_eq!((record.state, record.in_doubt), (State::Sealed, false));
+    let record = ledger.record(id).unwrap().unwrap().record;
+    assert_eq!(record.state, State::Sealed { in_doubt: false });
     let later = START.plus(HOUR);
     let Claimed::Granted(id) = ledger.claim(&claim(8, later), None, later).unwrap() else {
         panic!("not granted")
@@ -391,8 +391,8 @@ fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() 
     // Nobody settled the first call; the second is refused, which says nothing of the first.
     assert!(matches!(ledger.claim(&claim(8, later), None, later).unwrap(), Claimed::Repeated { .. }));
     ledger.settle_claim(id, Settled::Refused, None, None, later).unwrap();
-    let record = ledger.record(id).unwrap().unwrap();
-    assert_eq!((record.state, record.in_doubt), (State::Sealed, true));
+    let record = ledger.record(id).unwrap().unwrap().record;
+    assert_eq!(record.state, State::Sealed { in_doubt: true });
     let totals = ledger.totals().unwrap()["requests"];
     assert_eq!((totals.accepted, totals.pending), (15, 15));
 }
@@ -413,7 +413,7 @@ fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_le
     ledger.settle_claim(id, Settled::Unknown, None, None, START).unwrap();
     let record = ledger.unsent(10).unwrap().remove(0);
     assert_eq!(
-        (record.in_doubt, record.client_token.as_str(), record.quantity.micros()),
+        (record.state.in_doubt(), record.client_token.as_str(), record.quantity.micros()),
         (true, "token-8", 8)
     );
     let later = START.plus(HOUR);
@@ -421,7 +421,7 @@ fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_le
     drop(ledger);
     let unsent = open().unsent(10).unwrap();
     assert_eq!(unsent.len(), 2, "a process that ended during the call leaves it in doubt");
-    assert!(unsent.iter().all(|record| record.in_doubt));
+    assert!(unsent.iter().all(|record| record.state.in_doubt()));
     assert_eq!(open().totals().unwrap()["requests"].pending, 17);
 }
 
@@ -595,20 +595,26 @@ fn a_repeat_through_the_door_that_aws_refuses_puts_nothing_in_doubt() {
     let now = START.plus(HOUR + SETTLE);
     bench.ledger().seal_closed(now).unwrap();
     let id = bench.ledger().unsent(1).unwrap()[0].id;
-    let allocations = Vec::new();
-    let report = Claim { allocations, ..claim(7, START) };
+    let mut report = claim(7, START);
+    report.usage.allocations = Vec::new();
     for settled in [Settled::Refused, Settled::Unsent] {
         let Claimed::Repeated { id: repeated, .. } = bench.ledger().claim(&report, None, now).unwrap() else {
             panic!("it is the same report")
         };
         assert_eq!(repeated, id);
-        assert!(bench.ledger().record(id).unwrap().unwrap().in_doubt, "while the call is under way");
+        assert!(
+            bench.ledger().record(id).unwrap().unwrap().record.state.in_doubt(),
+            "while the call is under way"
+        );
         bench.ledger().settle_claim(id, settled, None, None, now).unwrap();
-        assert!(!bench.ledger().record(id).unwrap().unwrap().in_doubt, "{settled:?}");
+        assert!(!bench.ledger().record(id).unwrap().unwrap().record.state.in_doubt(), "{settled:?}");
     }
     bench.ledger().claim(&report, None, now).unwrap();
     bench.restart("pod-1");
-    assert!(bench.ledger().record(id).unwrap().unwrap().in_doubt, "the process ended during the call");
+    assert!(
+        bench.ledger().record(id).unwrap().unwrap().record.state.in_doubt(),
+        "the process ended during the call"
+    );
 }
 
 #[test]
@@ -626,5 +632,5 @@ fn a_report_through_the_door_stays_in_the_region_of_its_first_call() {
         panic!("it is the same report")
     };
     assert_eq!(region.as_ref(), Some(&regions[0]), "another region would bill it again");
-    assert_eq!(bench.ledger().record(id).unwrap().unwrap().region.as_ref(), Some(&regions[0]));
+    assert_eq!(bench.ledger().record(id).unwrap().unwrap().record.region.as_ref(), Some(&regions[0]));
 }

@@ -9,11 +9,8 @@ use super::rows::{self, Slot, Which, signed};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use tollgate_clock as clock;
-use tollgate_marketplace::{Hour, Quantity};
-use tollgate_metering::event::Customer;
-use tollgate_metering::record::Record;
-use tollgate_metering::record::State;
-use tollgate_metering::seal::Sealed;
+use tollgate_marketplace::{Customer, Hour, HourUsage};
+use tollgate_metering::record::{Record, State, Whole};
 use tollgate_time::Timestamp;
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.
@@ -79,9 +76,9 @@ pub struct Summary {
 }
 
 impl Ledger {
-    /// One record with its allocations.
-    pub fn record(&self, id: i64) -> Result<Option<Record>, LedgerError> {
-        self.reading(|connection| Ok(rows::records(connection, Which::Id(id), 1)?.pop()))
+    /// One record with its split.
+    pub fn record(&self, id: i64) -> Result<Option<Whole>, LedgerError> {
+        self.reading(|connection| rows::whole(connection, id))
     }
 
     /// Dead letters, oldest hour first.
@@ -124,21 +121,15 @@ pub(super) fn zero_hours(
                 dimension: dimension.clone(),
                 hour,
             };
-            let sealed = Sealed {
-                quantity: Quantity::ZERO,
-                decimal: false,
-                allocations: Vec::new(),
-                timestamp: hour.start().max(settings.started_at),
-                rest: std::collections::BTreeMap::new(),
-            };
+            let usage = HourUsage::zero(hour.start().max(settings.started_at));
             if slots::find(transaction, &slot)?.is_some()
                 || claim::under_way(transaction, &slot)?
                 || claim::unclaimed(transaction, &slot)? != hour
             {
                 continue;
             }
-            let past = Past::of(sealed.timestamp, None);
-            rows::insert_record(transaction, &slot, &past, &sealed, &random_hex()?, State::Sealed, now)?;
+            let past = Past::of(usage.timestamp, None);
+            rows::insert_record(transaction, &slot, &past, &usage, &random_hex()?, State::FRESH, now)?;
             made += 1;
         }
     }

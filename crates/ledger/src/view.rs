@@ -4,7 +4,7 @@
 use rusqlite::params;
 
 use super::amount::amount;
-use super::rows;
+use super::rows::{self, COLUMNS};
 use super::{Ledger, LedgerError};
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::record::{Record, State};
@@ -66,12 +66,12 @@ impl Standing {
     #[must_use]
     pub const fn of(record: &Record) -> Self {
         match record.state {
-            State::Sealed if record.in_doubt => Self::InDoubt,
-            State::Sealed => Self::Sealed,
-            State::Accepted if record.unconfirmed => Self::Unconfirmed,
-            State::Accepted => Self::Accepted,
-            State::Carried => Self::Carried,
-            State::Dead => Self::Dead,
+            State::Sealed { in_doubt: true } => Self::InDoubt,
+            State::Sealed { in_doubt: false } => Self::Sealed,
+            State::Accepted { unconfirmed: true } => Self::Unconfirmed,
+            State::Accepted { unconfirmed: false } => Self::Accepted,
+            State::Carried { .. } => Self::Carried,
+            State::Dead { .. } => Self::Dead,
             State::Claimed => Self::Claimed,
             State::Discarded => Self::Discarded,
         }
@@ -166,9 +166,8 @@ impl Ledger {
         mut show: impl FnMut(Record) -> T,
     ) -> Result<Vec<T>, LedgerError> {
         let condition = looked.standing.map_or("1", Standing::condition);
-        let columns = rows::list_columns();
         let sql = format!(
-            "SELECT {columns} FROM records WHERE id < ?1 AND {condition} AND (?3 IS NULL OR {IS_CUSTOMER})
+            "SELECT {COLUMNS} FROM records WHERE id < ?1 AND {condition} AND (?3 IS NULL OR {IS_CUSTOMER})
              AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5) ORDER BY id DESC LIMIT ?2"
         );
         let bounds = params![
@@ -180,7 +179,7 @@ impl Ledger {
         ];
         self.reading(|connection| {
             let mut statement = connection.prepare_cached(&sql)?;
-            let shown = statement.query_map(bounds, |row| rows::record(row, false).map(&mut show))?;
+            let shown = statement.query_map(bounds, |row| rows::record(row).map(&mut show))?;
             shown.collect()
         })
     }

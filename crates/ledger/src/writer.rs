@@ -369,8 +369,7 @@ mod tests {
     use super::*;
 
     use crate::Settings;
-    use tollgate_marketplace::{Quantity, TagSet};
-    use tollgate_metering::event::Customer;
+    use tollgate_marketplace::{Customer, Quantity, TagSet};
     use tollgate_time::Timestamp;
 
     const MS: Duration = Duration::from_millis(1);

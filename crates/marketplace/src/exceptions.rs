@@ -128,6 +128,8 @@ pub const SERVICE_UNAVAILABLE: &str = "ServiceUnavailable";
 pub const REQUEST_TIME_TOO_SKEWED: &str = "RequestTimeTooSkewed";
 /// The session token, or a registration token, has expired.
 pub const EXPIRED_TOKEN: &str = "ExpiredToken";
+/// Another report of the dimension and hour is there.
+pub const DUPLICATE_REQUEST: &str = "DuplicateRequestException";
 /// The product has no such dimension.
 pub const UNKNOWN_DIMENSION: &str = "InvalidUsageDimensionException";
 /// STS is not enabled in the region for the account.
@@ -304,7 +306,7 @@ const METERING: &[Exception] = &[
         ),
     ),
     row(
-        "DuplicateRequestException",
+        DUPLICATE_REQUEST,
         Kind::Record(Verdict::Taken),
         (
             "AWS holds another report of this dimension and hour.",

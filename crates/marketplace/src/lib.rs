@@ -1,5 +1,5 @@
-//! The vocabulary of AWS Marketplace metering: newtypes for what crosses a border, the [`Metering`] seam to the
-//! service, and the classes that its faults fall into.
+//! The vocabulary of AWS Marketplace metering: newtypes for what crosses a border, the service as each of its users
+//! sees it ([`service`]), and the classes that its faults fall into.
 //!
 //! - Names are AWS's own (`ProductCode`, `PublicKeyVersion`, `Nonce`); limits come from the service model
 //!   `meteringmarketplace/2016-01-14`.
@@ -7,6 +7,7 @@
 //! - Nothing here knows the AWS SDK; `tollgate-aws` alone translates.
 
 pub mod allocation;
+pub mod customer;
 pub mod exceptions;
 pub mod fault;
 pub mod hour;
@@ -14,22 +15,25 @@ pub mod operation;
 pub mod quantity;
 mod regions;
 pub mod schedule;
+#[cfg(feature = "testing")]
+pub mod scripted;
+pub mod service;
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 
 pub use allocation::{Allocation, TagSet};
+pub use customer::Customer;
 pub use hour::Hour;
 pub use operation::{
-    BatchMeterUsage, BatchMetered, Forwarded, Identified, MeterUsage, Metered, RecordStatus, RegisterUsage,
-    Registered, ResolvedCustomer, Signing, UsageRecord,
+    BatchMeterUsage, BatchMetered, Forwarded, HourUsage, Identified, MeterUsage, Metered, RecordStatus,
+    RegisterUsage, Registered, ResolvedCustomer, Signing, UsageRecord,
 };
 pub use quantity::Quantity;
+pub use service::{Forward, Meter, Regional, Register, Resolve};
 
 /// A product code as AWS issues it: 1–255 characters of `[-a-zA-Z0-9/=:_.@]` (service model, `ProductCode`; the model
 /// allows an empty one, which names no product).
@@ -356,57 +360,6 @@ impl FaultCode {
 impl fmt::Display for FaultCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// A boxed future, as the seam returns it.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// The metering service, as the loops see it.
-pub trait Metering: Send + Sync {
-    /// Registers this pod or task and returns AWS's signed answer, unverified. One attempt: retries are the caller's.
-    fn register_usage(
-        &self,
-        request: RegisterUsage,
-        signing: Signing,
-    ) -> BoxFuture<'_, Result<Registered, Fault>>;
-
-    /// Reports usage of this pod's own account, or checks the permission to. One attempt.
-    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>>;
-
-    /// Reports usage of the seller's customers. One attempt.
-    fn batch_meter_usage(
-        &self,
-        request: BatchMeterUsage,
-        signing: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>>;
-
-    /// Turns a buyer's registration token into the customer. One attempt.
-    fn resolve_customer(&self, token: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>>;
-
-    /// Finds region and credentials; no call is made with them.
-    fn identify(&self, signing: Signing) -> BoxFuture<'_, Result<Identified, Fault>>;
-
-    /// Sends an application's own call, signed anew, and returns AWS's answer as it came. One attempt.
-    fn forward(
-        &self,
-        target: String,
-        body: Vec<u8>,
-        region: Option<Region>,
-    ) -> BoxFuture<'_, Result<Forwarded, Fault>>;
-
-    /// The region that is asked, once it is known.
-    fn region(&self) -> Option<Region>;
-
-    /// The service's clock less ours in seconds, by its latest answer, if it had a time to compare.
-    fn clock_skew(&self) -> Option<i64> {
-        None
-    }
-
-    /// Waits until [`Metering::clock_skew`] is something else than `known`.
-    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()> {
-        let _ = known;
-        Box::pin(std::future::pending())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Allocation, Nonce, ProductCode, PublicKeyVersion, Quantity, Region};
+use super::{Allocation, Customer, Nonce, ProductCode, PublicKeyVersion, Quantity, Region};
 use tollgate_time::Timestamp;
 
 /// What `RegisterUsage` is asked (AWS API reference, RegisterUsage).
@@ -16,6 +16,27 @@ pub struct RegisterUsage {
     pub nonce: Nonce,
 }
 
+/// What is reported of a dimension's hour: fixed when the hour is sealed, and the same on every attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HourUsage {
+    /// When; AWS counts it to the hour.
+    pub timestamp: Timestamp,
+    /// How much.
+    pub quantity: Quantity,
+    /// Quantities go as decimals (`…AsDecimal`) rather than as integers.
+    pub decimal: bool,
+    /// The split by tags, empty for none.
+    pub allocations: Vec<Allocation>,
+}
+
+impl HourUsage {
+    /// A report that nothing was used.
+    #[must_use]
+    pub const fn zero(timestamp: Timestamp) -> Self {
+        Self { timestamp, quantity: Quantity::ZERO, decimal: false, allocations: Vec::new() }
+    }
+}
+
 /// What `MeterUsage` is asked (AWS Marketplace API reference, MeterUsage).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeterUsage {
@@ -23,14 +44,8 @@ pub struct MeterUsage {
     pub product_code: ProductCode,
     /// What of it.
     pub dimension: String,
-    /// When; AWS counts it to the hour.
-    pub timestamp: Timestamp,
     /// How much.
-    pub quantity: Quantity,
-    /// Send quantities as decimals (`…AsDecimal`) rather than as integers.
-    pub decimal: bool,
-    /// The split by tags, empty for none.
-    pub allocations: Vec<Allocation>,
+    pub usage: HourUsage,
     /// The same on every retry of the same record.
     pub client_token: String,
     /// Check the permission only.
@@ -79,22 +94,12 @@ impl fmt::Debug for Registered {
 /// One customer's record in `BatchMeterUsage` (AWS Marketplace API reference, UsageRecord).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageRecord {
-    /// `CustomerIdentifier`, the legacy form.
-    pub customer_identifier: Option<String>,
-    /// `CustomerAWSAccountId`
-    pub customer_account_id: Option<String>,
-    /// `LicenseArn`, under Concurrent Agreements.
-    pub license_arn: Option<String>,
+    /// Who used it.
+    pub customer: Customer,
     /// What was used.
     pub dimension: String,
-    /// When.
-    pub timestamp: Timestamp,
     /// How much.
-    pub quantity: Quantity,
-    /// Send quantities as decimals.
-    pub decimal: bool,
-    /// The split by tags, empty for none.
-    pub allocations: Vec<Allocation>,
+    pub usage: HourUsage,
 }
 
 /// What `BatchMeterUsage` is asked.

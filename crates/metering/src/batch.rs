@@ -4,8 +4,8 @@
 //! customers and licences, are mixed (AWS Marketplace API reference, BatchMeterUsage). `queue` chooses the
 //! records; how large they are is known when they have been read.
 
-use crate::event::Customer;
-use crate::record::Record;
+use crate::record::Whole;
+use tollgate_marketplace::Customer;
 use tollgate_marketplace::operation::{ESCAPED, RECORD_BYTES};
 
 /// Most records of a call.
@@ -15,11 +15,11 @@ pub const RECORDS_MAX: usize = 25;
 pub const BYTES_MAX: usize = 900_000;
 
 /// Chooses, one record after the other, those that go into one call by their size: the first, and what fits beside it.
-pub fn fits() -> impl FnMut(&Record) -> bool {
+pub fn fits() -> impl FnMut(&Whole) -> bool {
     let mut bytes = 0;
-    move |record| {
-        let fits = bytes == 0 || bytes + size(record) <= BYTES_MAX;
-        bytes += if fits { size(record) } else { 0 };
+    move |whole| {
+        let fits = bytes == 0 || bytes + size(whole) <= BYTES_MAX;
+        bytes += if fits { size(whole) } else { 0 };
         fits
     }
 }
@@ -37,19 +37,21 @@ pub const fn form(customer: &Customer) -> u8 {
 
 /// An upper bound of a record's size in the body; the AWS client tests it against the bytes that are sent.
 #[must_use]
-pub fn size(record: &Record) -> usize {
-    let parts: usize = record.allocations.iter().map(|allocation| allocation.tags.request_bytes()).sum();
+pub fn size(whole: &Whole) -> usize {
+    let Whole { record, allocations } = whole;
+    let parts: usize = allocations.iter().map(|allocation| allocation.tags.request_bytes()).sum();
     RECORD_BYTES + ESCAPED * (record.dimension.len() + record.customer.canonical().len()) + parts
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Record;
     use tollgate_marketplace::Quantity;
     use tollgate_time::Timestamp;
 
-    fn record(id: i64, account: &str, dimension: &str, licensed: bool, decimal: bool) -> Record {
-        Record {
+    fn record(id: i64, account: &str, dimension: &str, licensed: bool, decimal: bool) -> Whole {
+        let record = Record {
             id,
             customer: Customer::Account {
                 account_id: account.to_owned(),
@@ -58,18 +60,19 @@ mod tests {
             dimension: dimension.to_owned(),
             decimal,
             ..Record::sample(Timestamp::from_unix_seconds(1_795_507_200))
-        }
+        };
+        Whole { record, allocations: Vec::new() }
     }
 
-    fn ids(records: &[Record]) -> Vec<i64> {
+    fn ids(records: &[Whole]) -> Vec<i64> {
         let mut fits = fits();
-        records.iter().filter(|record| fits(record)).map(|record| record.id).collect()
+        records.iter().filter(|whole| fits(whole)).map(|whole| whole.record.id).collect()
     }
 
     #[test]
     fn the_largest_record_that_is_ever_sealed_fits_into_a_call() {
         use tollgate_marketplace::allocation::ALLOCATIONS_BYTES_MAX;
-        let texts = Record { dimension: "\u{1}".repeat(255), ..record(1, &"1".repeat(1200), "", true, true) };
+        let texts = record(1, &"1".repeat(1200), &"\u{1}".repeat(255), true, true);
         assert!(size(&texts) + ALLOCATIONS_BYTES_MAX < BYTES_MAX, "{}", size(&texts));
     }
 
@@ -84,11 +87,10 @@ mod tests {
         let allocation =
             |index| tollgate_marketplace::Allocation { tags: tags(index), quantity: Quantity::ZERO };
         large.allocations = (0..200).map(allocation).collect();
-        let records = [
-            large.clone(),
-            Record { id: 2, dimension: "b".into(), ..large.clone() },
-            Record { id: 3, dimension: "c".into(), ..large },
-        ];
+        let records = [(1, "a"), (2, "b"), (3, "c")].map(|(id, dimension)| Whole {
+            allocations: large.allocations.clone(),
+            ..record(id, "1", dimension, true, false)
+        });
         let chosen = ids(&records);
         assert!(!chosen.is_empty() && chosen.len() < 3, "{chosen:?}");
     }

@@ -107,7 +107,7 @@ impl Policy {
             // Its last answer was none, and is older than this end: AWS may still know what became of it, and our clock
             // may be ahead. Once; a record that is out of AWS's window is refused and nothing more.
             let asked = record.updated_at >= deadline;
-            let once_more = record.in_doubt && !asked;
+            let once_more = record.state.in_doubt() && !asked;
             return if once_more { Todo::Send } else { Todo::Give(self.expired(record, unsubscribed)) };
         }
         // Sealed early, at a shutdown, it has its phase from then on.
@@ -154,7 +154,7 @@ impl Policy {
     }
 
     fn expired(&self, record: &Record, unsubscribed: bool) -> Answered {
-        if record.in_doubt {
+        if record.state.in_doubt() {
             return Answered::Dead("in_doubt".to_owned());
         }
         match &record.code {
@@ -331,6 +331,7 @@ pub fn phase_of(pod: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::State;
     use tollgate_marketplace::fault::{Answer, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -371,7 +372,8 @@ mod tests {
         let end = AT.plus(6 * HOUR);
         let todo = |policy: Policy, record: &Record| policy.todo(record, end, false, false);
         let refused = Record { attempts: 3, code: Some("ThrottlingException".into()), ..record() };
-        let doubtful = Record { attempts: 1, in_doubt: true, updated_at: end, ..record() };
+        let doubtful =
+            Record { attempts: 1, state: State::Sealed { in_doubt: true }, updated_at: end, ..record() };
         assert_eq!(todo(policy(), &record()), Todo::Give(Answered::Carry("expired".into())));
         assert_eq!(todo(policy(), &refused), Todo::Give(Answered::Carry("ThrottlingException".into())));
         assert_eq!(todo(policy(), &doubtful), Todo::Give(Answered::Dead("in_doubt".into())), "never carried");
@@ -398,7 +400,7 @@ mod tests {
         let foreign = Record { pod: "earlier".into(), ..record() };
         let todo = |record: &Record| policy().todo(record, AT.plus(HOUR), false, false);
         assert_eq!(todo(&foreign), Todo::Give(Answered::Carry("expired".into())));
-        let doubtful = Record { in_doubt: true, attempts: 1, ..foreign };
+        let doubtful = Record { state: State::Sealed { in_doubt: true }, attempts: 1, ..foreign };
         assert_eq!(todo(&doubtful), Todo::Give(Answered::Dead("in_doubt".into())));
     }
 

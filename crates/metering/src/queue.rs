@@ -113,7 +113,7 @@ impl Queue {
         if self.known.remove(&due.record.id) {
             self.line.retain(|waiting| waiting.record.id != due.record.id);
         }
-        let in_doubt = due.record.in_doubt;
+        let in_doubt = due.record.state.in_doubt();
         Load {
             ids: vec![due.record.id],
             weight: weight(due),
@@ -145,7 +145,8 @@ impl Queue {
         here: Option<&Region>,
     ) -> Option<Load> {
         let is_risky = |waiting: &Waiting| {
-            waiting.record.in_doubt || health.suspects.include(&waiting.customer, &waiting.record.dimension)
+            waiting.record.state.in_doubt()
+                || health.suspects.include(&waiting.customer, &waiting.record.dimension)
         };
         let has_turn = |waiting: &Waiting| {
             let name = suspects::name(&waiting.customer, &waiting.record.dimension);
@@ -153,8 +154,8 @@ impl Queue {
         };
         let fits = |waiting: &Waiting| match wanted {
             Wanted::Batch | Wanted::One => !is_risky(waiting) || has_turn(waiting),
-            Wanted::OneInDoubt => waiting.record.in_doubt && has_turn(waiting),
-            Wanted::OneFresh => !waiting.record.in_doubt,
+            Wanted::OneInDoubt => waiting.record.state.in_doubt() && has_turn(waiting),
+            Wanted::OneFresh => !waiting.record.state.in_doubt(),
         };
         let candidates = self.line.iter().enumerate().filter(|(_, waiting)| fits(waiting));
         let first = if wanted == Wanted::Batch {
@@ -170,7 +171,7 @@ impl Queue {
         if head.weight > room && room < IN_FLIGHT_BYTES_MAX {
             return None;
         }
-        let (in_doubt, is_alone) = (head.record.in_doubt, is_risky(head));
+        let (in_doubt, is_alone) = (head.record.state.in_doubt(), is_risky(head));
         let mut chosen = vec![first];
         if wanted == Wanted::Batch && !is_alone {
             self.join(&mut chosen, room, here, is_risky);
@@ -242,7 +243,8 @@ mod tests {
 
     use super::super::health::Subject;
     use super::*;
-    use crate::event::Customer;
+    use crate::record::State;
+    use tollgate_marketplace::Customer;
     use tollgate_marketplace::schedule::Draw;
     use tollgate_time::Timestamp;
 
@@ -269,7 +271,7 @@ mod tests {
     }
 
     fn doubtful(due: Due) -> Due {
-        Due { record: Record { in_doubt: true, ..due.record }, ..due }
+        Due { record: Record { state: State::Sealed { in_doubt: true }, ..due.record }, ..due }
     }
 
     #[test]

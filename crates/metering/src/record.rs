@@ -3,24 +3,32 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::event::Customer;
-use tollgate_marketplace::{Allocation, Hour, Quantity, Region};
+use tollgate_marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, Region};
 use tollgate_time::Timestamp;
 
-/// Where a record stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// Where a record stands, with what is uncertain about it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Sealed; AWS has not answered definitely.
-    Sealed,
+    Sealed {
+        /// It was attempted, and AWS has not answered since: it may be billed.
+        in_doubt: bool,
+    },
     /// AWS accepted it.
-    Accepted,
-    /// Refused or never attempted, and counted to a later hour instead.
-    Carried,
+    Accepted {
+        /// AWS answered `DuplicateRecord` while it was in doubt: billed, as far as anybody can tell from here.
+        unconfirmed: bool,
+    },
+    /// Refused or never attempted, and counted to a later hour instead; or replayed.
+    Carried {
+        /// It was replayed although it may be billed.
+        in_doubt: bool,
+    },
     /// AWS will not bill it; it is kept for people.
-    Dead,
+    Dead {
+        /// It may be billed all the same.
+        in_doubt: bool,
+    },
     /// An application's own report through the AWS door is under way.
     Claimed,
     /// A person decided that it is not to be billed.
@@ -28,28 +36,49 @@ pub enum State {
 }
 
 impl State {
+    /// A record that no call has carried.
+    pub const FRESH: Self = Self::Sealed { in_doubt: false };
+
     /// The word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Sealed => "sealed",
-            Self::Accepted => "accepted",
-            Self::Carried => "carried",
-            Self::Dead => "dead",
+            Self::Sealed { .. } => "sealed",
+            Self::Accepted { .. } => "accepted",
+            Self::Carried { .. } => "carried",
+            Self::Dead { .. } => "dead",
             Self::Claimed => "claimed",
             Self::Discarded => "discarded",
         }
     }
 
-    /// The state of a word.
+    /// Reads [`State::as_str`] and the marks beside it; those that say nothing of a record in this state are left out.
     #[must_use]
-    pub fn of(text: &str) -> Option<Self> {
-        let all = [Self::Sealed, Self::Accepted, Self::Carried, Self::Dead, Self::Claimed, Self::Discarded];
-        all.into_iter().find(|state| state.as_str() == text)
+    pub fn of(text: &str, in_doubt: bool, unconfirmed: bool) -> Option<Self> {
+        Some(match text {
+            "sealed" => Self::Sealed { in_doubt },
+            "accepted" => Self::Accepted { unconfirmed },
+            "carried" => Self::Carried { in_doubt },
+            "dead" => Self::Dead { in_doubt },
+            "claimed" => Self::Claimed,
+            "discarded" => Self::Discarded,
+            _ => return None,
+        })
+    }
+
+    /// Whether it is not billed as far as anybody knows, and may be all the same.
+    #[must_use]
+    pub const fn in_doubt(self) -> bool {
+        matches!(
+            self,
+            Self::Sealed { in_doubt: true }
+                | Self::Carried { in_doubt: true }
+                | Self::Dead { in_doubt: true }
+        )
     }
 }
 
-/// A sealed hour as it stands in the ledger.
+/// A sealed hour as it stands in the ledger, without its split by tags, which may be large.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its number.
@@ -66,8 +95,6 @@ pub struct Record {
     pub quantity: Quantity,
     /// Quantities go as decimals.
     pub decimal: bool,
-    /// The split by tags; empty in lists, where it may be large.
-    pub allocations: Vec<Allocation>,
     /// How many parts the split has.
     pub allocation_count: usize,
     /// The time that is reported.
@@ -78,8 +105,6 @@ pub struct Record {
     pub late_from: Option<Hour>,
     /// Where it stands.
     pub state: State,
-    /// It was attempted and AWS has not answered definitely since.
-    pub in_doubt: bool,
     /// Calls that carried it.
     pub attempts: i64,
     /// AWS's latest exception, or why it is dead.
@@ -92,10 +117,25 @@ pub struct Record {
     pub updated_at: Timestamp,
     /// Where AWS knows it: AWS deduplicates by region, so every attempt goes to the region of the first.
     pub region: Option<Region>,
-    /// Not sent before this time; 0 until somebody decided.
-    pub due_at: Timestamp,
-    /// AWS answered `DuplicateRecord` while it was in doubt: billed, as far as anybody can tell from here.
-    pub unconfirmed: bool,
+}
+
+/// A record with its split by tags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// The record.
+    pub record: Record,
+    /// The parts of its quantity, none where nothing is tagged.
+    pub allocations: Vec<Allocation>,
+}
+
+impl Whole {
+    /// What is reported, and the record that is kept until AWS has answered.
+    #[must_use]
+    pub fn into_usage(self) -> (Record, HourUsage) {
+        let Self { record, allocations } = self;
+        let Record { timestamp, quantity, decimal, .. } = record;
+        (record, HourUsage { timestamp, quantity, decimal, allocations })
+    }
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -111,21 +151,17 @@ impl Record {
             hour: Hour::of(at),
             quantity: Quantity::ZERO,
             decimal: false,
-            allocations: Vec::new(),
             allocation_count: 0,
             timestamp: at,
             client_token: "token".to_owned(),
             late_from: None,
-            state: State::Sealed,
-            in_doubt: false,
+            state: State::FRESH,
             attempts: 0,
             code: None,
             metering_record_id: None,
             sealed_at: at,
             updated_at: at,
             region: None,
-            due_at: Timestamp::from_unix_millis(0),
-            unconfirmed: false,
         }
     }
 }

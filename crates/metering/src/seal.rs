@@ -5,10 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use tollgate_marketplace::allocation::allocate;
-use tollgate_marketplace::{Allocation, Hour, Quantity, TagSet};
+use tollgate_marketplace::{Hour, HourUsage, Quantity, TagSet};
 use tollgate_time::Timestamp;
 
 /// What an hour of one customer and dimension summed up to.
@@ -20,17 +18,11 @@ pub struct Sum {
     pub first_at: Timestamp,
 }
 
-/// A sealed hour, as it is kept and sent.
+/// A sealed hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
-    /// The sum, at most AWS's maximum.
-    pub quantity: Quantity,
-    /// Quantity and allocations go as decimals.
-    pub decimal: bool,
-    /// The split, empty where nothing is tagged.
-    pub allocations: Vec<Allocation>,
-    /// The hour's first event.
-    pub timestamp: Timestamp,
+    /// What is kept and sent: at most AWS's maximum, at the time of the hour's first event.
+    pub usage: HourUsage,
     /// What the maximum left over, by tags.
     pub rest: BTreeMap<TagSet, i128>,
 }
@@ -57,16 +49,7 @@ pub fn seal(hour: Hour, sum: &Sum, now: Timestamp) -> Sealed {
     }
     let allocations = allocate(&shares);
     let integers = total.integer().is_some() && allocations.iter().all(|a| a.quantity.integer().is_some());
-    Sealed { quantity: total, decimal: !integers, allocations, timestamp, rest }
-}
-
-/// An allocation as it is kept on disk.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct StoredAllocation {
-    /// The tags.
-    pub tags: TagSet,
-    /// The quantity in millionths.
-    pub micros: u64,
+    Sealed { usage: HourUsage { timestamp, quantity: total, decimal: !integers, allocations }, rest }
 }
 
 #[cfg(test)]
@@ -102,14 +85,14 @@ mod tests {
     fn an_hour_that_ends_early_reports_no_time_to_come() {
         let now = Timestamp::from_unix_seconds(HOUR.start().unix_seconds() + 60);
         let sealed = super::seal(HOUR, &sum(&[("a", 1, 300)]), now);
-        assert_eq!(sealed.timestamp, now);
+        assert_eq!(sealed.usage.timestamp, now);
         let back = super::seal(HOUR, &sum(&[("a", 1, 300)]), Timestamp::from_unix_seconds(0));
-        assert_eq!(back.timestamp, HOUR.start(), "the clock went back: still in its hour");
+        assert_eq!(back.usage.timestamp, HOUR.start(), "the clock went back: still in its hour");
     }
 
     #[test]
     fn whole_sums_are_integers_and_everything_else_is_decimal() {
-        let decimal = |shares: &[(&str, u64, i64)]| seal(HOUR, &sum(shares)).decimal;
+        let decimal = |shares: &[(&str, u64, i64)]| seal(HOUR, &sum(shares)).usage.decimal;
         assert!(!decimal(&[("", 5_000_000, 0)]));
         assert!(decimal(&[("", 5_500_000, 0)]));
         assert!(!decimal(&[("a", 1_000_000, 0), ("b", 2_000_000, 0)]));
@@ -120,16 +103,16 @@ mod tests {
     #[test]
     fn the_time_is_the_first_events_and_within_the_hour() {
         let sealed = seal(HOUR, &sum(&[("a", 1, 1800), ("b", 1, 90)]));
-        assert_eq!(sealed.timestamp.since(HOUR.start()).as_secs(), 90);
-        assert_eq!(seal(HOUR, &sum(&[("", 1, -50)])).timestamp, HOUR.start());
-        assert_eq!(Hour::of(seal(HOUR, &sum(&[("", 1, 9000)])).timestamp), HOUR);
+        assert_eq!(sealed.usage.timestamp.since(HOUR.start()).as_secs(), 90);
+        assert_eq!(seal(HOUR, &sum(&[("", 1, -50)])).usage.timestamp, HOUR.start());
+        assert_eq!(Hour::of(seal(HOUR, &sum(&[("", 1, 9000)])).usage.timestamp), HOUR);
     }
 
     #[test]
     fn what_is_above_awss_maximum_is_left_over() {
         let max = Quantity::MAX.micros();
         let sealed = seal(HOUR, &sum(&[("a", max - 1, 0), ("b", 3, 0)]));
-        assert_eq!(sealed.quantity, Quantity::MAX);
+        assert_eq!(sealed.usage.quantity, Quantity::MAX);
         assert_eq!(sealed.rest, BTreeMap::from([(tags("b"), 2)]));
     }
 
@@ -144,10 +127,10 @@ mod tests {
             }
             let total: i128 = sum.shares.values().sum();
             let sealed = seal(HOUR, &sum);
-            prop_assert_eq!(i128::from(sealed.quantity.micros()) + sealed.rest.values().sum::<i128>(), total);
-            if !sealed.allocations.is_empty() {
-                let split: u64 = sealed.allocations.iter().map(|a| a.quantity.micros()).sum();
-                prop_assert_eq!(split, sealed.quantity.micros());
+            prop_assert_eq!(i128::from(sealed.usage.quantity.micros()) + sealed.rest.values().sum::<i128>(), total);
+            if !sealed.usage.allocations.is_empty() {
+                let split: u64 = sealed.usage.allocations.iter().map(|a| a.quantity.micros()).sum();
+                prop_assert_eq!(split, sealed.usage.quantity.micros());
             }
         }
     }

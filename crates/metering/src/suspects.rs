@@ -53,7 +53,7 @@ pub fn name_of(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Customer;
+    use tollgate_marketplace::Customer;
     use tollgate_time::Timestamp;
 
     fn record(customer: Customer, dimension: &str) -> Record {

@@ -1,40 +1,56 @@
 //! A JSON object whose top-level members are known to be unique.
 //!
-//! serde_json keeps the last of several members of one name, other parsers the first; a token that two verifiers read
+//! serde_json keeps the last of several members of one name, other parsers the first; what two readers would read
 //! differently is refused instead. Names are compared after their escapes are resolved.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 /// Top-level members by name, each as the text it had.
-#[derive(Debug)]
-pub(super) struct Members(BTreeMap<String, Box<RawValue>>);
+#[derive(Debug, Serialize)]
+pub struct Members(BTreeMap<String, Box<RawValue>>);
 
-/// Most members read; AWS's tokens have four or five.
+/// Most members read; AWS's tokens have four or five, its requests fewer than ten.
 const MEMBERS_MAX: usize = 64;
 
 impl Members {
     /// Parses one object and nothing after it.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         serde_json::from_str(text).ok()
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    /// Their names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
     /// The member's text, trimmed.
-    pub(super) fn raw(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn raw(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.get().trim())
     }
 
+    /// The member as a `T`, if it says something: `null` is as good as none.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, serde_json::Error> {
+        self.raw(name).map_or(Ok(None), serde_json::from_str)
+    }
+
     /// The member if it is a string.
-    pub(super) fn string(&self, name: &str) -> Option<String> {
-        serde_json::from_str(self.raw(name)?).ok()
+    #[must_use]
+    pub fn string(&self, name: &str) -> Option<String> {
+        self.get(name).ok().flatten()
+    }
+
+    /// Puts a member in, in place of one of its name.
+    pub fn set(&mut self, name: &str, value: &Value) {
+        self.0.insert(name.to_owned(), to_raw_value(value).expect("a value is JSON"));
     }
 }
 

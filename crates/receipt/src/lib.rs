@@ -47,7 +47,7 @@
 //! holds::<tollgate_receipt::Receipt>();
 //! ```
 
-mod json;
+pub mod json;
 mod key;
 mod ps256;
 

@@ -3,25 +3,21 @@
 //! Members are kept as the text that they had. One that is given twice is refused: AWS might read the other.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use hyper::StatusCode;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::{RawValue, to_raw_value};
+use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
 use super::Refused;
 use tollgate_ledger::Claim;
-use tollgate_marketplace::{Allocation, NONCE_BYTES, Nonce, Quantity, TagSet};
+use tollgate_marketplace::{Allocation, HourUsage, NONCE_BYTES, Nonce, Quantity, TagSet};
+use tollgate_receipt::json::Members;
 use tollgate_time::Timestamp;
 
 /// Our own answer to a call about a product that is not configured.
 pub(super) const OTHER_PRODUCT: &str = "InvalidProductCodeException";
-
-/// Members of a request; the service model has fewer than ten.
-const MEMBERS_MAX: usize = 64;
 
 /// A report as it is sent, and the claim that it makes.
 #[derive(Debug)]
@@ -34,56 +30,14 @@ impl Report {
     /// Makes it the report that left before, with its token and time.
     pub(super) fn repeat(&mut self, client_token: String, timestamp: Timestamp) {
         self.claim.client_token = client_token;
-        self.claim.timestamp = timestamp;
+        self.claim.usage.timestamp = timestamp;
     }
 
     /// What is sent.
     pub(super) fn body(mut self) -> Vec<u8> {
-        let raw = |value: Value| to_raw_value(&value).expect("a value is JSON");
-        self.members.0.insert("ClientToken".to_owned(), raw(self.claim.client_token.into()));
-        self.members.0.insert("Timestamp".to_owned(), raw(seconds(self.claim.timestamp)));
-        serde_json::to_vec(&self.members.0).expect("members are JSON")
-    }
-}
-
-/// A request's members by name, each as the text it had.
-#[derive(Debug)]
-struct Members(BTreeMap<String, Box<RawValue>>);
-
-impl Members {
-    /// A member that says something: `null` is as good as none (AWS JSON 1.1).
-    fn raw(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.get().trim()).filter(|text| *text != "null")
-    }
-
-    fn get<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Result<Option<T>, serde_json::Error> {
-        self.raw(name).map(serde_json::from_str).transpose()
-    }
-}
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Unique;
-
-        impl<'de> Visitor<'de> for Unique {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with unique members")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
-                    if members.len() == MEMBERS_MAX || members.insert(name, value).is_some() {
-                        return Err(A::Error::custom("a member twice, or too many"));
-                    }
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Unique)
+        self.members.set("ClientToken", &self.claim.client_token.into());
+        self.members.set("Timestamp", &seconds(self.claim.usage.timestamp));
+        serde_json::to_vec(&self.members).expect("members are JSON")
     }
 }
 
@@ -99,7 +53,7 @@ pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) ->
         #[serde(rename = "LicenseArn")]
         license_arn: Option<IgnoredAny>,
     }
-    let members: Members = serde_json::from_slice(body).map_err(|_| unreadable())?;
+    let members = Members::parse(body).ok_or_else(unreadable)?;
     let given: Option<String> = members.get("ProductCode").map_err(|_| unreadable())?;
     let ours = match (operation, given) {
         // A registration token says by itself whose product it is.
@@ -123,7 +77,7 @@ pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) ->
 /// The report, with a `ClientToken`, and the claim that it makes; `None` where it is a dry run, or where AWS will
 /// refuse what it says.
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Report>, Refused> {
-    let members: Members = serde_json::from_slice(bytes).map_err(|_| unreadable())?;
+    let members = Members::parse(bytes).ok_or_else(unreadable)?;
     if members.raw("DryRun") == Some("true") {
         return Ok(None);
     }
@@ -144,14 +98,18 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Report>, Refused> {
 }
 
 fn claim(members: &Members, parts: Vec<Part>, client_token: String) -> Option<Claim> {
-    let (quantity, decimal) =
-        quantity(members.get("UsageQuantity").ok()?, members.get("UsageQuantityAsDecimal").ok()?)?;
+    let (quantity, decimal) = quantity(
+        members.get("UsageQuantity").ok()?,
+        members.get::<String>("UsageQuantityAsDecimal").ok()?.as_deref(),
+    )?;
     Some(Claim {
         dimension: members.get("UsageDimension").ok()??,
-        timestamp: timestamp(&members.get("Timestamp").ok()??)?,
-        quantity,
-        decimal,
-        allocations: parts.into_iter().map(Part::allocation).collect::<Option<_>>()?,
+        usage: HourUsage {
+            timestamp: timestamp(&members.get("Timestamp").ok()??)?,
+            quantity,
+            decimal,
+            allocations: parts.into_iter().map(Part::allocation).collect::<Option<_>>()?,
+        },
         client_token,
     })
 }
@@ -265,7 +223,7 @@ mod tests {
         ] {
             let report = read(report(members).as_bytes()).unwrap().unwrap();
             let claim = report.claim.clone();
-            assert_eq!((claim.quantity.micros(), claim.decimal), (micros, decimal), "{members}");
+            assert_eq!((claim.usage.quantity.micros(), claim.usage.decimal), (micros, decimal), "{members}");
             let body: Value = serde_json::from_slice(&report.body()).unwrap();
             assert_eq!(body["ClientToken"], json!(claim.client_token), "added once, and sent");
             assert_eq!(body["Timestamp"], 1_795_507_200);
@@ -273,7 +231,7 @@ mod tests {
         let times = [("1795507200.123", 123), ("1795507200.0", 0), (r#""2026-11-24T08:00:00.123Z""#, 123)];
         for (time, millis) in times {
             let report = format!(r#"{{"UsageDimension":"d","Timestamp":{time}}}"#);
-            let at = read(report.as_bytes()).unwrap().unwrap().claim.timestamp;
+            let at = read(report.as_bytes()).unwrap().unwrap().claim.usage.timestamp;
             assert_eq!(at.unix_millis() - 1_795_507_200_000, millis, "{time}");
             assert_eq!(timestamp(&seconds(at)), Some(at), "sent as it is kept");
         }

@@ -11,7 +11,7 @@ use super::Complaint;
 use crate::api::listing::Listing;
 use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, Order, Refused, Repairs};
-use crate::api::usage::{backlog, balances, whole};
+use crate::api::usage::{backlog, balances, shown_whole};
 use crate::app::{address, repairs};
 use crate::config::Config;
 use crate::exit::Exit;
@@ -117,9 +117,9 @@ impl Source {
                 if says(&answer, "NotFound") { Err(none()) } else { read(&answer) }
             }
             Self::File { ledger, .. } => {
-                let record = ledger.record(id).map_err(|error| failed(&error))?;
+                let whole = ledger.record(id).map_err(|error| failed(&error))?;
                 let links = ledger.links(id).map_err(|error| failed(&error))?;
-                record.map(|record| whole(&record, &links)).ok_or_else(none)
+                whole.map(|whole| shown_whole(&whole, &links)).ok_or_else(none)
             }
         }
     }

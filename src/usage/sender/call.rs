@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::{Outlet, Settings};
 use tollgate_marketplace::{
-    BatchMeterUsage, Fault, MeterUsage, Metering, RecordStatus, Region, Signing, UsageRecord,
+    BatchMeterUsage, Customer, Fault, HourUsage, Meter, MeterUsage, RecordStatus, Signing, UsageRecord,
 };
-use tollgate_metering::event::Customer;
-use tollgate_metering::record::Record;
+use tollgate_metering::record::{Record, Whole};
 
 /// AWS's answer: a status for each record, in their order.
 pub(super) struct Answer {
@@ -15,55 +14,17 @@ pub(super) struct Answer {
     pub(super) emulated: bool,
 }
 
-/// Where records of one call go: where they went before, or to the region that is asked at present.
-fn region(records: &[Record]) -> Option<Region> {
-    records.iter().find_map(|record| record.region.clone())
-}
-
-/// Makes the call of these records, one attempt. The request is made now, so that the records need not be kept.
+/// Makes the call of these records, one attempt. The request is made now, so that of each record only what its answer
+/// needs is kept.
 pub(super) fn call(
     settings: &Settings,
-    metering: Arc<dyn Metering>,
-    records: &mut [Record],
+    aws: Arc<dyn Meter>,
+    records: Vec<Whole>,
     signing: Signing,
-) -> impl Future<Output = Result<Answer, Fault>> + Send + use<> {
-    let product_code = settings.product_code.clone();
-    let region = region(records);
-    let request = match (settings.outlet, records) {
-        (Outlet::MeterUsage, [record, ..]) => Request::One(MeterUsage {
-            product_code,
-            dimension: record.dimension.clone(),
-            timestamp: record.timestamp,
-            quantity: record.quantity,
-            decimal: record.decimal,
-            allocations: std::mem::take(&mut record.allocations),
-            client_token: record.client_token.clone(),
-            dry_run: false,
-            region,
-        }),
-        (_, records) => {
-            let licensed = records.iter().any(|record| is_licensed(&record.customer));
-            Request::Batch(BatchMeterUsage {
-                // Under Concurrent Agreements the licence names the product.
-                product_code: (!licensed).then_some(product_code),
-                records: records.iter_mut().map(usage_record).collect(),
-                region,
-            })
-        }
-    };
-    async move {
-        match request {
-            Request::One(request) => {
-                let metered = metering.meter_usage(request, signing).await?;
-                let statuses = vec![RecordStatus::Success(metered.metering_record_id)];
-                Ok(Answer { statuses, emulated: metered.emulated })
-            }
-            Request::Batch(request) => {
-                let metered = metering.batch_meter_usage(request, signing).await?;
-                Ok(Answer { statuses: metered.statuses, emulated: metered.emulated })
-            }
-        }
-    }
+) -> (Vec<Record>, impl Future<Output = Result<Answer, Fault>> + Send + use<>) {
+    let (records, usage): (Vec<Record>, Vec<HourUsage>) = records.into_iter().map(Whole::into_usage).unzip();
+    let request = Request::new(settings, &records, usage);
+    (records, request.ask(aws, signing))
 }
 
 enum Request {
@@ -71,24 +32,52 @@ enum Request {
     Batch(BatchMeterUsage),
 }
 
+impl Request {
+    fn new(settings: &Settings, records: &[Record], usage: Vec<HourUsage>) -> Self {
+        let product_code = settings.product_code.clone();
+        // Where they went before, or to the region that is asked at present.
+        let region = records.iter().find_map(|record| record.region.clone());
+        let mut reports = records.iter().zip(usage);
+        match (settings.outlet, reports.next()) {
+            (Outlet::MeterUsage, Some((record, usage))) => Self::One(MeterUsage {
+                product_code,
+                dimension: record.dimension.clone(),
+                usage,
+                client_token: record.client_token.clone(),
+                dry_run: false,
+                region,
+            }),
+            (_, first) => {
+                let licensed = records.iter().any(|record| is_licensed(&record.customer));
+                Self::Batch(BatchMeterUsage {
+                    // Under Concurrent Agreements the licence names the product.
+                    product_code: (!licensed).then_some(product_code),
+                    records: first.into_iter().chain(reports).map(usage_record).collect(),
+                    region,
+                })
+            }
+        }
+    }
+
+    async fn ask(self, aws: Arc<dyn Meter>, signing: Signing) -> Result<Answer, Fault> {
+        match self {
+            Self::One(request) => {
+                let metered = aws.meter_usage(request, signing).await?;
+                let statuses = vec![RecordStatus::Success(metered.metering_record_id)];
+                Ok(Answer { statuses, emulated: metered.emulated })
+            }
+            Self::Batch(request) => {
+                let metered = aws.batch_meter_usage(request, signing).await?;
+                Ok(Answer { statuses: metered.statuses, emulated: metered.emulated })
+            }
+        }
+    }
+}
+
 const fn is_licensed(customer: &Customer) -> bool {
     matches!(customer, Customer::Account { license_arn: Some(_), .. })
 }
 
-pub(super) fn usage_record(record: &mut Record) -> UsageRecord {
-    let (customer_identifier, customer_account_id, license_arn) = match record.customer.clone() {
-        Customer::Own => (None, None, None),
-        Customer::Identifier(identifier) => (Some(identifier), None, None),
-        Customer::Account { account_id, license_arn } => (None, Some(account_id), license_arn),
-    };
-    UsageRecord {
-        customer_identifier,
-        customer_account_id,
-        license_arn,
-        dimension: record.dimension.clone(),
-        timestamp: record.timestamp,
-        quantity: record.quantity,
-        decimal: record.decimal,
-        allocations: std::mem::take(&mut record.allocations),
-    }
+fn usage_record((record, usage): (&Record, HourUsage)) -> UsageRecord {
+    UsageRecord { customer: record.customer.clone(), dimension: record.dimension.clone(), usage }
 }

@@ -55,7 +55,7 @@ pub(super) fn tell(notes: &[Note], metrics: &Metrics) {
             Answered::Refused(code) | Answered::Unknown(code) => {
                 let unknown = matches!(answered, Answered::Unknown(_));
                 // The record's doubt, which an attempt that did not reach AWS leaves as it was.
-                let in_doubt = unknown || record.in_doubt;
+                let in_doubt = unknown || record.state.in_doubt();
                 tracing::warn!(record = id, dimension, %hour, code, in_doubt, "record not accepted yet; will retry");
                 if unknown { "unknown" } else { "refused" }
             }

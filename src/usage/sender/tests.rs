@@ -1,20 +1,15 @@
-//! The sender over paused time, against a service of a few lines that bills as AWS does: one value for each pod,
-//! dimension and hour, whatever answers get lost.
+//! The sender over paused time, against a service that bills as AWS does: one value for each pod, dimension and hour,
+//! whatever answers get lost.
 
 mod model;
 mod scenes;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
-
 use super::*;
 use crate::entitlement::word::{self, Hear};
 use tollgate_ledger::{self as ledger, Ledger};
-use tollgate_marketplace::{
-    BatchMeterUsage, BatchMetered, BoxFuture, Forwarded, Hour, Identified, MeterUsage, Metered, Quantity,
-    RecordStatus, RegisterUsage, Registered, ResolvedCustomer, TagSet, UsageRecord,
-};
-use tollgate_metering::event::{Customer, Event};
+use tollgate_marketplace::scripted::{Act, Scripted};
+use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
+use tollgate_metering::event::Event;
 use tollgate_metering::policy::Window;
 use tollgate_metering::record::State;
 
@@ -24,137 +19,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const SETTLE: Duration = Duration::from_secs(120);
 
-/// What the service does with the next call; when nothing is left to do, it takes it.
-#[derive(Debug, Clone, Copy)]
-enum Act {
-    /// Refused before it was looked at.
-    Fail(FaultClass, &'static str),
-    /// Billed, and the answer lost.
-    Lose,
-    /// Not billed: the signature is of another time than AWS's, which is so many seconds ahead.
-    Skewed(i64),
-}
+const ACCEPTED: State = State::Accepted { unconfirmed: false };
+const CARRIED: State = State::Carried { in_doubt: false };
 
-#[derive(Default)]
-struct Service {
-    acts: Mutex<VecDeque<Act>>,
-    bill: Mutex<BTreeMap<(String, String, Hour), u64>>,
-    calls: Mutex<Vec<usize>>,
-    signings: Mutex<Vec<Signing>>,
-    /// Customers without a subscription.
-    strangers: Vec<String>,
-    /// A dimension that AWS does not know.
-    poison: Option<String>,
-}
-
-impl Service {
-    fn act(&self) -> Option<Act> {
-        self.acts.lock().unwrap().pop_front()
-    }
-
-    fn bill(
-        &self,
-        customer: &str,
-        dimension: &str,
-        timestamp: Timestamp,
-        quantity: Quantity,
-    ) -> Result<(), Fault> {
-        let key = (customer.to_owned(), dimension.to_owned(), Hour::of(timestamp));
-        let mut bill = self.bill.lock().unwrap();
-        match bill.get(&key) {
-            Some(held) if *held != quantity.micros() => Err(refused("DuplicateRequestException")),
-            _ => {
-                bill.insert(key, quantity.micros());
-                Ok(())
-            }
-        }
-    }
-
-    fn billed(&self) -> u64 {
-        self.bill.lock().unwrap().values().sum()
-    }
-}
-
-fn refused(code: &'static str) -> Fault {
-    Fault::local(FaultClass::Misconfigured, code, "")
-}
-
-fn lost() -> Fault {
-    Fault::local(FaultClass::Transient, "Connection", "")
-}
-
-impl Metering for Service {
-    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
-        unreachable!("the sender registers nothing")
-    }
-
-    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
-        Box::pin(async move {
-            self.calls.lock().unwrap().push(1);
-            self.signings.lock().unwrap().push(signing);
-            let act = self.act();
-            if let Some(Act::Fail(class, code)) = act {
-                return Err(Fault::local(class, code, ""));
-            }
-            if let Some(Act::Skewed(seconds)) = act {
-                let fault = Fault::local(FaultClass::Access, "InvalidSignatureException", "");
-                return Err(Fault { clock_offset_seconds: Some(seconds), ..fault });
-            }
-            self.bill("", &request.dimension, request.timestamp, request.quantity)?;
-            match act {
-                Some(Act::Lose) => Err(lost()),
-                _ => Ok(Metered { metering_record_id: Some("id".into()), emulated: false }),
-            }
-        })
-    }
-
-    fn batch_meter_usage(
-        &self,
-        request: BatchMeterUsage,
-        _: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
-        Box::pin(async move {
-            self.calls.lock().unwrap().push(request.records.len());
-            if let Some(Act::Fail(class, code)) = self.act() {
-                return Err(Fault::local(class, code, ""));
-            }
-            if request.records.iter().any(|record| Some(&record.dimension) == self.poison.as_ref()) {
-                return Err(refused("InvalidUsageDimensionException"));
-            }
-            let status = |record: &UsageRecord| {
-                let customer = record.customer_account_id.clone().unwrap_or_default();
-                if self.strangers.contains(&customer) {
-                    return RecordStatus::CustomerNotSubscribed;
-                }
-                match self.bill(&customer, &record.dimension, record.timestamp, record.quantity) {
-                    Ok(()) => RecordStatus::Success(Some("id".into())),
-                    Err(_) => RecordStatus::DuplicateRecord,
-                }
-            };
-            Ok(BatchMetered { statuses: request.records.iter().map(status).collect(), emulated: false })
-        })
-    }
-
-    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        unreachable!("the sender resolves no customer")
-    }
-
-    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        unreachable!("the sender asks for no credentials")
-    }
-
-    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        unreachable!("the sender forwards nothing")
-    }
-
-    fn region(&self) -> Option<Region> {
-        None
-    }
-}
+const UNKNOWN: Act = Act::Fail(FaultClass::Misconfigured, "InvalidUsageDimensionException");
 
 struct Bench {
     _folder: tempfile::TempDir,
-    service: Arc<Service>,
+    service: Arc<Scripted>,
     writer: Writer,
     clock: WallClock,
     flushes: mpsc::Sender<FlushOrder>,
@@ -162,7 +34,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(service: Service, outlet: Outlet) -> Self {
+    fn start(service: Scripted, outlet: Outlet) -> Self {
         let folder = tollgate_ledger::testing::folder();
         let clock = WallClock::fixed(START);
         let settings = ledger::Settings {
@@ -188,8 +60,8 @@ impl Bench {
         let (flushes, flushed) = mpsc::channel(1);
         let (tell, hear) = word::channel();
         let service = Arc::new(service);
-        let metering: Arc<dyn Metering> = Arc::clone(&service) as Arc<dyn Metering>;
-        let sender = Sender::new(settings, metering, writer.clone(), clock.clone(), metrics, tell, flushed);
+        let aws: Arc<dyn Meter> = Arc::clone(&service) as Arc<dyn Meter>;
+        let sender = Sender::new(settings, aws, writer.clone(), clock.clone(), metrics, tell, flushed);
         tokio::spawn(sender.run());
         Self { _folder: folder, service, writer, clock, flushes, hear }
     }
@@ -287,47 +159,46 @@ fn all(state: State) -> impl Fn(&[Record]) -> bool {
 async fn a_closed_hour_is_billed_once_whatever_is_lost_or_throttled() {
     let throttled = Act::Fail(FaultClass::Transient, "ThrottlingException");
     let acts = [throttled, Act::Lose, Act::Fail(FaultClass::Transient, "Dns"), Act::Lose, Act::Lose];
-    let service = Service { acts: Mutex::new(acts.into()), ..Service::default() };
+    let service = Scripted::in_turn(acts);
     let bench = Bench::start(service, Outlet::MeterUsage);
     bench.take("", "requests", 5_000_000).await;
-    let records = bench.pass_until(20 * MINUTE, all(State::Accepted)).await;
+    let records = bench.pass_until(20 * MINUTE, all(ACCEPTED)).await;
     assert_eq!((records.len(), bench.service.billed()), (1, 5_000_000));
     assert_eq!(records[0].attempts, 6);
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_before_the_hour_has_settled() {
-    let bench = Bench::start(Service::default(), Outlet::MeterUsage);
+    let bench = Bench::start(Scripted::always(Act::Accept), Outlet::MeterUsage);
     bench.take("", "requests", 1).await;
     bench.clock.advance(HOUR + SETTLE - MINUTE);
     tokio::time::sleep(10 * MINUTE).await;
-    assert!(bench.service.calls.lock().unwrap().is_empty());
+    assert!(bench.service.calls().is_empty());
     bench.clock.advance(MINUTE);
-    bench.pass_until(Duration::ZERO, all(State::Accepted)).await;
+    bench.pass_until(Duration::ZERO, all(ACCEPTED)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_record_in_doubt_past_its_window_is_a_dead_letter_and_never_carried() {
-    let mut acts = VecDeque::from([Act::Lose]);
-    acts.extend(std::iter::repeat_n(Act::Fail(FaultClass::Transient, "Dns"), 10_000));
-    let bench = Bench::start(Service { acts: Mutex::new(acts), ..Service::default() }, Outlet::MeterUsage);
+    let unreachable = std::iter::repeat(Act::Fail(FaultClass::Transient, "Dns"));
+    let acts = std::iter::once(Act::Lose).chain(unreachable.take(10_000));
+    let bench = Bench::start(Scripted::in_turn(acts), Outlet::MeterUsage);
     bench.take("", "requests", 7).await;
-    let records = bench.pass_until(20 * MINUTE, all(State::Dead)).await;
+    let records = bench.pass_until(20 * MINUTE, all(State::Dead { in_doubt: true })).await;
     assert_eq!(records[0].code.as_deref(), Some("in_doubt"));
     assert_eq!(bench.service.billed(), 7, "it was billed, and carried it would be billed twice");
 }
 
 #[tokio::test(start_paused = true)]
 async fn usage_that_was_never_taken_in_its_window_counts_to_a_later_hour() {
-    let acts = VecDeque::from_iter(std::iter::repeat_n(Act::Fail(FaultClass::Transient, "Dns"), 60));
-    let bench = Bench::start(Service { acts: Mutex::new(acts), ..Service::default() }, Outlet::MeterUsage);
+    let acts = std::iter::repeat_n(Act::Fail(FaultClass::Transient, "Dns"), 60);
+    let bench = Bench::start(Scripted::in_turn(acts), Outlet::MeterUsage);
     bench.take("", "requests", 7).await;
-    let some_accepted = |records: &[Record]| records.iter().any(|record| record.state == State::Accepted);
+    let some_accepted = |records: &[Record]| records.iter().any(|record| record.state == ACCEPTED);
     let records = bench.pass_until(20 * MINUTE, some_accepted).await;
-    let carried =
-        records.iter().find(|record| record.state == State::Carried).expect("the first hour was carried");
+    let carried = records.iter().find(|record| record.state == CARRIED).expect("the first hour was carried");
     assert_eq!(carried.hour, Hour::of(START));
-    let accepted = records.iter().find(|record| record.state == State::Accepted).unwrap();
+    let accepted = records.iter().find(|record| record.state == ACCEPTED).unwrap();
     assert_eq!(accepted.late_from, Some(Hour::of(START)));
     assert_eq!(bench.service.billed(), 7);
 }
@@ -335,32 +206,32 @@ async fn usage_that_was_never_taken_in_its_window_counts_to_a_later_hour() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_told_to_the_gate_and_its_records_are_kept() {
     let denied = Act::Fail(FaultClass::Denied, "CustomerNotEntitledException");
-    let service = Service { acts: Mutex::new([denied, denied].into()), ..Service::default() };
+    let service = Scripted::in_turn([denied, denied]);
     let mut bench = Bench::start(service, Outlet::MeterUsage);
     bench.take("", "requests", 3).await;
     bench.clock.advance(HOUR + SETTLE);
     bench.hear.wait_for(|word| word.refusal.is_some()).await.unwrap();
     bench.hear.wait_for(|word| word.refusal.is_none()).await.unwrap();
-    bench.pass_until(Duration::ZERO, all(State::Accepted)).await;
+    bench.pass_until(Duration::ZERO, all(ACCEPTED)).await;
     assert_eq!(bench.service.billed(), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_seals_the_open_hour_and_sends_it() {
     let throttled = Act::Fail(FaultClass::Transient, "ThrottlingException");
-    let service = Service { acts: Mutex::new([throttled, Act::Lose].into()), ..Service::default() };
+    let service = Scripted::in_turn([throttled, Act::Lose]);
     let bench = Bench::start(service, Outlet::MeterUsage);
     bench.take("", "requests", 3).await;
     bench.take("", "gigabytes", 4).await;
     bench.flush(true).await;
     assert_eq!(bench.service.billed(), 7);
     let records = bench.writer.with(|ledger| ledger.records(10)).await.unwrap();
-    assert!(all(State::Accepted)(&records), "{records:?}");
+    assert!(all(ACCEPTED)(&records), "{records:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_that_must_not_seal_leaves_the_open_hour_on_disk() {
-    let bench = Bench::start(Service::default(), Outlet::MeterUsage);
+    let bench = Bench::start(Scripted::always(Act::Accept), Outlet::MeterUsage);
     bench.take("", "requests", 3).await;
     bench.flush(false).await;
     assert_eq!(bench.service.billed(), 0);
@@ -369,37 +240,39 @@ async fn a_shutdown_that_must_not_seal_leaves_the_open_hour_on_disk() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_has_25_records_at_most_and_one_poisoned_record_spoils_no_other() {
-    let service = Service { poison: Some("unknown".into()), ..Service::default() };
+    let service = Scripted::new(|call| if call.names_dimension("unknown") { UNKNOWN } else { Act::Accept });
     let bench = Bench::start(service, Outlet::BatchMeterUsage);
     for account in 0..30 {
         bench.take(&account.to_string(), "requests", 1).await;
     }
     bench.take("7", "unknown", 1).await;
     bench.clock.advance(HOUR + SETTLE);
-    let settled =
-        |records: &[Record]| !records.is_empty() && records.iter().all(|r| r.state != State::Sealed);
+    let settled = |records: &[Record]| !records.is_empty() && records.iter().all(|r| r.state != State::FRESH);
     let records = bench.pass_until(Duration::ZERO, settled).await;
-    let dead: Vec<&Record> = records.iter().filter(|record| record.state == State::Dead).collect();
-    assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].dimension.as_str(), dead[0].in_doubt), ("unknown", false));
+    let dead: Vec<&str> = records
+        .iter()
+        .filter(|record| record.state == State::Dead { in_doubt: false })
+        .map(|record| record.dimension.as_str())
+        .collect();
+    assert_eq!(dead, ["unknown"]);
     assert_eq!(bench.service.billed(), 30);
-    assert!(bench.service.calls.lock().unwrap().iter().all(|records| *records <= batch::RECORDS_MAX));
+    assert!(bench.service.calls().iter().all(|call| call.records().len() <= batch::RECORDS_MAX));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_customer_without_subscription_is_asked_about_again_and_holds_up_nobody() {
-    let service = Service { strangers: vec!["1".into()], ..Service::default() };
+    let service = Scripted::always(Act::Accept).without_subscription(["1".into()]);
     let bench = Bench::start(service, Outlet::BatchMeterUsage);
     bench.take("1", "requests", 5).await;
     bench.take("2", "requests", 6).await;
     bench.clock.advance(HOUR + SETTLE);
-    let one = |records: &[Record]| records.iter().any(|record| record.state == State::Accepted);
+    let one = |records: &[Record]| records.iter().any(|record| record.state == ACCEPTED);
     bench.pass_until(Duration::ZERO, one).await;
-    let calls = bench.service.calls.lock().unwrap().len();
+    let calls = bench.service.calls().len();
     bench.clock.advance(3 * MINUTE);
     tokio::time::sleep(3 * MINUTE).await;
-    assert_eq!(bench.service.calls.lock().unwrap().len(), calls, "not again at once");
-    let asked = |_: &[Record]| bench.service.calls.lock().unwrap().len() > calls;
+    assert_eq!(bench.service.calls().len(), calls, "not again at once");
+    let asked = |_: &[Record]| bench.service.calls().len() > calls;
     bench.pass_until(2 * MINUTE, asked).await;
     assert_eq!(bench.service.billed(), 6);
 }
@@ -407,13 +280,13 @@ async fn a_customer_without_subscription_is_asked_about_again_and_holds_up_nobod
 #[tokio::test(start_paused = true)]
 async fn usage_that_aws_calls_out_of_bounds_is_carried_and_billed() {
     let out = Act::Fail(FaultClass::Misconfigured, "TimestampOutOfBoundsException");
-    let service = Service { acts: Mutex::new([out].into()), ..Service::default() };
+    let service = Scripted::in_turn([out]);
     let bench = Bench::start(service, Outlet::MeterUsage);
     bench.take("", "requests", 7).await;
-    let some_accepted = |records: &[Record]| records.iter().any(|record| record.state == State::Accepted);
+    let some_accepted = |records: &[Record]| records.iter().any(|record| record.state == ACCEPTED);
     let records = bench.pass_until(20 * MINUTE, some_accepted).await;
     let states: Vec<State> = records.iter().map(|record| record.state).collect();
-    assert_eq!((states, bench.service.billed()), (vec![State::Carried, State::Accepted], 7));
+    assert_eq!((states, bench.service.billed()), (vec![CARRIED, ACCEPTED], 7));
 }
 
 #[tokio::test(start_paused = true)]
@@ -421,22 +294,21 @@ async fn an_answer_of_duplicate_is_a_dead_letter_that_keeps_its_doubt_and_has_no
     let duplicate = Act::Fail(FaultClass::Misconfigured, "DuplicateRequestException");
     let lost = Act::Fail(FaultClass::Transient, "Connection");
     for (acts, in_doubt) in [(vec![duplicate], false), (vec![lost, duplicate], true)] {
-        let service = Service { acts: Mutex::new(acts.into()), ..Service::default() };
+        let service = Scripted::in_turn(acts);
         let bench = Bench::start(service, Outlet::MeterUsage);
         bench.take("", "requests", 7).await;
-        let records = bench.pass_until(20 * MINUTE, all(State::Dead)).await;
-        let found = (records[0].in_doubt, records[0].code.as_deref());
-        assert_eq!(found, (in_doubt, Some("DuplicateRequestException")));
+        let records = bench.pass_until(20 * MINUTE, all(State::Dead { in_doubt })).await;
+        assert_eq!(records[0].code.as_deref(), Some("DuplicateRequestException"));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_signature_of_another_time_is_made_again_at_once() {
-    let service = Service { acts: Mutex::new([Act::Skewed(-900)].into()), ..Service::default() };
+    let service = Scripted::in_turn([Act::Skewed(-900)]);
     let bench = Bench::start(service, Outlet::MeterUsage);
     bench.take("", "requests", 7).await;
-    bench.pass_until(20 * MINUTE, all(State::Accepted)).await;
-    let signings = bench.service.signings.lock().unwrap().clone();
+    bench.pass_until(20 * MINUTE, all(ACCEPTED)).await;
+    let signings: Vec<Signing> = bench.service.calls().iter().map(|call| call.signing).collect();
     let expected = Signing { reload_credentials: true };
     assert_eq!(signings, [Signing::default(), expected]);
 }
@@ -448,19 +320,18 @@ async fn credentials_are_loaded_anew_after_a_fault_of_access_and_not_for_a_throt
         Act::Fail(FaultClass::ExpiredSession, "ExpiredTokenException"),
         Act::Fail(FaultClass::Transient, "ThrottlingException"),
     ];
-    let bench =
-        Bench::start(Service { acts: Mutex::new(acts.into()), ..Service::default() }, Outlet::MeterUsage);
+    let bench = Bench::start(Scripted::in_turn(acts), Outlet::MeterUsage);
     bench.take("", "requests", 7).await;
-    bench.pass_until(20 * MINUTE, all(State::Accepted)).await;
+    bench.pass_until(20 * MINUTE, all(ACCEPTED)).await;
     let reloads: Vec<bool> =
-        bench.service.signings.lock().unwrap().iter().map(|signing| signing.reload_credentials).collect();
+        bench.service.calls().iter().map(|call| call.signing.reload_credentials).collect();
     assert_eq!(reloads, [false, false, true, false]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn more_records_that_wait_than_are_looked_at_at_once_hide_no_other() {
     let strangers: Vec<String> = (0..1100).map(|account| account.to_string()).collect();
-    let service = Service { strangers: strangers.clone(), ..Service::default() };
+    let service = Scripted::always(Act::Accept).without_subscription(strangers.clone());
     let bench = Bench::start(service, Outlet::BatchMeterUsage);
     let event = |account: &str, at| Event {
         id: None,
@@ -487,21 +358,21 @@ async fn an_exception_that_no_document_names_stops_no_other_customer() {
     // The first record alone, which shows that AWS answers; then the batch, refused once as a whole and once more as a
     // half.
     let strange = Act::Fail(FaultClass::Misconfigured, "SomethingNewException");
-    let service = Service { acts: Mutex::new([strange, strange, strange].into()), ..Service::default() };
+    let service = Scripted::in_turn([strange, strange, strange]);
     let bench = Bench::start(service, Outlet::BatchMeterUsage);
     for account in ["1", "2", "3", "4", "5"] {
         bench.take(account, "requests", 1).await;
     }
     bench.clock.advance(HOUR + SETTLE);
     bench.pass_until(Duration::ZERO, |_| bench.service.billed() == 4).await;
-    let calls = bench.service.calls.lock().unwrap().clone();
+    let calls: Vec<usize> = bench.service.calls().iter().map(|call| call.records().len()).collect();
     assert_eq!(calls, [1, 4, 2, 2, 1, 1]);
-    bench.pass_until(6 * MINUTE, all(State::Accepted)).await;
+    bench.pass_until(6 * MINUTE, all(ACCEPTED)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_does_not_wait_for_a_long_backlog_and_begins_nothing_after_its_time() {
-    let bench = Bench::start(Service::default(), Outlet::MeterUsage);
+    let bench = Bench::start(Scripted::always(Act::Accept), Outlet::MeterUsage);
     for dimension in 0..300 {
         bench.take("", &format!("d{dimension:03}"), 1).await;
     }
@@ -514,6 +385,6 @@ async fn a_shutdown_does_not_wait_for_a_long_backlog_and_begins_nothing_after_it
     assert!(clock::monotonic().duration_since(began) <= Duration::from_secs(20));
     let sealed = bench.writer.with(|ledger| ledger.records(1000)).await.unwrap();
     assert!(sealed.iter().any(|record| record.dimension == "last"), "the open hour is sealed");
-    let calls = bench.service.calls.lock().unwrap().len();
+    let calls = bench.service.calls().len();
     assert!((150..260).contains(&calls), "{calls} calls in 22 s");
 }

@@ -1,8 +1,6 @@
 //! What a buyer can do to keep usage from AWS, over paused time: ledger, sender and watch as they run, against a service
 //! that answers as it is told. Running time passes; the wall clock does what the buyer wants.
 
-use std::sync::Mutex;
-
 use tokio::sync::mpsc;
 
 use super::*;
@@ -10,11 +8,9 @@ use crate::entitlement::word::{self, Hear};
 use crate::usage::sender::{Outlet, Sender, Settings};
 use tollgate_ledger as ledger;
 use tollgate_ledger::repair::{Repair, Repaired};
-use tollgate_marketplace::{
-    BatchMeterUsage, BatchMetered, BoxFuture, Fault, FaultClass, Forwarded, Identified, MeterUsage, Metered,
-    Metering, Quantity, Region, RegisterUsage, Registered, ResolvedCustomer, Signing, TagSet,
-};
-use tollgate_metering::event::{Customer, Event};
+use tollgate_marketplace::scripted::{Act, Scripted};
+use tollgate_marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
+use tollgate_metering::event::Event;
 use tollgate_metering::policy::{Policy, Window};
 use tollgate_metering::record::{Record, State};
 use tollgate_time::Timestamp;
@@ -27,60 +23,9 @@ const SETTLE: Duration = Duration::from_secs(120);
 /// Shorter than the configuration allows: an hour takes thousands of looks.
 const CLOSE_AFTER: Duration = Duration::from_secs(1800);
 
-/// What AWS, or whatever stands before it, answers to each report; it accepts where nothing is said.
-#[derive(Default)]
-struct Service(Mutex<Option<Fault>>);
-
-impl Service {
-    fn answers(&self, class: FaultClass, code: &'static str) {
-        *self.0.lock().unwrap() = Some(Fault::local(class, code, ""));
-    }
-
-    fn accepts(&self) {
-        *self.0.lock().unwrap() = None;
-    }
-}
-
-impl Metering for Service {
-    fn meter_usage(&self, _: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
-        let fault = self.0.lock().unwrap().clone();
-        Box::pin(async move {
-            fault.map_or(Ok(Metered { metering_record_id: Some("id".into()), emulated: false }), Err)
-        })
-    }
-
-    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
-        unreachable!("nothing here registers")
-    }
-
-    fn batch_meter_usage(
-        &self,
-        _: BatchMeterUsage,
-        _: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
-        unreachable!("the pod reports for itself")
-    }
-
-    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        unreachable!("the pod has no customers")
-    }
-
-    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        unreachable!("nothing here asks for credentials")
-    }
-
-    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        unreachable!("nothing here forwards")
-    }
-
-    fn region(&self) -> Option<Region> {
-        None
-    }
-}
-
 struct Bench {
     folder: tempfile::TempDir,
-    service: Arc<Service>,
+    service: Arc<Scripted>,
     metrics: Arc<Metrics>,
     clock: WallClock,
     close_after: Option<Duration>,
@@ -99,7 +44,7 @@ impl Bench {
     async fn new(close_after: Option<Duration>) -> Self {
         let mut bench = Self {
             folder: tollgate_ledger::testing::folder(),
-            service: Arc::default(),
+            service: Arc::new(Scripted::always(Act::Accept)),
             metrics: Arc::new(Metrics::new()),
             clock: WallClock::fixed(START),
             close_after,
@@ -143,8 +88,8 @@ impl Bench {
         let rule = Rule { close_after: self.close_after };
         let mut unsent = Unsent::new(rule, writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone());
         unsent.look().await.unwrap();
-        let metering: Arc<dyn Metering> = Arc::clone(&self.service) as Arc<dyn Metering>;
-        let sender = Sender::new(settings, metering, writer.clone(), clock, metrics, tell, flushed);
+        let aws: Arc<dyn Meter> = Arc::clone(&self.service) as Arc<dyn Meter>;
+        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, tell, flushed);
         let sending = tokio::spawn(async move {
             let _ = sender.run().await;
         });
@@ -219,7 +164,7 @@ async fn a_network_that_is_cut_after_the_gate_opened_shuts_it_until_aws_has_acce
     for (class, code) in [(FaultClass::Transient, "Dns"), (FaultClass::Access, "CredentialsUnavailable")] {
         let mut bench = Bench::new(Some(CLOSE_AFTER)).await;
         assert_eq!(bench.metric("tollgate_usage_overdue_alarm_seconds"), 900, "half of it");
-        bench.service.answers(class, code);
+        bench.service.turns_to(Act::Fail(class, code));
         bench.report().await;
         bench.pass(HOUR + CLOSE_AFTER, right).await;
         assert!(!bench.unreported(), "not yet, {code}");
@@ -228,7 +173,7 @@ async fn a_network_that_is_cut_after_the_gate_opened_shuts_it_until_aws_has_acce
         assert!(bench.metric("tollgate_usage_overdue_seconds") > 1800);
         bench.restart().await;
         assert!(bench.unreported(), "a restart is no way around it, {code}");
-        bench.service.accepts();
+        bench.service.turns_to(Act::Accept);
         bench.pass(10 * MINUTE, right).await;
         assert!(!bench.unreported(), "accepted, {code}");
         assert_eq!(bench.metric("tollgate_usage_overdue_seconds"), 0);
@@ -238,12 +183,13 @@ async fn a_network_that_is_cut_after_the_gate_opened_shuts_it_until_aws_has_acce
 #[tokio::test(start_paused = true)]
 async fn usage_that_missed_its_window_keeps_its_age() {
     let bench = Bench::new(Some(CLOSE_AFTER)).await;
-    bench.service.answers(FaultClass::Transient, "Dns");
+    bench.service.turns_to(Act::Fail(FaultClass::Transient, "Dns"));
     bench.report().await;
     bench.pass(6 * HOUR + 10 * MINUTE, right).await;
     assert!(bench.unreported());
-    assert!(bench.records().await.iter().any(|record| record.state == State::Carried));
-    bench.service.accepts();
+    let carried = State::Carried { in_doubt: false };
+    assert!(bench.records().await.iter().any(|record| record.state == carried));
+    bench.service.turns_to(Act::Accept);
     bench.pass(HOUR + 10 * MINUTE, right).await;
     assert!(!bench.unreported(), "its later hour is billed: {:?}", bench.records().await);
 }
@@ -272,7 +218,7 @@ async fn a_clock_that_is_set_back_or_held_gains_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_clock_set_back_after_the_attempts_began_gains_nothing() {
     let bench = Bench::new(Some(CLOSE_AFTER)).await;
-    bench.service.answers(FaultClass::Transient, "Dns");
+    bench.service.turns_to(Act::Fail(FaultClass::Transient, "Dns"));
     bench.report().await;
     bench.pass(HOUR + 15 * MINUTE, right).await;
     bench.clock.follow(START.minus(6 * HOUR));
@@ -285,11 +231,11 @@ async fn a_clock_set_back_after_the_attempts_began_gains_nothing() {
 #[tokio::test(start_paused = true)]
 async fn an_hour_that_somebody_else_reported_shuts_the_gate_until_its_replay_is_accepted() {
     let bench = Bench::new(Some(CLOSE_AFTER)).await;
-    bench.service.answers(FaultClass::Misconfigured, "DuplicateRequestException");
+    bench.service.turns_to(Act::Fail(FaultClass::Misconfigured, "DuplicateRequestException"));
     bench.report().await;
     bench.pass(HOUR + CLOSE_AFTER + 5 * MINUTE, right).await;
     assert!(bench.unreported());
-    bench.service.accepts();
+    bench.service.turns_to(Act::Accept);
     bench.report().await;
     bench.pass(HOUR + 10 * MINUTE, right).await;
     assert!(bench.unreported(), "other usage does not pay for it");
@@ -308,7 +254,7 @@ async fn an_hour_that_somebody_else_reported_shuts_the_gate_until_its_replay_is_
 #[tokio::test(start_paused = true)]
 async fn a_buyer_who_is_not_entitled_is_a_matter_of_on_lapse_alone() {
     let bench = Bench::new(Some(CLOSE_AFTER)).await;
-    bench.service.answers(FaultClass::Denied, "CustomerNotEntitledException");
+    bench.service.turns_to(Act::Fail(FaultClass::Denied, "CustomerNotEntitledException"));
     bench.report().await;
     for _ in 0..10 {
         bench.pass(20 * MINUTE, right).await;
@@ -320,7 +266,7 @@ async fn a_buyer_who_is_not_entitled_is_a_matter_of_on_lapse_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_gate_that_the_seller_keeps_open_is_an_alarm_after_three_hours() {
     let bench = Bench::new(None).await;
-    bench.service.answers(FaultClass::Transient, "Dns");
+    bench.service.turns_to(Act::Fail(FaultClass::Transient, "Dns"));
     bench.report().await;
     bench.pass(5 * HOUR, right).await;
     assert!(!bench.unreported());

@@ -203,10 +203,11 @@ async fn a_report_of_the_application_itself_ends_with_awss_answer() {
     let mut bench = Bench { ledger: Some(Ledger::open(folder.path(), door).unwrap()), ..Bench::new() };
     let claim = Claim {
         dimension: "requests".into(),
-        timestamp: START,
-        quantity: Quantity::from_micros(7).unwrap(),
-        decimal: true,
-        allocations: Vec::new(),
+        usage: HourUsage {
+            quantity: Quantity::from_micros(7).unwrap(),
+            decimal: true,
+            ..HourUsage::zero(START)
+        },
         client_token: "token".into(),
     };
     let Claimed::Granted(id) = bench.ledger().claim(&claim, None, START).unwrap() else {

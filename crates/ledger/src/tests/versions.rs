@@ -45,14 +45,14 @@ fn every_older_schema_is_opened_with_all_that_is_in_it() {
         assert_eq!(totals["requests"], expected, "schema {}", index + 1);
         let unsent = ledger.unsent(10).unwrap();
         let tokens: Vec<_> =
-            unsent.iter().map(|record| (record.client_token.as_str(), record.in_doubt)).collect();
+            unsent.iter().map(|record| (record.client_token.as_str(), record.state.in_doubt())).collect();
         assert_eq!(
             tokens,
             [("token-2", true), ("token-3", false)],
             "the process ended during the call of token-2"
         );
         let whole = ledger.record(2).unwrap().unwrap();
-        assert_eq!((whole.allocations.len(), whole.timestamp.unix_millis()), (2, 1_795_500_000_123));
+        assert_eq!((whole.allocations.len(), whole.record.timestamp.unix_millis()), (2, 1_795_500_000_123));
         assert_eq!(ledger.take(&[event(Some("order-1"), 7, START)], START).unwrap(), [Taken::Duplicate]);
         ledger.take(&[event(None, 3, START)], START).unwrap();
         ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap();

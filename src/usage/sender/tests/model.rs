@@ -2,15 +2,19 @@
 //! and clocks that run away, in any order, against a service that bills as AWS does and has a clock of its own. In the
 //! end its bill is what was acknowledged, to the millionth, and every record says truly what became of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
 
 use proptest::prelude::*;
 use tokio::sync::Notify;
 
-use super::call::usage_record;
 use super::*;
 use tollgate_ledger::Taken;
-use tollgate_marketplace::Allocation;
+use tollgate_marketplace::service::ServiceFuture;
+use tollgate_marketplace::{
+    Allocation, BatchMeterUsage, BatchMetered, HourUsage, MeterUsage, Metered, RecordStatus, Regional,
+    UsageRecord,
+};
 
 /// What happens to the next call.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +43,12 @@ struct Row {
     allocations: Vec<Allocation>,
 }
 
+impl Row {
+    fn of(usage: &HourUsage) -> Self {
+        Self { micros: usage.quantity.micros(), allocations: usage.allocations.clone() }
+    }
+}
+
 type Key = (String, String, String, Hour);
 
 #[derive(Default)]
@@ -60,7 +70,8 @@ struct World {
     repeats_are_duplicates: bool,
 }
 
-/// The service.
+/// The service. Not the scripted one, since what becomes of a record is decided here by AWS's rules, its clock among
+/// them, whatever the fate of the call.
 #[derive(Default)]
 struct Aws {
     world: Mutex<World>,
@@ -128,10 +139,11 @@ impl World {
         Ok(())
     }
 
-    fn check_form(&mut self, quantity: Quantity, decimal: bool, allocations: &[Allocation]) {
+    fn check_form(&mut self, usage: &HourUsage) {
+        let HourUsage { quantity, decimal, allocations, .. } = usage;
         let whole =
             quantity.integer().is_some() && allocations.iter().all(|a| a.quantity.integer().is_some());
-        if decimal == whole {
+        if *decimal == whole {
             self.violations.push(format!("{quantity} as a decimal: {decimal}"));
         }
         let sum: u64 = allocations.iter().map(|part| part.quantity.micros()).sum();
@@ -151,12 +163,14 @@ impl World {
     }
 }
 
-impl Metering for Aws {
-    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
-        unreachable!("the sender registers nothing")
+impl Regional for Aws {
+    fn region(&self) -> Option<Region> {
+        None
     }
+}
 
-    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
+impl Meter for Aws {
+    fn meter_usage(&self, request: MeterUsage, _: Signing) -> ServiceFuture<'_, Metered> {
         Box::pin(async move {
             let all = format!("{request:?}");
             {
@@ -171,10 +185,10 @@ impl Metering for Aws {
             let arrived = self.arrive().await?;
             let processed = {
                 let mut world = self.world();
-                world.check_form(request.quantity, request.decimal, &request.allocations);
+                world.check_form(&request.usage);
                 let key = pod_key(&world.pod, &request);
-                let row = Row { micros: request.quantity.micros(), allocations: request.allocations.clone() };
-                world.check_time(request.timestamp, Window::MeterUsage).and_then(|()| {
+                let row = Row::of(&request.usage);
+                world.check_time(request.usage.timestamp, Window::MeterUsage).and_then(|()| {
                     let metered = Metered { metering_record_id: Some("id".into()), emulated: false };
                     if world.record(key, &row) {
                         Ok(metered)
@@ -187,29 +201,29 @@ impl Metering for Aws {
         })
     }
 
-    fn batch_meter_usage(
-        &self,
-        request: BatchMeterUsage,
-        _: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
+    fn batch_meter_usage(&self, request: BatchMeterUsage, _: Signing) -> ServiceFuture<'_, BatchMetered> {
         Box::pin(async move {
             let arrived = self.arrive().await?;
             let processed = {
                 let mut world = self.world();
                 let records = &request.records;
+                let is_licensed =
+                    |r: &UsageRecord| matches!(r.customer, Customer::Account { license_arn: Some(_), .. });
                 let forms: BTreeSet<_> = records
                     .iter()
-                    .map(|r| (r.license_arn.is_some(), r.customer_identifier.is_some()))
+                    .map(|r| (is_licensed(r), matches!(r.customer, Customer::Identifier(_))))
                     .collect();
-                let licensed = records.iter().any(|record| record.license_arn.is_some());
+                let licensed = records.iter().any(is_licensed);
                 if records.len() > batch::RECORDS_MAX
                     || forms.len() > 1
                     || licensed == request.product_code.is_some()
                 {
                     world.violations.push(format!("a batch of {} records, forms {forms:?}", records.len()));
                 }
-                let timely: Result<Vec<()>, Fault> =
-                    records.iter().map(|r| world.check_time(r.timestamp, Window::BatchMeterUsage)).collect();
+                let timely: Result<Vec<()>, Fault> = records
+                    .iter()
+                    .map(|r| world.check_time(r.usage.timestamp, Window::BatchMeterUsage))
+                    .collect();
                 if records.iter().any(|record| record.dimension == POISON) {
                     Err(refused("InvalidUsageDimensionException"))
                 } else {
@@ -219,8 +233,8 @@ impl Metering for Aws {
                         let mut status = |record: &UsageRecord| {
                             let Some(left) = room.checked_sub(1) else { return RecordStatus::Unprocessed };
                             room = left;
-                            world.check_form(record.quantity, record.decimal, &record.allocations);
-                            let customer = customer_of(record);
+                            world.check_form(&record.usage);
+                            let customer = record.customer.canonical();
                             if world.strangers.contains(&customer) {
                                 return RecordStatus::CustomerNotSubscribed;
                             }
@@ -228,12 +242,9 @@ impl Metering for Aws {
                                 String::new(),
                                 customer,
                                 record.dimension.clone(),
-                                Hour::of(record.timestamp),
+                                Hour::of(record.usage.timestamp),
                             );
-                            let row = Row {
-                                micros: record.quantity.micros(),
-                                allocations: record.allocations.clone(),
-                            };
+                            let row = Row::of(&record.usage);
                             if !world.is_duplicate(&key) && world.record(key, &row) {
                                 RecordStatus::Success(Some("id".into()))
                             } else {
@@ -247,32 +258,18 @@ impl Metering for Aws {
             self.leave(arrived, processed).await
         })
     }
+}
 
-    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        unreachable!("the sender resolves no customer")
-    }
+fn refused(code: &'static str) -> Fault {
+    Fault::local(FaultClass::Misconfigured, code, "")
+}
 
-    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        unreachable!("the sender asks for no credentials")
-    }
-
-    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        unreachable!("the sender forwards nothing")
-    }
-
-    fn region(&self) -> Option<Region> {
-        None
-    }
+fn lost() -> Fault {
+    Fault::local(FaultClass::Transient, "Connection", "")
 }
 
 fn pod_key(pod: &str, request: &MeterUsage) -> Key {
-    (pod.to_owned(), String::new(), request.dimension.clone(), Hour::of(request.timestamp))
-}
-
-fn customer_of(record: &UsageRecord) -> String {
-    let parts = [&record.customer_identifier, &record.customer_account_id, &record.license_arn];
-    let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
-    parts.join(" ")
+    (pod.to_owned(), String::new(), request.dimension.clone(), Hour::of(request.usage.timestamp))
 }
 
 /// The customers of the model, each named in another form.
@@ -437,9 +434,9 @@ impl Bench {
         let settings = Settings { product_code: "demometered".parse().unwrap(), outlet: self.outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);
         let (tell, hear) = word::channel();
-        let metering: Arc<dyn Metering> = Arc::clone(&self.aws) as Arc<dyn Metering>;
+        let aws: Arc<dyn Meter> = Arc::clone(&self.aws) as Arc<dyn Meter>;
         let (clock, metrics) = (self.clock.clone(), Arc::new(Metrics::new()));
-        let sender = Sender::new(settings, metering, writer.clone(), clock, metrics, tell, flushed);
+        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, tell, flushed);
         self.process = Some(Process { sender, writer, _flushes: flushes, _hear: hear });
     }
 
@@ -581,10 +578,7 @@ impl Bench {
                 self.aws.world().out = false;
             }
             Step::Subscribe { customer, is } => {
-                let name = customer_of(&usage_record(&mut Record {
-                    customer: customers()[usize::from(customer)].clone(),
-                    ..Record::sample(START)
-                }));
+                let name = customers()[usize::from(customer)].canonical();
                 let strangers = &mut self.aws.world().strangers;
                 if is {
                     strangers.remove(&name)
@@ -638,24 +632,22 @@ impl Bench {
         let mut unbilled: BTreeMap<(String, String), u64> = BTreeMap::new();
         let mut known = BTreeSet::new();
         for record in records {
-            let customer = if self.outlet == Outlet::MeterUsage {
-                String::new()
-            } else {
-                customer_of(&usage_record(&mut record.clone()))
-            };
-            let key: Key = (record.pod.clone(), customer, record.dimension.clone(), record.hour);
+            let key: Key =
+                (record.pod.clone(), record.customer.canonical(), record.dimension.clone(), record.hour);
             let billed = world.bill.get(&key).map(|row| row.micros);
-            match (record.state, record.in_doubt) {
+            match record.state {
                 // Unconfirmed or not.
-                (State::Accepted, _) => assert_eq!(billed, Some(record.quantity.micros()), "{record:?}"),
-                (State::Carried, _) | (State::Dead, false) => assert_eq!(billed, None, "{record:?}"),
-                (State::Dead, true) => {
+                State::Accepted { .. } => assert_eq!(billed, Some(record.quantity.micros()), "{record:?}"),
+                State::Carried { .. } | State::Dead { in_doubt: false } => {
+                    assert_eq!(billed, None, "{record:?}");
+                }
+                State::Dead { in_doubt: true } => {
                     assert!(billed.is_none_or(|micros| micros == record.quantity.micros()), "{record:?}");
                     assert!(record.attempts > 0, "{record:?}");
                 }
-                (State::Sealed | State::Claimed | State::Discarded, _) => panic!("pending: {record:?}"),
+                State::Sealed { .. } | State::Claimed | State::Discarded => panic!("pending: {record:?}"),
             }
-            if record.state == State::Dead {
+            if matches!(record.state, State::Dead { .. }) {
                 // What AWS did not take is carried; dead is only what nobody knows, what AWS never takes, and usage of
                 // a customer who is not subscribed.
                 let code = record.code.as_deref().unwrap_or_default();
@@ -682,7 +674,7 @@ impl Bench {
             let of_customer: u64 = world
                 .bill
                 .iter()
-                .filter(|((_, name, of, _), _)| of == dimension && *name == shown(customer))
+                .filter(|((_, name, of, _), _)| of == dimension && name == customer)
                 .map(|(_, row)| row.micros)
                 .sum();
             assert_eq!(of_customer + missing, *micros, "{customer} {dimension}");
@@ -690,16 +682,6 @@ impl Bench {
         let acknowledged: u64 = self.acknowledged.values().sum();
         let total: u64 = billed.values().chain(unbilled.values()).sum();
         assert_eq!(total, acknowledged);
-    }
-}
-
-/// A customer's name on the bill, from its name in the ledger.
-fn shown(canonical: &str) -> String {
-    let customer = Customer::from_canonical(canonical).unwrap();
-    if customer == Customer::Own {
-        String::new()
-    } else {
-        customer_of(&usage_record(&mut Record { customer, ..Record::sample(START) }))
     }
 }
 

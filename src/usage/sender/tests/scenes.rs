@@ -3,144 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-
-/// What the service does with a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reply {
-    Accept,
-    /// Nothing comes back; the attempt's time runs out.
-    Timeout,
-    Fail(FaultClass, &'static str),
-    Unprocessed,
-}
-
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A call as the service saw it: when it came, and the records in it.
-#[derive(Debug, Clone)]
-struct Seen {
-    at: Duration,
-    records: Vec<(String, String)>,
-    region: Option<Region>,
-}
-
-type Rule = Box<dyn Fn(&[(String, String)], Duration) -> Reply + Send + Sync>;
-
-/// A service with a rule: by the records of a call and the time, what becomes of it.
-struct Scripted {
-    began: Instant,
-    takes: Duration,
-    rule: Rule,
-    seen: Mutex<Vec<Seen>>,
-    billed: Mutex<BTreeMap<(String, String, Hour), Duration>>,
-    in_flight: Mutex<(usize, usize)>,
-    region: Mutex<Option<Region>>,
-}
-
-impl Scripted {
-    fn new(
-        takes: Duration,
-        rule: impl Fn(&[(String, String)], Duration) -> Reply + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            began: clock::monotonic(),
-            takes,
-            rule: Box::new(rule),
-            seen: Mutex::default(),
-            billed: Mutex::default(),
-            in_flight: Mutex::default(),
-            region: Mutex::default(),
-        }
-    }
-
-    async fn serve(
-        &self,
-        records: Vec<(String, String, Hour)>,
-        region: Option<Region>,
-    ) -> Result<Vec<RecordStatus>, Fault> {
-        let at = clock::monotonic().duration_since(self.began);
-        let names: Vec<(String, String)> =
-            records.iter().map(|(customer, dimension, _)| (customer.clone(), dimension.clone())).collect();
-        let reply = (self.rule)(&names, at);
-        self.seen.lock().unwrap().push(Seen { at, records: names, region });
-        let more = |by: isize| {
-            let mut in_flight = self.in_flight.lock().unwrap();
-            in_flight.0 = in_flight.0.saturating_add_signed(by);
-            in_flight.1 = in_flight.1.max(in_flight.0);
-        };
-        more(1);
-        tokio::time::sleep(if reply == Reply::Timeout { TIMEOUT } else { self.takes }).await;
-        more(-1);
-        match reply {
-            Reply::Timeout => Err(Fault::local(FaultClass::Transient, "Timeout", "")),
-            Reply::Fail(class, code) => Err(Fault::local(class, code, "")),
-            Reply::Unprocessed => Ok(records.iter().map(|_| RecordStatus::Unprocessed).collect()),
-            Reply::Accept => {
-                let now = clock::monotonic().duration_since(self.began);
-                let count = records.len();
-                let mut billed = self.billed.lock().unwrap();
-                for record in records {
-                    billed.entry(record).or_insert(now);
-                }
-                Ok(vec![RecordStatus::Success(None); count])
-            }
-        }
-    }
-
-    /// When each customer's dimension was billed first, by whom `of` chooses.
-    fn billed_at(&self, of: impl Fn(&str, &str) -> bool) -> Vec<Duration> {
-        let billed = self.billed.lock().unwrap();
-        billed.iter().filter(|((c, d, _), _)| of(c, d)).map(|(_, at)| *at).collect()
-    }
-
-    fn calls(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-impl Metering for Scripted {
-    fn register_usage(&self, _: RegisterUsage, _: Signing) -> BoxFuture<'_, Result<Registered, Fault>> {
-        unreachable!("the sender registers nothing")
-    }
-
-    fn meter_usage(&self, request: MeterUsage, _: Signing) -> BoxFuture<'_, Result<Metered, Fault>> {
-        Box::pin(async move {
-            let record = (String::new(), request.dimension, Hour::of(request.timestamp));
-            self.serve(vec![record], request.region).await?;
-            Ok(Metered { metering_record_id: None, emulated: false })
-        })
-    }
-
-    fn batch_meter_usage(
-        &self,
-        request: BatchMeterUsage,
-        _: Signing,
-    ) -> BoxFuture<'_, Result<BatchMetered, Fault>> {
-        Box::pin(async move {
-            let name = |record: UsageRecord| {
-                (record.customer_account_id.unwrap_or_default(), record.dimension, Hour::of(record.timestamp))
-            };
-            let records = request.records.into_iter().map(name).collect();
-            Ok(BatchMetered { statuses: self.serve(records, request.region).await?, emulated: false })
-        })
-    }
-
-    fn resolve_customer(&self, _: String) -> BoxFuture<'_, Result<ResolvedCustomer, Fault>> {
-        unreachable!("the sender resolves no customer")
-    }
-
-    fn identify(&self, _: Signing) -> BoxFuture<'_, Result<Identified, Fault>> {
-        unreachable!("the sender asks for no credentials")
-    }
-
-    fn forward(&self, _: String, _: Vec<u8>, _: Option<Region>) -> BoxFuture<'_, Result<Forwarded, Fault>> {
-        unreachable!("the sender forwards nothing")
-    }
-
-    fn region(&self) -> Option<Region> {
-        self.region.lock().unwrap().clone()
-    }
-}
+use tollgate_marketplace::scripted::{Call, TIMEOUT};
 
 struct Stage {
     _folder: tempfile::TempDir,
@@ -177,9 +40,9 @@ impl Stage {
         let settings = Settings { product_code: "demometered".parse().unwrap(), outlet, policy };
         let (orders, ordered) = mpsc::channel(1);
         let service = Arc::new(service);
-        let metering: Arc<dyn Metering> = Arc::clone(&service) as Arc<dyn Metering>;
+        let aws: Arc<dyn Meter> = Arc::clone(&service) as Arc<dyn Meter>;
         let (metrics, (tell, _)) = (Arc::new(Metrics::new()), word::channel());
-        let sender = Sender::new(settings, metering, writer.clone(), clock.clone(), metrics, tell, ordered);
+        let sender = Sender::new(settings, aws, writer.clone(), clock.clone(), metrics, tell, ordered);
         let sender = tokio::spawn(sender.run());
         Self { _folder: folder, service, writer, clock, orders, sender }
     }
@@ -204,7 +67,7 @@ impl Stage {
     /// Closes the hour; returns when that was.
     fn close(&self) -> Duration {
         self.clock.advance(HOUR + SETTLE);
-        clock::monotonic().duration_since(self.service.began)
+        self.service.age()
     }
 
     /// The same for hours, in longer steps.
@@ -240,7 +103,7 @@ impl Stage {
     }
 
     async fn in_doubt(&self) -> usize {
-        self.records().await.iter().filter(|record| record.in_doubt).count()
+        self.records().await.iter().filter(|record| record.state.in_doubt()).count()
     }
 }
 
@@ -254,21 +117,21 @@ fn customers(count: usize) -> Vec<(String, String)> {
     (0..count).map(|index| (format!("{index:05}"), "requests".to_owned())).collect()
 }
 
-const FAULTS: [Reply; 3] = [
-    Reply::Timeout,
-    Reply::Fail(FaultClass::Transient, "InternalServiceErrorException"),
+const FAULTS: [Act; 3] = [
+    Act::Timeout,
+    Act::Fail(FaultClass::Transient, "InternalServiceErrorException"),
     // A proxy's page.
-    Reply::Fail(FaultClass::Transient, "InvalidAnswer"),
+    Act::Fail(FaultClass::Transient, "InvalidAnswer"),
 ];
 
 #[tokio::test(start_paused = true)]
 async fn one_failing_dimension_of_24_delays_no_other_by_more_than_its_first_time_out() {
     for fault in FAULTS {
         for failing in ["d000", "d012", "d023"] {
-            let rule = move |records: &[(String, String)], _| {
-                if records[0].1 == failing { fault } else { Reply::Accept }
+            let rule = move |call: &Call| {
+                if call.names_dimension(failing) { fault } else { Act::Accept }
             };
-            let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, rule));
+            let stage = Stage::start(Outlet::MeterUsage, Scripted::new(rule).taking(CALL));
             stage.pass(Duration::from_secs(1)).await;
             for hour in 0..3 {
                 stage.take(dimensions(24)).await;
@@ -288,10 +151,10 @@ async fn one_failing_dimension_of_24_delays_no_other_by_more_than_its_first_time
 async fn one_failing_customer_of_60_delays_no_other_by_more_than_its_first_time_out() {
     for fault in FAULTS {
         for failing in ["00000", "00030", "00059"] {
-            let rule = move |records: &[(String, String)], _| {
-                if records.iter().any(|(customer, _)| customer == failing) { fault } else { Reply::Accept }
+            let rule = move |call: &Call| {
+                if call.names_customer(failing) { fault } else { Act::Accept }
             };
-            let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+            let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
             for hour in 0..2 {
                 let of_all = customers(60).into_iter().flat_map(|(customer, _)| {
                     ["a", "b", "c", "d"].map(|dimension| (customer.clone(), dimension.to_owned()))
@@ -318,8 +181,8 @@ async fn hours_of_outage_put_no_more_records_in_doubt_than_one_in_30_minutes_and
     let began = HOUR;
     const HOURS: u32 = 4;
     let end = began + HOURS * HOUR;
-    let rule = move |_: &[(String, String)], at| if at < end { Reply::Timeout } else { Reply::Accept };
-    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+    let rule = move |call: &Call| if call.at < end { Act::Timeout } else { Act::Accept };
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
     stage.pass_hours(began).await;
     for _ in 0..HOURS {
         stage.take(customers(200)).await;
@@ -331,16 +194,17 @@ async fn hours_of_outage_put_no_more_records_in_doubt_than_one_in_30_minutes_and
     let asked = stage.service.calls().len();
     assert!(asked < HOURS as usize * 300, "{asked} calls into an outage");
     stage.pass(Duration::from_secs(90)).await;
-    let waiting = stage.records().await.iter().filter(|record| record.state == State::Sealed).count();
+    let waiting =
+        stage.records().await.iter().filter(|record| matches!(record.state, State::Sealed { .. })).count();
     assert_eq!(waiting, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_that_reaches_nobody_puts_nothing_in_doubt_and_is_asked_about_on_a_schedule() {
-    let rule = |_: &[(String, String)], at| {
-        if at < 2 * HOUR { Reply::Fail(FaultClass::Transient, "Dns") } else { Reply::Accept }
+    let rule = |call: &Call| {
+        if call.at < 2 * HOUR { Act::Fail(FaultClass::Transient, "Dns") } else { Act::Accept }
     };
-    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(Duration::from_millis(5), rule));
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(rule).taking(Duration::from_millis(5)));
     stage.take(dimensions(24)).await;
     stage.close();
     stage.pass(HOUR).await;
@@ -353,14 +217,14 @@ async fn an_outage_that_reaches_nobody_puts_nothing_in_doubt_and_is_asked_about_
 
 #[tokio::test(start_paused = true)]
 async fn a_throttle_slows_every_record_and_puts_none_in_doubt() {
-    let rule = |_: &[(String, String)], at| {
-        if at < Duration::from_secs(12) {
-            Reply::Fail(FaultClass::Transient, "ThrottlingException")
+    let rule = |call: &Call| {
+        if call.at < Duration::from_secs(12) {
+            Act::Fail(FaultClass::Transient, "ThrottlingException")
         } else {
-            Reply::Accept
+            Act::Accept
         }
     };
-    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, rule));
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(rule).taking(CALL));
     stage.take(dimensions(50)).await;
     stage.close();
     stage.pass(Duration::from_secs(12)).await;
@@ -373,10 +237,10 @@ async fn a_throttle_slows_every_record_and_puts_none_in_doubt() {
 
 #[tokio::test(start_paused = true)]
 async fn unprocessed_records_wait_for_their_own_pause() {
-    let rule = |records: &[(String, String)], _| {
-        if records[0].0 == "00000" { Reply::Unprocessed } else { Reply::Accept }
+    let rule = |call: &Call| {
+        if call.names_customer("00000") { Act::Unprocessed } else { Act::Accept }
     };
-    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
     stage.take(customers(1)).await;
     stage.close();
     stage.pass(Duration::from_secs(30)).await;
@@ -386,15 +250,14 @@ async fn unprocessed_records_wait_for_their_own_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn a_poisoned_batch_is_halved_on_later_turns_while_others_go_on() {
-    let rule = |records: &[(String, String)], _| {
-        let poisoned = records.iter().any(|(customer, _)| customer == "00005");
-        if poisoned {
-            Reply::Fail(FaultClass::Misconfigured, "InvalidLicenseException")
+    let rule = |call: &Call| {
+        if call.names_customer("00005") {
+            Act::Fail(FaultClass::Misconfigured, "InvalidLicenseException")
         } else {
-            Reply::Accept
+            Act::Accept
         }
     };
-    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
     stage.take(customers(400)).await;
     stage.close();
     stage.pass(Duration::from_secs(8)).await;
@@ -403,8 +266,8 @@ async fn a_poisoned_batch_is_halved_on_later_turns_while_others_go_on() {
         .service
         .calls()
         .iter()
-        .filter(|call| call.records.iter().any(|(customer, _)| customer == "00005"))
-        .map(|call| call.records.len())
+        .filter(|call| call.names_customer("00005"))
+        .map(|call| call.records().len())
         .collect();
     assert_eq!(*poisoned.last().unwrap(), 1);
     assert!(poisoned.len() <= 6 && poisoned.windows(2).all(|pair| pair[1] < pair[0]), "{poisoned:?}");
@@ -413,7 +276,7 @@ async fn a_poisoned_batch_is_halved_on_later_turns_while_others_go_on() {
 
 #[tokio::test(start_paused = true)]
 async fn saas_sends_at_the_quota_whatever_a_call_takes() {
-    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, |_, _| Reply::Accept));
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::always(Act::Accept).taking(CALL));
     stage.take(customers(5000)).await;
     stage.close();
     stage.pass(Duration::from_secs(30)).await;
@@ -426,12 +289,12 @@ async fn saas_sends_at_the_quota_whatever_a_call_takes() {
     for window in calls.windows(11) {
         assert!(window[10].at - window[0].at > Duration::from_secs(1), "never more than ten in a second");
     }
-    assert!(stage.service.in_flight.lock().unwrap().1 <= CALLS_MAX);
+    assert!(stage.service.in_flight_max() <= CALLS_MAX);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_sends_5000_customers_within_60_seconds() {
-    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, |_, _| Reply::Accept));
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::always(Act::Accept).taking(CALL));
     stage.take(customers(5000)).await;
     let took = stage.end(Duration::from_secs(59)).await;
     assert_eq!(stage.service.billed_at(|_, _| true).len(), 5000);
@@ -441,10 +304,10 @@ async fn a_shutdown_sends_5000_customers_within_60_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_sends_200_dimensions_within_25_seconds_beside_one_that_fails() {
     for fault in FAULTS {
-        let rule = move |records: &[(String, String)], _| {
-            if records[0].1 == "d000" { fault } else { Reply::Accept }
+        let rule = move |call: &Call| {
+            if call.names_dimension("d000") { fault } else { Act::Accept }
         };
-        let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, rule));
+        let stage = Stage::start(Outlet::MeterUsage, Scripted::new(rule).taking(CALL));
         stage.take(dimensions(200)).await;
         stage.end(Duration::from_secs(25)).await;
         let billed = stage.service.billed_at(|_, _| true).len();
@@ -454,7 +317,7 @@ async fn a_shutdown_sends_200_dimensions_within_25_seconds_beside_one_that_fails
 
 #[tokio::test(start_paused = true)]
 async fn two_seconds_between_sigterm_and_sigkill_bill_ten_records() {
-    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, |_, _| Reply::Accept));
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::always(Act::Accept).taking(CALL));
     stage.take(dimensions(10)).await;
     // The process does not know that it has two seconds of its twenty.
     let (done, _flushed) = oneshot::channel();
@@ -469,18 +332,18 @@ async fn two_seconds_between_sigterm_and_sigkill_bill_ten_records() {
 #[tokio::test(start_paused = true)]
 async fn a_record_goes_to_the_region_of_its_first_attempt_for_ever() {
     let east: Region = "us-east-1".parse().unwrap();
-    let rule = |_: &[(String, String)], at| {
-        if at < Duration::from_secs(20) { Reply::Timeout } else { Reply::Accept }
+    let rule = |call: &Call| {
+        if call.at < Duration::from_secs(20) { Act::Timeout } else { Act::Accept }
     };
-    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(CALL, rule));
-    *stage.service.region.lock().unwrap() = Some(east.clone());
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(rule).taking(CALL));
+    stage.service.moves_to(east.clone());
     stage.take(dimensions(1)).await;
     stage.close();
     stage.pass(Duration::from_secs(5)).await;
-    *stage.service.region.lock().unwrap() = Some("eu-west-1".parse().unwrap());
+    stage.service.moves_to("eu-west-1".parse().unwrap());
     stage.pass(2 * MINUTE).await;
     let regions: BTreeSet<String> =
-        stage.service.calls().iter().map(|call| call.region.clone().unwrap().as_str().to_owned()).collect();
+        stage.service.calls().iter().map(|call| call.region().unwrap().as_str().to_owned()).collect();
     assert_eq!(regions, BTreeSet::from(["us-east-1".to_owned()]));
     assert_eq!(stage.records().await[0].region, Some(east));
     assert_eq!(stage.service.billed_at(|_, _| true).len(), 1);
@@ -489,10 +352,10 @@ async fn a_record_goes_to_the_region_of_its_first_attempt_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_customer_of_30_dimensions_that_is_never_answered_leaves_calls_to_the_others() {
-    let rule = |records: &[(String, String)], _| {
-        if records.iter().any(|(customer, _)| customer == "00000") { Reply::Timeout } else { Reply::Accept }
+    let rule = |call: &Call| {
+        if call.names_customer("00000") { Act::Timeout } else { Act::Accept }
     };
-    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, rule));
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
     let (first, others) = ("00000".to_owned(), customers(200).into_iter().skip(1));
     stage.take((0..30).map(|index| (first.clone(), format!("d{index:03}")))).await;
     stage.close();
@@ -509,8 +372,8 @@ async fn a_customer_of_30_dimensions_that_is_never_answered_leaves_calls_to_the_
 
 /// Refused until `end`, by AWS, for who calls.
 fn refusing(end: Duration) -> Scripted {
-    let denied = Reply::Fail(FaultClass::Denied, "CustomerNotEntitledException");
-    Scripted::new(CALL, move |_, at| if at < end { denied } else { Reply::Accept })
+    let denied = Act::Fail(FaultClass::Denied, "CustomerNotEntitledException");
+    Scripted::new(move |call| if call.at < end { denied } else { Act::Accept }).taking(CALL)
 }
 
 #[tokio::test(start_paused = true)]
@@ -525,7 +388,7 @@ async fn a_pause_of_the_whole_sender_does_not_cost_the_window() {
     stage.pass_hours(5 * HOUR - SETTLE - 12 * MINUTE).await;
     stage.pass(12 * MINUTE - MARGIN).await;
     let records = stage.records().await;
-    assert!(records.iter().all(|record| record.state == State::Accepted), "{records:?}");
+    assert!(records.iter().all(|record| record.state == ACCEPTED), "{records:?}");
     assert!(stage.service.calls().len() < 90, "and it is not asked more often before");
 }
 
@@ -548,15 +411,16 @@ async fn a_pause_is_over_when_the_machine_slept_over_it() {
 async fn a_slow_disk_costs_the_pace_nothing() {
     // What work on the ledger takes is no part of paused time, so it is the order that is looked at: the next call is on
     // disk before its turn.
-    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(CALL, |_, _| Reply::Accept));
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::always(Act::Accept).taking(CALL));
     stage.take(customers(1000)).await;
     stage.close();
     stage.pass(Duration::from_secs(2)).await;
     let calls = stage.service.calls();
     let last = calls.last().unwrap().at;
-    let turn = stage.service.began + last + Duration::from_millis(101);
-    tokio::time::sleep_until(turn - Duration::from_millis(50)).await;
+    let turn = last + Duration::from_millis(101);
+    let before = turn - Duration::from_millis(50);
+    tokio::time::sleep(before.saturating_sub(stage.service.age())).await;
     let attempted = stage.records().await.iter().filter(|record| record.attempts > 0).count();
-    let sent: usize = stage.service.calls().iter().map(|call| call.records.len()).sum();
+    let sent: usize = stage.service.calls().iter().map(|call| call.records().len()).sum();
     assert_eq!(attempted, sent + batch::RECORDS_MAX);
 }

@@ -1,0 +1,64 @@
+//! The metering service as its users see it: one trait for each, so that none can call what is another's.
+//!
+//! Each call is one attempt: retries are the caller's, who knows how many pods share AWS's quota.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use super::{
+    BatchMeterUsage, BatchMetered, Fault, Forwarded, Identified, MeterUsage, Metered, Region, RegisterUsage,
+    Registered, ResolvedCustomer, Signing,
+};
+
+/// A boxed future: the traits stand behind `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a call comes to.
+pub type ServiceFuture<'a, T> = BoxFuture<'a, Result<T, Fault>>;
+
+/// A service that is asked in one region.
+pub trait Regional: Send + Sync {
+    /// The region that is asked, once it is known.
+    fn region(&self) -> Option<Region>;
+}
+
+/// For registration and attestations: is this pod entitled?
+pub trait Register: Regional {
+    /// Registers this pod or task and returns AWS's signed answer, unverified.
+    fn register_usage(&self, request: RegisterUsage, signing: Signing) -> ServiceFuture<'_, Registered>;
+
+    /// Finds region and credentials; no call is made with them.
+    fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified>;
+
+    /// The service's clock less ours in seconds, by its latest answer, if it had a time to compare.
+    fn clock_skew(&self) -> Option<i64>;
+
+    /// Waits until [`Register::clock_skew`] is something else than `known`.
+    fn clock_skew_changed(&self, known: Option<i64>) -> BoxFuture<'_, ()>;
+}
+
+/// For the sender, and for registration where a report is the proof.
+pub trait Meter: Regional {
+    /// Reports usage of this pod's own account, or checks the permission to.
+    fn meter_usage(&self, request: MeterUsage, signing: Signing) -> ServiceFuture<'_, Metered>;
+
+    /// Reports usage of the seller's customers.
+    fn batch_meter_usage(
+        &self,
+        request: BatchMeterUsage,
+        signing: Signing,
+    ) -> ServiceFuture<'_, BatchMetered>;
+}
+
+/// For the application's server: who is this buyer?
+pub trait Resolve: Send + Sync {
+    /// Turns a buyer's registration token into the customer.
+    fn resolve_customer(&self, token: String) -> ServiceFuture<'_, ResolvedCustomer>;
+}
+
+/// For the AWS door.
+pub trait Forward: Regional {
+    /// Sends an application's own call, signed anew, to `region` where it is given, and returns AWS's answer as it
+    /// came.
+    fn forward(&self, target: String, body: Vec<u8>, region: Option<Region>) -> ServiceFuture<'_, Forwarded>;
+}

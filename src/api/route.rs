@@ -1,0 +1,112 @@
+//! The paths of the application's server, each once: what it leads to, and the methods that it takes.
+
+use hyper::Method;
+use hyper::header::HeaderMap;
+
+use super::door;
+use super::listing::Listing;
+use super::repair::Action;
+use tollgate_http as http;
+
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route<'a> {
+    Entitlement,
+    OpenApi,
+    Quit,
+    Attest,
+    /// A call in AWS's wire protocol.
+    Door,
+    /// What only the modes with usage have.
+    Usage(OfUsage<'a>),
+}
+
+/// What a request is about that needs the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OfUsage<'a> {
+    Take,
+    Resolve,
+    Reconciliation,
+    List(Listing),
+    /// Of this number.
+    Record(&'a str),
+    /// Of this number.
+    Repair(&'a str, Action),
+}
+
+impl<'a> Route<'a> {
+    /// Where `path` leads; nowhere where there is no such path.
+    pub(super) fn of(path: &'a str, headers: &HeaderMap) -> Option<Self> {
+        let of_usage = match path {
+            "/v1/entitlement" => return Some(Self::Entitlement),
+            "/openapi.json" => return Some(Self::OpenApi),
+            "/v1/quit" => return Some(Self::Quit),
+            "/v1/attestations" => return Some(Self::Attest),
+            // What names no operation is no call, and there is nothing else here.
+            "/" => return headers.contains_key(door::TARGET).then_some(Self::Door),
+            "/v1/usage" => OfUsage::Take,
+            "/v1/customers/resolve" => OfUsage::Resolve,
+            "/v1/reconciliation" => OfUsage::Reconciliation,
+            path => Listing::of(path)
+                .map(OfUsage::List)
+                .or_else(|| Action::of(path).map(|(id, action)| OfUsage::Repair(id, action)))
+                .or_else(|| path.strip_prefix("/v1/records/").map(OfUsage::Record))?,
+        };
+        Some(Self::Usage(of_usage))
+    }
+
+    /// The methods that it takes.
+    pub(super) const fn allow(self) -> &'static str {
+        match self {
+            Self::Entitlement
+            | Self::OpenApi
+            | Self::Usage(OfUsage::Reconciliation | OfUsage::List(_) | OfUsage::Record(_)) => "GET, HEAD",
+            Self::Quit
+            | Self::Attest
+            | Self::Door
+            | Self::Usage(OfUsage::Take | OfUsage::Resolve | OfUsage::Repair(..)) => "POST",
+        }
+    }
+
+    /// Whether it takes this one.
+    pub(super) fn takes(self, method: &Method) -> bool {
+        if self.allow() == "POST" { method == Method::POST } else { http::reads(method) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `docs/openapi.yaml` says the same; the paths of the probe server stand in it too.
+    #[test]
+    fn every_documented_path_leads_somewhere_and_takes_its_methods() {
+        let document: serde_json::Value = serde_json::from_str(crate::api::OPENAPI).unwrap();
+        let headers = HeaderMap::new();
+        let mut found = 0;
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            let concrete = path.replace("{id}", "7");
+            let Some(route) = Route::of(&concrete, &headers) else {
+                assert!(methods["servers"].is_array(), "{path} is the probe server's");
+                continue;
+            };
+            found += 1;
+            for method in [Method::GET, Method::POST, Method::DELETE] {
+                let documented = methods.get(method.as_str().to_ascii_lowercase()).is_some();
+                assert_eq!(route.takes(&method), documented, "{method} {path}");
+            }
+        }
+        assert_eq!(found, 14, "all of this server's but the AWS door");
+    }
+
+    #[test]
+    fn what_is_no_path_leads_nowhere() {
+        let headers = HeaderMap::new();
+        for path in ["/", "/v1", "/v1/usage/", "/v1/dead-letters/7", "/v1/dead-letters/7/forget", "/metrics"]
+        {
+            assert_eq!(Route::of(path, &headers), None, "{path}");
+        }
+        let call = HeaderMap::from_iter([(door::TARGET.parse().unwrap(), "x.MeterUsage".parse().unwrap())]);
+        assert_eq!(Route::of("/", &call), Some(Route::Door));
+    }
+}
