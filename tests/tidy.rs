@@ -143,6 +143,21 @@ fn every_link_between_documents_leads_somewhere() {
     assert_none(documents.flat_map(|(path, text)| words::dead_links(path, text, exists)));
 }
 
+/// The table of `docs/ARCHITECTURE.md` that answers where a change goes.
+#[test]
+fn a_change_is_sent_to_files_that_exist() {
+    let document = document("docs/ARCHITECTURE.md");
+    let (_, rest) = document.split_once("## Where does a change go?").expect("the section is there");
+    let section = rest.split_once("\n## ").map_or(rest, |(section, _)| section);
+    let paths: Vec<&str> =
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert!(paths.len() >= 20, "{} rows", paths.len());
+    let absent = paths.into_iter().filter(|path| !root().join(path).is_file());
+    assert_none(
+        absent.map(|path| format!("docs/ARCHITECTURE.md sends changes to {path}, which does not exist")),
+    );
+}
+
 #[test]
 fn every_environment_variable_is_documented_and_read() {
     let sources = sources(&["src"]);
