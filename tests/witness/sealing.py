@@ -88,7 +88,7 @@ def ways(folder, stranger):
 
 
 def late_profile(folder, emulator):
-    """No credentials at the start, so that they are looked for again and again; then a profile file brings keys and an endpoint."""
+    """A profile file that is named and absent, so that it is looked for again and again; then it brings keys and an endpoint."""
     path = f"{folder}/late"
     environment = {**BASE, "AWS_CONFIG_FILE": path}
     process = subprocess.Popen([PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True)
@@ -97,13 +97,13 @@ def late_profile(folder, emulator):
         for line in process.stderr:
             parsed = json.loads(line)
             seen.append(parsed.get("code"))
-            if seen[-1] == "CredentialsMissing":
+            if seen[-1] == "CredentialsIncomplete":
                 write(path, f"[default]\naws_access_key_id = pod\naws_secret_access_key = any\nendpoint_url = {emulator.endpoint}\n")
             # The next word is about the real endpoint, which nothing here reaches.
-            if seen[-1] not in (None, "NoAnswerYet", "CredentialsMissing"):
+            if seen[-1] not in (None, "NoAnswerYet", "CredentialsIncomplete"):
                 break
         calls = emulator.admin("calls")["total"]
-        return calls == 0 and "CredentialsMissing" in seen, f"{calls} calls arrived, {[code for code in seen if code]}"
+        return calls == 0 and "CredentialsIncomplete" in seen, f"{calls} calls arrived, {[code for code in seen if code]}"
     finally:
         process.kill()
         process.wait()
