@@ -11,16 +11,19 @@ import sys
 import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TREE = ["cargo", "tree", "--locked", "--no-default-features", "--edges", "normal,build", "--prefix", "none", "--format"]
+TREE = ["cargo", "tree", "--locked", "--package", "tollgate", "--no-default-features", "--edges", "normal,build", "--prefix", "none", "--format"]
 
 
 def crates():
-    """(name, version, licence) of all crates in the release build, ourselves first."""
+    """(name, version, licence) of all crates in the release build, the program first. Its own crates, which have a path in
+    place of a registry, are the program and no part that it was given."""
     text = subprocess.run([*TREE, "{p}|{l}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     found = {}
     for line in text.splitlines():
         package, _, licence = line.removesuffix(" (*)").partition("|")
-        name, version = package.split()[:2]
+        name, version, *rest = package.split()
+        if found and any(word.startswith("(/") for word in rest):
+            continue
         found.setdefault((name, version.removeprefix("v")), licence.removesuffix(" (*)"))
     return [(name, version, licence) for (name, version), licence in found.items()]
 
