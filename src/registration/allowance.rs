@@ -126,7 +126,7 @@ impl Allowance {
     pub fn receipt(&self, now: Now) -> bool {
         let time = self.time(now);
         let issued = self.issued_at.is_some_and(|issued| issued <= time);
-        issued && !self.known.receipt_ended && self.receipt_until().is_some_and(|until| time < until)
+        issued && !self.known.receipt_ended && self.receipt_opens_until().is_some_and(|until| time < until)
     }
 
     fn grace_until(&self) -> Option<Timestamp> {
@@ -136,19 +136,23 @@ impl Allowance {
 
     /// A day after it was issued, and then the time for an old one, from the first failed attempt at the earliest.
     fn receipt_until(&self) -> Option<Timestamp> {
-        let old_from = self.issued_at?.plus(KEPT_RECEIPT_AGE_MAX);
-        if !self.counted {
-            return Some(old_from);
-        }
-        Some(self.known.first_failed_at?.max(old_from).plus(OLD_RECEIPT_OPENS_FOR))
+        Some(self.known.first_failed_at?.max(self.old_from()?).plus(OLD_RECEIPT_OPENS_FOR))
+    }
+
+    /// The same, and its day only for as long as the rest cannot be counted. That ends nothing for good.
+    fn receipt_opens_until(&self) -> Option<Timestamp> {
+        if self.counted { self.receipt_until() } else { self.old_from() }
+    }
+
+    fn old_from(&self) -> Option<Timestamp> {
+        Some(self.issued_at?.plus(KEPT_RECEIPT_AGE_MAX))
     }
 
     /// What the state folder must be told now, if anything; `open` says that the gate is open by one of the two.
     pub fn to_write(&mut self, now: Now, open: bool) -> Option<Known> {
         self.pass(now);
         let time = self.anchor.0;
-        let uncovered = open && self.written.latest.is_none_or(|latest| latest <= time);
-        if self.known.facts() == self.written.facts() && !uncovered {
+        if self.known.facts() == self.written.facts() && !self.uncovered(time, open) {
             return None;
         }
         self.known.latest = Some(if open { time.plus(WRITTEN_AHEAD) } else { time });
@@ -156,12 +160,20 @@ impl Allowance {
         Some(self.known)
     }
 
+    /// The gate is open, and a restart would not know how late it is.
+    fn uncovered(&self, time: Timestamp, open: bool) -> bool {
+        open && self.written.latest.is_none_or(|latest| latest <= time)
+    }
+
     /// How long until time alone changes what it says or must write.
     #[must_use]
     pub fn changes_in(&self, now: Now, open: bool) -> Option<Duration> {
         let time = self.time(now);
+        if self.uncovered(time, open) {
+            return Some(Duration::ZERO);
+        }
         let write_at = self.written.latest.filter(|_| open);
-        let ends = [self.grace_until(), self.receipt_until(), write_at];
+        let ends = [self.grace_until(), self.receipt_opens_until(), write_at];
         ends.into_iter().flatten().filter(|at| *at > time).map(|at| at.since(time)).min()
     }
 }
@@ -221,6 +233,30 @@ mod tests {
         allowance.wrote(true);
         assert!(allowance.grace(after(3 * SECOND)).is_some() && allowance.receipt(after(HOUR)));
         assert!(allowance.to_write(after(4 * SECOND), false).is_none());
+        assert_eq!(
+            allowance.changes_in(after(4 * SECOND), true),
+            Some(Duration::ZERO),
+            "open, and not ahead"
+        );
+        assert!(allowance.to_write(after(4 * SECOND), true).is_some());
+        assert_eq!(allowance.changes_in(after(4 * SECOND), true), Some(WRITTEN_AHEAD));
+    }
+
+    /// A node's disks are slow while it starts: a write that came too late ended the two hours for good.
+    #[test]
+    fn an_old_receipt_opens_again_once_it_can_be_counted() {
+        let mut allowance = fresh(Some(100 * HOUR));
+        allowance.failed(after(Duration::ZERO));
+        assert!(
+            allowance.receipt(after(Duration::ZERO)) && allowance.to_write(after(SECOND), true).is_some()
+        );
+        allowance.wrote(false);
+        allowance.pass(after(SECOND));
+        assert!(!allowance.receipt(after(SECOND)));
+        let known = allowance.to_write(after(2 * SECOND), false).unwrap();
+        assert!(!known.receipt_ended, "shut for as long as it is not counted, and not ended");
+        allowance.wrote(true);
+        assert!(allowance.receipt(after(2 * HOUR - SECOND)) && !allowance.receipt(after(2 * HOUR)));
     }
 
     #[test]
