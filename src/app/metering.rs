@@ -31,6 +31,10 @@ use tollgate_time::Timestamp;
 /// What is kept of the time to stop for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
+/// How long the disk may take to say what remains, a few rows. One that hangs must not keep the last log line back
+/// until SIGKILL, which the chart and the manifests allow 5 s after `shutdown_grace`.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+
 /// A started usage part.
 pub(super) struct Usage {
     pub(super) part: UsagePart,
@@ -258,7 +262,9 @@ impl Drain {
         let open = self.ledger.get()?;
         let failed = open.writer.failed_since(began);
         let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
-        let (totals, summary) = match open.writer.with(read).await {
+        let late = |_| Err(LedgerError::Io("the disk does not answer".to_owned()));
+        let look = tokio::time::timeout(LAST_LOOK, open.writer.with(read));
+        let (totals, summary) = match look.await.unwrap_or_else(late) {
             Ok(read) => read,
             Err(error) => return Some(cannot_be_used(failed.as_ref().unwrap_or(&error))),
         };
@@ -296,5 +302,45 @@ impl Drain {
              tollgate on it again",
             cannot_be_used(&error)
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_clock::WallClock;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// Signals are heard no more by then: only SIGKILL ended the process.
+    #[tokio::test]
+    async fn a_disk_that_hangs_keeps_the_last_line_back_for_seconds_only() {
+        let folder = ledger::testing::folder();
+        let (clock, metrics) = (WallClock::system(), Arc::new(Metrics::new()));
+        let opened = Ledger::open(folder.path(), ledger::testing::settings("pod")).unwrap();
+        let commits = Commits::new(Arc::clone(&metrics), 1 << 30);
+        let writer = Writer::start(opened, clock.clone(), commits).unwrap();
+        let intake = Intake::new(Rules::default(), writer.clone(), clock, metrics);
+        let slot = OnceLock::from(OpenLedger { intake, writer: writer.clone() });
+        let drain = Drain {
+            activity: Activity::new(),
+            ledger: Arc::new(slot),
+            flushes: mpsc::channel(1).0,
+            grace: Duration::ZERO,
+            quiet: Duration::ZERO,
+            seal_open_hour: false,
+        };
+        assert_eq!(drain.tell_what_remains(clock::monotonic()).await, None);
+
+        let (end, hung) = std::sync::mpsc::channel::<()>();
+        let hanging = async move { writer.with(move |_| Ok(hung.recv())).await };
+        tokio::spawn(async move { drop(hanging.await) });
+        tokio::task::yield_now().await;
+        tokio::time::pause();
+        let began = clock::monotonic();
+        let why = drain.tell_what_remains(began).await;
+        assert!(why.is_some_and(|why| why.ends_with("the disk does not answer")));
+        assert!(clock::monotonic().duration_since(began) < 2 * LAST_LOOK);
+        drop(end);
     }
 }
