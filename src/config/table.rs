@@ -99,11 +99,6 @@ settings! {
             },
             owner: Owner::Rehearsal, emulator_only: true,
         }
-
-        also {
-            /// A seller's file exists.
-            sealed: bool = sealed(),
-        }
     }
 
     /// Where AWS is and how it is reached.

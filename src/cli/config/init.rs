@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((exit, err.as_str()), (Exit::Done, ""));
         assert_eq!(out.lines().filter(|line| line.starts_with("wrote ")).count(), 4);
         let loaded = load_written(&target).unwrap();
-        assert!(loaded.config.product.sealed);
+        assert!(loaded.config.aws.sealed);
         assert_eq!(loaded.config.product.product_code.as_str(), "demohourly");
         let dockerfile = fs::read_to_string(target.join("Dockerfile")).unwrap();
         assert_eq!(dockerfile.lines().count(), 3);
