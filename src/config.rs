@@ -49,6 +49,7 @@ pub use self::mode::Mode;
 pub use self::parse::{DURATION_MAX, duration};
 use self::reader::Reader;
 pub use self::report::{Report, Row, report};
+use self::resolve::Resolution;
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
 pub use self::table::{App, Aws, Config, Log, Probe, Product, Registration, State, Usage};
 
@@ -89,8 +90,17 @@ pub fn load(
     installed: &Installation<'_>,
     role: Role,
 ) -> Result<Loaded, Faults> {
-    let resolution = resolve::resolve(flags, env, installed);
-    let mut reader = Reader::new(&resolution, env, installed, role);
+    load_resolved(&resolve::resolve(flags, env, installed), env, installed, role)
+}
+
+/// As [`load`], of files that were read.
+fn load_resolved(
+    resolution: &Resolution,
+    env: &dyn Environment,
+    installed: &Installation<'_>,
+    role: Role,
+) -> Result<Loaded, Faults> {
+    let mut reader = Reader::new(resolution, env, installed, role);
     let config = Config::read(&mut reader);
     rules::check(&mut reader);
     let (mut faults, mut warnings) = (reader.faults, reader.warnings);
@@ -99,7 +109,7 @@ pub fn load(
         Some(mut config) if faults.is_empty() => {
             identity::keep_receipt_of_a_named_pod(&mut config, &mut warnings);
             warnings.splice(0..0, resolution.warnings.iter().cloned());
-            let origins = report::rows(&resolution, env, installed);
+            let origins = report::rows(resolution, env, installed);
             Ok(Loaded { config, warnings, origins })
         }
         _ => Err(Faults(faults)),

@@ -33,6 +33,10 @@ pub fn run(args: &AwaitArgs) -> Exit {
         Ok(probe) => probe::Gate::of(&probe),
         Err(faults) => return complain(Exit::Config, &faults.to_string()),
     };
+    // The wait may take hours, and whoever mistyped the command is there now.
+    if let Err(exit) = exec::look_for(&args.command) {
+        return exit;
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),

@@ -35,8 +35,8 @@ pub fn run(args: &ExecArgs) -> Exit {
         Err(exit) => return exit,
     };
     // AWS is asked once in a pod's life, and bills from then on: not for a command that cannot start.
-    if let Err((exit, problem)) = args.command.first().map_or(Ok(()), |program| find(program)) {
-        return cannot_start(exit, &args.command[0], &problem);
+    if let Err(exit) = look_for(&args.command) {
+        return exit;
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -53,6 +53,12 @@ pub fn run(args: &ExecArgs) -> Exit {
         Ok(()) => become_command(&args.command),
         Err(exit) => exit,
     }
+}
+
+/// Says before the wait that `command` cannot start.
+pub(super) fn look_for(command: &[OsString]) -> Result<(), Exit> {
+    let Some(program) = command.first() else { return Ok(()) };
+    find(program).map_err(|(exit, problem)| cannot_start(exit, program, &problem))
 }
 
 /// Looks for `program` as `execve` and the shell's search do, without starting it.

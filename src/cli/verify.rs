@@ -4,7 +4,6 @@
 //! reads no configuration, so that a seller can check a token and a key on any machine.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
 
@@ -14,9 +13,11 @@ use crate::cli::complain;
 use crate::entitlement;
 use crate::exit::Exit;
 use tollgate_clock as clock;
+use tollgate_disk::{Links, describe, read_regular};
 use tollgate_marketplace::{Nonce, ProductCode, PublicKeyVersion};
-use tollgate_receipt::PublicKey;
-use tollgate_receipt::{self as receipt, Expected, Receipt, TOKEN_BYTES_MAX, VerifyError};
+use tollgate_receipt::{
+    self as receipt, Expected, PEM_BYTES_MAX, PublicKey, Receipt, TOKEN_BYTES_MAX, VerifyError,
+};
 use tollgate_time::Timestamp;
 
 /// Arguments of `verify`.
@@ -76,9 +77,6 @@ impl fmt::Debug for VerifyArgs {
     }
 }
 
-/// Largest key file read; a PEM of RSA-8192 has less than 2 KiB.
-const KEY_BYTES_MAX: u64 = 64 * 1024;
-
 /// Prints the claims and exits 0, or says in one line why not: 76 the token, 78 the key file, 74 input and output.
 pub fn run(args: &VerifyArgs) -> Exit {
     let receipt = match check(args, &mut io::stdin(), clock::system_now()) {
@@ -126,12 +124,10 @@ fn key(args: &VerifyArgs) -> Result<PublicKey, Refusal> {
         let reason = ("PublicKeyUnusable", message, remedy);
         Refusal { exit: Exit::Config, line: entitlement::line("misconfigured", Some(reason), None) }
     };
-    let mut pem = Vec::new();
-    File::open(&args.public_key).and_then(|file| file.take(KEY_BYTES_MAX).read_to_end(&mut pem)).map_err(
-        |error| {
-            unusable(&format!("public_key: {path} cannot be read: {error};"), "give the seller's PEM file")
-        },
-    )?;
+    let pem = read_regular(&args.public_key, PEM_BYTES_MAX, Links::Follow).map_err(|error| {
+        let message = format!("public_key: {path} cannot be read: {};", describe(&error));
+        unusable(&message, "give the seller's PEM file")
+    })?;
     PublicKey::from_pem(&pem).map_err(|error| unusable(&format!("public_key: {path}"), &error.to_string()))
 }
 

@@ -92,7 +92,7 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
             gaps.push(format!("{set} is set without {missing} and is ignored; set both, or neither"));
         }
     }
-    let agent = CONTAINER_URIS.iter().any(|name| filled(reader.env, name).is_some());
+    let agent = asks_agent(reader);
     for name in [CONTAINER_TOKEN, CONTAINER_TOKEN_FILE] {
         if !agent && filled(reader.env, name).is_some() {
             gaps.push(format!("{name} is set without {FULL_URI} or {RELATIVE_URI}; set both, or neither"));
@@ -104,6 +104,11 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
     gaps.extend(profiles::check(reader));
     reader.warnings.extend(gaps.iter().cloned());
     Some(gaps)
+}
+
+/// Whether the SDK asks an agent, which alone its token is for.
+pub(super) fn asks_agent(reader: &Reader<'_>) -> bool {
+    CONTAINER_URIS.iter().any(|name| filled(reader.env, name).is_some())
 }
 
 fn refuse(reader: &mut Reader<'_>, name: impl Into<String>, problem: &str) {
@@ -158,8 +163,7 @@ fn token_gap(reader: &Reader<'_>, name: &'static str) -> Option<String> {
     let file = filled(reader.env, name).filter(|_| !is_refused(reader, name))?;
     let read = reader.installed.disk.read(Path::new(&file), CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
     let seen = match read {
-        Ok(token) if token.trim_ascii().is_empty() => "is empty".to_owned(),
-        Ok(_) => return None,
+        Ok(token) => tollgate_aws::token_problem(&token, name == CONTAINER_TOKEN_FILE)?.to_owned(),
         Err(error) => describe(&error),
     };
     Some(format!("{name} names {file}, which gives no token ({seen})"))

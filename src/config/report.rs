@@ -44,7 +44,8 @@ pub struct Report {
 /// Reads the configuration as `run` would and reports all that was seen.
 #[must_use]
 pub fn report(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Report {
-    match super::load(flags, env, installed, Role::Inspect) {
+    let resolution = resolve::resolve(flags, env, installed);
+    match super::load_resolved(&resolution, env, installed, Role::Inspect) {
         Ok(loaded) => Report {
             valid: true,
             settings: loaded.origins,
@@ -52,16 +53,13 @@ pub fn report(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>
             faults: Vec::new(),
             summary: String::new(),
         },
-        Err(faults) => {
-            let resolution = resolve::resolve(flags, env, installed);
-            Report {
-                valid: false,
-                settings: rows(&resolution, env, installed),
-                warnings: resolution.warnings,
-                faults: faults.as_slice().iter().map(ToString::to_string).collect(),
-                summary: faults.summary(),
-            }
-        }
+        Err(faults) => Report {
+            valid: false,
+            settings: rows(&resolution, env, installed),
+            warnings: resolution.warnings,
+            faults: faults.as_slice().iter().map(ToString::to_string).collect(),
+            summary: faults.summary(),
+        },
     }
 }
 

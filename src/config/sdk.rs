@@ -45,9 +45,11 @@ pub(super) fn web_identity_token_file(reader: &mut Reader<'_>) -> Option<Option<
     Some(filled(reader.env, credentials::WEB_IDENTITY_TOKEN_FILE).map(PathBuf::from))
 }
 
-/// The file of the agent's token, where there is one.
+/// The file of the agent's token, where there is one and the SDK will read it.
 pub(super) fn container_token_file(reader: &mut Reader<'_>) -> Option<Option<PathBuf>> {
-    Some(filled(reader.env, credentials::CONTAINER_TOKEN_FILE).map(PathBuf::from))
+    let file =
+        filled(reader.env, credentials::CONTAINER_TOKEN_FILE).filter(|_| credentials::asks_agent(reader));
+    Some(file.map(PathBuf::from))
 }
 
 /// A switch of the SDK.

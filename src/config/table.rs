@@ -99,11 +99,6 @@ settings! {
             },
             owner: Owner::Rehearsal, emulator_only: true,
         }
-
-        also {
-            /// A seller's file exists.
-            sealed: bool = sealed(),
-        }
     }
 
     /// Where AWS is and how it is reached.
@@ -133,7 +128,7 @@ settings! {
             container_credentials: [Option<String>; 2] = sdk::container_credentials(),
             /// `AWS_WEB_IDENTITY_TOKEN_FILE`.
             web_identity_token_file: Option<PathBuf> = sdk::web_identity_token_file(),
-            /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`.
+            /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, where an agent is asked.
             container_token_file: Option<PathBuf> = sdk::container_token_file(),
             /// What was set for credentials and gives none, by variable and file; the reason where nothing else gives
             /// any.

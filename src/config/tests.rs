@@ -142,7 +142,7 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!(loaded.warnings, Vec::<String>::new());
     let config = loaded.config;
     assert_eq!(config.product.mode, Mode::Hourly);
-    assert!(config.product.allow_emulated && !config.product.sealed);
+    assert!(config.product.allow_emulated && !config.aws.sealed);
     assert_eq!(config.product.public_key_version, None);
     let registration = config.registration;
     assert_eq!(registration.unavailable_after, Duration::from_secs(1800));

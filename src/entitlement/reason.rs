@@ -227,7 +227,8 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         PROXY_REFUSED,
         "{at} does not let the request through.",
-        "Allow CONNECT to AWS's endpoint at the proxy, without a login page, or name it in NO_PROXY. Retries continue.",
+        "Allow CONNECT to AWS's endpoint at the proxy, without a login page, and check that the proxy itself reaches it; \
+         or name it in NO_PROXY. Retries continue.",
     ),
     (
         CLOCK_SKEW,

@@ -169,6 +169,19 @@ fn await_waits_for_the_gate_and_becomes_the_command() {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// It was found out when the gate opened, which may be hours later.
+#[test]
+fn await_says_before_it_waits_that_the_command_cannot_be_started() {
+    let addr = refusing_addr().to_string();
+    for (program, code) in [("/nonexistent/program", 127), ("/", 126)] {
+        let args = ["await", "--timeout", "2s", "--probe-addr", &addr, "--", program];
+        let output = command(&args).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.starts_with(&format!("cannot start {program:?}")), "{text}");
+    }
+}
+
 #[test]
 fn await_gives_up_in_time_and_says_why() {
     let addr = refusing_addr().to_string();

@@ -381,6 +381,28 @@ fn what_was_meant_to_give_credentials_is_named_where_nothing_does() {
     hold(commands);
 }
 
+/// The gate stayed shut by a file that the SDK does not open.
+#[test]
+fn a_token_file_that_is_not_read_keeps_no_credentials_away() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    assert!(Command::new("mkfifo").arg(file("pipe")).status().unwrap().success());
+    let keys = "[default]\naws_access_key_id = pod-profile\naws_secret_access_key = any\n";
+    std::fs::write(file("credentials"), keys).unwrap();
+    let mut environment = emulator.sidecar("pod-keys");
+    environment
+        .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x")
+        .env("AWS_WEB_IDENTITY_TOKEN_FILE", file("pipe"));
+    let mut profile = without_keys(&emulator, "pod-profile");
+    profile
+        .env("AWS_SHARED_CREDENTIALS_FILE", file("credentials"))
+        .env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file("pipe"));
+    for command in [environment, profile] {
+        Sidecar::start(command).wait_for("entitled");
+    }
+}
+
 /// Finding 2.2: a fault of STS on the way to AWS killed the kept receipt on disk and ended grace, so that the pod stayed
 /// shut when AWS was merely out of reach later.
 #[test]

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
@@ -231,8 +232,11 @@ impl Loader {
         if let Some(credentials) = &self.fixed_credentials {
             return Ok(credentials.clone());
         }
-        for (variable, file) in self.token_files() {
-            held_up(variable, file)?;
+        // Access keys in the environment come first, and with them the SDK reads no file.
+        if EnvironmentVariableCredentialsProvider::new().provide_credentials().await.is_err() {
+            for (variable, file) in self.token_files() {
+                held_up(variable, file)?;
+            }
         }
         let region_name = aws_config::Region::new(region.as_str().to_owned());
         let chain = DefaultCredentialsChain::builder()
@@ -263,10 +267,10 @@ impl Loader {
         let mut config = sdk::config::Builder::from(&loader.load().await);
         // What is set here wins over all that the SDK reads by itself, now and at the next renewal of the credentials.
         let endpoint = endpoint_of(&self.settings, region).await?;
-        let _ = self.endpoint.set(endpoint.clone());
-        if matches!(Way::to(&endpoint), Way::Tls) {
+        let first = self.endpoint.set(endpoint.clone()).is_ok();
+        if first && self.settings.ca_bundle.is_none() && matches!(Way::to(&endpoint), Way::Tls) {
             // The HTTP stack reads the system's CA files at its first TLS connection, once; here they may block.
-            drop(trusting(self.settings.ca_bundle.as_ref(), None, None));
+            drop(trusting(None, None, None));
         }
         if self.settings.endpoint_url.is_some() || self.settings.sealed {
             config = config.endpoint_url(endpoint);
@@ -361,12 +365,10 @@ fn look_at_token(variable: &str, file: &Path) -> Result<(), Fault> {
     let token = read_regular(file, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
     let irsa = variable == WEB_IDENTITY_TOKEN_FILE;
     let (code, seen) = match token {
-        Ok(token) if token.trim_ascii().is_empty() => (CREDENTIALS_FILE_INVALID, "is empty".to_owned()),
-        // The agent's token is sent as it is, in a header.
-        Ok(token) if !irsa && token.iter().any(|byte| !(b' '..=b'~').contains(byte)) => {
-            (CREDENTIALS_FILE_INVALID, "holds a line end, or what is no printable ASCII".to_owned())
-        }
-        Ok(_) => return Ok(()),
+        Ok(token) => match token_problem(&token, !irsa) {
+            Some(problem) => (CREDENTIALS_FILE_INVALID, problem.to_owned()),
+            None => return Ok(()),
+        },
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound if irsa => ("WebIdentityTokenMissing", error.to_string()),
             io::ErrorKind::PermissionDenied if irsa => ("WebIdentityTokenUnreadable", error.to_string()),
@@ -375,6 +377,18 @@ fn look_at_token(variable: &str, file: &Path) -> Result<(), Fault> {
     };
     let detail = format!("{variable} names {}, which gives no token ({seen})", file.display());
     Err(Fault::local(FaultClass::Access, code, detail).unsent())
+}
+
+/// What keeps a file's content from being a token; an agent's is sent as it is, in a header.
+#[must_use]
+pub fn token_problem(token: &[u8], in_header: bool) -> Option<&'static str> {
+    if token.trim_ascii().is_empty() {
+        Some("is empty")
+    } else if in_header && token.iter().any(|byte| !(b' '..=b'~').contains(byte)) {
+        Some("holds a line end, or what is no printable ASCII")
+    } else {
+        None
+    }
 }
 
 /// A file that a variable names for credentials holds none.

@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 use ca_bundle::CaBundle;
 use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
-pub use credentials::CredentialSource;
+pub use credentials::{CredentialSource, token_problem};
 use credentials::{Loader, Ready};
 use tollgate_clock as clock;
 use tollgate_marketplace::exceptions;
@@ -92,7 +92,7 @@ pub struct Settings {
     pub ecs_metadata_uri: Option<String>,
     /// `AWS_WEB_IDENTITY_TOKEN_FILE`, to say more than the SDK does when it cannot be read.
     pub web_identity_token_file: Option<PathBuf>,
-    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`; the same holds.
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, where an agent is asked; the same holds.
     pub container_token_file: Option<PathBuf>,
     /// What was set for credentials and gives none: the reason where nothing else gives any.
     pub credential_gaps: Vec<String>,

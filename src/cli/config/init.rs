@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::config::{Mode, SELLER_FILE};
 use crate::exit::Exit;
-use tollgate_disk::{Links, read_regular};
+use tollgate_disk::{Links, describe, read_regular};
 use tollgate_marketplace::ProductCode;
 use tollgate_receipt::{PEM_BYTES_MAX, PublicKey};
 
@@ -99,7 +99,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 
 fn read_key(path: &Path) -> Result<String, InitError> {
     let refused = |problem: String| InitError::Key { path: path.to_owned(), problem };
-    let pem = read_regular(path, PEM_BYTES_MAX, Links::Follow).map_err(|error| refused(error.to_string()))?;
+    let pem = read_regular(path, PEM_BYTES_MAX, Links::Follow).map_err(|error| refused(describe(&error)))?;
     PublicKey::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
     String::from_utf8(pem).map_err(|_| refused("it is not text".to_owned()))
 }
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((exit, err.as_str()), (Exit::Done, ""));
         assert_eq!(out.lines().filter(|line| line.starts_with("wrote ")).count(), 4);
         let loaded = load_written(&target).unwrap();
-        assert!(loaded.config.product.sealed);
+        assert!(loaded.config.aws.sealed);
         assert_eq!(loaded.config.product.product_code.as_str(), "demohourly");
         let dockerfile = fs::read_to_string(target.join("Dockerfile")).unwrap();
         assert_eq!(dockerfile.lines().count(), 3);

@@ -38,6 +38,27 @@ fn the_token_comes_as_argument_or_from_standard_input() {
     Whole::command().debug_assert();
 }
 
+/// A pipe was waited for, and of a large file the beginning was taken for the key.
+#[test]
+fn a_key_is_a_regular_file_of_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    assert!(std::process::Command::new("mkfifo").arg(file("pipe")).status().unwrap().success());
+    let key = std::fs::read_to_string(KEY).unwrap();
+    std::fs::write(file("large"), format!("{key}{}", " ".repeat(PEM_BYTES_MAX))).unwrap();
+    for (path, says) in [
+        (file("pipe"), "cannot be read: is not a regular file"),
+        (file("large"), "cannot be read: is too large"),
+        (folder.path().to_owned(), "cannot be read: is a folder"),
+        (file("nowhere"), "cannot be read: does not exist"),
+    ] {
+        let args = VerifyArgs { public_key: path, ..args(&[TOKEN]) };
+        let refusal = check(&args, &mut io::empty(), ISSUED_AT).unwrap_err();
+        assert_eq!(refusal.exit, Exit::Config);
+        assert!(refusal.line.contains(says), "{}", refusal.line);
+    }
+}
+
 #[test]
 fn a_nonce_and_a_product_code_may_begin_with_a_hyphen() {
     let typed = ["verify", "--product-code", "-code", "--public-key-version", "1", "--public-key", KEY];

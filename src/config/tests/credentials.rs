@@ -11,6 +11,7 @@ fn case(variables: &[(&str, &str)]) -> Case {
     let case = Case::hourly()
         .disk("/token", "a.b.c")
         .disk("/empty", "")
+        .disk("/ended", "a.b.c\n")
         .disk("/config", "[default]\n[profile prod] # ours\nregion = us-east-1\n[bare]\n")
         .disk("/credentials", "[other]\n[profile nested]\n");
     variables.iter().fold(case, |case, (name, value)| case.env(name, value))
@@ -26,7 +27,7 @@ fn what_gives_no_credentials_is_named() {
             ("AWS_SHARED_CREDENTIALS_FILE", "/credentials"),
         ]
     };
-    let rows: [(&[(&str, &str)], &str); 15] = [
+    let rows: [(&[(&str, &str)], &str); 16] = [
         (&[ROLE], "AWS_ROLE_ARN is set without AWS_WEB_IDENTITY_TOKEN_FILE"),
         (&[TOKEN_FILE], "AWS_WEB_IDENTITY_TOKEN_FILE is set without AWS_ROLE_ARN"),
         (&[("AWS_ACCESS_KEY_ID", "AKIA")], "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY"),
@@ -43,6 +44,7 @@ fn what_gives_no_credentials_is_named() {
         (&[ROLE, (TOKEN_FILE.0, "/empty")], "names /empty, which gives no token (is empty)"),
         (&[ROLE, (TOKEN_FILE.0, "/keys")], "names /keys, which gives no token (is a folder, not a file)"),
         (&[AGENT, (AGENT_TOKEN_FILE.0, "/nowhere")], "names /nowhere, which gives no token (does not exist)"),
+        (&[AGENT, (AGENT_TOKEN_FILE.0, "/ended")], "names /ended, which gives no token (holds a line end"),
         (
             &[("AWS_CONFIG_FILE", "/nowhere")],
             "AWS_CONFIG_FILE names /nowhere, which is ignored (does not exist)",
@@ -61,9 +63,10 @@ fn what_gives_no_credentials_is_named() {
         assert!(gaps.len() == 1 && gaps[0].contains(says), "{variables:?}: {gaps:?}");
         assert!(loaded.warnings.contains(&gaps[0]), "{:?}", loaded.warnings);
     }
-    let whole: [&[(&str, &str)]; 9] = [
+    let whole: [&[(&str, &str)]; 10] = [
         &[],
         &[ROLE, TOKEN_FILE],
+        &[ROLE, (TOKEN_FILE.0, "/ended")],
         &[AGENT, AGENT_TOKEN_FILE],
         &[("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "k")],
         &[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/id")],

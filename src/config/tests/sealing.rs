@@ -8,7 +8,7 @@ use crate::config::{ClockSource, OnExpired, Role};
 
 #[test]
 fn the_sellers_file_wins_and_a_conflict_is_told_wherever_it_is() {
-    assert!(Case::sealed("").valid().product.sealed);
+    assert!(Case::sealed("").valid().aws.sealed);
     let sealed = Case::sealed("settle = \"5m\"");
     assert_eq!(sealed.valid().usage.settle, Duration::from_secs(300));
     let faults =
