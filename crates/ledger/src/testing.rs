@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Settings;
+use crate::{Ledger, LedgerError, Settings};
 use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
@@ -30,4 +30,9 @@ pub fn settings(pod: &str) -> Settings {
         aws_door: false,
         idempotency_window: Duration::from_secs(48 * 3600),
     }
+}
+
+/// Has the ledger refuse every write, as a disk that is full does, or take them again.
+pub fn refuse_writes(ledger: &mut Ledger, refuse: bool) -> Result<(), LedgerError> {
+    ledger.reading(|connection| connection.pragma_update(None, "query_only", refuse))
 }
