@@ -13,8 +13,7 @@ use super::rows::{self, BEHIND, COLUMNS, Carried, OTHER_FORM};
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError, ageing};
 use tollgate_marketplace::{Hour, Region};
-use tollgate_metering::record::{Answered, State, Whole};
-use tollgate_metering::record::{Due, Noted};
+use tollgate_metering::record::{Answered, Due, Noted, State, Whole};
 use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
