@@ -162,12 +162,6 @@ impl Ledger {
         })
     }
 
-    /// Notes AWS's answer, or what was decided about a record.
-    pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
-        let noted = Noted { id, answered: answered.clone(), due_at: None };
-        self.answered_all(&[noted], None, now)
-    }
-
     /// Notes answers or decisions, all in one transaction. `region`: where the calls went, for records that left
     /// before it was known.
     pub fn answered_all(
