@@ -62,6 +62,9 @@ const SHOW_EVERY: Duration = Duration::from_secs(15);
 /// After a fault of the disk.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
 
+/// The same while an order is carried out: a shutdown may have two seconds in all.
+const DISK_PAUSE_IN_ORDER: Duration = Duration::from_millis(500);
+
 /// Records read from the ledger at once, without their allocations: more than are in flight (200) and in a short line.
 const RECORDS_AT_ONCE: usize = 500;
 
@@ -233,7 +236,7 @@ impl Sender {
                 Ok(wake) => wake,
                 // A disk that is full or slow may recover; an answer that was not noted is kept, and is noted then.
                 Err(LedgerError::Io(error)) => {
-                    disk_failed(&error).await;
+                    self.disk_failed(&error).await;
                     continue;
                 }
                 Err(error) => return error,
@@ -242,13 +245,24 @@ impl Sender {
             tokio::select! {
                 Some(landed) = self.calls.join_next() => match self.landed(landed) {
                     Ok(()) => {}
-                    Err(LedgerError::Io(error)) => disk_failed(&error).await,
+                    Err(LedgerError::Io(error)) => self.disk_failed(&error).await,
                     Err(error) => return error,
                 },
                 () = tokio::time::sleep_until(wake) => {}
                 _ = jumps.changed() => self.jumped(),
                 Some(order) = self.orders.recv(), if self.order.is_none() => self.take_order(order),
             }
+        }
+    }
+
+    /// A disk that is full or slow may recover. An order ends the pause: its time runs.
+    async fn disk_failed(&mut self, error: &str) {
+        tracing::error!(error, "the ledger cannot be written; will retry");
+        let in_order = self.order.as_ref().is_some_and(|order| clock::monotonic() < order.until);
+        let pause = if in_order { DISK_PAUSE_IN_ORDER } else { DISK_PAUSE };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Some(order) = self.orders.recv(), if self.order.is_none() => self.take_order(order),
         }
     }
 
@@ -731,12 +745,6 @@ impl Sender {
         notes::tell(&notes, &self.metrics);
         Ok(())
     }
-}
-
-/// A disk that is full or slow may recover.
-async fn disk_failed(error: &str) {
-    tracing::error!(error, "the ledger cannot be written; will retry");
-    tokio::time::sleep(DISK_PAUSE).await;
 }
 
 #[cfg(test)]

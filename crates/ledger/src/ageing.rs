@@ -25,8 +25,7 @@ use super::{Ledger, LedgerError, meta, set_meta};
 use tollgate_clock as clock;
 use tollgate_marketplace::fault::{Answer, classify};
 use tollgate_marketplace::{FaultClass, Hour};
-use tollgate_metering::record::Answered;
-use tollgate_metering::record::Oldest;
+use tollgate_metering::record::{Answered, Oldest};
 use tollgate_time::Timestamp;
 
 /// Running time is counted in minutes: one small write each.

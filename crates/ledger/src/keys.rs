@@ -150,8 +150,14 @@ pub(super) fn pass(
     hours: i64,
     first: bool,
 ) -> rusqlite::Result<()> {
-    let hours = hours.clamp(0, if first { FIRST_HOURS_MAX } else { 1 });
-    let now = time(transaction, settings)?.unix_millis() + hours * 3_600_000;
+    // Before its first hour it is the clock's, which knows the hours that passed without it: they pass once.
+    let begun = meta(transaction, TIME)?.is_some();
+    let most = match (begun, first) {
+        (false, _) => 0,
+        (true, true) => FIRST_HOURS_MAX,
+        (true, false) => 1,
+    };
+    let now = time(transaction, settings)?.unix_millis() + hours.clamp(0, most) * 3_600_000;
     set_meta(transaction, TIME, &now.to_string())
 }
 

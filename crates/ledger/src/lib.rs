@@ -74,7 +74,6 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use tollgate_metering::event::Event;
-use tollgate_metering::record::Record;
 use tollgate_time::Timestamp;
 
 use ageing::Ageing;
@@ -495,17 +494,6 @@ impl Ledger {
         std::fs::metadata(quarantine::with_end(&self.path, "-wal")).map_or(0, |file| file.len())
     }
 
-    /// Records that AWS has not answered definitely, oldest first, without their allocations.
-    pub fn unsent(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        self.reading(|connection| rows::records(connection, rows::Which::Unsent, limit))
-    }
-
-    /// Records in the order of their hours, without their allocations; where there are more than `limit`, those that
-    /// are not settled and the newest.
-    pub fn records(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        self.reading(|connection| rows::records(connection, rows::Which::All, limit))
-    }
-
     /// For each dimension: what was acknowledged, and where it went.
     pub fn totals(&self) -> Result<BTreeMap<String, Totals>, LedgerError> {
         self.reading(totals::read)
@@ -696,7 +684,7 @@ fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
 /// A step at which the kill campaign may end the process.
 #[cfg(feature = "fail-points")]
 fn step(name: &str, side: &str) {
-    crate::fail_point::reach(&format!("{name}-{side}-commit"));
+    fail_point::reach(&format!("{name}-{side}-commit"));
 }
 
 #[cfg(not(feature = "fail-points"))]

@@ -155,17 +155,6 @@ pub(super) fn insert_record(
     Ok(transaction.last_insert_rowid())
 }
 
-/// Which records are read.
-#[derive(Clone, Copy)]
-pub(super) enum Which {
-    /// Sealed ones.
-    Unsent,
-    /// All; those that are not settled before others, where there are too many.
-    All,
-    /// Dead letters.
-    Dead,
-}
-
 /// The columns that [`record`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, decimal, timestamp, client_token, \
                        late_from, state, in_doubt OR attempting, unconfirmed, attempts, code, metering_record_id, \
@@ -173,21 +162,6 @@ pub(super) const COLUMNS: &str = "id, pod, customer, dimension, hour, micros, de
 
 /// The first column behind [`COLUMNS`].
 pub(super) const BEHIND: usize = 20;
-
-pub(super) fn records(connection: &Connection, which: Which, limit: usize) -> rusqlite::Result<Vec<Record>> {
-    let condition = match which {
-        Which::Unsent => "state = 'sealed'",
-        // Without the second column of its index the whole table would be sorted, with all that is in it.
-        Which::All => {
-            "id IN (SELECT id FROM records ORDER BY state IN ('accepted', 'carried'), hour DESC, id DESC LIMIT ?1)"
-        }
-        Which::Dead => "state = 'dead'",
-    };
-    let sql = format!("SELECT {COLUMNS} FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    statement.query_map([limit], record)?.collect()
-}
 
 /// One record.
 pub(super) fn whole(connection: &Connection, id: i64) -> rusqlite::Result<Option<Whole>> {

@@ -13,8 +13,7 @@ use super::rows::{self, BEHIND, COLUMNS, Carried, OTHER_FORM};
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError, ageing};
 use tollgate_marketplace::{Hour, Region};
-use tollgate_metering::record::{Answered, State, Whole};
-use tollgate_metering::record::{Due, Noted};
+use tollgate_metering::record::{Answered, Due, Noted, State, Whole};
 use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off below 7. A due time that is
@@ -161,12 +160,6 @@ impl Ledger {
             )?;
             ids.iter().try_for_each(|id| attempt.execute(params![id, now.unix_millis(), region]).map(|_| ()))
         })
-    }
-
-    /// Notes AWS's answer, or what was decided about a record.
-    pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
-        let noted = Noted { id, answered: answered.clone(), due_at: None };
-        self.answered_all(&[noted], None, now)
     }
 
     /// Notes answers or decisions, all in one transaction. `region`: where the calls went, for records that left

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::Settings;
+use crate::rows::{self, COLUMNS};
+use crate::{Ledger, LedgerError, Settings};
+use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
 
 /// 2026-11-24T08:00:00Z, the start of an hour.
@@ -29,5 +31,42 @@ pub fn settings(pod: &str) -> Settings {
         zero_dimensions: Vec::new(),
         aws_door: false,
         idempotency_window: Duration::from_secs(48 * 3600),
+    }
+}
+
+/// Has the ledger refuse every write, as a disk that is full does, or take them again.
+pub fn refuse_writes(ledger: &mut Ledger, refuse: bool) -> Result<(), LedgerError> {
+    ledger.reading(|connection| connection.pragma_update(None, "query_only", refuse))
+}
+
+impl Ledger {
+    /// Records in the order of their hours, without their allocations.
+    pub fn records(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        self.listed("1", limit)
+    }
+
+    /// Those that AWS has not answered definitely.
+    pub fn unsent(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        self.listed("state = 'sealed'", limit)
+    }
+
+    /// Dead letters.
+    pub fn dead_letters(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        self.listed("state = 'dead'", limit)
+    }
+
+    fn listed(&self, condition: &str, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        let sql = format!("SELECT {COLUMNS} FROM records WHERE {condition} ORDER BY hour, id LIMIT ?1");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.reading(|connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            statement.query_map([limit], rows::record)?.collect()
+        })
+    }
+
+    /// Notes one answer, or what was decided about a record.
+    pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
+        let noted = Noted { id, answered: answered.clone(), due_at: None };
+        self.answered_all(&[noted], None, now)
     }
 }

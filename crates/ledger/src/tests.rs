@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use super::testing::{SETTLE, START, folder, settings};
 use super::*;
 use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region, TagSet};
-use tollgate_metering::record::{Answered, Oldest, State};
+use tollgate_metering::record::{Answered, Oldest, Record, State};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);

@@ -5,12 +5,12 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, params};
 use tokio::time::Instant;
 
-use super::rows::{self, Slot, Which, signed};
+use super::rows::{self, Slot, signed};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Customer, Hour, HourUsage};
-use tollgate_metering::record::{Record, State, Whole};
+use tollgate_metering::record::{State, Whole};
 use tollgate_time::Timestamp;
 
 /// Settled records are kept so long, to be compared with AWS's monthly reports.
@@ -79,11 +79,6 @@ impl Ledger {
     /// One record with its split.
     pub fn record(&self, id: i64) -> Result<Option<Whole>, LedgerError> {
         self.reading(|connection| rows::whole(connection, id))
-    }
-
-    /// Dead letters, oldest hour first.
-    pub fn dead_letters(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        self.reading(|connection| rows::records(connection, Which::Dead, limit))
     }
 
     /// Backlog, dead letters and size.

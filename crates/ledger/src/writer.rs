@@ -492,8 +492,7 @@ mod tests {
         writer.take(events(), ()).await.unwrap();
         assert_eq!(seen.counts(), [1, 0]);
 
-        let read_only = |ledger: &mut Ledger| ledger.reading(|db| db.pragma_update(None, "query_only", true));
-        writer.with(read_only).await.unwrap();
+        writer.with(|ledger| crate::testing::refuse_writes(ledger, true)).await.unwrap();
         assert!(matches!(writer.take(events(), ()).await, Err(LedgerError::Io(_))));
         let now = Timestamp::from_unix_seconds(1_795_507_200);
         writer.with(move |ledger| ledger.attempt(&[1], None, now)).await.unwrap_err();

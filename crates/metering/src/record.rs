@@ -166,7 +166,7 @@ impl Record {
     }
 }
 
-/// What is noted about a record.
+/// What AWS answered about a record, or what was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answered {
     /// AWS accepted it, under this id if it named one.

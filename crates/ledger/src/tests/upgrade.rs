@@ -102,6 +102,26 @@ fn keys_of_the_old_ledger_are_known_until_their_window_has_passed_and_then_their
     ledger.check().unwrap();
 }
 
+/// The time of its keys begins with the clock's, in which the hours of the upgrade have passed already.
+#[test]
+fn hours_in_which_an_old_ledger_waited_for_its_upgrade_make_its_keys_old_once() {
+    let folder = large();
+    let waited = 6 * HOUR;
+    let settings = Settings { started_at: START.plus(waited), ..settings("pod-1") };
+    let mut ledger = Ledger::open(folder.path(), settings).unwrap();
+    for hour in 6..48 {
+        let now = START.plus(hour * HOUR + SETTLE);
+        for _ in 0..3 {
+            ledger.seal_closed(now).unwrap();
+        }
+        assert_eq!(
+            ledger.take(&[event(Some("order-1"), 7, now)], now).unwrap(),
+            [Taken::Duplicate],
+            "{hour}"
+        );
+    }
+}
+
 #[test]
 fn the_old_ledger_stays_beside_it_without_its_keys_until_the_next_start() {
     let folder = large();

@@ -330,6 +330,24 @@ async fn two_seconds_between_sigterm_and_sigkill_bill_ten_records() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_failed_before_sigterm_and_recovers_costs_none_of_the_two_seconds() {
+    use tollgate_ledger::testing::refuse_writes;
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::always(Act::Accept).taking(CALL));
+    stage.take(dimensions(10)).await;
+    stage.writer.with(|ledger| refuse_writes(ledger, true)).await.unwrap();
+    stage.close();
+    stage.pass(MINUTE).await;
+    assert_eq!(stage.records().await.len(), 0, "the hour cannot be sealed");
+    let recovers = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stage.writer.with(|ledger| refuse_writes(ledger, false)).await.unwrap();
+    };
+    let (took, ()) = tokio::join!(stage.end(Duration::from_secs(20)), recovers);
+    assert_eq!(stage.service.billed_at(|_, _| true).len(), 10);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_goes_to_the_region_of_its_first_attempt_for_ever() {
     let east: Region = "us-east-1".parse().unwrap();
     let rule = |call: &Call| {
