@@ -52,13 +52,11 @@ request = function()
 end
 """
 
-USAGE = """
-local count, worker = 0, 0
-local workers = 0
-setup = function(thread) thread:set("worker", workers); workers = workers + 1 end
+REFUSED = """
+local count = 0
 request = function()
   count = count + 1
-  local event = string.format('{"id":"%d-%d","dimension":"requests","quantity":"0.5"}', worker, count)
+  local event = string.format('{"id":"refused-%d","dimension":"requests","quantity":"-1"}', count)
   return wrk.format("POST", "/v1/usage", {["content-type"] = "application/json", ["Host"] = "localhost"}, event)
 end
 """
@@ -328,7 +326,7 @@ def crowd(bench, disk, fsync):
         p99 = middle(figures[name])
         row(f"99th percentile of an acknowledgement{disk}, by {by}", f"{p99 * 1e3:.2f} ms = {p99 / fsync:.1f} fsyncs", "≤ 4 fsyncs")
     # The same requests without a commit: what HTTP alone takes on this machine.
-    refused, _ = wrk(bench.app, USAGE.replace('"quantity":"0.5"', '"quantity":"-1"'), 64)
+    refused, _ = wrk(bench.app, REFUSED, 64)
     row(f"requests refused, so without a commit{disk}", f"{refused:,.0f}", "stated")
     many, _ = wrk(bench.app, MANY, 64)
     loop = bench.bare(1000)

@@ -70,7 +70,6 @@ impl Server {
     }
 
     /// Runs something beside the server.
-    #[allow(dead_code, reason = "one of the two targets has something to run")]
     pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }

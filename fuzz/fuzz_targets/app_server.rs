@@ -3,9 +3,6 @@
 
 #![no_main]
 
-#[path = "../conversation.rs"]
-mod conversation;
-
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 

@@ -2,9 +2,6 @@
 
 #![no_main]
 
-#[path = "../conversation.rs"]
-mod conversation;
-
 use std::sync::{Arc, LazyLock, Mutex};
 
 use conversation::Server;

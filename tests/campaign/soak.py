@@ -3,8 +3,8 @@
 Usage: soak.py PROGRAM [DAYS]
 
 Each hour the application reports some events in two dimensions, by id; every seventh hour the sidecar is restarted, by kill -9 or by
-SIGTERM in turns. Every call with a third dimension's usage gets a 500: that bad neighbour must hold nothing up. Resident memory and the ledger's size are read each day: the last days must not be above the first by more than a
-quarter. In the end the bill equals what was acknowledged, to the millionth, and of the neighbour's usage nothing is billed or lost.
+SIGTERM in turns. Every call with a third dimension's usage gets a 500: that bad neighbour must hold nothing up. Resident memory and
+the ledger's size are read each day: memory must stay within a quarter of the second day's, files of the third's. In the end the bill equals what was acknowledged, to the millionth, and of the neighbour's usage nothing is billed or lost.
 """
 
 import os

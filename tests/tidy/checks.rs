@@ -34,11 +34,15 @@ fn each_rule_finds_what_it_forbids() {
     assert_found("src/cli/run.rs", "use std::env;");
     assert_found("src/probe.rs", "use crate::registration::machine::Step;");
     assert_found("src/probe/document.rs", "use crate::usage::Intake;");
+    assert_found("src/probe.rs", "use tollgate_ledger::Ledger;");
     assert_found("src/registration/machine.rs", "use crate::usage;");
+    assert_found("src/registration/machine.rs", "use tollgate_metering::event::Event;");
     assert_found("src/usage/intake.rs", "use super::sender::Sender;");
     assert_found("src/usage/sender.rs", "use crate::usage::intake;");
     assert_found("crates/marketplace/src/schedule.rs", "use tokio::time::sleep;");
     assert_found("crates/receipt/src/lib.rs", "fn f() { std::fs::read(\"key\"); }");
+    assert_found("src/cli/demo.rs", "use tollgate_emulator::Emulator;");
+    assert_found("crates/emulator/src/wire.rs", "use tollgate_marketplace::MeterUsage;");
     assert_found("src/registration.rs", "use crate::app::App;");
     assert_found("src/log.rs", "use crate::*;");
 }
@@ -48,6 +52,11 @@ fn each_rule_leaves_its_owner_alone() {
     assert_clean("crates/clock/src/lib.rs", "fn f() { std::time::SystemTime::now(); }");
     assert_clean("src/config/env.rs", "use std::env;");
     assert_clean("src/registration.rs", "use tokio::time::sleep;");
+    assert_clean("src/cli/emulator.rs", "use tollgate_emulator::Emulator;");
+    assert_clean(
+        "crates/emulator/src/wire.rs",
+        "use crate::operation::Operation;\nuse tollgate_time::Timestamp;",
+    );
     assert_clean("src/probe.rs", "use crate::entitlement::Entitlement;\nuse crate::http;");
 }
 
@@ -251,6 +260,10 @@ fn a_threat_that_names_no_test_is_found() {
         text("tests/a.py", ""),
         text("tests/gate/part.rs", ""),
     ];
+    assert_eq!(absent_defences(document, &texts), Vec::<String>::new());
+    texts[0].0 = "src/b.rs".to_owned();
+    assert_eq!(absent_defences(document, &texts).len(), 1, "a test that has moved");
+    texts[0] = text("crates/a/src/tests.rs", "fn it_holds() {}");
     assert_eq!(absent_defences(document, &texts), Vec::<String>::new());
     texts[0].1 = "fn it_held() {}".to_owned();
     assert_eq!(

@@ -41,14 +41,22 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         within: &["probe"],
         except: &[],
-        never: &["crate::registration", "crate::usage", "crate::aws", "crate::api", "crate::receipt"],
+        never: &[
+            "crate::registration",
+            "crate::usage",
+            "crate::ledger",
+            "crate::metering",
+            "crate::aws",
+            "crate::api",
+            "crate::receipt",
+        ],
         allow: &[],
         why: "the probe server reads the published entitlement, so that nothing that hangs can hang a probe",
     },
     Rule {
         within: &["registration"],
         except: &[],
-        never: &["crate::usage", "crate::probe", "crate::api"],
+        never: &["crate::usage", "crate::ledger", "crate::metering", "crate::probe", "crate::api"],
         allow: &[],
         why: "the gate opens without knowing what is metered behind it, or who reads it",
     },
@@ -65,6 +73,20 @@ pub(crate) const RULES: &[Rule] = &[
         never: &["crate::usage::intake"],
         allow: &[],
         why: "intake and sender meet in the ledger only",
+    },
+    Rule {
+        within: &[],
+        except: &["emulator", "cli::emulator"],
+        never: &["crate::emulator"],
+        allow: &[],
+        why: "the sidecar reaches the emulator over HTTP, as it reaches AWS",
+    },
+    Rule {
+        within: &["emulator"],
+        except: &[],
+        never: &["crate"],
+        allow: &["crate::emulator", "crate::http", "crate::clock", "crate::time"],
+        why: "a wire format shared with the client would let one mistake cancel the other",
     },
     Rule {
         within: &[

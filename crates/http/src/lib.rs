@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -323,15 +323,6 @@ impl Room {
             held.bytes.extend_from_slice(&data);
         }
         Ok(held)
-    }
-}
-
-/// Reads a whole request body of at most `bytes_max`.
-pub async fn read_body(body: Incoming, bytes_max: usize) -> Result<Bytes, ReadBodyError> {
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ReadBodyError::TooLarge),
-        Err(_) => Err(ReadBodyError::Broken),
     }
 }
 
