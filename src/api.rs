@@ -46,7 +46,7 @@ pub const LIMITS: Limits = Limits {
     reset_when_abandoned: false,
 };
 
-/// `docs/openapi.yaml` as JSON; `tests/witness/openapi.py` compares the two.
+/// Made from `docs/openapi.yaml` by `just generate`.
 const OPENAPI: &str = include_str!("api/openapi.json");
 
 /// All bodies that are being read or worked on, together: four of the largest. Beyond it 503, so that the container's

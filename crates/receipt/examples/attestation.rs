@@ -14,6 +14,10 @@ use serde_json::{Value, json};
 
 use tollgate_receipt::{Expected, Nonce, PublicKey, PublicKeyVersion, verify};
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program of its own: these arguments are no settings of the sidecar"
+)]
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [url, key_file, product_code] = arguments.as_slice() else {
