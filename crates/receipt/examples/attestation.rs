@@ -43,8 +43,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the example runs alone: there is no clock to follow")]
-fn now() -> tollgate_receipt::Timestamp {
-    SystemTime::now().into()
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// One request over plain HTTP, as the sidecar is on loopback.
