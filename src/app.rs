@@ -157,7 +157,7 @@ impl App {
                 attestation.as_ref().map_or_else(attestation::registrations, |one| one.calls.registrations());
             let server = AppServer {
                 subject,
-                room: http::Room::new(api::BODIES_BYTES_MAX),
+                room: http::BodyBudget::new(api::BODIES_BYTES_MAX),
                 entitlement: entitlement.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
