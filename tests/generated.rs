@@ -1,9 +1,9 @@
 //! What is made from something else: of the table of settings, tables in two documents and a part of the chart's schema; of
-//! `cargo metadata`, the picture of the crates; of `docs/openapi.yaml`, the JSON that is served.
+//! the table of metrics, those of METRICS.md; of `cargo metadata`, the picture of the crates; of `docs/openapi.yaml`, the JSON that is served.
 //!
 //! `just generate` writes it. Most files hold words of people around what is generated: only a piece of them is replaced.
 
-#[path = "tidy/metadata.rs"]
+#[path = "generated/metadata.rs"]
 mod metadata;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use tollgate::config::setting::{Schema, Setting, Spec};
+use tollgate::metrics::SPECS;
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// Where a piece begins and ends, and what stands between.
@@ -67,6 +68,14 @@ fn pieces(root: &Path) -> Vec<Piece> {
             text: properties.collect::<Vec<_>>().join(",\n") + "\n",
         },
     ];
+    for group in SPECS.iter().map(|spec| spec.group).collect::<BTreeSet<_>>() {
+        pieces.push(Piece {
+            path: "docs/METRICS.md",
+            begin: format!("<!-- metrics: {group} -->\n"),
+            end: "<!-- end of metrics -->",
+            text: table("| name | type, unit | labels | stability | what it says |", metrics(group)),
+        });
+    }
     for &setting in Setting::ALL {
         if let Some(value) = setting.spec().chart_value.filter(|value| PLAIN_CHART_VALUES.contains(value)) {
             pieces.push(Piece {
@@ -84,6 +93,18 @@ fn row(spec: &Spec) -> String {
     let shown = spec.default_shown();
     let default = if spec.has_fixed_default() { format!("`{shown}`") } else { shown.to_owned() };
     format!("| `{}` | {default} | {} | {} |\n", spec.name, spec.owner.as_str(), spec.meaning)
+}
+
+/// Rows of METRICS.md, each metric under the name that its samples have.
+fn metrics(group: &str) -> String {
+    let rows = SPECS.iter().filter(|spec| spec.group == group).map(|spec| {
+        let total = if spec.kind.starts_with("counter") { "_total" } else { "" };
+        let name = format!("`{}{total}`", spec.name);
+        format!("| {name} | {} | {} | {} | {} |\n", spec.kind, spec.labels, spec.stability, spec.says)
+    });
+    let build =
+        "| `tollgate_build_info` | info | `version`, `revision` | stable | always 1; which build this is |\n";
+    (if group == "The gate" { build } else { "" }).to_owned() + &rows.collect::<String>()
 }
 
 /// The schema of a setting's value in the chart.

@@ -1,7 +1,7 @@
 //! The rules of the house that neither compiler nor clippy can hold: what documents and sources say must be the same. The
 //! reasons stand in `docs/ARCHITECTURE.md` and `CONTRIBUTING.md`.
 
-#[path = "tidy/metadata.rs"]
+#[path = "generated/metadata.rs"]
 mod metadata;
 #[path = "tidy/rules.rs"]
 mod rules;
