@@ -141,16 +141,10 @@ fn dead_links(project: &Project) -> Vec<String> {
 
 /// The architecture sends changes to files that exist.
 fn changes_to_nowhere(project: &Project) -> Vec<String> {
-    let section = section(project.text("docs/ARCHITECTURE.md"), "## Where does a change go?");
-    let rows = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("| "))
-        .filter(|row| !row.starts_with("---"))
-        .skip(1);
-    let absent = rows.filter(|row| {
-        !row.split('`').nth(1).is_some_and(|path| row.starts_with('`') && root().join(path).is_file())
-    });
-    absent.map(|row| format!("docs/ARCHITECTURE.md sends changes to what is no file: {row}")).collect()
+    let rows = table(section(project.text("docs/ARCHITECTURE.md"), "## Where does a change go?"));
+    let exists = |cell: &str| named(cell).0.first().is_some_and(|path| root().join(path).is_file());
+    let absent = rows.into_iter().filter(|row| !exists(row[0]));
+    absent.map(|row| format!("docs/ARCHITECTURE.md sends changes to what is no file: {row:?}")).collect()
 }
 
 /// Environment variables that the sources name and the document does not, and the reverse.
@@ -207,7 +201,7 @@ fn absent_defences(project: &Project) -> Vec<String> {
     named.map(|name| format!("docs/THREATS.md names {name}, which does not exist")).collect()
 }
 
-/// Docs/SEMANTICS.md says what the comments of its tests say, however it is wrapped.
+/// `docs/SEMANTICS.md` says what the comments of its tests say, however it is wrapped.
 fn unsaid_semantics(project: &Project) -> Vec<String> {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let told = words(project.text("docs/SEMANTICS.md"));
@@ -215,7 +209,9 @@ fn unsaid_semantics(project: &Project) -> Vec<String> {
     let comments = tests.filter_map(|part| {
         part.rsplit_once("\n\n///").map(|(_, comment)| words(&comment.replace("///", "")))
     });
-    let missing = comments.filter(|comment| !told.contains(comment));
+    let comments: Vec<String> = comments.collect();
+    assert!(!comments.is_empty(), "the tests of the semantics have no comments");
+    let missing = comments.into_iter().filter(|comment| !told.contains(comment));
     missing.map(|comment| format!("docs/SEMANTICS.md lacks what a test says: {comment}")).collect()
 }
 
@@ -260,9 +256,11 @@ fn differences(a: (&str, &BTreeSet<String>), b: (&str, &BTreeSet<String>)) -> Ve
 }
 
 /// The cells of a table's rows, without its head.
-fn table(text: &str) -> impl Iterator<Item = Vec<&str>> {
+fn table(text: &str) -> Vec<Vec<&str>> {
     let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")).skip(2);
-    rows.map(|row| row.split(" | ").collect())
+    let rows: Vec<Vec<&str>> = rows.map(|row| row.split(" | ").collect()).collect();
+    assert!(!rows.is_empty(), "no table in {text:?}");
+    rows
 }
 
 /// The names in a cell, before and behind "but".
@@ -273,7 +271,7 @@ fn named(cell: &str) -> (Vec<&str>, Vec<&str>) {
 
 /// From a heading that begins so to the next of its rank.
 fn section<'a>(document: &'a str, heading: &str) -> &'a str {
-    let rest = document.split_once(heading).map_or("", |(_, rest)| rest);
+    let (_, rest) = document.split_once(heading).unwrap_or_else(|| panic!("no document says {heading}"));
     rest.split_once("\n## ").map_or(rest, |(section, _)| section)
 }
 
