@@ -142,7 +142,10 @@ impl Server {
         let parameters = Parameters::parse(if parts.method == Method::GET { query } else { bytes });
         let asked = parameters.action();
         let known = asked.clone().and_then(|action| match action {
-            Action::GetCallerIdentity => Ok((action, self.authenticate(sigv4::STS, parts, bytes)?)),
+            Action::GetCallerIdentity => {
+                let signer = self.authenticate(sigv4::STS, parts, bytes).map_err(sts::of_signature)?;
+                Ok((action, signer))
+            }
             // Unsigned: the token is what proves who asks.
             _ => Ok((action, Signer { pod: sts::pod(&parameters), ..Signer::default() })),
         });

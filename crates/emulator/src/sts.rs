@@ -185,7 +185,7 @@ fn reply(status: StatusCode, body: String, request_id: &str) -> Reply {
 
 /// An error as STS tells it.
 pub(super) fn failure(error: &ServiceError, request_id: &str) -> Reply {
-    let code = code(error);
+    let code = error.code.clone();
     let status = status(&code);
     let kind = if status.is_server_error() { "Receiver" } else { "Sender" };
     let body = format!(
@@ -196,15 +196,17 @@ pub(super) fn failure(error: &ServiceError, request_id: &str) -> Reply {
     Reply { outcome: code, ..reply(status, body, request_id) }
 }
 
-/// The same error has another name in the Query protocol (AWS STS API reference, common errors).
-fn code(error: &ServiceError) -> Cow<'static, str> {
-    match error.code.as_ref() {
-        "InvalidSignatureException" => "SignatureDoesNotMatch".into(),
-        "UnrecognizedClientException" => "InvalidClientTokenId".into(),
-        "MissingAuthenticationTokenException" => "MissingAuthenticationToken".into(),
-        "IncompleteSignatureException" => "IncompleteSignature".into(),
-        _ => error.code.clone(),
-    }
+/// What is wrong with a signature has other names in the Query protocol (AWS STS API reference, common errors).
+pub(super) fn of_signature(error: ServiceError) -> ServiceError {
+    let code = match error.code.as_ref() {
+        "InvalidSignatureException" => "SignatureDoesNotMatch",
+        "UnrecognizedClientException" => "InvalidClientTokenId",
+        "MissingAuthenticationTokenException" => "MissingAuthenticationToken",
+        "IncompleteSignatureException" => "IncompleteSignature",
+        "ExpiredTokenException" => "ExpiredToken",
+        _ => return error,
+    };
+    ServiceError::new(code, error.message)
 }
 
 /// Of the model's errors two are 403; of the common ones those that say no.
@@ -298,19 +300,20 @@ mod tests {
 
     #[test]
     fn errors_have_the_names_and_statuses_of_the_model() {
-        for (given, code, status) in [
-            ("ExpiredTokenException", "ExpiredTokenException", 400),
-            ("IDPCommunicationError", "IDPCommunicationError", 400),
-            ("IDPRejectedClaim", "IDPRejectedClaim", 403),
-            ("InvalidIdentityToken", "InvalidIdentityToken", 400),
-            ("MalformedPolicyDocument", "MalformedPolicyDocument", 400),
-            ("PackedPolicyTooLarge", "PackedPolicyTooLarge", 400),
-            ("RegionDisabledException", "RegionDisabledException", 403),
-            ("InvalidSignatureException", "SignatureDoesNotMatch", 403),
-            ("Throttling", "Throttling", 400),
-            ("InternalFailure", "InternalFailure", 500),
+        for (code, status) in [
+            ("ExpiredTokenException", 400),
+            ("IDPCommunicationError", 400),
+            ("IDPRejectedClaim", 403),
+            ("InvalidIdentityToken", 400),
+            ("MalformedPolicyDocument", 400),
+            ("PackedPolicyTooLarge", 400),
+            ("RegionDisabledException", 403),
+            ("SignatureDoesNotMatch", 403),
+            ("ExpiredToken", 403),
+            ("Throttling", 400),
+            ("InternalFailure", 500),
         ] {
-            let reply = failure(&ServiceError::new(given, "a < b & c"), "id");
+            let reply = failure(&ServiceError::new(code, "a < b & c"), "id");
             assert_eq!((reply.outcome.as_ref(), reply.status.as_u16()), (code, status));
             assert!(reply.body.contains(&format!("<Code>{code}</Code><Message>a &lt; b &amp; c<")), "{reply:?}");
         }
