@@ -182,6 +182,7 @@ impl Engine {
         state.sessions = Sessions::default();
         state.calls = Calls::default();
         state.quotas = Quotas::default();
+        state.last_call = 0;
         Ok(())
     }
 
