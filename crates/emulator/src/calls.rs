@@ -14,7 +14,7 @@ const BYTES_MAX: usize = 32 << 20;
 const TEXT_BYTES_MAX: usize = 4096;
 
 /// What a call costs beside its texts.
-const CALL_BYTES: usize = 200;
+const CALL_BYTES: usize = 240;
 
 /// Kinds of outcome counted apart; a script can invent exceptions without end.
 const COUNTS_MAX: usize = 1000;
