@@ -26,9 +26,12 @@ macro_rules! by_name {
     ($($rule:ident),*) => { &[$((stringify!($rule), $rule)),*] };
 }
 
-/// Each by its name in the samples; it answers with one line for each finding.
+/// One line for each finding.
+type Rule = fn(&Project) -> Vec<String>;
+
+/// Each by its name in the samples.
 #[rustfmt::skip]
-pub(crate) const RULES: &[(&str, fn(&Project) -> Vec<String>)] = by_name![
+pub(crate) const RULES: &[(&str, Rule)] = by_name![
     forbidden_words, silent_files, unfinished_words, paths_of_one_machine, long_lines, empty_names,
     dead_links, changes_to_nowhere, unknown_variables, alerts_of_one_side, absent_defences,
     unsaid_semantics, forgotten_targets, other_exceptions
@@ -271,7 +274,7 @@ fn named(cell: &str) -> (Vec<&str>, Vec<&str>) {
 
 /// From a heading that begins so to the next of its rank.
 fn section<'a>(document: &'a str, heading: &str) -> &'a str {
-    let (_, rest) = document.split_once(heading).unwrap_or_else(|| panic!("no document says {heading}"));
+    let (_, rest) = document.split_once(heading).expect(heading);
     rest.split_once("\n## ").map_or(rest, |(section, _)| section)
 }
 
