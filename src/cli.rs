@@ -12,7 +12,10 @@ pub mod install;
 pub mod ledger;
 pub mod probe;
 pub mod run;
+mod screen;
 pub mod verify;
+
+use std::io::{self, Write as _};
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -89,7 +92,7 @@ fn dispatch(command: &Command) -> Exit {
         Command::Doctor(args) => doctor::run(args, &ProcessEnvironment, &Installation::compiled_in()),
         Command::Ledger(args) => ledger::run(args),
         Command::Config(args) => {
-            let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+            let (mut out, mut err) = (io::stdout(), io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)
         }
     }
@@ -106,7 +109,7 @@ fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
         Some(LogFormat::Text) => log::Format::Text,
         None => log::Format::default_for_stderr(),
     };
-    log::start(format, filter);
+    log::start(format, screen::stderr_has_colours(), filter);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -114,8 +117,8 @@ fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
 }
 
 /// Says on standard error why the process ends, and returns how.
-#[expect(clippy::print_stderr, reason = "before the log is up, or for a command that has none")]
 fn complain(exit: Exit, message: &str) -> Exit {
-    eprintln!("{message}");
+    // Nobody may read it: the exit code says the rest.
+    let _ = writeln!(io::stderr(), "{message}");
     exit
 }

@@ -31,6 +31,7 @@ mod sdk;
 pub mod setting;
 mod state;
 mod table;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -51,6 +52,7 @@ use self::reader::Reader;
 pub use self::report::{Report, Row, report};
 use self::resolve::Resolution;
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
+pub use self::terminal::wants_colour;
 pub use self::table::{App, Aws, Config, Log, Probe, Product, Registration, State, Usage};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! so their lines end at `debug`. What AWS says about accounts and roles appears at `debug` only.
 
 pub mod limited;
+mod text;
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -65,14 +66,14 @@ pub fn parse_filter(filter: &str) -> Result<Targets, String> {
 }
 
 /// Starts logging; a second call in the same process (tests) changes nothing.
-pub fn start(format: Format, filter: Targets) {
-    let terminal = std::io::stderr().is_terminal();
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+pub fn start(format: Format, colours: bool, filter: Targets) {
+    // Whoever reads the log may go away; the sidecar works on, and a complaint about it would have no reader either.
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let layer = match format {
         Format::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
-        Format::Text => layer.with_target(false).with_ansi(terminal).boxed(),
+        Format::Text => layer.event_format(text::Text { colours }).boxed(),
     };
     let filter = filter.and(filter_fn(holds_no_secret));
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
@@ -81,6 +82,9 @@ pub fn start(format: Format, filter: Targets) {
 fn holds_no_secret(line: &Metadata<'_>) -> bool {
     line.target().starts_with("tollgate") || *line.level() <= Level::DEBUG
 }
+
+/// The member of a line that names what happened, for programs; `docs/LOG.md` lists them.
+const EVENT: &str = "event";
 
 /// How often an unchanged state is said again.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(300);

@@ -5,7 +5,7 @@
 
 mod usage;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
@@ -120,9 +120,13 @@ async fn tell(once: bool) -> io::Result<()> {
     Err(io::Error::other(format!("the sidecar ended: {status}")))
 }
 
-#[expect(clippy::print_stdout, reason = "the story is the product of this command")]
+/// Tells one line. Whoever listened may be gone (`| head`, a closed terminal): then the demo ends as by a signal, with
+/// both of its processes.
 fn say(line: &str) {
-    println!("{line}");
+    let mut out = io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+    }
 }
 
 /// A child that sees none of the caller's AWS and tollgate settings, and ends with the demo.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::app::aws_settings;
+use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::{complain, probe};
 use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
 use crate::doctor::credentials::{Container, rule, web_identity};
@@ -74,11 +75,7 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
     }
     runtime.shutdown_background();
     report.healthy = report.findings.iter().all(|finding| finding.verdict != Verdict::Fault);
-    match print(&report, args.json) {
-        // A reader that went away has what it wanted.
-        Ok(()) | Err(_) if report.healthy => Exit::Done,
-        _ => Exit::Config,
-    }
+    printed(print(&report, args.json), if report.healthy { Exit::Done } else { Exit::Config })
 }
 
 async fn examine(config: &Config) -> Vec<Finding> {
@@ -170,22 +167,28 @@ async fn sidecar(config: &Config) -> Finding {
     }
 }
 
+/// The width of a finding's mark, with the space behind it.
+const INDENT: usize = 8;
+
 fn print(report: &Report, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if json {
         let text = serde_json::to_string_pretty(report).expect("our own document has string keys");
         return writeln!(out, "{text}");
     }
+    let screen = Screen::of_stdout();
     for finding in &report.findings {
         let mark = match finding.verdict {
-            Verdict::Ok => "ok     ",
-            Verdict::Warning => "warning",
-            Verdict::Fault => "FAULT  ",
+            Verdict::Ok => screen.styled(Style::Good, "ok     "),
+            Verdict::Warning => screen.styled(Style::Odd, "warning"),
+            Verdict::Fault => screen.styled(Style::Bad, "FAULT  "),
         };
-        writeln!(out, "{mark} {}: {}", finding.check, finding.seen)?;
+        let seen = screen.wrapped(&format!("{}: {}", finding.check, finding.seen), INDENT);
+        writeln!(out, "{mark} {seen}")?;
         if !finding.remedy.is_empty() {
             let docs = finding.docs.as_deref().map_or_else(String::new, |docs| format!(" ({docs})"));
-            writeln!(out, "        {}{docs}", finding.remedy)?;
+            let remedy = screen.wrapped(&format!("{}{docs}", finding.remedy), INDENT);
+            writeln!(out, "{:INDENT$}{remedy}", "")?;
         }
     }
     writeln!(

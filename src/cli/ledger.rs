@@ -14,6 +14,7 @@ use crate::api::listing::Listing;
 use crate::api::repair::{Action, OTHER_FORM, Order as Body};
 use crate::api::{csv, query};
 use crate::cli::complain;
+use crate::cli::screen::{Screen, print};
 use crate::config::{self, Flags, Installation, ProcessEnvironment, Role};
 use crate::exit::Exit;
 use source::Source;
@@ -189,17 +190,9 @@ pub fn run(args: &LedgerArgs) -> Exit {
     let done = Source::find(&config, args.order.writes())
         .and_then(|mut source| perform(&args.order, &mut source, args.json));
     match done {
-        Ok((exit, text)) => {
-            print(&text);
-            exit
-        }
+        Ok((exit, text)) => print(text.trim_end(), exit),
         Err((exit, complaint)) => complain(exit, &complaint),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "what was asked for")]
-fn print(text: &str) {
-    println!("{}", text.trim_end());
 }
 
 /// Carries out an order; returns what is printed.
@@ -209,7 +202,7 @@ fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, S
         let text = match (as_json, output.csv) {
             (true, _) => format!("{:#}", Value::from(rows)),
             (_, true) => csv::document(listing.columns(), &rows),
-            _ => table(columns, &rows),
+            _ => table(columns, &rows, Screen::of_stdout()),
         };
         Ok((Exit::Done, text))
     };
@@ -248,7 +241,7 @@ fn reconciled(answer: &Value, output: &Output, as_json: bool) -> (Exit, String) 
     let text = match (as_json, output.csv) {
         (true, _) => format!("{:#}", answer["dimensions"]),
         (_, true) => csv::document(BALANCE_COLUMNS, rows),
-        _ => format!("{}\n{}", table(BALANCE_COLUMNS, rows), left_to_do(&answer["backlog"])),
+        _ => format!("{}\n{}", table(BALANCE_COLUMNS, rows, Screen::of_stdout()), left_to_do(&answer["backlog"])),
     };
     let unbalanced = rows.iter().any(|row| row["balanced"] == false);
     (if unbalanced { Exit::Internal } else { Exit::Done }, text)

@@ -13,6 +13,7 @@ use hyper::{Response, StatusCode};
 use serde::Deserialize;
 
 use crate::app;
+use crate::cli::screen::print;
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::entitlement;
 use crate::exit::Exit;
@@ -80,36 +81,28 @@ struct ShownReason {
 }
 
 /// Asks the sidecar and prints what the operator should read.
-#[expect(clippy::print_stdout, reason = "the line on standard output is the product of this command")]
 pub fn run(args: &ProbeArgs) -> Exit {
     let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
         Ok(probe) => Gate::of(&probe),
         Err(faults) => {
-            println!("{}", faults.summary());
-            return Exit::NotOpen;
+            return print(&faults.summary(), Exit::NotOpen);
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            println!("unreachable: Internal: cannot start a runtime: {error}.");
-            return Exit::NotOpen;
+            return print(&format!("unreachable: Internal: cannot start a runtime: {error}."), Exit::NotOpen);
         }
     };
     let (answer, said) = runtime.block_on(gate.ask(args.question));
-    if args.json
-        && let Some(answer) = &answer
-    {
-        println!("{}", String::from_utf8_lossy(answer.body()));
-    }
-    match said {
-        Ok(()) => Exit::Done,
-        Err(line) => {
-            if !args.json || answer.is_none() {
-                println!("{line}");
-            }
-            Exit::NotOpen
-        }
+    let (exit, line) = match said {
+        Ok(()) => (Exit::Done, None),
+        Err(line) => (Exit::NotOpen, Some(line)),
+    };
+    match (args.json.then_some(answer).flatten(), line) {
+        (Some(answer), _) => print(&String::from_utf8_lossy(answer.body()), exit),
+        (None, Some(line)) => print(&line, exit),
+        (None, None) => exit,
     }
 }
 
