@@ -111,7 +111,7 @@ fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
     };
     log::start(format, screen::stderr_has_colours(), filter);
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "configuration_warning", "{warning}");
     }
     Ok(loaded.config)
 }

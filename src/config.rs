@@ -52,8 +52,8 @@ use self::reader::Reader;
 pub use self::report::{Report, Row, report};
 use self::resolve::Resolution;
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
-pub use self::terminal::wants_colour;
 pub use self::table::{App, Aws, Config, Log, Probe, Product, Registration, State, Usage};
+pub use self::terminal::wants_colour;
 
 #[cfg(test)]
 pub(crate) use self::tests::TEST_KEY_PEM;

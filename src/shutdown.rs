@@ -1,5 +1,5 @@
-//! Signals and supervision: the first SIGTERM, SIGINT or SIGHUP drains, a second one ends at once, and a part that ends by
-//! itself ends the process, so that a half-dead gate cannot go on answering.
+//! Signals and supervision: the first SIGTERM, SIGINT or SIGHUP drains, a second one ends at once, and a part that ends
+//! by itself ends the process, so that a half-dead gate cannot go on answering.
 //!
 //! `timeout` and some init systems send one signal twice, to the process and to its group: the same signal within
 //! [`ECHO`] of the first is the first.
@@ -191,7 +191,7 @@ impl Parts {
         let ended = tokio::select! {
             signal = signals.next() => {
                 first = Some((signal, clock::monotonic()));
-                tracing::info!(signal = signal.as_str(), "draining");
+                tracing::info!(event = "draining", signal = signal.as_str(), "draining");
                 Ended::by_policy(Exit::Done)
             }
             exit = done => Ended::by_policy(exit),

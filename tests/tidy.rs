@@ -182,6 +182,11 @@ fn every_metric_is_documented_and_served() {
 }
 
 #[test]
+fn every_log_line_has_an_event_that_is_documented() {
+    assert_none(names::event_differences(&sources(&["src"]), &document("docs/LOG.md")));
+}
+
+#[test]
 fn every_alert_has_its_entry_in_the_runbook() {
     let rules = document("deploy/observability/rules.yaml");
     assert_none(names::alert_differences(&rules, &document("docs/RUNBOOK.md"), &document("docs/METRICS.md")));

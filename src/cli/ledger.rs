@@ -241,7 +241,11 @@ fn reconciled(answer: &Value, output: &Output, as_json: bool) -> (Exit, String) 
     let text = match (as_json, output.csv) {
         (true, _) => format!("{:#}", answer["dimensions"]),
         (_, true) => csv::document(BALANCE_COLUMNS, rows),
-        _ => format!("{}\n{}", table(BALANCE_COLUMNS, rows, Screen::of_stdout()), left_to_do(&answer["backlog"])),
+        _ => format!(
+            "{}\n{}",
+            table(BALANCE_COLUMNS, rows, Screen::of_stdout()),
+            left_to_do(&answer["backlog"])
+        ),
     };
     let unbalanced = rows.iter().any(|row| row["balanced"] == false);
     (if unbalanced { Exit::Internal } else { Exit::Done }, text)

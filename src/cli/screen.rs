@@ -98,7 +98,9 @@ pub(crate) fn printed(written: io::Result<()>, exit: Exit) -> Exit {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(
             Exit::LedgerIo,
-            &format!("failed: OutputUnwritable: standard output cannot be written: {error}; write it elsewhere"),
+            &format!(
+                "failed: OutputUnwritable: standard output cannot be written: {error}; write it elsewhere"
+            ),
         ),
         Ok(()) | Err(_) => exit,
     }

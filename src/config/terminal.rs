@@ -16,12 +16,9 @@ mod tests {
 
     #[test]
     fn colours_need_a_terminal_that_has_them_and_nobody_who_refuses_them() {
-        for (term, no_color, wanted) in [
-            ("xterm-256color", "", true),
-            ("xterm", "1", false),
-            ("dumb", "", false),
-            ("", "", false),
-        ] {
+        for (term, no_color, wanted) in
+            [("xterm-256color", "", true), ("xterm", "1", false), ("dumb", "", false), ("", "", false)]
+        {
             let env = MapEnvironment::from([("TERM", term), ("NO_COLOR", no_color)]);
             assert_eq!(wants_colour(&env), wanted, "{term} {no_color}");
         }

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use crate::generated::{Piece, with_piece};
 use crate::imports::{RULES, unknown_modules, violations};
-use crate::names::{absent_defences, forgotten_targets, metric_differences, undocumented_keys, unread_keys};
+use crate::names::{
+    absent_defences, event_differences, forgotten_targets, metric_differences, undocumented_keys, unread_keys,
+};
 use crate::source::Source;
 use crate::words;
 
@@ -24,6 +26,17 @@ fn assert_found(path: &str, text: &str) {
 #[track_caller]
 fn assert_clean(path: &str, text: &str) {
     assert_eq!(found(path, text), Vec::<String>::new(), "{path} with {text:?}");
+}
+
+#[test]
+fn a_log_line_without_its_event_is_found() {
+    let differences =
+        |text: &str, document: &str| event_differences(&[Source::new("src/a.rs", text)], document);
+    let logged = "fn a() { tracing::warn!(event = \"odd\", \"it is odd\"); tracing::debug!(\"seen\"); }";
+    assert!(differences(logged, "| `odd` | warn | it is odd |\n").is_empty());
+    assert_eq!(differences(logged, "").len(), 1);
+    assert_eq!(differences("fn a() {}", "| `odd` |\n").len(), 1);
+    assert_eq!(differences("fn a() { tracing::error!(\"bad\"); }", "").len(), 1);
 }
 
 #[test]

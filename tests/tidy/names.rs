@@ -79,6 +79,37 @@ pub(crate) fn metric_differences(sources: &[Source], document: &str) -> Vec<Stri
     found
 }
 
+/// Log lines without an event, and events that only one side knows. Debug lines are for developers and have none.
+///
+/// The document's table names them in its first column.
+pub(crate) fn event_differences(sources: &[Source], document: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut logged = BTreeSet::new();
+    for source in sources.iter().filter(|source| !source.path.starts_with("crates/emulator/")) {
+        for level in ["info", "warn", "error"] {
+            let call = format!("tracing::{level}!(");
+            for (at, _) in source.code.match_indices(&call) {
+                let line = source.code[..at].matches('\n').count() + 1;
+                let first = source.code[at + call.len()..].trim_start();
+                // `event,` is a name that was chosen before.
+                if !first.starts_with("event =") && !first.starts_with("event,") && !source.is_test(line) {
+                    found.push(format!("{}:{line}: begin a log line with its event", source.path));
+                }
+            }
+        }
+        let lines = source.text.lines().enumerate().filter(|(n, _)| !source.is_test(n + 1));
+        let named = lines.filter_map(|(_, line)| line.split_once("event = \"")?.1.split('"').next());
+        logged.extend(named.map(str::to_owned));
+    }
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: BTreeSet<String> = rows.map(str::to_owned).collect();
+    found.extend(
+        logged.difference(&documented).map(|name| format!("docs/LOG.md: the event {name} is missing")),
+    );
+    found.extend(documented.difference(&logged).map(|name| format!("docs/LOG.md: nothing logs {name}")));
+    found
+}
+
 /// Alerts that the runbook or the table of METRICS.md does not know, and names there that no rule has.
 pub(crate) fn alert_differences(rules: &str, runbook: &str, metrics: &str) -> Vec<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric();

@@ -248,7 +248,7 @@ impl Loader {
         self.note_instance(trail);
         let credentials = loaded.map_err(|error| self.judge(&error, trail))?;
         let source = CredentialSource::of(&credentials);
-        tracing::info!(source = source.describe(), "credentials loaded");
+        tracing::info!(event = "credentials_loaded", source = source.describe(), "credentials loaded");
         *self.source.lock().expect("held for one copy only, which cannot panic") = Some(source);
         Ok(credentials)
     }
