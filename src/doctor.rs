@@ -1,6 +1,6 @@
 //! What `tollgate doctor` makes of what it saw: facts in, findings out. Pure; the command gathers the facts.
 //!
-//! It must not know how the facts were gathered. Texts are for operators; codes lead to `docs/RUNBOOK.md`.
+//! It must not know how the facts were gathered. Texts are for operators; codes lead to the runbook.
 
 pub mod credentials;
 pub mod disk;
@@ -8,7 +8,7 @@ pub mod disk;
 use serde::Serialize;
 
 use crate::config::Mode;
-use crate::entitlement::reason::runbook;
+use crate::runbook;
 use tollgate_marketplace::{Region, exceptions};
 
 /// How a check came out.
@@ -34,7 +34,7 @@ pub struct Finding {
     pub seen: String,
     /// What to do; empty where nothing needs doing.
     pub remedy: String,
-    /// The section of the runbook, where there is one.
+    /// What explains the code, where there is one.
     pub docs: Option<String>,
 }
 
@@ -59,7 +59,7 @@ impl Finding {
         seen: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        let docs = Some(runbook(code));
+        let docs = Some(runbook::command(code));
         Self { check, verdict: Verdict::Fault, seen: seen.into(), remedy: remedy.into(), docs }
     }
 
@@ -67,6 +67,15 @@ impl Finding {
     #[must_use]
     pub fn seeing(mut self, more: &str) -> Self {
         self.seen = format!("{} ({more})", self.seen);
+        self
+    }
+
+    /// The same with the seller's runbook in place of the command, where the seller publishes one.
+    #[must_use]
+    pub fn with_docs_url(mut self, url: Option<&str>) -> Self {
+        if let (Some(url), Some(docs)) = (url, &mut self.docs) {
+            *docs = docs.replacen(runbook::COMMAND, url, 1);
+        }
         self
     }
 
@@ -169,7 +178,7 @@ mod tests {
         assert_eq!(verdict(None, Some((&virginia, "IMDS")), Mode::Metered), Verdict::Ok);
         assert_eq!(verdict(set, Some((&virginia, "IMDS")), Mode::Saas), Verdict::Ok);
         let unknown = region(None, None, Mode::Hourly);
-        assert_eq!(unknown.docs.as_deref(), Some("docs/RUNBOOK.md#regionunknown"));
+        assert_eq!(unknown.docs.as_deref(), Some("tollgate explain RegionUnknown"));
         let other = region(set, Some((&virginia, "IMDS")), Mode::Hourly);
         assert_eq!(other.verdict, Verdict::Fault);
         assert_eq!(

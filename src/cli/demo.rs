@@ -213,7 +213,7 @@ async fn listening(command: &mut Command) -> io::Result<(Child, Started)> {
     let bound = async {
         while let Some(text) = log.next_line().await? {
             let line: Value = serde_json::from_str(&text).unwrap_or_default();
-            if line["message"] == "tollgate started" {
+            if line["event"] == "started" {
                 return Ok(line);
             }
             last = text;

@@ -35,8 +35,9 @@ pub struct DoctorArgs {
     flags: Flags,
 }
 
+/// What was found.
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     healthy: bool,
     findings: Vec<Finding>,
     settings: Vec<Row>,
@@ -49,17 +50,26 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
-    let shown = config::report(&args.flags, env, installed);
+    let report = runtime.block_on(examined(&args.flags, env, installed));
+    runtime.shutdown_background();
+    printed(print(&report, args.json), if report.healthy { Exit::Done } else { Exit::Config })
+}
+
+/// Everything that is looked at.
+pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Report {
+    let shown = config::report(flags, env, installed);
     let mut report =
         Report { healthy: false, findings: Vec::new(), settings: shown.settings, least_policy: None };
     for warning in shown.warnings {
         report.findings.push(Finding::warning("configuration", warning, ""));
     }
-    match config::load(&args.flags, env, installed, Role::Inspect) {
+    match config::load(flags, env, installed, Role::Inspect) {
         Ok(loaded) => {
             report.findings.push(Finding::ok("configuration", "valid"));
             report.least_policy = Some(doctor::least_policy(loaded.config.product.mode));
-            report.findings.extend(runtime.block_on(examine(&loaded.config)));
+            let docs_url = loaded.config.product.docs_url.as_deref();
+            let found = examine(&loaded.config).await.into_iter();
+            report.findings.extend(found.map(|finding| finding.with_docs_url(docs_url)));
         }
         Err(faults) => {
             let finding = |fault: &config::Fault| {
@@ -73,9 +83,8 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
             report.findings.extend(faults.as_slice().iter().map(finding));
         }
     }
-    runtime.shutdown_background();
     report.healthy = report.findings.iter().all(|finding| finding.verdict != Verdict::Fault);
-    printed(print(&report, args.json), if report.healthy { Exit::Done } else { Exit::Config })
+    report
 }
 
 async fn examine(config: &Config) -> Vec<Finding> {

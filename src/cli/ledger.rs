@@ -2,7 +2,7 @@
 //!
 //! A running sidecar holds its ledger alone, so it is asked over the app server; where none runs, the file is opened.
 
-mod source;
+pub(in crate::cli) mod source;
 mod table;
 
 use std::fmt::Write as _;
@@ -173,7 +173,7 @@ const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or 
                         with the seller's reports; to count it all the same add --accept-double-billing";
 
 /// What went wrong: the exit code and what is said.
-type Complaint = (Exit, String);
+pub(in crate::cli) type Complaint = (Exit, String);
 
 /// Asks the sidecar, or else the file; prints.
 pub fn run(args: &LedgerArgs) -> Exit {

@@ -125,9 +125,15 @@ impl Gate {
         self.ask(Question::Ready).await.1
     }
 
+    /// The body of a page of the probe server; `Err` is the line to show instead.
+    pub(super) async fn get(&self, path: &str, timeout: Duration) -> Result<Bytes, String> {
+        let answer = question(&self.address, path, timeout).await;
+        answer.map(Response::into_body).map_err(|error| unreachable_line(&self.address, &error))
+    }
+
     /// What answered, and what it says.
     async fn ask(&self, asked: Question) -> (Option<Response<Bytes>>, Result<(), String>) {
-        match question(&self.address, asked).await {
+        match question(&self.address, asked.path(), ANSWER_TIMEOUT).await {
             Ok(answer) => {
                 let said = judge(asked, &answer, self);
                 (Some(answer), said)
@@ -158,11 +164,11 @@ fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), S
     if yes { Ok(()) } else { Err(shown.line()) }
 }
 
-async fn question(address: &Address, question: Question) -> Result<Response<Bytes>, ClientError> {
+async fn question(address: &Address, path: &str, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
     let targets = reachable_at(address);
-    let mut result = ask(&targets[0], Ask::get(question.path()), ANSWER_TIMEOUT).await;
+    let mut result = ask(&targets[0], Ask::get(path), timeout).await;
     if let (Err(ClientError::Connect { .. }), Some(second)) = (&result, targets.get(1)) {
-        result = ask(second, Ask::get(question.path()), ANSWER_TIMEOUT).await;
+        result = ask(second, Ask::get(path), timeout).await;
     }
     result
 }

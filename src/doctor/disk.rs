@@ -130,7 +130,7 @@ mod tests {
         let small = space(Space { bytes: 20 * MIB, files: Some(1000) }, Mode::Metered, 16 * MIB);
         assert_eq!(small.verdict, Verdict::Ok, "there is no more to grow");
         let full = space(Space { bytes: 1024 * MIB, files: Some(0) }, Mode::Metered, MIB);
-        assert_eq!(full.docs.as_deref(), Some("docs/RUNBOOK.md#ledgerunavailable"));
+        assert_eq!(full.docs.as_deref(), Some("tollgate explain LedgerUnavailable"));
     }
 
     #[test]

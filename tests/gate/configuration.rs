@@ -134,7 +134,7 @@ fn a_reason_leads_to_the_sellers_own_runbook_where_there_is_one() {
         sidecar.wait_for("misconfigured");
         sidecar.document()["reason"]["docs"].clone()
     };
-    assert_eq!(started("pod-1", None), "docs/RUNBOOK.md#disabledapiexception");
+    assert_eq!(started("pod-1", None), "tollgate explain DisabledApiException");
     assert_eq!(
         started("pod-2", Some("https://seller.example/help#")),
         "https://seller.example/help#DisabledApiException"

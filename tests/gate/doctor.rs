@@ -47,7 +47,7 @@ fn doctor_names_what_is_at_fault() {
         command.env("TOLLGATE_ENDPOINT_URL", nowhere);
     });
     assert_eq!(code, Some(78));
-    assert_eq!(finding(&report, "connection")["docs"], "docs/RUNBOOK.md#connection", "{report}");
+    assert_eq!(finding(&report, "connection")["docs"], "tollgate explain Connection", "{report}");
     let (_, report) = doctor(&emulator, |command| {
         command.env("TOLLGATE_ENDPOINT_URL", "http://metering.invalid");
     });
@@ -91,7 +91,7 @@ fn doctor_compares_the_region_with_the_platforms_own() {
         (Some(0), Some("warning")),
         "a stand-in may not care: {report}"
     );
-    assert_eq!(region["docs"], "docs/RUNBOOK.md#invalidregionexception");
+    assert_eq!(region["docs"], "tollgate explain InvalidRegionException");
     assert!(region["seen"].as_str().unwrap().contains("the pod runs in eu-central-1"), "{report}");
 }
 
@@ -112,7 +112,7 @@ fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name(
     let token = finding(&report, "web identity token");
     assert_eq!(
         (code, token["docs"].as_str()),
-        (Some(78), Some("docs/RUNBOOK.md#webidentitytokenmissing")),
+        (Some(78), Some("tollgate explain WebIdentityTokenMissing")),
         "{report}"
     );
     // {"iss":"https://oidc.example","sub":"system:serviceaccount:ns:app","aud":["sts.amazonaws.com"]}
@@ -125,7 +125,7 @@ fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name(
     let credentials = finding(&report, "credentials");
     assert_eq!(
         (code, credentials["docs"].as_str()),
-        (Some(78), Some("docs/RUNBOOK.md#connection")),
+        (Some(78), Some("tollgate explain Connection")),
         "{report}"
     );
     assert!(credentials["seen"].as_str().unwrap().contains("STS at 127.0.0.1"), "{report}");
@@ -174,7 +174,7 @@ fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
     let ledger = finding(&report, "ledger");
     assert_eq!(
         (code, ledger["docs"].as_str()),
-        (Some(78), Some("docs/RUNBOOK.md#ledgerdamaged")),
+        (Some(78), Some("tollgate explain LedgerDamaged")),
         "{report}"
     );
 }
@@ -188,7 +188,7 @@ fn doctor_tells_broken_tls_from_a_broken_connection() {
     });
     assert_eq!(finding(&report, "connection")["verdict"], "ok", "{report}");
     let tls = finding(&report, "TLS");
-    assert_eq!((code, tls["docs"].as_str()), (Some(78), Some("docs/RUNBOOK.md#invalidanswer")), "{report}");
+    assert_eq!((code, tls["docs"].as_str()), (Some(78), Some("tollgate explain InvalidAnswer")), "{report}");
 }
 
 #[test]

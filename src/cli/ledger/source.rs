@@ -27,21 +27,21 @@ use tollgate_metering::policy::Window;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Who holds the ledger.
-pub(super) enum Source {
+pub(in crate::cli) enum Source {
     /// The running sidecar, over its app server.
     Sidecar(Sidecar),
     /// Nobody: the file is open here.
     File { ledger: Box<Ledger>, repairs: Repairs, window: Window },
 }
 
-pub(super) struct Sidecar {
+pub(in crate::cli) struct Sidecar {
     runtime: Runtime,
     address: Address,
     authorization: Option<String>,
 }
 
 impl Source {
-    pub(super) fn find(config: &Config, writes: bool) -> Result<Self, Complaint> {
+    pub(in crate::cli) fn find(config: &Config, writes: bool) -> Result<Self, Complaint> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -125,7 +125,7 @@ impl Source {
     }
 
     /// The balance and the backlog.
-    pub(super) fn reconciliation(&self) -> Result<Value, Complaint> {
+    pub(in crate::cli) fn reconciliation(&self) -> Result<Value, Complaint> {
         match self {
             Self::Sidecar(sidecar) => sidecar.get("/v1/reconciliation"),
             Self::File { ledger, window, .. } => {
