@@ -81,13 +81,26 @@ pub fn main() -> Exit {
     match parsed {
         Ok(cli) => dispatch(&cli.command),
         Err(error) => {
-            // Standard output for --help and --version, standard error for the rest; a closed pipe is nobody's fault.
-            let _ = error.print();
             match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
-                _ => Exit::Usage,
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    // A closed pipe is nobody's fault.
+                    let _ = error.print();
+                    Exit::Done
+                }
+                _ => complain(Exit::Usage, &cause_last(&error.render().to_string())),
             }
         }
+    }
+}
+
+/// What clap says of a wrong command line, with its first paragraph, the cause, as the last line.
+fn cause_last(text: &str) -> String {
+    match text.trim_end().split_once("\n\n") {
+        Some((cause, advice)) => {
+            let cause: Vec<&str> = cause.lines().map(str::trim).collect();
+            format!("{}\n\n{}", advice.trim_end(), cause.join(" "))
+        }
+        None => text.trim_end().to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::config::Mode;
 use crate::runbook;
+use tollgate_aws::{Caller, Reached};
 use tollgate_marketplace::{Region, exceptions};
 
 /// How a check came out.
@@ -128,6 +129,45 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
     }
 }
 
+/// What answered at `host`, in the place of AWS's metering service.
+#[must_use]
+pub fn answer(host: &str, reached: &Reached) -> Finding {
+    let check = "answer";
+    match reached {
+        Reached { emulated: true, .. } => {
+            Finding::ok(check, format!("{host} is the tollgate emulator, not AWS"))
+        }
+        Reached { by_aws: true, .. } => Finding::ok(check, format!("{host} answers as AWS does")),
+        Reached { seen, .. } => Finding::fault(
+            check,
+            "InvalidAnswer",
+            format!("{host} answers, and not as AWS does: {seen}"),
+            "Look at what stands in AWS's place: the endpoint, the name's addresses, HTTPS_PROXY.",
+        ),
+    }
+}
+
+/// Whose credentials the pod has, as STS says.
+#[must_use]
+pub fn caller(caller: &Caller, role: Option<&str>) -> Finding {
+    let Caller { account, arn, host } = caller;
+    let seen = format!("account {account}, {arn}, as STS at {host} says");
+    match role {
+        // The session's ARN names the role without its path.
+        Some(role) if role_name(arn, 1) != role_name(role, 0) => Finding::warning(
+            "caller",
+            format!("{seen}; AWS_ROLE_ARN names {role}"),
+            "Other credentials come before the service account's role: remove them from the container.",
+        ),
+        _ => Finding::ok("caller", seen),
+    }
+}
+
+/// The part of an ARN's path that names the role, counted from its end.
+fn role_name(arn: &str, from_end: usize) -> Option<&str> {
+    arn.rsplit('/').nth(from_end)
+}
+
 /// Requests are valid for five minutes; a minute is a clock that nobody looks after.
 const SKEW_SECONDS_ODD: i64 = 60;
 const SKEW_SECONDS_MAX: i64 = 300;
@@ -186,6 +226,44 @@ mod tests {
             "eu-central-1 (environment AWS_REGION), but IMDS says that the pod runs in us-east-1"
         );
         assert!(other.remedy.starts_with("Set it to us-east-1"), "{}", other.remedy);
+    }
+
+    #[test]
+    fn only_what_speaks_as_aws_is_taken_for_it() {
+        let reached = |by_aws, emulated| Reached {
+            clock_offset_seconds: None,
+            emulated,
+            by_aws,
+            seen: "HTTP 200, Server nginx, Content-Type text/html".to_owned(),
+        };
+        for (by_aws, emulated, verdict) in
+            [(true, false, Verdict::Ok), (false, true, Verdict::Ok), (false, false, Verdict::Fault)]
+        {
+            let finding = answer("metering.example", &reached(by_aws, emulated));
+            assert_eq!(finding.verdict, verdict, "{finding:?}");
+            assert!(finding.seen.contains("metering.example"), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn the_caller_is_compared_with_the_role_that_was_meant() {
+        let seen = |arn: &str| Caller {
+            account: "111122223333".to_owned(),
+            arn: arn.to_owned(),
+            host: "sts.us-east-1.amazonaws.com".to_owned(),
+        };
+        let session = seen("arn:aws:sts::111122223333:assumed-role/app/session");
+        let user = seen("arn:aws:iam::111122223333:user/someone");
+        for (found, role, verdict) in [
+            (&session, Some("arn:aws:iam::111122223333:role/path/app"), Verdict::Ok),
+            (&session, Some("arn:aws:iam::111122223333:role/other"), Verdict::Warning),
+            (&user, Some("arn:aws:iam::111122223333:role/app"), Verdict::Warning),
+            (&user, None, Verdict::Ok),
+        ] {
+            let finding = caller(found, role);
+            assert_eq!(finding.verdict, verdict, "{finding:?}");
+            assert!(finding.seen.contains("account 111122223333"), "{finding:?}");
+        }
     }
 
     #[test]

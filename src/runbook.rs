@@ -83,8 +83,17 @@ pub fn plain(text: &str) -> Vec<String> {
     lines
 }
 
+/// Stars outside of code are emphasis.
+fn without_emphasis(line: &str) -> String {
+    let parts = line.split('`').enumerate();
+    let parts: Vec<String> =
+        parts.map(|(n, part)| if n % 2 == 0 { part.replace('*', "") } else { part.to_owned() }).collect();
+    parts.join("`")
+}
+
 fn without_links(line: &str) -> String {
-    let mut rest = line;
+    let line = without_emphasis(line);
+    let mut rest = line.as_str();
     let mut text = String::new();
     while let Some((before, after)) = rest.split_once('[') {
         let Some((words, target)) = after.split_once("](") else { break };
@@ -125,5 +134,6 @@ mod tests {
         let lines = ["One two three.", "", "- a b", "- c", "", "    run it", "| x | y |", "| - | - |"];
         assert_eq!(plain(text), lines);
         assert_eq!(plain("a [b] c"), ["a [b] c"]);
+        assert_eq!(plain("*one* and **two** on `*`"), ["one and two on `*`"]);
     }
 }

@@ -88,7 +88,9 @@ pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &I
 }
 
 async fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![keys(config)];
+    let product = &config.product;
+    let named = format!("{} (mode {})", product.product_code.as_str(), product.mode);
+    let mut findings = vec![Finding::ok("product", named), keys(config)];
     findings.extend(state::examine(config).await);
     let aws = Aws::new(aws_settings(&config.aws));
     let stand_in = config.aws.endpoint_url.is_some();
@@ -151,6 +153,10 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
             let finding = rule(source, container, config.product.mode, token.is_some());
             let stand_in = config.aws.endpoint_url.is_some();
             findings.push(if stand_in { finding.before_a_stand_in() } else { finding });
+            // A stand-in for the metering service alone says nothing of STS, and AWS is not to be asked beside it.
+            if !stand_in || config.aws.names_sts {
+                findings.push(caller(aws, config).await);
+            }
         }
         // Said by the token's own finding.
         Err(fault)
@@ -159,6 +165,17 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         Err(fault) => findings.push(at_fault("credentials", &fault)),
     }
     findings
+}
+
+async fn caller(aws: &Aws, config: &Config) -> Finding {
+    match aws.caller().await {
+        Ok(caller) => doctor::caller(&caller, config.aws.role_arn.as_deref()),
+        // A cluster may have no way to STS, and an ECS task needs none.
+        Err(fault) => {
+            let reason = Reason::of_fault(&fault);
+            Finding::warning("caller", format!("not found out: {}", reason.message), reason.remedy)
+        }
+    }
 }
 
 fn at_fault(check: &'static str, fault: &Fault) -> Finding {

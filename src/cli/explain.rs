@@ -10,7 +10,6 @@ use crate::runbook::{self, Entry};
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tollgate explain CustomerNotEntitledException")]
 pub struct ExplainArgs {
     /// The code, as a log line, `kubectl describe pod` or `tollgate probe ready` shows it; without one, all codes
     code: Option<String>,

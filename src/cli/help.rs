@@ -18,6 +18,27 @@ const BY_MODE: [&[&str]; 6] =
 const OF_APP_SERVER: [Setting; 4] =
     [Setting::AppAddr, Setting::AppTokenFile, Setting::AwsDoor, Setting::Quit];
 
+/// What the help ends with.
+const EXAMPLES: [(&[&str], &str); 14] = [
+    (&["run"], "tollgate run --mode metered --product-code CODE --dimensions requests"),
+    (&["exec"], "tollgate exec -- /app/server --port 8080"),
+    (&["await"], "tollgate await --timeout 10m -- /app/server"),
+    (&["explain"], "tollgate explain CustomerNotEntitledException"),
+    (&["install"], "tollgate install /shared"),
+    (&["probe"], "kubectl exec POD -c tollgate -- /tollgate probe ready"),
+    (
+        &["verify"],
+        "tollgate verify --product-code CODE --public-key 1.pem --public-key-version 1 --nonce NONCE TOKEN",
+    ),
+    (&["doctor"], "kubectl exec POD -c tollgate -- /tollgate doctor"),
+    (&["support-bundle"], "kubectl exec POD -c tollgate -- /tollgate support-bundle > bundle.json"),
+    (&["ledger"], "tollgate ledger list --state dead --csv"),
+    (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was mended'"),
+    (&["config", "check"], "tollgate config check --json"),
+    (&["config", "print"], "tollgate config print --config /etc/tollgate/tollgate.toml"),
+    (&["config", "init"], "tollgate config init --mode metered --product-code CODE gate"),
+];
+
 /// The line below such a list.
 const MORE: &str = "Settings of other modes and commands: --help-all";
 
@@ -48,6 +69,9 @@ pub(super) fn stated_mode(arguments: &[OsString]) -> Option<Mode> {
 
 /// `command` with the settings listed that count in `mode`, or all of them.
 pub(super) fn shaped(command: Command, mode: Mode, all: bool) -> Command {
+    let command = EXAMPLES.into_iter().fold(command, |command, (path, example)| {
+        at(command, path, &|command| command.after_help(format!("Example:\n  {example}")))
+    });
     if all {
         return unhidden(command);
     }
@@ -124,8 +148,11 @@ mod tests {
             assert_eq!(lists(path, mode, false, flag), listed, "{path:?} {mode} {flag}");
             assert!(lists(path, mode, true, flag), "{path:?} {flag} with --help-all");
         }
+        for (path, example) in EXAMPLES {
+            assert!(help(path, Mode::Hourly, false).contains(example), "{path:?}");
+        }
         let short = help(&["probe"], Mode::Hourly, false);
-        assert!(short.lines().count() <= 30, "{short}");
+        assert!(short.lines().count() <= 32, "{short}");
     }
 
     #[test]

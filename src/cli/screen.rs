@@ -46,6 +46,12 @@ impl Screen {
     /// A file, or a pipe.
     pub(crate) const PLAIN: Self = Self { columns: None, colours: false };
 
+    /// A terminal without colours.
+    #[cfg(test)]
+    pub(crate) const fn narrow(columns: usize) -> Self {
+        Self { columns: Some(columns), colours: false }
+    }
+
     /// Standard output now.
     pub(crate) fn of_stdout() -> Self {
         let out = io::stdout();
@@ -112,11 +118,11 @@ mod tests {
 
     #[test]
     fn lines_fit_the_terminal_and_are_left_alone_elsewhere() {
-        let narrow = Screen { columns: Some(20), colours: false };
+        let narrow = Screen::narrow(20);
         assert_eq!(narrow.wrapped("one two three four five", 8), "one two\n        three four\n        five");
         assert_eq!(narrow.wrapped("a-word-that-does-not-fit it", 8), "a-word-that-does-not-fit\n        it");
         assert_eq!(Screen::PLAIN.wrapped("one two three four five", 8), "one two three four five");
-        assert_eq!(Screen { columns: Some(1), colours: false }.wrapped("a b", 8), "a\n        b");
+        assert_eq!(Screen::narrow(1).wrapped("a b", 8), "a\n        b");
     }
 
     #[test]

@@ -20,7 +20,6 @@ use tollgate_clock as clock;
 
 /// Arguments of `support-bundle`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  kubectl exec POD -c tollgate -- /tollgate support-bundle > bundle.json")]
 pub struct BundleArgs {
     /// The file to write, which must not exist yet [default: standard output]
     #[arg(long, value_name = "FILE")]

@@ -149,9 +149,9 @@ mod tests {
             assert_eq!(ledger(&seen).verdict, verdict, "{seen:?}");
         }
         let anchor = |seen: &Ledger| ledger(seen).docs.unwrap();
-        assert!(anchor(&Ledger::Damaged(String::new())).ends_with("#ledgerdamaged"));
+        assert!(anchor(&Ledger::Damaged(String::new())).ends_with("LedgerDamaged"));
         assert!(
-            anchor(&Ledger::Unusable(String::new())).ends_with("#ledgerunavailable"),
+            anchor(&Ledger::Unusable(String::new())).ends_with("LedgerUnavailable"),
             "nothing is damaged"
         );
         assert!(ledger(&Ledger::Held(rows(false))).seen.ends_with("in gigabytes"));

@@ -283,7 +283,7 @@ fn a_wrong_command_line_is_64() {
 }
 
 /// A server that answers 200 to everything, until the test ends.
-fn stranger() -> std::net::SocketAddr {
+pub(crate) fn stranger() -> std::net::SocketAddr {
     use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

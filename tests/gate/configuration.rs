@@ -7,7 +7,11 @@ use crate::processes::{Emulator, Sidecar, command};
 
 /// A valid configuration that needs nothing beside it, and the settings of one case.
 fn check(settings: &[(&str, &str)]) -> Command {
-    let mut command = command(&["config", "check"]);
+    configured(&["config", "check"], settings)
+}
+
+fn configured(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+    let mut command = command(arguments);
     command
         .env("TOLLGATE_MODE", "metered")
         .env("TOLLGATE_PRODUCT_CODE", "demo")
@@ -42,6 +46,7 @@ fn each_wrong_value_is_one_sentence_that_names_it_and_no_secret() {
         ("TOLLGATE_DIMENSIONS", "\"requests\"", "holds quotes"),
         ("TOLLGATE_DRAIN_QUIET", "25s", "leaves nothing of shutdown_grace"),
         ("TOLLGATE_ON_UNSENT", "close-after:1h", "closes in less than 2h"),
+        ("KUBERNETES_SERVICE_HOST", "10.0.0.1", "TOLLGATE_POD_UID"),
     ];
     for (name, value, sentence) in cases {
         let key = [("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "any"), (name, value)];
@@ -50,6 +55,11 @@ fn each_wrong_value_is_one_sentence_that_names_it_and_no_secret() {
         assert_eq!(text.lines().count(), 1, "{name}={value}: {text}");
         assert!(text.contains(sentence), "{name}={value}: {text}");
         assert!(text.contains(name) && !text.contains("hunter2"), "{name}={value}: {text}");
+        assert_eq!(
+            said(configured(&["run"], &key)),
+            (code, text),
+            "run finds what check finds: {name}={value}"
+        );
     }
 }
 

@@ -206,3 +206,60 @@ fn doctor_speaks_to_people_too() {
         "{text}"
     );
 }
+
+/// It was "whatever is asked there answers in HTTP", and healthy.
+#[test]
+fn doctor_believes_only_what_speaks_as_aws_does() {
+    let emulator = Emulator::start();
+    let (code, report) = doctor(&emulator, |command| {
+        command.env("TOLLGATE_ENDPOINT_URL", format!("http://{}", crate::commands::stranger()));
+    });
+    let answer = finding(&report, "answer");
+    assert_eq!(
+        (code, answer["docs"].as_str()),
+        (Some(78), Some("tollgate explain InvalidAnswer")),
+        "{report}"
+    );
+    assert!(answer["seen"].as_str().unwrap().contains("HTTP 200, Server nginx"), "{report}");
+    let (_, report) = doctor(&emulator, |_| {});
+    let seen = finding(&report, "answer")["seen"].as_str().unwrap().to_owned();
+    assert!(seen.contains(&emulator.addr.to_string()) && seen.contains("emulator"), "{report}");
+    // In AWS's form, to an operation that nobody signed.
+    let refusal = r#"{"__type":"MissingAuthenticationTokenException"}"#;
+    let aws = crate::credentials::Act::Answer(format!(
+        "HTTP/1.1 400 X\r\nx-amzn-RequestId: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{refusal}",
+        refusal.len()
+    ));
+    let aws = crate::credentials::serve(aws);
+    let (_, report) = doctor(&emulator, |command| {
+        command.env("TOLLGATE_ENDPOINT_URL", format!("http://{aws}"));
+    });
+    assert_eq!(finding(&report, "answer")["verdict"], "ok", "{report}");
+}
+
+#[test]
+fn doctor_names_product_account_and_role() {
+    let emulator = Emulator::start();
+    let identity = "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult>\
+                    <Arn>arn:aws:sts::111122223333:assumed-role/app/session</Arn><UserId>AROA:session</UserId>\
+                    <Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>";
+    let sts = crate::credentials::serve(crate::credentials::answer(200, identity));
+    let (_, report) = doctor(&emulator, |command| {
+        command.env("AWS_ENDPOINT_URL_STS", format!("http://{sts}"));
+    });
+    assert_eq!(finding(&report, "product")["seen"], "demohourly (mode hourly)", "{report}");
+    let caller = finding(&report, "caller");
+    assert_eq!(caller["verdict"], "ok", "{report}");
+    let seen =
+        "account 111122223333, arn:aws:sts::111122223333:assumed-role/app/session, as STS at 127.0.0.1";
+    assert!(caller["seen"].as_str().unwrap().starts_with(seen), "{report}");
+    // A cluster may have no way to STS: that is worth a warning.
+    let (code, report) = doctor(&emulator, |command| {
+        command.env("AWS_ENDPOINT_URL_STS", format!("http://{}", refusing_addr()));
+    });
+    assert_eq!(
+        (code, finding(&report, "caller")["verdict"].as_str()),
+        (Some(0), Some("warning")),
+        "{report}"
+    );
+}

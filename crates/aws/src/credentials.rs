@@ -85,6 +85,17 @@ impl CredentialSource {
     }
 }
 
+/// Whose credentials a pod has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The AWS account.
+    pub account: String,
+    /// The role, as the session's ARN names it.
+    pub arn: String,
+    /// The host of STS that said so.
+    pub host: String,
+}
+
 /// What a call needs before it can be made.
 #[derive(Debug, Clone)]
 pub(super) struct Ready {
@@ -251,6 +262,37 @@ impl Loader {
         tracing::info!(event = "credentials_loaded", source = source.describe(), "credentials loaded");
         *self.source.lock().expect("held for one copy only, which cannot panic") = Some(source);
         Ok(credentials)
+    }
+
+    /// Asks STS whose the credentials are. AWS answers without any permission.
+    pub(super) async fn caller(&self) -> Result<Caller, Fault> {
+        let trail = Trail::default();
+        let region = self.region().await?;
+        let credentials = self.credentials(&region, &trail).await?;
+        let asked = Trail::default();
+        let config = aws_config::defaults(aws_config::BehaviorVersion::v2026_01_12())
+            .region(aws_config::Region::new(region.as_str().to_owned()))
+            .credentials_provider(credentials)
+            .http_client(self.routes.client(asked.clone()))
+            .time_source(self.offset.clone())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts());
+        let answer = aws_sdk_sts::Client::new(&config.load().await).get_caller_identity().send().await;
+        let host = asked.last().map(|exchange| exchange.host).unwrap_or_default();
+        match answer {
+            Ok(identity) => Ok(Caller {
+                account: identity.account.unwrap_or_default(),
+                arn: identity.arn.unwrap_or_default(),
+                host,
+            }),
+            Err(error) => {
+                let detail = DisplayErrorContext(&error).to_string();
+                Err(asked.last().map_or_else(
+                    || Fault::local(FaultClass::Transient, "CredentialsUnavailable", detail.clone()),
+                    |exchange| unavailable(&exchange, &detail),
+                ))
+            }
+        }
     }
 
     async fn client(&self, region: &Region, credentials: Credentials) -> Result<sdk::Client, Fault> {

@@ -49,7 +49,9 @@ impl Source {
         let authorization = config.app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
         let sidecar = Sidecar { runtime, address: address(&config.app.addr), authorization };
         match sidecar.ask(Ask::get("/v1/entitlement")) {
-            Ok(_) => return Ok(Self::Sidecar(sidecar)),
+            // The sidecar's own document, or its refusal where it asks for a token.
+            Ok(answer) if speaks_as_tollgate(&answer) => return Ok(Self::Sidecar(sidecar)),
+            Ok(answer) => return Err(stranger(answer.status())),
             Err(ClientError::Connect { .. }) => {}
             Err(error) => return Err((Exit::Unavailable, format!("app_addr: {error}"))),
         }
@@ -180,15 +182,24 @@ fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
     let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
     let exit = match answer.status() {
         StatusCode::OK => return Ok(document),
-        _ if document["detail"].is_null() => {
-            let text = format!("app_addr: {}: what answers there is no tollgate", answer.status());
-            return Err((Exit::Unavailable, text));
-        }
+        status if document["detail"].is_null() => return Err(stranger(status)),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Config,
         status if status.is_client_error() => Exit::Usage,
         _ => Exit::LedgerIo,
     };
     Err((exit, format!("{}: {}", answer.status(), document["detail"].as_str().unwrap_or_default())))
+}
+
+fn speaks_as_tollgate(answer: &Response<Bytes>) -> bool {
+    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    document["gate"].is_string() || document["code"].is_string() && document["detail"].is_string()
+}
+
+fn stranger(status: StatusCode) -> Complaint {
+    let text = format!(
+        "app_addr: {status}: what answers there is no tollgate; name the sidecar's address with --app-addr"
+    );
+    (Exit::Unavailable, text)
 }
 
 /// Whether the answer is the problem of this code.

@@ -106,13 +106,12 @@ mod tests {
     fn a_table_that_does_not_fit_is_a_block_for_each_row() {
         let rows = [json!({"id": 1, "dimension": "requests"}), json!({"id": 2, "dimension": "gigabytes"})];
         let columns = ["id", "dimension"];
-        let narrow = |columns| Screen { columns: Some(columns), ..Screen::PLAIN };
         assert_eq!(
-            table(&columns, &rows, narrow(12)),
+            table(&columns, &rows, Screen::narrow(12)),
             "ID         1\nDIMENSION  requests\n\nID         2\nDIMENSION  gigabytes\n"
         );
-        assert_eq!(table(&columns, &rows, narrow(13)), table(&columns, &rows, Screen::PLAIN));
-        assert_eq!(table(&columns, &[], narrow(4)), "ID  DIMENSION\n");
+        assert_eq!(table(&columns, &rows, Screen::narrow(13)), table(&columns, &rows, Screen::PLAIN));
+        assert_eq!(table(&columns, &[], Screen::narrow(4)), "ID  DIMENSION\n");
     }
 
     #[test]
