@@ -247,8 +247,17 @@ fn reconciled(answer: &Value, output: &Output, as_json: bool) -> (Exit, String) 
             left_to_do(&answer["backlog"])
         ),
     };
-    let unbalanced = rows.iter().any(|row| row["balanced"] == false);
-    (if unbalanced { Exit::Internal } else { Exit::Done }, text)
+    let unbalanced: Vec<String> =
+        rows.iter().filter(|row| row["balanced"] == false).map(|row| cell(&row["dimension"])).collect();
+    if unbalanced.is_empty() {
+        return (Exit::Done, text);
+    }
+    // Not on standard output, which may be CSV.
+    let names = unbalanced.join(", ");
+    let why = format!(
+        "the ledger does not balance in {names}: a fault of tollgate; send a `tollgate support-bundle`"
+    );
+    (complain(Exit::Internal, &why), text)
 }
 
 fn closed(

@@ -87,7 +87,7 @@ pub fn run(args: &VerifyArgs) -> Exit {
     for note in notes(&receipt) {
         complain(Exit::Done, &note);
     }
-    print(&receipt.claims_json(), Exit::Done)
+    print(receipt.claims_json(), Exit::Done)
 }
 
 /// Why there is no receipt, as one line.
