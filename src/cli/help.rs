@@ -1,4 +1,5 @@
-//! What the help of a command lists: the settings that it reads in the mode of the product. `--help-all` lists the rest.
+//! What the help of a command lists: the settings that it reads in the mode of the product, and an example.
+//! `--help-all` lists the rest.
 
 use std::ffi::OsString;
 
