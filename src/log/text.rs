@@ -37,7 +37,7 @@ where
         let now = clock::system_now();
         let (dim, reset) = if self.colours { ("\u{1b}[2m", "\u{1b}[0m") } else { ("", "") };
         let (tint, plain) = if self.colours { (tint(level), "\u{1b}[0m") } else { ("", "") };
-        write!(writer, "{dim}{now}{reset} {tint}{level:>5}{plain} {}", parts.message)?;
+        write!(writer, "{dim}{now}{reset} {tint}{level:>5}{plain} {}{}", parts.message, parts.remedy)?;
         if !parts.others.is_empty() {
             write!(writer, "{dim}{}{reset}", parts.others)?;
         }
@@ -58,6 +58,8 @@ const fn tint(level: Level) -> &'static str {
 #[derive(Default)]
 struct Parts {
     message: String,
+    /// What to do: a sentence too, so it stands with the first.
+    remedy: String,
     others: String,
 }
 
@@ -66,6 +68,7 @@ impl Parts {
         let shown = printable(value);
         match field.name() {
             "message" => self.message = shown,
+            "remedy" => self.remedy = format!(" {shown}"),
             // The name is for programs; the sentence says the same.
             EVENT => {}
             name => {

@@ -111,6 +111,8 @@ def run_speaks_to_people(program, emulator):
             text = terminal.read(says)
             assert "tollgate started" in text and "panicked" not in text, text
             assert (ESCAPE in text) == colours, (more, text)
+            if program == RELEASED:
+                assert "Remove the endpoint override" in text, f"the remedy stands with the reason: {text}"
             assert "{" not in text, f"JSON on a terminal: {text}"
             terminal.close()
             assert terminal.process.wait(PATIENCE) == 0, "a closed terminal drains, as SIGTERM does"
@@ -135,6 +137,16 @@ def doctor_fits(program, emulator):
         assert len(line) <= 40 or " " not in line.strip(), f"{len(line)} columns: {line}"
     piped = subprocess.run([program, "doctor"], env=environment, capture_output=True, text=True)
     assert ESCAPE not in piped.stdout and piped.returncode == terminal.process.returncode, piped
+
+
+def help_fits(program):
+    for command in (["--help"], ["run", "--help"], ["probe", "--help"], ["explain", "CustomerNotEntitledException"]):
+        with Terminal([program, *command], {"TERM": "xterm"}, 40) as terminal:
+            text = re.sub(r"\x1b\[[0-9]*m", "", terminal.read())
+        wide = [line for line in text.splitlines() if len(line) > 40 and "  " not in line.strip() and " " in line.strip()]
+        # Usage and examples are to be copied whole; headings are not wrapped by clap.
+        wide = [line for line in wide if not re.match(r" *(Usage|kubectl|tollgate|.*:$)", line)]
+        assert not wide, (command, wide)
 
 
 def the_ledger_is_a_table_where_it_fits(emulator):
@@ -216,6 +228,7 @@ with tempfile.TemporaryDirectory() as keys, Emulator(PROGRAM, "--keys", keys) as
     for program in filter(None, (PROGRAM, RELEASED)):
         run_speaks_to_people(program, emulator)
         doctor_fits(program, emulator)
+        help_fits(program)
         readers_of_the_log_may_leave(program, emulator)
     exec_becomes_a_command_that_has_the_terminal(emulator)
     the_ledger_is_a_table_where_it_fits(emulator)
