@@ -147,10 +147,13 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         return findings;
     }
     match aws.inspect_credentials().await {
-        Ok(source) => {
+        Ok((source, hosts)) => {
             let [relative, full] = &config.aws.container_credentials;
             let container = Container::of(relative.as_deref(), full.as_deref());
-            let finding = rule(source, container, config.product.mode, token.is_some());
+            let mut finding = rule(source, container, config.product.mode, token.is_some());
+            if !hosts.is_empty() {
+                finding = finding.seeing(&format!("asked: {}", hosts.join(", ")));
+            }
             let stand_in = config.aws.endpoint_url.is_some();
             findings.push(if stand_in { finding.before_a_stand_in() } else { finding });
             // A stand-in for the metering service alone says nothing of STS, and AWS is not to be asked beside it.

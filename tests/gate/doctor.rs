@@ -253,6 +253,25 @@ fn doctor_names_product_account_and_role() {
     let seen =
         "account 111122223333, arn:aws:sts::111122223333:assumed-role/app/session, as STS at 127.0.0.1";
     assert!(caller["seen"].as_str().unwrap().starts_with(seen), "{report}");
+    // With a role, STS is asked for credentials first, and is named there too.
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a.b.c").unwrap();
+    let assumed = "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+                   <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>s</SecretAccessKey>\
+                   <SessionToken>t</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration></Credentials>\
+                   </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>";
+    let sts = crate::credentials::serve(crate::credentials::answer(200, assumed));
+    let (_, report) = doctor(&emulator, |command| {
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app")
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token)
+            .env("AWS_ENDPOINT_URL_STS", format!("http://{sts}"));
+    });
+    let credentials = finding(&report, "credentials")["seen"].as_str().unwrap().to_owned();
+    assert!(credentials.contains(&format!("asked: {sts}")), "{report}");
     // A cluster may have no way to STS: that is worth a warning.
     let (code, report) = doctor(&emulator, |command| {
         command.env("AWS_ENDPOINT_URL_STS", format!("http://{}", refusing_addr()));

@@ -120,7 +120,7 @@ pub(super) struct Loader {
     offset: SigningClock,
     /// IMDS has answered: this is an instance, and from then on its silence is a fault.
     on_instance: AtomicBool,
-    source: Mutex<Option<CredentialSource>>,
+    source: Mutex<Option<(CredentialSource, Vec<String>)>>,
     region: OnceLock<Region>,
     endpoint: OnceLock<String>,
     #[cfg(test)]
@@ -142,9 +142,9 @@ impl Loader {
         }
     }
 
-    /// Where the credentials in use came from, once some were loaded.
-    pub(super) fn source(&self) -> Option<CredentialSource> {
-        *self.source.lock().expect("held for one copy only, which cannot panic")
+    /// Where the credentials in use came from, once some were loaded, and who was asked for them.
+    pub(super) fn source(&self) -> Option<(CredentialSource, Vec<String>)> {
+        self.source.lock().expect("held for one copy only, which cannot panic").clone()
     }
 
     fn provider_config(&self, region: Option<&Region>, trail: &Trail) -> ProviderConfig {
@@ -260,7 +260,8 @@ impl Loader {
         let credentials = loaded.map_err(|error| self.judge(&error, trail))?;
         let source = CredentialSource::of(&credentials);
         tracing::info!(event = "credentials_loaded", source = source.describe(), "credentials loaded");
-        *self.source.lock().expect("held for one copy only, which cannot panic") = Some(source);
+        *self.source.lock().expect("held for one copy only, which cannot panic") =
+            Some((source, trail.hosts()));
         Ok(credentials)
     }
 

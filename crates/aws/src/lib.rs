@@ -156,12 +156,6 @@ impl Aws {
         &self.loader.settings
     }
 
-    /// Where the credentials in use came from, once some were loaded.
-    #[must_use]
-    pub fn credential_source(&self) -> Option<CredentialSource> {
-        self.loader.source()
-    }
-
     /// What a call needs before it can be made. When this takes too long, the call was not made, and that is told.
     async fn ready(&self, signing: Signing) -> Result<sdk::Client, Fault> {
         tokio::time::timeout(READY_TIMEOUT, self.prepare(signing)).await.unwrap_or_else(|_| {
@@ -228,11 +222,11 @@ impl Aws {
         tokio::time::timeout(ATTEMPT_TIMEOUT, found).await.ok().flatten()
     }
 
-    /// Where the credentials come from, found as for a call; for `doctor`. STS is asked where the region needs be known
-    /// for it.
-    pub async fn inspect_credentials(&self) -> Result<CredentialSource, Fault> {
+    /// Where the credentials come from, found as for a call, and the hosts that were asked for them; for `doctor`. STS is
+    /// asked where the region needs be known for it.
+    pub async fn inspect_credentials(&self) -> Result<(CredentialSource, Vec<String>), Fault> {
         self.ready(Signing::default()).await?;
-        Ok(self.credential_source().unwrap_or(CredentialSource::Other))
+        Ok(self.loader.source().unwrap_or((CredentialSource::Other, Vec::new())))
     }
 
     /// Whose credentials they are, as STS says; for `doctor`.
