@@ -86,7 +86,8 @@ settings! {
             only: FOR_OWN_POD, for_usage: true,
         }
 
-        /// Where the seller publishes the runbook; the code of a reason is appended to it.
+        /// Where the seller publishes the runbook; the code of a reason is appended to it. Reasons name the command
+        /// `tollgate explain` otherwise.
         DocsUrl = "docs_url" => docs_url: Option<String> = given(WEB_PAGE) {
             risk: "sends operators to a foreign page",
         }

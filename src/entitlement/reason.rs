@@ -271,7 +271,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "NoEntropy",
         "The node gives no random numbers, so no fresh nonce can be made.",
-        "Check the node: getrandom must work. It is asked again.",
+        "Check the node: getrandom must work. Retries continue.",
     ),
     (
         "UnknownKeyVersion",
