@@ -95,3 +95,49 @@ impl Visit for Parts {
         self.add(field, &format!("{value:?}"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _};
+    use std::sync::Arc;
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    fn written(colours: bool, log: impl FnOnce()) -> String {
+        let mut file = tempfile::tempfile().unwrap();
+        let writer = Arc::new(file.try_clone().unwrap());
+        let layer = tracing_subscriber::fmt::layer().event_format(Text { colours }).with_writer(writer);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        file.rewind().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_line_is_a_sentence_with_its_remedy_and_what_belongs_to_it() {
+        let line = written(false, || {
+            tracing::warn!(
+                event = "state",
+                code = "Dns",
+                remedy = "Look at DNS.",
+                gate = "shut",
+                "It is shut."
+            );
+        });
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && time.len() == "2026-11-24T08:00:00Z".len(), "{line}");
+        assert_eq!(rest, " WARN It is shut. Look at DNS. code=Dns gate=shut\n");
+    }
+
+    #[test]
+    fn nothing_from_outside_moves_the_cursor() {
+        let log = || tracing::error!(event = "exit", seen = "a\u{1b}[2J\nb", "x\u{7}y");
+        let line = written(false, log);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+        assert!(written(true, log).contains("\u{1b}[31mERROR\u{1b}[0m"));
+    }
+}
