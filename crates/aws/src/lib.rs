@@ -222,8 +222,8 @@ impl Aws {
         tokio::time::timeout(ATTEMPT_TIMEOUT, found).await.ok().flatten()
     }
 
-    /// Where the credentials come from, found as for a call, and the hosts that were asked for them; for `doctor`. STS is
-    /// asked where the region needs be known for it.
+    /// Where the credentials come from, found as for a call, and the hosts that were asked for them; for `doctor`.
+    /// STS is asked where the region needs be known for it.
     pub async fn inspect_credentials(&self) -> Result<(CredentialSource, Vec<String>), Fault> {
         self.ready(Signing::default()).await?;
         Ok(self.loader.source().unwrap_or((CredentialSource::Other, Vec::new())))
