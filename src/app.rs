@@ -112,7 +112,8 @@ impl App {
         let app_addr = app_listener.as_ref().map(Listener::local_address).transpose()?;
         tracing::info!(
             event = "started",
-            version = env!("CARGO_PKG_VERSION"), %probe_addr, app_addr = app_addr.map(tracing::field::display),
+            version = env!("CARGO_PKG_VERSION"), mode = config.product.mode.as_str(),
+            product_code = config.product.product_code.as_str(), %probe_addr, app_addr = app_addr.map(tracing::field::display),
             "tollgate started"
         );
 
