@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::config::Mode;
 use crate::runbook;
-use tollgate_aws::{Caller, Reached};
+use tollgate_aws::{CredentialSource, Reached};
 use tollgate_marketplace::{Region, exceptions};
 
 /// How a check came out.
@@ -147,25 +147,22 @@ pub fn answer(host: &str, reached: &Reached) -> Finding {
     }
 }
 
-/// Whose credentials the pod has, as STS says.
+/// Whose credentials the pod has: the account as who handed them out says, the role as the service account names it.
 #[must_use]
-pub fn caller(caller: &Caller, role: Option<&str>) -> Finding {
-    let Caller { account, arn, host } = caller;
-    let seen = format!("account {account}, {arn}, as STS at {host} says");
-    match role {
-        // The session's ARN names the role without its path.
-        Some(role) if role_name(arn, 1) != role_name(role, 0) => Finding::warning(
-            "caller",
-            format!("{seen}; AWS_ROLE_ARN names {role}"),
-            "Other credentials come before the service account's role: remove them from the container.",
-        ),
-        _ => Finding::ok("caller", seen),
-    }
+pub fn caller(source: CredentialSource, account: Option<&str>, role: Option<&str>) -> Finding {
+    let account =
+        account.map_or_else(|| "account not stated".to_owned(), |account| format!("account {account}"));
+    let role = match (source, role) {
+        (CredentialSource::WebIdentity, Some(role)) => format!("role {role}"),
+        _ => format!("role as {} has it", source.describe()),
+    };
+    Finding::ok("caller", format!("{account}, {role}"))
 }
 
-/// The part of an ARN's path that names the role, counted from its end.
-fn role_name(arn: &str, from_end: usize) -> Option<&str> {
-    arn.rsplit('/').nth(from_end)
+/// The account in an ARN: `arn:partition:service:region:account:…` (AWS general reference, ARNs).
+#[must_use]
+pub fn account_of(arn: &str) -> Option<&str> {
+    arn.split(':').nth(4).filter(|account| !account.is_empty())
 }
 
 /// Requests are valid for five minutes; a minute is a clock that nobody looks after.
@@ -246,24 +243,20 @@ mod tests {
     }
 
     #[test]
-    fn the_caller_is_compared_with_the_role_that_was_meant() {
-        let seen = |arn: &str| Caller {
-            account: "111122223333".to_owned(),
-            arn: arn.to_owned(),
-            host: "sts.us-east-1.amazonaws.com".to_owned(),
-        };
-        let session = seen("arn:aws:sts::111122223333:assumed-role/app/session");
-        let user = seen("arn:aws:iam::111122223333:user/someone");
-        for (found, role, verdict) in [
-            (&session, Some("arn:aws:iam::111122223333:role/path/app"), Verdict::Ok),
-            (&session, Some("arn:aws:iam::111122223333:role/other"), Verdict::Warning),
-            (&user, Some("arn:aws:iam::111122223333:role/app"), Verdict::Warning),
-            (&user, None, Verdict::Ok),
-        ] {
-            let finding = caller(found, role);
-            assert_eq!(finding.verdict, verdict, "{finding:?}");
-            assert!(finding.seen.contains("account 111122223333"), "{finding:?}");
-        }
+    fn the_caller_is_named_as_far_as_it_is_known() {
+        let role = "arn:aws:iam::111122223333:role/app";
+        let seen = |source, account| caller(source, account, Some(role)).seen;
+        assert_eq!(
+            seen(CredentialSource::WebIdentity, Some("111122223333")),
+            "account 111122223333, role arn:aws:iam::111122223333:role/app"
+        );
+        // The keys come before the role, and are another's.
+        assert_eq!(
+            seen(CredentialSource::Environment, None),
+            "account not stated, role as access keys in the environment has it"
+        );
+        assert_eq!(account_of("arn:aws:ecs:us-east-1:111122223333:task/demo/1"), Some("111122223333"));
+        assert_eq!((account_of("nonsense"), account_of("arn:aws:s3:::bucket")), (None, None));
     }
 
     #[test]

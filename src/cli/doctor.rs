@@ -20,7 +20,7 @@ use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
-use tollgate_aws::Aws;
+use tollgate_aws::{Aws, Found, region};
 use tollgate_clock as clock;
 use tollgate_disk::{Links, read_regular};
 use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, Region};
@@ -147,7 +147,7 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         return findings;
     }
     match aws.inspect_credentials().await {
-        Ok((source, hosts)) => {
+        Ok(Found { source, hosts, account }) => {
             let [relative, full] = &config.aws.container_credentials;
             let container = Container::of(relative.as_deref(), full.as_deref());
             let mut finding = rule(source, container, config.product.mode, token.is_some());
@@ -156,10 +156,11 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
             }
             let stand_in = config.aws.endpoint_url.is_some();
             findings.push(if stand_in { finding.before_a_stand_in() } else { finding });
-            // A stand-in for the metering service alone says nothing of STS, and AWS is not to be asked beside it.
-            if !stand_in || config.aws.names_sts {
-                findings.push(caller(aws, config).await);
-            }
+            let account = match account {
+                Some(account) => Some(account),
+                None => account_of_task(config).await,
+            };
+            findings.push(doctor::caller(source, account.as_deref(), config.aws.role_arn.as_deref()));
         }
         // Said by the token's own finding.
         Err(fault)
@@ -170,15 +171,10 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
     findings
 }
 
-async fn caller(aws: &Aws, config: &Config) -> Finding {
-    match aws.caller().await {
-        Ok(caller) => doctor::caller(&caller, config.aws.role_arn.as_deref()),
-        // A cluster may have no way to STS, and an ECS task needs none.
-        Err(fault) => {
-            let reason = Reason::of_fault(&fault);
-            Finding::warning("caller", format!("not found out: {}", reason.message), reason.remedy)
-        }
-    }
+/// The account of the task, where the agent that handed out its credentials does not name it.
+async fn account_of_task(config: &Config) -> Option<String> {
+    let arn = region::task_arn(config.aws.ecs_metadata_uri.as_deref()).await.ok()??;
+    doctor::account_of(&arn).map(str::to_owned)
 }
 
 fn at_fault(check: &'static str, fault: &Fault) -> Finding {

@@ -35,11 +35,6 @@ pub(super) fn region_origin(reader: &mut Reader<'_>) -> Option<Origin> {
     Some(reader.origin(Setting::Region))
 }
 
-/// Whether STS is asked where a variable says, and not at AWS.
-pub(super) fn names_sts(reader: &mut Reader<'_>) -> Option<bool> {
-    Some(filled(reader.env, "AWS_ENDPOINT_URL_STS").is_some())
-}
-
 /// The role of the web identity, where there is one.
 pub(super) fn role_arn(reader: &mut Reader<'_>) -> Option<Option<String>> {
     Some(filled(reader.env, credentials::ROLE))

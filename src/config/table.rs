@@ -127,8 +127,6 @@ settings! {
             ecs_metadata_uri: Option<String> = sdk::ecs_metadata_uri(),
             /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` and `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
             container_credentials: [Option<String>; 2] = sdk::container_credentials(),
-            /// `AWS_ENDPOINT_URL_STS` is set.
-            names_sts: bool = sdk::names_sts(),
             /// `AWS_ROLE_ARN`, of the web identity.
             role_arn: Option<String> = sdk::role_arn(),
             /// `AWS_WEB_IDENTITY_TOKEN_FILE`.

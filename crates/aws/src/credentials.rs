@@ -85,15 +85,15 @@ impl CredentialSource {
     }
 }
 
-/// Whose credentials a pod has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The AWS account.
-    pub account: String,
-    /// The role, as the session's ARN names it.
-    pub arn: String,
-    /// The host of STS that said so.
-    pub host: String,
+/// What is known of the credentials in use.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where they came from.
+    pub source: CredentialSource,
+    /// Who was asked for them.
+    pub hosts: Vec<String>,
+    /// The AWS account that they belong to, where who handed them out said so.
+    pub account: Option<String>,
 }
 
 /// What a call needs before it can be made.
@@ -120,7 +120,7 @@ pub(super) struct Loader {
     offset: SigningClock,
     /// IMDS has answered: this is an instance, and from then on its silence is a fault.
     on_instance: AtomicBool,
-    source: Mutex<Option<(CredentialSource, Vec<String>)>>,
+    found: Mutex<Option<Found>>,
     region: OnceLock<Region>,
     endpoint: OnceLock<String>,
     #[cfg(test)]
@@ -134,7 +134,7 @@ impl Loader {
             settings,
             offset,
             on_instance: AtomicBool::new(false),
-            source: Mutex::new(None),
+            found: Mutex::new(None),
             region: OnceLock::new(),
             endpoint: OnceLock::new(),
             #[cfg(test)]
@@ -142,9 +142,10 @@ impl Loader {
         }
     }
 
-    /// Where the credentials in use came from, once some were loaded, and who was asked for them.
-    pub(super) fn source(&self) -> Option<(CredentialSource, Vec<String>)> {
-        self.source.lock().expect("held for one copy only, which cannot panic").clone()
+    /// What is known of the credentials in use, once some were loaded.
+    pub(super) fn found(&self) -> Found {
+        let found = self.found.lock().expect("held for one copy only, which cannot panic").clone();
+        found.unwrap_or(Found { source: CredentialSource::Other, hosts: Vec::new(), account: None })
     }
 
     fn provider_config(&self, region: Option<&Region>, trail: &Trail) -> ProviderConfig {
@@ -260,40 +261,10 @@ impl Loader {
         let credentials = loaded.map_err(|error| self.judge(&error, trail))?;
         let source = CredentialSource::of(&credentials);
         tracing::info!(event = "credentials_loaded", source = source.describe(), "credentials loaded");
-        *self.source.lock().expect("held for one copy only, which cannot panic") =
-            Some((source, trail.hosts()));
+        let account = credentials.account_id().map(|account| account.as_str().to_owned());
+        *self.found.lock().expect("held for one copy only, which cannot panic") =
+            Some(Found { source, hosts: trail.hosts(), account });
         Ok(credentials)
-    }
-
-    /// Asks STS whose the credentials are. AWS answers without any permission.
-    pub(super) async fn caller(&self) -> Result<Caller, Fault> {
-        let trail = Trail::default();
-        let region = self.region().await?;
-        let credentials = self.credentials(&region, &trail).await?;
-        let asked = Trail::default();
-        let config = aws_config::defaults(aws_config::BehaviorVersion::v2026_01_12())
-            .region(aws_config::Region::new(region.as_str().to_owned()))
-            .credentials_provider(credentials)
-            .http_client(self.routes.client(asked.clone()))
-            .time_source(self.offset.clone())
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts());
-        let answer = aws_sdk_sts::Client::new(&config.load().await).get_caller_identity().send().await;
-        let host = asked.last().map(|exchange| exchange.host).unwrap_or_default();
-        match answer {
-            Ok(identity) => Ok(Caller {
-                account: identity.account.unwrap_or_default(),
-                arn: identity.arn.unwrap_or_default(),
-                host,
-            }),
-            Err(error) => {
-                let detail = DisplayErrorContext(&error).to_string();
-                Err(asked.last().map_or_else(
-                    || Fault::local(FaultClass::Transient, "CredentialsUnavailable", detail.clone()),
-                    |exchange| unavailable(&exchange, &detail),
-                ))
-            }
-        }
     }
 
     async fn client(&self, region: &Region, credentials: Credentials) -> Result<sdk::Client, Fault> {

@@ -37,7 +37,7 @@ use tokio::sync::watch;
 
 use ca_bundle::CaBundle;
 use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
-pub use credentials::{Caller, CredentialSource, token_problem};
+pub use credentials::{CredentialSource, Found, token_problem};
 use credentials::{Loader, Ready};
 use tollgate_clock as clock;
 use tollgate_marketplace::exceptions;
@@ -222,20 +222,11 @@ impl Aws {
         tokio::time::timeout(ATTEMPT_TIMEOUT, found).await.ok().flatten()
     }
 
-    /// Where the credentials come from, found as for a call, and the hosts that were asked for them; for `doctor`.
-    /// STS is asked where the region needs be known for it.
-    pub async fn inspect_credentials(&self) -> Result<(CredentialSource, Vec<String>), Fault> {
+    /// Where the credentials come from, found as for a call; for `doctor`. STS is asked where the region needs be known
+    /// for it.
+    pub async fn inspect_credentials(&self) -> Result<Found, Fault> {
         self.ready(Signing::default()).await?;
-        Ok(self.loader.source().unwrap_or((CredentialSource::Other, Vec::new())))
-    }
-
-    /// Whose credentials they are, as STS says; for `doctor`.
-    pub async fn caller(&self) -> Result<Caller, Fault> {
-        let asked = tokio::time::timeout(ATTEMPT_TIMEOUT, self.loader.caller());
-        asked.await.unwrap_or_else(|_| {
-            let fault = Fault::local(FaultClass::Transient, "Timeout", "no answer in time");
-            Err(fault.at(Place::Sts, None))
-        })
+        Ok(self.loader.found())
     }
 
     /// The URL that is asked, as the SDK resolves it (region, dual-stack, FIPS); also for `doctor`.
