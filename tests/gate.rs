@@ -25,6 +25,8 @@ mod network;
 mod processes;
 #[path = "gate/restarts.rs"]
 mod restarts;
+#[path = "gate/stand_in.rs"]
+mod stand_in;
 #[path = "gate/story.rs"]
 mod story;
 #[path = "gate/support.rs"]

@@ -17,6 +17,7 @@ fn the_last_line_is_the_cause_of_each_exit_code() {
     let emulator = Emulator::start();
     let folder = tempfile::tempdir().unwrap();
     let nowhere = refusing_addr().to_string();
+    let nowhere_at_all = folder.path().join("nowhere").to_str().unwrap().to_owned();
     emulator.admin("/_emulator/pods", r#"{"access_key":"pod-77","account_id":"444455556666"}"#);
     emulator.admin("/_emulator/faults", r#"{"pod":"pod-76","fault":"token","token":"wrong-nonce"}"#);
     let exec = |pod: &str, program: &str| {
@@ -67,7 +68,7 @@ fn the_last_line_is_the_cause_of_each_exit_code() {
         ("an address", taken, 78, "misconfigured: CannotListen: probe_addr"),
         ("time", command(&["await", "--timeout", "1s", "--probe-addr", &nowhere]), 124, "ProbeUnreachable"),
         ("a folder", exec("pod-126", "/"), 126, "is a folder"),
-        ("a name", exec("pod-127", "/nonexistent"), 127, "does not exist"),
+        ("a name", exec("pod-127", &nowhere_at_all), 127, "does not exist"),
     ] {
         let (found, last) = ended(command);
         assert_eq!(found, Some(code), "{what}: {last}");
