@@ -456,10 +456,10 @@ class Containers(unittest.TestCase):
         self.assertLess(self.inspect(lock, ".State.FinishedAt"), self.inspect(application, ".State.StartedAt"))
 
     def test_compose_starts_nothing_for_a_buyer_without_subscription(self):
-        # Unhealthy at once, in place of after a minute and a half: then compose gave the pod up.
+        # Unhealthy within seconds, in place of after a minute and a half: then compose gave the pod up.
         hasty = self.folder / "hasty.yaml"
         hasty.write_text(
-            'version: "2.4"\nservices: { tollgate: { healthcheck: { interval: 200ms, start_period: 0s, retries: 1 } } }\n'
+            'version: "2.4"\nservices: { tollgate: { healthcheck: { interval: 200ms, start_period: 1s, retries: 1 } } }\n'
         )
         compose = self.compose(hasty)
         compose("up", "-d", "emulator")
