@@ -128,8 +128,8 @@ impl Writer {
 
     /// The same for those who look from time to time, and must not keep each other awake.
     #[must_use]
-    pub fn unnoticed(&self) -> Self {
-        Self { unnoticed: true, ..self.clone() }
+    pub fn unnoticed(self) -> Self {
+        Self { unnoticed: true, ..self }
     }
 
     fn used(&self) {

@@ -451,7 +451,7 @@ async fn a_sender_at_rest_looks_once_a_minute_until_somebody_uses_the_ledger() {
     // The wall clock stands: its jumps would wake the sender.
     tokio::time::sleep(Duration::from_secs(630)).await;
     let now = stage.clock.now();
-    stage.writer.unnoticed().with(move |ledger| ledger.seal_now(now)).await.unwrap();
+    stage.writer.clone().unnoticed().with(move |ledger| ledger.seal_now(now)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(stage.service.calls().len(), 0, "it rests");
     stage.writer.with(|ledger| ledger.totals()).await.unwrap();
@@ -461,7 +461,7 @@ async fn a_sender_at_rest_looks_once_a_minute_until_somebody_uses_the_ledger() {
     // Of another dimension: the hour of the first one is closed.
     stage.take(dimensions(2).into_iter().skip(1)).await;
     tokio::time::sleep(Duration::from_secs(630)).await;
-    stage.writer.unnoticed().with(move |ledger| ledger.seal_now(now)).await.unwrap();
+    stage.writer.clone().unnoticed().with(move |ledger| ledger.seal_now(now)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_eq!(stage.service.calls().len(), 2, "nobody needs to wake it");
 }
