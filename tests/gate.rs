@@ -31,3 +31,5 @@ mod stand_in;
 mod story;
 #[path = "gate/support.rs"]
 mod support;
+#[path = "gate/waits.rs"]
+mod waits;
