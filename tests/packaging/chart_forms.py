@@ -376,6 +376,10 @@ spec:
         declared = [(port["containerPort"], port["hostPort"]) for port in pod_spec(deployment)["containers"][0]["ports"]]
         # On a main container: before 1.34 the scheduler does not look at those of init containers.
         self.assertEqual(declared, [(19180, 19180), (19181, 19181)], error)
+        # A port stands once among the main containers, or the API server refuses the pod.
+        (deployment,), error = self.of(simple(pod="hostNetwork: true,"), {"gate": "readiness"})
+        main, sidecar = pod_spec(deployment)["containers"]
+        self.assertEqual(([port["containerPort"] for port in sidecar["ports"]], "ports" in main), ([19180, 19181], False), error)
         taken = simple().replace("image: b", "image: b, ports: [{ containerPort: 19181 }]")
         _, error = self.of(taken)
         self.assertIn("port 19181 is also that of container a: set tollgate.ports", error)
