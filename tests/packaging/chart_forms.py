@@ -149,6 +149,9 @@ class Beside(ChartCase):
         command = pod["containers"][0]["command"]
         self.assertEqual(command[:2] + command[-3:], ["/opt/tollgate/tollgate", "await", "--", "/serve", "--fast"])
         self.assertEqual(pod["initContainers"][0]["args"], ["install", "/opt/tollgate"])
+        # A build with the emulator is larger than the released one, and a pod above the limit is evicted.
+        room = next(volume for volume in pod["volumes"] if volume["name"] == "tollgate-bin")["emptyDir"]["sizeLimit"]
+        self.assertGreaterEqual(pod_rules.quantity(room), 128 * 2**20)
         # The template's own command needs no copy in the values.
         self.assertEqual(pod_spec(self.workload({"tollgate": {"gate": "exec"}}))["containers"][0]["command"][-2:], ["--", "/your-app"])
         # Two products: the binary once, one wait after the other, then the command.
