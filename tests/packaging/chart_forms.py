@@ -3,11 +3,9 @@
 Usage: chart_forms.py HELM3 [TEST…]
 """
 
-import pathlib
+import json
 import re
-import shutil
 import sys
-import tempfile
 import unittest
 
 import yaml
@@ -320,6 +318,12 @@ spec:
         ):
             _, error = self.of(simple(), include=f'(list . "other" (dict {option}))')
             self.assertIn(sentence, error)
+
+    def test_the_options_know_the_words_of_the_schema(self):
+        schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())["definitions"]
+        for option in ("gate", "position", "refused", "mode"):
+            _, error = self.of(simple(), include=f'(list . "other" (dict "{option}" "else"))')
+            self.assertIn(f"option {option} is else; give one of {', '.join(schema[option]['enum'])}", error)
 
     def test_two_workloads_share_neither_claim_nor_names(self):
         two = '(list . "other") }}\n{{ include "tollgate.workload" (list . "second")'
