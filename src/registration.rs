@@ -393,7 +393,7 @@ impl Registration {
             product_code: &self.config.product_code,
             public_key_version: question.version,
             nonce,
-            now: self.clock.now(),
+            now: self.clock.now().into(),
             allow_emulated: self.config.allow_emulated,
         };
         receipt::verify(&registered.signature, key, &expected).map_err(|error| {
@@ -486,7 +486,7 @@ impl Registration {
             product_code: &self.config.product_code,
             public_key_version,
             nonce: &nonce,
-            now: self.clock.now(),
+            now: self.clock.now().into(),
             allow_emulated: self.config.allow_emulated,
         };
         if product_code != self.config.product_code {
@@ -494,7 +494,7 @@ impl Registration {
         }
         match receipt::verify(token, key, &expected) {
             Ok(receipt) => {
-                let issued_at = receipt.issued_at().unwrap_or(stored_at);
+                let issued_at = receipt.issued_at().map_or(stored_at, Timestamp::from);
                 Some((Arc::new(Proof::Receipt(receipt)), issued_at))
             }
             Err(error) => {
