@@ -33,7 +33,7 @@ type Rule = fn(&Project) -> Vec<String>;
 #[rustfmt::skip]
 pub(crate) const RULES: &[(&str, Rule)] = by_name![
     forbidden_words, silent_files, unfinished_words, paths_of_one_machine, long_lines, empty_names,
-    dead_links, changes_to_nowhere, unknown_variables, alerts_of_one_side, absent_defences,
+    dead_links, changes_to_nowhere, unknown_variables, unnamed_events, alerts_of_one_side, absent_defences,
     unsaid_semantics, forgotten_targets, other_exceptions
 ];
 
@@ -171,6 +171,32 @@ fn unknown_variables(project: &Project) -> Vec<String> {
     let unread =
         keys(document).into_iter().filter(|key| !read.contains(key) && !read.contains(&setting(key)));
     found.extend(unread.map(|key| format!("docs/CONFIGURATION.md: {key} is read nowhere in src")));
+    found
+}
+
+/// Every log line above debug begins with its event, and docs/LOG.md lists each event that there is. The emulator has no log.
+fn unnamed_events(project: &Project) -> Vec<String> {
+    let (mut found, mut logged) = (Vec::new(), BTreeSet::new());
+    for source in project.sources().filter(|source| !source.path.starts_with("crates/emulator/")) {
+        for call in ["tracing::info!(", "tracing::warn!(", "tracing::error!("] {
+            for (at, _) in source.text.match_indices(call) {
+                let line = source.text[..at].matches('\n').count() + 1;
+                let first = source.text[at + call.len()..].trim_start();
+                // `event,` is a name that was chosen before.
+                if !first.starts_with("event =") && !first.starts_with("event,") && !source.is_test(line) {
+                    found.push(format!("{}:{line}: begin a log line with its event", source.path));
+                }
+            }
+        }
+        let lines = source.text.lines().zip(1..).filter(|(_, at)| !source.is_test(*at));
+        let named = lines
+            .flat_map(|(line, _)| line.split("event = \"").skip(1).filter_map(|rest| rest.split('"').next()));
+        logged.extend(named.map(str::to_owned));
+    }
+    let rows =
+        project.text("docs/LOG.md").lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let listed = rows.map(str::to_owned).collect();
+    found.extend(differences(("src", &logged), ("docs/LOG.md", &listed)));
     found
 }
 
