@@ -189,7 +189,8 @@ fn unnamed_events(project: &Project) -> Vec<String> {
             }
         }
         let lines = source.text.lines().zip(1..).filter(|(_, at)| !source.is_test(*at));
-        let named = lines.filter_map(|(line, _)| line.split_once("event = \"")?.1.split('"').next());
+        let named = lines
+            .flat_map(|(line, _)| line.split("event = \"").skip(1).filter_map(|rest| rest.split('"').next()));
         logged.extend(named.map(str::to_owned));
     }
     let rows =
@@ -271,6 +272,7 @@ fn lines(project: &Project, is_so: impl Fn(&str) -> bool) -> Vec<String> {
     let numbered = project
         .texts
         .iter()
+        .filter(|(path, _)| *path != METADATA)
         .flat_map(|(path, text)| text.lines().zip(1..).map(move |(line, at)| (path, at, line)));
     numbered.filter(|(.., line)| is_so(line)).map(|(path, at, line)| format!("{path}:{at}: {line}")).collect()
 }
