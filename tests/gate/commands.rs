@@ -204,7 +204,8 @@ fn install_copies_a_program_that_runs() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing half-written is left");
     let output = Command::new(&installed).arg("--version").output().unwrap();
     assert!(stdout(&output).starts_with("tollgate "));
-    let missing = command(&["install", "/nonexistent"]).output().unwrap();
+    let absent = folder.path().join("absent");
+    let missing = command(&["install", absent.to_str().unwrap()]).output().unwrap();
     assert_eq!(missing.status.code(), Some(78));
 }
 
