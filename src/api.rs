@@ -27,7 +27,6 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::config::Secret;
-use crate::entitlement::reason::runbook;
 use crate::entitlement::{Document, Proof, Subject, Watch};
 use attestation::Attestation;
 use door::Door;
@@ -215,7 +214,7 @@ fn problem_of(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
 
 fn problem_document(status: StatusCode, code: &str, detail: &str) -> Value {
     let title = status.canonical_reason().unwrap_or("error");
-    json!({"type": runbook(code), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
+    json!({"type": format!("docs/RUNBOOK.md#{}", code.to_ascii_lowercase()), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
 }
 
 #[cfg(test)]

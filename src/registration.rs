@@ -370,10 +370,11 @@ impl Registration {
             } else {
                 "ship an image with the product's new public key beside this one"
             };
-            tracing::warn!(%version, expires_at = %at, remedy, "the public key version in use expires");
+            tracing::warn!(event = "key_expiring", %version, expires_at = %at, remedy, "the public key version in use expires");
         }
         if let Some(seconds) = receipt.clock_warning() {
             tracing::warn!(
+                event = "token_clock_differs",
                 seconds,
                 "the token was issued at another time than the node's clock shows: check NTP"
             );
@@ -412,7 +413,10 @@ impl Registration {
     async fn note(&self, machine: &mut Machine<Proof>, notes: Notes) {
         if notes.entitled_after_refusal {
             self.metrics.entitled_after_refusal();
-            tracing::warn!("AWS accepted this pod after it had refused it: AWS may not repeat a refusal");
+            tracing::warn!(
+                event = "entitled_after_refusal",
+                "AWS accepted this pod after it had refused it: AWS may not repeat a refusal"
+            );
         }
         if let Some(remember) = notes.remember {
             self.remember(machine, remember).await;
@@ -449,6 +453,7 @@ impl Registration {
         let written = store.keep(record).await;
         if let Err(error) = &written {
             tracing::warn!(
+                event = "registration_unwritable",
                 %error,
                 "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
                  grace period nor a receipt older than a day opens the gate"
@@ -498,7 +503,7 @@ impl Registration {
                 Some((Arc::new(Proof::Receipt(receipt)), issued_at))
             }
             Err(error) => {
-                tracing::warn!(%error, "the kept receipt does not verify and is ignored");
+                tracing::warn!(event = "kept_receipt_ignored", %error, "the kept receipt does not verify and is ignored");
                 None
             }
         }

@@ -268,7 +268,7 @@ impl Sender {
 
     /// A disk that is full or slow may recover. An order ends the pause: its time runs.
     async fn disk_failed(&mut self, error: &str) {
-        tracing::error!(error, "the ledger cannot be written; will retry");
+        tracing::error!(event = "ledger_unwritable", error, "the ledger cannot be written; will retry");
         let in_order = self.order.as_ref().is_some_and(|order| clock::monotonic() < order.until);
         let pause = if in_order { DISK_PAUSE_IN_ORDER } else { DISK_PAUSE };
         tokio::select! {
@@ -405,7 +405,7 @@ impl Sender {
         self.is_sealing = sealing.more;
         self.changed |= sealing.made > 0;
         if !sealing.more && self.sealed > 0 {
-            tracing::info!(records = self.sealed, "hours sealed");
+            tracing::info!(event = "hours_sealed", records = self.sealed, "hours sealed");
             self.sealed = 0;
         }
         let sweeps = self.uptime() >= self.sweep_at;
@@ -685,7 +685,7 @@ impl Sender {
         }
         let halved = meaning == Meaning::Content && records.len() > 1;
         if halved {
-            tracing::warn!(code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
+            tracing::warn!(event = "batch_rejected", code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
             self.queue.halve(&records.iter().map(|record| record.id).collect::<Vec<_>>());
         }
         let pause = meaning.pause(records.len());
@@ -703,7 +703,7 @@ impl Sender {
     fn served(&mut self) {
         if self.health.answered(self.uptime()) {
             self.must_release = true;
-            tracing::info!("AWS answers again; unsent records are being sent");
+            tracing::info!(event = "aws_answers_again", "AWS answers again; unsent records are being sent");
         }
     }
 
