@@ -124,13 +124,20 @@ impl Writer {
         if let Some((ledger, clock)) = &self.inline {
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
+        self.send(events, Box::new(guard))?.await.map_err(|_| ended())?
+    }
+
+    fn send(
+        &self,
+        events: Vec<Event>,
+        guard: Guard,
+    ) -> Result<oneshot::Receiver<Result<Vec<Taken>, LedgerError>>, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        let guard = Box::new(guard);
         self.commands.send(Command::Take { events, guard, reply }).map_err(|_| ended())?;
         if self.doorbell.press() {
             self.thread.unpark();
         }
-        answer.await.map_err(|_| ended())?
+        Ok(answer)
     }
 
     /// Runs `work` in the thread.
