@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::joined::Joined;
 use super::{Abandoned, Accepted, Body, BodyError, Handler, Limits, stopped};
 
 /// A [`Handler`] of any type, so that hyper's state machine is compiled here, once, and for speed (see the profiles in
@@ -180,7 +181,7 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes_max.max(HYPER_BUFFER_MIN))
-        .serve_connection(TokioIo::new(accepted.stream), service);
+        .serve_connection(TokioIo::new(Joined(accepted.stream)), service);
     tokio::pin!(connection);
     tokio::select! {
         // A peer that went away, spoke nonsense or was too slow concerns nobody else.

@@ -7,6 +7,7 @@
 
 pub mod client;
 mod connections;
+mod joined;
 
 use std::future::Future;
 use std::io;
