@@ -86,7 +86,8 @@ settings! {
             only: FOR_OWN_POD, for_usage: true,
         }
 
-        /// Where the seller publishes the runbook; the code of a reason is appended to it.
+        /// Where the seller publishes the runbook; the code of a reason is appended to it. Reasons name the command
+        /// `tollgate explain` otherwise.
         DocsUrl = "docs_url" => docs_url: Option<String> = given(WEB_PAGE) {
             risk: "sends operators to a foreign page",
         }
@@ -111,8 +112,8 @@ settings! {
             sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"], chart_value: Some("region"),
         }
 
-        /// Where the metering service is reached instead of AWS's own endpoint; also
-        /// `AWS_ENDPOINT_URL_MARKETPLACE_METERING` and `AWS_ENDPOINT_URL`.
+        /// Where the metering service is reached instead of AWS's own endpoint; in a build with the emulator STS and
+        /// the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` (metering alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
             risk: "takes answers and usage to another server: free use",
             owner: Owner::Rehearsal,
@@ -120,12 +121,16 @@ settings! {
         }
 
         also {
+            /// `endpoint_url` stands for STS and the ECS agent too.
+            stands_for_all: bool = sdk::stands_for_all(),
             /// Where `region` comes from.
             region_origin: Origin = sdk::region_origin(),
             /// Where the ECS agent describes the task.
             ecs_metadata_uri: Option<String> = sdk::ecs_metadata_uri(),
             /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` and `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
             container_credentials: [Option<String>; 2] = sdk::container_credentials(),
+            /// `AWS_ROLE_ARN`, of the web identity.
+            role_arn: Option<String> = sdk::role_arn(),
             /// `AWS_WEB_IDENTITY_TOKEN_FILE`.
             web_identity_token_file: Option<PathBuf> = sdk::web_identity_token_file(),
             /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, where an agent is asked.

@@ -86,7 +86,7 @@ fn sts_error(status: u16, code: &str, message: &str) -> Act {
     )
 }
 
-fn without_keys(emulator: &Emulator, pod: &str) -> Command {
+pub(crate) fn without_keys(emulator: &Emulator, pod: &str) -> Command {
     let mut command = emulator.sidecar(pod);
     command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").env("HOME", "/nonexistent");
     command
@@ -110,7 +110,7 @@ pub(crate) fn hold(rows: Vec<(&str, Command, &str, &str, &str)>) {
     for (name, mut sidecar, state, code, says) in started {
         // IMDS has a second to answer in: on a loaded machine a double may be late, and is asked again.
         let line = sidecar.read_until(|line| {
-            line["message"] == "entitlement"
+            line["event"] == "state"
                 && line["code"].as_str().is_some_and(|said| said == code || said != "Timeout")
         });
         assert_eq!(

@@ -63,8 +63,8 @@ pub(super) struct Keys<'a> {
 
 /// Claims a key in table `current`. Most keys are new: to claim one is to look for it too.
 ///
-/// `OR IGNORE`, since no value is ever refused for anything but its key: a statement that could fail halfway copies each
-/// page before it writes it.
+/// `OR IGNORE`, since no value is ever refused for anything but its key: a statement that could fail halfway copies
+/// each page before it writes it.
 pub(super) fn claim_sql(current: i64, has_old: bool) -> String {
     let others = (0..TABLES).filter(|number| *number != current);
     let unknown: String = others

@@ -9,7 +9,7 @@ use super::ageing::Overdue;
 use super::amount::{amount, blob};
 use super::links;
 use super::rows::{Slot, json, unreadable};
-use tollgate_marketplace::allocation::{ALLOCATIONS_BYTES_MAX, ALLOCATIONS_MAX};
+use tollgate_marketplace::allocation::{ALLOCATIONS_BYTES_MAX, ALLOCATIONS_MAX, PART_BYTES};
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::seal::Sum;
 use tollgate_time::Timestamp;
@@ -19,10 +19,7 @@ use tollgate_time::Timestamp;
 pub(super) const TAGGED_SETS_MAX: usize = ALLOCATIONS_MAX - 1;
 
 /// Most bytes of a slot's tags, as AWS counts them in a request; some are kept for the part without tags.
-pub(super) const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - UNTAGGED_BYTES;
-
-/// What the allocation without tags takes of a request.
-const UNTAGGED_BYTES: usize = 80;
+pub(super) const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - PART_BYTES;
 
 /// How an amount gets into a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +60,7 @@ impl Past {
 
 /// A slot that was read whole.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenSlot {
     pub(super) id: i64,
     pub(super) slot: Slot,
     pub(super) sum: Sum,
@@ -91,7 +88,7 @@ pub(super) fn add<'a>(
     let amounts = Amounts { counted, carried, total: blob(total) };
     let (id, held) = match grow(transaction, slot, amounts, past)? {
         Some(grown) => grown,
-        None => (make(transaction, slot, amounts, past)?, Held::default()),
+        None => (make(transaction, slot, amounts, past)?, TagsHeld::default()),
     };
     if !tagged.is_empty() {
         add_tagged(transaction, id, held, &tagged, part)?;
@@ -109,7 +106,7 @@ struct Amounts {
 
 /// How much of a slot's room for tags is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Held {
+struct TagsHeld {
     sets: usize,
     bytes: usize,
 }
@@ -128,7 +125,7 @@ fn grow(
     slot: &Slot,
     added: Amounts,
     past: Past,
-) -> rusqlite::Result<Option<(i64, Held)>> {
+) -> rusqlite::Result<Option<(i64, TagsHeld)>> {
     let values = params![
         slot.hour.number(),
         slot.pod,
@@ -141,11 +138,11 @@ fn grow(
         past.late_from.map(Hour::number),
     ];
     let grown = |row: &Row<'_>| {
-        let held = Held { sets: natural(row.get(1)?)?, bytes: natural(row.get(2)?)? };
+        let held = TagsHeld { sets: natural(row.get(1)?)?, bytes: natural(row.get(2)?)? };
         let hour: Option<i64> = row.get(3)?;
         Ok((row.get(0)?, held, Overdue { hour: hour.map(Hour::from_number), from: row.get(4)? }))
     };
-    let found: Option<(i64, Held, Overdue)> =
+    let found: Option<(i64, TagsHeld, Overdue)> =
         transaction.prepare_cached(GROW)?.query_row(values, grown).optional()?;
     let Some((id, held, overdue)) = found else { return Ok(None) };
     let earliest = overdue.join(past.overdue);
@@ -182,7 +179,7 @@ fn make(transaction: &Transaction<'_>, slot: &Slot, added: Amounts, past: Past) 
 fn add_tagged(
     transaction: &Transaction<'_>,
     id: i64,
-    before: Held,
+    before: TagsHeld,
     tagged: &[(&TagSet, i128)],
     part: Part,
 ) -> rusqlite::Result<()> {
@@ -198,7 +195,7 @@ fn add_tagged(
         if grow.execute(params![id, text, counted, carried])? > 0 {
             continue;
         }
-        let grown = Held { sets: held.sets + 1, bytes: held.bytes + tags.request_bytes() };
+        let grown = TagsHeld { sets: held.sets + 1, bytes: held.bytes + tags.request_bytes() };
         if grown.sets > TAGGED_SETS_MAX || grown.bytes > TAG_BYTES_MAX {
             beyond += amount;
             continue;
@@ -237,7 +234,7 @@ pub(super) fn find(connection: &Connection, slot: &Slot) -> rusqlite::Result<Opt
 }
 
 /// Reads a slot with all its shares, and checks that they are what was counted.
-pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<Open> {
+pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<OpenSlot> {
     struct Untagged {
         value: i128,
         total: i128,
@@ -277,7 +274,7 @@ pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<Open> {
     if shares.values().sum::<i128>() != untagged.total {
         return Err(unreadable(6, "shares that are not what was counted"));
     }
-    Ok(Open { id, slot, sum: Sum { shares, first_at: past.first_at }, past })
+    Ok(OpenSlot { id, slot, sum: Sum { shares, first_at: past.first_at }, past })
 }
 
 /// Removes a slot that went into a record or into another slot.
@@ -289,7 +286,7 @@ pub(super) fn remove(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result
 /// Moves an open slot to another one, as usage of `now`: the pod that reports it may not have run before.
 pub(super) fn carry(
     transaction: &Transaction<'_>,
-    open: &Open,
+    open: &OpenSlot,
     target: &Slot,
     now: Timestamp,
 ) -> rusqlite::Result<()> {

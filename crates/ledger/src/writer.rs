@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::{Ledger, LedgerError, Taken};
@@ -52,6 +52,8 @@ pub struct Writer {
     doorbell: Arc<Doorbell>,
     thread: thread::Thread,
     latest_failure: LatestFailure,
+    uses: watch::Sender<()>,
+    unnoticed: bool,
     #[cfg(any(test, feature = "testing"))]
     inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
 }
@@ -79,7 +81,7 @@ impl Writer {
             doorbell: Arc::clone(&doorbell),
             taken: 0,
             tell,
-            pace: Pace::default(),
+            pace: LatestCommit::default(),
             latest_failure: Arc::clone(&latest_failure),
         };
         let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
@@ -88,6 +90,8 @@ impl Writer {
             doorbell,
             thread: running.thread().clone(),
             latest_failure,
+            uses: watch::Sender::default(),
+            unnoticed: false,
             #[cfg(any(test, feature = "testing"))]
             inline: None,
         })
@@ -102,6 +106,8 @@ impl Writer {
             doorbell: Arc::default(),
             thread: thread::current(),
             latest_failure: LatestFailure::default(),
+            uses: watch::Sender::default(),
+            unnoticed: false,
             inline: Some((Arc::new(Mutex::new(ledger)), clock)),
         }
     }
@@ -113,6 +119,25 @@ impl Writer {
         latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
     }
 
+    /// Changes when the ledger is used by anybody but a handle of [`Writer::unnoticed`]: who looks at the ledger from
+    /// time to time may rest until then.
+    #[must_use]
+    pub fn uses(&self) -> watch::Receiver<()> {
+        self.uses.subscribe()
+    }
+
+    /// The same for those who look from time to time, and must not keep each other awake.
+    #[must_use]
+    pub fn unnoticed(self) -> Self {
+        Self { unnoticed: true, ..self }
+    }
+
+    fn used(&self) {
+        if !self.unnoticed {
+            self.uses.send_replace(());
+        }
+    }
+
     /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the
     /// caller still waits.
     pub async fn take(
@@ -122,9 +147,12 @@ impl Writer {
     ) -> Result<Vec<Taken>, LedgerError> {
         #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, clock)) = &self.inline {
+            self.used();
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
-        self.send(events, Box::new(guard))?.await.map_err(|_| ended())?
+        let taken = self.send(events, Box::new(guard))?.await.map_err(|_| ended())?;
+        self.used();
+        taken
     }
 
     fn send(
@@ -147,6 +175,7 @@ impl Writer {
     ) -> Result<T, LedgerError> {
         #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, _)) = &self.inline {
+            self.used();
             return work(&mut ledger.lock().expect("one test, one thread"));
         }
         let (reply, answer) = oneshot::channel();
@@ -159,7 +188,9 @@ impl Writer {
         });
         self.commands.send(Command::Work(work)).map_err(|_| ended())?;
         self.thread.unpark();
-        answer.await.map_err(|_| ended())?
+        let done = answer.await.map_err(|_| ended())?;
+        self.used();
+        done
     }
 }
 
@@ -204,19 +235,19 @@ struct Thread {
     taken: usize,
     /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
     tell: mpsc::UnboundedSender<Vec<Told>>,
-    pace: Pace,
+    pace: LatestCommit,
     latest_failure: LatestFailure,
 }
 
 /// How the latest commit went, which says how the next one should be gathered. Pure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Pace {
+struct LatestCommit {
     /// Requests that it covered, and those that were waiting when it ended: so many clients are at it.
     crowd: usize,
     took: Duration,
 }
 
-impl Pace {
+impl LatestCommit {
     /// How long the next commit may wait for the crowd, `idle` after the latest one. One client has nobody to wait for;
     /// a crowd that was gone for as long as a commit takes has gone away.
     fn patience(self, idle: Duration) -> Duration {
@@ -262,7 +293,7 @@ impl Thread {
                 // Before anybody is told: what waits now is others' requests, and the crowd is both.
                 work = self.gather(&mut group, 0, Duration::ZERO);
             }
-            self.pace = Pace { crowd: told.len() + group.replies.len(), took };
+            self.pace = LatestCommit { crowd: told.len() + group.replies.len(), took };
             if let Err(mpsc::error::SendError(told)) = self.tell.send(told) {
                 tell_all(told);
             }
@@ -376,6 +407,7 @@ mod tests {
     use super::*;
 
     use crate::Settings;
+    use crate::testing::{START, settings};
     use tollgate_marketplace::{Customer, Quantity, TagSet};
     use tollgate_time::Timestamp;
 
@@ -411,21 +443,11 @@ mod tests {
     }
 
     fn start(bytes_max: u64) -> (tempfile::TempDir, Writer, Seen) {
-        let now = Timestamp::from_unix_seconds(1_795_507_200);
-        let settings = Settings {
-            product: "demometered".into(),
-            pod: "pod".into(),
-            settle: Duration::ZERO,
-            bytes_max,
-            started_at: now,
-            zero_dimensions: Vec::new(),
-            aws_door: false,
-            idempotency_window: Duration::from_secs(3600),
-        };
+        let settings = Settings { bytes_max, ..settings("pod") };
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let seen = Seen::default();
-        let writer = Writer::start(ledger, WallClock::fixed(now), seen.clone()).unwrap();
+        let writer = Writer::start(ledger, WallClock::fixed(START), seen.clone()).unwrap();
         (folder, writer, seen)
     }
 
@@ -472,9 +494,9 @@ mod tests {
 
     #[test]
     fn whoever_comes_alone_never_waits() {
-        assert_eq!(Pace::default().patience(Duration::ZERO), Duration::ZERO);
-        assert_eq!(Pace { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), Duration::ZERO);
-        let crowd = Pace { crowd: 64, took: 3 * MS };
+        assert_eq!(LatestCommit::default().patience(Duration::ZERO), Duration::ZERO);
+        assert_eq!(LatestCommit { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), Duration::ZERO);
+        let crowd = LatestCommit { crowd: 64, took: 3 * MS };
         assert_eq!(crowd.patience(4 * MS), Duration::ZERO, "the crowd has gone away");
     }
 
@@ -487,9 +509,9 @@ mod tests {
 
     #[test]
     fn a_crowd_is_waited_for_as_long_as_a_commit_takes() {
-        let pace = Pace { crowd: 64, took: 4 * MS };
+        let pace = LatestCommit { crowd: 64, took: 4 * MS };
         assert_eq!(pace.patience(MS), 4 * MS);
-        let slow = Pace { took: 1000 * MS, ..pace };
+        let slow = LatestCommit { took: 1000 * MS, ..pace };
         assert_eq!(slow.patience(MS), GATHER_MAX, "a slow disk is no reason to wait for nobody");
     }
 
