@@ -114,7 +114,8 @@ impl App {
         tracing::info!(
             event = "started",
             version = env!("CARGO_PKG_VERSION"), mode = config.product.mode.as_str(),
-            product_code = config.product.product_code.as_str(), %probe_addr, app_addr = app_addr.map(tracing::field::display),
+            product_code = config.product.product_code.as_str(), %probe_addr,
+            app_addr = app_addr.map(tracing::field::display),
             "tollgate started"
         );
 

@@ -189,7 +189,8 @@ fn unnamed_events(project: &Project) -> Vec<String> {
             }
         }
         let lines = source.text.lines().zip(1..).filter(|(_, at)| !source.is_test(*at));
-        let named = lines.filter_map(|(line, _)| line.split_once("event = \"")?.1.split('"').next());
+        let named = lines
+            .flat_map(|(line, _)| line.split("event = \"").skip(1).filter_map(|rest| rest.split('"').next()));
         logged.extend(named.map(str::to_owned));
     }
     let rows =
