@@ -8,7 +8,7 @@ import time
 
 from cluster import cgroups, wait
 from scenarios import holds, scenario
-from stand import OURS, ask, ended, entitlement, restarts, running, status
+from stand import EXEC, OURS, READINESS, account, ask, ended, entitlement, restarts, running, status
 
 # A gate that opens and an application that then starts.
 GATE_TO_APPLICATION_MAX = 1.2
@@ -52,8 +52,8 @@ def a_refused_pod_stays_shut(stand):
     with stand.namespace("refused") as space:
         space.aws.subscribe(False)
         space.install()
-        space.install("inside", tollgate={"gate": "exec", "command": ["/your-app"]})
-        space.install("behind", tollgate={"gate": "readiness"})
+        space.install("inside", tollgate={**EXEC, **account("inside")})
+        space.install("behind", tollgate={**READINESS, **account("behind")})
         began = time.monotonic()
         pod = space.wait_for_pod("a sidecar", lambda pod: running(pod, "tollgate"), app="app")
         wait("the reason in describe", lambda: "CustomerNotEntitledException" in space.describe(pod))
@@ -173,4 +173,4 @@ def a_job_waits_and_ends(stand):
         space.kill(space.pod(), "tollgate")
         pod = space.wait_for_pod("the Job's end", ended)
         assert pod["status"]["phase"] == "Succeeded", pod["status"]
-        assert space.get("jobs/app", "/apis/batch/v1")["status"].get("succeeded") == 1
+        wait("the Job to succeed", lambda: space.get("jobs/app", "/apis/batch/v1")["status"].get("succeeded") == 1)

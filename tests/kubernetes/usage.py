@@ -28,6 +28,12 @@ def gone(space, pod):
     wait(f"{name_of(pod)} to be gone", lambda: space.pod(name_of(pod)) is None)
 
 
+def orphan(space):
+    """Leaves the pod to itself: a new one in its place would report usage, too."""
+    space.kubectl("delete", "deployment", "app", "--cascade=orphan")
+    space.kubectl("delete", "replicasets", "--all", "--cascade=orphan")
+
+
 @scenario()
 def an_application_that_ignores_sigterm_is_billed(stand):
     """An application that ignores SIGTERM until it is killed leaves the sidecar 2 s: its usage is billed, AWS being 300 ms away."""
@@ -36,7 +42,7 @@ def an_application_that_ignores_sigterm_is_billed(stand):
         pod = reported(space, 10)
         space.aws.fault(fault="delay", delay=LATENCY)
         began = time.monotonic()
-        space.kubectl("scale", "deployment", "app", "--replicas=0")
+        orphan(space)
         space.kubectl("delete", "pod", name_of(pod), "--grace-period=5", "--wait=false")
         gone(space, pod)
         assert billed(space) == 10, space.aws.admin("ledger")
@@ -50,7 +56,7 @@ def an_eviction_with_two_seconds_is_billed(stand):
         space.install(command=["/your-app", "report", "10"], tollgate=METERED)
         pod = reported(space, 10)
         space.aws.fault(fault="delay", delay=LATENCY)
-        space.kubectl("scale", "deployment", "app", "--replicas=0")
+        orphan(space)
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name_of(pod), "namespace": space.name},
                     "deleteOptions": {"gracePeriodSeconds": 2}}
         path = f"/api/v1/namespaces/{space.name}/pods/{name_of(pod)}/eviction"

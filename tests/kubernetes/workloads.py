@@ -4,15 +4,9 @@ import pathlib
 
 from cluster import wait
 from scenarios import scenario
-from stand import ended, running, status
+from stand import EXEC, READINESS, account, ended, running, status
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-READINESS = {"gate": "readiness"}
-EXEC = {"gate": "exec", "command": ["/your-app"]}
-
-
-def account(release):
-    return {"serviceAccount": {"create": True, "name": release}}
 
 
 @scenario()
