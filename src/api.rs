@@ -32,6 +32,7 @@ use crate::entitlement::{Document, Proof, Subject, Watch};
 use attestation::Attestation;
 use door::Door;
 use route::{OfUsage, Route};
+use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, Handler, Limits, ReadBodyError, Room};
 use usage::UsagePart;
 
@@ -65,6 +66,8 @@ pub struct AppServer {
     pub room: Room,
     /// The published fact.
     pub entitlement: Watch,
+    /// What `since` of the document is by.
+    pub clock: WallClock,
     /// Asked for as a bearer token, if there is one.
     pub token: Option<Arc<Secret>>,
     /// In modes `metered` and `saas`.
@@ -137,7 +140,7 @@ impl AppServer {
 
     fn entitlement(&self) -> Response<Body> {
         let fact = Arc::clone(&self.entitlement.borrow());
-        let document = serde_json::to_value(Document::new(&self.subject, &fact));
+        let document = serde_json::to_value(Document::new(&self.subject, &fact, self.clock.now()));
         let Ok(Value::Object(mut document)) = document else {
             return problem(StatusCode::INTERNAL_SERVER_ERROR, "Internal", "the document cannot be shown");
         };
@@ -228,6 +231,7 @@ mod tests {
             subject: Arc::new(subject),
             room: Room::new(BODIES_BYTES_MAX),
             entitlement,
+            clock: WallClock::system(),
             token: None,
             usage: None,
             attestation: None,

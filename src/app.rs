@@ -16,6 +16,7 @@ use crate::api::{self, AppServer};
 use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
+use crate::last_sentence;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
@@ -159,6 +160,7 @@ impl App {
                 subject,
                 room: http::Room::new(api::BODIES_BYTES_MAX),
                 entitlement: entitlement.clone(),
+                clock: clock.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,
@@ -270,17 +272,22 @@ impl App {
             if open {
                 return Ok(());
             }
-            ended.exit = Exit::Terminated;
+            let line = self.entitlement.borrow().last_line();
+            ended = Ended {
+                exit: Exit::Terminated,
+                cause: Some(format!("a signal ended tollgate before the gate opened: {line}")),
+            };
         }
         self.last_line(&ended);
         Err(ended.exit)
     }
 
-    /// Every exit that is not 0 ends with its cause: what the supervisor saw, or else the line of `probe`.
+    /// Every exit that is not 0 ends with its cause: what the supervisor saw, or else the gate's state.
     fn last_line(&self, ended: &Ended) {
         if ended.exit != Exit::Done {
-            let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().line());
+            let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().last_line());
             tracing::error!(exit_code = ended.exit.code(), "{cause}");
+            last_sentence::leave(&cause);
         }
     }
 }

@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Flags, Installation, LogFormat, ProcessEnvironment, Role};
 use crate::exit::Exit;
-use crate::log;
+use crate::{last_sentence, log};
 
 /// The entitlement and metering sidecar for container products on AWS Marketplace.
 #[derive(Debug, Parser)]
@@ -98,9 +98,9 @@ fn dispatch(command: &Command) -> Exit {
 /// Loads the configuration and starts the log, or prints every fault.
 fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
     let loaded = crate::config::load(flags, &ProcessEnvironment, &Installation::compiled_in(), role)
-        .map_err(|faults| complain(Exit::Config, &format!("{faults}\n{}", faults.summary())))?;
+        .map_err(|faults| end(Exit::Config, &format!("{faults}\n{}", faults.summary())))?;
     let filter = log::parse_filter(&loaded.config.log.filter)
-        .map_err(|error| complain(Exit::Config, &format!("log_filter: {error}")))?;
+        .map_err(|error| end(Exit::Config, &format!("log_filter: {error}")))?;
     let format = match loaded.config.log.format {
         Some(LogFormat::Json) => log::Format::Json,
         Some(LogFormat::Text) => log::Format::Text,
@@ -118,4 +118,10 @@ fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
 fn complain(exit: Exit, message: &str) -> Exit {
     eprintln!("{message}");
     exit
+}
+
+/// The same for a command that may be a container's own: the last line is its last sentence.
+fn end(exit: Exit, message: &str) -> Exit {
+    last_sentence::leave(message.lines().last().unwrap_or_default());
+    complain(exit, message)
 }

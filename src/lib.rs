@@ -10,6 +10,7 @@ pub mod config;
 pub mod doctor;
 pub mod entitlement;
 pub mod exit;
+pub mod last_sentence;
 pub mod log;
 pub mod metrics;
 pub mod probe;

@@ -23,3 +23,5 @@ mod processes;
 mod restarts;
 #[path = "gate/story.rs"]
 mod story;
+#[path = "gate/waits.rs"]
+mod waits;

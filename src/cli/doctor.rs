@@ -164,8 +164,8 @@ fn at_fault(check: &'static str, fault: &Fault) -> Finding {
 async fn sidecar(config: &Config) -> Finding {
     match probe::Gate::of(&config.probe).ready().await {
         Ok(()) => Finding::ok("sidecar", "the gate is open"),
-        Err(line) => {
-            Finding::warning("sidecar", line, "Only the sidecar's own registration shows what AWS says.")
+        Err(shut) => {
+            Finding::warning("sidecar", shut.line, "Only the sidecar's own registration shows what AWS says.")
         }
     }
 }

@@ -77,12 +77,30 @@ impl Reason {
         }
     }
 
+    /// What to do about it where this process ends: then nothing is tried again until it is started again.
+    #[must_use]
+    pub fn last_remedy(&self) -> String {
+        let mut remedy = self.remedy.to_string();
+        for promise in PROMISES {
+            remedy = remedy.replace(promise, "");
+        }
+        let remedy = remedy.trim();
+        if remedy.is_empty() { START_AGAIN.to_owned() } else { remedy.to_owned() }
+    }
+
     /// The entry for a code of our own source.
     #[must_use]
     pub fn known(code: &'static str, class: FaultClass) -> Self {
         Self::of(FaultCode::known(code), class)
     }
 }
+
+/// The remedy where a process has ended for want of an answer.
+pub(super) const START_AGAIN: &str = "Start it again once it answers.";
+
+/// What remedies say of tollgate's own further attempts.
+const PROMISES: [&str; 5] =
+    [WAIT, "; retries continue", "Retries continue.", "It is asked again.", "Wait: it is being renewed."];
 
 /// The clock of the node is off.
 pub const CLOCK_SKEW: &str = "ClockSkew";
@@ -343,6 +361,24 @@ mod tests {
             );
             assert!(!line.contains('…'), "{code}: {} bytes", line.len());
             assert!(!message.contains('\n') && !remedy.contains("  "), "{code}");
+        }
+    }
+
+    /// Finding 3.2: the last line of a process that ended said that it tries again.
+    #[test]
+    fn the_last_remedy_promises_no_further_attempt() {
+        let classes =
+            [FaultClass::Denied, FaultClass::Misconfigured, FaultClass::Access, FaultClass::Transient];
+        let places =
+            [Place::Metering, Place::Sts, Place::Container, Place::Imds, Place::TaskMetadata, Place::Proxy];
+        for code in codes() {
+            for (class, place) in classes.into_iter().flat_map(|class| places.map(|place| (class, place))) {
+                let reason = Reason::new(FaultCode::known(code), class, (place, Some("host")), "detail");
+                let last = reason.last_remedy();
+                for promise in ["retries", "continue", "asked again", "Wait", "  "] {
+                    assert!(!last.contains(promise) && last.ends_with('.'), "{code}: {last}");
+                }
+            }
         }
     }
 

@@ -503,54 +503,5 @@ class Documents(unittest.TestCase):
                 self.assertIn(path, linked, f"{path.name} is in no document")
 
 
-class Manifests(unittest.TestCase):
-    def test_the_plain_manifests_are_valid_in_every_version(self):
-        files = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))
-        self.assertGreaterEqual(len(files), 4)
-        for path in files:
-            for document in yaml.safe_load_all(path.read_text()):
-                for version in VERSIONS:
-                    kubernetes_validate.validate(document, version, strict=True)
-
-    def test_the_plain_manifests_keep_to_what_the_chart_does(self):
-        seen = set()
-        for path in sorted((ROOT / "deploy/kubernetes").glob("*.yaml")):
-            for document in yaml.safe_load_all(path.read_text()):
-                if document["kind"] not in KINDS:
-                    continue
-                pod = pod_spec(document)
-                self.assertFalse(pod["automountServiceAccountToken"], path)
-                inits = pod.get("initContainers", [])
-                for container in inits + pod["containers"]:
-                    context = container["securityContext"]
-                    self.assertEqual(context["capabilities"], {"drop": ["ALL"]}, path)
-                    self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"], path)
-                sidecar = next((c for c in inits + pod["containers"] if c["name"] == "tollgate"), None)
-                if not sidecar:
-                    seen.add("exec")
-                    continue
-                self.assertEqual(sidecar["args"], ["run"], path)
-                self.assertEqual(sidecar["resources"], {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "32Mi"}}, path)
-                uid = {"name": "TOLLGATE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
-                self.assertIn(uid, sidecar["env"], path)
-                state = [mount["mountPath"] for mount in sidecar.get("volumeMounts", [])]
-                none = {"name": "TOLLGATE_STATE_DIR", "value": "none"} in sidecar["env"]
-                # Either a volume, or said that there is none: a read-only root would be a warning at each start.
-                self.assertNotEqual("/var/lib/tollgate" in state, none, path)
-                if sidecar in inits:
-                    seen.add("native")
-                    self.assertEqual((inits[-1]["name"], sidecar["restartPolicy"]), ("tollgate", "Always"), path)
-                    probe = sidecar["startupProbe"]
-                    self.assertEqual(probe["exec"]["command"], ["/tollgate", "probe", "startup"], path)
-                    self.assertGreaterEqual(probe["failureThreshold"] * probe["periodSeconds"], 24 * 3600, path)
-                elif len(pod["containers"]) > 1:
-                    seen.add("readiness")
-                    self.assertEqual(pod["containers"][0]["readinessProbe"]["httpGet"], {"path": "/readyz", "port": 19180}, path)
-                else:
-                    seen.add("alone")
-                    self.assertEqual(document["spec"]["replicas"], 1, path)
-        self.assertEqual(seen, {"exec", "native", "readiness", "alone"})
-
-
 if __name__ == "__main__":
     unittest.main(argv=[sys.argv[0], *(word for word in sys.argv[2:] if word != "--write-golden")], verbosity=2)
