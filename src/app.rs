@@ -312,6 +312,7 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
     Settings {
         region: aws.region.clone(),
         endpoint_url: aws.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),
+        stands_for_all: aws.stands_for_all,
         ecs_metadata_uri: aws.ecs_metadata_uri.clone(),
         web_identity_token_file: aws.web_identity_token_file.clone(),
         container_token_file: aws.container_token_file.clone(),

@@ -21,6 +21,8 @@ mod network;
 mod processes;
 #[path = "gate/restarts.rs"]
 mod restarts;
+#[path = "gate/stand_in.rs"]
+mod stand_in;
 #[path = "gate/story.rs"]
 mod story;
 #[path = "gate/waits.rs"]

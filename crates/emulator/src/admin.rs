@@ -14,19 +14,19 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::action::Action;
 use super::bill::{Bill, Filter, registration_token};
 use super::calls::Wanted;
 use super::change::Change;
-use super::credentials::decoded;
 use super::engine::Engine;
 use super::fault::{NAMES, RuleDocument};
 use super::host;
 use super::operation::Operation;
+use super::sts::decoded;
 use super::token::Flaw;
 use super::world::World;
 use super::world::document::{CustomerDocument, OrderError, PodDocument, ProductDocument};
 use super::world::switches::TABLE;
-use tollgate_clock::system_now;
 use tollgate_http::{self as http, Body};
 use tollgate_time::Timestamp;
 
@@ -53,7 +53,7 @@ const PATHS: [(&str, &str); 18] = [
     ("POST /_emulator/tokens", "{\"account_id\": \"111122223333\"}: a registration token"),
     (
         "GET /_emulator/credentials/NAME",
-        "credentials for the pod of this name, as an ECS container endpoint gives them",
+        "the same as /v2/credentials/NAME: credentials of the task of this name, as the ECS agent gives them",
     ),
     ("POST /_emulator/reset", "everything as it was at the start; the keys stay"),
 ];
@@ -209,10 +209,8 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
             };
             faults["faults"] = table(&mut NAMES.into_iter());
             faults["tokens"] = table(&mut Flaw::ALL.into_iter().map(|(_, name, what)| (name, what)));
-            faults["exceptions"] = Operation::ALL
-                .iter()
-                .map(|operation| (operation.name(), json!(operation.exceptions())))
-                .collect();
+            faults["exceptions"] =
+                Action::ALL.iter().map(|action| (action.name(), json!(action.exceptions()))).collect();
             faults
         }
         "switches" => switches_json(&state.service.world),
@@ -220,22 +218,10 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
             drop(state);
             world_json(engine)
         }
-        _ => {
-            drop(state);
-            return match path.strip_prefix("credentials/") {
-                Some(name) => {
-                    let issued = engine.state().sessions.issue(system_now(), &decoded(name), None)?;
-                    Ok(issued.json())
-                }
-                None if PATHS
-                    .iter()
-                    .any(|(known, _)| known.strip_prefix("POST /_emulator/") == Some(path)) =>
-                {
-                    Err(Refusal::Method("POST"))
-                }
-                None => Err(Refusal::NotFound),
-            };
+        _ if PATHS.iter().any(|(known, _)| known.strip_prefix("POST /_emulator/") == Some(path)) => {
+            return Err(Refusal::Method("POST"));
         }
+        _ => return Err(Refusal::NotFound),
     })
 }
 
@@ -261,7 +247,6 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
         (_, "clock" | "world" | "switches") => Err(Refusal::Method("GET, HEAD, POST")),
         (_, "" | "ledger" | "ledger/hours" | "calls") => Err(Refusal::Method("GET, HEAD")),
         (_, "reset" | "products" | "customers" | "pods" | "tokens") => Err(Refusal::Method("POST")),
-        (_, path) if path.starts_with("credentials/") => Err(Refusal::Method("GET, HEAD")),
         _ => Err(Refusal::NotFound),
     }
 }
@@ -421,6 +406,7 @@ fn world_json(engine: &Engine) -> Value {
         .pods
         .keys()
         .map(String::as_str)
+        .chain(world.assumed.keys().map(String::as_str))
         .chain(bill.pods().map(|(name, _)| name))
         .take(PODS_SHOWN)
         .collect();
@@ -432,6 +418,7 @@ fn world_json(engine: &Engine) -> Value {
         "platform": world.platform,
         "seller_account_id": world.seller_account_id,
         "disabled_regions": world.disabled_regions,
+        "web_identity_verified": engine.verifies_tokens(),
         "products": products,
         "customers": customers,
         "pods": pods,
@@ -493,6 +480,7 @@ fn pod_json(world: &World, bill: &Bill, name: &str) -> Value {
         "name": name,
         "declared": world.pods.contains_key(name),
         "account_id": pod.account_id,
+        "role": pod.role_arn,
         "region": pod.region,
         "platform": pod.platform,
         "denied": pod.denied,

@@ -27,6 +27,10 @@ pub(super) struct Call {
     /// As the target named it; empty when it named none.
     pub(super) operation: &'static str,
     pub(super) pod: Box<str>,
+    /// Whose the pod is; empty where no pod is known.
+    pub(super) account_id: Box<str>,
+    /// The ARN of the role that it assumed.
+    pub(super) role: Option<Box<str>>,
     pub(super) region: Box<str>,
     /// `ok`, or the exception, or `none` when nothing was decided.
     pub(super) outcome: Box<str>,
@@ -100,9 +104,29 @@ impl Calls {
 }
 
 impl Call {
+    /// A call of which nothing is known yet but that it came; when it is noted, the clock is read.
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            number,
+            at: Timestamp::from_unix_seconds(0),
+            operation: "",
+            pod: Box::default(),
+            account_id: Box::default(),
+            role: None,
+            region: Box::default(),
+            outcome: Box::default(),
+            fault: None,
+            status: None,
+            request: Box::default(),
+            answer: Box::default(),
+        }
+    }
+
     fn bytes(&self) -> usize {
         CALL_BYTES
             + self.pod.len()
+            + self.account_id.len()
+            + self.role.as_ref().map_or(0, |role| role.len())
             + self.region.len()
             + self.outcome.len()
             + self.request.len()
@@ -116,6 +140,8 @@ impl Call {
             "at": self.at.to_string(),
             "operation": self.operation,
             "pod": self.pod,
+            "account_id": self.account_id,
+            "role": self.role,
             "region": self.region,
             "outcome": self.outcome,
             "fault": self.fault,
@@ -152,6 +178,8 @@ mod tests {
             at: Timestamp::from_unix_seconds(0),
             operation: "MeterUsage",
             pod: format!("pod-{}", number % 2).into(),
+            account_id: "111122223333".into(),
+            role: None,
             region: "us-east-1".into(),
             outcome: "ok".into(),
             fault: None,
