@@ -20,7 +20,7 @@ def a_role_reaches_the_sidecar_and_is_renewed(stand):
         space.aws.fault(fault="short-lived", delay=SHORT)
         space.install(tollgate={
             "mode": "metered", "image": {"repository": "your-metered-gate"}, "state": {"type": "emptyDir"},
-            "serviceAccount": {"create": True, "name": "your-app", "roleArn": ROLE},
+            "serviceAccount": {"roleArn": ROLE},
         })
         pod = space.started()
         account = json.loads(space.kubectl("get", "pod", name_of(pod), "-o", "json").stdout)["spec"]["serviceAccountName"]
@@ -44,7 +44,7 @@ def a_role_reaches_the_sidecar_and_is_renewed(stand):
 def a_token_of_another_cluster_opens_nothing(stand):
     """IRSA: with another cluster's keys STS refuses, the gate stays shut, and describe names STS."""
     with stand.namespace("foreign", "--web-identity-jwks", foreign_keys(stand), "--web-identity-issuer", API) as space:
-        space.install(tollgate={"serviceAccount": {"create": True, "name": "your-app", "roleArn": ROLE}})
+        space.install(tollgate={"serviceAccount": {"roleArn": ROLE}})
         pod = space.wait_for_pod("a reason", lambda pod: (answer := entitlement(pod)) and answer["reason"])
         reason = entitlement(pod)["reason"]
         assert "STS" in json.dumps(reason), reason

@@ -8,7 +8,7 @@ import time
 
 from cluster import cgroups, wait
 from scenarios import holds, scenario
-from stand import EXEC, OURS, READINESS, account, ask, ended, entitlement, restarts, running, status
+from stand import EXEC, OURS, READINESS, ask, ended, entitlement, restarts, running, status
 
 # A gate that opens and an application that then starts.
 GATE_TO_APPLICATION_MAX = 1.2
@@ -52,8 +52,8 @@ def a_refused_pod_stays_shut(stand):
     with stand.namespace("refused") as space:
         space.aws.subscribe(False)
         space.install()
-        space.install("inside", tollgate={**EXEC, **account("inside")})
-        space.install("behind", tollgate={**READINESS, **account("behind")})
+        space.install("inside", tollgate=EXEC)
+        space.install("behind", tollgate=READINESS)
         began = time.monotonic()
         pod = space.wait_for_pod("a sidecar", lambda pod: running(pod, "tollgate"), app="app")
         wait("the reason in describe", lambda: "CustomerNotEntitledException" in space.describe(pod))

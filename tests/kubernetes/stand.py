@@ -16,7 +16,7 @@ from cluster import API, NODE, PATIENCE, wait
 OURS = ("tollgate", "tollgate-await")
 # Values of the chart.
 READINESS = {"gate": "readiness"}
-EXEC = {"gate": "exec", "command": ["/your-app"]}
+EXEC = {"gate": "exec"}
 # Two cores start no more pods at once without measuring each other.
 AT_ONCE = 6
 
@@ -257,11 +257,6 @@ class Namespace:
                 for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
                     text = self.kubectl("logs", name_of(pod), "-c", container["name"], "--tail=8", check=False).stdout
                     print(f"--- {name_of(pod)} {container['name']}\n{text}")
-
-
-def account(release):
-    """Values of the chart: a service account for one release."""
-    return {"serviceAccount": {"create": True, "name": release}}
 
 
 def name_of(pod):

@@ -27,6 +27,7 @@ def main():
     import images
     import lock  # noqa: F401
     import usage  # noqa: F401
+    import values  # noqa: F401
     import workloads  # noqa: F401
     from aws import Emulator, Webhook
     from scenarios import SCENARIOS

@@ -4,7 +4,7 @@ import pathlib
 
 from cluster import wait
 from scenarios import scenario
-from stand import EXEC, READINESS, account, ended, running, status
+from stand import EXEC, READINESS, ended, running, status
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -18,7 +18,7 @@ def each_kind_and_each_form_starts(stand):
             for form, gate in (("native", {}), ("readiness", READINESS), ("exec", EXEC)):
                 release = f"{kind.lower()}-{form}"
                 version = "3.22.0" if form == "exec" else "4.3.1"
-                space.install(release, helm=version, kind=kind, tollgate={**gate, **account(release)})
+                space.install(release, helm=version, kind=kind, tollgate=gate)
                 releases.append(release)
         for release in releases:
             pod = space.started(app=release)
@@ -33,7 +33,7 @@ def helm_waits_for_the_gate(stand):
     with stand.namespace("waiting") as space:
         for version in stand.helms:
             release = f"helm-{version[0]}"
-            space.install(release, helm=version, wait=True, tollgate=account(release))
+            space.install(release, helm=version, wait=True)
             assert running(space.pod(app=release), "app")
             space.helm(version, "uninstall", release, "--namespace", space.name)
 
@@ -42,9 +42,9 @@ def helm_waits_for_the_gate(stand):
 def jobs_end(stand):
     """Job and CronJob end although their sidecar goes on; a Job that fails says so."""
     with stand.namespace("jobs") as space:
-        space.install("job", kind="Job", command=["/your-app", "once"], tollgate=account("job"))
-        space.install("failing", kind="Job", command=["/your-app", "fail"], tollgate=account("failing"))
-        space.install("cron", kind="CronJob", command=["/your-app", "once"], tollgate=account("cron"))
+        space.install("job", kind="Job", command=["/your-app", "once"])
+        space.install("failing", kind="Job", command=["/your-app", "fail"])
+        space.install("cron", kind="CronJob", command=["/your-app", "once"])
         space.kubectl("create", "job", "--from=cronjob/cron", "run")
         for name in ("job", "run"):
             wait(f"{name} to succeed", lambda: (space.get(f"jobs/{name}", "/apis/batch/v1")["status"].get("succeeded")) == 1)
