@@ -175,6 +175,8 @@ image-context:
     tree amd64 {{ static_binary }}
     tree arm64 {{ arm64_binary }}
     tree dev-amd64 target/{{ target }}/debug/tollgate
+    # Symbols are more than half of it.
+    [ ! -x dist/image/dev-amd64/tollgate ] || strip dist/image/dev-amd64/tollgate
     # The same tree always makes the same layer.
     find dist/image -exec touch --no-dereference --date=@0 {} +
     ls dist/image

@@ -5,19 +5,20 @@ import time
 SCENARIOS = []
 
 
-def scenario(alone=False):
-    """Adds a scenario; one that is `alone` runs before all others, because it measures times."""
+def scenario(pods=1, alone=False):
+    """Adds a scenario that has so many pods at once; one that is `alone` runs before all others, because it measures times."""
     def add(function):
-        function.alone = alone
+        function.pods, function.alone = pods, alone
         SCENARIOS.append(function)
         return function
 
     return add
 
 
-def holds(what, seconds, condition):
-    """Looks for so long whether something that must not happen happens."""
+def never(what, seconds, happened):
+    """Looks for so long whether something happens that must not."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        assert condition(), what
+        seen = happened()
+        assert not seen, f"{what}: {seen}"
         time.sleep(0.5)

@@ -17,8 +17,8 @@ OURS = ("tollgate", "tollgate-await")
 # Values of the chart.
 READINESS = {"gate": "readiness"}
 EXEC = {"gate": "exec"}
-# Two cores start no more pods at once without measuring each other.
-AT_ONCE = 6
+# Pods that the node has room for: each requests a ninth of a core, and two cores must do.
+PODS_MAX = 16
 
 
 class Node:
@@ -29,17 +29,25 @@ class Node:
         self.changed = threading.Condition()
         self.waiting = {"kubelet restart": 0, "reboot": 0}
         self.done = {"kubelet restart": 0, "reboot": 0}
-        self.busy = 0
-        self.slots = threading.Semaphore(AT_ONCE)
+        self.busy = self.pods = 0
 
     def enter(self):
         with self.changed:
             self.busy += 1
 
-    def leave(self):
+    @contextlib.contextmanager
+    def room(self, pods):
+        """Waits for room for so many pods; a scenario that has entered leaves with it."""
         with self.changed:
-            self.busy -= 1
-            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.pods + pods <= PODS_MAX)
+            self.pods += pods
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.pods -= pods
+                self.busy -= 1
+                self.changed.notify_all()
 
     def disturb(self, kind):
         """Blocks until the node was disturbed in this way."""
@@ -48,9 +56,7 @@ class Node:
             self.waiting[kind] += 1
             self.busy -= 1
             self.changed.notify_all()
-            self.slots.release()
             self.changed.wait_for(lambda: self.done[kind] >= turn)
-        self.slots.acquire()
 
     def serve(self):
         """Disturbs the node whenever all scenarios wait; returns when none is left."""
@@ -103,6 +109,7 @@ class Stand:
     def __init__(self, cluster, webhook, program, keys, helms, folder):
         self.cluster, self.webhook, self.program, self.keys, self.helms, self.folder = cluster, webhook, program, keys, helms, folder
         self.node = Node(cluster)
+        self.version = cluster.get("/version")["gitVersion"]
 
     def volume(self, space, claim):
         """A volume on the node's disk for one claim, which a pod's fsGroup makes its own, as a cloud's disks are."""

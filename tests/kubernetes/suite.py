@@ -65,17 +65,15 @@ def scenarios(stand, chosen):
     failed = []
 
     def one(scenario):
-        stand.node.slots.acquire()
-        began = time.monotonic()
-        try:
-            measured = scenario(stand)
-            say(f"ok   {scenario.__name__} ({time.monotonic() - began:.0f} s): {measured or scenario.__doc__.splitlines()[0]}")
-        except BaseException:
-            failed.append(scenario.__name__)
-            say(f"FAIL {scenario.__name__} ({time.monotonic() - began:.0f} s): {scenario.__doc__.splitlines()[0]}\n{traceback.format_exc()}")
-        finally:
-            stand.node.slots.release()
-            stand.node.leave()
+        with stand.node.room(scenario.pods):
+            began = time.monotonic()
+            try:
+                measured = scenario(stand)
+                say(f"ok   {scenario.__name__} ({time.monotonic() - began:.0f} s): {measured or scenario.__doc__.splitlines()[0]}")
+            except BaseException:
+                failed.append(scenario.__name__)
+                promise = scenario.__doc__.splitlines()[0]
+                say(f"FAIL {scenario.__name__} ({time.monotonic() - began:.0f} s): {promise}\n{traceback.format_exc()}")
 
     for scenario in (one for one in chosen if one.alone):
         stand.node.enter()

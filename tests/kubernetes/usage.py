@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from cluster import wait
 from scenarios import scenario
-from stand import ask, name_of, running
+from stand import entitlement, name_of, running
 
 METERED = {"mode": "metered", "image": {"repository": "your-metered-gate"}, "state": {"type": "emptyDir"}}
 # As far away as AWS's answer is from another continent.
@@ -65,7 +65,7 @@ def an_eviction_with_two_seconds_is_billed(stand):
         assert billed(space) == 10, space.aws.admin("ledger")
 
 
-@scenario()
+@scenario(pods=2)
 def a_volume_for_each_replica_bills_once(stand):
     """A StatefulSet with a volume for each replica: killed with unsent usage and scheduled again, each replica bills it once."""
     with stand.namespace("volumes", follow_clock=True) as space:
@@ -73,14 +73,14 @@ def a_volume_for_each_replica_bills_once(stand):
             stand.volume(space, f"tollgate-state-app-{number}")
         state = {"type": "volumeClaimTemplate"}
         space.install(kind="StatefulSet", replicas=2, command=["/your-app", "report", "7"], tollgate={**METERED, "state": state})
-        pods = wait("two acknowledgements", lambda: len(found := [
-            pod for pod in space.pods(app="app") if running(pod, "app") and "reported 7" in space.logs(pod)]) == 2 and found)
-        # Nothing leaves any more, a stop's last report included.
-        space.aws.fault(fault="reset-before", operation="MeterUsage")
+        wait("two acknowledgements", lambda: len([
+            pod for pod in space.pods(app="app") if running(pod, "app") and "reported 7" in space.logs(pod)]) == 2)
+        # Nothing leaves any more, a stop's last report included, and nothing is in doubt: a pod cannot bill another pod's doubt.
+        space.aws.fault(fault="throttle", operation="MeterUsage")
         space.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
-        uids = {pod["metadata"]["uid"] for pod in pods}
-        wait("two new pods", lambda: len([pod for pod in space.pods(app="app") if pod["metadata"]["uid"] not in uids
-                                          and running(pod, "tollgate")]) == 2)
+        # The first replica comes again and waits for AWS; the second one waits for the first.
+        wait("a new sidecar", lambda: (pod := space.pod("app-0")) and running(pod, "tollgate") and entitlement(pod))
+        assert billed(space) == 0, space.aws.admin("ledger")
         space.aws.no_fault()
         wait("two new applications", lambda: len([pod for pod in space.pods(app="app") if running(pod, "app")
                                                   and "reported 7" in space.logs(pod)]) == 2)
@@ -92,7 +92,7 @@ def a_volume_for_each_replica_bills_once(stand):
         return "4 times 7 billed once each"
 
 
-@scenario()
+@scenario(pods=10)
 def a_rolling_update_under_quotas_bills_all(stand):
     """A rolling update of 8 replicas under AWS's quotas: every replica's usage is billed once, and none waits for long."""
     with stand.namespace("rolling", "--quotas") as space:

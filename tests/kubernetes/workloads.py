@@ -9,7 +9,7 @@ from stand import EXEC, READINESS, ended, running, status
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@scenario()
+@scenario(pods=9)
 def each_kind_and_each_form_starts(stand):
     """Deployment, StatefulSet and DaemonSet start in each form, beside each other in one namespace, by Helm 3 and by Helm 4."""
     with stand.namespace("kinds") as space:
@@ -38,7 +38,7 @@ def helm_waits_for_the_gate(stand):
             space.helm(version, "uninstall", release, "--namespace", space.name)
 
 
-@scenario()
+@scenario(pods=3)
 def jobs_end(stand):
     """Job and CronJob end although their sidecar goes on; a Job that fails says so."""
     with stand.namespace("jobs") as space:
@@ -52,7 +52,7 @@ def jobs_end(stand):
         assert status(pods[0], "app")["state"]["terminated"]["exitCode"] == 3, pods[0]["status"]
 
 
-@scenario()
+@scenario(pods=2)
 def the_manifests_run_as_they_stand(stand):
     """deploy/kubernetes runs as it is, but for the name of the gate's image."""
     ran = []
