@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -46,6 +46,10 @@ const AHEAD: Duration = Duration::from_millis(90);
 
 /// Hours are looked at so often; a jump of the clock is looked at at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The same while nothing waits to be sent and nobody uses the ledger: a sidecar whose application rests should cost
+/// nothing. What an hour held is sealed so much later, well within the time that its records wait for their turn.
+const LOOK_AT_REST: Duration = Duration::from_secs(60);
 
 /// The wall clock may be corrected by so much; what it gains beyond that is time for which the machine slept.
 const SLEPT_MIN: Duration = Duration::from_secs(5);
@@ -158,6 +162,10 @@ pub struct Sender {
     /// The ledger may hold due records that are not in line.
     stale: bool,
     look_at: Duration,
+    /// Others use the ledger.
+    uses: watch::Receiver<()>,
+    /// Records waited when the figures were last read.
+    any_unsent: bool,
     /// Closed hours are not sealed whole yet.
     is_sealing: bool,
     /// Records made since sealing began.
@@ -195,7 +203,8 @@ impl Sender {
         Self {
             settings,
             aws,
-            writer,
+            uses: writer.uses(),
+            writer: writer.unnoticed(),
             clock,
             metrics,
             tell,
@@ -213,6 +222,7 @@ impl Sender {
             notes: Vec::new(),
             stale: true,
             look_at: Duration::ZERO,
+            any_unsent: true,
             is_sealing: false,
             sealed: 0,
             sweep_at: Duration::ZERO,
@@ -241,7 +251,7 @@ impl Sender {
                 }
                 Err(error) => return error,
             };
-            let wake = self.instant(wake);
+            let (wake, soon) = (self.instant(wake), self.uptime() + LOOK_EVERY);
             tokio::select! {
                 Some(landed) = self.calls.join_next() => match self.landed(landed) {
                     Ok(()) => {}
@@ -250,6 +260,7 @@ impl Sender {
                 },
                 () = tokio::time::sleep_until(wake) => {}
                 _ = jumps.changed() => self.jumped(),
+                _ = self.uses.changed(), if self.look_at > soon => self.look_at = soon,
                 Some(order) = self.orders.recv(), if self.order.is_none() => self.take_order(order),
             }
         }
@@ -382,6 +393,7 @@ impl Sender {
     /// Seals what is due, gives up what has expired, and shows how things stand.
     async fn look(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
+        self.uses.mark_unchanged();
         self.end_pause_for_last_try(now).await?;
         let seal_open_hour = self.flush() == Flush::Final;
         // A piece at a time, between which acknowledgements are given and calls begin.
@@ -401,11 +413,16 @@ impl Sender {
             self.sweep(now).await?;
         }
         self.stale = true;
-        self.look_at = self.uptime() + if sealing.more { Duration::ZERO } else { LOOK_EVERY };
+        let look_in = if sealing.more { Duration::ZERO } else { LOOK_EVERY };
+        self.look_at = self.uptime() + look_in;
         // Before an alarm, so that its readers find the figures.
         self.show().await?;
         if sweeps {
             self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
+        }
+        let busy = self.any_unsent || self.changed || self.order.is_some() || !self.calls.is_empty();
+        if !sealing.more && !busy {
+            self.look_at = self.uptime() + LOOK_AT_REST;
         }
         Ok(())
     }
@@ -468,6 +485,7 @@ impl Sender {
         }
         (self.changed, self.show_at) = (false, now + SHOW_EVERY);
         let summary = self.writer.with(|ledger| ledger.summary()).await?;
+        self.any_unsent = summary.unsent > 0;
         let window = self.settings.policy.window;
         self.metrics.ledger(LedgerFigures {
             unsent: summary.unsent,
