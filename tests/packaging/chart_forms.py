@@ -3,11 +3,9 @@
 Usage: chart_forms.py HELM3 [TEST…]
 """
 
-import pathlib
+import json
 import re
-import shutil
 import sys
-import tempfile
 import unittest
 
 import yaml
@@ -149,6 +147,9 @@ class Beside(ChartCase):
         command = pod["containers"][0]["command"]
         self.assertEqual(command[:2] + command[-3:], ["/opt/tollgate/tollgate", "await", "--", "/serve", "--fast"])
         self.assertEqual(pod["initContainers"][0]["args"], ["install", "/opt/tollgate"])
+        # A build with the emulator is larger than the released one, and a pod above the limit is evicted.
+        room = next(volume for volume in pod["volumes"] if volume["name"] == "tollgate-bin")["emptyDir"]["sizeLimit"]
+        self.assertGreaterEqual(pod_rules.quantity(room), 128 * 2**20)
         # The template's own command needs no copy in the values.
         self.assertEqual(pod_spec(self.workload({"tollgate": {"gate": "exec"}}))["containers"][0]["command"][-2:], ["--", "/your-app"])
         # Two products: the binary once, one wait after the other, then the command.
@@ -318,6 +319,12 @@ spec:
             _, error = self.of(simple(), include=f'(list . "other" (dict {option}))')
             self.assertIn(sentence, error)
 
+    def test_the_options_know_the_words_of_the_schema(self):
+        schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())["definitions"]
+        for option in ("gate", "position", "refused", "mode"):
+            _, error = self.of(simple(), include=f'(list . "other" (dict "{option}" "else"))')
+            self.assertIn(f"option {option} is else; give one of {', '.join(schema[option]['enum'])}", error)
+
     def test_two_workloads_share_neither_claim_nor_names(self):
         two = '(list . "other") }}\n{{ include "tollgate.workload" (list . "second")'
         second = simple().replace("name: x", "name: second")
@@ -376,6 +383,10 @@ spec:
         declared = [(port["containerPort"], port["hostPort"]) for port in pod_spec(deployment)["containers"][0]["ports"]]
         # On a main container: before 1.34 the scheduler does not look at those of init containers.
         self.assertEqual(declared, [(19180, 19180), (19181, 19181)], error)
+        # A port stands once among the main containers, or the API server refuses the pod.
+        (deployment,), error = self.of(simple(pod="hostNetwork: true,"), {"gate": "readiness"})
+        main, sidecar = pod_spec(deployment)["containers"]
+        self.assertEqual(([port["containerPort"] for port in sidecar["ports"]], "ports" in main), ([19180, 19181], False), error)
         taken = simple().replace("image: b", "image: b, ports: [{ containerPort: 19181 }]")
         _, error = self.of(taken)
         self.assertIn("port 19181 is also that of container a: set tollgate.ports", error)

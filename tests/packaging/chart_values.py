@@ -119,7 +119,7 @@ def tollgate(draw):
     choices = {
         "serviceAccount": (0.4, [
             {"create": False}, {"create": False, "name": "own"}, {"name": "named"}, {"roleArn": role}, {"onlyTollgate": True},
-            {"automountToken": True}, {"name": "${AWSMP_SERVICE_ACCOUNT}", "create": False},
+            {"automountToken": True}, {"name": "named", "create": False},
         ], [{"name": "default"}, {"create": False, "roleArn": role}]),
         "probes": (0.15, [{"sidecarReadiness": True}, {"sidecarReadiness": False}], [{"startupPeriodSeconds": 2}]),
         "terminationGraceExtraSeconds": (0.1, [1, 60], [604800]),

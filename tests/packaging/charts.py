@@ -103,12 +103,23 @@ class Charts(ChartCase):
             ({"networkPolicy": {"enable": True}}, "enable"), ({"podMonitor": {"labels": {"a": 1}}}, "labels"),
             ({"probes": {"startupPeriod": 2}}, "startupPeriod"), ({"proxy": {"https_proxy": "x"}}, "https_proxy"),
             ({"prometheusRule": {"on": True}}, "on"), ({"state": {"type": "emptydir"}}, "state.type"),
-            ({"state": {"sizeLimit": "2 GB"}}, "sizeLimit"), ({"extraVolumeMounts": [{"name": "x"}]}, "mountPath"),
+            ({"state": {"sizeLimit": "2 GB"}}, "sizeLimit"), ({"position": "middle"}, "position"), ({"refused": "exit"}, "refused"),
+            ({"serviceAccount": {"automount": False}}, "automount"), ({"state": {"claimName": "My Claim"}}, "claimName"),
+            ({"extraEnv": [{"name": "X", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}, "extraEnv"),
+            ({"extraVolumes": [{"name": "x", "emptyDir": {}, "configMap": {"name": "x"}}]}, "extraVolumes"),
+            ({"podMonitor": {"labels": {"a": "not a label"}}}, "labels"), ({"proxy": {"https": "http://proxy 3128"}}, "https"), ({"extraVolumeMounts": [{"name": "x"}]}, "mountPath"),
             ({"sidecar": {}}, "sidecar"), ({"command": "/serve"}, "command"), ({"applicationStopSeconds": "30"}, "applicationStopSeconds"),
         ]
         for values, name in typos:
             with self.subTest(values):
                 self.refused({"tollgate": values}, name)
+        of_the_example = [
+            ({"kind": "Deploymen"}, "kind"), ({"replica": 2}, "replica"), ({"replicas": "2"}, "replicas"), ({"image": {"name": "x"}}, "name"),
+            ({"command": "/app"}, "command"), ({"command": []}, "command"),
+        ]
+        for values, name in of_the_example:
+            with self.subTest(values):
+                self.refused(values, name)
 
     def test_the_network_policy_lets_out_what_the_gate_needs(self):
         def ports(values):

@@ -127,12 +127,14 @@ def workload_violations(document):
 
     # Ports, environment, resources.
     ports = [port["containerPort"] for container in containers for port in container.get("ports") or [] if not port.get("hostPort")]
-    ours = [port["containerPort"] for container in sidecars for port in container["ports"]]
+    ours = [sidecar["ports"][0]["containerPort"] for sidecar in sidecars]
     must(all(ports.count(port) == 1 for port in ours), "a port of ours that another container has, too")
     must(all(0 < port < 65536 for port in ours), "no port")
     if pod.get("hostNetwork"):
-        declared = {port["containerPort"] for container in mains for port in container.get("ports") or []}
-        must({sidecar["ports"][0]["containerPort"] for sidecar in sidecars} <= declared, "hostNetwork without declared ports")
+        declared = [port["containerPort"] for container in mains for port in container.get("ports") or []]
+        needed = [sidecar["ports"][0]["containerPort"] for sidecar in sidecars]
+        needed += [int(values_of(sidecar).get("TOLLGATE_APP_ADDR", ":19181").rpartition(":")[2]) for sidecar in sidecars]
+        must(all(declared.count(port) == 1 for port in needed), "hostNetwork: each port of ours is declared once")
     for container in sidecars + locks:
         must(not repeated(entry["name"] for entry in container["env"]), "a variable twice")
         must(not any(entry["name"].startswith("AWS_ENDPOINT_URL") for entry in container["env"]), "an endpoint that the sidecar refuses")

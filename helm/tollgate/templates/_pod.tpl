@@ -72,11 +72,17 @@
     {{- $atOnce = max $atOnce $grace -}}
   {{- end -}}
   {{- if $pod.hostNetwork -}}
-    {{- /* Loopback is the node's: only the scheduler can keep two such pods apart, and before 1.34 it sees no init container's port. */ -}}
-    {{- $main := first $pod.containers -}}
-    {{- range $port := list .ports.probe .ports.app -}}
-      {{- $declared := dict "containerPort" $port "hostPort" $port "protocol" "TCP" -}}
-      {{- $_ := set $main "ports" (append ($main.ports | default list) $declared) -}}
+    {{- /* Loopback is the node's: only the scheduler can keep two such pods apart, and before 1.34 it sees no port of an init container. */ -}}
+    {{- $native := eq .gate "native" -}}
+    {{- $name := .name -}}
+    {{- $ports := ternary (list .ports.probe .ports.app) (list .ports.app) $native -}}
+    {{- range $index, $container := $pod.containers -}}
+      {{- if or (and $native (eq $index 0)) (eq $container.name $name) -}}
+        {{- range $port := $ports -}}
+          {{- $declared := dict "containerPort" $port "hostPort" $port "protocol" "TCP" -}}
+          {{- $_ := set $container "ports" (append ($container.ports | default list) $declared) -}}
+        {{- end -}}
+      {{- end -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

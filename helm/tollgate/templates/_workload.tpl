@@ -135,7 +135,8 @@ shared volume; the buyer can replace it, unlike one that is built into the produ
   {{- $_ := set $install "args" (list "install" "/opt/tollgate") -}}
   {{- $_ := set $install "volumeMounts" (list $mount) -}}
   {{- $_ := set $pod "initContainers" (append ($pod.initContainers | default list) $install) -}}
-  {{- $_ := set $pod "volumes" (append ($pod.volumes | default list) (dict "name" "tollgate-bin" "emptyDir" (dict "sizeLimit" "32Mi"))) -}}
+  {{- /* Room for a build that is not optimised, too: a pod above the limit is evicted. */ -}}
+  {{- $_ := set $pod "volumes" (append ($pod.volumes | default list) (dict "name" "tollgate-bin" "emptyDir" (dict "sizeLimit" "128Mi"))) -}}
 {{- end -}}
 {{- $command := $product.command | default $main.command -}}
 {{- if eq (first ($main.command | default (list ""))) $binary -}}
