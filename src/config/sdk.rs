@@ -35,8 +35,8 @@ pub(super) fn region_origin(reader: &mut Reader<'_>) -> Option<Origin> {
     Some(reader.origin(Setting::Region))
 }
 
-/// Whether the endpoint is all of AWS: a rehearsal's is, and only a build with the emulator has rehearsals. The SDKs' own
-/// variable for one service stays one service's.
+/// Whether the endpoint is all of AWS: a rehearsal's is, and only a build with the emulator has rehearsals. The SDKs'
+/// own variable for one service stays one service's.
 pub(super) fn stands_for_all(reader: &mut Reader<'_>) -> Option<bool> {
     let origin = reader.origin(Setting::EndpointUrl);
     Some(reader.installed.emulator && origin != Origin::Environment(METERING_ENDPOINT_VARIABLE.into()))

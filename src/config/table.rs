@@ -111,8 +111,8 @@ settings! {
             sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"], chart_value: Some("region"),
         }
 
-        /// Where the metering service is reached instead of AWS's own endpoint; in a build with the emulator STS and the
-        /// ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` (metering alone) and `AWS_ENDPOINT_URL`.
+        /// Where the metering service is reached instead of AWS's own endpoint; in a build with the emulator STS and
+        /// the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` (metering alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
             risk: "takes answers and usage to another server: free use",
             owner: Owner::Rehearsal,

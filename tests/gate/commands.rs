@@ -268,7 +268,9 @@ fn the_demo_tells_its_story_and_ends() {
     assert_eq!(output.status.code(), Some(0), "{story}");
     let refused = ["gate shut: /readyz answers 503", "CustomerNotEntitledException: "];
     let parts = ["nonce sent", "token received", "verified", "gate open", "proof signature"];
-    for part in parts.into_iter().chain(refused).chain(["requests: acknowledged 150, on AWS's bill 150: equal"]) {
+    for part in
+        parts.into_iter().chain(refused).chain(["requests: acknowledged 150, on AWS's bill 150: equal"])
+    {
         assert!(story.contains(part), "{part}: {story}");
     }
     assert!(story.lines().count() <= 25, "{story}");

@@ -58,8 +58,14 @@ fn a_pod_with_a_role_and_a_token_opens_by_the_emulators_sts() {
     let calls = calls(&emulator, "app-0.0a1b2c3d");
     let told = |index: usize, name: &str| calls[index][name].as_str().unwrap_or_default().to_owned();
     for (index, operation) in ["AssumeRoleWithWebIdentity", "RegisterUsage"].into_iter().enumerate() {
-        assert_eq!((told(index, "operation"), told(index, "outcome")), (operation.to_owned(), "ok".to_owned()));
-        assert_eq!((told(index, "account_id"), told(index, "role")), ("111122223333".to_owned(), ROLE.to_owned()));
+        assert_eq!(
+            (told(index, "operation"), told(index, "outcome")),
+            (operation.to_owned(), "ok".to_owned())
+        );
+        assert_eq!(
+            (told(index, "account_id"), told(index, "role")),
+            ("111122223333".to_owned(), ROLE.to_owned())
+        );
     }
     // What was noted is of no use to anybody who reads it.
     let noted = calls[0].to_string();
@@ -149,7 +155,10 @@ fn every_fault_of_the_emulators_ecs_agent_is_told_as_what_it_is() {
             json!({"fault": "exception", "exception": "AccessDenied"}),
             ("misconfigured", "CredentialsRefused", "gent that hands out"),
         ),
-        (json!({"fault": "exception", "exception": "InvalidIdInRequest"}), ("pending", "InvalidAnswer", agent)),
+        (
+            json!({"fault": "exception", "exception": "InvalidIdInRequest"}),
+            ("pending", "InvalidAnswer", agent),
+        ),
         (json!({"fault": "http", "status": 404}), ("pending", "InvalidAnswer", agent)),
         (
             json!({"fault": "exception", "exception": "InternalServerError"}),

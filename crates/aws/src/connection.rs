@@ -252,8 +252,8 @@ fn place_of(uri: &str) -> Place {
     if matches!(path, "" | "/") { Place::Sts } else { Place::Container }
 }
 
-/// Where a request goes when `stand_in` is asked instead of AWS: one for STS's own name, or for the fixed address of the
-/// ECS agent. An address that somebody chose is left alone.
+/// Where a request goes when `stand_in` is asked instead of AWS: one for STS's own name, or for the ECS agent's fixed
+/// address. An address that somebody chose is left alone.
 fn redirected(uri: &str, stand_in: &str) -> Option<String> {
     let parsed: hyper::Uri = uri.parse().ok()?;
     let host = parsed.host()?.to_ascii_lowercase();

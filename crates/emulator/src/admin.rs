@@ -4,6 +4,7 @@
 //! another origin cannot give orders, and cannot read by DNS rebinding: a browser tells where a request comes from, and
 //! whom it takes us for.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::action::Action;
 use super::bill::{Bill, Filter, registration_token};
-use super::calls::Wanted;
+use super::calls::{Calls, Wanted};
 use super::change::Change;
 use super::engine::Engine;
 use super::fault::{NAMES, RuleDocument};
@@ -346,7 +347,7 @@ fn pod(engine: &Engine, body: &[u8]) -> Answered {
     let mut state = engine.state();
     let (name, pod) = state.service.world.ordered_pod(order)?;
     state.make(&[Change::Pod { name: name.clone(), pod }])?;
-    Ok(pod_json(&state.service.world, &state.service.bill, &name))
+    Ok(pod_json(&state.service.world, &state.service.bill, &state.calls, &name))
 }
 
 async fn switches(engine: &Arc<Engine>, body: &[u8]) -> Answered {
@@ -402,15 +403,13 @@ fn world_json(engine: &Engine) -> Value {
     let customers: Vec<Value> =
         world.customers.keys().map(|account_id| customer_json(world, account_id)).collect();
     let bill = &state.service.bill;
-    let names: std::collections::BTreeSet<&str> = world
-        .pods
-        .keys()
-        .map(String::as_str)
-        .chain(world.assumed.keys().map(String::as_str))
-        .chain(bill.pods().map(|(name, _)| name))
-        .take(PODS_SHOWN)
-        .collect();
-    let pods: Vec<Value> = names.into_iter().map(|name| pod_json(world, bill, name)).collect();
+    let called = bill.pods().map(|(name, _)| name);
+    let mut names: BTreeSet<&str> = called.chain(world.assumed.keys().map(String::as_str)).collect();
+    names.extend(state.calls.pods());
+    let pods_seen = names.len();
+    names.extend(world.pods.keys().map(String::as_str));
+    let pods: Vec<Value> =
+        names.into_iter().take(PODS_SHOWN).map(|name| pod_json(world, bill, &state.calls, name)).collect();
     json!({
         "region": world.region,
         "regions": world.regions,
@@ -422,7 +421,7 @@ fn world_json(engine: &Engine) -> Value {
         "products": products,
         "customers": customers,
         "pods": pods,
-        "pods_seen": bill.pods().count(),
+        "pods_seen": pods_seen,
         "switches": world.switches.json(),
     })
 }
@@ -471,7 +470,7 @@ fn customer_json(world: &World, account_id: &str) -> Value {
     })
 }
 
-fn pod_json(world: &World, bill: &Bill, name: &str) -> Value {
+fn pod_json(world: &World, bill: &Bill, calls: &Calls, name: &str) -> Value {
     let registered = bill.registered(name);
     let registered =
         registered.into_iter().map(|(code, calls)| json!({"product_code": code, "calls": calls}));
@@ -487,6 +486,7 @@ fn pod_json(world: &World, bill: &Bill, name: &str) -> Value {
         "started_at": pod.started_at.map(|at| at.to_string()),
         "first_call": bill.first_call(name).map(|at| at.to_string()),
         "registered": registered.collect::<Vec<_>>(),
+        "latest": calls.latest_of(name),
     })
 }
 

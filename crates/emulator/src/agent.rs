@@ -28,9 +28,8 @@ const NAMELESS: &str = "task";
 
 impl Path {
     pub(super) fn parse(path: &str) -> Option<Self> {
-        let asks = |action, task: &str, container| {
-            Some(Self { action, task: super::sts::decoded(task), container })
-        };
+        let asks =
+            |action, task: &str, container| Some(Self { action, task: super::sts::decoded(task), container });
         let credentials = ["/v2/credentials", "/_emulator/credentials"];
         let rest = credentials.into_iter().find_map(|prefix| path.strip_prefix(prefix));
         if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) {

@@ -1,7 +1,7 @@
 //! Credentials of roles, as STS and the agent of a container hand them to a real pod.
 //!
-//! - Their signatures are always verified, for the emulator knows the secret. The caller is the pod that asked for them,
-//!   whatever the access key, as pods at AWS outlive their keys.
+//! - Their signatures are always verified, for the emulator knows the secret. The caller is the pod that asked for
+//!   them, whatever the access key, as pods at AWS outlive their keys.
 //! - Clients compare `Expiration` with their own clock, so it is in the system's time. The credentials end by the
 //!   emulated clock too, whichever is first: advancing it ends them.
 //! - They do not live longer than the process.
@@ -209,7 +209,11 @@ mod tests {
         let role = Role::parse("arn:aws-us-gov:iam::111122223333:role/some/path/app").unwrap();
         assert_eq!(role.assumed("s"), "arn:aws-us-gov:sts::111122223333:assumed-role/app/s");
         assert_eq!(role.account_id(), "111122223333");
-        assert!(role.user_id("s").starts_with("AROA") && role.user_id("s").len() == 23, "{}", role.user_id("s"));
+        assert!(
+            role.user_id("s").starts_with("AROA") && role.user_id("s").len() == 23,
+            "{}",
+            role.user_id("s")
+        );
         for bad in [
             "",
             "arn:aws:iam::1:role/a",

@@ -182,6 +182,7 @@ impl Engine {
         state.sessions = Sessions::default();
         state.calls = Calls::default();
         state.quotas = Quotas::default();
+        state.last_call = 0;
         Ok(())
     }
 
@@ -314,7 +315,8 @@ impl Engine {
         if let Some(wanted) = &self.container_token
             && authorization != Some(wanted.0.as_str())
         {
-            let text = "Authorization is not the token that the emulator was started with (--container-token)";
+            let text =
+                "Authorization is not the token that the emulator was started with (--container-token)";
             return Err(ServiceError::new("AccessDenied", text));
         }
         let role = self.task_role(&path.task);
@@ -346,7 +348,9 @@ impl Engine {
         let pod = &pending.signer.pod;
         let mut state = self.state();
         if !state.service.world.role_room(pod) {
-            return Err(internal("no more pods can assume a role; POST /_emulator/reset forgets them".to_owned()));
+            return Err(internal(
+                "no more pods can assume a role; POST /_emulator/reset forgets them".to_owned(),
+            ));
         }
         let assumed =
             Assumed { role_arn: role.arn().to_owned(), account_id: role.account_id().to_owned(), platform };

@@ -49,7 +49,9 @@ impl Kind {
     /// Whether it can happen to a call of this action.
     const fn fits(&self, action: Action) -> bool {
         match self {
-            Self::NoSignature | Self::Token(_) => matches!(action, Action::Metering(Operation::RegisterUsage)),
+            Self::NoSignature | Self::Token(_) => {
+                matches!(action, Action::Metering(Operation::RegisterUsage))
+            }
             Self::Unprocessed(_) => matches!(action, Action::Metering(Operation::BatchMeterUsage)),
             Self::ShortLived(_) => action.gives_credentials(),
             _ => true,
@@ -388,7 +390,9 @@ mod tests {
     fn chance_is_the_same_for_the_same_seed() {
         let run = || {
             let mut script = script(&[r#"{"fault":"hang","probability":0.5}"#]);
-            (0..64).map(|_| script.hit(Action::Metering(Operation::MeterUsage), "p").is_some()).collect::<Vec<_>>()
+            (0..64)
+                .map(|_| script.hit(Action::Metering(Operation::MeterUsage), "p").is_some())
+                .collect::<Vec<_>>()
         };
         let first = run();
         assert_eq!(first, run());

@@ -46,8 +46,8 @@ use tokio::sync::watch;
 
 use engine::Engine;
 use server::Server;
-pub use web_identity::{Jwks, WebIdentity};
 use tollgate_http::{self as http, Address, Limits, Listener};
+pub use web_identity::{Jwks, WebIdentity};
 use world::World;
 use world::document::OrderError;
 

@@ -93,7 +93,8 @@ impl<'a> AssumeRole<'a> {
             return validation("Request ARN is invalid".to_owned());
         };
         let session_name = parameters.get("RoleSessionName");
-        let plain = session_name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte));
+        let plain =
+            session_name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte));
         if !plain || !SESSION_NAME_BYTES.contains(&session_name.len()) {
             return validation("RoleSessionName must have 2 to 64 letters, digits and _+=,.@-".to_owned());
         }
@@ -101,7 +102,8 @@ impl<'a> AssumeRole<'a> {
             "" => Some(DURATION_SECONDS),
             text => text.parse().ok(),
         };
-        let Some(seconds) = seconds.filter(|s| (DURATION_SECONDS_MIN..=DURATION_SECONDS_MAX).contains(s)) else {
+        let Some(seconds) = seconds.filter(|s| (DURATION_SECONDS_MIN..=DURATION_SECONDS_MAX).contains(s))
+        else {
             let bounds = format!("{DURATION_SECONDS_MIN} to {DURATION_SECONDS_MAX}");
             return validation(format!("DurationSeconds must be {bounds}"));
         };
@@ -315,13 +317,17 @@ mod tests {
         ] {
             let reply = failure(&ServiceError::new(code, "a < b & c"), "id");
             assert_eq!((reply.outcome.as_ref(), reply.status.as_u16()), (code, status));
-            assert!(reply.body.contains(&format!("<Code>{code}</Code><Message>a &lt; b &amp; c<")), "{reply:?}");
+            assert!(
+                reply.body.contains(&format!("<Code>{code}</Code><Message>a &lt; b &amp; c<")),
+                "{reply:?}"
+            );
         }
     }
 
     #[test]
     fn a_noted_token_has_no_signature() {
-        let form = b"Action=AssumeRoleWithWebIdentity&WebIdentityToken=eyJhbGciOiJub25lIn0.e30.c2ln&RoleArn=a%26b";
+        let form =
+            b"Action=AssumeRoleWithWebIdentity&WebIdentityToken=eyJhbGciOiJub25lIn0.e30.c2ln&RoleArn=a%26b";
         let shown = Parameters::parse(form).shown();
         assert!(shown.contains("eyJhbGciOiJub25lIn0.e30.…") && shown.contains("a&b"), "{shown}");
         assert!(!shown.contains("c2ln"), "{shown}");

@@ -93,7 +93,10 @@ struct Key {
 
 #[derive(Debug)]
 enum KeyKind {
-    Rsa { modulus: Vec<u8>, exponent: Vec<u8> },
+    Rsa {
+        modulus: Vec<u8>,
+        exponent: Vec<u8>,
+    },
     /// The point, uncompressed.
     P256(Vec<u8>),
 }
@@ -187,7 +190,9 @@ impl<'a> Token<'a> {
         let pod = &self.claims["kubernetes.io"]["pod"];
         let (name, uid) = (pod["name"].as_str()?, pod["uid"].as_str()?);
         let uid: String = uid.chars().take(UID_CHARS).collect();
-        let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c));
+        let plain = |text: &str| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+        };
         (plain(name) && plain(&uid) && name.len() <= POD_NAME_CHARS_MAX).then(|| format!("{name}.{uid}"))
     }
 }
@@ -246,19 +251,26 @@ const AHEAD_SECONDS_MAX: i64 = 300;
 
 /// A NumericDate may have a fraction (RFC 7519, section 2).
 fn seconds(value: &Value) -> Option<i64> {
-    #[expect(clippy::cast_possible_truncation, reason = "a float that is too large becomes the largest integer")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a float that is too large becomes the largest integer"
+    )]
     value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64))
 }
 
 fn check_signature(token: &Token<'_>, keys: &[Key]) -> Result<(), ServiceError> {
     let algorithm = token.header["alg"].as_str().unwrap_or_default();
     if !["RS256", "ES256"].contains(&algorithm) {
-        return Err(invalid(format!("The token is signed with {algorithm:?}; RS256 and ES256 are supported")));
+        return Err(invalid(format!(
+            "The token is signed with {algorithm:?}; RS256 and ES256 are supported"
+        )));
     }
     let id = token.header["kid"].as_str();
-    let mut named = keys.iter().filter(|key| id.is_none() || key.id.is_none() || key.id.as_deref() == id).peekable();
+    let mut named =
+        keys.iter().filter(|key| id.is_none() || key.id.is_none() || key.id.as_deref() == id).peekable();
     if named.peek().is_none() {
-        let text = "Couldn't retrieve verification key from your identity provider (no key has the token's kid)";
+        let text =
+            "Couldn't retrieve verification key from your identity provider (no key has the token's kid)";
         return Err(invalid(text));
     }
     if named.any(|key| key.verifies(algorithm, token.message.as_bytes(), &token.signature)) {

@@ -61,7 +61,10 @@ fn secret(access_key: &str, secret: &str) -> (String, Secret) {
 fn a_signature_made_by_botocore_is_verified() {
     let known = secret("AKIDEXAMPLE", SECRET);
     let signer = checked(&request(|_| {}), BODY, Some(&known)).unwrap();
-    assert_eq!(signer, Signer { pod: "AKIDEXAMPLE".to_owned(), region: "us-east-1".to_owned(), session: None });
+    assert_eq!(
+        signer,
+        Signer { pod: "AKIDEXAMPLE".to_owned(), region: "us-east-1".to_owned(), session: None }
+    );
     let wrong = Err("InvalidSignatureException".to_owned());
     assert_eq!(checked(&request(|_| {}), b"{}", Some(&known)), wrong, "another body");
     assert_eq!(checked(&replaced("x-amz-target", "Register", "Meter"), BODY, Some(&known)), wrong);
@@ -117,9 +120,7 @@ fn a_session_needs_its_token_and_its_time() {
     let before = Now { system: NOW.minus(hour), emulated: NOW };
     let session = sessions.issue(before, "pod-7", "name", Role::of_task("111122223333"), hour).unwrap();
     let keyring = Keyring { world: &world, sessions: &sessions, only: None };
-    let code = |headers: &HeaderMap| {
-        check(posted(headers, BODY), keyring).unwrap_err().code.into_owned()
-    };
+    let code = |headers: &HeaderMap| check(posted(headers, BODY), keyring).unwrap_err().code.into_owned();
     assert_eq!(
         code(&replaced("authorization", "AKIDEXAMPLE", &session.access_key)),
         "UnrecognizedClientException"

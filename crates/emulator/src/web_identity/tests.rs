@@ -85,7 +85,9 @@ async fn verified(token: &str, keys: &str) -> Result<(), (String, String)> {
 #[tokio::test]
 async fn a_clusters_tokens_are_taken() {
     let keys = jwks().to_string();
-    for header in [rs256(), json!({"alg": "RS256"}), json!({"alg": "ES256", "kid": "ec"}), json!({"alg": "ES256"})] {
+    for header in
+        [rs256(), json!({"alg": "RS256"}), json!({"alg": "ES256", "kid": "ec"}), json!({"alg": "ES256"})]
+    {
         assert_eq!(verified(&signed(&header, &claims()), &keys).await, Ok(()), "{header}");
     }
     assert_eq!(verified(&with("aud", json!("sts.amazonaws.com")), &keys).await, Ok(()));
@@ -115,7 +117,11 @@ async fn each_way_in_which_a_token_is_wrong_is_refused() {
         (signed(&json!({"alg": "none"}), &claims()), invalid, "is signed with"),
         (signed(&json!({"alg": "HS256", "kid": "shared"}), &claims()), invalid, "is signed with"),
         (signed(&json!({"alg": "ES256", "kid": "rsa"}), &claims()), invalid, "signature does not verify"),
-        (signed(&json!({"alg": "RS256", "kid": "gone"}), &claims()), invalid, "Couldn't retrieve verification key"),
+        (
+            signed(&json!({"alg": "RS256", "kid": "gone"}), &claims()),
+            invalid,
+            "Couldn't retrieve verification key",
+        ),
     ] {
         let (found, message) = verified(&token, &keys).await.unwrap_err();
         assert!(found == code && message.contains(says), "{says}: {found}: {message}");
@@ -123,7 +129,10 @@ async fn each_way_in_which_a_token_is_wrong_is_refused() {
     let good = signed(&rs256(), &claims());
     for keys in ["", "{}", "nonsense", "{\"keys\":[]}"] {
         let (code, message) = verified(&good, keys).await.unwrap_err();
-        assert!(code == invalid && message.contains("Couldn't retrieve verification key"), "{keys}: {message}");
+        assert!(
+            code == invalid && message.contains("Couldn't retrieve verification key"),
+            "{keys}: {message}"
+        );
     }
 }
 
@@ -145,6 +154,10 @@ fn a_token_names_its_pod_and_what_is_no_token_is_told_apart() {
 fn keys_are_in_a_file_or_behind_plain_http() {
     assert!(matches!(Jwks::parse("/keys.json"), Ok(Jwks::File(_))));
     assert!(matches!(Jwks::parse("http://127.0.0.1/keys"), Ok(Jwks::Url(_))));
-    assert!(Jwks::parse("https://kubernetes.default.svc/openid/v1/jwks").unwrap_err().contains("kubectl get --raw"));
+    assert!(
+        Jwks::parse("https://kubernetes.default.svc/openid/v1/jwks")
+            .unwrap_err()
+            .contains("kubectl get --raw")
+    );
     assert!(Jwks::parse("").is_err());
 }
