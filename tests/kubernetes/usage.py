@@ -67,23 +67,30 @@ def an_eviction_with_two_seconds_is_billed(stand):
 
 @scenario(pods=2)
 def a_volume_for_each_replica_bills_once(stand):
-    """A StatefulSet with a volume for each replica: killed with unsent usage and scheduled again, each replica bills it once."""
+    """A StatefulSet with a volume for each replica: killed, then rescheduled with unsent usage, each replica's usage is billed once."""
     with stand.namespace("volumes", follow_clock=True) as space:
         for number in range(2):
             stand.volume(space, f"tollgate-state-app-{number}")
-        state = {"type": "volumeClaimTemplate"}
-        space.install(kind="StatefulSet", replicas=2, command=["/your-app", "report", "7"], tollgate={**METERED, "state": state})
-        wait("two acknowledgements", lambda: len([
-            pod for pod in space.pods(app="app") if running(pod, "app") and "reported 7" in space.logs(pod)]) == 2)
-        # Nothing leaves any more, a stop's last report included, and nothing is in doubt: a pod cannot bill another pod's doubt.
+        space.install(kind="StatefulSet", replicas=2, command=["/your-app", "report", "7"], tollgate={
+            **METERED, "state": {"type": "volumeClaimTemplate"}, "shutdownGrace": "5s"})
+
+        def acknowledged():
+            pods = [pod for pod in space.pods(app="app") if running(pod, "app") and "reported 7" in space.logs(pod)]
+            return len(pods) == 2 and pods
+
+        pods = wait("two acknowledgements", acknowledged)
+        for pod in pods:
+            space.kill(pod, "tollgate")
+        for pod in pods:
+            space.wait_for_restart(pod, "tollgate")
+        # A stop cannot send either; nothing is in doubt, which no other pod could bill.
         space.aws.fault(fault="throttle", operation="MeterUsage")
-        space.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
+        space.kubectl("delete", "pods", "--all")
         # The first replica comes again and waits for AWS; the second one waits for the first.
         wait("a new sidecar", lambda: (pod := space.pod("app-0")) and running(pod, "tollgate") and entitlement(pod))
         assert billed(space) == 0, space.aws.admin("ledger")
         space.aws.no_fault()
-        wait("two new applications", lambda: len([pod for pod in space.pods(app="app") if running(pod, "app")
-                                                  and "reported 7" in space.logs(pod)]) == 2)
+        wait("two new acknowledgements", acknowledged)
         space.aws.advance("75m")
         wait("the bill", lambda: billed(space) >= 28)
         space.kubectl("delete", "statefulset", "app")

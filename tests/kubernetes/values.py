@@ -44,6 +44,9 @@ def with_pods(space, text):
             metadata = {**template.get("metadata", {}), "name": one["metadata"]["name"], "namespace": space.name}
             # An account that the same rendering makes is not there in a dry run.
             pod = {name: value for name, value in template["spec"].items() if name != "serviceAccountName"}
+            # The controller adds what the claims of a StatefulSet are called.
+            claims = [claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])]
+            pod["volumes"] = (pod.get("volumes") or []) + [{"name": name, "emptyDir": {}} for name in claims]
             policy = {} if one["kind"] in ("Job", "CronJob") else {"restartPolicy": "Always"}
             objects.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**policy, **pod}})
     return objects
