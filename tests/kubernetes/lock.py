@@ -8,7 +8,7 @@ import time
 
 from cluster import cgroups, wait
 from scenarios import never, scenario
-from stand import EXEC, OURS, READINESS, ask, ended, entitlement, name_of, restarts, running, status
+from stand import EXEC, OURS, READINESS, ask, ended, entitlement, name_of, ready, restarts, running, status
 
 # A gate that opens and an application that then starts.
 GATE_TO_APPLICATION_MAX = 1.2
@@ -68,9 +68,6 @@ def a_refused_pod_stays_shut(stand):
         names = ("app", "inside")
         wait("the waiting application", lambda: "CustomerNotEntitledException" in space.logs(space.started(app="inside")))
 
-        def ready():
-            return status(space.pod(app="behind"), "app").get("ready")
-
         def opened():
             return [name for name in names if not shut(space, app=name)]
 
@@ -80,7 +77,7 @@ def a_refused_pod_stays_shut(stand):
 
             def happened():
                 nonlocal seen
-                if ready():
+                if ready(space.pod(app="behind")):
                     seen = time.monotonic() - began
                 return opened()
 

@@ -283,6 +283,11 @@ def restarts(pod, *containers):
     return sum(status(pod, container)["restartCount"] for container in containers)
 
 
+def ready(pod):
+    """Whether Services send it traffic."""
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
+
+
 def ended(pod):
     return pod["status"]["phase"] in ("Succeeded", "Failed")
 

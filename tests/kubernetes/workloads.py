@@ -4,7 +4,7 @@ import pathlib
 
 from cluster import wait
 from scenarios import scenario
-from stand import EXEC, READINESS, ended, running, status
+from stand import EXEC, READINESS, ended, ready, running, status
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def each_kind_and_each_form_starts(stand):
                 releases.append(release)
         for release in releases:
             pod = space.started(app=release)
-            wait(f"{release} to be ready", lambda: status(space.pod(app=release), "app").get("ready"))
+            wait(f"{release} to be ready", lambda: ready(space.pod(app=release)))
             wait(f"the application of {release}", lambda: "application started" in space.logs(pod))
         return f"{len(releases)} releases"
 
@@ -74,7 +74,6 @@ def the_manifests_run_as_they_stand(stand):
                 pod = space.wait_for_pod("the Job's end", ended)
                 assert pod["status"]["phase"] == "Succeeded", pod["status"]
             else:
-                container = "tollgate" if name == "saas" else "app"
-                space.wait_for_pod("readiness", lambda pod: status(pod, container).get("ready"))
+                space.wait_for_pod("readiness", ready)
         ran.append(name)
     return ", ".join(ran)
