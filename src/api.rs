@@ -27,13 +27,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::config::Secret;
-use crate::entitlement::reason::runbook;
 use crate::entitlement::{Document, Proof, Subject, Watch};
 use attestation::Attestation;
 use door::Door;
 use route::{OfUsage, Route};
 use tollgate_clock::WallClock;
-use tollgate_http::{self as http, Abandoned, Body, Handler, Limits, ReadBodyError, Room};
+use tollgate_http::{self as http, Abandoned, Body, BodyBudget, Handler, Limits, ReadBodyError};
 use usage::UsagePart;
 
 /// One application with a pool of connections, or a handful of them.
@@ -47,7 +46,7 @@ pub const LIMITS: Limits = Limits {
     reset_when_abandoned: false,
 };
 
-/// `docs/openapi.yaml` as JSON; `tests/witness/openapi.py` compares the two.
+/// Made from `docs/openapi.yaml` by `just generate`.
 const OPENAPI: &str = include_str!("api/openapi.json");
 
 /// All bodies that are being read or worked on, together: four of the largest. Beyond it 503, so that the container's
@@ -63,7 +62,7 @@ pub struct AppServer {
     /// For the document.
     pub subject: Arc<Subject>,
     /// For request bodies.
-    pub room: Room,
+    pub room: BodyBudget,
     /// The published fact.
     pub entitlement: Watch,
     /// What `since` of the document is by.
@@ -215,7 +214,7 @@ fn problem_of(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
 
 fn problem_document(status: StatusCode, code: &str, detail: &str) -> Value {
     let title = status.canonical_reason().unwrap_or("error");
-    json!({"type": runbook(code), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
+    json!({"type": format!("docs/RUNBOOK.md#{}", code.to_ascii_lowercase()), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
 }
 
 #[cfg(test)]
@@ -229,7 +228,7 @@ mod tests {
         let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap(), pod: None };
         let server = AppServer {
             subject: Arc::new(subject),
-            room: Room::new(BODIES_BYTES_MAX),
+            room: BodyBudget::new(BODIES_BYTES_MAX),
             entitlement,
             clock: WallClock::system(),
             token: None,

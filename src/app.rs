@@ -112,7 +112,10 @@ impl App {
         let probe_addr = probe_listener.local_address()?;
         let app_addr = app_listener.as_ref().map(Listener::local_address).transpose()?;
         tracing::info!(
-            version = env!("CARGO_PKG_VERSION"), %probe_addr, app_addr = app_addr.map(tracing::field::display),
+            event = "started",
+            version = env!("CARGO_PKG_VERSION"), mode = config.product.mode.as_str(),
+            product_code = config.product.product_code.as_str(), %probe_addr,
+            app_addr = app_addr.map(tracing::field::display),
             "tollgate started"
         );
 
@@ -158,7 +161,7 @@ impl App {
                 attestation.as_ref().map_or_else(attestation::registrations, |one| one.calls.registrations());
             let server = AppServer {
                 subject,
-                room: http::Room::new(api::BODIES_BYTES_MAX),
+                room: http::BodyBudget::new(api::BODIES_BYTES_MAX),
                 entitlement: entitlement.clone(),
                 clock: clock.clone(),
                 token: config.app.token.clone().map(Arc::new),
@@ -229,7 +232,7 @@ impl App {
         let mut quit = self.quit.subscribe();
         let quit = async move {
             let _ = quit.wait_for(|quit| *quit).await;
-            tracing::info!("asked to quit: draining");
+            tracing::info!(event = "draining", "asked to quit: draining");
             Exit::Done
         };
         let drain = self.drain.clone();
@@ -286,7 +289,7 @@ impl App {
     fn last_line(&self, ended: &Ended) {
         if ended.exit != Exit::Done {
             let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().last_line());
-            tracing::error!(exit_code = ended.exit.code(), "{cause}");
+            tracing::error!(event = "exit", exit_code = ended.exit.code(), "{cause}");
             last_sentence::leave(&cause);
         }
     }

@@ -15,5 +15,6 @@ pub mod log;
 pub mod metrics;
 pub mod probe;
 pub mod registration;
+pub mod runbook;
 pub mod shutdown;
 pub mod usage;

@@ -370,10 +370,11 @@ impl Registration {
             } else {
                 "ship an image with the product's new public key beside this one"
             };
-            tracing::warn!(%version, expires_at = %at, remedy, "the public key version in use expires");
+            tracing::warn!(event = "key_expiring", %version, expires_at = %at, remedy, "the public key version in use expires");
         }
         if let Some(seconds) = receipt.clock_warning() {
             tracing::warn!(
+                event = "token_clock_differs",
                 seconds,
                 "the token was issued at another time than the node's clock shows: check NTP"
             );
@@ -393,7 +394,7 @@ impl Registration {
             product_code: &self.config.product_code,
             public_key_version: question.version,
             nonce,
-            now: self.clock.now(),
+            now: self.clock.now().into(),
             allow_emulated: self.config.allow_emulated,
         };
         receipt::verify(&registered.signature, key, &expected).map_err(|error| {
@@ -412,7 +413,10 @@ impl Registration {
     async fn note(&self, machine: &mut Machine<Proof>, notes: Notes) {
         if notes.entitled_after_refusal {
             self.metrics.entitled_after_refusal();
-            tracing::warn!("AWS accepted this pod after it had refused it: AWS may not repeat a refusal");
+            tracing::warn!(
+                event = "entitled_after_refusal",
+                "AWS accepted this pod after it had refused it: AWS may not repeat a refusal"
+            );
         }
         if let Some(remember) = notes.remember {
             self.remember(machine, remember).await;
@@ -449,6 +453,7 @@ impl Registration {
         let written = store.keep(record).await;
         if let Err(error) = &written {
             tracing::warn!(
+                event = "registration_unwritable",
                 %error,
                 "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
                  grace period nor a receipt older than a day opens the gate"
@@ -486,7 +491,7 @@ impl Registration {
             product_code: &self.config.product_code,
             public_key_version,
             nonce: &nonce,
-            now: self.clock.now(),
+            now: self.clock.now().into(),
             allow_emulated: self.config.allow_emulated,
         };
         if product_code != self.config.product_code {
@@ -494,11 +499,11 @@ impl Registration {
         }
         match receipt::verify(token, key, &expected) {
             Ok(receipt) => {
-                let issued_at = receipt.issued_at().unwrap_or(stored_at);
+                let issued_at = receipt.issued_at().map_or(stored_at, Timestamp::from);
                 Some((Arc::new(Proof::Receipt(receipt)), issued_at))
             }
             Err(error) => {
-                tracing::warn!(%error, "the kept receipt does not verify and is ignored");
+                tracing::warn!(event = "kept_receipt_ignored", %error, "the kept receipt does not verify and is ignored");
                 None
             }
         }

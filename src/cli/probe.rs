@@ -13,6 +13,7 @@ use hyper::{Response, StatusCode};
 use serde::Deserialize;
 
 use crate::app;
+use crate::cli::screen::print;
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::entitlement::{self, State};
 use crate::exit::Exit;
@@ -85,36 +86,28 @@ struct ShownReason {
 }
 
 /// Asks the sidecar and prints what the operator should read.
-#[expect(clippy::print_stdout, reason = "the line on standard output is the product of this command")]
 pub fn run(args: &ProbeArgs) -> Exit {
     let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
         Ok(probe) => Gate::of(&probe),
         Err(faults) => {
-            println!("{}", faults.summary());
-            return Exit::NotOpen;
+            return print(&faults.summary(), Exit::NotOpen);
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            println!("unreachable: Internal: cannot start a runtime: {error}.");
-            return Exit::NotOpen;
+            return print(&format!("unreachable: Internal: cannot start a runtime: {error}."), Exit::NotOpen);
         }
     };
     let (answer, said) = runtime.block_on(gate.ask(args.question));
-    if args.json
-        && let Some(answer) = &answer
-    {
-        println!("{}", String::from_utf8_lossy(answer.body()));
-    }
-    match said {
-        Ok(()) => Exit::Done,
-        Err(shut) => {
-            if !args.json || answer.is_none() {
-                println!("{}", shut.line);
-            }
-            Exit::NotOpen
-        }
+    let (exit, line) = match said {
+        Ok(()) => (Exit::Done, None),
+        Err(shut) => (Exit::NotOpen, Some(shut.line)),
+    };
+    match (args.json.then_some(answer).flatten(), line) {
+        (Some(answer), _) => print(&String::from_utf8_lossy(answer.body()), exit),
+        (None, Some(line)) => print(&line, exit),
+        (None, None) => exit,
     }
 }
 
@@ -157,9 +150,15 @@ impl Gate {
         self.ask(Question::Ready).await.1
     }
 
+    /// The body of a page of the probe server; `Err` is the line to show instead.
+    pub(super) async fn get(&self, path: &str, timeout: Duration) -> Result<Bytes, String> {
+        let answer = question(&self.address, path, timeout).await;
+        answer.map(Response::into_body).map_err(|error| unreachable(&self.address, &error).line)
+    }
+
     /// What answered, and what it says.
     async fn ask(&self, asked: Question) -> (Option<Response<Bytes>>, Result<(), Shut>) {
-        match question(&self.address, asked).await {
+        match question(&self.address, asked.path(), ANSWER_TIMEOUT).await {
             Ok(answer) => {
                 let said = judge(asked, &answer, self);
                 (Some(answer), said)
@@ -190,11 +189,11 @@ fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), S
     if yes { Ok(()) } else { Err(shown.shut()) }
 }
 
-async fn question(address: &Address, question: Question) -> Result<Response<Bytes>, ClientError> {
+async fn question(address: &Address, path: &str, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
     let targets = reachable_at(address);
-    let mut result = ask(&targets[0], Ask::get(question.path()), ANSWER_TIMEOUT).await;
+    let mut result = ask(&targets[0], Ask::get(path), timeout).await;
     if let (Err(ClientError::Connect { .. }), Some(second)) = (&result, targets.get(1)) {
-        result = ask(second, Ask::get(question.path()), ANSWER_TIMEOUT).await;
+        result = ask(second, Ask::get(path), timeout).await;
     }
     result
 }

@@ -3,6 +3,7 @@
 //! Tests give a map instead, so that they need no environment of their own and disturb nobody's.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -22,8 +23,8 @@ pub trait Environment {
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessEnvironment;
 
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 impl Environment for ProcessEnvironment {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     fn get(&self, key: &str) -> Option<String> {
         std::env::var_os(key).map(|value| value.to_string_lossy().into_owned())
     }
@@ -31,6 +32,13 @@ impl Environment for ProcessEnvironment {
     fn names(&self) -> Vec<String> {
         std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect()
     }
+}
+
+/// The arguments of this process, its name first.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the arguments")]
+pub fn arguments() -> Vec<OsString> {
+    std::env::args_os().collect()
 }
 
 /// An environment that is given.
@@ -74,6 +82,7 @@ pub const OWN_PROGRAM: &str = "/proc/self/exe";
 /// The AWS SDK and the HTTP client read the environment themselves, and a process cannot change its own without risk.
 /// Returns when there is nothing to take off, and when the program cannot be started anew: then the configuration
 /// refuses what is left.
+#[expect(clippy::disallowed_methods, reason = "the arguments are handed on as they are")]
 pub fn restart_if_untidy() {
     let changes = untidy(&ProcessEnvironment);
     if changes.is_empty() {

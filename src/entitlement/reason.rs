@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::runbook;
 use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
 use tollgate_marketplace::fault::{
     PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, REGION_UNLISTED, TLS_HANDSHAKE,
@@ -22,7 +23,7 @@ pub struct Reason {
     pub message: Cow<'static, str>,
     /// What to do, one or two sentences.
     pub remedy: Cow<'static, str>,
-    /// The section of the runbook.
+    /// What explains the code: a command, or the seller's web page.
     pub docs: String,
 }
 
@@ -66,7 +67,7 @@ impl Reason {
         let through_proxy = place == Place::Proxy && code.as_str() == "ConnectTimeout";
         let message = if through_proxy { "No connection through {at} in time." } else { message };
         Self {
-            docs: runbook(code.as_str()),
+            docs: runbook::command(code.as_str()),
             code,
             message: if message.contains(DETAIL) {
                 message.replace(DETAIL, detail).into()
@@ -157,12 +158,6 @@ fn text(code: &str) -> Option<(&'static str, &'static str)> {
     let ours =
         || CATALOGUE.iter().find(|(known, ..)| *known == code).map(|&(_, message, remedy)| (message, remedy));
     exceptions::find(code).map(|exception| (exception.message, exception.remedy)).or_else(ours)
-}
-
-/// Where a code is explained.
-#[must_use]
-pub fn runbook(code: &str) -> String {
-    format!("docs/RUNBOOK.md#{}", code.to_ascii_lowercase())
 }
 
 const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
@@ -294,7 +289,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "NoEntropy",
         "The node gives no random numbers, so no fresh nonce can be made.",
-        "Check the node: getrandom must work. It is asked again.",
+        "Check the node: getrandom must work. Retries continue.",
     ),
     (
         "UnknownKeyVersion",
@@ -311,7 +306,7 @@ pub fn unverified(code: &'static str) -> Reason {
             code: FaultCode::known(code),
             message: message.into(),
             remedy: remedy.into(),
-            docs: runbook(code),
+            docs: runbook::command(code),
         };
     }
     Reason {
@@ -321,7 +316,7 @@ pub fn unverified(code: &'static str) -> Reason {
         checks \
                  the public key of this version."
             .into(),
-        docs: runbook(code),
+        docs: runbook::command(code),
     }
 }
 

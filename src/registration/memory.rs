@@ -213,6 +213,7 @@ impl Store {
     fn unreadable(&self, problem: &str) -> Record {
         let path = self.folder.join(FILE_NAME);
         tracing::warn!(
+            event = "kept_registration_unreadable",
             path = %path.display(), error = problem,
             "the kept registration cannot be read: until AWS answers, neither grace nor a kept receipt opens the gate, and \
              whether AWS refused this pod before is unknown"

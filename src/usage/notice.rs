@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::log::limited::{Due, Limited};
+use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use tollgate_clock as clock;
 use tollgate_metering::event::Rejected;
@@ -114,22 +114,24 @@ impl Notices {
         self.tell(kind, due);
     }
 
-    fn tell(&self, kind: Kind, due: Due) {
+    fn tell(&self, kind: Kind, due: NextLine) {
         match due {
-            Due::Nothing => {}
-            Due::At(at) => {
+            NextLine::Nothing => {}
+            NextLine::At(at) => {
                 let notices = self.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep_until(at).await;
                     notices.count(kind, []);
                 });
             }
-            Due::Line(counts) => match kind {
+            NextLine::Line(counts) => match kind {
                 Kind::Rejected => tracing::warn!(
+                    event = "usage_rejected",
                     events = counts.total(), reasons = %counts,
                     "usage events rejected: they are not counted and not billed"
                 ),
                 Kind::Refused => tracing::warn!(
+                    event = "usage_not_taken",
                     requests = counts.total(), reasons = %counts,
                     "usage requests not taken: the application was told so and has to send them again"
                 ),

@@ -22,7 +22,7 @@ use crate::entitlement::word::Tell;
 use crate::metrics::{LedgerFigures, Metrics};
 use alarm::Alarm;
 use call::Answer;
-use notes::Note;
+use notes::Outcome;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError};
@@ -158,7 +158,7 @@ pub struct Sender {
     flights: BTreeMap<u64, Flight>,
     calls_made: u64,
     /// Answers that are not on disk yet.
-    notes: Vec<Note>,
+    notes: Vec<Outcome>,
     /// The ledger may hold due records that are not in line.
     stale: bool,
     look_at: Duration,
@@ -268,7 +268,7 @@ impl Sender {
 
     /// A disk that is full or slow may recover. An order ends the pause: its time runs.
     async fn disk_failed(&mut self, error: &str) {
-        tracing::error!(error, "the ledger cannot be written; will retry");
+        tracing::error!(event = "ledger_unwritable", error, "the ledger cannot be written; will retry");
         let in_order = self.order.as_ref().is_some_and(|order| clock::monotonic() < order.until);
         let pause = if in_order { DISK_PAUSE_IN_ORDER } else { DISK_PAUSE };
         tokio::select! {
@@ -405,7 +405,7 @@ impl Sender {
         self.is_sealing = sealing.more;
         self.changed |= sealing.made > 0;
         if !sealing.more && self.sealed > 0 {
-            tracing::info!(records = self.sealed, "hours sealed");
+            tracing::info!(event = "hours_sealed", records = self.sealed, "hours sealed");
             self.sealed = 0;
         }
         let sweeps = self.uptime() >= self.sweep_at;
@@ -685,7 +685,7 @@ impl Sender {
         }
         let halved = meaning == Meaning::Content && records.len() > 1;
         if halved {
-            tracing::warn!(code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
+            tracing::warn!(event = "batch_rejected", code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
             self.queue.halve(&records.iter().map(|record| record.id).collect::<Vec<_>>());
         }
         let pause = meaning.pause(records.len());
@@ -703,7 +703,7 @@ impl Sender {
     fn served(&mut self) {
         if self.health.answered(self.uptime()) {
             self.must_release = true;
-            tracing::info!("AWS answers again; unsent records are being sent");
+            tracing::info!(event = "aws_answers_again", "AWS answers again; unsent records are being sent");
         }
     }
 
@@ -737,12 +737,12 @@ impl Sender {
     fn note(&mut self, record: Record, answered: Answered, pause: Pause) {
         let due_at = self.settings.policy.again(&record, pause, self.clock.now(), self.draw());
         self.stale |= due_at.is_none() && matches!(answered, Answered::Refused(_) | Answered::Unknown(_));
-        self.notes.push(Note { record, answered, due_at });
+        self.notes.push(Outcome { record, answered, due_at });
     }
 
     /// A decision about a record, without a call.
     fn decide(&mut self, record: Record, answered: Answered) {
-        self.notes.push(Note { record, answered, due_at: None });
+        self.notes.push(Outcome { record, answered, due_at: None });
     }
 
     /// Puts on disk what was heard and decided, in one commit; then it is told.
@@ -750,7 +750,7 @@ impl Sender {
         if self.notes.is_empty() {
             return Ok(());
         }
-        let rows: Vec<Noted> = self.notes.iter().map(Note::row).collect();
+        let rows: Vec<Noted> = self.notes.iter().map(Outcome::row).collect();
         let (region, now): (Option<Region>, _) = (self.aws.region(), self.clock.now());
         self.writer.with(move |ledger| ledger.answered_all(&rows, region.as_ref(), now)).await?;
         self.changed = true;

@@ -46,13 +46,18 @@ impl Unsent {
         if verdict != self.before {
             let (seconds, hour) = (age.as_secs(), oldest.hour.map(|hour| hour.to_string()));
             match verdict {
-                Verdict::Timely => tracing::info!("AWS has accepted the usage that was overdue"),
+                Verdict::Timely => tracing::info!(
+                    event = "usage_accepted_again",
+                    "AWS has accepted the usage that was overdue"
+                ),
                 Verdict::Alarming => tracing::error!(
+                    event = "usage_overdue",
                     seconds,
                     hour,
                     "AWS has not accepted usage for long; `tollgate ledger list` shows why"
                 ),
                 Verdict::Unreported => tracing::error!(
+                    event = "usage_unreported",
                     seconds,
                     hour,
                     "AWS has not accepted usage for longer than on_unsent allows; the gate shuts until it does"

@@ -110,7 +110,7 @@ pub(crate) fn hold(rows: Vec<(&str, Command, &str, &str, &str)>) {
     for (name, mut sidecar, state, code, says) in started {
         // IMDS has a second to answer in: on a loaded machine a double may be late, and is asked again.
         let line = sidecar.read_until(|line| {
-            line["message"] == "entitlement"
+            line["event"] == "state"
                 && line["code"].as_str().is_some_and(|said| said == code || said != "Timeout")
         });
         assert_eq!(

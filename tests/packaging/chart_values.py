@@ -200,12 +200,12 @@ def combinations(seed, count):
         yield values
 
 
-def container(draw, name):
-    """A container of a vendor's."""
+def container(draw, name, before=False):
+    """A container of a vendor's; one that runs before the others has no probe."""
     made = {"name": name, "image": f"{name}:1"}
     if draw.random() < 0.5:
         made["command"] = [f"/{name}"]
-    if draw.random() < 0.3:
+    if not before and draw.random() < 0.3:
         made["readinessProbe"] = {"httpGet": {"path": "/ready", "port": 8080}}
     if draw.random() < 0.3:
         made["ports"] = [{"containerPort": pick(draw, [8080], [19180])}]
@@ -223,7 +223,7 @@ def workloads(seed, count):
         kind = draw.choice(KINDS)
         pod = {"containers": [container(draw, name) for name in draw.choice([["app"], ["app", "helper"]])]}
         if draw.random() < 0.4:
-            pod["initContainers"] = draw.choice([None, [], [container(draw, "migrate")], [container(draw, "migrate"), container(draw, "warm")]])
+            pod["initContainers"] = draw.choice([None, [], *([container(draw, name, True) for name in names] for names in (["migrate"], ["migrate", "warm"]))])
         pod["volumes"] = [{"name": "own", "emptyDir": {}}]
         for name, chance, of in (
             ("hostNetwork", 0.15, [True]), ("serviceAccountName", 0.2, ["theirs"]), ("securityContext", 0.3, [None, {}, {"fsGroup": 7}]),

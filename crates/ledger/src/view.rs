@@ -108,7 +108,7 @@ impl Standing {
 
 /// Usage of one tag set in an hour that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenUsage {
     /// The hour that it counts to.
     pub hour: Hour,
     /// Whose it is, as views show it.
@@ -125,7 +125,12 @@ pub struct Open {
 
 impl Ledger {
     /// Usage that is not sealed, by hour, customer, dimension and tags: at most `limit` rows behind the first `skip`.
-    pub fn open_usage(&self, looked: &Looked, skip: usize, limit: usize) -> Result<Vec<Open>, LedgerError> {
+    pub fn open_usage(
+        &self,
+        looked: &Looked,
+        skip: usize,
+        limit: usize,
+    ) -> Result<Vec<OpenUsage>, LedgerError> {
         let filter = format!(
             "(?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5)"
         );
@@ -145,7 +150,7 @@ impl Ledger {
             let open = statement.query_map(bounds, |row| {
                 let tags: String = row.get(3)?;
                 let late_from: Option<i64> = row.get(5)?;
-                Ok(Open {
+                Ok(OpenUsage {
                     hour: Hour::from_number(row.get(0)?),
                     customer: row.get(1)?,
                     dimension: row.get(2)?,

@@ -111,7 +111,9 @@ This product is gated by tollgate: it starts when AWS Marketplace confirms the s
 {{ if $native }}`Init:1/2`{{ else }}Not ready{{ end }}? Ask the pod; the last line names the reason and the remedy:
 
   kubectl logs POD -c {{ ternary $product.await $product.name $native }} -n {{ $root.Release.Namespace }}
-  kubectl describe pod POD -n {{ $root.Release.Namespace }}       # the same, under Last State, once AWS has refused for 30 s
+  {{- if $native }}
+  kubectl describe pod POD -n {{ $root.Release.Namespace }}       # the same under Last State, where AWS has refused for 30 s (not in a Job)
+  {{- end }}
   kubectl exec POD -c {{ $product.name }} -n {{ $root.Release.Namespace }} -- /tollgate doctor
 
 It asks again by itself; after a repair nothing needs a restart.
