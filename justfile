@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy fuzz-check tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (chaos "short") memory packaging test
+ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (chaos "short") memory packaging kubernetes test
 
 # Formats the sources.
 fmt:
@@ -178,6 +178,8 @@ image-context:
     tree amd64 {{ static_binary }}
     tree arm64 {{ arm64_binary }}
     tree dev-amd64 target/{{ target }}/debug/tollgate
+    # Symbols are more than half of it.
+    [ ! -x dist/image/dev-amd64/tollgate ] || strip dist/image/dev-amd64/tollgate
     # The same tree always makes the same layer.
     find dist/image -exec touch --no-dereference --date=@0 {} +
     ls dist/image
@@ -226,6 +228,10 @@ compose: image-dev
 # The image built twice; charts, manifests, task definitions, alert rules, real containers.
 packaging: release-binary dev-binary image
     tests/packaging/run
+
+# The charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another one.
+kubernetes *scenarios: dev-binary image-context
+    tests/kubernetes/run {{ scenarios }}
 
 # Writes the alert rules into the library chart.
 chart-rules:

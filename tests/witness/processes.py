@@ -26,12 +26,12 @@ class Process:
 class Emulator(Process):
     """`tollgate emulator` on a port of its own."""
 
-    def __init__(self, program, *arguments):
+    def __init__(self, program, *arguments, address="127.0.0.1"):
         self.folder = tempfile.TemporaryDirectory()
         if "--state" not in arguments:
             arguments = ("--state", self.folder.name, *arguments)
         self.process = subprocess.Popen(
-            [program, "emulator", "--addr", "127.0.0.1:0", "--json", *arguments],
+            [program, "emulator", "--addr", f"{address}:0", "--json", *arguments],
             stdout=subprocess.PIPE,
             text=True,
         )

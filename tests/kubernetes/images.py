@@ -1,0 +1,88 @@
+"""The images of the suite, under the names that charts and manifests have: a seller's gates, FROM the development image, and an application."""
+
+import pathlib
+import shutil
+import subprocess
+
+from cluster import run
+
+# What `COMMAND` in a manifest may ask the application to do. A shell, so that each behaviour is a line.
+APPLICATION = r"""#!/bin/sh
+# A seller's application for the tests: it says that it started, does what its argument asks for, and ends on SIGTERM.
+report() {
+    wget -q -O - --header "content-type: application/json" \
+        --post-data "{\"dimension\":\"requests\",\"quantity\":$1}" http://127.0.0.1:19181/v1/usage && echo " reported $1"
+}
+echo "application started $*"
+trap 'echo "application stops"; exit 0' TERM
+case "$1" in
+    once) exit 0 ;;
+    fail) exit 3 ;;
+    report) report "$2" ;;
+    stubborn) trap '' TERM; report "$2" ;;
+    last) trap 'report 4; exit 0' TERM; report "$2" ;;
+esac
+while :; do sleep 86400 & wait $!; done
+"""
+
+GATES = {
+    "your-gate": 'mode = "hourly"\nproduct_code = "demohourly"\npublic_keys = "keys"\n',
+    "your-metered-gate": 'mode = "metered"\nproduct_code = "demometered"\ndimensions = "requests,gigabytes"\non_unsent = "keep"\n',
+    "your-saas-gate": 'mode = "saas"\nproduct_code = "demosaas"\ndimensions = "requests,gigabytes"\n',
+}
+
+
+def build(root, folder, keys):
+    """Archives for `ctr images import`, built in a storage of its own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    buildah = ("buildah", "--root", folder / "store", "--runroot", folder / "run", "--storage-driver", "vfs")
+    archives = []
+
+    def image(name, dockerfile, context):
+        run(*buildah, "bud", "--quiet", "--format", "docker", "--timestamp", "0", "--tag", name, "--file", dockerfile, context)
+
+    def archive(name):
+        path = folder / f"{name.rpartition('/')[2].replace(':', '-')}.tar"
+        run(*buildah, "push", "--quiet", name, f"docker-archive:{path}:{name}")
+        archives.append(path)
+
+    image("localhost/tollgate-dev", root / "deploy/Dockerfile.dev", root / "dist/image")
+    for name, settings in GATES.items():
+        context = folder / name
+        (context / "seller").mkdir(parents=True)
+        (context / "seller/seller.toml").write_text(settings)
+        shutil.copytree(keys / "public_keys/demohourly", context / "seller/keys")
+        (context / "Dockerfile").write_text("FROM localhost/tollgate-dev\nCOPY seller/ /usr/share/tollgate/\n")
+        image(f"registry.example/{name}:1.0.0", context / "Dockerfile", context)
+        archive(f"registry.example/{name}:1.0.0")
+    context = folder / "application"
+    (context / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", context / "bin/busybox")
+    for tool in subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split():
+        if tool != "busybox":
+            (context / "bin" / tool).symlink_to("busybox")
+    (context / "your-app").write_text(APPLICATION)
+    (context / "your-app").chmod(0o755)
+    (context / "Dockerfile").write_text('FROM scratch\nCOPY bin/ /bin/\nCOPY your-app /your-app\nUSER 10001\nENTRYPOINT ["/your-app"]\n')
+    image("registry.example/your-app:1.0.0", context / "Dockerfile", context)
+    archive("registry.example/your-app:1.0.0")
+    # As exec.yaml says: the gate inside the paid image.
+    (context / "exec").write_text(
+        "FROM registry.example/your-app:1.0.0\nCOPY --from=registry.example/your-gate:1.0.0 /tollgate /tollgate\n"
+        "COPY --from=registry.example/your-gate:1.0.0 /usr/share/tollgate /usr/share/tollgate\n"
+        'ENTRYPOINT ["/tollgate", "exec", "--", "/your-app"]\n'
+    )
+    image("registry.example/your-exec:1.0.0", context / "exec", context)
+    archive("registry.example/your-exec:1.0.0")
+    # A pod's first container, which holds its network: it only has to be there.
+    (context / "pause").write_text('FROM scratch\nCOPY bin/ /bin/\nUSER 65535\nENTRYPOINT ["/bin/sleep", "2147483647"]\n')
+    image("registry.example/pause:1", context / "pause", context)
+    archive("registry.example/pause:1")
+    shutil.rmtree(folder / "store")
+    return archives
+
+
+def load(cluster, folder):
+    for path in sorted(pathlib.Path(folder).glob("*.tar")):
+        cluster.ctr("images", "import", path)
