@@ -17,7 +17,8 @@
 //!
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
-//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` (see `keys`),
+//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` and `key_hour`
+//!   (see `keys`),
 //!   `pod` and `started_at` (when its first process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
@@ -252,12 +253,8 @@ impl Ledger {
         }
         match opened {
             Err(LedgerError::Damaged { path, detail }) => {
-                let now = settings.started_at;
-                quarantine::set_aside(&path, now, &detail)?;
-                let mut ledger = Self::open_file(&path, settings)?;
-                // The damaged file may have reported this hour already, and AWS takes one value for an hour.
-                ledger.close_hour(now)?;
-                Ok(ledger)
+                quarantine::set_aside(&path, settings.started_at, &detail)?;
+                Self::open_file(&path, settings)
             }
             other => other,
         }

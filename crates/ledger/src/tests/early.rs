@@ -264,7 +264,9 @@ fn a_clock_that_goes_back_over_two_hours_that_were_sealed_early_strands_nothing(
 fn a_ledger_that_closed_the_whole_hour_keeps_it_closed() {
     // As a version before wrote it at a stop, and as this one does after damage.
     let mut bench = Bench::new();
-    bench.ledger().close_hour(START).unwrap();
+    let close =
+        |transaction: &Transaction<'_>, _: &Settings| closing::close_whole(transaction, Hour::of(START));
+    bench.ledger().write("seal", close).unwrap();
     bench.restart("pod-1");
     bench.take(event(None, 1, START), START);
     assert_eq!(bench.ledger().seal_now(START.plus(MINUTE)).unwrap().made, 0);
