@@ -83,6 +83,7 @@ pub struct Metrics {
     entitled_after_refusal: Counter,
     verification_failures: Family<ReasonLabel, Counter>,
     clock_skew: Gauge<f64, AtomicU64>,
+    state_write_failures: Counter,
     usage_events: Family<UsageEvent, Counter>,
     usage_rejected: Family<ReasonLabel, Counter>,
     usage_refused: Family<ReasonLabel, Counter>,
@@ -207,8 +208,9 @@ impl Metrics {
             "Duration of one durable commit of usage, its fsync included",
             commit_duration.clone(),
         );
-        let (commit_failures, ledger_bytes_max) = failures(&mut registry);
+        let (commit_failures, ledger_bytes_max, state_write_failures) = failures(&mut registry);
         Self {
+            state_write_failures,
             commit_failures,
             ledger_bytes_max,
             unsent,
@@ -303,6 +305,11 @@ impl Metrics {
         self.commit_duration.observe(seconds);
     }
 
+    /// The registration could not be written to the state folder.
+    pub fn state_write_failed(&self) {
+        self.state_write_failures.inc();
+    }
+
     /// The ledger could not be written, or read.
     pub fn commit_failed(&self) {
         self.commit_failures.inc();
@@ -390,8 +397,8 @@ fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
     })
 }
 
-/// What tells that the ledger takes no usage, or soon will not.
-fn failures(registry: &mut Registry) -> (Counter, Gauge) {
+/// What tells that the ledger takes no usage, or soon will not, and that the state folder keeps nothing.
+fn failures(registry: &mut Registry) -> (Counter, Gauge, Counter) {
     let commit_failures = Counter::default();
     registry.register(
         "tollgate_ledger_commit_failures",
@@ -404,7 +411,13 @@ fn failures(registry: &mut Registry) -> (Counter, Gauge) {
         "Size above which usage is refused; 0 until the ledger is open",
         bytes_max.clone(),
     );
-    (commit_failures, bytes_max)
+    let state_write_failures = Counter::default();
+    registry.register(
+        "tollgate_state_write_failures",
+        "Writes of the registration to the state folder that failed; a restart will not know what they held",
+        state_write_failures.clone(),
+    );
+    (commit_failures, bytes_max, state_write_failures)
 }
 
 /// How metrics are written: the samples are the same, their headings differ.

@@ -25,7 +25,7 @@ fn waiting(records: usize) -> Bench {
 fn every_question_of_the_sender_names_its_index_and_is_answered_by_it() {
     let source = include_str!("../sending.rs");
     let questions: Vec<&str> = source.split("FROM records").skip(1).collect();
-    assert!(questions.len() >= 5, "the search lost them");
+    assert!(questions.len() >= 4, "the search lost them");
     for question in questions {
         let text: String = question.chars().take(60).collect();
         assert!(question.starts_with(" INDEXED BY "), "FROM records{text}");
@@ -39,8 +39,23 @@ fn every_question_of_the_sender_names_its_index_and_is_answered_by_it() {
     assert_eq!(ledger.unsent_up_to(hour, LIMIT).unwrap().len(), LIMIT);
     assert_eq!(ledger.count_unsent_up_to(hour).unwrap(), 1000);
     assert_eq!(ledger.next_due().unwrap(), Some(Timestamp::from_unix_millis(1_795_507_200_001)));
-    assert_eq!(ledger.latest_code().unwrap().as_deref(), Some("ThrottlingException"));
     assert_eq!(ledger.release(START, LIMIT).unwrap(), LIMIT);
+}
+
+/// The next process asks once, and reads one row for it.
+#[test]
+fn awss_latest_word_about_the_entitlement_outlives_the_process() {
+    const NOT_ENTITLED: &str = "CustomerNotEntitledException";
+    let mut bench = waiting(2);
+    let mut say = |answered: Answered| {
+        bench.ledger().answered(1, &answered, START).unwrap();
+        bench.restart("pod-1");
+        bench.ledger().is_denied().unwrap()
+    };
+    assert!(!say(Answered::Refused("ThrottlingException".into())));
+    assert!(say(Answered::Refused(NOT_ENTITLED.into())));
+    assert!(say(Answered::Unknown("Timeout".into())), "it says nothing of the entitlement");
+    assert!(!say(Answered::Accepted(None)));
 }
 
 #[test]
@@ -56,4 +71,72 @@ fn records_are_made_due_in_pieces_until_none_is_left() {
     }
     assert_eq!(pieces.iter().sum::<usize>(), 9000);
     assert!(pieces.iter().all(|piece| *piece <= 3000), "{pieces:?}");
+}
+
+/// Reads a listing to its end; returns its rows, and how many each piece had.
+fn all<T, N: Copy + Default>(
+    mut piece: impl FnMut(N) -> Result<view::Piece<T, N>, LedgerError>,
+    first: N,
+) -> (Vec<T>, Vec<usize>) {
+    let (mut rows, mut pieces, mut next) = (Vec::new(), Vec::new(), Some(first));
+    while let Some(from) = next {
+        let found = piece(from).unwrap();
+        pieces.push(found.rows.len());
+        rows.extend(found.rows);
+        next = found.next;
+    }
+    (rows, pieces)
+}
+
+/// Whatever a question asks for, it reads a bounded part of the ledger before the thread is given back.
+#[test]
+fn listings_are_read_in_pieces_whether_or_not_they_find_anything() {
+    const SLOTS: usize = 50_000;
+    let mut bench = waiting(30_000);
+    let sql = format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {SLOTS})
+         INSERT INTO slots (pod, customer, dimension, hour, amount, additive, total, first_at)
+         SELECT 'pod-1', 'identifier ' || n, 'requests', 498752, zeroblob(16), zeroblob(16), zeroblob(16), 0 FROM numbers"
+    );
+    bench.ledger().connection.execute_batch(&sql).unwrap();
+    let ledger = bench.ledger();
+    for (customer, found) in [(Some("nobody"), 0), (Some("49999"), 1), (None, SLOTS)] {
+        let looked = view::Looked { customer: customer.map(str::to_owned), ..view::Looked::default() };
+        let (rows, pieces) = all(|from| ledger.open_usage(&looked, from, usize::MAX), view::From::default());
+        assert_eq!(rows.len(), found, "{customer:?}");
+        assert!(pieces.len() >= SLOTS / 8000, "{customer:?}: {} pieces", pieces.len());
+    }
+    let dead = view::Looked { standing: Some(view::Standing::Dead), ..view::Looked::default() };
+    let page = |before| {
+        let looked = view::Looked { before: Some(before), ..dead.clone() };
+        ledger.page(&looked, usize::MAX, |record| record.id)
+    };
+    let (rows, pieces) = all(page, i64::MAX);
+    assert!(rows.is_empty() && pieces.len() >= 30_000 / 8000, "{} pieces", pieces.len());
+}
+
+#[test]
+fn open_usage_is_listed_once_whatever_the_pages() {
+    let mut bench = Bench::new();
+    for number in 0..30_u64 {
+        let customer = Customer::Identifier(format!("{number}"));
+        bench.take(Event { customer: customer.clone(), ..event(None, 5, START) }, START);
+        for tag in 0..number % 7 {
+            let tags = BTreeMap::from([("team".to_owned(), tag.to_string())]);
+            let tags = TagSet::try_from(tags).unwrap();
+            bench.take(Event { customer: customer.clone(), tags, ..event(None, 1, START) }, START);
+        }
+    }
+    let ledger = bench.ledger();
+    let whole = ledger.all_open().unwrap();
+    assert_eq!(
+        whole.iter().map(|open| open.micros).sum::<i128>(),
+        ledger.totals().unwrap()["requests"].pending
+    );
+    for limit in 1..9 {
+        let looked = view::Looked::default();
+        let (rows, pieces) = all(|from| ledger.open_usage(&looked, from, limit), view::From::default());
+        assert_eq!(rows, whole, "{limit}");
+        assert!(pieces.iter().all(|rows| *rows <= limit), "{pieces:?}");
+    }
 }
