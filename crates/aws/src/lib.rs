@@ -258,8 +258,8 @@ impl Aws {
         connection::proxy(url)
     }
 
-    /// Whether what stands in for AWS is the emulator; AWS itself is not asked. One that does not answer is asked again:
-    /// it may be.
+    /// Whether what stands in for AWS is the emulator; AWS itself is not asked. One that does not answer is a fault: it
+    /// may be.
     async fn is_emulated(&self) -> Result<bool, Fault> {
         let Some(url) = &self.settings().endpoint_url else { return Ok(false) };
         let silent = || Fault::local(FaultClass::Transient, "Timeout", "no answer of endpoint_url in time");

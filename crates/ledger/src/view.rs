@@ -221,8 +221,8 @@ impl Ledger {
         })
     }
 
-    /// The newest of the records that are looked at, at most `limit`, newest first, each as `show` makes it. A piece ends
-    /// earlier where it would hold up an acknowledgement; the next one begins before its number.
+    /// The newest of the records that are looked at, at most `limit`, newest first, each as `show` makes it. A piece
+    /// ends earlier where it would hold up an acknowledgement; the next one begins before its number.
     pub fn page<T>(
         &self,
         looked: &Looked,

@@ -1,7 +1,7 @@
 //! Whose calls got no answer. Pure.
 //!
-//! - Nobody knows which record of a silent batch it was. Until a call with a customer's record is answered, each of that
-//!   customer's records goes alone: one that is never answered costs others one time-out at most. Of a pod's own
+//! - Nobody knows which record of a silent batch it was. Until a call with a customer's record is answered, each of
+//!   that customer's records goes alone: one that is never answered costs others one time-out at most. Of a pod's own
 //!   records, which have no other customer, the same holds for each dimension.
 //! - A record that went alone and got no answer says more: it is this customer's use of this dimension. It goes alone
 //!   until such a record is answered, whatever is heard of the customer meanwhile.
