@@ -479,11 +479,11 @@ impl Registration {
         if let Err(error) = &written {
             self.metrics.state_write_failed();
             let mut failures = self.failures.lock().expect("held for one change only, which cannot panic");
-            failures.count(&error.to_string(), 1);
-            // Failures that come before the next line are in the line of the first one after it.
-            if let Due::Line(errors) = failures.due(clock::monotonic()) {
+            failures.count("write", 1);
+            // Failures that come before the next line are counted in the line of the first one after it.
+            if let Due::Line(counts) = failures.due(clock::monotonic()) {
                 tracing::warn!(
-                    failures = errors.total(), %errors,
+                    %error, failures = counts.total(),
                     "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
                      grace period nor a receipt older than a day opens the gate"
                 );
