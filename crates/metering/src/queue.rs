@@ -193,10 +193,11 @@ impl Queue {
             let name = health.suspects.name(&waiting.customer, &waiting.record.dimension);
             in_flight.len() < RISKY_CALLS_MAX && in_flight.iter().all(|risky| risky.name != name)
         };
-        // A dimension that is never answered leaves calls to the others.
+        // What was never answered leaves calls to the others.
         let like_it = |waiting: &Waiting| {
             let same = |risky: &&&Risky| risky.dimension == waiting.record.dimension;
-            if is_risky(waiting) { in_flight.iter().filter(same).count() } else { 0 }
+            let in_flight = if is_risky(waiting) { in_flight.iter().filter(same).count() } else { 0 };
+            (health.suspects.was_silent(&waiting.customer, &waiting.record.dimension), in_flight)
         };
         let fits = |waiting: &Waiting| match wanted {
             Wanted::Batch | Wanted::One => !is_risky(waiting) || has_turn(waiting),

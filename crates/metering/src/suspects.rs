@@ -36,10 +36,14 @@ struct Pairs {
 impl Suspects {
     /// Whether a record of this customer and dimension goes alone.
     pub fn include(&self, customer: &str, dimension: &str) -> bool {
-        let pairs = || self.pairs.get(dimension);
         self.names.contains(name(customer, dimension))
             || self.is_dimension(dimension)
-            || pairs().is_some_and(|pairs| pairs.customers.contains(customer))
+            || self.was_silent(customer, dimension)
+    }
+
+    /// Whether a record of this customer and dimension got no answer although it went alone.
+    pub fn was_silent(&self, customer: &str, dimension: &str) -> bool {
+        self.pairs.get(dimension).is_some_and(|pairs| pairs.customers.contains(customer))
     }
 
     /// Of records that go alone, one of each name is in flight: the customer's, or of what the fault seems to be about.

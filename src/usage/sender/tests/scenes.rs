@@ -471,6 +471,28 @@ async fn a_silent_dimension_of_60_customers_costs_the_others_its_first_time_out_
     }
 }
 
+/// Two customers of a product with one dimension are no reason to doubt the dimension for long.
+#[tokio::test(start_paused = true)]
+async fn two_silent_customers_of_60_delay_no_other_by_more_than_their_time_outs() {
+    let rule = |call: &Call| {
+        let silent = call.names_customer("00000") || call.names_customer("00001");
+        if silent { Act::Timeout } else { Act::Accept }
+    };
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
+    stage.pass(Duration::from_secs(1)).await;
+    for hour in 0..4_usize {
+        stage.take(customers(60)).await;
+        let closed = stage.close();
+        stage.pass(Duration::from_secs(90)).await;
+        let billed = stage.service.billed_at(|customer, _| customer != "00000" && customer != "00001");
+        assert_eq!(billed.len(), 58 * (hour + 1), "hour {hour}");
+        let last = *billed.iter().max().unwrap() - closed;
+        // At first nobody knows whether AWS answers, and both are asked about before the others.
+        let most = if hour == 0 { 2 * TIMEOUT } else { TIMEOUT };
+        assert!(last < most + Duration::from_secs(7), "hour {hour}: {last:?}");
+    }
+}
+
 /// More of them than fit into the line.
 #[tokio::test(start_paused = true)]
 async fn hundreds_of_customers_that_never_get_an_answer_leave_the_line_to_the_others() {
