@@ -44,13 +44,16 @@ test:
 nextest *args:
     cargo nextest run --locked {{ args }}
 
-# The rules of the house: imports, module docs, names, documents. Seconds; part of `test`.
+# The rules of the house: imports, module docs, names, documents; what is generated is current. Seconds; part of `test`.
 tidy:
-    cargo test --locked --test tidy
+    cargo test --locked --test tidy --test generated
 
-# Writes what is made from the table of settings: tables of documents, a part of the chart's schema. `tidy` compares.
+# Writes what is made from something else: from the table of settings, from docs/openapi.yaml, from `cargo metadata`. `tidy` compares.
 generate:
-    GENERATE=1 cargo test --locked --test tidy generated
+    GENERATE=1 cargo test --locked --test generated current
+
+# Draws the picture of the crates in docs/ARCHITECTURE.md anew.
+alias graph := generate
 
 # Kills the binary under load, at random, by evictions and at every named step, beside a bad neighbour, and compares the bill.
 kill-campaign kills="200" mode="metered" seed="":

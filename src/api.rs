@@ -32,7 +32,7 @@ use crate::entitlement::{Document, Proof, Subject, Watch};
 use attestation::Attestation;
 use door::Door;
 use route::{OfUsage, Route};
-use tollgate_http::{self as http, Abandoned, Body, Handler, Limits, ReadBodyError, Room};
+use tollgate_http::{self as http, Abandoned, Body, BodyBudget, Handler, Limits, ReadBodyError};
 use usage::UsagePart;
 
 /// One application with a pool of connections, or a handful of them.
@@ -46,7 +46,7 @@ pub const LIMITS: Limits = Limits {
     reset_when_abandoned: false,
 };
 
-/// `docs/openapi.yaml` as JSON; `tests/witness/openapi.py` compares the two.
+/// Made from `docs/openapi.yaml` by `just generate`.
 const OPENAPI: &str = include_str!("api/openapi.json");
 
 /// All bodies that are being read or worked on, together: four of the largest. Beyond it 503, so that the container's
@@ -62,7 +62,7 @@ pub struct AppServer {
     /// For the document.
     pub subject: Arc<Subject>,
     /// For request bodies.
-    pub room: Room,
+    pub room: BodyBudget,
     /// The published fact.
     pub entitlement: Watch,
     /// Asked for as a bearer token, if there is one.
@@ -226,7 +226,7 @@ mod tests {
         let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap(), pod: None };
         let server = AppServer {
             subject: Arc::new(subject),
-            room: Room::new(BODIES_BYTES_MAX),
+            room: BodyBudget::new(BODIES_BYTES_MAX),
             entitlement,
             token: None,
             usage: None,

@@ -157,7 +157,7 @@ impl App {
                 attestation.as_ref().map_or_else(attestation::registrations, |one| one.calls.registrations());
             let server = AppServer {
                 subject,
-                room: http::Room::new(api::BODIES_BYTES_MAX),
+                room: http::BodyBudget::new(api::BODIES_BYTES_MAX),
                 entitlement: entitlement.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
@@ -305,6 +305,7 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
     Settings {
         region: aws.region.clone(),
         endpoint_url: aws.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),
+        stands_for_all: aws.stands_for_all,
         ecs_metadata_uri: aws.ecs_metadata_uri.clone(),
         web_identity_token_file: aws.web_identity_token_file.clone(),
         container_token_file: aws.container_token_file.clone(),

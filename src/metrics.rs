@@ -1,4 +1,4 @@
-//! Metrics: names, units, labels, in one place. `docs/METRICS.md` documents each; `tests/tidy.rs` compares the two.
+//! Metrics: each stands once, in a row of the table below; `just generate` writes the rows into `docs/METRICS.md`.
 //!
 //! Whoever measures holds the handles of this struct; nobody decides by them. Labels have closed or bounded sets.
 
@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use crate::entitlement::{Entitlement, State};
 use tollgate_marketplace::DIMENSIONS_MAX;
@@ -73,37 +73,301 @@ pub struct LedgerFigures {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    state: Family<StateLabel, Gauge>,
-    gate_open: Gauge,
-    key_rotation: Gauge,
-    emulated: Gauge,
-    attempts: Family<Attempt, Counter>,
+    series: Series,
     codes: std::sync::Mutex<std::collections::BTreeSet<String>>,
-    duration: Histogram,
-    entitled_after_refusal: Counter,
-    verification_failures: Family<ReasonLabel, Counter>,
-    clock_skew: Gauge<f64, AtomicU64>,
-    state_write_failures: Counter,
-    usage_events: Family<UsageEvent, Counter>,
-    usage_rejected: Family<ReasonLabel, Counter>,
-    usage_refused: Family<ReasonLabel, Counter>,
-    usage_records: Family<UsageRecord, Counter>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
-    unsent: Gauge,
-    oldest_unsent: Gauge,
-    oldest_unsent_deadline: Gauge,
-    dead_letters: Gauge,
-    usage_overdue: Gauge,
-    usage_overdue_alarm: Gauge,
-    unknown_dimensions: Family<DimensionLabel, Gauge>,
-    ledger_bytes: Gauge,
-    commit_duration: Histogram,
-    commit_failures: Counter,
-    ledger_bytes_max: Gauge,
+}
+
+/// What is documented of a metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// The heading that it stands under in `docs/METRICS.md`.
+    pub group: &'static str,
+    /// Its name, without what the encoder adds to counters.
+    pub name: &'static str,
+    /// Type and unit.
+    pub kind: &'static str,
+    /// Its labels and their values.
+    pub labels: &'static str,
+    /// `stable` or `experimental`.
+    pub stability: &'static str,
+    /// What it says.
+    pub says: &'static str,
+}
+
+/// Makes of each row a field, its registration and its row in `docs/METRICS.md`.
+macro_rules! metrics {
+    ($($group:literal {$(
+        $field:ident: $type:ty = $make:expr => $name:literal {
+            help: $help:literal,
+            kind: $kind:literal,
+            labels: $labels:literal,
+            stability: $stability:literal,
+            says: $says:literal,
+        }
+    )*})*) => {
+        #[derive(Debug)]
+        struct Series {
+            $($($field: $type,)*)*
+        }
+
+        impl Series {
+            fn register(registry: &mut Registry) -> Self {
+                Self { $($($field: registered(registry, $name, $help, $make),)*)* }
+            }
+        }
+
+        /// Every metric but `tollgate_build_info`.
+        pub const SPECS: &[Spec] = &[$($(Spec {
+            group: $group,
+            name: $name,
+            kind: $kind,
+            labels: $labels,
+            stability: $stability,
+            says: $says,
+        },)*)*];
+    };
+}
+
+fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
 const DURATION_BUCKETS: [f64; 8] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Seconds. An fsync takes a fraction of a millisecond on a good disk and some hundred on a network volume.
+const COMMIT_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
+
+metrics! {
+    "The gate" {
+        state: Family<StateLabel, Gauge> = Default::default() => "tollgate_entitlement_state" {
+            help: "1 for the present entitlement state, 0 for the others",
+            kind: "gauge, 0 or 1",
+            labels: "`state`: `pending`, `entitled`, `grace`, `lapsed`, `denied`, `unreported`, \
+                     `misconfigured`, `unverified`, `unavailable`",
+            stability: "stable",
+            says: "1 for the present state, 0 for the eight others",
+        }
+
+        gate_open: Gauge = Default::default() => "tollgate_gate_open" {
+            help: "1 while the gate is open",
+            kind: "gauge, 0 or 1",
+            labels: "–",
+            stability: "stable",
+            says: "1 while `/readyz` answers 200: `entitled`, `grace`, `lapsed`",
+        }
+
+        emulated: Gauge = Default::default() => "tollgate_emulated" {
+            help: "1 once an answer came from the emulator",
+            kind: "gauge, 0 or 1",
+            labels: "–",
+            stability: "stable",
+            says: "1 once an answer came from the emulator",
+        }
+    }
+
+    "Registration" {
+        attempts: Family<Attempt, Counter> = Default::default() => "tollgate_registration_attempts" {
+            help: "Calls of RegisterUsage by outcome and code",
+            kind: "counter, attempts",
+            labels: "`outcome`: `registered`, `refused`, `unverified`, `failed`; `code`: the fault's \
+                     code as in the [fault table](ARCHITECTURE.md#faults), empty for `registered`; at \
+                     most 64 codes",
+            stability: "stable",
+            says: "calls of `RegisterUsage` that ended",
+        }
+
+        duration: Histogram = Histogram::new(DURATION_BUCKETS) => "tollgate_registration_duration_seconds" {
+            help: "Duration of one attempt to register, finding region and credentials included",
+            kind: "histogram, seconds; buckets 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10",
+            labels: "–",
+            stability: "stable",
+            says: "how long one attempt took, finding region and credentials included",
+        }
+
+        entitled_after_refusal: Counter = Default::default() => "tollgate_entitled_after_refusal" {
+            help: "Successes after a refusal in the same pod",
+            kind: "counter, successes",
+            labels: "–",
+            stability: "stable",
+            says: "AWS accepted after it had refused in the same pod; AWS may not repeat a refusal, \
+                   so this deserves a look",
+        }
+
+        verification_failures: Family<ReasonLabel, Counter> = Default::default() => "tollgate_token_verification_failures" {
+            help: "Tokens that failed verification, by reason",
+            kind: "counter, tokens",
+            labels: "`reason`: the verifier's code",
+            stability: "stable",
+            says: "tokens that were not what was asked for; each is worth knowing",
+        }
+
+        key_rotation: Gauge = Default::default() => "tollgate_public_key_rotation_timestamp_seconds" {
+            help: "When the public key version in use was rotated, as AWS said; 0 while it is current",
+            kind: "gauge, seconds since the epoch",
+            labels: "–",
+            stability: "stable",
+            says: "when the key version in use was rotated, as AWS said; 0 while it is current",
+        }
+
+        state_write_failures: Counter = Default::default() => "tollgate_state_write_failures" {
+            help: "Writes of the registration to the state folder that failed; a restart will not know what they held",
+            kind: "counter, writes",
+            labels: "–",
+            stability: "experimental",
+            says: "writes of the registration to `state_dir` that failed: a restart will not know of it",
+        }
+
+        clock_skew: Gauge<f64, AtomicU64> = Default::default() => "tollgate_clock_skew_seconds" {
+            help: "AWS's clock less the node's, by the Date of AWS's latest answer",
+            kind: "gauge, seconds",
+            labels: "–",
+            stability: "experimental",
+            says: "AWS's clock less the node's, by the `Date` of AWS's latest answer; 0 until then, \
+                   and again when the clock is right",
+        }
+    }
+
+    "Usage" {
+        usage_events: Family<UsageEvent, Counter> = Default::default() => "tollgate_usage_events" {
+            help: "Events of the application by status",
+            kind: "counter, events",
+            labels: "`dimension`, empty where an event was refused for what it says; `status`: \
+                     `accepted`, `duplicate`, `rejected`",
+            stability: "stable",
+            says: "what applications reported",
+        }
+
+        usage_rejected: Family<ReasonLabel, Counter> = Default::default() => "tollgate_usage_events_rejected" {
+            help: "Events that were rejected, by the member that is wrong",
+            kind: "counter, events",
+            labels: "`reason`: `form` (the event cannot be read), `id`, `dimension`, `quantity`, \
+                     `timestamp`, `tags`, `customer`, `conflict` (its `id` was used for other \
+                     content), `limit`",
+            stability: "stable",
+            says: "events that are not counted and not billed, by the member that is wrong",
+        }
+
+        usage_refused: Family<ReasonLabel, Counter> = Default::default() => "tollgate_usage_requests_refused" {
+            help: "Requests with usage of which nothing was taken, by reason",
+            kind: "counter, requests",
+            labels: "`reason`: `bad_request`, `busy`, `ledger_full`, `ledger_unavailable`, `strict`, \
+                     `unanswered` (took too long, or the client has gone: its events may be counted), \
+                     `door_product`, `door_rate`",
+            stability: "stable",
+            says: "requests with usage that were not acknowledged; the application was told to send \
+                   them again, or why they are wrong",
+        }
+
+        usage_records: Family<UsageRecord, Counter> = Default::default() => "tollgate_usage_records" {
+            help: "What became of hour records, by outcome",
+            kind: "counter, hour records",
+            labels: "`dimension`; `outcome`: `accepted`, `refused`, `unknown`, `carried`, `dead`",
+            stability: "stable",
+            says: "what became of records, for each answer",
+        }
+
+        unsent: Gauge = Default::default() => "tollgate_usage_unsent_records" {
+            help: "Sealed hour records that AWS has not answered definitely",
+            kind: "gauge, hour records",
+            labels: "–",
+            stability: "stable",
+            says: "sealed, without a definite answer of AWS",
+        }
+
+        oldest_unsent: Gauge = Default::default() => "tollgate_usage_oldest_unsent_timestamp_seconds" {
+            help: "Time of the oldest unsent record; 0 while there is none",
+            kind: "gauge, seconds since the epoch",
+            labels: "–",
+            stability: "stable",
+            says: "time of the oldest of them, 0 while there is none; AWS takes a record for 6 h \
+                   (`metered`) or 24 h (`saas`) from its time",
+        }
+
+        oldest_unsent_deadline: Gauge = Default::default() => "tollgate_usage_oldest_unsent_deadline_timestamp_seconds" {
+            help: "When AWS's window for the oldest unsent record closes; 0 while there is none",
+            kind: "gauge, seconds since the epoch",
+            labels: "–",
+            stability: "experimental",
+            says: "when AWS's window for that record closes, the end of a month considered; 0 while \
+                   there is none",
+        }
+
+        dead_letters: Gauge = Default::default() => "tollgate_usage_dead_letters" {
+            help: "Hour records that will not be billed unless somebody acts",
+            kind: "gauge, hour records",
+            labels: "–",
+            stability: "stable",
+            says: "hour records that wait for a person; those that were replayed, confirmed or \
+                   discarded are not among them",
+        }
+
+        usage_overdue: Gauge = Default::default() => "tollgate_usage_overdue_seconds" {
+            help: "How long the oldest usage that AWS has not accepted has waited since the end of \
+                   its hour; 0 while there is none",
+            kind: "gauge, seconds",
+            labels: "–",
+            stability: "stable",
+            says: "`metered`: how long the oldest usage that AWS has not accepted has waited since \
+                   the end of its hour, by the clock or by running time, whichever is longer; 0 while \
+                   there is none. It passes 0 for some minutes each hour, until the hour's report is \
+                   accepted",
+        }
+
+        usage_overdue_alarm: Gauge = Default::default() => "tollgate_usage_overdue_alarm_seconds" {
+            help: "The value of tollgate_usage_overdue_seconds above which somebody should look: \
+                   half of on_unsent, or three hours",
+            kind: "gauge, seconds",
+            labels: "–",
+            stability: "stable",
+            says: "`metered`: the value above which somebody should look: half of `on_unsent`, three \
+                   hours under `keep`",
+        }
+
+        unknown_dimensions: Family<DimensionLabel, Gauge> = Default::default() => "tollgate_usage_dimension_unknown" {
+            help: "1 for each configured dimension that AWS does not know for this product",
+            kind: "gauge, 1",
+            labels: "`dimension`",
+            stability: "stable",
+            says: "`metered`: a configured dimension that AWS does not know for the product; its \
+                   usage cannot be billed",
+        }
+
+        ledger_bytes: Gauge = Default::default() => "tollgate_ledger_bytes" {
+            help: "Size of the ledger's data",
+            kind: "gauge, bytes",
+            labels: "–",
+            stability: "stable",
+            says: "data in the ledger; usage is refused at `ledger_bytes_max`",
+        }
+
+        ledger_bytes_max: Gauge = Default::default() => "tollgate_ledger_bytes_max" {
+            help: "Size above which usage is refused; 0 until the ledger is open",
+            kind: "gauge, bytes",
+            labels: "–",
+            stability: "experimental",
+            says: "the limit, `ledger_bytes_max`; 0 until the ledger is open",
+        }
+
+        commit_failures: Counter = Default::default() => "tollgate_ledger_commit_failures" {
+            help: "Writes to the ledger that failed; what they held was not acknowledged",
+            kind: "counter, writes",
+            labels: "–",
+            stability: "experimental",
+            says: "writes to the ledger that failed; a full ledger is not among them",
+        }
+
+        commit_duration: Histogram = Histogram::new(COMMIT_BUCKETS) => "tollgate_ledger_commit_duration_seconds" {
+            help: "Duration of one durable commit of usage, its fsync included",
+            kind: "histogram, seconds; buckets 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5",
+            labels: "–",
+            stability: "experimental",
+            says: "one durable commit, its fsync included; failed ones are not in it",
+        }
+    }
+}
 
 impl Metrics {
     /// All series at their start.
@@ -112,133 +376,8 @@ impl Metrics {
         let mut registry = Registry::default();
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", revision())]);
         registry.register("tollgate_build", "Version and source revision of this binary", build);
-        let state = Family::<StateLabel, Gauge>::default();
-        registry.register(
-            "tollgate_entitlement_state",
-            "1 for the present entitlement state, 0 for the others",
-            state.clone(),
-        );
-        let gate_open = Gauge::default();
-        registry.register("tollgate_gate_open", "1 while the gate is open", gate_open.clone());
-        let key_rotation = Gauge::default();
-        registry.register(
-            "tollgate_public_key_rotation_timestamp_seconds",
-            "When the public key version in use was rotated, as AWS said; 0 while it is current",
-            key_rotation.clone(),
-        );
-        let emulated = Gauge::default();
-        registry.register("tollgate_emulated", "1 once an answer came from the emulator", emulated.clone());
-        let attempts = Family::<Attempt, Counter>::default();
-        registry.register(
-            "tollgate_registration_attempts",
-            "Calls of RegisterUsage by outcome and code",
-            attempts.clone(),
-        );
-        let duration = Histogram::new(DURATION_BUCKETS);
-        registry.register(
-            "tollgate_registration_duration_seconds",
-            "Duration of one attempt to register, finding region and credentials included",
-            duration.clone(),
-        );
-        let entitled_after_refusal = Counter::default();
-        registry.register(
-            "tollgate_entitled_after_refusal",
-            "Successes after a refusal in the same pod",
-            entitled_after_refusal.clone(),
-        );
-        let verification_failures = Family::<ReasonLabel, Counter>::default();
-        registry.register(
-            "tollgate_token_verification_failures",
-            "Tokens that failed verification, by reason",
-            verification_failures.clone(),
-        );
-        let clock_skew = Gauge::<f64, AtomicU64>::default();
-        registry.register(
-            "tollgate_clock_skew_seconds",
-            "AWS's clock less the node's, by the Date of AWS's latest answer",
-            clock_skew.clone(),
-        );
-        let usage_events = Family::<UsageEvent, Counter>::default();
-        registry.register(
-            "tollgate_usage_events",
-            "Events of the application by status",
-            usage_events.clone(),
-        );
-        let usage_rejected = Family::<ReasonLabel, Counter>::default();
-        registry.register(
-            "tollgate_usage_events_rejected",
-            "Events that were rejected, by the member that is wrong",
-            usage_rejected.clone(),
-        );
-        let usage_refused = Family::<ReasonLabel, Counter>::default();
-        registry.register(
-            "tollgate_usage_requests_refused",
-            "Requests with usage of which nothing was taken, by reason",
-            usage_refused.clone(),
-        );
-        let usage_records = Family::<UsageRecord, Counter>::default();
-        registry.register(
-            "tollgate_usage_records",
-            "What became of hour records, by outcome",
-            usage_records.clone(),
-        );
-        let [unsent, oldest_unsent, oldest_unsent_deadline, dead_letters, ledger_bytes] =
-            ledger_gauges(&mut registry);
-        let usage_overdue = Gauge::default();
-        registry.register(
-            "tollgate_usage_overdue_seconds",
-            "How long the oldest usage that AWS has not accepted has waited since the end of its hour; 0 while there is none",
-            usage_overdue.clone(),
-        );
-        let usage_overdue_alarm = Gauge::default();
-        registry.register(
-            "tollgate_usage_overdue_alarm_seconds",
-            "The value of tollgate_usage_overdue_seconds above which somebody should look: half of on_unsent, or three hours",
-            usage_overdue_alarm.clone(),
-        );
-        let unknown_dimensions = Family::<DimensionLabel, Gauge>::default();
-        registry.register(
-            "tollgate_usage_dimension_unknown",
-            "1 for each configured dimension that AWS does not know for this product",
-            unknown_dimensions.clone(),
-        );
-        let commit_duration = Histogram::new(COMMIT_BUCKETS);
-        registry.register(
-            "tollgate_ledger_commit_duration_seconds",
-            "Duration of one durable commit of usage, its fsync included",
-            commit_duration.clone(),
-        );
-        let (commit_failures, ledger_bytes_max, state_write_failures) = failures(&mut registry);
-        Self {
-            state_write_failures,
-            commit_failures,
-            ledger_bytes_max,
-            unsent,
-            oldest_unsent,
-            oldest_unsent_deadline,
-            dead_letters,
-            usage_overdue,
-            usage_overdue_alarm,
-            unknown_dimensions,
-            ledger_bytes,
-            commit_duration,
-            usage_events,
-            usage_rejected,
-            usage_refused,
-            usage_records,
-            dimensions: std::sync::Mutex::default(),
-            registry,
-            state,
-            gate_open,
-            key_rotation,
-            emulated,
-            attempts,
-            codes: std::sync::Mutex::default(),
-            duration,
-            entitled_after_refusal,
-            verification_failures,
-            clock_skew,
-        }
+        let series = Series::register(&mut registry);
+        Self { registry, series, codes: std::sync::Mutex::default(), dimensions: std::sync::Mutex::default() }
     }
 
     /// An attempt ended after `seconds`.
@@ -247,77 +386,77 @@ impl Metrics {
         let known = codes.contains(code) || (codes.len() < CODES_MAX && codes.insert(code.to_owned()));
         drop(codes);
         let code = if known { code.to_owned() } else { "other".to_owned() };
-        self.attempts.get_or_create(&Attempt { outcome, code }).inc();
-        self.duration.observe(seconds);
+        self.series.attempts.get_or_create(&Attempt { outcome, code }).inc();
+        self.series.duration.observe(seconds);
     }
 
     /// An event was `accepted`, `duplicate` or `rejected`.
     pub fn usage_event(&self, dimension: &str, status: &'static str, count: u64) {
         let dimension = self.known_dimension(dimension);
-        self.usage_events.get_or_create(&UsageEvent { dimension, status }).inc_by(count);
+        self.series.usage_events.get_or_create(&UsageEvent { dimension, status }).inc_by(count);
     }
 
     /// An event was rejected; `reason` is the member that is wrong, or `conflict`.
     pub fn usage_event_rejected(&self, reason: &'static str, count: u64) {
-        self.usage_rejected.get_or_create(&ReasonLabel { reason }).inc_by(count);
+        self.series.usage_rejected.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
 
     /// Nothing of a request with usage was taken.
     pub fn usage_request_refused(&self, reason: &'static str, count: u64) {
-        self.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
+        self.series.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
 
     /// An hour record was `accepted`, `refused`, `unknown`, `carried` or `dead`.
     pub fn usage_record(&self, dimension: &str, outcome: &'static str) {
         let dimension = self.known_dimension(dimension);
-        self.usage_records.get_or_create(&UsageRecord { dimension, outcome }).inc();
+        self.series.usage_records.get_or_create(&UsageRecord { dimension, outcome }).inc();
     }
 
     /// The ledger's figures.
     pub fn ledger(&self, figures: LedgerFigures) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let (oldest, deadline) = figures.oldest_unsent.unzip();
-        self.unsent.set(gauge(figures.unsent));
-        self.oldest_unsent.set(oldest.map_or(0, Timestamp::unix_seconds));
-        self.oldest_unsent_deadline.set(deadline.map_or(0, Timestamp::unix_seconds));
-        self.dead_letters.set(gauge(figures.dead));
-        self.ledger_bytes.set(gauge(figures.bytes));
+        self.series.unsent.set(gauge(figures.unsent));
+        self.series.oldest_unsent.set(oldest.map_or(0, Timestamp::unix_seconds));
+        self.series.oldest_unsent_deadline.set(deadline.map_or(0, Timestamp::unix_seconds));
+        self.series.dead_letters.set(gauge(figures.dead));
+        self.series.ledger_bytes.set(gauge(figures.bytes));
     }
 
     /// The oldest usage that AWS has not accepted is so old.
     pub fn usage_overdue(&self, age: Duration) {
-        self.usage_overdue.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        self.series.usage_overdue.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// Usage of this age is an alarm.
     pub fn usage_overdue_alarm(&self, age: Duration) {
-        self.usage_overdue_alarm.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        self.series.usage_overdue_alarm.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// AWS does not know a dimension that is configured.
     pub fn dimension_unknown(&self, dimension: &str) {
         let dimension = self.known_dimension(dimension);
-        self.unknown_dimensions.get_or_create(&DimensionLabel { dimension }).set(1);
+        self.series.unknown_dimensions.get_or_create(&DimensionLabel { dimension }).set(1);
     }
 
     /// A commit took so many seconds.
     pub fn committed(&self, seconds: f64) {
-        self.commit_duration.observe(seconds);
+        self.series.commit_duration.observe(seconds);
     }
 
     /// The registration could not be written to the state folder.
     pub fn state_write_failed(&self) {
-        self.state_write_failures.inc();
+        self.series.state_write_failures.inc();
     }
 
     /// The ledger could not be written, or read.
     pub fn commit_failed(&self) {
-        self.commit_failures.inc();
+        self.series.commit_failures.inc();
     }
 
     /// The size above which usage is refused.
     pub fn ledger_bytes_max(&self, bytes: u64) {
-        self.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.series.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
@@ -333,18 +472,18 @@ impl Metrics {
 
     /// A token was refused; `reason` is the verifier's code.
     pub fn verification_failed(&self, reason: &'static str) {
-        self.verification_failures.get_or_create(&ReasonLabel { reason }).inc();
+        self.series.verification_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// AWS refused and then accepted.
     pub fn entitled_after_refusal(&self) {
-        self.entitled_after_refusal.inc();
+        self.series.entitled_after_refusal.inc();
     }
 
     /// AWS's clock differs from ours by so many seconds.
     #[expect(clippy::cast_precision_loss, reason = "seconds of skew are far below 2^52")]
     pub fn clock_skew(&self, seconds: i64) {
-        self.clock_skew.set(seconds as f64);
+        self.series.clock_skew.set(seconds as f64);
     }
 
     /// The text that is scraped, with the entitlement as it is now.
@@ -352,12 +491,12 @@ impl Metrics {
     pub fn encode(&self, entitlement: &Entitlement, format: Format) -> String {
         for state in State::ALL {
             let label = StateLabel { state: state.as_str() };
-            self.state.get_or_create(&label).set(i64::from(entitlement.standing.state() == state));
+            self.series.state.get_or_create(&label).set(i64::from(entitlement.standing.state() == state));
         }
         let rotated = entitlement.public_key_rotation_timestamp;
-        self.key_rotation.set(rotated.map_or(0, Timestamp::unix_seconds));
-        self.gate_open.set(i64::from(entitlement.standing.gate_open()));
-        self.emulated.set(i64::from(entitlement.emulated));
+        self.series.key_rotation.set(rotated.map_or(0, Timestamp::unix_seconds));
+        self.series.gate_open.set(i64::from(entitlement.standing.gate_open()));
+        self.series.emulated.set(i64::from(entitlement.emulated));
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("writing to a string cannot fail");
         match format {
@@ -371,53 +510,6 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Seconds. An fsync takes a fraction of a millisecond on a good disk and some hundred on a network volume.
-const COMMIT_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
-
-fn ledger_gauges(registry: &mut Registry) -> [Gauge; 5] {
-    [
-        ("tollgate_usage_unsent_records", "Sealed hour records that AWS has not answered definitely"),
-        (
-            "tollgate_usage_oldest_unsent_timestamp_seconds",
-            "Time of the oldest unsent record; 0 while there is none",
-        ),
-        (
-            "tollgate_usage_oldest_unsent_deadline_timestamp_seconds",
-            "When AWS's window for the oldest unsent record closes; 0 while there is none",
-        ),
-        ("tollgate_usage_dead_letters", "Hour records that will not be billed unless somebody acts"),
-        ("tollgate_ledger_bytes", "Size of the ledger's data"),
-    ]
-    .map(|(name, help)| {
-        let gauge = Gauge::default();
-        registry.register(name, help, gauge.clone());
-        gauge
-    })
-}
-
-/// What tells that the ledger takes no usage, or soon will not, and that the state folder keeps nothing.
-fn failures(registry: &mut Registry) -> (Counter, Gauge, Counter) {
-    let commit_failures = Counter::default();
-    registry.register(
-        "tollgate_ledger_commit_failures",
-        "Writes to the ledger that failed; what they held was not acknowledged",
-        commit_failures.clone(),
-    );
-    let bytes_max = Gauge::default();
-    registry.register(
-        "tollgate_ledger_bytes_max",
-        "Size above which usage is refused; 0 until the ledger is open",
-        bytes_max.clone(),
-    );
-    let state_write_failures = Counter::default();
-    registry.register(
-        "tollgate_state_write_failures",
-        "Writes of the registration to the state folder that failed; a restart will not know what they held",
-        state_write_failures.clone(),
-    );
-    (commit_failures, bytes_max, state_write_failures)
 }
 
 /// How metrics are written: the samples are the same, their headings differ.

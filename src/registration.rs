@@ -21,7 +21,7 @@ use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
-use crate::log::limited::{Due, Limited};
+use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Recalled, Record, Store};
@@ -418,7 +418,7 @@ impl Registration {
             product_code: &self.config.product_code,
             public_key_version: question.version,
             nonce,
-            now: self.clock.now(),
+            now: self.clock.now().into(),
             allow_emulated: self.config.allow_emulated,
         };
         receipt::verify(&registered.signature, key, &expected).map_err(|error| {
@@ -481,7 +481,7 @@ impl Registration {
             let mut failures = self.failures.lock().expect("held for one change only, which cannot panic");
             failures.count("write", 1);
             // Failures that come before the next line are counted in the line of the first one after it.
-            if let Due::Line(counts) = failures.due(clock::monotonic()) {
+            if let NextLine::Line(counts) = failures.due(clock::monotonic()) {
                 tracing::warn!(
                     %error, failures = counts.total(),
                     "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
@@ -545,7 +545,7 @@ impl Registration {
             product_code: &self.config.product_code,
             public_key_version,
             nonce: &nonce,
-            now: self.clock.now(),
+            now: self.clock.now().into(),
             allow_emulated: self.config.allow_emulated,
         };
         if product_code != self.config.product_code {
@@ -553,7 +553,7 @@ impl Registration {
         }
         match receipt::verify(token, key, &expected) {
             Ok(receipt) => {
-                let issued_at = receipt.issued_at().unwrap_or(stored_at);
+                let issued_at = receipt.issued_at().map_or(stored_at, Timestamp::from);
                 Some((Arc::new(Proof::Receipt(receipt)), issued_at))
             }
             Err(error) => {

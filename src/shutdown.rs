@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::exit::Exit;
 use tollgate_clock as clock;
+use tollgate_http::stopped;
 
 /// The same signal again within this time is no second one.
 pub const ECHO: Duration = Duration::from_secs(1);
@@ -228,9 +229,4 @@ pub async fn until(mut stop: watch::Receiver<bool>, part: impl Future<Output = (
         () = part => {}
         () = stopped(&mut stop) => {}
     }
-}
-
-/// Returns once the order to stop was given, or whoever could give it is gone.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -21,5 +21,7 @@ mod network;
 mod processes;
 #[path = "gate/restarts.rs"]
 mod restarts;
+#[path = "gate/stand_in.rs"]
+mod stand_in;
 #[path = "gate/story.rs"]
 mod story;

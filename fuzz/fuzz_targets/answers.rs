@@ -100,7 +100,7 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
                 product_code: &product_code,
                 public_key_version,
                 nonce: &nonce,
-                now: timestamp,
+                now: timestamp.into(),
                 allow_emulated: true,
             };
             assert!(verify(&registered.signature, &stand.key, &expected).is_err(), "nobody signed this");

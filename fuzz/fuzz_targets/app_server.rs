@@ -18,7 +18,7 @@ use tollgate::usage::commits::Commits;
 use tollgate::usage::intake::{Activity, Intake};
 use tollgate::usage::notice::Notices;
 use tollgate_clock::WallClock;
-use tollgate_http::Room;
+use tollgate_http::BodyBudget;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, Settings};
 use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
@@ -135,7 +135,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     keys.insert("1".parse().expect("a version"), PublicKey::from_pem(pem).expect("the fixture is a key"));
     let product_code: tollgate_marketplace::ProductCode = "demohourly".parse().expect("a product code");
     AppServer {
-        room: Room::new(BODIES_BYTES_MAX),
+        room: BodyBudget::new(BODIES_BYTES_MAX),
         subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone(), pod: None }),
         entitlement: entitlement.clone(),
         token: None,

@@ -7,17 +7,16 @@
 #![no_main]
 
 use std::sync::LazyLock;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use libfuzzer_sys::fuzz_target;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
-use tollgate_marketplace::PublicKeyVersion;
 use tollgate_receipt::{
-    Expected, MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey, Receipt, VerifyError, verify,
+    Expected, MODULUS_BITS_MAX, MODULUS_BITS_MIN, PublicKey, PublicKeyVersion, Receipt, VerifyError, verify,
 };
-use tollgate_time::Timestamp;
 
 static PUBLIC: LazyLock<PublicKey> = LazyLock::new(|| {
     PublicKey::from_pem(include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem"))
@@ -52,7 +51,7 @@ fn judge(token: &str, nonce: &str) -> Result<Receipt, VerifyError> {
             product_code: product_code.as_ref().expect("a product code"),
             public_key_version: PublicKeyVersion::FIRST,
             nonce: nonce.as_ref().expect("a nonce"),
-            now: Timestamp::from_unix_seconds(1_795_507_200),
+            now: UNIX_EPOCH + Duration::from_secs(1_795_507_200),
             allow_emulated: true,
         },
     )

@@ -170,7 +170,7 @@ impl Attestation {
             product_code: &self.product_code,
             public_key_version: version,
             nonce: &nonce,
-            now: self.clock.now(),
+            now: self.clock.now().into(),
             allow_emulated: self.allow_emulated,
         };
         match receipt::verify(&registered.signature, key, &expected) {

@@ -26,7 +26,7 @@ use crate::usage::notice::{Notices, Refused as NotTaken};
 use rates::Rates;
 use report::Report;
 use tollgate_clock::{self as clock, WallClock};
-use tollgate_http::{self as http, Abandoned, Body, ReadBodyError, Room};
+use tollgate_http::{self as http, Abandoned, Body, BodyBudget, ReadBodyError};
 use tollgate_ledger::{Claimed, Ledger, LedgerError, Settled};
 use tollgate_marketplace::exceptions::{DUPLICATE_REQUEST, NOT_ENTITLED};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Forward, Forwarded, ProductCode, Region};
@@ -128,7 +128,7 @@ impl Door {
         &self,
         headers: &HeaderMap,
         body: Incoming,
-        room: &Room,
+        room: &BodyBudget,
     ) -> Result<Response<Body>, Abandoned> {
         let (operation, target) = match question(headers) {
             Ok(question) => question,

@@ -9,9 +9,9 @@ use super::usage::{UsagePart, shown, starting, unavailable};
 use super::{csv, problem};
 use tollgate_http::{self as http, Body};
 use tollgate_ledger::repair::Entry;
-use tollgate_ledger::view::{Looked, Open};
+use tollgate_ledger::view::{Looked, OpenUsage};
 use tollgate_ledger::{Ledger, LedgerError};
-use tollgate_marketplace::quantity;
+use tollgate_marketplace::{Customer, quantity};
 
 /// What is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,10 +158,10 @@ fn repair(entry: &Entry) -> Value {
     json!({"id": entry.id, "at": entry.at, "record": entry.record, "action": entry.action, "note": entry.note})
 }
 
-fn open(open: &Open) -> Value {
+fn open(open: &OpenUsage) -> Value {
     json!({
         "hour": open.hour.to_string(),
-        "customer": open.customer.trim_end(),
+        "customer": Customer::shown(&open.customer),
         "dimension": open.dimension,
         "tags": open.tags,
         "quantity": quantity::show(open.micros),

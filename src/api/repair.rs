@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::problem;
 use super::usage::{TOKEN_BODY_BYTES_MAX, UsagePart, read, starting, unavailable};
-use tollgate_http::{self as http, Abandoned, Body, Room};
+use tollgate_http::{self as http, Abandoned, Body, BodyBudget};
 use tollgate_ledger::repair::{Note, Repair, Repaired};
 use tollgate_metering::event::Rules;
 
@@ -131,7 +131,7 @@ impl UsagePart {
         id: &str,
         action: Action,
         body: Incoming,
-        room: &Room,
+        room: &BodyBudget,
     ) -> Result<Response<Body>, Abandoned> {
         let Some(open) = self.ledger.get() else { return Ok(starting()) };
         let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {

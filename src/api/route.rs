@@ -78,7 +78,7 @@ impl<'a> Route<'a> {
 mod tests {
     use super::*;
 
-    /// `docs/openapi.yaml` says the same; the paths of the probe server stand in it too.
+    /// Made from `docs/openapi.yaml`, where the paths of the probe server stand too.
     #[test]
     fn every_documented_path_leads_somewhere_and_takes_its_methods() {
         let document: serde_json::Value = serde_json::from_str(crate::api::OPENAPI).unwrap();

@@ -15,11 +15,11 @@ use crate::entitlement::word::Tell;
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::notice::{Notices, Refused};
 use tollgate_clock::WallClock;
-use tollgate_http::{self as http, Abandoned, Body, Held, ReadBodyError, Room};
+use tollgate_http::{self as http, Abandoned, Body, BodyBudget, BufferedBody, ReadBodyError};
 use tollgate_ledger::view::Standing;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{LedgerError, Links, Summary, Totals};
-use tollgate_marketplace::{FaultClass, Resolve, quantity};
+use tollgate_marketplace::{Customer, FaultClass, Resolve, quantity};
 use tollgate_metering::policy::Window;
 use tollgate_metering::record::{Record, Whole};
 use tollgate_time::Timestamp;
@@ -72,7 +72,7 @@ struct Results<'a> {
 }
 
 impl UsagePart {
-    pub(super) async fn take(&self, body: Incoming, room: &Room) -> Result<Response<Body>, Abandoned> {
+    pub(super) async fn take(&self, body: Incoming, room: &BodyBudget) -> Result<Response<Body>, Abandoned> {
         let _busy = self.activity.begin();
         let unfinished = Unfinished(Some(&self.notices));
         let (response, refused) = self.taken(body, room).await?;
@@ -87,7 +87,7 @@ impl UsagePart {
     async fn taken(
         &self,
         body: Incoming,
-        room: &Room,
+        room: &BodyBudget,
     ) -> Result<(Response<Body>, Option<Refused>), Abandoned> {
         let Some(open) = self.ledger.get() else {
             return Ok((starting(), Some(Refused::LedgerUnavailable)));
@@ -136,7 +136,11 @@ impl UsagePart {
         }
     }
 
-    pub(super) async fn resolve(&self, body: Incoming, room: &Room) -> Result<Response<Body>, Abandoned> {
+    pub(super) async fn resolve(
+        &self,
+        body: Incoming,
+        room: &BodyBudget,
+    ) -> Result<Response<Body>, Abandoned> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Question {
@@ -224,11 +228,11 @@ fn not_whole(results: &[Outcome]) -> Response<Body> {
 
 /// The body, or the refusal of one that is too large.
 pub(super) async fn read(
-    room: &Room,
+    room: &BodyBudget,
     body: Incoming,
     bytes_max: usize,
     limit: &str,
-) -> Result<Result<Held, (Response<Body>, Refused)>, Abandoned> {
+) -> Result<Result<BufferedBody, (Response<Body>, Refused)>, Abandoned> {
     match room.read(body, bytes_max).await {
         Err(ReadBodyError::NoRoom) => Ok(Err((no_room(), Refused::Busy))),
         Ok(bytes) => Ok(Ok(bytes)),
@@ -247,7 +251,7 @@ pub fn shown(record: &Record) -> Value {
     json!({
         "id": record.id,
         "dimension": record.dimension,
-        "customer": record.customer.canonical().trim_end(),
+        "customer": Customer::shown(&record.customer.canonical()),
         "hour": record.hour.to_string(),
         "timestamp": record.timestamp.to_string(),
         "quantity": record.quantity.to_string(),

@@ -3,6 +3,7 @@
 //! The sidecar is the real one: it is configured by environment variables as in a pod, and reaches the emulator over
 //! HTTP.
 
+mod refusal;
 mod usage;
 
 use std::io;
@@ -77,24 +78,36 @@ struct Facts {
     clock: String,
 }
 
+impl Facts {
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.endpoint.trim_start_matches("http://").parse().map_err(io::Error::other)
+    }
+}
+
+async fn call(addr: SocketAddr, question: Ask<'_>) -> io::Result<Value> {
+    let answer = ask(&Address::Tcp(addr), question, ANSWER_TIMEOUT).await.map_err(io::Error::other)?;
+    Ok(serde_json::from_slice(answer.body())?)
+}
+
 async fn tell(once: bool) -> io::Result<()> {
     let started = clock::monotonic();
+    let mut steps = Steps::default();
     say("tollgate demo: AWS's metering service (emulated) and the sidecar, each a process of its own");
-    say("  1. emulator: making an RSA-3072 key, as large as AWS's …");
+    steps.say("emulator: making an RSA-3072 key, as large as AWS's …");
     let folder = tempfile::tempdir()?;
     let (_emulator, facts) = start_emulator(folder.path()).await?;
-    say(&format!("     ready at {} with product {}", facts.endpoint, facts.product_code));
+    say(&format!("      ready at {} with product {}", facts.endpoint, facts.product_code));
     let (mut sidecar, probe_addr) = start_sidecar(&facts).await?;
-    say(&format!("  2. sidecar: tollgate run, probes at http://{probe_addr}"));
+    steps.say(&format!("sidecar: tollgate run, probes at http://{probe_addr}"));
     let document = wait_until_open(probe_addr, &mut sidecar).await?;
-    tell_the_call(&facts).await?;
+    tell_the_call(&facts, &mut steps).await?;
     let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
-    say(&format!(
-        "  5. verified: PS256 signature, product code, nonce and key version, against {}/{}.pem",
+    steps.say(&format!(
+        "verified: PS256 signature, product code, nonce and key version, against {}/{}.pem",
         facts.public_keys, facts.public_key_version
     ));
-    say(&format!(
-        "  6. gate {} at {}: state {}, proof {}, attempts {}, emulated {}",
+    steps.say(&format!(
+        "gate {} at {}: state {}, proof {}, attempts {}, emulated {}",
         text("gate"),
         text("since"),
         text("state"),
@@ -104,7 +117,8 @@ async fn tell(once: bool) -> io::Result<()> {
     ));
     let took = clock::monotonic().duration_since(started);
     say(&format!("The gate is open, {} ms after the demo began.", took.as_millis()));
-    usage::tell(&facts, folder.path()).await?;
+    refusal::tell(&facts, &mut steps).await?;
+    usage::tell(&facts, folder.path(), &mut steps).await?;
     if once {
         return Ok(());
     }
@@ -123,6 +137,17 @@ async fn tell(once: bool) -> io::Result<()> {
 #[expect(clippy::print_stdout, reason = "the story is the product of this command")]
 fn say(line: &str) {
     println!("{line}");
+}
+
+/// Numbers the steps of the story.
+#[derive(Debug, Default)]
+struct Steps(u32);
+
+impl Steps {
+    fn say(&mut self, text: &str) {
+        self.0 += 1;
+        say(&format!("{:>4}. {text}", self.0));
+    }
 }
 
 /// A child that sees none of the caller's AWS and tollgate settings, and ends with the demo.
@@ -152,17 +177,17 @@ async fn start_emulator(folder: &Path) -> io::Result<(Child, Facts)> {
 /// The sidecar on the usual probe port where that is free, else on any. The sidecar itself finds out: a port that is
 /// tried and given back may be another process's by the time it is used.
 async fn start_sidecar(facts: &Facts) -> io::Result<(Child, SocketAddr)> {
-    let usual = listening(&mut command_of_sidecar(facts, USUAL_PROBE_PORT)).await;
+    let usual = listening(&mut command_of_sidecar(facts, "demo-pod", USUAL_PROBE_PORT)).await;
     let (sidecar, started) = match usual {
         Ok(started) => started,
-        Err(_) => listening(&mut command_of_sidecar(facts, 0)).await?,
+        Err(_) => listening(&mut command_of_sidecar(facts, "demo-pod", 0)).await?,
     };
     let probe_addr = started.addr("probe_addr")?;
     started.ignore_the_rest();
     Ok((sidecar, probe_addr))
 }
 
-fn command_of_sidecar(facts: &Facts, probe_port: u16) -> Command {
+fn command_of_sidecar(facts: &Facts, pod: &str, probe_port: u16) -> Command {
     let mut command = child(&["run"]);
     command
         .env("TOLLGATE_PRODUCT_CODE", &facts.product_code)
@@ -172,9 +197,9 @@ fn command_of_sidecar(facts: &Facts, probe_port: u16) -> Command {
         .env("TOLLGATE_PROBE_ADDR", local(probe_port))
         .env("TOLLGATE_APP_ADDR", local(0))
         .env("TOLLGATE_STATE_DIR", "none")
-        .env("TOLLGATE_POD_UID", "demo-pod")
+        .env("TOLLGATE_POD_UID", pod)
         .env("AWS_REGION", "us-east-1")
-        .env("AWS_ACCESS_KEY_ID", "demo-pod")
+        .env("AWS_ACCESS_KEY_ID", pod)
         .env("AWS_SECRET_ACCESS_KEY", "demo");
     command
 }
@@ -222,39 +247,50 @@ async fn listening(command: &mut Command) -> io::Result<(Child, Started)> {
 
 /// The entitlement document once the gate is open, or why it does not open.
 async fn wait_until_open(probe_addr: SocketAddr, sidecar: &mut Child) -> io::Result<Value> {
-    let started = clock::monotonic();
     let mut shown = String::new();
+    wait_until(probe_addr, sidecar, |document| {
+        let open = document["gate"] == "open";
+        let reason = document["reason"]["message"].as_str().unwrap_or("waiting for the first answer");
+        if !open && reason != shown {
+            say(&format!("      gate shut: {reason} …"));
+            reason.clone_into(&mut shown);
+        }
+        open
+    })
+    .await
+}
+
+/// The entitlement document once it is as it is waited for.
+async fn wait_until(
+    probe_addr: SocketAddr,
+    sidecar: &mut Child,
+    mut fits: impl FnMut(&Value) -> bool,
+) -> io::Result<Value> {
+    let started = clock::monotonic();
     loop {
         let answer = ask(&Address::Tcp(probe_addr), Ask::get("/entitlement"), ANSWER_TIMEOUT).await;
         let document: Value =
             answer.ok().and_then(|a| serde_json::from_slice(a.body()).ok()).unwrap_or_default();
-        if document["gate"] == "open" {
+        if fits(&document) {
             return Ok(document);
-        }
-        let reason = document["reason"]["message"].as_str().unwrap_or("waiting for the first answer");
-        if reason != shown {
-            say(&format!("     gate shut: {reason} …"));
-            reason.clone_into(&mut shown);
         }
         if let Some(status) = sidecar.try_wait()? {
             return Err(io::Error::other(format!("the sidecar ended: {status}")));
         }
         if clock::monotonic().duration_since(started) > PATIENCE {
-            return Err(io::Error::other(format!("the gate did not open: {document}")));
+            return Err(io::Error::other(format!("the gate did not get there: {document}")));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 /// What went over the wire, as the emulator recorded it.
-async fn tell_the_call(facts: &Facts) -> io::Result<()> {
-    let address = facts.endpoint.trim_start_matches("http://").parse().map_err(io::Error::other)?;
-    let answer = ask(&Address::Tcp(address), Ask::get("/_emulator/calls"), ANSWER_TIMEOUT).await;
-    let calls: Value = serde_json::from_slice(answer.map_err(io::Error::other)?.body())?;
+async fn tell_the_call(facts: &Facts, steps: &mut Steps) -> io::Result<()> {
+    let calls = call(facts.address()?, Ask::get("/_emulator/calls")).await?;
     let call = calls["calls"].as_array().and_then(|calls| calls.last()).cloned().unwrap_or_default();
     let nonce = call["request"]["Nonce"].as_str().unwrap_or_default();
-    say(&format!(
-        "  3. nonce sent: RegisterUsage, product {}, key version {}, nonce {nonce}",
+    steps.say(&format!(
+        "nonce sent: RegisterUsage, product {}, key version {}, nonce {nonce}",
         call["request"]["ProductCode"].as_str().unwrap_or_default(),
         call["request"]["PublicKeyVersion"]
     ));
@@ -263,6 +299,6 @@ async fn tell_the_call(facts: &Facts) -> io::Result<()> {
         let bytes = token.split('.').nth(index).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
         String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
     };
-    say(&format!("  4. token received: {} bytes, header {}, claims {}", token.len(), part(0), part(1)));
+    steps.say(&format!("token received: {} bytes, header {}, claims {}", token.len(), part(0), part(1)));
     Ok(())
 }

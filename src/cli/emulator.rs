@@ -12,7 +12,7 @@ use crate::cli::complain;
 use crate::exit::Exit;
 use crate::shutdown::Signals;
 use tollgate_disk::{Links, describe, read_regular};
-use tollgate_emulator::{DEFAULT_WORLD, Emulator, Facts, Options, StartError};
+use tollgate_emulator::{DEFAULT_WORLD, Emulator, Facts, Jwks, Options, StartError, WebIdentity};
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ask};
 
@@ -47,6 +47,19 @@ pub struct EmulatorArgs {
     /// The secret of --access-key
     #[arg(long, value_name = "SECRET", requires = "access_key")]
     secret_key: Option<String>,
+    /// Verify web identity tokens (IRSA) against this JSON Web Key Set, a file or an http:// URL; it is read again for
+    /// each token. Without it STS takes every well-formed token
+    #[arg(long, value_name = "FILE|URL", value_parser = Jwks::parse)]
+    web_identity_jwks: Option<Jwks>,
+    /// The issuer of those tokens; without it any
+    #[arg(long, value_name = "URL", requires = "web_identity_jwks")]
+    web_identity_issuer: Option<String>,
+    /// The audience of those tokens
+    #[arg(long, value_name = "NAME", default_value = "sts.amazonaws.com", requires = "web_identity_jwks")]
+    web_identity_audience: String,
+    /// The Authorization that /v2/credentials asks for, as AWS_CONTAINER_AUTHORIZATION_TOKEN gives it; without it none
+    #[arg(long, value_name = "TOKEN")]
+    container_token: Option<String>,
     /// The seed of faults that come by chance: the same seed gives the same faults
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -67,6 +80,11 @@ Point any AWS SDK at it; every access key is one pod:
 The world without --world: products demohourly (RegisterUsage), demometered (MeterUsage) and demosaas (BatchMeterUsage,
 ResolveCustomer), the last two with the dimensions requests and gigabytes; account 111122223333, subscribed, and
 444455556666, not subscribed; region us-east-1.
+
+STS (AssumeRoleWithWebIdentity, GetCallerIdentity) and the ECS agent answer on the same port:
+  export AWS_ENDPOINT_URL_STS=http://127.0.0.1:8090
+  export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:8090/v2/credentials/pod-1
+  export ECS_CONTAINER_METADATA_URI_V4=http://127.0.0.1:8090/v4/pod-1
 
 Then, in a browser or with curl:
   GET    /                     a page about products, pods, calls and the bill
@@ -139,6 +157,12 @@ pub fn run(args: &EmulatorArgs) -> Exit {
         switches: args.switch.clone(),
         quotas: args.quotas,
         credentials: args.access_key.clone().zip(args.secret_key.clone()),
+        web_identity: args.web_identity_jwks.clone().map(|keys| WebIdentity {
+            keys,
+            issuer: args.web_identity_issuer.clone(),
+            audience: args.web_identity_audience.clone(),
+        }),
+        container_token: args.container_token.clone(),
         seed: args.seed,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -183,7 +207,7 @@ async fn serve(options: Options, args: &EmulatorArgs) -> Exit {
     if emulator.forgets() {
         warn("another emulator has the state folder: this one keeps bill, world and clock in memory only");
     }
-    announce(emulator.facts(), args.json);
+    announce(emulator.facts(), args);
     let stop = watch::Sender::new(false);
     let serve = emulator.serve(stop.subscribe());
     tokio::pin!(serve);
@@ -206,17 +230,22 @@ fn print_world() -> Exit {
     Exit::Done
 }
 
-fn announce(facts: &Facts, json: bool) {
-    if json {
+fn announce(facts: &Facts, args: &EmulatorArgs) {
+    if args.json {
         let line = serde_json::to_string(facts).expect("a struct of strings");
         return say(&format!("{line}\n"));
     }
     let Facts { endpoint, product_code, public_key_version, public_keys, clock: _ } = facts;
+    let tokens = match &args.web_identity_jwks {
+        Some(_) => "verifies web identity tokens",
+        None => "takes every well-formed web identity token: --web-identity-jwks verifies them",
+    };
     say(&format!(
         "tollgate emulator: AWS Marketplace metering at {endpoint}\n  \
          product {product_code} with key version {public_key_version}\n  \
          public keys in {}\n  \
-         a page for browsers at {endpoint}/, the admin paths at {endpoint}/_emulator\n\
+         a page for browsers at {endpoint}/, the admin paths at {endpoint}/_emulator\n  \
+         STS too, which {tokens}\n\
          point any AWS SDK at it; every access key is one pod:\n  \
          export AWS_ENDPOINT_URL_MARKETPLACE_METERING={endpoint}\n  \
          export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any\n",

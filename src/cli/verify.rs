@@ -112,7 +112,7 @@ fn check(args: &VerifyArgs, stdin: &mut dyn Read, now: Timestamp) -> Result<Rece
         product_code: &args.product_code,
         public_key_version: args.public_key_version,
         nonce: &args.nonce,
-        now,
+        now: now.into(),
         allow_emulated: args.allow_emulated(),
     };
     receipt::verify(&token, &key, &expected).map_err(refused)

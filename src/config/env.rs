@@ -22,8 +22,8 @@ pub trait Environment {
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessEnvironment;
 
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 impl Environment for ProcessEnvironment {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     fn get(&self, key: &str) -> Option<String> {
         std::env::var_os(key).map(|value| value.to_string_lossy().into_owned())
     }
@@ -74,6 +74,7 @@ pub const OWN_PROGRAM: &str = "/proc/self/exe";
 /// The AWS SDK and the HTTP client read the environment themselves, and a process cannot change its own without risk.
 /// Returns when there is nothing to take off, and when the program cannot be started anew: then the configuration
 /// refuses what is left.
+#[expect(clippy::disallowed_methods, reason = "the arguments are handed on as they are")]
 pub fn restart_if_untidy() {
     let changes = untidy(&ProcessEnvironment);
     if changes.is_empty() {

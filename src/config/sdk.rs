@@ -35,6 +35,16 @@ pub(super) fn region_origin(reader: &mut Reader<'_>) -> Option<Origin> {
     Some(reader.origin(Setting::Region))
 }
 
+/// Whether the endpoint is all of AWS: a rehearsal's is, and only a build with the emulator has rehearsals. The SDKs'
+/// own variable for one service stays one service's.
+pub(super) fn stands_for_all(reader: &mut Reader<'_>) -> Option<bool> {
+    let origin = reader.origin(Setting::EndpointUrl);
+    Some(reader.installed.emulator && origin != Origin::Environment(METERING_ENDPOINT_VARIABLE.into()))
+}
+
+/// The SDKs' variable for the endpoint of the metering service.
+const METERING_ENDPOINT_VARIABLE: &str = "AWS_ENDPOINT_URL_MARKETPLACE_METERING";
+
 /// The variables of an agent that hands out credentials, where they are set.
 pub(super) fn container_credentials(reader: &mut Reader<'_>) -> Option<[Option<String>; 2]> {
     Some(credentials::CONTAINER_URIS.map(|variable| filled(reader.env, variable)))

@@ -111,8 +111,8 @@ settings! {
             sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"], chart_value: Some("region"),
         }
 
-        /// Where the metering service is reached instead of AWS's own endpoint; also
-        /// `AWS_ENDPOINT_URL_MARKETPLACE_METERING` and `AWS_ENDPOINT_URL`.
+        /// Where the metering service is reached instead of AWS's own endpoint; in a build with the emulator STS and
+        /// the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` (metering alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
             risk: "takes answers and usage to another server: free use",
             owner: Owner::Rehearsal,
@@ -120,6 +120,8 @@ settings! {
         }
 
         also {
+            /// `endpoint_url` stands for STS and the ECS agent too.
+            stands_for_all: bool = sdk::stands_for_all(),
             /// Where `region` comes from.
             region_origin: Origin = sdk::region_origin(),
             /// Where the ECS agent describes the task.

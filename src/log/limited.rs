@@ -13,7 +13,7 @@ const LABELS_MAX: usize = 16;
 
 /// What is to be done now.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Due {
+pub enum NextLine {
     /// Write this.
     Line(Counts),
     /// Ask [`Limited::due`] at this time: nothing else will bring the counts out.
@@ -62,20 +62,20 @@ impl Limited {
     }
 
     /// What to do with what was counted.
-    pub fn due(&mut self, now: Instant) -> Due {
+    pub fn due(&mut self, now: Instant) -> NextLine {
         if self.counts.0.is_empty() {
-            return Due::Nothing;
+            return NextLine::Nothing;
         }
         match self.written_at.map(|at| at + EVERY).filter(|next| now < *next) {
-            Some(_) if self.promised => Due::Nothing,
+            Some(_) if self.promised => NextLine::Nothing,
             Some(next) => {
                 self.promised = true;
-                Due::At(next)
+                NextLine::At(next)
             }
             None => {
                 self.written_at = Some(now);
                 self.promised = false;
-                Due::Line(std::mem::take(&mut self.counts))
+                NextLine::Line(std::mem::take(&mut self.counts))
             }
         }
     }
@@ -85,9 +85,9 @@ impl Limited {
 mod tests {
     use super::*;
 
-    fn line(due: Due) -> String {
+    fn line(due: NextLine) -> String {
         match due {
-            Due::Line(counts) => counts.to_string(),
+            NextLine::Line(counts) => counts.to_string(),
             other => panic!("{other:?}"),
         }
     }
@@ -95,17 +95,17 @@ mod tests {
     #[test]
     fn the_first_is_written_at_once_and_the_others_once_a_minute() {
         let (mut limited, start) = (Limited::default(), tollgate_clock::monotonic());
-        assert_eq!(limited.due(start), Due::Nothing);
+        assert_eq!(limited.due(start), NextLine::Nothing);
         limited.count("a", 2);
         limited.count("b", 1);
         assert_eq!(line(limited.due(start)), "a: 2, b: 1");
         let soon = start + EVERY / 2;
         limited.count("a", 1);
-        assert_eq!(limited.due(soon), Due::At(start + EVERY));
+        assert_eq!(limited.due(soon), NextLine::At(start + EVERY));
         limited.count("a", 4);
-        assert_eq!(limited.due(soon), Due::Nothing, "one asks already");
+        assert_eq!(limited.due(soon), NextLine::Nothing, "one asks already");
         assert_eq!(line(limited.due(start + EVERY)), "a: 5");
-        assert_eq!(limited.due(start + 2 * EVERY), Due::Nothing, "nothing happened since");
+        assert_eq!(limited.due(start + 2 * EVERY), NextLine::Nothing, "nothing happened since");
         limited.count("c", 1);
         assert_eq!(line(limited.due(start + 3 * EVERY)), "c: 1");
     }
@@ -116,7 +116,9 @@ mod tests {
         for index in 0..10 * LABELS_MAX {
             limited.count(&index.to_string(), 1);
         }
-        let Due::Line(counts) = limited.due(tollgate_clock::monotonic()) else { panic!("nothing is due") };
+        let NextLine::Line(counts) = limited.due(tollgate_clock::monotonic()) else {
+            panic!("nothing is due")
+        };
         assert_eq!((counts.total(), counts.0.len()), (10 * LABELS_MAX as u64, LABELS_MAX + 1));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::log::limited::{Due, Limited};
+use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use tollgate_clock as clock;
 use tollgate_ledger::LedgerError;
@@ -33,7 +33,7 @@ impl Observer for Commits {
         self.metrics.commit_failed();
         self.failures.count(&error.to_string(), 1);
         // Failures that come before the next line are in the line of the first one after it.
-        if let Due::Line(errors) = self.failures.due(clock::monotonic()) {
+        if let NextLine::Line(errors) = self.failures.due(clock::monotonic()) {
             tracing::error!(failures = errors.total(), %errors, "the ledger cannot be used");
         }
     }

@@ -329,16 +329,7 @@ mod tests {
     fn intake(strict: bool) -> (tempfile::TempDir, Intake) {
         let folder = tempfile::tempdir().unwrap();
         let clock = WallClock::system();
-        let settings = ledger::Settings {
-            idempotency_window: Duration::from_secs(48 * 3600),
-            product: "demo".to_owned(),
-            pod: "pod".to_owned(),
-            settle: Duration::from_secs(60),
-            bytes_max: u64::MAX,
-            started_at: clock.now(),
-            zero_dimensions: Vec::new(),
-            aws_door: false,
-        };
+        let settings = ledger::Settings { started_at: clock.now(), ..ledger::testing::settings("pod") };
         let metrics = Arc::new(Metrics::new());
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let writer =

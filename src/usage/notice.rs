@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::log::limited::{Due, Limited};
+use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use tollgate_clock as clock;
 use tollgate_metering::event::Rejected;
@@ -114,17 +114,17 @@ impl Notices {
         self.tell(kind, due);
     }
 
-    fn tell(&self, kind: Kind, due: Due) {
+    fn tell(&self, kind: Kind, due: NextLine) {
         match due {
-            Due::Nothing => {}
-            Due::At(at) => {
+            NextLine::Nothing => {}
+            NextLine::At(at) => {
                 let notices = self.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep_until(at).await;
                     notices.count(kind, []);
                 });
             }
-            Due::Line(counts) => match kind {
+            NextLine::Line(counts) => match kind {
                 Kind::Rejected => tracing::warn!(
                     events = counts.total(), reasons = %counts,
                     "usage events rejected: they are not counted and not billed"

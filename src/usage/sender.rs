@@ -22,7 +22,7 @@ use crate::entitlement::word::Tell;
 use crate::metrics::{LedgerFigures, Metrics};
 use alarm::Alarm;
 use call::Answer;
-use notes::Note;
+use notes::Outcome;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError};
@@ -154,7 +154,7 @@ pub struct Sender {
     flights: BTreeMap<u64, Flight>,
     calls_made: u64,
     /// Answers that are not on disk yet.
-    notes: Vec<Note>,
+    notes: Vec<Outcome>,
     /// The ledger may hold due records that are not in line.
     stale: bool,
     look_at: Duration,
@@ -717,12 +717,12 @@ impl Sender {
     fn note(&mut self, record: Record, answered: Answered, pause: Pause) {
         let due_at = self.settings.policy.again(&record, pause, self.clock.now(), self.draw());
         self.stale |= due_at.is_none() && matches!(answered, Answered::Refused(_) | Answered::Unknown(_));
-        self.notes.push(Note { record, answered, due_at });
+        self.notes.push(Outcome { record, answered, due_at });
     }
 
     /// A decision about a record, without a call.
     fn decide(&mut self, record: Record, answered: Answered) {
-        self.notes.push(Note { record, answered, due_at: None });
+        self.notes.push(Outcome { record, answered, due_at: None });
     }
 
     /// Puts on disk what was heard and decided, in one commit; then it is told.
@@ -730,7 +730,7 @@ impl Sender {
         if self.notes.is_empty() {
             return Ok(());
         }
-        let rows: Vec<Noted> = self.notes.iter().map(Note::row).collect();
+        let rows: Vec<Noted> = self.notes.iter().map(Outcome::row).collect();
         let (region, now): (Option<Region>, _) = (self.aws.region(), self.clock.now());
         self.writer.with(move |ledger| ledger.answered_all(&rows, region.as_ref(), now)).await?;
         self.changed = true;

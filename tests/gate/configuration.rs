@@ -12,7 +12,7 @@ fn check(settings: &[(&str, &str)]) -> Command {
         .env("TOLLGATE_MODE", "metered")
         .env("TOLLGATE_PRODUCT_CODE", "demo")
         .env("TOLLGATE_DIMENSIONS", "requests")
-        .env("TOLLGATE_STATE_DIR", std::env::temp_dir())
+        .env("TOLLGATE_STATE_DIR", env!("CARGO_TARGET_TMPDIR"))
         .envs(settings.iter().copied());
     command
 }

@@ -86,7 +86,7 @@ fn sts_error(status: u16, code: &str, message: &str) -> Act {
     )
 }
 
-fn without_keys(emulator: &Emulator, pod: &str) -> Command {
+pub(crate) fn without_keys(emulator: &Emulator, pod: &str) -> Command {
     let mut command = emulator.sidecar(pod);
     command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").env("HOME", "/nonexistent");
     command

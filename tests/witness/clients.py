@@ -1,25 +1,21 @@
-"""Programs that we did not write, as they are: the AWS CLI, the AWS SDK for JavaScript, moto, and a browser.
+"""Programs that we did not write, as they are: the AWS CLI, the AWS SDK for JavaScript, and moto.
 
 Usage: clients.py PROGRAM NODE_MODULES_FOLDER
 """
 
+import base64
 import json
 import os
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
 import urllib.request
-import zlib
 
 import boto3
-from selenium import webdriver
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from processes import Emulator
 
@@ -38,16 +34,20 @@ class Clients(unittest.TestCase):
         return self.emulator.admin("tokens", order)["token"]
 
     def cli(self, *arguments):
-        environment = {
-            "PATH": os.environ["PATH"],
+        keys = {
             "AWS_ENDPOINT_URL_MARKETPLACE_METERING": self.emulator.endpoint,
             "AWS_ACCESS_KEY_ID": "cli-pod",
             "AWS_SECRET_ACCESS_KEY": "any",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_PAGER": "",
+        }
+        return self.aws(keys, "meteringmarketplace", *arguments)
+
+    def aws(self, environment, *arguments):
+        surroundings = {
+            "PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_DEFAULT_REGION": "us-east-1", "AWS_PAGER": "",
+            "AWS_EC2_METADATA_DISABLED": "true",
         }
         program = os.path.join(os.path.dirname(sys.executable), "aws")
-        done = subprocess.run([program, "meteringmarketplace", *arguments], env=environment, capture_output=True, text=True)
+        done = subprocess.run([program, *arguments], env={**surroundings, **environment}, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
 
@@ -117,107 +117,22 @@ class Clients(unittest.TestCase):
         ours, theirs = answer(self.emulator.endpoint), answer(endpoint)
         self.assertEqual(shape(ours), shape(theirs))
 
-    def test_the_page_in_a_browser(self):
-        options = webdriver.ChromeOptions()
-        profile = self.enterContext(tempfile.TemporaryDirectory())
-        for argument in (
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1240,1400",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={profile}",
-        ):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        service = webdriver.ChromeService(shutil.which("chromedriver"))
-        browser = webdriver.Chrome(options=options, service=service)
-        self.addCleanup(browser.quit)
-        browser.get(self.emulator.endpoint + "/")
-        wait = WebDriverWait(browser, 20)
-        wait.until(lambda b: "2026-11-24" in b.find_element(By.ID, "now").text)
-        self.assertIn("no call yet", browser.find_element(By.ID, "calls").text)
-        self.assertIn(self.emulator.endpoint, browser.find_element(By.ID, "start").text)
-
-        hour = 8
-        for _ in range(5):
-            for dimension in ("requests", "gigabytes"):
-                self.cli(
-                    "meter-usage", "--product-code", "demometered", "--timestamp", f"2026-11-24T{hour:02}:30:00Z",
-                    "--usage-dimension", dimension, "--usage-quantity", str(hour),
-                )
-            self.emulator.admin("clock", {"advance": "1h"})
-            hour += 1
-        wait.until(lambda b: len(b.find_elements(By.CSS_SELECTOR, "#chart .bar")) == 10)
-        self.assertFalse(browser.find_element(By.ID, "start").is_displayed())
-        self.assertIn("demometered", browser.find_element(By.ID, "totals").text)
-        self.assertIn("largest hour 12", browser.find_element(By.ID, "chart").text)
-        self.assertIn("cli-pod", browser.find_element(By.ID, "calls").text)
-        self.assertIn("cli-pod 111122223333 eks, us-east-1", browser.find_element(By.ID, "pods").text)
-        self.assertIn("demosaas", browser.find_element(By.ID, "products").text)
-        browser.execute_script("document.querySelector('#calls tr[data-number]').click()")
-        wait.until(lambda b: '"MeteringRecordId"' in b.find_element(By.ID, "call").text)
-
-        browser.find_element(By.CSS_SELECTOR, "[data-advance='1h']").click()
-        wait.until(lambda b: "14:30" in b.find_element(By.ID, "now").text)
-        buttons = browser.find_elements(By.CSS_SELECTOR, "[data-fault]")
-        next(button for button in buttons if button.text == "Not entitled").click()
-        wait.until(lambda b: "CustomerNotEntitledException" in b.find_element(By.ID, "rules").text)
-        self.assertEqual(len(self.emulator.admin("faults")["rules"]), 1)
-        tiles = [browser.find_element(By.ID, f"count-{name}").text for name in ("calls", "refused", "pods", "records")]
-        self.assertEqual(tiles, ["10", "0", "1", "10"])
-        browser.find_element(By.ID, "calm").click()
-        wait.until(lambda b: "no faults" in b.find_element(By.ID, "rules").text)
-        self.assertEqual(browser.find_element(By.ID, "problem").text, "")
-
-        # Both colours of the chart are really drawn.
-        colours = pixels(browser.get_screenshot_as_png())
-        for colour in ((217, 72, 15), (25, 113, 194)):
-            self.assertGreater(colours.get(colour, 0), 500, f"{colour} is not on the picture")
-        # On a telephone nothing is wider than the screen.
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-        )
-        wait.until(lambda b: b.execute_script("return document.documentElement.clientWidth") == 400)
-        self.assertLessEqual(browser.execute_script("return document.documentElement.scrollWidth"), 400)
-
-        # An open question is answered the other way; the emulator knows it.
-        browser.execute_script(
-            "document.querySelector('details').open = true; const s = document.querySelector('[aria-label=dry_run]');"
-            "s.value = 'exception'; s.dispatchEvent(new Event('change'))"
-        )
-        wait.until(lambda b: self.emulator.admin("switches")["dry_run"]["answer"] == "exception")
-        self.assertEqual(browser.get_log("browser"), [])
-
-
-def pixels(png):
-    """How often each colour stands in a PNG of 8-bit RGB or RGBA (PNG specification, sections 4 and 9)."""
-    at, data, width, channels = 8, b"", 0, 0
-    while at < len(png):
-        length, kind = struct.unpack(">I4s", png[at : at + 8])
-        body = png[at + 8 : at + 8 + length]
-        if kind == b"IHDR":
-            width, _, depth, colour = struct.unpack(">IIBB", body[:10])
-            channels = {2: 3, 6: 4}[colour]
-            assert depth == 8
-        if kind == b"IDAT":
-            data += body
-        at += 12 + length
-    raw, line = zlib.decompress(data), width * channels
-    before, counts = bytearray(line), {}
-    for start in range(0, len(raw), line + 1):
-        kind, row = raw[start], bytearray(raw[start + 1 : start + 1 + line])
-        for i in range(line):
-            left = row[i - channels] if i >= channels else 0
-            up, corner = before[i], before[i - channels] if i >= channels else 0
-            if kind == 4:
-                guess = left + up - corner
-                nearest = min((left, up, corner), key=lambda c: (abs(guess - c), (left, up, corner).index(c)))
-            else:
-                nearest = (0, left, up, (left + up) // 2)[kind]
-            row[i] = (row[i] + nearest) & 255
-        for i in range(0, line, channels):
-            colour = tuple(row[i : i + 3])
-            counts[colour] = counts.get(colour, 0) + 1
-        before = row
-    return counts
+    def test_the_aws_cli_assumes_a_role_and_says_who_it_is(self):
+        with tempfile.NamedTemporaryFile("w") as file:
+            claims = {"sub": "system:serviceaccount:shop:app", "aud": "sts.amazonaws.com"}
+            parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in ({"alg": "RS256"}, claims)]
+            file.write(".".join([*parts, "c2ln"]))
+            file.flush()
+            role = {
+                "AWS_ENDPOINT_URL": self.emulator.endpoint, "AWS_WEB_IDENTITY_TOKEN_FILE": file.name,
+                "AWS_ROLE_ARN": "arn:aws:iam::111122223333:role/app", "AWS_ROLE_SESSION_NAME": "cli-session",
+            }
+            answer = self.aws(role, "sts", "get-caller-identity")
+            self.assertEqual(answer["Arn"], "arn:aws:sts::111122223333:assumed-role/app/cli-session")
+            arguments = ("--product-code", "demohourly", "--public-key-version", "1")
+            self.aws(role, "meteringmarketplace", "register-usage", *arguments)
+        last = self.emulator.admin("calls")["calls"][-1]
+        self.assertEqual((last["pod"], last["role"]), ("cli-session", role["AWS_ROLE_ARN"]))
 
 
 if __name__ == "__main__":

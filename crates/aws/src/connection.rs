@@ -39,11 +39,14 @@ pub(super) struct Routes {
     plain: SharedHttpClient,
     /// HTTPS, through the proxy where one is set. Building its connector reads the CA roots.
     tls: SharedHttpClient,
+    /// The URL that is asked instead of AWS's other services.
+    stand_in: Option<String>,
 }
 
 impl Routes {
-    pub(super) fn new(ca_bundle: Option<CaBundle>) -> Self {
+    pub(super) fn new(ca_bundle: Option<CaBundle>, stand_in: Option<String>) -> Self {
         Self {
+            stand_in,
             direct: HttpBuilder::new().build_with_connector_fn(direct),
             plain: HttpBuilder::new().build_with_connector_fn(plain),
             tls: HttpBuilder::new().build_with_connector_fn(move |settings, components| {
@@ -249,6 +252,20 @@ fn place_of(uri: &str) -> Place {
     if matches!(path, "" | "/") { Place::Sts } else { Place::Container }
 }
 
+/// Where a request goes when `stand_in` is asked instead of AWS: one for STS's own name, or for the ECS agent's fixed
+/// address. An address that somebody chose is left alone.
+fn redirected(uri: &str, stand_in: &str) -> Option<String> {
+    let parsed: hyper::Uri = uri.parse().ok()?;
+    let host = parsed.host()?.to_ascii_lowercase();
+    let sts = ["sts.", "sts-fips."].iter().any(|name| host.starts_with(name))
+        && [".amazonaws.", ".api.aws", ".api.amazonwebservices."].iter().any(|domain| host.contains(domain));
+    let path = parsed.path_and_query().map_or("/", hyper::http::uri::PathAndQuery::as_str);
+    (sts || host == ECS_AGENT).then(|| format!("{}{path}", stand_in.trim_end_matches('/')))
+}
+
+/// Where `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` is asked (ECS developer guide, "Task IAM role").
+const ECS_AGENT: &str = "169.254.170.2";
+
 #[derive(Debug)]
 struct Route {
     routes: Arc<Routes>,
@@ -258,7 +275,13 @@ struct Route {
 }
 
 impl HttpConnector for Route {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+        if let Some(elsewhere) =
+            self.routes.stand_in.as_deref().and_then(|url| redirected(request.uri(), url))
+            && let Err(error) = request.set_uri(elsewhere)
+        {
+            return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into())));
+        }
         let uri = request.uri().to_owned();
         let metering = request.headers().get("x-amz-target").is_some();
         let limit = if metering { METERING_ANSWER_BYTES_MAX } else { OTHER_ANSWER_BYTES_MAX };
@@ -407,6 +430,27 @@ mod tests {
             ("http://[fd00:ec2::254]/latest/api/token", Place::Imds),
         ] {
             assert_eq!(place_of(uri), place, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_stand_in_is_asked_instead_of_awss_own_names_alone() {
+        for (uri, elsewhere) in [
+            ("https://sts.us-east-1.amazonaws.com/", Some("http://127.0.0.1:8090/")),
+            ("https://sts.amazonaws.com/", Some("http://127.0.0.1:8090/")),
+            ("https://sts-fips.us-west-2.amazonaws.com/", Some("http://127.0.0.1:8090/")),
+            ("https://sts.eu-central-1.api.aws/", Some("http://127.0.0.1:8090/")),
+            ("https://sts.cn-north-1.amazonaws.com.cn/", Some("http://127.0.0.1:8090/")),
+            ("http://169.254.170.2/v2/credentials/a?b", Some("http://127.0.0.1:8090/v2/credentials/a?b")),
+            ("http://169.254.170.23/v1/credentials", None),
+            ("http://127.0.0.1:4566/", None),
+            ("https://sts.invalid/", None),
+            ("https://metering.marketplace.us-east-1.amazonaws.com/", None),
+            ("http://169.254.169.254/latest/api/token", None),
+        ] {
+            for stand_in in ["http://127.0.0.1:8090", "http://127.0.0.1:8090/"] {
+                assert_eq!(redirected(uri, stand_in).as_deref(), elsewhere, "{uri}");
+            }
         }
     }
 

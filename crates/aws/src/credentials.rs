@@ -119,7 +119,10 @@ pub(super) struct Loader {
 impl Loader {
     pub(super) fn new(settings: Settings, offset: SigningClock) -> Self {
         Self {
-            routes: Arc::new(Routes::new(settings.ca_bundle.clone())),
+            routes: Arc::new(Routes::new(
+                settings.ca_bundle.clone(),
+                settings.endpoint_url.clone().filter(|_| settings.stands_for_all),
+            )),
             settings,
             offset,
             on_instance: AtomicBool::new(false),

@@ -82,6 +82,8 @@ pub struct Settings {
     pub region: Option<Region>,
     /// Asked instead of AWS's own endpoint.
     pub endpoint_url: Option<String>,
+    /// `endpoint_url` is asked instead of STS and of the ECS agent too, where nothing names another address for them.
+    pub stands_for_all: bool,
     /// AWS's own endpoint over IPv6 too.
     pub use_dual_stack: bool,
     /// AWS's own endpoint with validated cryptography.

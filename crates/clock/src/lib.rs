@@ -17,6 +17,7 @@ use tollgate_time::Timestamp;
 
 /// Monotonic time, paused by `tokio::time::pause` in tests.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
 pub fn monotonic() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }

@@ -4,6 +4,7 @@
 //! another origin cannot give orders, and cannot read by DNS rebinding: a browser tells where a request comes from, and
 //! whom it takes us for.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -14,19 +15,19 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::action::Action;
 use super::bill::{Bill, Filter, registration_token};
-use super::calls::Wanted;
+use super::calls::{Calls, Wanted};
 use super::change::Change;
-use super::credentials::decoded;
 use super::engine::Engine;
 use super::fault::{NAMES, RuleDocument};
 use super::host;
 use super::operation::Operation;
+use super::sts::decoded;
 use super::token::Flaw;
 use super::world::World;
 use super::world::document::{CustomerDocument, OrderError, PodDocument, ProductDocument};
 use super::world::switches::TABLE;
-use tollgate_clock::system_now;
 use tollgate_http::{self as http, Body};
 use tollgate_time::Timestamp;
 
@@ -53,7 +54,7 @@ const PATHS: [(&str, &str); 18] = [
     ("POST /_emulator/tokens", "{\"account_id\": \"111122223333\"}: a registration token"),
     (
         "GET /_emulator/credentials/NAME",
-        "credentials for the pod of this name, as an ECS container endpoint gives them",
+        "the same as /v2/credentials/NAME: credentials of the task of this name, as the ECS agent gives them",
     ),
     ("POST /_emulator/reset", "everything as it was at the start; the keys stay"),
 ];
@@ -209,10 +210,8 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
             };
             faults["faults"] = table(&mut NAMES.into_iter());
             faults["tokens"] = table(&mut Flaw::ALL.into_iter().map(|(_, name, what)| (name, what)));
-            faults["exceptions"] = Operation::ALL
-                .iter()
-                .map(|operation| (operation.name(), json!(operation.exceptions())))
-                .collect();
+            faults["exceptions"] =
+                Action::ALL.iter().map(|action| (action.name(), json!(action.exceptions()))).collect();
             faults
         }
         "switches" => switches_json(&state.service.world),
@@ -220,22 +219,10 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
             drop(state);
             world_json(engine)
         }
-        _ => {
-            drop(state);
-            return match path.strip_prefix("credentials/") {
-                Some(name) => {
-                    let issued = engine.state().sessions.issue(system_now(), &decoded(name), None)?;
-                    Ok(issued.json())
-                }
-                None if PATHS
-                    .iter()
-                    .any(|(known, _)| known.strip_prefix("POST /_emulator/") == Some(path)) =>
-                {
-                    Err(Refusal::Method("POST"))
-                }
-                None => Err(Refusal::NotFound),
-            };
+        _ if PATHS.iter().any(|(known, _)| known.strip_prefix("POST /_emulator/") == Some(path)) => {
+            return Err(Refusal::Method("POST"));
         }
+        _ => return Err(Refusal::NotFound),
     })
 }
 
@@ -261,7 +248,6 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
         (_, "clock" | "world" | "switches") => Err(Refusal::Method("GET, HEAD, POST")),
         (_, "" | "ledger" | "ledger/hours" | "calls") => Err(Refusal::Method("GET, HEAD")),
         (_, "reset" | "products" | "customers" | "pods" | "tokens") => Err(Refusal::Method("POST")),
-        (_, path) if path.starts_with("credentials/") => Err(Refusal::Method("GET, HEAD")),
         _ => Err(Refusal::NotFound),
     }
 }
@@ -361,7 +347,7 @@ fn pod(engine: &Engine, body: &[u8]) -> Answered {
     let mut state = engine.state();
     let (name, pod) = state.service.world.ordered_pod(order)?;
     state.make(&[Change::Pod { name: name.clone(), pod }])?;
-    Ok(pod_json(&state.service.world, &state.service.bill, &name))
+    Ok(pod_json(&state.service.world, &state.service.bill, &state.calls, &name))
 }
 
 async fn switches(engine: &Arc<Engine>, body: &[u8]) -> Answered {
@@ -417,14 +403,13 @@ fn world_json(engine: &Engine) -> Value {
     let customers: Vec<Value> =
         world.customers.keys().map(|account_id| customer_json(world, account_id)).collect();
     let bill = &state.service.bill;
-    let names: std::collections::BTreeSet<&str> = world
-        .pods
-        .keys()
-        .map(String::as_str)
-        .chain(bill.pods().map(|(name, _)| name))
-        .take(PODS_SHOWN)
-        .collect();
-    let pods: Vec<Value> = names.into_iter().map(|name| pod_json(world, bill, name)).collect();
+    let called = bill.pods().map(|(name, _)| name);
+    let mut names: BTreeSet<&str> = called.chain(world.assumed.keys().map(String::as_str)).collect();
+    names.extend(state.calls.pods());
+    let pods_seen = names.len();
+    names.extend(world.pods.keys().map(String::as_str));
+    let pods: Vec<Value> =
+        names.into_iter().take(PODS_SHOWN).map(|name| pod_json(world, bill, &state.calls, name)).collect();
     json!({
         "region": world.region,
         "regions": world.regions,
@@ -432,10 +417,11 @@ fn world_json(engine: &Engine) -> Value {
         "platform": world.platform,
         "seller_account_id": world.seller_account_id,
         "disabled_regions": world.disabled_regions,
+        "web_identity_verified": engine.verifies_tokens(),
         "products": products,
         "customers": customers,
         "pods": pods,
-        "pods_seen": bill.pods().count(),
+        "pods_seen": pods_seen,
         "switches": world.switches.json(),
     })
 }
@@ -484,7 +470,7 @@ fn customer_json(world: &World, account_id: &str) -> Value {
     })
 }
 
-fn pod_json(world: &World, bill: &Bill, name: &str) -> Value {
+fn pod_json(world: &World, bill: &Bill, calls: &Calls, name: &str) -> Value {
     let registered = bill.registered(name);
     let registered =
         registered.into_iter().map(|(code, calls)| json!({"product_code": code, "calls": calls}));
@@ -493,12 +479,14 @@ fn pod_json(world: &World, bill: &Bill, name: &str) -> Value {
         "name": name,
         "declared": world.pods.contains_key(name),
         "account_id": pod.account_id,
+        "role": pod.role_arn,
         "region": pod.region,
         "platform": pod.platform,
         "denied": pod.denied,
         "started_at": pod.started_at.map(|at| at.to_string()),
         "first_call": bill.first_call(name).map(|at| at.to_string()),
         "registered": registered.collect::<Vec<_>>(),
+        "latest": calls.latest_of(name),
     })
 }
 

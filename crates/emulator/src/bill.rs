@@ -267,7 +267,8 @@ impl Bill {
             | Change::Product { .. }
             | Change::Customer { .. }
             | Change::Pod { .. }
-            | Change::Switches { .. } => {}
+            | Change::Switches { .. }
+            | Change::Assumed { .. } => {}
         }
     }
 

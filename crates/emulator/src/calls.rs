@@ -14,7 +14,7 @@ const BYTES_MAX: usize = 32 << 20;
 const TEXT_BYTES_MAX: usize = 4096;
 
 /// What a call costs beside its texts.
-const CALL_BYTES: usize = 200;
+const CALL_BYTES: usize = 240;
 
 /// Kinds of outcome counted apart; a script can invent exceptions without end.
 const COUNTS_MAX: usize = 1000;
@@ -27,6 +27,10 @@ pub(super) struct Call {
     /// As the target named it; empty when it named none.
     pub(super) operation: &'static str,
     pub(super) pod: Box<str>,
+    /// Whose the pod is; empty where no pod is known.
+    pub(super) account_id: Box<str>,
+    /// The ARN of the role that it assumed.
+    pub(super) role: Option<Box<str>>,
     pub(super) region: Box<str>,
     /// `ok`, or the exception, or `none` when nothing was decided.
     pub(super) outcome: Box<str>,
@@ -38,6 +42,9 @@ pub(super) struct Call {
     pub(super) answer: Box<str>,
 }
 
+/// Pods whose latest answer is kept; of more, the first.
+const PODS_MAX: usize = 10_000;
+
 /// The latest calls, and how many there were of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
@@ -45,6 +52,8 @@ pub(super) struct Calls {
     counts: BTreeMap<(&'static str, Box<str>), u64>,
     latest: VecDeque<Call>,
     bytes: usize,
+    /// Operation and outcome of each pod's latest call.
+    by_pod: BTreeMap<Box<str>, (&'static str, Box<str>)>,
 }
 
 /// Which calls are wanted.
@@ -68,6 +77,10 @@ impl Calls {
         if self.counts.len() < COUNTS_MAX || self.counts.contains_key(&kind) {
             *self.counts.entry(kind).or_default() += 1;
         }
+        let known = self.by_pod.contains_key(&call.pod);
+        if !call.pod.is_empty() && (known || self.by_pod.len() < PODS_MAX) {
+            self.by_pod.insert(call.pod.clone(), (call.operation, call.outcome.clone()));
+        }
         self.bytes += call.bytes();
         self.latest.push_back(call);
         while self.bytes > BYTES_MAX
@@ -75,6 +88,17 @@ impl Calls {
         {
             self.bytes -= oldest.bytes();
         }
+    }
+
+    /// The pods that called.
+    pub(super) fn pods(&self) -> impl Iterator<Item = &str> {
+        self.by_pod.keys().map(AsRef::as_ref)
+    }
+
+    /// What a pod was answered last.
+    pub(super) fn latest_of(&self, pod: &str) -> Option<Value> {
+        let (operation, outcome) = self.by_pod.get(pod)?;
+        Some(json!({"operation": operation, "outcome": outcome}))
     }
 
     /// The counts, and the latest calls that are wanted, newest last.
@@ -100,9 +124,29 @@ impl Calls {
 }
 
 impl Call {
+    /// A call of which nothing is known yet but that it came; when it is noted, the clock is read.
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            number,
+            at: Timestamp::from_unix_seconds(0),
+            operation: "",
+            pod: Box::default(),
+            account_id: Box::default(),
+            role: None,
+            region: Box::default(),
+            outcome: Box::default(),
+            fault: None,
+            status: None,
+            request: Box::default(),
+            answer: Box::default(),
+        }
+    }
+
     fn bytes(&self) -> usize {
         CALL_BYTES
             + self.pod.len()
+            + self.account_id.len()
+            + self.role.as_ref().map_or(0, |role| role.len())
             + self.region.len()
             + self.outcome.len()
             + self.request.len()
@@ -116,6 +160,8 @@ impl Call {
             "at": self.at.to_string(),
             "operation": self.operation,
             "pod": self.pod,
+            "account_id": self.account_id,
+            "role": self.role,
             "region": self.region,
             "outcome": self.outcome,
             "fault": self.fault,
@@ -152,6 +198,8 @@ mod tests {
             at: Timestamp::from_unix_seconds(0),
             operation: "MeterUsage",
             pod: format!("pod-{}", number % 2).into(),
+            account_id: "111122223333".into(),
+            role: None,
             region: "us-east-1".into(),
             outcome: "ok".into(),
             fault: None,
@@ -172,6 +220,9 @@ mod tests {
         }
         assert!(calls.bytes <= BYTES_MAX);
         assert!(calls.latest.len() > 5_000);
+        assert_eq!(calls.pods().collect::<Vec<_>>(), ["pod-0", "pod-1"]);
+        assert_eq!(calls.latest_of("pod-1"), Some(json!({"operation": "MeterUsage", "outcome": "ok"})));
+        assert_eq!(calls.latest_of("pod-2"), None);
         let json = calls.json(&Wanted { limit: 3, ..ALL });
         assert_eq!(json["total"], 20_000);
         assert_eq!(json["counts"][0]["count"], 20_000);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decimal::Micros;
 use super::world::switches::Switches;
-use super::world::{Customer, Pod, Product, World};
+use super::world::{Assumed, Customer, Pod, Product, World};
 
 /// One change. The journal's format: variants and members are only ever added, the latter with `serde(default)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,11 @@ pub(super) enum Change {
     },
     Switches {
         switches: Switches,
+    },
+    /// A pod took credentials of a role.
+    Assumed {
+        pod: String,
+        assumed: Assumed,
     },
     /// A pod called for the first time.
     Seen {

@@ -1,20 +1,20 @@
-//! Credentials for pods that have a name: what IRSA and ECS hand to a real pod, handed out by the emulator.
+//! Credentials of roles, as STS and the agent of a container hand them to a real pod.
 //!
-//! - `GET /_emulator/credentials/<session>` answers as an ECS container endpoint does, and
-//!   `AssumeRoleWithWebIdentity` as STS does, so that an SDK's own chain can be rehearsed.
-//! - Their signatures are always verified, for the emulator knows the secret; the pod is the session's name,
-//!   whatever the access key, as pods at AWS outlive their keys.
-//! - They live in real time, as signatures do, and not longer than the process.
+//! - Their signatures are always verified, for the emulator knows the secret. The caller is the pod that asked for
+//!   them, whatever the access key, as pods at AWS outlive their keys.
+//! - Clients compare `Expiration` with their own clock, so it is in the system's time. The credentials end by the
+//!   emulated clock too, whichever is first: advancing it ends them.
+//! - They do not live longer than the process.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use ring::digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
-use serde_json::{Value, json};
 
-use crate::world::Secret;
+use super::world::Secret;
 use tollgate_time::Timestamp;
 
 /// Every key that is handed out begins with it: one that does and is not known has expired with its process.
@@ -23,20 +23,98 @@ pub(super) const PREFIX: &str = "ASIAEMULATED";
 /// Sessions remembered; the oldest give way.
 const SESSIONS_MAX: usize = 10_000;
 
-/// Longest name of a session (AWS STS API reference, RoleSessionName).
-const NAME_CHARS_MAX: usize = 64;
+/// A role, by its ARN (`arn:partition:iam::account:role/path/name`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Role {
+    arn: String,
+    partition: String,
+    account_id: String,
+    name: String,
+}
 
-/// How long they last unless the caller asks for less: STS's default.
-const LIFETIME: Duration = Duration::from_secs(3600);
+/// Longest ARN of a role (AWS STS API reference, RoleArn).
+const ARN_BYTES_MAX: usize = 2048;
+
+impl Role {
+    pub(super) fn parse(arn: &str) -> Option<Self> {
+        let mut parts = arn.splitn(6, ':');
+        let (Some("arn"), Some(partition), Some("iam"), Some(""), Some(account_id), Some(resource)) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return None;
+        };
+        let name = resource.strip_prefix("role/")?.rsplit('/').next()?;
+        let account = account_id.len() == 12 && account_id.bytes().all(|byte| byte.is_ascii_digit());
+        let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+        (account && plain(partition) && plain(name) && arn.len() <= ARN_BYTES_MAX).then(|| Self {
+            arn: arn.to_owned(),
+            partition: partition.to_owned(),
+            account_id: account_id.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// The role of a container that no order gave one.
+    pub(super) fn of_task(account_id: &str) -> Self {
+        let (partition, name) = ("aws".to_owned(), "emulated-task".to_owned());
+        let arn = format!("arn:{partition}:iam::{account_id}:role/{name}");
+        Self { arn, partition, account_id: account_id.to_owned(), name }
+    }
+
+    pub(super) fn arn(&self) -> &str {
+        &self.arn
+    }
+
+    pub(super) fn account_id(&self) -> &str {
+        &self.account_id
+    }
+
+    /// The ARN of a session of this role.
+    pub(super) fn assumed(&self, session: &str) -> String {
+        format!("arn:{}:sts::{}:assumed-role/{}/{session}", self.partition, self.account_id, self.name)
+    }
+
+    /// The unique identifier of a session of this role: `AROA…:session`.
+    pub(super) fn user_id(&self, session: &str) -> String {
+        format!("AROA{}:{session}", id_of(&self.arn))
+    }
+}
+
+/// An identifier as IAM makes them, always the same for the same name.
+pub(super) fn id_of(name: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, name.as_bytes());
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let letters = digest.as_ref().iter().take(17);
+    letters.map(|byte| char::from(LETTERS.get(usize::from(byte & 31)).copied().unwrap_or(b'A'))).collect()
+}
 
 /// One set of credentials.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
+    /// The pod that they were handed to.
+    pub(super) pod: String,
     pub(super) name: String,
+    pub(super) role: Role,
     pub(super) access_key: String,
     pub(super) secret: Secret,
     pub(super) token: Secret,
+    /// In the system's time.
     pub(super) expires_at: Timestamp,
+    /// In the emulated time.
+    ends_at: Timestamp,
+}
+
+/// The present by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) system: Timestamp,
+    pub(super) emulated: Timestamp,
+}
+
+impl Session {
+    pub(super) fn has_ended(&self, now: Now) -> bool {
+        self.expires_at <= now.system || self.ends_at <= now.emulated
+    }
 }
 
 /// All that were handed out.
@@ -51,23 +129,24 @@ impl Sessions {
         self.by_key.get(access_key)
     }
 
-    /// New credentials for the pod of this name.
+    /// New credentials of a role.
     pub(super) fn issue(
         &mut self,
-        now: Timestamp,
+        now: Now,
+        pod: &str,
         name: &str,
-        lifetime: Option<Duration>,
+        role: Role,
+        lifetime: Duration,
     ) -> Result<Session, String> {
-        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b));
-        if !plain || !(1..=NAME_CHARS_MAX).contains(&name.len()) {
-            return Err(format!("a session's name has 1 to {NAME_CHARS_MAX} letters, digits and _+=,.@-"));
-        }
         let session = Session {
+            pod: pod.to_owned(),
             name: name.to_owned(),
+            role,
             access_key: format!("{PREFIX}{}", random(6)?.to_uppercase().replace(['+', '/'], "A")),
             secret: Secret(random(30)?),
             token: Secret(random(90)?),
-            expires_at: now.plus(lifetime.unwrap_or(LIFETIME).min(LIFETIME)),
+            expires_at: now.system.plus(lifetime),
+            ends_at: now.emulated.plus(lifetime),
         };
         self.by_age.push_back(session.access_key.clone());
         self.by_key.insert(session.access_key.clone(), session.clone());
@@ -86,152 +165,65 @@ fn random(bytes: usize) -> Result<String, String> {
     Ok(STANDARD_NO_PAD.encode(random))
 }
 
-impl Session {
-    /// As an ECS container credentials endpoint answers.
-    pub(super) fn json(&self) -> Value {
-        json!({
-            "AccessKeyId": self.access_key,
-            "SecretAccessKey": self.secret.0,
-            "Token": self.token.0,
-            "Expiration": self.expires_at.to_string(),
-            "RoleArn": "arn:aws:iam::111122223333:role/emulated",
-        })
-    }
-}
-
-/// Answers a request to STS: `AssumeRoleWithWebIdentity` (AWS STS API reference), XML with its status.
-pub(super) fn sts(sessions: &mut Sessions, now: Timestamp, form: &[u8]) -> (u16, String) {
-    let form = fields(form);
-    let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
-    if field("Action") != "AssumeRoleWithWebIdentity" {
-        return failure("InvalidAction", &format!("Could not find operation {}", field("Action")));
-    }
-    for name in ["RoleArn", "RoleSessionName", "WebIdentityToken"] {
-        if field(name).is_empty() {
-            return failure("ValidationError", &format!("{name} must not be empty"));
-        }
-    }
-    let lifetime = field("DurationSeconds").parse().ok().map(Duration::from_secs);
-    let session = match sessions.issue(now, field("RoleSessionName"), lifetime) {
-        Ok(session) => session,
-        Err(error) => return failure("ValidationError", &error),
-    };
-    let role = field("RoleArn").replacen(":role/", ":assumed-role/", 1);
-    let text = format!(
-        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
-         <AssumeRoleWithWebIdentityResult>\
-         <SubjectFromWebIdentityToken>emulated</SubjectFromWebIdentityToken>\
-         <AssumedRoleUser><Arn>{}/{}</Arn><AssumedRoleId>AROAEMULATED:{}</AssumedRoleId></AssumedRoleUser>\
-         <Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey>\
-         <SessionToken>{}</SessionToken><Expiration>{}</Expiration></Credentials>\
-         </AssumeRoleWithWebIdentityResult>\
-         <ResponseMetadata><RequestId>00000000-0000-4000-a000-000000000000</RequestId></ResponseMetadata>\
-         </AssumeRoleWithWebIdentityResponse>",
-        escaped(&role),
-        session.name,
-        session.name,
-        session.access_key,
-        session.secret.0,
-        session.token.0,
-        session.expires_at
-    );
-    (200, text)
-}
-
-fn failure(code: &str, message: &str) -> (u16, String) {
-    let text = format!(
-        "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
-         <Code>{code}</Code><Message>{}</Message></Error>\
-         <RequestId>00000000-0000-4000-a000-000000000000</RequestId></ErrorResponse>",
-        escaped(message)
-    );
-    (400, text)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-/// The fields of a form (`application/x-www-form-urlencoded`).
-fn fields(form: &[u8]) -> BTreeMap<String, String> {
-    let form = String::from_utf8_lossy(form);
-    let pairs = form.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
-}
-
-/// A part of a form or query, with its percent signs and plus signs undone.
-pub(super) fn decoded(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
-    while let Some(byte) = rest.next() {
-        let hex = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match byte {
-            b'+' => bytes.push(b' '),
-            b'%' => {
-                let mut ahead = rest.clone();
-                match (hex(ahead.next()), hex(ahead.next())) {
-                    (Some(high), Some(low)) => {
-                        bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
-                        rest = ahead;
-                    }
-                    _ => bytes.push(b'%'),
-                }
-            }
-            _ => bytes.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+    const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
+    const NOW: Now = Now { system: AT, emulated: AT };
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn issue(sessions: &mut Sessions, pod: &str) -> Session {
+        sessions.issue(NOW, pod, "name", Role::of_task("111122223333"), HOUR).unwrap()
+    }
 
     #[test]
-    fn credentials_name_their_pod_and_expire() {
+    fn credentials_end_by_the_clock_that_is_first() {
         let mut sessions = Sessions::default();
-        let session = sessions.issue(NOW, "pod-7", Some(Duration::from_secs(900))).unwrap();
+        let session = issue(&mut sessions, "pod-7");
         assert!(session.access_key.starts_with(PREFIX));
-        assert_eq!(sessions.find(&session.access_key).unwrap().name, "pod-7");
-        assert_eq!(session.json()["Expiration"], "2026-11-24T08:15:00Z");
+        assert_eq!(sessions.find(&session.access_key).unwrap().pod, "pod-7");
         assert!(!format!("{session:?}").contains(&session.secret.0));
-        for bad in ["", "a b", &"x".repeat(65)] {
-            assert!(sessions.issue(NOW, bad, None).is_err(), "{bad}");
+        let later = |seconds| AT.plus(Duration::from_secs(seconds));
+        for (system, emulated, ended) in
+            [(3599, 3599, false), (3600, 0, true), (0, 3600, true), (3599, 0, false), (1, 7200, true)]
+        {
+            let now = Now { system: later(system), emulated: later(emulated) };
+            assert_eq!(session.has_ended(now), ended, "{now:?}");
         }
     }
 
     #[test]
     fn the_oldest_sessions_give_way() {
         let mut sessions = Sessions::default();
-        let first = sessions.issue(NOW, "first", None).unwrap();
+        let first = issue(&mut sessions, "first");
         for _ in 0..SESSIONS_MAX {
-            sessions.issue(NOW, "other", None).unwrap();
+            issue(&mut sessions, "other");
         }
         assert!(sessions.find(&first.access_key).is_none());
         assert_eq!(sessions.by_key.len(), SESSIONS_MAX);
     }
 
     #[test]
-    fn sts_answers_in_its_own_words() {
-        let mut sessions = Sessions::default();
-        let form =
-            b"Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fa%26b&RoleSessionName=pod-7\
-                     &WebIdentityToken=t";
-        let (status, xml) = sts(&mut sessions, NOW, form);
-        assert_eq!(status, 200, "{xml}");
-        assert!(xml.contains("<Arn>arn:aws:iam::1:assumed-role/a&amp;b/pod-7</Arn>"), "{xml}");
-        assert_eq!(sts(&mut sessions, NOW, b"Action=Dance").0, 400);
+    fn roles_are_read_from_their_arn() {
+        let role = Role::parse("arn:aws-us-gov:iam::111122223333:role/some/path/app").unwrap();
+        assert_eq!(role.assumed("s"), "arn:aws-us-gov:sts::111122223333:assumed-role/app/s");
+        assert_eq!(role.account_id(), "111122223333");
         assert!(
-            sts(&mut sessions, NOW, b"Action=AssumeRoleWithWebIdentity")
-                .1
-                .contains("RoleArn must not be empty")
+            role.user_id("s").starts_with("AROA") && role.user_id("s").len() == 23,
+            "{}",
+            role.user_id("s")
         );
-    }
-
-    #[test]
-    fn forms_are_decoded() {
-        assert_eq!(decoded("a%20b+c%2"), "a b c%2");
-        assert_eq!(decoded("%zz%C3%BC"), "%zzü");
+        for bad in [
+            "",
+            "arn:aws:iam::1:role/a",
+            "arn:aws:iam::111122223333:user/a",
+            "arn:aws:iam::111122223333:role/",
+            "arn:aws:sts::111122223333:role/a",
+            "arn:aws:iam:us-east-1:111122223333:role/a",
+            "arn:aws:iam::111122223333:role/a b",
+        ] {
+            assert_eq!(Role::parse(bad), None, "{bad}");
+        }
     }
 }

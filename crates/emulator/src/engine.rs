@@ -5,29 +5,33 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::bill::Bill;
+use super::action::Action;
+use super::bill::{Bill, request_id};
 use super::calls::{Call, Calls};
 use super::change::Change;
 use super::clock::EmulatedClock;
-use super::credentials::Sessions;
+use super::credentials::{Now, Role, Session, Sessions, id_of};
 use super::fault::{Hit, Kind, Script};
 use super::journal::Journal;
 use super::keys::KeyFolder;
 use super::operation::{Operation, ServiceError};
 use super::quota::Quotas;
+use super::reply::Reply;
 use super::service::{Answer, Decision, Request, Service};
 use super::sigv4::{self, Keyring, Signed, Signer};
+use super::sts::{self, AssumeRole, Parameters};
 use super::token::{self, Claims};
+use super::web_identity::WebIdentity;
 use super::wire::{self, Outcome};
 use super::world::switches::Switch;
-use super::world::{Pricing, Secret, World};
-use super::{Facts, Options, StartError};
-use tollgate_clock::monotonic;
+use super::world::{Assumed, Platform, Pricing, Secret, World};
+use super::{Facts, Options, StartError, agent};
+use tollgate_clock::{monotonic, system_now};
 use tollgate_http::Address;
-use tollgate_time::Timestamp;
 
 /// Everything behind the server.
 #[derive(Debug)]
@@ -35,6 +39,10 @@ pub(super) struct Engine {
     pub(super) keys: KeyFolder,
     quotas: bool,
     only: Option<(String, Secret)>,
+    /// Which web identity tokens are taken; without it every well-formed one.
+    web_identity: Option<WebIdentity>,
+    /// The `Authorization` that the agent asks for.
+    container_token: Option<Secret>,
     seed: u64,
     /// As it was at the start, for `reset`.
     first_world: World,
@@ -59,7 +67,7 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) number: u64,
-    pub(super) operation: Operation,
+    pub(super) action: Action,
     pub(super) signer: Signer,
     pub(super) fault: Option<Hit>,
 }
@@ -106,6 +114,8 @@ impl Engine {
             keys: KeyFolder::new(options.keys),
             quotas: options.quotas,
             only: options.credentials.map(|(access_key, secret)| (access_key, Secret(secret))),
+            web_identity: options.web_identity,
+            container_token: options.container_token.map(Secret),
             seed: options.seed,
             first_world: world,
             forgets: shared,
@@ -172,6 +182,7 @@ impl Engine {
         state.sessions = Sessions::default();
         state.calls = Calls::default();
         state.quotas = Quotas::default();
+        state.last_call = 0;
         Ok(())
     }
 
@@ -190,27 +201,29 @@ impl Engine {
         sigv4::check(signed, keyring)
     }
 
-    /// Decides a call and makes its changes.
-    pub(super) fn decide(&self, pending: &Pending, bytes: &[u8]) -> Decided {
-        match self.try_decide(pending, bytes) {
+    /// Decides a call of the metering service and makes its changes.
+    pub(super) fn decide(&self, pending: &Pending, operation: Operation, bytes: &[u8]) -> Decided {
+        match self.try_decide(pending, operation, bytes) {
             Ok(Answer::Document(document)) => Decided::Done(Ok(document)),
             Ok(Answer::Sign { claims, document }) => Decided::Sign { claims, document },
             Err(error) => Decided::Done(Err(error)),
         }
     }
 
-    fn try_decide(&self, pending: &Pending, bytes: &[u8]) -> Result<Answer, ServiceError> {
+    fn try_decide(
+        &self,
+        pending: &Pending,
+        operation: Operation,
+        bytes: &[u8],
+    ) -> Result<Answer, ServiceError> {
         let kind = pending.fault.as_ref().map(|hit| &hit.kind);
-        if let Some(Kind::Exception(error)) = kind {
-            return Err(error.clone());
-        }
         let mut state = self.state();
-        if self.quotas && !state.within_quota(pending) {
+        if self.quotas && !state.within_quota(pending, operation) {
             return Err(ServiceError::new("ThrottlingException", "Rate exceeded"));
         }
-        let body = wire::parse(pending.operation, bytes)?;
+        let body = wire::parse(operation, bytes)?;
         let request = Request {
-            operation: pending.operation,
+            operation,
             pod: &pending.signer.pod,
             region: &pending.signer.region,
             body: &body,
@@ -259,17 +272,133 @@ impl Engine {
         self.keys.has(&claims.product_code, claims.public_key_version)
     }
 
-    /// Writes a call down.
-    pub(super) fn note(&self, call: Call) {
-        self.state().calls.add(call);
+    /// STS's `AssumeRoleWithWebIdentity`.
+    pub(super) async fn assume_role(
+        &self,
+        pending: &Pending,
+        parameters: &Parameters,
+    ) -> Result<Reply, ServiceError> {
+        let asked = AssumeRole::parse(parameters)?;
+        if let Some(web_identity) = &self.web_identity {
+            web_identity.verify(&asked.token, system_now()).await?;
+        }
+        let session = self.issue(pending, asked.session_name, asked.role.clone(), asked.duration, None)?;
+        Ok(asked.reply(&session, &request_id(pending.number)))
     }
 
-    pub(super) fn now(&self) -> Timestamp {
-        self.state().clock.now()
+    /// STS's `GetCallerIdentity`.
+    pub(super) fn caller_identity(&self, pending: &Pending) -> Reply {
+        let state = self.state();
+        let Signer { pod, session, .. } = &pending.signer;
+        let account_id = state.service.world.pod(pod).account_id;
+        // The account is the role's, whatever the world says of the pod.
+        let [arn, user_id] = session.clone().unwrap_or_else(|| {
+            [format!("arn:aws:iam::{account_id}:user/{pod}"), format!("AIDA{}", id_of(pod))]
+        });
+        let account_id = arn.split(':').nth(4).unwrap_or(account_id);
+        sts::caller_identity(account_id, &user_id, &arn, &request_id(pending.number))
+    }
+
+    /// The agent's credentials, or its description of a task.
+    pub(super) fn agent(
+        &self,
+        pending: &Pending,
+        path: &agent::Path,
+        authorization: Option<&str>,
+    ) -> Result<Reply, ServiceError> {
+        path.check()?;
+        if path.action == Action::TaskMetadata {
+            let state = self.state();
+            let pod = state.service.world.pod(&path.task);
+            return Ok(path.metadata(&pod, pod.platform == Platform::EcsFargate));
+        }
+        if let Some(wanted) = &self.container_token
+            && authorization != Some(wanted.0.as_str())
+        {
+            let text =
+                "Authorization is not the token that the emulator was started with (--container-token)";
+            return Err(ServiceError::new("AccessDenied", text));
+        }
+        let role = self.task_role(&path.task);
+        let lifetime = CONTAINER_CREDENTIALS_LIFETIME;
+        let session = self.issue(pending, &path.task, role, lifetime, Some(Platform::Ecs))?;
+        Ok(agent::credentials_reply(&session))
+    }
+
+    fn task_role(&self, task: &str) -> Role {
+        let state = self.state();
+        let pod = state.service.world.pod(task);
+        pod.role_arn.and_then(Role::parse).unwrap_or_else(|| Role::of_task(pod.account_id))
+    }
+
+    /// New credentials for the pod that asks; from now on its account is the role's.
+    fn issue(
+        &self,
+        pending: &Pending,
+        name: &str,
+        role: Role,
+        lifetime: Duration,
+        platform: Option<Platform>,
+    ) -> Result<Session, ServiceError> {
+        let lifetime = match pending.fault.as_ref().map(|hit| &hit.kind) {
+            Some(Kind::ShortLived(lifetime)) => *lifetime,
+            _ => lifetime,
+        };
+        let internal = |text: String| ServiceError::new("InternalFailure", text);
+        let pod = &pending.signer.pod;
+        let mut state = self.state();
+        if !state.service.world.role_room(pod) {
+            return Err(internal(
+                "no more pods can assume a role; POST /_emulator/reset forgets them".to_owned(),
+            ));
+        }
+        let assumed =
+            Assumed { role_arn: role.arn().to_owned(), account_id: role.account_id().to_owned(), platform };
+        if state.service.world.assumed.get(pod) != Some(&assumed) {
+            let change = Change::Assumed { pod: pod.clone(), assumed };
+            let made = state.make(&[change]);
+            made.map_err(|error| internal(format!("the emulator cannot keep its state: {error}")))?;
+        }
+        let now = state.present();
+        state.sessions.issue(now, pod, name, role, lifetime).map_err(internal)
+    }
+
+    /// The fault that hits a call.
+    pub(super) fn hit(&self, action: Action, pod: &str) -> Option<Hit> {
+        self.state().script.hit(action, pod)
+    }
+
+    /// Whether web identity tokens are verified.
+    pub(super) const fn verifies_tokens(&self) -> bool {
+        self.web_identity.is_some()
+    }
+
+    /// Writes a call down, with what is known of its pod.
+    pub(super) fn note(&self, mut call: Call) {
+        let mut state = self.state();
+        call.at = state.clock.now();
+        if !call.pod.is_empty() {
+            let pod = state.service.world.pod(&call.pod);
+            let (account_id, role) = (pod.account_id.into(), pod.role_arn.map(Into::into));
+            (call.account_id, call.role) = (account_id, role);
+        }
+        state.calls.add(call);
+    }
+
+    /// The present by both clocks.
+    pub(super) fn present(&self) -> Now {
+        self.state().present()
     }
 }
 
+/// How long the credentials of a container live (ECS developer guide, "Task IAM role": they are renewed by the agent).
+const CONTAINER_CREDENTIALS_LIFETIME: Duration = Duration::from_secs(6 * 3600);
+
 impl State {
+    fn present(&self) -> Now {
+        Now { system: system_now(), emulated: self.clock.now() }
+    }
+
     /// Makes changes: in the journal first, then in memory.
     pub(super) fn make(&mut self, changes: &[Change]) -> io::Result<()> {
         if let Some(journal) = &mut self.journal {
@@ -284,8 +413,8 @@ impl State {
         Ok(())
     }
 
-    fn within_quota(&mut self, pending: &Pending) -> bool {
-        let Signer { pod, region } = &pending.signer;
-        self.quotas.admit(monotonic(), &self.service.world, pod, region, pending.operation)
+    fn within_quota(&mut self, pending: &Pending, operation: Operation) -> bool {
+        let Signer { pod, region, .. } = &pending.signer;
+        self.quotas.admit(monotonic(), &self.service.world, pod, region, operation)
     }
 }

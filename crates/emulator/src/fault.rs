@@ -6,14 +6,17 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::action::Action;
 use super::operation::{Operation, ServiceError};
 use super::token::Flaw;
 
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// An exception, `ThrottlingException` included, before anything is processed.
+    /// An exception, before anything is processed.
     Exception(ServiceError),
+    /// The exception for too many calls, with this text.
+    Throttle(String),
     /// A server error with a page of HTML, as a load balancer sends it.
     Html(u16),
     /// The call is processed as usual, and answered only after a while.
@@ -38,11 +41,40 @@ pub(super) enum Kind {
     Token(Flaw),
     /// BatchMeterUsage: so many records at the end of the batch are not processed.
     Unprocessed(usize),
+    /// Credentials that end so soon, whatever was asked for.
+    ShortLived(Duration),
+}
+
+impl Kind {
+    /// Whether it can happen to a call of this action.
+    const fn fits(&self, action: Action) -> bool {
+        match self {
+            Self::NoSignature | Self::Token(_) => {
+                matches!(action, Action::Metering(Operation::RegisterUsage))
+            }
+            Self::Unprocessed(_) => matches!(action, Action::Metering(Operation::BatchMeterUsage)),
+            Self::ShortLived(_) => action.gives_credentials(),
+            _ => true,
+        }
+    }
+
+    /// The action that alone it can happen to.
+    fn only(&self) -> Option<Action> {
+        let mut fitting = Action::ALL.into_iter().filter(|action| self.fits(*action));
+        let first = fitting.next();
+        first.filter(|_| fitting.next().is_none())
+    }
+
+    /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about the
+    /// metering service then.
+    const fn is_meant_for(&self, action: Action) -> bool {
+        self.fits(action) && (matches!(action, Action::Metering(_)) || matches!(self, Self::ShortLived(_)))
+    }
 }
 
 /// The faults' names with what they do, for the page and the messages.
-pub(super) const NAMES: [(&str, &str); 14] = [
-    ("throttle", "ThrottlingException, nothing is processed"),
+pub(super) const NAMES: [(&str, &str); 15] = [
+    ("throttle", "the service's error for too many calls; nothing is processed"),
     ("exception", "any exception, named by \"exception\"; nothing is processed"),
     ("http", "a page of HTML with \"status\" (503 unless stated); nothing is processed"),
     ("delay", "processed at once; answered after \"delay\", such as 2s"),
@@ -52,16 +84,18 @@ pub(super) const NAMES: [(&str, &str); 14] = [
     ("reset-after", "the connection is reset; the call is processed: billed, and the answer lost"),
     ("truncate", "processed; the answer ends in the middle"),
     ("trickle", "processed; the answer comes slowly, over \"delay\""),
-    ("invalid-json", "processed; 200 with a body that is no JSON"),
+    ("invalid-json", "processed; 200 with a body that is no JSON, and no XML either"),
     ("no-signature", "RegisterUsage: 200 without Signature"),
     ("token", "RegisterUsage: a bad token, named by \"token\""),
     ("unprocessed", "BatchMeterUsage: the last \"records\" (1 unless stated) are left unprocessed"),
+    ("short-lived", "AssumeRoleWithWebIdentity, ContainerCredentials: credentials that end after \"delay\""),
 ];
 
 /// A rule as it is kept.
 #[derive(Debug, Clone)]
 struct Rule {
-    operation: Option<Operation>,
+    /// Without it, every operation of the metering service that the fault fits.
+    action: Option<Action>,
     pod: Option<String>,
     kind: Kind,
     /// As it was posted.
@@ -145,10 +179,10 @@ impl Script {
     }
 
     /// The fault that hits this call, if one does. The first rule that fits wins, and is used up by one.
-    pub(super) fn hit(&mut self, operation: Operation, pod: &str) -> Option<Hit> {
+    pub(super) fn hit(&mut self, action: Action, pod: &str) -> Option<Hit> {
         for index in 0..self.rules.len() {
             let rule = self.rules.get_mut(index)?;
-            let fits = rule.operation.is_none_or(|wanted| wanted == operation)
+            let fits = rule.action.map_or(rule.kind.is_meant_for(action), |wanted| wanted == action)
                 && rule.pod.as_deref().is_none_or(|wanted| wanted == pod)
                 && rule.left != Some(0);
             if !fits {
@@ -165,7 +199,13 @@ impl Script {
             let rule = self.rules.get_mut(index)?;
             rule.left = rule.left.map(|left| left - 1);
             rule.hits += 1;
-            return Some(Hit { kind: rule.kind.clone(), name: rule.name.clone() });
+            let kind = match &rule.kind {
+                Kind::Throttle(message) => {
+                    Kind::Exception(ServiceError::new(action.throttling(), message.clone()))
+                }
+                kind => kind.clone(),
+            };
+            return Some(Hit { kind, name: rule.name.clone() });
         }
         None
     }
@@ -174,7 +214,7 @@ impl Script {
     pub(super) fn json(&self) -> Value {
         let rules = self.rules.iter().map(|rule| {
             json!({
-                "operation": rule.operation.map(Operation::name),
+                "operation": rule.action.map(Action::name),
                 "pod": rule.pod,
                 "fault": rule.name,
                 "probability": rule.probability,
@@ -200,10 +240,10 @@ impl Script {
 }
 
 fn rule(document: RuleDocument) -> Result<Rule, String> {
-    let operation = match &document.operation {
+    let action = match &document.operation {
         None => None,
-        Some(name) => Some(Operation::of_name(name).ok_or_else(|| {
-            let names = Operation::ALL.map(Operation::name).join(", ");
+        Some(name) => Some(Action::of_name(name).ok_or_else(|| {
+            let names = Action::ALL.map(Action::name).join(", ");
             format!("operation {name:?} is none of {names}")
         })?),
     };
@@ -218,15 +258,8 @@ fn rule(document: RuleDocument) -> Result<Rule, String> {
     if document.count == Some(0) {
         return Err("count is at least 1; without it a rule holds until it is removed".to_owned());
     }
-    let only = match kind {
-        Kind::NoSignature | Kind::Token(_) => Some(Operation::RegisterUsage),
-        Kind::Unprocessed(_) => Some(Operation::BatchMeterUsage),
-        _ => None,
-    };
-    if let Some(only) = only
-        && operation.is_some_and(|operation| operation != only)
-    {
-        return Err(format!("fault {:?} is for {} only", document.fault, only.name()));
+    if let Some(action) = action.filter(|action| !kind.fits(*action)) {
+        return Err(format!("fault {:?} is not for {}", document.fault, action.name()));
     }
     let name = match &kind {
         Kind::Exception(error) if document.fault == "exception" => error.code.clone().into_owned(),
@@ -235,7 +268,7 @@ fn rule(document: RuleDocument) -> Result<Rule, String> {
         _ => document.fault.clone(),
     };
     Ok(Rule {
-        operation: operation.or(only),
+        action: action.or_else(|| kind.only()),
         pod: document.pod,
         kind,
         name,
@@ -256,7 +289,7 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
     Ok(match document.fault.as_str() {
         "throttle" => {
             let message = document.message.as_deref().unwrap_or("Rate exceeded");
-            Kind::Exception(ServiceError::new("ThrottlingException", message))
+            Kind::Throttle(message.to_owned())
         }
         "exception" => Kind::Exception(exception(document)?),
         "http" => {
@@ -268,6 +301,7 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
         }
         "delay" => Kind::Delay(delay()?),
         "trickle" => Kind::Trickle(delay()?),
+        "short-lived" => Kind::ShortLived(delay()?),
         "hang" => Kind::Hang,
         "hang-after" => Kind::HangAfter,
         "reset-before" => Kind::ResetBefore,
@@ -297,7 +331,7 @@ fn unused(document: &RuleDocument) -> Option<&'static str> {
         ("exception", document.exception.is_some() && !needed(&["exception"])),
         ("message", document.message.is_some() && !needed(&["exception", "throttle"])),
         ("status", document.status.is_some() && !needed(&["http"])),
-        ("delay", document.delay.is_some() && !needed(&["delay", "trickle"])),
+        ("delay", document.delay.is_some() && !needed(&["delay", "trickle", "short-lived"])),
         ("token", document.token.is_some() && !needed(&["token"])),
         ("records", document.records.is_some() && !needed(&["unprocessed"])),
     ]
@@ -340,14 +374,14 @@ mod tests {
             r#"{"operation":"RegisterUsage","fault":"throttle","count":2,"skip":1}"#,
             r#"{"pod":"POD-B","fault":"hang"}"#,
         ]);
-        assert_eq!(script.hit(Operation::MeterUsage, "POD-A"), None);
-        assert_eq!(script.hit(Operation::RegisterUsage, "POD-A"), None);
+        assert_eq!(script.hit(Action::Metering(Operation::MeterUsage), "POD-A"), None);
+        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-A"), None);
         for _ in 0..2 {
-            let hit = script.hit(Operation::RegisterUsage, "POD-A").unwrap();
+            let hit = script.hit(Action::Metering(Operation::RegisterUsage), "POD-A").unwrap();
             assert!(matches!(hit.kind, Kind::Exception(error) if error.code == "ThrottlingException"));
         }
-        assert_eq!(script.hit(Operation::RegisterUsage, "POD-A"), None);
-        assert_eq!(script.hit(Operation::RegisterUsage, "POD-B").unwrap().kind, Kind::Hang);
+        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-A"), None);
+        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-B").unwrap().kind, Kind::Hang);
         assert_eq!(script.json()["rules"][0]["hits"], 2);
         assert_eq!(script.json()["rules"][0]["left"], 0);
     }
@@ -356,7 +390,9 @@ mod tests {
     fn chance_is_the_same_for_the_same_seed() {
         let run = || {
             let mut script = script(&[r#"{"fault":"hang","probability":0.5}"#]);
-            (0..64).map(|_| script.hit(Operation::MeterUsage, "p").is_some()).collect::<Vec<_>>()
+            (0..64)
+                .map(|_| script.hit(Action::Metering(Operation::MeterUsage), "p").is_some())
+                .collect::<Vec<_>>()
         };
         let first = run();
         assert_eq!(first, run());
@@ -369,7 +405,7 @@ mod tests {
             let mut rule = json!({"fault": name});
             match name {
                 "exception" => rule["exception"] = json!("DisabledApiException"),
-                "delay" | "trickle" => rule["delay"] = json!("2s"),
+                "delay" | "trickle" | "short-lived" => rule["delay"] = json!("2s"),
                 "token" => rule["token"] = json!("alg-none"),
                 _ => {}
             }

@@ -10,7 +10,9 @@
 //! `change` and `bill` (what is remembered), `engine`, `server`. The sidecar never imports it; they meet over HTTP
 //! only.
 
+mod action;
 mod admin;
+mod agent;
 mod bill;
 mod calls;
 mod change;
@@ -25,10 +27,13 @@ mod keys;
 mod model;
 mod operation;
 mod quota;
+mod reply;
 mod server;
 mod service;
 mod sigv4;
+mod sts;
 mod token;
+mod web_identity;
 mod wire;
 mod world;
 
@@ -42,6 +47,7 @@ use tokio::sync::watch;
 use engine::Engine;
 use server::Server;
 use tollgate_http::{self as http, Address, Limits, Listener};
+pub use web_identity::{Jwks, WebIdentity};
 use world::World;
 use world::document::OrderError;
 
@@ -79,6 +85,10 @@ pub struct Options {
     pub quotas: bool,
     /// The one access key that is accepted, and its secret; without it all are, unverified.
     pub credentials: Option<(String, String)>,
+    /// Which web identity tokens STS takes; without it every well-formed one.
+    pub web_identity: Option<WebIdentity>,
+    /// The `Authorization` that the container credentials endpoint asks for; without it none.
+    pub container_token: Option<String>,
     /// For faults by chance.
     pub seed: u64,
 }

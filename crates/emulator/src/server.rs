@@ -9,21 +9,22 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::Value;
 use tokio::time::Sleep;
 
+use super::action::Action;
 use super::bill::request_id;
 use super::calls::Call;
 use super::engine::{Decided, Engine, Pending};
 use super::fault::Kind;
 use super::operation::{Operation, ServiceError};
-use super::sigv4::Signed;
+use super::reply::Reply;
+use super::sigv4::{self, Signed, Signer};
+use super::sts::{self, Parameters};
 use super::wire::{self, Outcome};
-use super::{HEADER, admin, credentials};
-use tollgate_clock::system_now;
+use super::{HEADER, admin, agent, host};
 use tollgate_http::{self as http, Abandoned, Body, BodyError, Handler};
 
 /// Largest request read; AWS's largest is below 1 MB, and one that is a little larger deserves AWS's own answer.
@@ -54,6 +55,13 @@ impl Handler for Server {
     }
 }
 
+/// What a request asks of the emulated services.
+enum Asked {
+    Metering(Operation),
+    Sts(Parameters),
+    Agent(agent::Path),
+}
+
 impl Server {
     async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
         let (parts, body) = request.into_parts();
@@ -63,12 +71,16 @@ impl Server {
             Err(Unread::Broken) => return Err(Abandoned),
             Err(unread) => return Ok(self.unread(&parts, unread)),
         };
-        if path == "/_emulator" || path.starts_with("/_emulator/") {
+        let ordering = path == "/_emulator" || path.starts_with("/_emulator/");
+        if let Some(path) = agent::Path::parse(path).filter(|_| !ordering || host::is_ours(&parts.headers)) {
+            return self.agent(&parts, path, &bytes).await;
+        }
+        if ordering {
             return Ok(admin::answer(&self.0, &parts, &bytes).await);
         }
         match (&parts.method, path) {
-            (&Method::POST, "/") if is_form(&parts.headers) => Ok(self.sts(&bytes)),
-            (&Method::POST, "/") => self.call(&parts.headers, &bytes).await,
+            (&Method::GET | &Method::POST, "/") if is_sts(&parts) => self.sts(&parts, &bytes).await,
+            (&Method::POST, "/") => self.metering(&parts, &bytes).await,
             (method, "/") if http::reads(method) => {
                 let mut page = http::answer(StatusCode::OK, "text/html; charset=utf-8", PAGE);
                 page.headers_mut().insert("content-security-policy", HeaderValue::from_static(PAGE_POLICY));
@@ -93,75 +105,158 @@ impl Server {
         if parts.uri.path() != "/" {
             return http::json(error.status(), &serde_json::json!({"error": error.message}));
         }
+        let number = self.0.number();
+        let request_id = request_id(number);
+        if is_sts(parts) {
+            return self.refuse(number, "", sts::failure(&error, &request_id), "");
+        }
         let operation = wire::operation(&parts.headers).map_or("", Operation::name);
-        self.refuse(self.0.number(), operation, error, &Bytes::new())
-    }
-
-    fn sts(&self, form: &Bytes) -> Response<Body> {
-        let (status, xml) = credentials::sts(&mut self.0.state().sessions, system_now(), form);
-        http::answer(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), "text/xml", xml)
+        self.refuse(number, operation, wire::reply(&Err(error), &request_id), "")
     }
 
     /// One call of the metering service.
-    async fn call(&self, headers: &HeaderMap, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
-        let engine = &self.0;
-        let number = engine.number();
-        let asked = wire::operation(headers);
-        let authenticated = asked.clone().and_then(|operation| {
-            let signer = engine.authenticate(Signed { headers, body: bytes, now: system_now() })?;
-            let fault = engine.state().script.hit(operation, &signer.pod);
-            Ok(Pending { number, operation, signer, fault })
+    async fn metering(&self, parts: &Parts, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
+        let number = self.0.number();
+        let asked = wire::operation(&parts.headers);
+        let signed = asked.clone().and_then(|operation| {
+            let signer = self.authenticate(sigv4::METERING, parts, bytes)?;
+            Ok((operation, signer))
         });
-        let pending = match authenticated {
-            Ok(pending) => pending,
+        let request = String::from_utf8_lossy(bytes);
+        match signed {
+            Ok((operation, signer)) => {
+                let pending = self.pending(number, Action::Metering(operation), signer);
+                self.call(&pending, Asked::Metering(operation), parts, bytes, &request).await
+            }
             Err(error) => {
-                let name = asked.map_or("", Operation::name);
-                return Ok(self.refuse(number, name, error, bytes));
+                let reply = wire::reply(&Err(error), &request_id(number));
+                Ok(self.refuse(number, asked.map_or("", Operation::name), reply, &request))
             }
-        };
-        match pending.fault.as_ref().map(|hit| &hit.kind) {
+        }
+    }
+
+    /// One call of STS, whose parameters are in a form or in the query.
+    async fn sts(&self, parts: &Parts, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
+        let number = self.0.number();
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        let parameters = Parameters::parse(if parts.method == Method::GET { query } else { bytes });
+        let asked = parameters.action();
+        let known = asked.clone().and_then(|action| match action {
+            Action::GetCallerIdentity => {
+                let signer = self.authenticate(sigv4::STS, parts, bytes).map_err(sts::of_signature)?;
+                Ok((action, signer))
+            }
+            // Unsigned: the token is what proves who asks.
+            _ => Ok((action, Signer { pod: sts::pod(&parameters), ..Signer::default() })),
+        });
+        let request = parameters.shown();
+        match known {
+            Ok((action, signer)) => {
+                let pending = self.pending(number, action, signer);
+                self.call(&pending, Asked::Sts(parameters), parts, bytes, &request).await
+            }
+            Err(error) => {
+                let reply = sts::failure(&error, &request_id(number));
+                Ok(self.refuse(number, asked.map_or("", Action::name), reply, &request))
+            }
+        }
+    }
+
+    /// One request to the agent.
+    async fn agent(
+        &self,
+        parts: &Parts,
+        path: agent::Path,
+        bytes: &Bytes,
+    ) -> Result<Response<Body>, Abandoned> {
+        if !http::reads(&parts.method) {
+            return Ok(http::method_not_allowed("GET, HEAD"));
+        }
+        let signer = Signer { pod: path.task.clone(), ..Signer::default() };
+        let pending = self.pending(self.0.number(), path.action, signer);
+        self.call(&pending, Asked::Agent(path), parts, bytes, parts.uri.path()).await
+    }
+
+    fn authenticate(
+        &self,
+        service: &'static str,
+        parts: &Parts,
+        body: &[u8],
+    ) -> Result<Signer, ServiceError> {
+        self.0.authenticate(Signed {
+            service,
+            method: parts.method.as_str(),
+            query: parts.uri.query().unwrap_or_default(),
+            headers: &parts.headers,
+            body,
+            now: self.0.present(),
+        })
+    }
+
+    fn pending(&self, number: u64, action: Action, signer: Signer) -> Pending {
+        let fault = self.0.hit(action, &signer.pod);
+        Pending { number, action, signer, fault }
+    }
+
+    /// One call of a caller who is known.
+    async fn call(
+        &self,
+        pending: &Pending,
+        asked: Asked,
+        parts: &Parts,
+        bytes: &Bytes,
+        request: &str,
+    ) -> Result<Response<Body>, Abandoned> {
+        let request_id = request_id(pending.number);
+        let reply = match pending.fault.as_ref().map(|hit| &hit.kind) {
             Some(Kind::Hang) => {
-                self.note(&pending, bytes, None, None, "");
+                self.note(pending, request, "none", None, String::new());
                 std::future::pending::<()>().await;
-            }
-            Some(Kind::ResetBefore) => {
-                self.note(&pending, bytes, None, None, "");
                 return Err(Abandoned);
             }
-            Some(Kind::Html(status)) => return Ok(self.html(&pending, bytes, *status)),
-            _ => {}
-        }
-        let outcome = self.outcome(&pending, bytes).await;
-        self.finish(&pending, bytes, &outcome).await
+            Some(Kind::ResetBefore) => {
+                self.note(pending, request, "none", None, String::new());
+                return Err(Abandoned);
+            }
+            Some(Kind::Html(status)) => return Ok(self.html(pending, request, *status)),
+            Some(Kind::Exception(error)) => pending.action.failure(error.clone(), &request_id),
+            _ => match asked {
+                Asked::Metering(operation) => {
+                    wire::reply(&self.outcome(pending, operation, bytes).await, &request_id)
+                }
+                Asked::Sts(_) if pending.action == Action::GetCallerIdentity => {
+                    self.0.caller_identity(pending)
+                }
+                Asked::Sts(parameters) => {
+                    let assumed = self.0.assume_role(pending, &parameters).await;
+                    assumed.unwrap_or_else(|error| pending.action.failure(error, &request_id))
+                }
+                Asked::Agent(path) => {
+                    let authorization = parts.headers.get(AUTHORIZATION);
+                    let authorization = authorization.and_then(|value| value.to_str().ok());
+                    let answered = self.0.agent(pending, &path, authorization);
+                    answered.unwrap_or_else(|error| pending.action.failure(error, &request_id))
+                }
+            },
+        };
+        self.finish(pending, request, reply).await
     }
 
     /// The answer to a request that was not let in.
-    fn refuse(
-        &self,
-        number: u64,
-        operation: &'static str,
-        error: ServiceError,
-        bytes: &Bytes,
-    ) -> Response<Body> {
-        let outcome = Err(error);
-        let (status, body) = wire::rendered(&outcome);
+    fn refuse(&self, number: u64, operation: &'static str, reply: Reply, request: &str) -> Response<Body> {
         self.0.note(Call {
-            number,
-            at: self.0.now(),
             operation,
-            pod: Box::default(),
-            region: Box::default(),
-            outcome: code(&outcome).into(),
-            fault: None,
-            status: Some(status.as_u16()),
-            request: String::from_utf8_lossy(bytes).into(),
-            answer: body.clone().into(),
+            outcome: reply.outcome.as_ref().into(),
+            status: Some(reply.status.as_u16()),
+            request: request.into(),
+            answer: reply.shown().into(),
+            ..Call::new(number)
         });
-        wire::response(&outcome, status, body, &request_id(number))
+        reply.response()
     }
 
-    async fn outcome(&self, pending: &Pending, bytes: &Bytes) -> Outcome {
-        let (claims, document) = match self.0.decide(pending, bytes) {
+    async fn outcome(&self, pending: &Pending, operation: Operation, bytes: &Bytes) -> Outcome {
+        let (claims, document) = match self.0.decide(pending, operation, bytes) {
             Decided::Done(outcome) => return outcome,
             Decided::Sign { claims, document } => (claims, document),
         };
@@ -181,57 +276,55 @@ impl Server {
     async fn finish(
         &self,
         pending: &Pending,
-        bytes: &Bytes,
-        outcome: &Outcome,
+        request: &str,
+        reply: Reply,
     ) -> Result<Response<Body>, Abandoned> {
-        let (status, body) = wire::rendered(outcome);
         let kind = pending.fault.as_ref().map(|hit| &hit.kind);
         let sent = !matches!(kind, Some(Kind::ResetAfter | Kind::HangAfter));
-        self.note(pending, bytes, Some(outcome), sent.then_some(status), &body);
+        self.note(pending, request, &reply.outcome, sent.then_some(reply.status), reply.shown());
         match kind {
             Some(Kind::Delay(delay)) => {
                 // What is processed does not depend on a client's patience.
                 tokio::time::sleep(*delay).await;
-                Ok(wire::response(outcome, status, body, &request_id(pending.number)))
+                Ok(reply.response())
             }
             Some(Kind::ResetAfter) => Err(Abandoned),
             Some(Kind::HangAfter) => std::future::pending().await,
             Some(Kind::InvalidJson) => {
-                Ok(http::answer(StatusCode::OK, wire::CONTENT_TYPE, "{\"Signature\": nul"))
+                Ok(http::answer(StatusCode::OK, reply.content_type, "{\"Signature\": nul"))
             }
-            Some(Kind::Truncate) => Ok(slow(status, body, Duration::ZERO, true)),
-            Some(Kind::Trickle(over)) => Ok(slow(status, body, *over, false)),
-            _ => Ok(wire::response(outcome, status, body, &request_id(pending.number))),
+            Some(Kind::Truncate) => Ok(slow(reply, Duration::ZERO, true)),
+            Some(Kind::Trickle(over)) => Ok(slow(reply, *over, false)),
+            _ => Ok(reply.response()),
         }
     }
 
-    fn html(&self, pending: &Pending, bytes: &Bytes, status: u16) -> Response<Body> {
+    fn html(&self, pending: &Pending, request: &str, status: u16) -> Response<Body> {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         let page =
             format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>\n");
-        self.note(pending, bytes, None, Some(status), &page);
+        self.note(pending, request, "none", Some(status), page.clone());
         http::answer(status, "text/html", page)
     }
 
     fn note(
         &self,
         pending: &Pending,
-        bytes: &Bytes,
-        outcome: Option<&Outcome>,
+        request: &str,
+        outcome: &str,
         status: Option<StatusCode>,
-        answer: &str,
+        answer: String,
     ) {
         self.0.note(Call {
-            number: pending.number,
-            at: self.0.now(),
-            operation: pending.operation.name(),
+            operation: pending.action.name(),
             pod: pending.signer.pod.as_str().into(),
             region: pending.signer.region.as_str().into(),
-            outcome: outcome.map_or("none", code).into(),
+            outcome: outcome.into(),
             fault: pending.fault.as_ref().map(|hit| hit.name.as_str().into()),
             status: status.map(|status| status.as_u16()),
-            request: String::from_utf8_lossy(bytes).into(),
+            request: request.into(),
             answer: answer.into(),
+            ..Call::new(pending.number)
         });
     }
 }
@@ -272,19 +365,21 @@ where
     tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Unread::Slow))
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let given = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
-    given.trim_ascii().eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
-}
-
-fn code(outcome: &Result<Value, ServiceError>) -> &str {
-    outcome.as_ref().map_or_else(|error| error.code.as_ref(), |_| "ok")
+/// Whether a request for `/` is one of STS, as AWS tells its services apart: by the name that is asked, and by the
+/// protocol, of which STS alone has the Query form.
+fn is_sts(parts: &Parts) -> bool {
+    let host = parts.headers.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    let named = host.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"sts."));
+    let content_type = parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let form = media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded");
+    let query = parts.uri.query().unwrap_or_default();
+    named || form || query.split('&').any(|pair| pair.starts_with("Action="))
 }
 
 /// An answer in pieces over some time; one that breaks off ends after half of them.
-fn slow(status: StatusCode, body: String, over: Duration, breaks: bool) -> Response<Body> {
-    let bytes = Bytes::from(body);
+fn slow(reply: Reply, over: Duration, breaks: bool) -> Response<Body> {
+    let bytes = Bytes::from(reply.body);
     let length = bytes.len();
     let pieces = Pieces {
         piece: length.div_ceil(PIECES).max(1),
@@ -294,9 +389,9 @@ fn slow(status: StatusCode, body: String, over: Duration, breaks: bool) -> Respo
         breaks,
     };
     let mut response = Response::new(pieces.boxed());
-    *response.status_mut() = status;
+    *response.status_mut() = reply.status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(wire::CONTENT_TYPE));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     response
 }

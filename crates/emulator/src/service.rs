@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::bill::Bill;
 use super::change::Change;
+use super::credentials::Role;
 use super::operation::{Operation, ServiceError};
 use super::token::Claims;
 use super::wire;
@@ -79,7 +80,14 @@ impl Service {
     /// Makes a change, decided now or read from the journal.
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
-            Change::World { world } => self.world = World::clone(world),
+            Change::World { world } => {
+                // The pods keep the credentials that they have.
+                let assumed = std::mem::take(&mut self.world.assumed);
+                self.world = World { assumed, ..World::clone(world) };
+            }
+            Change::Assumed { pod, assumed } => {
+                self.world.assumed.insert(pod.clone(), assumed.clone());
+            }
             Change::Product { product_code, product } => {
                 self.world.products.insert(product_code.clone(), product.clone());
             }
@@ -134,9 +142,12 @@ impl Service {
         ServiceError::new(
             code,
             format!(
-                "User: arn:aws:sts::{}:assumed-role/emulated/{} is not authorized to perform: aws-marketplace:{action} \
-                 because no identity-based policy allows the aws-marketplace:{action} action",
-                pod.account_id, pod.name
+                "User: {} is not authorized to perform: aws-marketplace:{action} because no identity-based policy allows \
+                 the aws-marketplace:{action} action",
+                match pod.role_arn.and_then(Role::parse) {
+                    Some(role) => role.assumed(pod.name),
+                    None => format!("arn:aws:sts::{}:assumed-role/emulated/{}", pod.account_id, pod.name),
+                }
             ),
         )
     }

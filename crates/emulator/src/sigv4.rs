@@ -6,13 +6,10 @@ use ring::{digest, hmac};
 use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use super::credentials::{PREFIX, Session, Sessions};
+use super::credentials::{Now, PREFIX, Session, Sessions};
 use super::operation::ServiceError;
 use super::world::{Secret, World};
 use tollgate_time::Timestamp;
-
-/// The service's name in every credential scope.
-const SERVICE: &str = "aws-marketplace";
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
@@ -20,20 +17,26 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SKEW_SECONDS_MAX: i64 = 300;
 
 /// Who signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Signer {
-    /// The session's name, else the access key.
+    /// The pod that the session was handed to, else the access key.
     pub(super) pod: String,
     pub(super) region: String,
+    /// ARN and unique identifier of the session of a role.
+    pub(super) session: Option<[String; 2]>,
 }
 
 /// What a signature covers.
 #[derive(Clone, Copy)]
 pub(super) struct Signed<'a> {
+    /// The service's name in the credential scope.
+    pub(super) service: &'static str,
+    pub(super) method: &'a str,
+    pub(super) query: &'a str,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a [u8],
-    /// The system's time: signatures are always about the real one.
-    pub(super) now: Timestamp,
+    /// Signatures are always about the system's time.
+    pub(super) now: Now,
 }
 
 /// Whose secrets are known.
@@ -66,18 +69,24 @@ fn unknown_key() -> ServiceError {
     ServiceError::new("UnrecognizedClientException", "The security token included in the request is invalid.")
 }
 
-/// Checks the `Authorization` of a `POST /`.
+/// The name of the metering service in a credential scope.
+pub(super) const METERING: &str = "aws-marketplace";
+
+/// The name of STS in a credential scope.
+pub(super) const STS: &str = "sts";
+
+/// Checks the `Authorization` of a request for `/`.
 pub(super) fn check(signed: Signed<'_>, keyring: Keyring<'_>) -> Result<Signer, ServiceError> {
     let Some(text) = header(signed.headers, "authorization") else {
         return Err(ServiceError::new("MissingAuthenticationTokenException", "Missing Authentication Token"));
     };
-    let authorization = Authorization::parse(text)?;
+    let authorization = Authorization::parse(text, signed.service)?;
     if !keyring.world.regions.contains(authorization.region) {
         let text = format!("Credential should be scoped to a valid region, not '{}'.", authorization.region);
         return Err(invalid(text));
     }
     let amz_date = header(signed.headers, "x-amz-date").ok_or_else(|| incomplete("X-Amz-Date is missing"))?;
-    check_date(amz_date, authorization.date, signed.now)?;
+    check_date(amz_date, authorization.date, signed.now.system)?;
     let names: Vec<&str> = authorization.signed_headers.split(';').collect();
     if !names.contains(&"host") || !names.contains(&"x-amz-date") {
         return Err(invalid("'Host' and 'X-Amz-Date' must be signed headers."));
@@ -93,17 +102,24 @@ pub(super) fn check(signed: Signed<'_>, keyring: Keyring<'_>) -> Result<Signer, 
     if let Some(secret) = secret {
         verify(signed, &authorization, &names, amz_date, secret)?;
     }
-    let pod = session.map_or(authorization.access_key, |session| session.name.as_str());
-    Ok(Signer { pod: pod.to_owned(), region: authorization.region.to_owned() })
+    let pod = session.map_or(authorization.access_key, |session| session.pod.as_str());
+    Ok(Signer {
+        pod: pod.to_owned(),
+        region: authorization.region.to_owned(),
+        session: session.map(|session| {
+            let Session { name, role, .. } = session;
+            [role.assumed(name), role.user_id(name)]
+        }),
+    })
 }
 
 impl<'a> Authorization<'a> {
-    fn parse(text: &'a str) -> Result<Self, ServiceError> {
+    fn parse(text: &'a str, service: &str) -> Result<Self, ServiceError> {
         let form = || {
-            incomplete(
-                "Authorization must be AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/aws-marketplace/aws4_request, \
-                 SignedHeaders=…, Signature=… with 64 hexadecimal digits",
-            )
+            incomplete(&format!(
+                "Authorization must be AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/{service}/aws4_request, \
+                 SignedHeaders=…, Signature=… with 64 hexadecimal digits"
+            ))
         };
         let parameters = text.strip_prefix(ALGORITHM).ok_or_else(form)?;
         let parameter = |name: &str| {
@@ -112,17 +128,17 @@ impl<'a> Authorization<'a> {
         };
         let (signed_headers, signature) = (parameter("SignedHeaders")?, parameter("Signature")?);
         // From the right: an access key may hold slashes, the rest may not.
-        let mut scope = parameter("Credential")?.rsplitn(5, '/');
-        let (Some(end), Some(service), Some(region), Some(date), Some(access_key)) =
-            (scope.next(), scope.next(), scope.next(), scope.next(), scope.next())
+        let mut parts = parameter("Credential")?.rsplitn(5, '/');
+        let (Some(end), Some(scope), Some(region), Some(date), Some(access_key)) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(form());
         };
         if end != "aws4_request" || access_key.is_empty() || access_key.len() > ACCESS_KEY_BYTES_MAX {
             return Err(form());
         }
-        if service != SERVICE {
-            return Err(invalid("Credential should be scoped to correct service: 'aws-marketplace'."));
+        if scope != service {
+            return Err(invalid(format!("Credential should be scoped to correct service: '{service}'.")));
         }
         if signature.len() != 64 || !signature.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(form());
@@ -146,7 +162,7 @@ fn session<'a>(
     if header(signed.headers, "x-amz-security-token") != Some(session.token.0.as_str()) {
         return Err(unknown_key());
     }
-    if session.expires_at <= signed.now {
+    if session.has_ended(signed.now) {
         let message = "The security token included in the request is expired";
         return Err(ServiceError::new("ExpiredTokenException", message));
     }
@@ -202,10 +218,11 @@ fn verify(
         .ok_or_else(|| invalid("A header that SignedHeaders names is missing or not text."))?;
     let Authorization { date, region, .. } = authorization;
     let text = format!(
-        "{ALGORITHM}\n{amz_date}\n{date}/{region}/{SERVICE}/aws4_request\n{}",
+        "{ALGORITHM}\n{amz_date}\n{date}/{region}/{}/aws4_request\n{}",
+        signed.service,
         hex(digest::digest(&digest::SHA256, canonical.as_bytes()))
     );
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &signing_key(&secret.0, date, region));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &signing_key(&secret.0, [*date, *region, signed.service]));
     let same = hmac::verify(&key, text.as_bytes(), &unhex(authorization.signature));
     same.map_err(|_| {
         invalid(
@@ -215,9 +232,11 @@ fn verify(
     })
 }
 
-/// The canonical request of a `POST /` without a query.
+/// The canonical request for `/`.
 fn canonical_request(signed: Signed<'_>, names: &[&str], signed_headers: &str) -> Option<String> {
-    let mut canonical = "POST\n/\n\n".to_owned();
+    let mut query: Vec<&str> = signed.query.split('&').filter(|pair| !pair.is_empty()).collect();
+    query.sort_unstable();
+    let mut canonical = format!("{}\n/\n{}\n", signed.method, query.join("&"));
     for name in names {
         let values = signed.headers.get_all(*name);
         let values: Option<Vec<String>> =
@@ -239,15 +258,15 @@ fn sign(key: &[u8], message: &[u8]) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message)
 }
 
-fn signing_key(secret: &str, date: &str, region: &str) -> Vec<u8> {
+fn signing_key(secret: &str, scope: [&str; 3]) -> Vec<u8> {
     let mut key = format!("AWS4{secret}").into_bytes();
-    for part in [date, region, SERVICE, "aws4_request"] {
+    for part in scope.into_iter().chain(["aws4_request"]) {
         key = sign(&key, part.as_bytes()).as_ref().to_vec();
     }
     key
 }
 
-fn hex(bytes: impl AsRef<[u8]>) -> String {
+pub(super) fn hex(bytes: impl AsRef<[u8]>) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |value: u8| char::from(DIGITS.get(usize::from(value)).copied().unwrap_or(b'?'));
     bytes.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()

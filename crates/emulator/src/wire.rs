@@ -5,23 +5,22 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use hyper::header::{HeaderMap, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::StatusCode;
+use hyper::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::decimal::Micros;
 use super::model;
 use super::operation::{Operation, ServiceError};
-use tollgate_http::{self as http, Body};
+use super::reply::Reply;
 use tollgate_time::Timestamp;
 
 /// The prefix of `X-Amz-Target`.
 const TARGET_PREFIX: &str = "AWSMPMeteringService.";
 
 /// The content type of every request and answer.
-pub(super) const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
+const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
 /// The operation that the headers name.
 pub(super) fn operation(headers: &HeaderMap) -> Result<Operation, ServiceError> {
@@ -182,36 +181,23 @@ fn timestamp(seconds: f64) -> Timestamp {
 /// What an operation answers, before it becomes HTTP.
 pub(super) type Outcome = Result<Value, ServiceError>;
 
-/// Status and body of an outcome.
-pub(super) fn rendered(outcome: &Outcome) -> (StatusCode, String) {
-    match outcome {
-        Ok(value) => (StatusCode::OK, value.to_string()),
-        Err(error) => (error.status(), error.body().to_string()),
-    }
-}
-
-/// The HTTP answer for an outcome that was rendered to `status` and `body`.
-pub(super) fn response(
-    outcome: &Outcome,
-    status: StatusCode,
-    body: impl Into<Bytes>,
-    request_id: &str,
-) -> Response<Body> {
-    let mut response = http::answer(status, CONTENT_TYPE, body);
-    let headers = response.headers_mut();
-    if let Err(error) = outcome
-        && let Ok(value) = HeaderValue::from_str(&error.code)
-    {
-        headers.insert("x-amzn-errortype", value);
-    }
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert("x-amzn-requestid", value);
-    }
-    response
+/// An outcome as an answer.
+pub(super) fn reply(outcome: &Outcome, request_id: &str) -> Reply {
+    let mut headers = vec![("x-amzn-requestid", request_id.to_owned())];
+    let (code, status, body) = match outcome {
+        Ok(value) => (Cow::Borrowed("ok"), StatusCode::OK, value.to_string()),
+        Err(error) => {
+            headers.push(("x-amzn-errortype", error.code.clone().into_owned()));
+            (error.code.clone(), error.status(), error.body().to_string())
+        }
+    };
+    Reply { outcome: code, status, content_type: CONTENT_TYPE, body, headers, secrets: Vec::new() }
 }
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

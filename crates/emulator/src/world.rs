@@ -1,7 +1,7 @@
 //! Who exists in the emulated marketplace: products, customers with their licences, pods, regions.
 //!
-//! - The world only changes by order: a world file (`document`) or the admin interface. What calls do to it is the
-//!   bill's business.
+//! - The world only changes by order: a world file (`document`) or the admin interface; and by the role that a pod
+//!   assumes. What other calls do is the bill's business.
 //! - Everything that a caller may name is bounded, so that no order can fill the memory.
 
 pub(super) mod document;
@@ -210,11 +210,24 @@ pub(super) struct Pod {
     pub(super) secret_key: Option<Secret>,
 }
 
+/// What a pod told of itself when it took credentials; an order says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Assumed {
+    pub(super) role_arn: String,
+    pub(super) account_id: String,
+    pub(super) platform: Option<Platform>,
+}
+
+/// Pods whose roles are remembered; the bill knows as many.
+const ASSUMED_MAX: usize = 100_000;
+
 /// A pod with the world's defaults filled in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PodView<'a> {
     pub(super) name: &'a str,
     pub(super) account_id: &'a str,
+    /// The ARN of the role that it assumed.
+    pub(super) role_arn: Option<&'a str>,
     pub(super) region: &'a str,
     pub(super) platform: Platform,
     pub(super) started_at: Option<Timestamp>,
@@ -236,6 +249,9 @@ pub(super) struct World {
     pub(super) products: BTreeMap<String, Product>,
     pub(super) customers: BTreeMap<String, Customer>,
     pub(super) pods: BTreeMap<String, Pod>,
+    /// By pod.
+    #[serde(default)]
+    pub(super) assumed: BTreeMap<String, Assumed>,
     /// Operations that are disabled in a region.
     pub(super) disabled_regions: BTreeMap<Operation, BTreeSet<String>>,
     pub(super) switches: Switches,
@@ -261,6 +277,7 @@ impl World {
             products: BTreeMap::new(),
             customers: BTreeMap::new(),
             pods: BTreeMap::new(),
+            assumed: BTreeMap::new(),
             disabled_regions: BTreeMap::new(),
             switches: Switches::default(),
         }
@@ -268,15 +285,25 @@ impl World {
 
     /// The pod of this name.
     pub(super) fn pod<'a>(&'a self, name: &'a str) -> PodView<'a> {
-        let pod = self.pods.get(name);
+        let (pod, assumed) = (self.pods.get(name), self.assumed.get(name));
+        let account_id = pod.and_then(|pod| pod.account_id.as_deref());
+        let platform = pod.and_then(|pod| pod.platform);
         PodView {
             name,
-            account_id: pod.and_then(|pod| pod.account_id.as_deref()).unwrap_or(&self.account_id),
+            account_id: account_id
+                .or(assumed.map(|assumed| assumed.account_id.as_str()))
+                .unwrap_or(&self.account_id),
+            role_arn: assumed.map(|assumed| assumed.role_arn.as_str()),
             region: pod.and_then(|pod| pod.region.as_deref()).unwrap_or(&self.region),
-            platform: pod.and_then(|pod| pod.platform).unwrap_or(self.platform),
+            platform: platform.or(assumed.and_then(|assumed| assumed.platform)).unwrap_or(self.platform),
             started_at: pod.and_then(|pod| pod.started_at),
             denied: pod.map(|pod| &pod.denied),
         }
+    }
+
+    /// Whether the role of one more pod can be remembered.
+    pub(super) fn role_room(&self, pod: &str) -> bool {
+        self.assumed.len() < ASSUMED_MAX || self.assumed.contains_key(pod)
     }
 
     /// The licences of an account about a product.

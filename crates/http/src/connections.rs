@@ -22,13 +22,13 @@ pub(super) struct Connections<H> {
     /// Each returns its number.
     pub(super) tasks: JoinSet<u64>,
     /// By number, so the oldest first.
-    pub(super) open: BTreeMap<u64, Open>,
+    pub(super) open: BTreeMap<u64, OpenConnection>,
     started: u64,
     /// A connection has become idle.
     pub(super) idled: Arc<Notify>,
 }
 
-pub(super) struct Open {
+pub(super) struct OpenConnection {
     task: AbortHandle,
     /// Requests that it serves: one or none in HTTP/1.
     serving: Arc<AtomicUsize>,
@@ -58,7 +58,7 @@ impl<H: Handler> Connections<H> {
             connection.await;
             number
         });
-        self.open.insert(number, Open { task, serving });
+        self.open.insert(number, OpenConnection { task, serving });
     }
 
     /// Drops what was kept of a connection that has ended; of one that was cut or panicked, the number is not known.
@@ -70,7 +70,7 @@ impl<H: Handler> Connections<H> {
     }
 
     fn oldest_idle(&self) -> Option<u64> {
-        let idle = |open: &Open| open.serving.load(Ordering::Relaxed) == 0;
+        let idle = |open: &OpenConnection| open.serving.load(Ordering::Relaxed) == 0;
         self.open.iter().find(|(_, open)| idle(open)).map(|(number, _)| *number)
     }
 

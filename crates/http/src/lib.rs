@@ -229,7 +229,7 @@ pub async fn serve(
 }
 
 /// Returns once the order to stop was given, or whoever could give it is gone.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -279,16 +279,16 @@ pub enum ReadBodyError {
 
 /// Room for all bodies of a server that are being read or worked on.
 #[derive(Debug, Clone)]
-pub struct Room(Arc<Semaphore>);
+pub struct BodyBudget(Arc<Semaphore>);
 
 /// A body, and its part of the room until it is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct BufferedBody {
     bytes: Vec<u8>,
     room: Option<OwnedSemaphorePermit>,
 }
 
-impl std::ops::Deref for Held {
+impl std::ops::Deref for BufferedBody {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -296,7 +296,7 @@ impl std::ops::Deref for Held {
     }
 }
 
-impl Room {
+impl BodyBudget {
     /// For so many bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
@@ -304,11 +304,11 @@ impl Room {
     }
 
     /// Reads a whole request body of at most `bytes_max`, as long as there is room for what has come of it.
-    pub async fn read(&self, mut body: Incoming, bytes_max: usize) -> Result<Held, ReadBodyError> {
+    pub async fn read(&self, mut body: Incoming, bytes_max: usize) -> Result<BufferedBody, ReadBodyError> {
         // Where the length is known, no growing: a body would need twice its size for a moment, and keep some of it.
         let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
         let mut held =
-            Held { bytes: Vec::with_capacity(length.unwrap_or_default().min(bytes_max)), room: None };
+            BufferedBody { bytes: Vec::with_capacity(length.unwrap_or_default().min(bytes_max)), room: None };
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| ReadBodyError::Broken)?.into_data() else { continue };
             if held.bytes.len() + data.len() > bytes_max {

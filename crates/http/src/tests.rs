@@ -23,7 +23,7 @@ impl Handler for Echo {
         match request.uri().path() {
             "/abandon" => Err(Abandoned),
             "/hang" => std::future::pending().await,
-            _ => Ok(match Room::new(1 << 10).read(request.into_body(), 4).await {
+            _ => Ok(match BodyBudget::new(1 << 10).read(request.into_body(), 4).await {
                 Ok(bytes) => text(StatusCode::OK, bytes.to_vec()),
                 Err(_) => text(StatusCode::PAYLOAD_TOO_LARGE, ""),
             }),

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError};
+use tollgate_marketplace::customer::{is_account, is_identifier};
 use tollgate_marketplace::{Customer, Hour};
 
 /// Most identifiers whose accounts are known; the oldest gives way. A seller with more customers has more than a ledger
@@ -22,9 +23,6 @@ const HOURS_KEPT: i64 = 2;
 
 /// Forms that are forgotten between two looks at the clock.
 const STEP_FORMS: i64 = 200;
-
-/// Longest identifier and account that are remembered (service model).
-const NAME_BYTES_MAX: usize = 255;
 
 /// The forms while events are counted, those that were looked up already in memory.
 pub(super) struct Forms<'a> {
@@ -145,9 +143,11 @@ pub(super) fn forget(
 }
 
 impl Ledger {
-    /// Notes which account a legacy identifier is, as `ResolveCustomer` answered. Longer names than AWS's are ignored.
+    /// Notes which account a legacy identifier is, as `ResolveCustomer` answered. What AWS would not take as an
+    /// identifier or an account is ignored.
+    /// or an account is ignored.
     pub fn identify(&mut self, identifier: &str, account: &str) -> Result<(), LedgerError> {
-        if [identifier, account].iter().any(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+        if !is_identifier(identifier) || !is_account(account) {
             return Ok(());
         }
         self.write("identify", |transaction, _| {

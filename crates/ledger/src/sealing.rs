@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::ageing::{self, Overdue};
 use super::closing::Hours;
 use super::rows::{self, Slot};
-use super::slots::{self, Open, Part, Past};
+use super::slots::{self, OpenSlot, Part, Past};
 use super::upkeep::{self, Budget};
 use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex};
 use tollgate_clock as clock;
@@ -100,7 +100,7 @@ impl Ledger {
                 (progress.keys_passed_at, progress.forgotten) = (Some(running), false);
             }
             let mut budget = Budget::new();
-            let due = Due {
+            let due = DueSlots {
                 up_to: early.map_or(hours.closed, |early| early.max(hours.closed)),
                 farthest: hours.farthest(),
                 pod: &settings.pod,
@@ -135,7 +135,7 @@ impl Ledger {
 /// Seals what is due; what must not be reported in its hour counts to the current one.
 fn seal_due(
     transaction: &Transaction<'_>,
-    due: &Due<'_>,
+    due: &DueSlots<'_>,
     current: Hour,
     now: Timestamp,
     progress: &mut Progress,
@@ -174,7 +174,7 @@ fn seal_due(
 
 fn seal_one(
     transaction: &Transaction<'_>,
-    open: &Open,
+    open: &OpenSlot,
     current: Hour,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
@@ -190,7 +190,7 @@ fn seal_one(
 /// What AWS's maximum left over counts to the current hour.
 fn keep_rest(
     transaction: &Transaction<'_>,
-    open: &Open,
+    open: &OpenSlot,
     current: Hour,
     rest: &BTreeMap<TagSet, i128>,
     now: Timestamp,
@@ -219,7 +219,7 @@ fn free(transaction: &Transaction<'_>, mut target: Slot) -> rusqlite::Result<Slo
 }
 
 /// Which slots are due.
-struct Due<'a> {
+struct DueSlots<'a> {
     /// Those of this hour, and of all before it.
     up_to: Hour,
     /// Those beyond this hour.
@@ -228,7 +228,7 @@ struct Due<'a> {
     pod: &'a str,
 }
 
-impl Due<'_> {
+impl DueSlots<'_> {
     /// The next one of them.
     fn next(
         &self,

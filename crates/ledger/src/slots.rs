@@ -9,7 +9,7 @@ use super::ageing::Overdue;
 use super::amount::{amount, blob};
 use super::links;
 use super::rows::{Slot, json, unreadable};
-use tollgate_marketplace::allocation::{ALLOCATIONS_BYTES_MAX, ALLOCATIONS_MAX};
+use tollgate_marketplace::allocation::{ALLOCATIONS_BYTES_MAX, ALLOCATIONS_MAX, PART_BYTES};
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::seal::Sum;
 use tollgate_time::Timestamp;
@@ -19,10 +19,7 @@ use tollgate_time::Timestamp;
 pub(super) const TAGGED_SETS_MAX: usize = ALLOCATIONS_MAX - 1;
 
 /// Most bytes of a slot's tags, as AWS counts them in a request; some are kept for the part without tags.
-pub(super) const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - UNTAGGED_BYTES;
-
-/// What the allocation without tags takes of a request.
-const UNTAGGED_BYTES: usize = 80;
+pub(super) const TAG_BYTES_MAX: usize = ALLOCATIONS_BYTES_MAX - PART_BYTES;
 
 /// How an amount gets into a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +60,7 @@ impl Past {
 
 /// A slot that was read whole.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenSlot {
     pub(super) id: i64,
     pub(super) slot: Slot,
     pub(super) sum: Sum,
@@ -116,7 +113,7 @@ pub(super) fn add<'a>(
     let (id, sets, bytes): (i64, i64, i64) =
         put.query_row(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     if !tagged.is_empty() {
-        let held = Held { sets: natural(sets)?, bytes: natural(bytes)? };
+        let held = TagsHeld { sets: natural(sets)?, bytes: natural(bytes)? };
         add_tagged(transaction, id, held, &tagged, part)?;
     }
     Ok(id)
@@ -124,7 +121,7 @@ pub(super) fn add<'a>(
 
 /// How much of a slot's room for tags is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
+struct TagsHeld {
     sets: usize,
     bytes: usize,
 }
@@ -132,7 +129,7 @@ struct Held {
 fn add_tagged(
     transaction: &Transaction<'_>,
     id: i64,
-    before: Held,
+    before: TagsHeld,
     tagged: &[(&TagSet, i128)],
     part: Part,
 ) -> rusqlite::Result<()> {
@@ -148,7 +145,7 @@ fn add_tagged(
         if grow.execute(params![id, text, counted, carried])? > 0 {
             continue;
         }
-        let grown = Held { sets: held.sets + 1, bytes: held.bytes + tags.request_bytes() };
+        let grown = TagsHeld { sets: held.sets + 1, bytes: held.bytes + tags.request_bytes() };
         if grown.sets > TAGGED_SETS_MAX || grown.bytes > TAG_BYTES_MAX {
             beyond += amount;
             continue;
@@ -198,7 +195,7 @@ pub(super) fn was_moved(connection: &Connection, id: i64) -> rusqlite::Result<bo
 }
 
 /// Reads a slot with all its shares, and checks that they are what was counted.
-pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<Open> {
+pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<OpenSlot> {
     struct Untagged {
         value: i128,
         total: i128,
@@ -238,7 +235,7 @@ pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<Open> {
     if shares.values().sum::<i128>() != untagged.total {
         return Err(unreadable(6, "shares that are not what was counted"));
     }
-    Ok(Open { id, slot, sum: Sum { shares, first_at: past.first_at }, past })
+    Ok(OpenSlot { id, slot, sum: Sum { shares, first_at: past.first_at }, past })
 }
 
 /// Removes a slot that went into a record or into another slot.
@@ -250,7 +247,7 @@ pub(super) fn remove(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result
 /// Moves an open slot to another one, as usage of `now`: the pod that reports it may not have run before.
 pub(super) fn carry(
     transaction: &Transaction<'_>,
-    open: &Open,
+    open: &OpenSlot,
     target: &Slot,
     now: Timestamp,
 ) -> rusqlite::Result<()> {

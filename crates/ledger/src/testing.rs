@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::rows::{self, COLUMNS};
-use crate::view::{From, Looked, Open};
+use crate::view::{From, Looked, OpenUsage};
 use crate::{Ledger, LedgerError, Settings};
 use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
@@ -57,7 +57,7 @@ impl Ledger {
     }
 
     /// All usage that is not sealed.
-    pub fn all_open(&self) -> Result<Vec<Open>, LedgerError> {
+    pub fn all_open(&self) -> Result<Vec<OpenUsage>, LedgerError> {
         let (mut all, mut next) = (Vec::new(), Some(From::default()));
         while let Some(from) = next {
             let piece = self.open_usage(&Looked::default(), from, usize::MAX)?;

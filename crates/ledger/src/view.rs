@@ -109,7 +109,7 @@ impl Standing {
 
 /// Usage of one tag set in an hour that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenUsage {
     /// The hour that it counts to.
     pub hour: Hour,
     /// Whose it is, as views show it.
@@ -166,7 +166,7 @@ impl Ledger {
         looked: &Looked,
         from: From,
         limit: usize,
-    ) -> Result<Piece<Open, From>, LedgerError> {
+    ) -> Result<Piece<OpenUsage, From>, LedgerError> {
         let sql = format!(
             "SELECT id, hour, customer, dimension, plus(amount, additive), late_from, tagged,
                  (?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5)
@@ -189,7 +189,7 @@ impl Ledger {
                 }
                 let skip = if slot == from.slot { from.rows } else { 0 };
                 let (late_from, tagged): (Option<i64>, i64) = (row.get(5)?, row.get(6)?);
-                let untagged = Open {
+                let untagged = OpenUsage {
                     hour: Hour::from_number(row.get(1)?),
                     customer: row.get(2)?,
                     dimension: row.get(3)?,
@@ -208,7 +208,7 @@ impl Ledger {
                 let shares = shares(connection, slot, skip, room)?;
                 budget.spend(shares.len());
                 let rows = first + skip + shares.len();
-                found.extend(shares.into_iter().map(|(tags, micros)| Open {
+                found.extend(shares.into_iter().map(|(tags, micros)| OpenUsage {
                     tags,
                     micros,
                     ..untagged.clone()

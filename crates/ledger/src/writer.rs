@@ -79,7 +79,7 @@ impl Writer {
             doorbell: Arc::clone(&doorbell),
             taken: 0,
             tell,
-            pace: Pace::default(),
+            pace: LatestCommit::default(),
             latest_failure: Arc::clone(&latest_failure),
         };
         let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
@@ -197,19 +197,19 @@ struct Thread {
     taken: usize,
     /// Wakes the requests of a commit from inside the runtime: from this thread each would be a system call.
     tell: mpsc::UnboundedSender<Vec<Told>>,
-    pace: Pace,
+    pace: LatestCommit,
     latest_failure: LatestFailure,
 }
 
 /// How the latest commit went, which says how the next one should be gathered. Pure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Pace {
+struct LatestCommit {
     /// Requests that it covered, and those that were waiting when it ended: so many clients are at it.
     crowd: usize,
     took: Duration,
 }
 
-impl Pace {
+impl LatestCommit {
     /// How long the next commit may wait for the crowd, `idle` after the latest one. One client has nobody to wait for;
     /// a crowd that was gone for as long as a commit takes has gone away.
     fn patience(self, idle: Duration) -> Duration {
@@ -255,7 +255,7 @@ impl Thread {
                 // Before anybody is told: what waits now is others' requests, and the crowd is both.
                 work = self.gather(&mut group, 0, Duration::ZERO);
             }
-            self.pace = Pace { crowd: told.len() + group.replies.len(), took };
+            self.pace = LatestCommit { crowd: told.len() + group.replies.len(), took };
             if let Err(mpsc::error::SendError(told)) = self.tell.send(told) {
                 tell_all(told);
             }
@@ -382,6 +382,7 @@ mod tests {
     use super::*;
 
     use crate::Settings;
+    use crate::testing::{START, settings};
     use tollgate_marketplace::{Customer, Quantity, TagSet};
     use tollgate_time::Timestamp;
 
@@ -417,21 +418,11 @@ mod tests {
     }
 
     fn start(bytes_max: u64) -> (tempfile::TempDir, Writer, Seen) {
-        let now = Timestamp::from_unix_seconds(1_795_507_200);
-        let settings = Settings {
-            product: "demometered".into(),
-            pod: "pod".into(),
-            settle: Duration::ZERO,
-            bytes_max,
-            started_at: now,
-            zero_dimensions: Vec::new(),
-            aws_door: false,
-            idempotency_window: Duration::from_secs(3600),
-        };
+        let settings = Settings { bytes_max, ..settings("pod") };
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let seen = Seen::default();
-        let writer = Writer::start(ledger, WallClock::fixed(now), seen.clone()).unwrap();
+        let writer = Writer::start(ledger, WallClock::fixed(START), seen.clone()).unwrap();
         (folder, writer, seen)
     }
 
@@ -478,9 +469,9 @@ mod tests {
 
     #[test]
     fn whoever_comes_alone_never_waits() {
-        assert_eq!(Pace::default().patience(Duration::ZERO), Duration::ZERO);
-        assert_eq!(Pace { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), Duration::ZERO);
-        let crowd = Pace { crowd: 64, took: 3 * MS };
+        assert_eq!(LatestCommit::default().patience(Duration::ZERO), Duration::ZERO);
+        assert_eq!(LatestCommit { crowd: 1, took: 3 * MS }.patience(Duration::ZERO), Duration::ZERO);
+        let crowd = LatestCommit { crowd: 64, took: 3 * MS };
         assert_eq!(crowd.patience(4 * MS), Duration::ZERO, "the crowd has gone away");
     }
 
@@ -493,9 +484,9 @@ mod tests {
 
     #[test]
     fn a_crowd_is_waited_for_as_long_as_a_commit_takes() {
-        let pace = Pace { crowd: 64, took: 4 * MS };
+        let pace = LatestCommit { crowd: 64, took: 4 * MS };
         assert_eq!(pace.patience(MS), 4 * MS);
-        let slow = Pace { took: 1000 * MS, ..pace };
+        let slow = LatestCommit { took: 1000 * MS, ..pace };
         assert_eq!(slow.patience(MS), GATHER_MAX, "a slow disk is no reason to wait for nobody");
     }
 

@@ -21,8 +21,9 @@ pub const TAG_VALUE_CHARS_MAX: usize = 256;
 /// tags would be five times as much.
 pub const ALLOCATIONS_BYTES_MAX: usize = 800_000;
 
-/// Around an allocation's tags, and around a tag's texts: names of members, a quantity, marks.
-const PART_BYTES: usize = 80;
+/// Around an allocation's tags, and around a tag's texts: names of members, a quantity, marks. One without tags has no
+/// more.
+pub const PART_BYTES: usize = 80;
 
 /// A set of tags that AWS takes; the empty one stands for usage without tags. Small, and its copies share one text: a
 /// record has 2,500 of them, and a map for each would take more than half a KiB.

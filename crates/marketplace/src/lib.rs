@@ -34,19 +34,7 @@ pub use operation::{
 };
 pub use quantity::Quantity;
 pub use service::{Forward, Meter, Regional, Register, Resolve};
-
-/// A product code as AWS issues it: 1–255 characters of `[-a-zA-Z0-9/=:_.@]` (service model, `ProductCode`; the model
-/// allows an empty one, which names no product).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct ProductCode(String);
-
-impl ProductCode {
-    /// The code as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+pub use tollgate_receipt::{Invalid, NONCE_BYTES, NONCE_CHARS_MAX, Nonce, ProductCode, PublicKeyVersion};
 
 /// Clocks of machines differ by so much. A time that is further ahead comes from a clock that is wrong.
 pub const AHEAD_MAX: Duration = Duration::from_secs(300);
@@ -56,119 +44,6 @@ pub const DIMENSION_CHARS_MAX: usize = 255;
 
 /// AWS Marketplace allows a product at most so many dimensions.
 pub const DIMENSIONS_MAX: usize = 200;
-
-/// Longest product code in the service model.
-pub const PRODUCT_CODE_CHARS_MAX: usize = 255;
-
-impl FromStr for ProductCode {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        if text.is_empty() {
-            return Err(Invalid(
-                "is empty; take the product code from the product's page in the AWS Marketplace Management Portal",
-            ));
-        }
-        if text.len() > PRODUCT_CODE_CHARS_MAX {
-            return Err(Invalid("is longer than the 255 characters that AWS allows"));
-        }
-        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/=:_.@".contains(&b)) {
-            return Err(Invalid("may hold only letters, digits and - / = : _ . @"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for ProductCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The version of a product's public key: an integer of at least 1 (service model, `VersionInteger`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct PublicKeyVersion(i32);
-
-impl PublicKeyVersion {
-    /// The only version that most products ever have.
-    pub const FIRST: Self = Self(1);
-
-    /// Parses a number.
-    pub const fn try_new(version: i64) -> Result<Self, Invalid> {
-        if version < 1 || version > i32::MAX as i64 {
-            return Err(Invalid("must be a whole number from 1 to 2147483647"));
-        }
-        Ok(Self(version as i32))
-    }
-
-    /// The number as the service model types it.
-    #[must_use]
-    pub const fn value(self) -> i32 {
-        self.0
-    }
-}
-
-impl FromStr for PublicKeyVersion {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-        if !plain {
-            return Err(Invalid("must be a whole number from 1 to 2147483647"));
-        }
-        Self::try_new(text.parse().unwrap_or(i64::MAX))
-    }
-}
-
-impl fmt::Display for PublicKeyVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What makes one `RegisterUsage` call unlike every other: 1–255 characters (service model, `Nonce`; the model allows
-/// none, which proves no freshness).
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Nonce(String);
-
-/// Longest nonce in the service model.
-pub const NONCE_CHARS_MAX: usize = 255;
-
-/// Bytes of randomness in a nonce of ours: as much as the hash that signs it, far beyond any birthday.
-pub const NONCE_BYTES: usize = 32;
-
-impl Nonce {
-    /// From 32 random bytes, as base64url without padding (43 characters).
-    #[must_use]
-    pub fn from_random(bytes: [u8; NONCE_BYTES]) -> Self {
-        use base64::Engine as _;
-        Self(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
-    }
-
-    /// The nonce as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Nonce {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        if text.is_empty() || text.chars().count() > NONCE_CHARS_MAX {
-            return Err(Invalid("must have 1 to 255 characters"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-/// Not shown: with the token it can be replayed to whoever trusts the pair.
-impl fmt::Debug for Nonce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Nonce(…)")
-    }
-}
 
 /// An AWS region name such as `eu-central-1`: an area of the world, a direction and a number.
 ///
@@ -223,11 +98,6 @@ impl fmt::Display for Region {
 
 /// Largest file with a token for credentials: a projected one has some kilobytes.
 pub const CREDENTIAL_FILE_BYTES_MAX: usize = 64 * 1024;
-
-/// A value that is not of its type; the text follows the name of the setting or field ("product_code may hold only…").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(pub &'static str);
 
 /// Who must act on a fault, which decides the state, the answer of the probes and when AWS is asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -368,16 +238,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn product_codes() {
-        for good in ["demohourly", "1fszvu527waovqeuhpkyx2b5d", "a-b/c=d:e_f.g@h"] {
-            assert_eq!(good.parse::<ProductCode>().unwrap().as_str(), good);
-        }
-        for bad in ["", "two words", "ünder", "a\n", &"x".repeat(256)] {
-            assert!(bad.parse::<ProductCode>().is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
     fn regions() {
         // All that AWS lists for its metering service, one of each other partition, and one that is still to come.
         let listed = "af-south-1 ap-east-1 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 \
@@ -411,16 +271,6 @@ mod tests {
     }
 
     #[test]
-    fn key_versions() {
-        for good in ["1", "2", "2147483647"] {
-            assert!(good.parse::<PublicKeyVersion>().is_ok(), "{good}");
-        }
-        for bad in ["", "0", "01", "-1", "+1", "1.0", "2147483648", "99999999999999999999"] {
-            assert!(bad.parse::<PublicKeyVersion>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn fault_codes_from_the_wire_are_plain_identifiers() {
         let code = |text: &str| FaultCode::from_wire(text).as_str().to_owned();
         assert_eq!(code("com.amazonaws.x#ThrottlingException"), "ThrottlingException");
@@ -428,12 +278,5 @@ mod tests {
         assert_eq!(code("ns#ThrottlingException:http://internal.amazon.com/#top"), "ThrottlingException");
         assert_eq!(code("<html>"), "UnknownError");
         assert_eq!(code(&"x".repeat(65)), "UnknownError");
-    }
-
-    #[test]
-    fn a_nonce_is_not_shown() {
-        let nonce = Nonce::from_random([7; NONCE_BYTES]);
-        assert_eq!(nonce.as_str().len(), 43);
-        assert!(!format!("{nonce:?}").contains(nonce.as_str()));
     }
 }

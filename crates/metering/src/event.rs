@@ -17,7 +17,7 @@ use ring::digest;
 use serde_json::value::RawValue;
 
 use form::{CustomerDocument, Document, Named, Tags};
-use tollgate_marketplace::{AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, Quantity, TagSet};
+use tollgate_marketplace::{AHEAD_MAX, Customer, DIMENSION_CHARS_MAX, Quantity, TagSet, customer};
 use tollgate_time::Timestamp;
 
 pub use form::split;
@@ -211,16 +211,16 @@ fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Custome
     }
     match (document.account_id, document.license_arn, document.identifier) {
         (Some(account_id), license_arn, None) => {
-            if !form::is_account(&account_id) {
+            if !customer::is_account(&account_id) {
                 return reject("customer.account_id must be 1 to 255 digits");
             }
-            if license_arn.as_deref().is_some_and(|arn| !form::is_license_arn(arn)) {
+            if license_arn.as_deref().is_some_and(|arn| !customer::is_license_arn(arn)) {
                 return reject("customer.license_arn must be a LicenseArn, as ResolveCustomer returns it");
             }
             Ok(Customer::Account { account_id, license_arn })
         }
         (None, None, Some(identifier)) => {
-            if !form::is_identifier(&identifier) {
+            if !customer::is_identifier(&identifier) {
                 return reject("customer.identifier must have 1 to 255 characters");
             }
             Ok(Customer::Identifier(identifier))

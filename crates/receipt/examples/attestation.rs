@@ -14,6 +14,10 @@ use serde_json::{Value, json};
 
 use tollgate_receipt::{Expected, Nonce, PublicKey, PublicKeyVersion, verify};
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program of its own: these arguments are no settings of the sidecar"
+)]
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [url, key_file, product_code] = arguments.as_slice() else {
@@ -39,8 +43,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the example runs alone: there is no clock to follow")]
-fn now() -> tollgate_receipt::Timestamp {
-    SystemTime::now().into()
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// One request over plain HTTP, as the sidecar is on loopback.

@@ -10,7 +10,7 @@ use std::fmt;
 use jsonwebtoken::DecodingKey;
 use rustls_pki_types::pem::{self, SectionKind};
 
-use tollgate_marketplace::PublicKeyVersion;
+use crate::PublicKeyVersion;
 
 /// Smallest modulus that ring verifies with PSS; AWS's keys have 3072 bits.
 pub const MODULUS_BITS_MIN: usize = 2048;

@@ -50,8 +50,10 @@
 pub mod json;
 mod key;
 mod ps256;
+mod question;
 
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -61,8 +63,9 @@ use jsonwebtoken::signature::Verifier as _;
 use json::Members;
 
 pub use key::{KeyError, KeyRing, MODULUS_BITS_MAX, MODULUS_BITS_MIN, PEM_BYTES_MAX, PublicKey};
-pub use tollgate_marketplace::{Invalid, Nonce, ProductCode, PublicKeyVersion};
-pub use tollgate_time::Timestamp;
+pub use question::{
+    Invalid, NONCE_BYTES, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode, PublicKeyVersion,
+};
 
 /// Longest token accepted; AWS's have less than 1 KiB.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -76,7 +79,7 @@ pub struct Receipt {
     nonce: Nonce,
     product_code: ProductCode,
     public_key_version: PublicKeyVersion,
-    issued_at: Option<Timestamp>,
+    issued_at: Option<SystemTime>,
     clock_warning: Option<i64>,
     emulated: bool,
     claims: String,
@@ -109,7 +112,7 @@ impl Receipt {
 
     /// `iat`, if the token has it.
     #[must_use]
-    pub const fn issued_at(&self) -> Option<Timestamp> {
+    pub const fn issued_at(&self) -> Option<SystemTime> {
         self.issued_at
     }
 
@@ -154,7 +157,7 @@ pub struct Expected<'a> {
     /// The nonce of this very call.
     pub nonce: &'a Nonce,
     /// The present.
-    pub now: Timestamp,
+    pub now: SystemTime,
     /// Accept tokens of the emulator.
     pub allow_emulated: bool,
 }
@@ -265,7 +268,8 @@ impl VerifyError {
 /// Verifies `token` as the answer to what is [`Expected`], with the seller's key of that version.
 ///
 /// ```
-/// use tollgate_receipt::{Expected, PublicKey, PublicKeyVersion, Timestamp, VerifyError, verify};
+/// use std::time::{Duration, UNIX_EPOCH};
+/// use tollgate_receipt::{Expected, PublicKey, PublicKeyVersion, VerifyError, verify};
 ///
 /// let token = include_str!("../../../tests/fixtures/tokens/openssl-rsa2048-e3.jwt");
 /// let key = include_bytes!("../../../tests/fixtures/tokens/openssl-rsa2048-e3.pub.pem");
@@ -274,7 +278,7 @@ impl VerifyError {
 ///     product_code: &"demohourly".parse()?,
 ///     public_key_version: PublicKeyVersion::FIRST,
 ///     nonce: &"fixture-nonce".parse()?,
-///     now: Timestamp::parse("2026-11-24T08:00:00Z").ok_or("no time")?,
+///     now: UNIX_EPOCH + Duration::from_secs(1_795_507_200),
 ///     allow_emulated: false,
 /// };
 /// let receipt = verify(token.trim(), &key, &expected)?;
@@ -288,7 +292,8 @@ pub fn verify(token: &str, key: &PublicKey, expected: &Expected<'_>) -> Result<R
     let payload = verify_jws(token, key)?;
     let claims = Members::parse(&payload).ok_or(VerifyError::PayloadInvalid)?;
     verify_question(&claims, expected)?;
-    let issued_at = verify_times(&claims, expected.now)?;
+    let now = seconds_since_1970(expected.now);
+    let iat = verify_times(&claims, now)?;
     // Anything but a plain `false` counts, in any casing: the mark is there to be seen.
     let emulated =
         claims.names().any(|name| same_word(name, "emulated") && claims.raw(name) != Some("false"));
@@ -300,8 +305,8 @@ pub fn verify(token: &str, key: &PublicKey, expected: &Expected<'_>) -> Result<R
         nonce: expected.nonce.clone(),
         product_code: expected.product_code.clone(),
         public_key_version: expected.public_key_version,
-        issued_at,
-        clock_warning: issued_at.and_then(|at| clock_warning(at, expected.now)),
+        issued_at: iat.and_then(moment),
+        clock_warning: iat.and_then(|iat| clock_warning(iat, now)),
         emulated,
         claims: String::from_utf8(payload).map_err(|_| VerifyError::PayloadInvalid)?,
     })
@@ -377,8 +382,8 @@ fn same_word(a: &str, b: &str) -> bool {
     a.to_uppercase().to_lowercase() == b.to_lowercase()
 }
 
-/// `exp`, `nbf` and `iat` (RFC 7519, section 4.1); returns `iat`.
-fn verify_times(claims: &Members, now: Timestamp) -> Result<Option<Timestamp>, VerifyError> {
+/// `exp`, `nbf` and `iat` (RFC 7519, section 4.1), in seconds since 1970 like `now`; returns `iat`.
+fn verify_times(claims: &Members, now: f64) -> Result<Option<f64>, VerifyError> {
     let time = |name: &str| match claims.raw(name) {
         None => Ok(None),
         Some(text) => match serde_json::from_str::<f64>(text) {
@@ -386,27 +391,29 @@ fn verify_times(claims: &Members, now: Timestamp) -> Result<Option<Timestamp>, V
             _ => Err(VerifyError::TimeInvalid),
         },
     };
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "milliseconds since 1970 stay below 2^53 for 285,000 years"
-    )]
-    let now_s = now.unix_millis() as f64 / 1000.0;
-    if time("exp")?.is_some_and(|exp| now_s > exp + LEEWAY_SECONDS) {
+    if time("exp")?.is_some_and(|exp| now > exp + LEEWAY_SECONDS) {
         return Err(VerifyError::Expired);
     }
-    if time("nbf")?.is_some_and(|nbf| now_s + LEEWAY_SECONDS < nbf) {
+    if time("nbf")?.is_some_and(|nbf| now + LEEWAY_SECONDS < nbf) {
         return Err(VerifyError::NotYetValid);
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a cast from f64 saturates, and the age check refuses the rest"
-    )]
-    let issued_at = time("iat")?.map(|iat| Timestamp::from_unix_millis((iat * 1000.0) as i64));
-    Ok(issued_at)
+    time("iat")
 }
 
-fn clock_warning(issued_at: Timestamp, now: Timestamp) -> Option<i64> {
-    let seconds = issued_at.unix_seconds().saturating_sub(now.unix_seconds());
+/// A clock before 1970 is broken; then the epoch is as good as any other time.
+fn seconds_since_1970(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// What is out of all reason is cut to 285 million years; `None` where this system cannot show that either.
+fn moment(seconds: f64) -> Option<SystemTime> {
+    let distance = Duration::try_from_secs_f64(seconds.abs().min(9.0e15)).ok()?;
+    if seconds < 0.0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a cast from f64 saturates")]
+fn clock_warning(iat: f64, now: f64) -> Option<i64> {
+    let seconds = (iat.floor() - now.floor()) as i64;
     (seconds.unsigned_abs() > 300).then_some(seconds)
 }
 

@@ -21,6 +21,10 @@ static SIGNER: LazyLock<RsaKeyPair> = LazyLock::new(|| key_pair(PRIVATE));
 /// 2026-11-24T08:00:00Z
 const NOW_S: i64 = 1_795_507_200;
 
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(NOW_S.unsigned_abs())
+}
+
 fn key_pair(pem: &[u8]) -> RsaKeyPair {
     use rustls_pki_types::pem::PemObject as _;
     let der = rustls_pki_types::PrivatePkcs8KeyDer::from_pem_slice(pem).unwrap();
@@ -69,7 +73,7 @@ fn judge_with(token: &str, key: &PublicKey, allow_emulated: bool) -> Result<Rece
         product_code: &product_code,
         public_key_version: PublicKeyVersion::FIRST,
         nonce: &nonce,
-        now: Timestamp::from_unix_seconds(NOW_S),
+        now: now(),
         allow_emulated,
     };
     verify(token, key, &expected)
@@ -88,7 +92,7 @@ fn a_token_as_aws_sends_it_is_accepted() {
     let token = token_of(HEADER, &claims().to_string());
     let receipt = judge(&token).unwrap();
     assert_eq!(receipt.token(), token);
-    assert_eq!(receipt.issued_at(), Some(Timestamp::from_unix_seconds(NOW_S)));
+    assert_eq!(receipt.issued_at(), Some(now()));
     assert_eq!((receipt.clock_warning(), receipt.emulated()), (None, false));
     assert_eq!(serde_json::from_str::<Value>(receipt.claims_json()).unwrap(), claims());
     let shown = format!("{receipt:?}");
@@ -435,3 +439,12 @@ fn depth_and_odd_numbers_in_other_claims_do_no_harm() {
 }
 
 mod properties;
+
+#[test]
+fn an_iat_out_of_all_reason_is_shown_as_far_as_can_be_and_warned_of() {
+    for (iat, ahead) in [(json!(1e300), true), (json!(-1e300), false), (json!(-1), false)] {
+        let receipt = judge(&token_of(HEADER, &with("iat", iat.clone()))).unwrap();
+        assert_eq!(receipt.clock_warning().map(i64::is_positive), Some(ahead), "{iat}");
+        assert_eq!(receipt.issued_at().map(|at| at > now()), Some(ahead), "{iat}");
+    }
+}

@@ -125,6 +125,16 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
+/// For what knows no other time; where no clock of the system could show it, the epoch.
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        let distance = Duration::from_millis(time.0.unsigned_abs());
+        let shown =
+            if time.0 < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
+        shown.unwrap_or(UNIX_EPOCH)
+    }
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

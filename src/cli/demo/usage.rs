@@ -1,4 +1,4 @@
-//! The second act: usage goes in, an hour passes on the emulator's clock, and the bill comes out equal.
+//! The third act: usage goes in, an hour passes on the emulator's clock, and the bill comes out equal.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,10 +7,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
-use super::{ANSWER_TIMEOUT, Facts, LOOK_EVERY, PATIENCE, child, listening, local, say};
+use super::{Facts, LOOK_EVERY, PATIENCE, Steps, call, child, listening, local, say};
 use tollgate_clock as clock;
-use tollgate_http::Address;
-use tollgate_http::client::{Ask, ask};
+use tollgate_http::client::Ask;
 
 /// What the application of the demo uses.
 const EVENTS: [(&str, &str); 4] =
@@ -20,22 +19,22 @@ const EVENTS: [(&str, &str); 4] =
 const AN_HOUR_AND_ALL: &str = "75m";
 
 /// Tells the act; the sidecar ends with it.
-pub(super) async fn tell(facts: &Facts, folder: &Path) -> io::Result<()> {
+pub(super) async fn tell(facts: &Facts, folder: &Path, steps: &mut Steps) -> io::Result<()> {
     let (_sidecar, app) = start(facts, folder).await?;
-    say(&format!("  7. a metered product: tollgate run, application at http://{app}"));
+    steps.say(&format!("a metered product: tollgate run, application at http://{app}"));
     for (dimension, quantity) in EVENTS {
         let event = json!({"dimension": dimension, "quantity": quantity}).to_string();
         let answer = call(app, Ask::post("/v1/usage", event)).await?;
         let status = &answer["results"][0]["status"];
-        say(&format!("     POST /v1/usage {quantity} {dimension}: {}", status.as_str().unwrap_or("?")));
+        say(&format!("      POST /v1/usage {quantity} {dimension}: {}", status.as_str().unwrap_or("?")));
     }
-    let emulator: SocketAddr =
-        facts.endpoint.trim_start_matches("http://").parse().map_err(io::Error::other)?;
+    let emulator = facts.address()?;
     let order = json!({"advance": AN_HOUR_AND_ALL}).to_string();
     let now = call(emulator, Ask::post("/_emulator/clock", order)).await?["now"].clone();
-    say(&format!("  8. the hour passes: the emulator's clock shows {}", now.as_str().unwrap_or("?")));
+    steps.say(&format!("the hour passes: the emulator's clock shows {}", now.as_str().unwrap_or("?")));
     let reconciled = wait_until_billed(app).await?;
     let bill = call(emulator, Ask::get("/_emulator/ledger?product_code=demometered")).await?;
+    steps.say("the bill:");
     let empty = Vec::new();
     for row in reconciled["dimensions"].as_array().unwrap_or(&empty) {
         let totals = bill["totals"].as_array().unwrap_or(&empty);
@@ -46,7 +45,7 @@ pub(super) async fn tell(facts: &Facts, folder: &Path) -> io::Result<()> {
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         say(&format!(
-            "  9. {}: acknowledged {}, on AWS's bill {}: equal",
+            "      {}: acknowledged {}, on AWS's bill {}: equal",
             text(&row["dimension"]),
             text(&row["accepted"]),
             text(billed)
@@ -102,9 +101,4 @@ async fn wait_until_billed(app: SocketAddr) -> io::Result<Value> {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-async fn call(addr: SocketAddr, question: Ask<'_>) -> io::Result<Value> {
-    let answer = ask(&Address::Tcp(addr), question, ANSWER_TIMEOUT).await.map_err(io::Error::other)?;
-    Ok(serde_json::from_slice(answer.body())?)
 }

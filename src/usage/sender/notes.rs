@@ -5,13 +5,13 @@ use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
 
 /// An answer about a record, or a decision.
-pub(super) struct Note {
+pub(super) struct Outcome {
     pub(super) record: Record,
     pub(super) answered: Answered,
     pub(super) due_at: Option<Timestamp>,
 }
 
-impl Note {
+impl Outcome {
     pub(super) fn row(&self) -> Noted {
         Noted { id: self.record.id, answered: self.answered.clone(), due_at: self.due_at }
     }
@@ -23,8 +23,8 @@ impl Note {
 }
 
 /// Tells what is on disk now.
-pub(super) fn tell(notes: &[Note], metrics: &Metrics) {
-    for Note { record, answered, .. } in notes {
+pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
+    for Outcome { record, answered, .. } in notes {
         let (id, dimension, hour) = (record.id, record.dimension.as_str(), record.hour);
         let outcome = match answered {
             Answered::Accepted(_) => {

@@ -6,18 +6,16 @@ mod scenes;
 
 use super::*;
 use crate::entitlement::word::{self, Hear};
-use tollgate_ledger::{self as ledger, Ledger};
+use tollgate_ledger::Ledger;
+use tollgate_ledger::testing::{self, SETTLE, START};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_metering::policy::Window;
 use tollgate_metering::record::State;
 
-/// 2026-11-24T08:00:00Z, the start of an hour.
-const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-const SETTLE: Duration = Duration::from_secs(120);
 
 const ACCEPTED: State = State::Accepted { unconfirmed: false };
 const CARRIED: State = State::Carried { in_doubt: false };
@@ -35,19 +33,16 @@ struct Bench {
 
 impl Bench {
     fn start(service: Scripted, outlet: Outlet) -> Self {
-        let folder = tollgate_ledger::testing::folder();
+        let (bench, sender) = Self::with_sender(service, outlet);
+        tokio::spawn(sender.run());
+        bench
+    }
+
+    /// Over a new ledger, with a sender that does not run yet.
+    fn with_sender(service: Scripted, outlet: Outlet) -> (Self, Sender) {
+        let folder = testing::folder();
         let clock = WallClock::fixed(START);
-        let settings = ledger::Settings {
-            product: "demometered".into(),
-            pod: "pod".into(),
-            settle: SETTLE,
-            bytes_max: 1 << 30,
-            started_at: START,
-            zero_dimensions: Vec::new(),
-            aws_door: false,
-            idempotency_window: 48 * HOUR,
-        };
-        let ledger = Ledger::open(folder.path(), settings).unwrap();
+        let ledger = Ledger::open(folder.path(), testing::settings("pod")).unwrap();
         let metrics = Arc::new(Metrics::new());
         let writer = Writer::inline(ledger, clock.clone());
         let window = match outlet {
@@ -62,8 +57,7 @@ impl Bench {
         let service = Arc::new(service);
         let aws: Arc<dyn Meter> = Arc::clone(&service) as Arc<dyn Meter>;
         let sender = Sender::new(settings, aws, writer.clone(), clock.clone(), metrics, tell, flushed);
-        tokio::spawn(sender.run());
-        Self { _folder: folder, service, writer, clock, flushes, hear }
+        (Self { _folder: folder, service, writer, clock, flushes, hear }, sender)
     }
 
     async fn take(&self, account: &str, dimension: &str, micros: u64) {

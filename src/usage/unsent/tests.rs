@@ -6,20 +6,16 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::entitlement::word::{self, Hear};
 use crate::usage::sender::{Outlet, Sender, Settings};
-use tollgate_ledger as ledger;
 use tollgate_ledger::repair::{Repair, Repaired};
+use tollgate_ledger::testing::{self, SETTLE, START};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_metering::policy::{Policy, Window};
 use tollgate_metering::record::{Record, State};
-use tollgate_time::Timestamp;
 
-/// 2026-11-24T08:00:00Z, the start of an hour.
-const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-const SETTLE: Duration = Duration::from_secs(120);
 /// Shorter than the configuration allows: an hour takes thousands of looks.
 const CLOSE_AFTER: Duration = Duration::from_secs(1800);
 
@@ -43,7 +39,7 @@ struct Process {
 impl Bench {
     async fn new(close_after: Option<Duration>) -> Self {
         let mut bench = Self {
-            folder: tollgate_ledger::testing::folder(),
+            folder: testing::folder(),
             service: Arc::new(Scripted::always(Act::Accept)),
             metrics: Arc::new(Metrics::new()),
             clock: WallClock::fixed(START),
@@ -61,17 +57,7 @@ impl Bench {
                 let _ = task.await;
             }
         }
-        let settings = ledger::Settings {
-            idempotency_window: Duration::from_secs(48 * 3600),
-            product: "demometered".into(),
-            pod: "pod".into(),
-            settle: SETTLE,
-            bytes_max: 1 << 30,
-            started_at: START,
-            zero_dimensions: Vec::new(),
-            aws_door: false,
-        };
-        let ledger = Ledger::open(self.folder.path(), settings).unwrap();
+        let ledger = Ledger::open(self.folder.path(), testing::settings("pod")).unwrap();
         let writer = Writer::inline(ledger, self.clock.clone());
         let policy = Policy {
             pod: "pod".into(),

@@ -3,6 +3,7 @@
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::*;
+use crate::credentials::Role;
 
 /// 2026-11-24T08:00:00Z
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -44,7 +45,12 @@ fn replaced(name: &'static str, from: &str, to: &str) -> HeaderMap {
 fn checked(headers: &HeaderMap, body: &[u8], only: Option<&(String, Secret)>) -> Result<Signer, String> {
     let (world, sessions) = (World::empty(), Sessions::default());
     let keyring = Keyring { world: &world, sessions: &sessions, only };
-    check(Signed { headers, body, now: NOW }, keyring).map_err(|error| error.code.into_owned())
+    check(posted(headers, body), keyring).map_err(|error| error.code.into_owned())
+}
+
+fn posted<'a>(headers: &'a HeaderMap, body: &'a [u8]) -> Signed<'a> {
+    let now = Now { system: NOW, emulated: NOW };
+    Signed { service: METERING, method: "POST", query: "", headers, body, now }
 }
 
 fn secret(access_key: &str, secret: &str) -> (String, Secret) {
@@ -55,7 +61,10 @@ fn secret(access_key: &str, secret: &str) -> (String, Secret) {
 fn a_signature_made_by_botocore_is_verified() {
     let known = secret("AKIDEXAMPLE", SECRET);
     let signer = checked(&request(|_| {}), BODY, Some(&known)).unwrap();
-    assert_eq!(signer, Signer { pod: "AKIDEXAMPLE".to_owned(), region: "us-east-1".to_owned() });
+    assert_eq!(
+        signer,
+        Signer { pod: "AKIDEXAMPLE".to_owned(), region: "us-east-1".to_owned(), session: None }
+    );
     let wrong = Err("InvalidSignatureException".to_owned());
     assert_eq!(checked(&request(|_| {}), b"{}", Some(&known)), wrong, "another body");
     assert_eq!(checked(&replaced("x-amz-target", "Register", "Meter"), BODY, Some(&known)), wrong);
@@ -107,11 +116,11 @@ fn requests_are_good_for_five_minutes_around_the_systems_time() {
 #[test]
 fn a_session_needs_its_token_and_its_time() {
     let (world, mut sessions) = (World::empty(), Sessions::default());
-    let session = sessions.issue(NOW.minus(std::time::Duration::from_secs(3600)), "pod-7", None).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    let before = Now { system: NOW.minus(hour), emulated: NOW };
+    let session = sessions.issue(before, "pod-7", "name", Role::of_task("111122223333"), hour).unwrap();
     let keyring = Keyring { world: &world, sessions: &sessions, only: None };
-    let code = |headers: &HeaderMap| {
-        check(Signed { headers, body: BODY, now: NOW }, keyring).unwrap_err().code.into_owned()
-    };
+    let code = |headers: &HeaderMap| check(posted(headers, BODY), keyring).unwrap_err().code.into_owned();
     assert_eq!(
         code(&replaced("authorization", "AKIDEXAMPLE", &session.access_key)),
         "UnrecognizedClientException"

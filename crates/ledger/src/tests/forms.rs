@@ -63,6 +63,17 @@ fn an_identifier_counts_as_its_account_where_that_is_known() {
     assert_eq!(bench.take(of(identified(), 8, next), next), Taken::OtherForm);
 }
 
+/// AWS counts characters, and so does what reads events.
+#[test]
+fn an_identifier_of_any_length_that_aws_takes_is_remembered() {
+    for identifier in ["i".repeat(255), "ü".repeat(255)] {
+        let mut bench = Bench::new();
+        bench.ledger().identify(&identifier, "111122223333").unwrap();
+        bench.take(of(licensed(), 1, START), START);
+        assert_eq!(bench.take(of(Customer::Identifier(identifier), 2, START), START), Taken::OtherForm);
+    }
+}
+
 #[test]
 fn usage_of_the_other_form_is_neither_carried_nor_replayed_into_an_hour() {
     let mut bench = Bench::new();

@@ -115,82 +115,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
     }
 }
 
-/// Longest legacy identifier of a customer (service model, `CustomerIdentifier`).
-const IDENTIFIER_CHARS_MAX: usize = 255;
-
-/// Longest account of a customer (service model, `CustomerAWSAccountId`). AWS's own have 12 digits.
-const ACCOUNT_CHARS_MAX: usize = 255;
-
-/// Whether AWS takes a text as `CustomerIdentifier`; an empty one names nobody.
-pub(super) fn is_identifier(text: &str) -> bool {
-    !text.is_empty() && text.chars().nth(IDENTIFIER_CHARS_MAX).is_none()
-}
-
-/// Whether AWS takes a text as `CustomerAWSAccountId`.
-pub(super) fn is_account(text: &str) -> bool {
-    (1..=ACCOUNT_CHARS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Whether AWS takes a text as `LicenseArn`: `arn:aws…:service:region:account:resource`, in the lengths and letters of
-/// the service model's pattern.
-pub(super) fn is_license_arn(text: &str) -> bool {
-    let place = |part: &str, min: usize| {
-        (min..=63).contains(&part.len())
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_/.-".contains(&byte))
-    };
-    let mut parts = text.splitn(6, ':');
-    let [Some("arn"), Some(partition), Some(service), Some(region), Some(account), Some(resource)] =
-        std::array::from_fn(|_| parts.next())
-    else {
-        return false;
-    };
-    let starts = |part: &str| part.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    partition
-        .strip_prefix("aws")
-        .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-'))
-        && place(service, 1)
-        && starts(service)
-        && place(region, 0)
-        && place(account, 0)
-        && (1..=1024).contains(&resource.len())
-        && starts(resource)
-        && resource.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":_/+=,@.-".contains(&byte))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn identifiers_keep_to_the_service_models_limits() {
-        assert!(is_identifier("c") && is_identifier(&"ü".repeat(255)));
-        assert!(!is_identifier("") && !is_identifier(&"c".repeat(256)));
-        assert!(is_account("111122223333") && is_account(&"1".repeat(255)));
-        assert!(!is_account("") && !is_account(&"1".repeat(256)) && !is_account("١") && !is_account("1a"));
-        let long = |length: usize| format!("arn:aws:license-manager::1:{}", "l".repeat(length));
-        for good in [
-            "arn:aws:license-manager::111122223333:license:l-demo",
-            "arn:aws-cn:license-manager:cn-north-1:1:license/l",
-            &long(1024),
-        ] {
-            assert!(is_license_arn(good), "{good}");
-        }
-        for bad in [
-            "",
-            "arn:x",
-            "arn:aws:license-manager::1",
-            "arn:aws:license-manager::1:",
-            "arn:gcp:license-manager::1:l",
-            "arn:aws1:license-manager::1:l",
-            "arn:aws:-x::1:l",
-            "arn:aws:lm::1:-l",
-            "arn:aws:lm::1:l l",
-            "arn:aws:lm::1:l\n",
-            &long(1025),
-        ] {
-            assert!(!is_license_arn(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn a_list_is_read_up_to_its_limit_only() {

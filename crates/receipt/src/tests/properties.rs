@@ -279,7 +279,7 @@ proptest! {
             product_code: &product_code,
             public_key_version: PublicKeyVersion::FIRST,
             nonce: &nonce,
-            now: Timestamp::from_unix_seconds(NOW_S),
+            now: now(),
             allow_emulated: false,
         };
         let receipt = verify(&token, &KEY, &expected).unwrap();

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::sync::Notify;
 
 use super::*;
-use tollgate_ledger::Taken;
+use tollgate_ledger::{self as ledger, Taken};
 use tollgate_marketplace::service::ServiceFuture;
 use tollgate_marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, HourUsage, MeterUsage, Metered, RecordStatus, Regional,
@@ -395,7 +395,7 @@ impl Bench {
         let aws = Arc::new(Aws::default());
         aws.world().now = Some(START);
         let mut bench = Self {
-            folder: tollgate_ledger::testing::folder(),
+            folder: testing::folder(),
             aws,
             clock: WallClock::fixed(START),
             outlet,
@@ -414,16 +414,7 @@ impl Bench {
     fn start(&mut self) {
         self.process = None;
         self.aws.world().pod.clone_from(&self.pod);
-        let settings = ledger::Settings {
-            product: "demometered".into(),
-            pod: self.pod.clone(),
-            settle: SETTLE,
-            bytes_max: 1 << 30,
-            started_at: self.clock.now(),
-            zero_dimensions: Vec::new(),
-            aws_door: false,
-            idempotency_window: 48 * HOUR,
-        };
+        let settings = ledger::Settings { started_at: self.clock.now(), ..testing::settings(&self.pod) };
         let ledger = Ledger::open(self.folder.path(), settings).unwrap();
         let writer = Writer::inline(ledger, self.clock.clone());
         let window = match self.outlet {
@@ -460,7 +451,8 @@ impl Bench {
             .collect();
         for record in self.records().await {
             if record.hour == hour && record.pod == self.pod {
-                unreported.remove(&(record.customer.canonical().trim_end().to_owned(), record.dimension));
+                unreported
+                    .remove(&(Customer::shown(&record.customer.canonical()).to_owned(), record.dimension));
             }
         }
         unreported

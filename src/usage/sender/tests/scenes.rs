@@ -5,46 +5,25 @@ use std::collections::BTreeSet;
 use super::*;
 use tollgate_marketplace::scripted::{Call, TIMEOUT};
 
+/// A bench whose sender can be waited for.
 struct Stage {
-    _folder: tempfile::TempDir,
-    service: Arc<Scripted>,
-    writer: Writer,
-    clock: WallClock,
-    orders: mpsc::Sender<FlushOrder>,
+    bench: Bench,
     sender: tokio::task::JoinHandle<LedgerError>,
+}
+
+impl std::ops::Deref for Stage {
+    type Target = Bench;
+
+    fn deref(&self) -> &Bench {
+        &self.bench
+    }
 }
 
 impl Stage {
     /// A sender that runs, and a wall clock that runs with it.
     fn start(outlet: Outlet, service: Scripted) -> Self {
-        let folder = tollgate_ledger::testing::folder();
-        let clock = WallClock::fixed(START);
-        let settings = ledger::Settings {
-            idempotency_window: Duration::from_secs(48 * 3600),
-            product: "demometered".into(),
-            pod: "pod".into(),
-            settle: SETTLE,
-            bytes_max: 1 << 30,
-            started_at: START,
-            zero_dimensions: Vec::new(),
-            aws_door: false,
-        };
-        let ledger = Ledger::open(folder.path(), settings).unwrap();
-        let writer = Writer::inline(ledger, clock.clone());
-        let window = match outlet {
-            Outlet::MeterUsage => Window::MeterUsage,
-            Outlet::BatchMeterUsage => Window::BatchMeterUsage,
-        };
-        let policy =
-            Policy { pod: "pod".into(), window, carry_expired: true, settle: SETTLE, phase: Duration::ZERO };
-        let settings = Settings { product_code: "demometered".parse().unwrap(), outlet, policy };
-        let (orders, ordered) = mpsc::channel(1);
-        let service = Arc::new(service);
-        let aws: Arc<dyn Meter> = Arc::clone(&service) as Arc<dyn Meter>;
-        let (metrics, (tell, _)) = (Arc::new(Metrics::new()), word::channel());
-        let sender = Sender::new(settings, aws, writer.clone(), clock.clone(), metrics, tell, ordered);
-        let sender = tokio::spawn(sender.run());
-        Self { _folder: folder, service, writer, clock, orders, sender }
+        let (bench, sender) = Bench::with_sender(service, outlet);
+        Self { bench, sender: tokio::spawn(sender.run()) }
     }
 
     async fn take(&self, slots: impl IntoIterator<Item = (String, String)>) {
@@ -89,7 +68,7 @@ impl Stage {
         let (done, flushed) = oneshot::channel();
         let began = clock::monotonic();
         let order = FlushOrder { flush: Flush::Final, until: began + grace, done };
-        self.orders.send(order).await.unwrap();
+        self.flushes.send(order).await.unwrap();
         tokio::select! {
             flushed = flushed => flushed.unwrap(),
             () = run(&self.clock) => {}
@@ -322,7 +301,7 @@ async fn two_seconds_between_sigterm_and_sigkill_bill_ten_records() {
     // The process does not know that it has two seconds of its twenty.
     let (done, _flushed) = oneshot::channel();
     let until = clock::monotonic() + Duration::from_secs(20);
-    stage.orders.send(FlushOrder { flush: Flush::Final, until, done }).await.unwrap();
+    stage.flushes.send(FlushOrder { flush: Flush::Final, until, done }).await.unwrap();
     stage.pass(Duration::from_millis(1900)).await;
     stage.sender.abort();
     assert_eq!(stage.service.billed_at(|_, _| true).len(), 10);

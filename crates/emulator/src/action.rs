@@ -1,0 +1,109 @@
+//! What a request asks for, of all the services that answer on the one port: what a fault's rule names, and what a call
+//! is noted under.
+
+use super::operation::{Operation, ServiceError};
+use super::reply::Reply;
+use super::{agent, sts, wire};
+
+/// One thing that can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Of the metering service.
+    Metering(Operation),
+    /// Of STS: credentials of a role for a web identity token, unsigned.
+    AssumeRoleWithWebIdentity,
+    /// Of STS: who signed.
+    GetCallerIdentity,
+    /// Of the agent in a container: the credentials of its role.
+    ContainerCredentials,
+    /// Of the ECS agent: which task this is.
+    TaskMetadata,
+}
+
+impl Action {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Metering(Operation::RegisterUsage),
+        Self::Metering(Operation::MeterUsage),
+        Self::Metering(Operation::BatchMeterUsage),
+        Self::Metering(Operation::ResolveCustomer),
+        Self::AssumeRoleWithWebIdentity,
+        Self::GetCallerIdentity,
+        Self::ContainerCredentials,
+        Self::TaskMetadata,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Metering(operation) => operation.name(),
+            Self::AssumeRoleWithWebIdentity => "AssumeRoleWithWebIdentity",
+            Self::GetCallerIdentity => "GetCallerIdentity",
+            Self::ContainerCredentials => "ContainerCredentials",
+            Self::TaskMetadata => "TaskMetadata",
+        }
+    }
+
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.name() == name)
+    }
+
+    /// The errors that can be scripted by name: those of the model, and of STS and the agent also the ones that every
+    /// service has.
+    pub(super) const fn exceptions(self) -> &'static [&'static str] {
+        match self {
+            Self::Metering(operation) => operation.exceptions(),
+            Self::AssumeRoleWithWebIdentity => &[
+                "ExpiredTokenException",
+                "IDPCommunicationError",
+                "IDPRejectedClaim",
+                "InvalidIdentityToken",
+                "MalformedPolicyDocument",
+                "PackedPolicyTooLarge",
+                "RegionDisabledException",
+                "AccessDenied",
+                "InternalFailure",
+                "ServiceUnavailable",
+                "Throttling",
+            ],
+            Self::GetCallerIdentity => &[
+                "AccessDenied",
+                "ExpiredToken",
+                "InternalFailure",
+                "InvalidClientTokenId",
+                "ServiceUnavailable",
+                "SignatureDoesNotMatch",
+                "Throttling",
+            ],
+            Self::ContainerCredentials => &[
+                "AccessDenied",
+                "CredentialsUninitialized",
+                "InternalServerError",
+                "InvalidIdInRequest",
+                "NoIdInRequest",
+                "Throttling",
+            ],
+            Self::TaskMetadata => &["InternalServerError", "NotFound", "Throttling"],
+        }
+    }
+
+    /// The exception of a call above the quota.
+    pub(super) const fn throttling(self) -> &'static str {
+        match self {
+            Self::Metering(_) => "ThrottlingException",
+            _ => "Throttling",
+        }
+    }
+
+    /// Whether it hands out credentials.
+    pub(super) const fn gives_credentials(self) -> bool {
+        matches!(self, Self::AssumeRoleWithWebIdentity | Self::ContainerCredentials)
+    }
+
+    /// An error in the words of the service.
+    pub(super) fn failure(self, error: ServiceError, request_id: &str) -> Reply {
+        match self {
+            Self::Metering(_) => wire::reply(&Err(error), request_id),
+            Self::AssumeRoleWithWebIdentity | Self::GetCallerIdentity => sts::failure(&error, request_id),
+            Self::ContainerCredentials | Self::TaskMetadata => agent::failure(&error),
+        }
+    }
+}

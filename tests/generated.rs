@@ -1,0 +1,217 @@
+//! What is made from something else: of the table of settings, tables in two documents and a part of the chart's schema; of
+//! the table of metrics, those of METRICS.md; of `cargo metadata`, the picture of the crates; of `docs/openapi.yaml`, the JSON that is served.
+//!
+//! `just generate` writes it. Most files hold words of people around what is generated: only a piece of them is replaced.
+
+#[path = "generated/metadata.rs"]
+mod metadata;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use tollgate::config::setting::{Schema, Setting, Spec};
+use tollgate::metrics::SPECS;
+use yaml_rust2::{Yaml, YamlLoader};
+
+/// Where a piece begins and ends, and what stands between.
+struct Piece {
+    path: &'static str,
+    begin: String,
+    end: &'static str,
+    text: String,
+}
+
+/// Values of the chart that take a setting's text as it is. Others have a form of their own.
+const PLAIN_CHART_VALUES: [&str; 3] = ["mode", "productCode", "region"];
+
+fn pieces(root: &Path) -> Vec<Piece> {
+    let specs = || Setting::ALL.iter().map(|setting| setting.spec());
+    let risks = Setting::ALL.iter().map(|setting| {
+        let spec = setting.spec();
+        format!("| `{}` | {} | {} |\n", spec.name, spec.owner.as_str(), setting.risk())
+    });
+    let of_chart = Setting::ALL.iter().filter(|setting| setting.spec().chart_value.is_none());
+    let properties = of_chart.map(|setting| format!("        {:?}: {}", setting.spec().name, json(*setting)));
+    let table = |heading: &str, rows: String| {
+        let rule = "| --- ".repeat(heading.matches(" | ").count() + 1);
+        format!("{heading}\n{rule}|\n{rows}")
+    };
+    let described = fs::read_to_string(root.join("docs/openapi.yaml")).expect("the API is described");
+    let described = YamlLoader::load_from_str(&described).expect("docs/openapi.yaml is YAML");
+    let mut pieces = vec![
+        Piece {
+            path: "docs/ARCHITECTURE.md",
+            begin: "<!-- crates -->\n".to_owned(),
+            end: "<!-- end of crates -->",
+            text: picture(root),
+        },
+        Piece { path: "src/api/openapi.json", begin: String::new(), end: "\n", text: json_of(&described[0]) },
+        Piece {
+            path: "docs/CONFIGURATION.md",
+            begin: "<!-- settings -->\n".to_owned(),
+            end: "<!-- end of settings -->",
+            text: table("| setting | default | owner | meaning |", specs().map(row).collect()),
+        },
+        Piece {
+            path: "docs/THREATS.md",
+            begin: "<!-- settings -->\n".to_owned(),
+            end: "<!-- end of settings -->",
+            text: table("| setting | owner | what a wrong value does |", risks.collect()),
+        },
+        Piece {
+            path: "helm/tollgate/values.schema.json",
+            begin: "    \"settings\": {\n      \"type\": \"object\",\n      \"additionalProperties\": false,\n      \
+                    \"properties\": {\n"
+                .to_owned(),
+            end: "      }\n",
+            text: properties.collect::<Vec<_>>().join(",\n") + "\n",
+        },
+    ];
+    for group in SPECS.iter().map(|spec| spec.group).collect::<BTreeSet<_>>() {
+        pieces.push(Piece {
+            path: "docs/METRICS.md",
+            begin: format!("<!-- metrics: {group} -->\n"),
+            end: "<!-- end of metrics -->",
+            text: table("| name | type, unit | labels | stability | what it says |", metrics(group)),
+        });
+    }
+    for &setting in Setting::ALL {
+        if let Some(value) = setting.spec().chart_value.filter(|value| PLAIN_CHART_VALUES.contains(value)) {
+            pieces.push(Piece {
+                path: "helm/tollgate/values.schema.json",
+                begin: format!("\n    {value:?}: "),
+                end: ",\n",
+                text: json(setting),
+            });
+        }
+    }
+    pieces
+}
+
+fn row(spec: &Spec) -> String {
+    let shown = spec.default_shown();
+    let default = if spec.has_fixed_default() { format!("`{shown}`") } else { shown.to_owned() };
+    format!("| `{}` | {default} | {} | {} |\n", spec.name, spec.owner.as_str(), spec.meaning)
+}
+
+/// Rows of METRICS.md, each metric under the name that its samples have.
+fn metrics(group: &str) -> String {
+    let rows = SPECS.iter().filter(|spec| spec.group == group).map(|spec| {
+        let total = if spec.kind.starts_with("counter") { "_total" } else { "" };
+        let name = format!("`{}{total}`", spec.name);
+        format!("| {name} | {} | {} | {} | {} |\n", spec.kind, spec.labels, spec.stability, spec.says)
+    });
+    let build =
+        "| `tollgate_build_info` | info | `version`, `revision` | stable | always 1; which build this is |\n";
+    (if group == "The gate" { build } else { "" }).to_owned() + &rows.collect::<String>()
+}
+
+/// The schema of a setting's value in the chart.
+fn json(setting: Setting) -> String {
+    const DURATION: &str = "([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?";
+    let text = r#""type": "string""#;
+    match setting.schema() {
+        Schema::Any => format!("{{{text}}}"),
+        Schema::Pattern(pattern) => format!(r#"{{{text}, "pattern": "{pattern}"}}"#),
+        Schema::Duration => format!(r#"{{{text}, "minLength": 2, "pattern": "^{DURATION}$"}}"#),
+        Schema::CloseAfter => format!(r#"{{{text}, "pattern": "^(keep|close-after:{DURATION})$"}}"#),
+        Schema::Words(words) => format!(r#"{{{text}, "enum": {words:?}}}"#),
+        Schema::Switch => r#"{"enum": [true, false, "true", "false", "on", "off"]}"#.to_owned(),
+        Schema::Number => {
+            r#"{"type": ["integer", "string"], "pattern": "^[1-9][0-9]*$", "minimum": 1}"#.to_owned()
+        }
+    }
+}
+
+/// A file with its piece replaced; `None` where the places are not found.
+fn with_piece(file: &str, piece: &Piece) -> Option<String> {
+    let (before, rest) = file.split_once(&piece.begin)?;
+    let at = rest.find(piece.end)?;
+    Some([before, &piece.begin, &piece.text, &rest[at..]].concat())
+}
+
+/// The crates and what each needs, without arrows that a longer way implies; dashed where it is a feature.
+fn picture(root: &Path) -> String {
+    let ours = |name: &str| name.strip_prefix("tollgate_").map(str::to_owned);
+    let folder = |manifest: &str| manifest.split('/').nth(1).unwrap_or("tollgate").to_owned();
+    let needs = metadata::needs(&metadata::metadata(root)).into_iter();
+    let needs: Vec<_> =
+        needs.filter_map(|need| Some((folder(&need.manifest), ours(&need.to)?, need.optional))).collect();
+    let mut direct: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (from, to, _) in needs.iter().filter(|need| !need.2) {
+        direct.entry(from).or_default().insert(to);
+    }
+    let mut text = "```mermaid\ngraph TD\n".to_owned();
+    for (from, to, optional) in &needs {
+        let implied =
+            direct.get(from.as_str()).into_iter().flatten().any(|by| by != to && reaches(&direct, by, to));
+        if !implied {
+            text += &format!("    {from} {} {to}\n", if *optional { "-.->" } else { "-->" });
+        }
+    }
+    text + "```\n"
+}
+
+fn reaches(direct: &BTreeMap<&str, BTreeSet<&str>>, from: &str, to: &str) -> bool {
+    direct
+        .get(from)
+        .is_some_and(|next| next.contains(to) || next.iter().any(|next| reaches(direct, next, to)))
+}
+
+/// YAML as JSON, in its order and without white space.
+fn json_of(yaml: &Yaml) -> String {
+    let joined = |parts: Vec<String>| parts.join(",");
+    let quoted = |text: &str| serde_json::to_string(text).expect("text is JSON");
+    match yaml {
+        Yaml::String(text) => quoted(text),
+        Yaml::Array(items) => format!("[{}]", joined(items.iter().map(json_of).collect())),
+        Yaml::Hash(members) => {
+            let member = |(name, value): (&Yaml, &Yaml)| format!("{}:{}", json_of(name), json_of(value));
+            format!("{{{}}}", joined(members.iter().map(member).collect()))
+        }
+        Yaml::Integer(number) => number.to_string(),
+        Yaml::Real(number) => number.clone(),
+        Yaml::Boolean(value) => value.to_string(),
+        Yaml::Null => "null".to_owned(),
+        other => panic!("docs/openapi.yaml: {other:?} is not JSON"),
+    }
+}
+
+/// `just generate` sets the variable: then what is stale is written anew.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "no setting of the program: it asks the test to write")]
+fn what_is_generated_is_current() {
+    let write = std::env::var_os("GENERATE").is_some();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut stale = Vec::new();
+    for piece in pieces(root) {
+        let path = root.join(piece.path);
+        let file = fs::read_to_string(&path).unwrap_or_default();
+        match with_piece(&file, &piece) {
+            Some(made) if made == file => {}
+            Some(made) if write => fs::write(&path, made).expect("a file of the checkout can be written"),
+            Some(_) => {
+                stale.push(format!("{}: is not what it is made from; run `just generate`", piece.path))
+            }
+            None => stale.push(format!("{}: has no place that begins with {:?}", piece.path, piece.begin)),
+        }
+    }
+    assert!(stale.is_empty(), "{}", stale.join("\n"));
+}
+
+#[test]
+fn a_generated_piece_replaces_what_stands_in_its_place() {
+    let piece = Piece { path: "a.md", begin: "<begin>\n".to_owned(), end: "<end>", text: "new\n".to_owned() };
+    let made = with_piece("above\n<begin>\nold\nold\n<end>\nbelow <end>", &piece);
+    assert_eq!(made.as_deref(), Some("above\n<begin>\nnew\n<end>\nbelow <end>"));
+    assert_eq!(with_piece("above\n<begin>\nold", &piece), None);
+    assert_eq!(with_piece("<end>", &piece), None);
+}
+
+#[test]
+fn the_description_of_the_api_keeps_its_order_and_its_texts() {
+    let yaml =
+        YamlLoader::load_from_str("b: { \"200\": [1, 1.5, true, null] }\na: \"a \\\"b\\\" ünd\"\n").unwrap();
+    assert_eq!(json_of(&yaml[0]), r#"{"b":{"200":[1,1.5,true,null]},"a":"a \"b\" ünd"}"#);
+}

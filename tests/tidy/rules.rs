@@ -1,0 +1,315 @@
+//! The rules. A sample of each, kept and broken, stands in `samples.txt`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::metadata::needs;
+use crate::source::module;
+use crate::{METADATA, Project, root};
+
+/// Words that must not stand in any file; the bar, as this file is checked too.
+const UNFINISHED: [&str; 5] = ["TO|DO", "FIX|ME", "XX|X", "#[ign|ore", "should_|panic"];
+
+/// Folders that exist on one machine only.
+const OF_ONE_MACHINE: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/fa", "rm/")];
+
+/// rustfmt holds code to 110 (rustfmt.toml) but leaves comments alone: they get a word more.
+const COLUMNS_MAX: usize = 120;
+
+/// Names that say nothing of what is inside.
+const EMPTY_NAMES: [&str; 8] = ["util", "common", "helper", "constant", "const", "type", "manager", "misc"];
+
+/// The bare prefix is how names are put together; the revision is read when the binary is built, not when it runs.
+const NOT_SETTINGS: [&str; 2] = ["TOLLGATE_", "TOLLGATE_REVISION"];
+
+macro_rules! by_name {
+    ($($rule:ident),*) => { &[$((stringify!($rule), $rule)),*] };
+}
+
+/// Each by its name in the samples; it answers with one line for each finding.
+#[rustfmt::skip]
+pub(crate) const RULES: &[(&str, fn(&Project) -> Vec<String>)] = by_name![
+    forbidden_words, silent_files, unfinished_words, paths_of_one_machine, long_lines, empty_names,
+    dead_links, changes_to_nowhere, unknown_variables, alerts_of_one_side, absent_defences,
+    unsaid_semantics, forgotten_targets, other_exceptions
+];
+
+/// What the architecture's table of imports forbids: for each file, words that stand in no path and no import of it; for
+/// each `Cargo.toml`, crates that it does not need, but for tests and as an option. A cell `a` but `b` leaves `b` out.
+fn forbidden_words(project: &Project) -> Vec<String> {
+    let mut words: Vec<(String, &str)> = Vec::new();
+    for source in project.sources() {
+        words.extend(
+            source.words.iter().map(|(line, word)| (format!("{}:{line}", source.path), word.as_str())),
+        );
+    }
+    let needs = needs(project.text(METADATA));
+    words.extend(
+        needs.iter().filter(|need| !need.optional).map(|need| (need.manifest.clone(), need.to.as_str())),
+    );
+    let mut found = Vec::new();
+    for row in table(section(project.text("docs/ARCHITECTURE.md"), "## What must never import what")) {
+        let [who, never, why] = row[..] else {
+            return vec![format!("docs/ARCHITECTURE.md: three cells: {row:?}")];
+        };
+        let (who, never) = (named(who), named(never));
+        let absent = [&who.0, &who.1]
+            .into_iter()
+            .flatten()
+            .filter(|who| !project.texts.keys().any(|path| path.contains(*who)));
+        found.extend(absent.map(|who| format!("docs/ARCHITECTURE.md: no file is {who}")));
+        let matches = |(some, but): &(Vec<&str>, Vec<&str>), is: &dyn Fn(&str) -> bool| {
+            (some.is_empty() || some.iter().any(|name| is(name))) && !but.iter().any(|name| is(name))
+        };
+        let broken = words.iter().filter(|(place, word)| {
+            let is_word =
+                |name: &str| name.strip_suffix('*').map_or(*word == name, |start| word.starts_with(start));
+            matches(&who, &|part| place.contains(part)) && matches(&never, &is_word)
+        });
+        found.extend(broken.map(|(place, word)| format!("{place}: {word}: {why}")));
+    }
+    found
+}
+
+/// Every file says first what it is.
+fn silent_files(project: &Project) -> Vec<String> {
+    let says = |text: &str| {
+        let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let doc = first.strip_prefix("//!").is_some_and(|doc| doc.trim().len() >= 10);
+        doc || first == "#![doc = include_str!(\"../README.md\")]"
+    };
+    let silent = project.sources.iter().filter(|source| !says(&source.text));
+    silent.map(|source| format!("{}: begin with `//!`: purpose and invariants", source.path)).collect()
+}
+
+/// Nothing is unfinished, and no test is switched off or content with any panic.
+fn unfinished_words(project: &Project) -> Vec<String> {
+    lines(project, |line| UNFINISHED.iter().any(|word| stands(line, &word.replace('|', ""))))
+}
+
+/// No text names a path of one machine.
+fn paths_of_one_machine(project: &Project) -> Vec<String> {
+    let starts = |line: &str, path: &str| {
+        let mut before = line.match_indices(path).map(|(at, _)| line[..at].chars().next_back());
+        before.any(|before| before.is_none_or(|c| !is_word(c) && c != '.'))
+    };
+    lines(project, |line| OF_ONE_MACHINE.iter().any(|path| starts(line, path)))
+}
+
+/// Lines fit, but for literals and tests, and main.rs is short.
+fn long_lines(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in project.sources() {
+        let within =
+            |(at, text): &(usize, String), line| (*at..=at + text.matches('\n').count()).contains(&line);
+        let long = source.text.lines().zip(1..).filter(|(line, at)| {
+            line.chars().count() > COLUMNS_MAX
+                && !source.is_test(*at)
+                && !source.strings.iter().any(|s| within(s, *at))
+        });
+        found.extend(long.map(|(_, at)| format!("{}:{at}: longer than {COLUMNS_MAX} columns", source.path)));
+        if source.path == "src/main.rs" && source.text.lines().count() > 60 {
+            found.push("src/main.rs: it parses, dispatches and returns an exit code in 60 lines".to_owned());
+        }
+    }
+    found
+}
+
+/// Every file is named after what it is about.
+fn empty_names(project: &Project) -> Vec<String> {
+    let empty = |name: &str| EMPTY_NAMES.contains(&name.strip_suffix('s').unwrap_or(name)) || name == "mod";
+    let files =
+        project.sources.iter().filter(|s| s.path.split('/').any(|part| empty(part.trim_end_matches(".rs"))));
+    files.map(|source| format!("{}: name a file after the noun it is about", source.path)).collect()
+}
+
+/// Every link between documents leads somewhere.
+fn dead_links(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in project.texts.iter().filter(|(path, _)| path.ends_with(".md")) {
+        let folder = root().join(path).parent().map(Path::to_owned).unwrap_or_default();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ', '\n', '#']).next());
+        let files = targets.filter(|to| !to.is_empty() && !to.contains("://") && !to.starts_with("mailto:"));
+        found.extend(
+            files
+                .filter(|to| !folder.join(to).exists())
+                .map(|to| format!("{path}: the link {to} leads nowhere")),
+        );
+    }
+    found
+}
+
+/// The architecture sends changes to files that exist.
+fn changes_to_nowhere(project: &Project) -> Vec<String> {
+    let section = section(project.text("docs/ARCHITECTURE.md"), "## Where does a change go?");
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| "))
+        .filter(|row| !row.starts_with("---"))
+        .skip(1);
+    let absent = rows.filter(|row| {
+        !row.split('`').nth(1).is_some_and(|path| row.starts_with('`') && root().join(path).is_file())
+    });
+    absent.map(|row| format!("docs/ARCHITECTURE.md sends changes to what is no file: {row}")).collect()
+}
+
+/// Environment variables that the sources name and the document does not, and the reverse.
+fn unknown_variables(project: &Project) -> Vec<String> {
+    let document = project.text("docs/CONFIGURATION.md");
+    let setting = |key: &str| key.trim_start_matches("TOLLGATE_").to_ascii_lowercase();
+    let (mut found, mut read) = (Vec::new(), BTreeSet::new());
+    for source in project.sources() {
+        for (line, text) in &source.strings {
+            read.insert(text.clone());
+            for key in keys(text) {
+                // A setting is named by its row. A name that ends in `_` stands for a family.
+                let known = document.contains(&key) || document.contains(&format!("| `{}` |", setting(&key)));
+                if !known && !source.is_test(*line) && !NOT_SETTINGS.contains(&key.as_str()) {
+                    found.push(format!("{}:{line}: {key} is not in docs/CONFIGURATION.md", source.path));
+                }
+                read.insert(key);
+            }
+        }
+    }
+    let unread =
+        keys(document).into_iter().filter(|key| !read.contains(key) && !read.contains(&setting(key)));
+    found.extend(unread.map(|key| format!("docs/CONFIGURATION.md: {key} is read nowhere in src")));
+    found
+}
+
+/// Every alert has its entry in the runbook and in the list of METRICS.md.
+fn alerts_of_one_side(project: &Project) -> Vec<String> {
+    let after = |path, start: &str| -> BTreeSet<String> {
+        project
+            .text(path)
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(start))
+            .map(str::to_owned)
+            .collect()
+    };
+    let shipped = after("deploy/observability/rules.yaml", "- alert: ");
+    let entries = after("docs/RUNBOOK.md", "### ")
+        .into_iter()
+        .filter(|heading| heading.starts_with("Tollgate"))
+        .collect();
+    let listed = names(project.text("docs/METRICS.md"), "Tollgate", |c| c.is_ascii_alphanumeric());
+    let rules = ("deploy/observability/rules.yaml", &shipped);
+    [differences(rules, ("docs/RUNBOOK.md", &entries)), differences(rules, ("docs/METRICS.md", &listed))]
+        .concat()
+}
+
+/// What holds each threat exists.
+fn absent_defences(project: &Project) -> Vec<String> {
+    let attacks = section(project.text("docs/THREATS.md"), "## Attacks");
+    let cells = attacks.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once(" | "));
+    let named =
+        cells.flat_map(|(_, cell)| cell.split('`').skip(1).step_by(2)).filter(|name| !defines(project, name));
+    named.map(|name| format!("docs/THREATS.md names {name}, which does not exist")).collect()
+}
+
+/// Docs/SEMANTICS.md says what the comments of its tests say, however it is wrapped.
+fn unsaid_semantics(project: &Project) -> Vec<String> {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = words(project.text("docs/SEMANTICS.md"));
+    let tests = project.text("tests/metering/semantics.rs").split("#[test]");
+    let comments = tests.filter_map(|part| {
+        part.rsplit_once("\n\n///").map(|(_, comment)| words(&comment.replace("///", "")))
+    });
+    let missing = comments.filter(|comment| !told.contains(comment));
+    missing.map(|comment| format!("docs/SEMANTICS.md lacks what a test says: {comment}")).collect()
+}
+
+/// Every fuzz target is built.
+fn forgotten_targets(project: &Project) -> Vec<String> {
+    let targets = project.texts.keys().filter_map(|path| path.strip_prefix("fuzz/"));
+    let built = |file: &str| project.text("fuzz/Cargo.toml").contains(&format!("path = \"{file}\""));
+    let forgotten = targets.filter(|file| file.starts_with("fuzz_targets/") && !built(file));
+    forgotten.map(|file| format!("fuzz/{file} has no [[bin]] in fuzz/Cargo.toml")).collect()
+}
+
+/// AWS's exceptions are told apart in one table.
+fn other_exceptions(project: &Project) -> Vec<String> {
+    let owners = ["crates/marketplace/src/exceptions.rs", "crates/emulator", "src/cli/emulator", "src/api"];
+    let mut found = Vec::new();
+    for source in project.sources().filter(|s| !owners.iter().any(|owner| s.path.starts_with(owner))) {
+        let named = source.strings.iter().filter(|(line, text)| {
+            tollgate_marketplace::exceptions::find(text).is_some() && !source.is_test(*line)
+        });
+        found.extend(
+            named.map(|(line, text)| format!("{}:{line}: {text}: ask marketplace::exceptions", source.path)),
+        );
+    }
+    found
+}
+
+/// Lines of all files for which something is so.
+fn lines(project: &Project, is_so: impl Fn(&str) -> bool) -> Vec<String> {
+    let numbered = project
+        .texts
+        .iter()
+        .flat_map(|(path, text)| text.lines().zip(1..).map(move |(line, at)| (path, at, line)));
+    numbered.filter(|(.., line)| is_so(line)).map(|(path, at, line)| format!("{path}:{at}: {line}")).collect()
+}
+
+/// Names that only one of two files has.
+fn differences(a: (&str, &BTreeSet<String>), b: (&str, &BTreeSet<String>)) -> Vec<String> {
+    let only = |a: (&str, &BTreeSet<String>), b: (&str, &BTreeSet<String>)| -> Vec<String> {
+        a.1.difference(b.1).map(|name| format!("{}: {name} is not in {}", a.0, b.0)).collect()
+    };
+    [only(a, b), only(b, a)].concat()
+}
+
+/// The cells of a table's rows, without its head.
+fn table(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")).skip(2);
+    rows.map(|row| row.split(" | ").collect())
+}
+
+/// The names in a cell, before and behind "but".
+fn named(cell: &str) -> (Vec<&str>, Vec<&str>) {
+    let (some, but) = cell.split_once(" but ").unwrap_or((cell, ""));
+    (some.split('`').skip(1).step_by(2).collect(), but.split('`').skip(1).step_by(2).collect())
+}
+
+/// From a heading that begins so to the next of its rank.
+fn section<'a>(document: &'a str, heading: &str) -> &'a str {
+    let rest = document.split_once(heading).map_or("", |(_, rest)| rest);
+    rest.split_once("\n## ").map_or(rest, |(section, _)| section)
+}
+
+fn keys(text: &str) -> BTreeSet<String> {
+    names(text, "TOLLGATE_", |c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// Whole words of a text that start so and go on in the given characters.
+fn names(text: &str, prefix: &str, goes_on: fn(char) -> bool) -> BTreeSet<String> {
+    let starts =
+        text.match_indices(prefix).filter(|(at, _)| !text[..*at].chars().next_back().is_some_and(is_word));
+    starts.map(|(at, _)| text[at..].chars().take_while(|c| goes_on(*c)).collect()).collect()
+}
+
+/// Whether a word stands by itself on a line.
+fn stands(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let (before, after) = (line[..at].chars().next_back(), line[at + word.len()..].chars().next());
+        !before.is_some_and(is_word) && !after.is_some_and(is_word)
+    })
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Whether a file is, or defines, what is named: a test, a module of tests, a row of the chaos tests, a file.
+fn defines(project: &Project, name: &str) -> bool {
+    let parts: Vec<&str> = name.split("::").filter(|part| !["…", "tests"].contains(part)).collect();
+    let last = parts.last().copied().unwrap_or(name);
+    let defined = [format!("fn {last}("), format!("mod {last}"), format!("def {last}(")];
+    project.texts.iter().any(|(path, text)| {
+        let is_file = path == name || path.strip_suffix(".rs").is_some_and(|path| path.ends_with(last));
+        // A whole path names its module, too; a lone name may stand in any.
+        let of_module = parts.len() < 2 || module(path) == parts[..parts.len() - 1];
+        is_file
+            || path != "docs/THREATS.md" && of_module && defined.iter().any(|defined| text.contains(defined))
+    })
+}
