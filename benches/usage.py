@@ -209,10 +209,10 @@ class Bench:
             if not line.startswith("{"):
                 continue
             parsed = json.loads(line)
-            if parsed["message"] == "tollgate started":
+            if parsed.get("event") == "started":
                 self.app = "http://" + parsed["app_addr"]
                 self.probe = "http://" + parsed["probe_addr"]
-            if parsed["message"] == "entitlement" and parsed["state"] == "entitled":
+            if parsed.get("event") == "state" and parsed["state"] == "entitled":
                 break
         seconds = time.perf_counter() - began
         # Nobody reads the log from here on: it goes where it cannot fill a pipe.

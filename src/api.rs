@@ -27,11 +27,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::config::Secret;
-use crate::entitlement::reason::runbook;
 use crate::entitlement::{Document, Proof, Subject, Watch};
 use attestation::Attestation;
 use door::Door;
 use route::{OfUsage, Route};
+use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, Handler, Limits, ReadBodyError};
 use usage::UsagePart;
 
@@ -65,6 +65,8 @@ pub struct AppServer {
     pub room: BodyBudget,
     /// The published fact.
     pub entitlement: Watch,
+    /// What `since` of the document is by.
+    pub clock: WallClock,
     /// Asked for as a bearer token, if there is one.
     pub token: Option<Arc<Secret>>,
     /// In modes `metered` and `saas`.
@@ -137,7 +139,7 @@ impl AppServer {
 
     fn entitlement(&self) -> Response<Body> {
         let fact = Arc::clone(&self.entitlement.borrow());
-        let document = serde_json::to_value(Document::new(&self.subject, &fact));
+        let document = serde_json::to_value(Document::new(&self.subject, &fact, self.clock.now()));
         let Ok(Value::Object(mut document)) = document else {
             return problem(StatusCode::INTERNAL_SERVER_ERROR, "Internal", "the document cannot be shown");
         };
@@ -212,7 +214,7 @@ fn problem_of(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
 
 fn problem_document(status: StatusCode, code: &str, detail: &str) -> Value {
     let title = status.canonical_reason().unwrap_or("error");
-    json!({"type": runbook(code), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
+    json!({"type": format!("docs/RUNBOOK.md#{}", code.to_ascii_lowercase()), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
 }
 
 #[cfg(test)]
@@ -228,6 +230,7 @@ mod tests {
             subject: Arc::new(subject),
             room: BodyBudget::new(BODIES_BYTES_MAX),
             entitlement,
+            clock: WallClock::system(),
             token: None,
             usage: None,
             attestation: None,

@@ -16,6 +16,7 @@ use crate::api::{self, AppServer};
 use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
+use crate::last_sentence;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
@@ -111,7 +112,10 @@ impl App {
         let probe_addr = probe_listener.local_address()?;
         let app_addr = app_listener.as_ref().map(Listener::local_address).transpose()?;
         tracing::info!(
-            version = env!("CARGO_PKG_VERSION"), %probe_addr, app_addr = app_addr.map(tracing::field::display),
+            event = "started",
+            version = env!("CARGO_PKG_VERSION"), mode = config.product.mode.as_str(),
+            product_code = config.product.product_code.as_str(), %probe_addr,
+            app_addr = app_addr.map(tracing::field::display),
             "tollgate started"
         );
 
@@ -159,6 +163,7 @@ impl App {
                 subject,
                 room: http::BodyBudget::new(api::BODIES_BYTES_MAX),
                 entitlement: entitlement.clone(),
+                clock: clock.clone(),
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,
@@ -227,7 +232,7 @@ impl App {
         let mut quit = self.quit.subscribe();
         let quit = async move {
             let _ = quit.wait_for(|quit| *quit).await;
-            tracing::info!("asked to quit: draining");
+            tracing::info!(event = "draining", "asked to quit: draining");
             Exit::Done
         };
         let drain = self.drain.clone();
@@ -270,17 +275,22 @@ impl App {
             if open {
                 return Ok(());
             }
-            ended.exit = Exit::Terminated;
+            let line = self.entitlement.borrow().last_line();
+            ended = Ended {
+                exit: Exit::Terminated,
+                cause: Some(format!("a signal ended tollgate before the gate opened: {line}")),
+            };
         }
         self.last_line(&ended);
         Err(ended.exit)
     }
 
-    /// Every exit that is not 0 ends with its cause: what the supervisor saw, or else the line of `probe`.
+    /// Every exit that is not 0 ends with its cause: what the supervisor saw, or else the gate's state.
     fn last_line(&self, ended: &Ended) {
         if ended.exit != Exit::Done {
-            let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().line());
-            tracing::error!(exit_code = ended.exit.code(), "{cause}");
+            let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().last_line());
+            tracing::error!(event = "exit", exit_code = ended.exit.code(), "{cause}");
+            last_sentence::leave(&cause);
         }
     }
 }

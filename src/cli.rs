@@ -8,18 +8,26 @@ pub mod doctor;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod exec;
+pub mod explain;
+mod help;
 pub mod install;
 pub mod ledger;
 pub mod probe;
 pub mod run;
+mod screen;
+pub mod support_bundle;
 pub mod verify;
 
-use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use std::io::{self, Write as _};
 
-use crate::config::{Config, Flags, Installation, LogFormat, ProcessEnvironment, Role};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::config::{
+    self as settings, Config, Flags, Installation, LogFormat, Mode, ProcessEnvironment, Role,
+};
 use crate::exit::Exit;
-use crate::log;
+use crate::{last_sentence, log};
 
 /// The entitlement and metering sidecar for container products on AWS Marketplace.
 #[derive(Debug, Parser)]
@@ -37,6 +45,8 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Wait until a running sidecar's gate is open, then run CMD in place of this program, or exit 0
     Await(await_gate::AwaitArgs),
+    /// Explain a reason code: what it means, who acts, what to do
+    Explain(explain::ExplainArgs),
     /// Copy this program into a folder, for images that have no cp
     Install(install::InstallArgs),
     /// Ask the running sidecar about its gate, as an exec probe that needs no shell
@@ -51,6 +61,8 @@ enum Command {
     Emulator(emulator::EmulatorArgs),
     /// Check step by step what the gate needs to open: settings, credentials, network, clock, disk
     Doctor(doctor::DoctorArgs),
+    /// Write what the seller's support asks for into one document: settings, findings, states, counters; no secrets
+    SupportBundle(support_bundle::BundleArgs),
     /// Show usage and repair dead letters: hour records, the balance, the audit (modes metered and saas)
     Ledger(ledger::LedgerArgs),
     /// Check the configuration, print it with its origins, or write a seller's first files
@@ -60,17 +72,35 @@ enum Command {
 /// Parses the process's arguments and runs the subcommand.
 #[must_use]
 pub fn main() -> Exit {
-    crate::config::restart_if_untidy();
-    match Cli::try_parse() {
+    settings::restart_if_untidy();
+    let (all, arguments) = help::wants_all(settings::arguments());
+    let mode = help::stated_mode(&arguments)
+        .or_else(|| settings::stated_mode(&ProcessEnvironment, &Installation::compiled_in()));
+    let command = help::shaped(Cli::command(), mode.unwrap_or(Mode::Hourly), all);
+    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
         Ok(cli) => dispatch(&cli.command),
         Err(error) => {
-            // Standard output for --help and --version, standard error for the rest; a closed pipe is nobody's fault.
-            let _ = error.print();
             match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
-                _ => Exit::Usage,
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    // A closed pipe is nobody's fault.
+                    let _ = error.print();
+                    Exit::Done
+                }
+                _ => complain(Exit::Usage, &cause_last(&error.render().to_string())),
             }
         }
+    }
+}
+
+/// What clap says of a wrong command line, with its first paragraph, the cause, as the last line.
+fn cause_last(text: &str) -> String {
+    match text.trim_end().split_once("\n\n") {
+        Some((cause, advice)) => {
+            let cause: Vec<&str> = cause.lines().map(str::trim).collect();
+            format!("{}\n\n{}", advice.trim_end(), cause.join(" "))
+        }
+        None => text.trim_end().to_owned(),
     }
 }
 
@@ -79,6 +109,7 @@ fn dispatch(command: &Command) -> Exit {
         Command::Run(args) => run::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Await(args) => await_gate::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Install(args) => install::run(args),
         Command::Probe(args) => probe::run(args),
         Command::Verify(args) => verify::run(args),
@@ -87,9 +118,12 @@ fn dispatch(command: &Command) -> Exit {
         #[cfg(feature = "emulator")]
         Command::Emulator(args) => emulator::run(args),
         Command::Doctor(args) => doctor::run(args, &ProcessEnvironment, &Installation::compiled_in()),
+        Command::SupportBundle(args) => {
+            support_bundle::run(args, &ProcessEnvironment, &Installation::compiled_in())
+        }
         Command::Ledger(args) => ledger::run(args),
         Command::Config(args) => {
-            let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+            let (mut out, mut err) = (io::stdout(), io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)
         }
     }
@@ -97,25 +131,31 @@ fn dispatch(command: &Command) -> Exit {
 
 /// Loads the configuration and starts the log, or prints every fault.
 fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
-    let loaded = crate::config::load(flags, &ProcessEnvironment, &Installation::compiled_in(), role)
-        .map_err(|faults| complain(Exit::Config, &format!("{faults}\n{}", faults.summary())))?;
+    let loaded = settings::load(flags, &ProcessEnvironment, &Installation::compiled_in(), role)
+        .map_err(|faults| end(Exit::Config, &format!("{faults}\n{}", faults.summary())))?;
     let filter = log::parse_filter(&loaded.config.log.filter)
-        .map_err(|error| complain(Exit::Config, &format!("log_filter: {error}")))?;
+        .map_err(|error| end(Exit::Config, &format!("log_filter: {error}")))?;
     let format = match loaded.config.log.format {
         Some(LogFormat::Json) => log::Format::Json,
         Some(LogFormat::Text) => log::Format::Text,
         None => log::Format::default_for_stderr(),
     };
-    log::start(format, filter);
+    log::start(format, screen::stderr_has_colours(), filter);
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "configuration_warning", "{warning}");
     }
     Ok(loaded.config)
 }
 
 /// Says on standard error why the process ends, and returns how.
-#[expect(clippy::print_stderr, reason = "before the log is up, or for a command that has none")]
 fn complain(exit: Exit, message: &str) -> Exit {
-    eprintln!("{message}");
+    // Nobody may read it: the exit code says the rest.
+    let _ = writeln!(io::stderr(), "{message}");
     exit
+}
+
+/// The same for a command that may be a container's own: the last line is its last sentence.
+fn end(exit: Exit, message: &str) -> Exit {
+    last_sentence::leave(message.lines().last().unwrap_or_default());
+    complain(exit, message)
 }

@@ -28,9 +28,11 @@ mod report;
 mod resolve;
 mod rules;
 mod sdk;
+mod secrets;
 pub mod setting;
 mod state;
 mod table;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -42,7 +44,9 @@ use std::time::Duration;
 
 pub use self::disk::{DEFAULT_FILE, Disk, Installation, MemoryDisk, SELLER_FILE, SystemDisk};
 pub use self::endpoint::EndpointUrl;
-pub use self::env::{Environment, MapEnvironment, OWN_PROGRAM, ProcessEnvironment, restart_if_untidy};
+pub use self::env::{
+    Environment, MapEnvironment, OWN_PROGRAM, ProcessEnvironment, arguments, restart_if_untidy,
+};
 pub use self::fault::{Fault, Faults, Origin};
 pub use self::flags::{Flags, USAGE_HEADING};
 pub use self::mode::Mode;
@@ -51,7 +55,9 @@ use self::reader::Reader;
 pub use self::report::{Report, Row, report};
 use self::resolve::Resolution;
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
+pub use self::secrets::secrets;
 pub use self::table::{App, Aws, Config, Log, Probe, Product, Registration, State, Usage};
+pub use self::terminal::wants_colour;
 
 #[cfg(test)]
 pub(crate) use self::tests::TEST_KEY_PEM;
@@ -114,6 +120,14 @@ fn load_resolved(
         }
         _ => Err(Faults(faults)),
     }
+}
+
+/// The mode that environment and files state, right or wrong otherwise: for the help, which lists what counts in it.
+#[must_use]
+pub fn stated_mode(env: &dyn Environment, installed: &Installation<'_>) -> Option<Mode> {
+    let resolution = resolve::resolve(&Flags::default(), env, installed);
+    let text = resolution.choice(setting::Setting::Mode)?.raw.to_text();
+    Mode::ALL.into_iter().find(|mode| mode.as_str() == text)
 }
 
 /// Loads only what `probe` and `await` need to find the running sidecar: it judges nothing else, for the sidecar did.

@@ -1,6 +1,6 @@
 //! What `tollgate doctor` makes of what it saw: facts in, findings out. Pure; the command gathers the facts.
 //!
-//! It must not know how the facts were gathered. Texts are for operators; codes lead to `docs/RUNBOOK.md`.
+//! It must not know how the facts were gathered. Texts are for operators; codes lead to the runbook.
 
 pub mod credentials;
 pub mod disk;
@@ -8,7 +8,8 @@ pub mod disk;
 use serde::Serialize;
 
 use crate::config::Mode;
-use crate::entitlement::reason::runbook;
+use crate::runbook;
+use tollgate_aws::{CredentialSource, Reached};
 use tollgate_marketplace::{Region, exceptions};
 
 /// How a check came out.
@@ -34,7 +35,7 @@ pub struct Finding {
     pub seen: String,
     /// What to do; empty where nothing needs doing.
     pub remedy: String,
-    /// The section of the runbook, where there is one.
+    /// What explains the code, where there is one.
     pub docs: Option<String>,
 }
 
@@ -59,7 +60,7 @@ impl Finding {
         seen: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        let docs = Some(runbook(code));
+        let docs = Some(runbook::command(code));
         Self { check, verdict: Verdict::Fault, seen: seen.into(), remedy: remedy.into(), docs }
     }
 
@@ -67,6 +68,15 @@ impl Finding {
     #[must_use]
     pub fn seeing(mut self, more: &str) -> Self {
         self.seen = format!("{} ({more})", self.seen);
+        self
+    }
+
+    /// The same with the seller's runbook in place of the command, where the seller publishes one.
+    #[must_use]
+    pub fn with_docs_url(mut self, url: Option<&str>) -> Self {
+        if let (Some(url), Some(docs)) = (url, &mut self.docs) {
+            *docs = docs.replacen(runbook::COMMAND, url, 1);
+        }
         self
     }
 
@@ -119,6 +129,42 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
     }
 }
 
+/// What answered at `host`, in the place of AWS's metering service.
+#[must_use]
+pub fn answer(host: &str, reached: &Reached) -> Finding {
+    let check = "answer";
+    match reached {
+        Reached { emulated: true, .. } => {
+            Finding::ok(check, format!("{host} is the tollgate emulator, not AWS"))
+        }
+        Reached { by_aws: true, .. } => Finding::ok(check, format!("{host} answers as AWS does")),
+        Reached { seen, .. } => Finding::fault(
+            check,
+            "InvalidAnswer",
+            format!("{host} answers, and not as AWS does: {seen}"),
+            "Look at what stands in AWS's place: the endpoint, the name's addresses, HTTPS_PROXY.",
+        ),
+    }
+}
+
+/// Whose credentials the pod has: the account as who handed them out says, the role as the service account names it.
+#[must_use]
+pub fn caller(source: CredentialSource, account: Option<&str>, role: Option<&str>) -> Finding {
+    let account =
+        account.map_or_else(|| "account not stated".to_owned(), |account| format!("account {account}"));
+    let role = match (source, role) {
+        (CredentialSource::WebIdentity, Some(role)) => format!("role {role}"),
+        _ => format!("role as {} has it", source.describe()),
+    };
+    Finding::ok("caller", format!("{account}, {role}"))
+}
+
+/// The account in an ARN: `arn:partition:service:region:account:…` (AWS general reference, ARNs).
+#[must_use]
+pub fn account_of(arn: &str) -> Option<&str> {
+    arn.split(':').nth(4).filter(|account| !account.is_empty())
+}
+
 /// Requests are valid for five minutes; a minute is a clock that nobody looks after.
 const SKEW_SECONDS_ODD: i64 = 60;
 const SKEW_SECONDS_MAX: i64 = 300;
@@ -169,7 +215,7 @@ mod tests {
         assert_eq!(verdict(None, Some((&virginia, "IMDS")), Mode::Metered), Verdict::Ok);
         assert_eq!(verdict(set, Some((&virginia, "IMDS")), Mode::Saas), Verdict::Ok);
         let unknown = region(None, None, Mode::Hourly);
-        assert_eq!(unknown.docs.as_deref(), Some("docs/RUNBOOK.md#regionunknown"));
+        assert_eq!(unknown.docs.as_deref(), Some("tollgate explain RegionUnknown"));
         let other = region(set, Some((&virginia, "IMDS")), Mode::Hourly);
         assert_eq!(other.verdict, Verdict::Fault);
         assert_eq!(
@@ -177,6 +223,40 @@ mod tests {
             "eu-central-1 (environment AWS_REGION), but IMDS says that the pod runs in us-east-1"
         );
         assert!(other.remedy.starts_with("Set it to us-east-1"), "{}", other.remedy);
+    }
+
+    #[test]
+    fn only_what_speaks_as_aws_is_taken_for_it() {
+        let reached = |by_aws, emulated| Reached {
+            clock_offset_seconds: None,
+            emulated,
+            by_aws,
+            seen: "HTTP 200, Server nginx, Content-Type text/html".to_owned(),
+        };
+        for (by_aws, emulated, verdict) in
+            [(true, false, Verdict::Ok), (false, true, Verdict::Ok), (false, false, Verdict::Fault)]
+        {
+            let finding = answer("metering.example", &reached(by_aws, emulated));
+            assert_eq!(finding.verdict, verdict, "{finding:?}");
+            assert!(finding.seen.contains("metering.example"), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn the_caller_is_named_as_far_as_it_is_known() {
+        let role = "arn:aws:iam::111122223333:role/app";
+        let seen = |source, account| caller(source, account, Some(role)).seen;
+        assert_eq!(
+            seen(CredentialSource::WebIdentity, Some("111122223333")),
+            "account 111122223333, role arn:aws:iam::111122223333:role/app"
+        );
+        // The keys come before the role, and are another's.
+        assert_eq!(
+            seen(CredentialSource::Environment, None),
+            "account not stated, role as access keys in the environment has it"
+        );
+        assert_eq!(account_of("arn:aws:ecs:us-east-1:111122223333:task/demo/1"), Some("111122223333"));
+        assert_eq!((account_of("nonsense"), account_of("arn:aws:s3:::bucket")), (None, None));
     }
 
     #[test]

@@ -74,6 +74,30 @@ impl State {
             Self::Unavailable => "unavailable",
         }
     }
+
+    /// The state of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
+    /// Somebody has to act before the gate can open; time alone opens it in the other states.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Denied | Self::Unreported | Self::Misconfigured | Self::Unverified)
+    }
+
+    /// The exit code of a process that gives up in this state.
+    #[must_use]
+    pub const fn exit(self) -> Exit {
+        match self {
+            Self::Entitled | Self::Grace | Self::Lapsed => Exit::Done,
+            Self::Pending | Self::Unavailable => Exit::Unavailable,
+            Self::Denied | Self::Unreported => Exit::NotEntitled,
+            Self::Misconfigured => Exit::Config,
+            Self::Unverified => Exit::Unverified,
+        }
+    }
 }
 
 /// Who is waiting for whom while the configuration is wrong.
@@ -188,13 +212,7 @@ impl<P> Standing<P> {
     /// The exit code of a process that gives up here.
     #[must_use]
     pub const fn exit(&self) -> Exit {
-        match self {
-            Self::Entitled(..) | Self::Grace(..) | Self::Lapsed(..) => Exit::Done,
-            Self::Pending(_) | Self::Unavailable(_) => Exit::Unavailable,
-            Self::Denied(_) | Self::Unreported(_) => Exit::NotEntitled,
-            Self::Misconfigured(..) => Exit::Config,
-            Self::Unverified(_) => Exit::Unverified,
-        }
+        self.state().exit()
     }
 }
 
@@ -279,6 +297,7 @@ pub struct Document<'a> {
     public_key_version: Option<PublicKeyVersion>,
     region: Option<&'a Region>,
     since: Timestamp,
+    now: Timestamp,
     attempts: u64,
     next_attempt_at: Option<Timestamp>,
     reason: Option<&'a Reason>,
@@ -288,9 +307,9 @@ pub struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// Joins the fact with what it is about.
+    /// Joins the fact with what it is about. `now` is by the clock that `since` is by: a reader's own may be another.
     #[must_use]
-    pub fn new(subject: &'a Subject, entitlement: &'a Entitlement) -> Self {
+    pub fn new(subject: &'a Subject, entitlement: &'a Entitlement, now: Timestamp) -> Self {
         let standing = &entitlement.standing;
         Self {
             state: standing.state(),
@@ -302,6 +321,7 @@ impl<'a> Document<'a> {
             public_key_version: entitlement.public_key_version,
             region: entitlement.region.as_ref(),
             since: entitlement.since,
+            now,
             attempts: entitlement.attempts,
             next_attempt_at: entitlement.next_attempt_at,
             reason: standing.reason(),
@@ -315,11 +335,15 @@ impl<'a> Document<'a> {
 /// Longest line that `probe` prints: what `kubectl describe pod` shows of an exec probe's output without cutting it.
 pub const LINE_BYTES_MAX: usize = 512;
 
+/// The reason while there is none.
+const NO_ANSWER: (&str, &str, &str) =
+    ("NoAnswerYet", "AWS has not answered yet.", "Wait: it is being asked.");
+
 /// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`.
 #[must_use]
 pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Option<&str>) -> String {
     let (code, message, remedy) = reason.unwrap_or(if state == State::Pending.as_str() {
-        ("NoAnswerYet", "AWS has not answered yet.", "Wait: it is being asked.")
+        NO_ANSWER
     } else {
         ("GateOpen", "The gate is open.", "Nothing to do.")
     });
@@ -345,6 +369,18 @@ impl Entitlement {
         let reason = self.standing.reason().map(|r| (r.code.as_str(), r.message.as_ref(), r.remedy.as_ref()));
         let next = self.next_attempt_at.map(|at| at.to_string());
         line(self.standing.state().as_str(), reason, next.as_deref())
+    }
+
+    /// The same for a process that ends here: nothing will be tried again.
+    #[must_use]
+    pub fn last_line(&self) -> String {
+        let reason = self.standing.reason().map(|r| (r.code.as_str(), r.message.as_ref(), r.last_remedy()));
+        let reason = match &reason {
+            Some((code, message, remedy)) => Some((*code, *message, remedy.as_str())),
+            None if self.standing.gate_open() => None,
+            None => Some((NO_ANSWER.0, NO_ANSWER.1, reason::START_AGAIN)),
+        };
+        line(self.standing.state().as_str(), reason, None)
     }
 }
 

@@ -5,6 +5,7 @@
 //! so their lines end at `debug`. What AWS says about accounts and roles appears at `debug` only.
 
 pub mod limited;
+mod text;
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets, filter_fn
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::entitlement::{Entitlement, Watch};
+use crate::entitlement::{Entitlement, Standing, Watch};
 use tollgate_marketplace::Region;
 
 /// How lines look.
@@ -65,14 +66,14 @@ pub fn parse_filter(filter: &str) -> Result<Targets, String> {
 }
 
 /// Starts logging; a second call in the same process (tests) changes nothing.
-pub fn start(format: Format, filter: Targets) {
-    let terminal = std::io::stderr().is_terminal();
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+pub fn start(format: Format, colours: bool, filter: Targets) {
+    // Whoever reads the log may go away; the sidecar works on, and a complaint about it would have no reader either.
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let layer = match format {
         Format::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
-        Format::Text => layer.with_target(false).with_ansi(terminal).boxed(),
+        Format::Text => layer.event_format(text::Text { colours }).boxed(),
     };
     let filter = filter.and(filter_fn(holds_no_secret));
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
@@ -81,6 +82,9 @@ pub fn start(format: Format, filter: Targets) {
 fn holds_no_secret(line: &Metadata<'_>) -> bool {
     line.target().starts_with("tollgate") || *line.level() <= Level::DEBUG
 }
+
+/// The member of a line that names what happened, for programs; `docs/LOG.md` lists them.
+const EVENT: &str = "event";
 
 /// How often an unchanged state is said again.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(300);
@@ -93,35 +97,72 @@ pub async fn follow(mut entitlement: Watch) {
         let key = (fact.standing.state(), fact.standing.reason().map(|reason| reason.code.clone()));
         if shown.as_ref() != Some(&key) {
             shown = Some(key);
-            say(&fact, "entitlement");
+            say(&fact, Telling::Change);
         }
         tokio::select! {
             changed = entitlement.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(SUMMARY_EVERY) => say(&fact, "summary"),
+            () = tokio::time::sleep(SUMMARY_EVERY) => say(&fact, Telling::Summary),
         }
     }
 }
 
-fn say(fact: &Entitlement, what: &'static str) {
+/// Why a state is told.
+#[derive(Debug, Clone, Copy)]
+enum Telling {
+    /// It, or its reason, is new.
+    Change,
+    /// Nothing has changed for a while.
+    Summary,
+}
+
+fn say(fact: &Entitlement, telling: Telling) {
     let state = fact.standing.state().as_str();
     let gate = if fact.standing.gate_open() { "open" } else { "shut" };
     let attempts = fact.attempts;
     let emulated = fact.emulated;
     let region = fact.region.as_ref().map(Region::as_str);
     let next = fact.next_attempt_at.map(|at| at.to_string());
+    let mut text = sentence(&fact.standing);
+    let mut event = "state";
+    if matches!(telling, Telling::Summary) {
+        event = "summary";
+        text = format!("No change: {text}");
+    }
     match fact.standing.reason() {
-        None => tracing::info!(state, gate, attempts, region, emulated, "{what}"),
+        None => tracing::info!(event, state, gate, attempts, region, emulated, "{text}"),
         Some(reason) => tracing::warn!(
-            state, gate, attempts, region, emulated,
-            code = %reason.code, message_text = %reason.message, remedy = %reason.remedy, next_attempt_at = next,
-            "{what}"
+            event, state, gate, attempts, region, emulated,
+            code = %reason.code, remedy = %reason.remedy, docs = %reason.docs, next_attempt_at = next, "{text}"
         ),
+    }
+}
+
+/// What a state means for the gate, and why.
+fn sentence<P>(standing: &Standing<P>) -> String {
+    match standing {
+        Standing::Pending(None) => "The gate is shut: AWS has not answered yet.".to_owned(),
+        Standing::Entitled(_, None) => "The gate is open.".to_owned(),
+        Standing::Entitled(_, Some(reason)) => format!("The gate stays open: {}", reason.message),
+        Standing::Grace(reason, until) => {
+            format!("The gate is open for the grace period, until {until}: {}", reason.message)
+        }
+        Standing::Lapsed(_, reason) => {
+            format!("The gate stays open although the entitlement has ended: {}", reason.message)
+        }
+        Standing::Pending(Some(reason))
+        | Standing::Denied(reason)
+        | Standing::Unreported(reason)
+        | Standing::Misconfigured(_, reason)
+        | Standing::Unverified(reason)
+        | Standing::Unavailable(reason) => format!("The gate is shut: {}", reason.message),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entitlement::Reason;
+    use tollgate_marketplace::FaultClass;
 
     #[test]
     fn a_filter_that_is_none_is_an_error() {
@@ -138,6 +179,20 @@ mod tests {
         assert!(enabled("tollgate::usage=debug", "tollgate::usage", Level::DEBUG));
         assert!(!enabled("error,tollgate::usage=debug", "tollgate::app", Level::WARN));
         assert!(!enabled("off", "tollgate", Level::ERROR));
+    }
+
+    #[test]
+    fn the_sentence_says_what_the_gate_does_and_why() {
+        let reason = || Reason::known("NoEntropy", FaultClass::Transient);
+        let message = reason().message;
+        for (standing, says) in [
+            (Standing::<()>::Pending(None), "The gate is shut: AWS has not answered yet.".to_owned()),
+            (Standing::Entitled(Arc::new(()), None), "The gate is open.".to_owned()),
+            (Standing::Entitled(Arc::new(()), Some(reason())), format!("The gate stays open: {message}")),
+            (Standing::Denied(reason()), format!("The gate is shut: {message}")),
+        ] {
+            assert_eq!(sentence(&standing), says);
+        }
     }
 
     #[test]

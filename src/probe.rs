@@ -93,7 +93,7 @@ impl ProbeServer {
     }
 
     fn document(&self, entitlement: &Entitlement, status: StatusCode) -> Response<Body> {
-        let mut response = http::json(status, &Document::new(&self.subject, entitlement));
+        let mut response = http::json(status, &Document::new(&self.subject, entitlement, self.clock.now()));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             let seconds = retry_after(entitlement.next_attempt_at, self.clock.now());
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -395,10 +395,11 @@ impl Registration {
             } else {
                 "ship an image with the product's new public key beside this one"
             };
-            tracing::warn!(%version, expires_at = %at, remedy, "the public key version in use expires");
+            tracing::warn!(event = "key_expiring", %version, expires_at = %at, remedy, "the public key version in use expires");
         }
         if let Some(seconds) = receipt.clock_warning() {
             tracing::warn!(
+                event = "token_clock_differs",
                 seconds,
                 "the token was issued at another time than the node's clock shows: check NTP"
             );
@@ -437,7 +438,10 @@ impl Registration {
     async fn note(&self, machine: &mut Machine<Proof>, notes: Notes) {
         if notes.entitled_after_refusal {
             self.metrics.entitled_after_refusal();
-            tracing::warn!("AWS accepted this pod after it had refused it: AWS may not repeat a refusal");
+            tracing::warn!(
+                event = "entitled_after_refusal",
+                "AWS accepted this pod after it had refused it: AWS may not repeat a refusal"
+            );
         }
         if let Some(remember) = notes.remember {
             self.remember(machine, remember).await;
@@ -483,6 +487,7 @@ impl Registration {
             // Failures that come before the next line are counted in the line of the first one after it.
             if let NextLine::Line(counts) = failures.due(clock::monotonic()) {
                 tracing::warn!(
+                    event = "registration_unwritable",
                     %error, failures = counts.total(),
                     "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
                      grace period nor a receipt older than a day opens the gate"
@@ -501,7 +506,7 @@ impl Registration {
         let record = record.unwrap_or_else(Record::unknown);
         self.arrived.store(true, Ordering::Release);
         if machine.recall(self.remembered(&record), self.now()) {
-            tracing::info!("the kept registration was read at last");
+            tracing::info!(event = "kept_registration_read_late", "the kept registration was read at last");
             *self.record.lock().expect("held for one change only, which cannot panic") = record;
         } else {
             let written = self.write(|_| {}).await;
@@ -557,7 +562,7 @@ impl Registration {
                 Some((Arc::new(Proof::Receipt(receipt)), issued_at))
             }
             Err(error) => {
-                tracing::warn!(%error, "the kept receipt does not verify and is ignored");
+                tracing::warn!(event = "kept_receipt_ignored", %error, "the kept receipt does not verify and is ignored");
                 None
             }
         }

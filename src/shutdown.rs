@@ -1,5 +1,5 @@
-//! Signals and supervision: the first SIGTERM or SIGINT drains, a second one ends at once, and a part that ends by
-//! itself ends the process, so that a half-dead gate cannot go on answering.
+//! Signals and supervision: the first SIGTERM, SIGINT or SIGHUP drains, a second one ends at once, and a part that ends
+//! by itself ends the process, so that a half-dead gate cannot go on answering.
 //!
 //! `timeout` and some init systems send one signal twice, to the process and to its group: the same signal within
 //! [`ECHO`] of the first is the first.
@@ -25,6 +25,8 @@ pub enum Ending {
     Terminate,
     /// SIGINT.
     Interrupt,
+    /// SIGHUP: the terminal that it was started from is gone.
+    HangUp,
 }
 
 impl Ending {
@@ -34,13 +36,14 @@ impl Ending {
         match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::HangUp => "SIGHUP",
         }
     }
 
     /// How a process ends that it ended: 128 and its number.
     const fn exit(self) -> Exit {
         match self {
-            Self::Terminate => Exit::Terminated,
+            Self::Terminate | Self::HangUp => Exit::Terminated,
             Self::Interrupt => Exit::Interrupted,
         }
     }
@@ -74,12 +77,16 @@ impl Ended {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Absent where the caller has it ignored, as `nohup` does.
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
     /// Takes the signals over from the system's default, which matters most to a PID 1.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let hang_up = if hang_up_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, hang_up })
     }
 
     /// Waits for the next one.
@@ -87,6 +94,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Ending::Terminate,
             _ = self.interrupt.recv() => Ending::Interrupt,
+            _ = hung_up(self.hang_up.as_mut()) => Ending::HangUp,
         }
     }
 
@@ -97,12 +105,30 @@ impl Signals {
             let is_echo = first.is_some_and(|(signal, at)| {
                 signal == next && clock::monotonic().saturating_duration_since(at) < ECHO
             });
-            if !is_echo {
+            // A terminal that closes during a drain hurries nobody: whoever closed it did not ask for that.
+            if !is_echo && next != Ending::HangUp {
                 return next;
             }
-            tracing::debug!(signal = next.as_str(), "the same signal within a second is one signal");
+            tracing::debug!(signal = next.as_str(), "this signal does not end the drain");
         }
     }
+}
+
+async fn hung_up(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with SIGHUP ignored; Linux tells by the lowest bit of a mask (proc(5)). Where it
+/// cannot be read, a closed terminal ends the process.
+fn hang_up_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// The running parts of the process.
@@ -166,7 +192,7 @@ impl Parts {
         let ended = tokio::select! {
             signal = signals.next() => {
                 first = Some((signal, clock::monotonic()));
-                tracing::info!(signal = signal.as_str(), "draining");
+                tracing::info!(event = "draining", signal = signal.as_str(), "draining");
                 Ended::by_policy(Exit::Done)
             }
             exit = done => Ended::by_policy(exit),

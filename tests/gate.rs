@@ -5,6 +5,8 @@
 #![cfg(feature = "emulator")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
+#[path = "gate/causes.rs"]
+mod causes;
 #[path = "gate/commands.rs"]
 mod commands;
 #[path = "gate/configuration.rs"]
@@ -13,6 +15,8 @@ mod configuration;
 mod credentials;
 #[path = "gate/doctor.rs"]
 mod doctor;
+#[path = "gate/exits.rs"]
+mod exits;
 #[path = "gate/faults.rs"]
 mod faults;
 #[path = "gate/network.rs"]
@@ -25,3 +29,7 @@ mod restarts;
 mod stand_in;
 #[path = "gate/story.rs"]
 mod story;
+#[path = "gate/support.rs"]
+mod support;
+#[path = "gate/waits.rs"]
+mod waits;

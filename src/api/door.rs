@@ -165,7 +165,12 @@ impl Door {
                 Some(usage) if operation == "MeterUsage" => door.meter(usage, target, bytes).await,
                 _ => door.send(target, bytes, None).await.response(),
             };
-            tracing::info!(operation, status = answer.status().as_u16(), "call passed through the AWS door");
+            tracing::info!(
+                event = "door_call",
+                operation,
+                status = answer.status().as_u16(),
+                "call passed through the AWS door"
+            );
             answer
         });
         call.await.map_err(|_| Abandoned)

@@ -156,6 +156,7 @@ impl UsagePart {
         Ok(match repaired {
             Ok(Repaired::Done) => {
                 tracing::warn!(
+                    event = "record_repaired",
                     record = id,
                     action = action.as_str(),
                     "a record was repaired; see `tollgate ledger audit`"

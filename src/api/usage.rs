@@ -195,7 +195,7 @@ impl UsagePart {
             return;
         };
         if let Err(error) = open.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
-            tracing::warn!(%error, "the account of a customer identifier was not noted");
+            tracing::warn!(event = "customer_not_noted", %error, "the account of a customer identifier was not noted");
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn follow(clock: WallClock, url: String) {
         let now = reading.and_then(|reading| Timestamp::parse(&reading.now));
         if now.is_some() != reachable {
             reachable = now.is_some();
-            tracing::warn!(url, reachable, "the clock that is followed");
+            tracing::warn!(event = "clock_source", url, reachable, "the clock that is followed");
         }
         if let Some(now) = now {
             clock.follow(now);

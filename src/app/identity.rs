@@ -41,7 +41,10 @@ impl Identity {
     /// The name, or none where it is not found soon.
     pub(super) async fn resolve_soon(&self) -> String {
         tokio::time::timeout(REGISTRATION_WAITS, self.resolve()).await.unwrap_or_else(|_| {
-            tracing::warn!("the task has no name yet: AWS is asked without it, and no receipt is kept");
+            tracing::warn!(
+                event = "pod_unknown",
+                "the task has no name yet: AWS is asked without it, and no receipt is kept"
+            );
             String::new()
         })
     }
@@ -55,7 +58,7 @@ impl Identity {
             match region::task_arn(self.metadata_uri.as_deref()).await {
                 Ok(task_arn) => break task_arn,
                 Err(error) => {
-                    tracing::warn!(%error, "which task this is cannot be found out yet; retries continue");
+                    tracing::warn!(event = "pod_unknown", %error, "which task this is cannot be found out yet; retries continue");
                     let waited = clock::monotonic().duration_since(began);
                     tokio::time::sleep(schedule::transient(waited, Draw::MIDDLE)).await;
                 }

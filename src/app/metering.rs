@@ -280,6 +280,7 @@ impl Drain {
         let (pending, dead) = (show(|totals| totals.pending), show(|totals| totals.dead));
         if summary.dead > 0 {
             tracing::warn!(
+                event = "dead_letters_remain",
                 records = summary.dead,
                 dead,
                 "dead letters are not billed and wait for a person; see `tollgate ledger dead-letters`"
@@ -287,12 +288,14 @@ impl Drain {
         }
         if pending.is_empty() {
             tracing::info!(
+                event = "usage_sent",
                 "all usage is sent{}",
                 if summary.dead > 0 { ", but for dead letters" } else { "" }
             );
             return None;
         }
         tracing::warn!(
+            event = "usage_remains",
             records = summary.unsent,
             pending,
             "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"

@@ -1,11 +1,15 @@
-//! `tollgate await [--timeout D] [-- CMD…]`: waits for a running sidecar's gate, then becomes CMD or exits 0.
+//! `tollgate await [--timeout D] [--refused-after D] [-- CMD…]`: waits for a running sidecar's gate, then becomes CMD
+//! or exits 0. As a plain init container it is the lock of a pod; [`waiting`] decides.
+
+mod waiting;
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{complain, exec, probe};
+use self::waiting::{Step, Waiting};
+use crate::cli::{complain, end, exec, probe};
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::exit::Exit;
 use crate::shutdown::Signals;
@@ -17,6 +21,10 @@ pub struct AwaitArgs {
     /// Give up after this long, such as 90s or 1h30m, with exit code 124 [default: wait for ever]
     #[arg(long, value_name = "DURATION", value_parser = |text: &str| config::duration(text))]
     timeout: Option<Duration>,
+    /// Exit once when a refusal (denied, misconfigured, unverified, unreported) is this old, with its code (76, 77 or
+    /// 78); an await that is started after that stays. At least 5s [default: stay]
+    #[arg(long, value_name = "DURATION", value_parser = refusal_age)]
+    refused_after: Option<Duration>,
     #[command(flatten)]
     flags: Flags,
     /// The command to run in place of this program once the gate is open
@@ -27,11 +35,23 @@ pub struct AwaitArgs {
 /// Between two questions: a start waits no longer than this for nothing, and a sidecar hardly notices them.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
+/// The shortest `--refused-after`: the sidecar may be refused before this container has started, and a refusal that is
+/// older then does not end the wait.
+const REFUSED_AFTER_MIN: Duration = Duration::from_secs(5);
+
+fn refusal_age(text: &str) -> Result<Duration, String> {
+    let age = config::duration(text).map_err(|problem| problem.to_string())?;
+    if age < REFUSED_AFTER_MIN {
+        return Err("must be at least 5s: the sidecar may be refused before this container starts".to_owned());
+    }
+    Ok(age)
+}
+
 /// Waits, then does not return if there is a command.
 pub fn run(args: &AwaitArgs) -> Exit {
     let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
         Ok(probe) => probe::Gate::of(&probe),
-        Err(faults) => return complain(Exit::Config, &faults.to_string()),
+        Err(faults) => return end(Exit::Config, &format!("{faults}\n{}", faults.summary())),
     };
     // The wait may take hours, and whoever mistyped the command is there now.
     if let Err(exit) = exec::look_for(&args.command) {
@@ -39,42 +59,46 @@ pub fn run(args: &AwaitArgs) -> Exit {
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
+        Err(error) => return end(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
-    let exit = runtime.block_on(wait(&gate, args.timeout));
+    let exit = runtime.block_on(wait(&gate, args));
     runtime.shutdown_background();
     if exit == Exit::Done { exec::become_command(&args.command) } else { exit }
 }
 
-async fn wait(gate: &probe::Gate, timeout: Option<Duration>) -> Exit {
+async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
-        Err(error) => return complain(Exit::Internal, &format!("cannot take signals over: {error}")),
+        Err(error) => return end(Exit::Internal, &format!("cannot take signals over: {error}")),
     };
-    let mut latest = String::new();
-    let opened = async {
-        loop {
-            match gate.ready().await {
-                Ok(()) => return,
-                // Said when it changes, so that the log of a waiting container tells its story once.
-                Err(line) if line != latest => {
-                    complain(Exit::Unavailable, &line);
-                    latest = line;
-                }
-                Err(_) => {}
+    let mut waiting = Waiting::new(args.refused_after);
+    let heard = async {
+        while let Err(shut) = gate.ready().await {
+            let line = shut.line.clone();
+            match waiting.hear(shut) {
+                Step::Wait => {}
+                Step::Say => _ = complain(Exit::NotOpen, &line),
+                Step::End(exit) => return (exit, String::new()),
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
+        (Exit::Done, String::new())
     };
-    let limit = async {
-        match timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
-            None => std::future::pending().await,
-        }
+    let (exit, why) = tokio::select! {
+        ended = heard => ended,
+        why = out_of_time(args.timeout) => (Exit::TimedOut, why),
+        signal = signals.next() => (Exit::Terminated, format!("{} ended the wait: ", signal.as_str())),
     };
-    tokio::select! {
-        () = opened => Exit::Done,
-        () = limit => Exit::TimedOut,
-        _ = signals.next() => Exit::Terminated,
+    match waiting.latest {
+        Some(_) if exit == Exit::Done => complain(exit, "the gate is open"),
+        Some(shut) => end(exit, &format!("{why}{}", shut.line)),
+        None if exit == Exit::Done => exit,
+        None => end(exit, &format!("{why}the sidecar has not answered yet")),
     }
+}
+
+async fn out_of_time(timeout: Option<Duration>) -> String {
+    let Some(timeout) = timeout else { return std::future::pending().await };
+    tokio::time::sleep(timeout).await;
+    format!("gave up after --timeout {timeout:?}: ")
 }

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 pub use self::init::InitArgs;
+use crate::cli::screen::printed;
 use crate::config::{self, Environment, Flags, Installation, Report, Role, Row};
 use crate::exit::Exit;
 
@@ -54,9 +55,7 @@ pub fn run(
     };
     match written {
         Ok(exit) => exit,
-        // The reader of a pipe went away (`| head`): it has what it wanted.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-        Err(_) => Exit::Internal,
+        Err(error) => printed(Err(error), Exit::Done),
     }
 }
 

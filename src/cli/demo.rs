@@ -6,7 +6,7 @@
 mod refusal;
 mod usage;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
@@ -134,9 +134,13 @@ async fn tell(once: bool) -> io::Result<()> {
     Err(io::Error::other(format!("the sidecar ended: {status}")))
 }
 
-#[expect(clippy::print_stdout, reason = "the story is the product of this command")]
+/// Tells one line. Whoever listened may be gone (`| head`, a closed terminal): then the demo ends as by a signal, with
+/// both of its processes.
 fn say(line: &str) {
-    println!("{line}");
+    let mut out = io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+    }
 }
 
 /// Numbers the steps of the story.
@@ -234,7 +238,7 @@ async fn listening(command: &mut Command) -> io::Result<(Child, Started)> {
     let bound = async {
         while let Some(text) = log.next_line().await? {
             let line: Value = serde_json::from_str(&text).unwrap_or_default();
-            if line["message"] == "tollgate started" {
+            if line["event"] == "started" {
                 return Ok(line);
             }
             last = text;

@@ -13,13 +13,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::app::aws_settings;
+use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::{complain, probe};
 use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
 use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
-use tollgate_aws::Aws;
+use tollgate_aws::{Aws, Found, region};
 use tollgate_clock as clock;
 use tollgate_disk::{Links, read_regular};
 use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, Region};
@@ -34,8 +35,9 @@ pub struct DoctorArgs {
     flags: Flags,
 }
 
+/// What was found.
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     healthy: bool,
     findings: Vec<Finding>,
     settings: Vec<Row>,
@@ -48,17 +50,26 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
         Ok(runtime) => runtime,
         Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
-    let shown = config::report(&args.flags, env, installed);
+    let report = runtime.block_on(examined(&args.flags, env, installed));
+    runtime.shutdown_background();
+    printed(print(&report, args.json), if report.healthy { Exit::Done } else { Exit::Config })
+}
+
+/// Everything that is looked at.
+pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Report {
+    let shown = config::report(flags, env, installed);
     let mut report =
         Report { healthy: false, findings: Vec::new(), settings: shown.settings, least_policy: None };
     for warning in shown.warnings {
         report.findings.push(Finding::warning("configuration", warning, ""));
     }
-    match config::load(&args.flags, env, installed, Role::Inspect) {
+    match config::load(flags, env, installed, Role::Inspect) {
         Ok(loaded) => {
             report.findings.push(Finding::ok("configuration", "valid"));
             report.least_policy = Some(doctor::least_policy(loaded.config.product.mode));
-            report.findings.extend(runtime.block_on(examine(&loaded.config)));
+            let docs_url = loaded.config.product.docs_url.as_deref();
+            let found = examine(&loaded.config).await.into_iter();
+            report.findings.extend(found.map(|finding| finding.with_docs_url(docs_url)));
         }
         Err(faults) => {
             let finding = |fault: &config::Fault| {
@@ -72,17 +83,14 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
             report.findings.extend(faults.as_slice().iter().map(finding));
         }
     }
-    runtime.shutdown_background();
     report.healthy = report.findings.iter().all(|finding| finding.verdict != Verdict::Fault);
-    match print(&report, args.json) {
-        // A reader that went away has what it wanted.
-        Ok(()) | Err(_) if report.healthy => Exit::Done,
-        _ => Exit::Config,
-    }
+    report
 }
 
 async fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![keys(config)];
+    let product = &config.product;
+    let named = format!("{} (mode {})", product.product_code.as_str(), product.mode);
+    let mut findings = vec![Finding::ok("product", named), keys(config)];
     findings.extend(state::examine(config).await);
     let aws = Aws::new(aws_settings(&config.aws));
     let stand_in = config.aws.endpoint_url.is_some();
@@ -139,12 +147,20 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         return findings;
     }
     match aws.inspect_credentials().await {
-        Ok(source) => {
+        Ok(Found { source, hosts, account }) => {
             let [relative, full] = &config.aws.container_credentials;
             let container = Container::of(relative.as_deref(), full.as_deref());
-            let finding = rule(source, container, config.product.mode, token.is_some());
+            let mut finding = rule(source, container, config.product.mode, token.is_some());
+            if !hosts.is_empty() {
+                finding = finding.seeing(&format!("asked: {}", hosts.join(", ")));
+            }
             let stand_in = config.aws.endpoint_url.is_some();
             findings.push(if stand_in { finding.before_a_stand_in() } else { finding });
+            let account = match account {
+                Some(account) => Some(account),
+                None => account_of_task(config).await,
+            };
+            findings.push(doctor::caller(source, account.as_deref(), config.aws.role_arn.as_deref()));
         }
         // Said by the token's own finding.
         Err(fault)
@@ -153,6 +169,12 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         Err(fault) => findings.push(at_fault("credentials", &fault)),
     }
     findings
+}
+
+/// The account of the task, where the agent that handed out its credentials does not name it.
+async fn account_of_task(config: &Config) -> Option<String> {
+    let arn = region::task_arn(config.aws.ecs_metadata_uri.as_deref()).await.ok()??;
+    doctor::account_of(&arn).map(str::to_owned)
 }
 
 fn at_fault(check: &'static str, fault: &Fault) -> Finding {
@@ -164,11 +186,14 @@ fn at_fault(check: &'static str, fault: &Fault) -> Finding {
 async fn sidecar(config: &Config) -> Finding {
     match probe::Gate::of(&config.probe).ready().await {
         Ok(()) => Finding::ok("sidecar", "the gate is open"),
-        Err(line) => {
-            Finding::warning("sidecar", line, "Only the sidecar's own registration shows what AWS says.")
+        Err(shut) => {
+            Finding::warning("sidecar", shut.line, "Only the sidecar's own registration shows what AWS says.")
         }
     }
 }
+
+/// The width of a finding's mark, with the space behind it.
+const INDENT: usize = 8;
 
 fn print(report: &Report, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -176,16 +201,19 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
         let text = serde_json::to_string_pretty(report).expect("our own document has string keys");
         return writeln!(out, "{text}");
     }
+    let screen = Screen::of_stdout();
     for finding in &report.findings {
         let mark = match finding.verdict {
-            Verdict::Ok => "ok     ",
-            Verdict::Warning => "warning",
-            Verdict::Fault => "FAULT  ",
+            Verdict::Ok => screen.styled(Style::Good, "ok     "),
+            Verdict::Warning => screen.styled(Style::Odd, "warning"),
+            Verdict::Fault => screen.styled(Style::Bad, "FAULT  "),
         };
-        writeln!(out, "{mark} {}: {}", finding.check, finding.seen)?;
+        let seen = screen.wrapped(&format!("{}: {}", finding.check, finding.seen), INDENT);
+        writeln!(out, "{mark} {seen}")?;
         if !finding.remedy.is_empty() {
             let docs = finding.docs.as_deref().map_or_else(String::new, |docs| format!(" ({docs})"));
-            writeln!(out, "        {}{docs}", finding.remedy)?;
+            let remedy = screen.wrapped(&format!("{}{docs}", finding.remedy), INDENT);
+            writeln!(out, "{:INDENT$}{remedy}", "")?;
         }
     }
     writeln!(

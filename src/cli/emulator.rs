@@ -220,9 +220,9 @@ async fn serve(options: Options, args: &EmulatorArgs) -> Exit {
     Exit::Done
 }
 
-#[expect(clippy::print_stderr, reason = "standard output is for the start-up lines")]
+/// Standard output is for the start-up lines.
 fn warn(message: &str) {
-    eprintln!("tollgate emulator: {message}");
+    complain(Exit::Done, &format!("tollgate emulator: {message}"));
 }
 
 fn print_world() -> Exit {

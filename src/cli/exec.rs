@@ -13,7 +13,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::app::{App, Scope};
-use crate::cli::{complain, load};
+use crate::cli::{end, load};
 use crate::config::{Environment as _, Flags, ProcessEnvironment, Role, USAGE_HEADING, setting};
 use crate::exit::Exit;
 
@@ -40,12 +40,12 @@ pub fn run(args: &ExecArgs) -> Exit {
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
+        Err(error) => return end(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
     let gate = runtime.block_on(async {
         match App::start(config, Scope::Gate) {
             Ok(app) => app.run_until_open().await,
-            Err(error) => Err(complain(error.exit(), &error.to_string())),
+            Err(error) => Err(end(error.exit(), &error.to_string())),
         }
     });
     runtime.shutdown_background();
@@ -93,7 +93,7 @@ fn find(program: &OsStr) -> Result<(), (Exit, String)> {
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 
 fn cannot_start(exit: Exit, program: &OsStr, problem: &str) -> Exit {
-    complain(
+    end(
         exit,
         &format!("cannot start {program:?}: {problem}; check the command after `--` and its permissions"),
     )

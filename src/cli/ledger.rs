@@ -2,7 +2,7 @@
 //!
 //! A running sidecar holds its ledger alone, so it is asked over the app server; where none runs, the file is opened.
 
-mod source;
+pub(in crate::cli) mod source;
 mod table;
 
 use std::fmt::Write as _;
@@ -14,6 +14,7 @@ use crate::api::listing::Listing;
 use crate::api::repair::{Action, OTHER_FORM, Order as Body};
 use crate::api::{csv, query};
 use crate::cli::complain;
+use crate::cli::screen::{Screen, print};
 use crate::config::{self, Flags, Installation, ProcessEnvironment, Role};
 use crate::exit::Exit;
 use source::Source;
@@ -172,7 +173,7 @@ const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or 
                         with the seller's reports; to count it all the same add --accept-double-billing";
 
 /// What went wrong: the exit code and what is said.
-type Complaint = (Exit, String);
+pub(in crate::cli) type Complaint = (Exit, String);
 
 /// Asks the sidecar, or else the file; prints.
 pub fn run(args: &LedgerArgs) -> Exit {
@@ -189,17 +190,9 @@ pub fn run(args: &LedgerArgs) -> Exit {
     let done = Source::find(&config, args.order.writes())
         .and_then(|mut source| perform(&args.order, &mut source, args.json));
     match done {
-        Ok((exit, text)) => {
-            print(&text);
-            exit
-        }
+        Ok((exit, text)) => print(text.trim_end(), exit),
         Err((exit, complaint)) => complain(exit, &complaint),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "what was asked for")]
-fn print(text: &str) {
-    println!("{}", text.trim_end());
 }
 
 /// Carries out an order; returns what is printed.
@@ -209,7 +202,7 @@ fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, S
         let text = match (as_json, output.csv) {
             (true, _) => format!("{:#}", Value::from(rows)),
             (_, true) => csv::document(listing.columns(), &rows),
-            _ => table(columns, &rows),
+            _ => table(columns, &rows, Screen::of_stdout()),
         };
         Ok((Exit::Done, text))
     };
@@ -248,10 +241,23 @@ fn reconciled(answer: &Value, output: &Output, as_json: bool) -> (Exit, String) 
     let text = match (as_json, output.csv) {
         (true, _) => format!("{:#}", answer["dimensions"]),
         (_, true) => csv::document(BALANCE_COLUMNS, rows),
-        _ => format!("{}\n{}", table(BALANCE_COLUMNS, rows), left_to_do(&answer["backlog"])),
+        _ => format!(
+            "{}\n{}",
+            table(BALANCE_COLUMNS, rows, Screen::of_stdout()),
+            left_to_do(&answer["backlog"])
+        ),
     };
-    let unbalanced = rows.iter().any(|row| row["balanced"] == false);
-    (if unbalanced { Exit::Internal } else { Exit::Done }, text)
+    let unbalanced: Vec<String> =
+        rows.iter().filter(|row| row["balanced"] == false).map(|row| cell(&row["dimension"])).collect();
+    if unbalanced.is_empty() {
+        return (Exit::Done, text);
+    }
+    // Not on standard output, which may be CSV.
+    let names = unbalanced.join(", ");
+    let why = format!(
+        "the ledger does not balance in {names}: a fault of tollgate; send a `tollgate support-bundle`"
+    );
+    (complain(Exit::Internal, &why), text)
 }
 
 fn closed(

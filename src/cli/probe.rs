@@ -13,11 +13,13 @@ use hyper::{Response, StatusCode};
 use serde::Deserialize;
 
 use crate::app;
+use crate::cli::screen::print;
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
-use crate::entitlement;
+use crate::entitlement::{self, State};
 use crate::exit::Exit;
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
+use tollgate_time::Timestamp;
 
 /// Below the kubelet's default probe timeout of one second, so that the operator reads our line, not "timed out".
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
@@ -57,7 +59,8 @@ pub struct ProbeArgs {
 }
 
 /// What `probe` and `await` read of the settings, and their own arguments: the help names these.
-pub(super) const READ: [&str; 6] = ["question", "json", "timeout", "command", "config", "probe_addr"];
+pub(super) const READ: [&str; 7] =
+    ["question", "json", "timeout", "refused_after", "command", "config", "probe_addr"];
 
 /// tollgate's own document; what lacks one of these members is none.
 #[derive(Deserialize)]
@@ -69,6 +72,9 @@ struct Shown {
     version: String,
     pod: Option<String>,
     next_attempt_at: Option<String>,
+    since: Option<String>,
+    /// Since 0.2.0.
+    now: Option<String>,
     reason: Option<ShownReason>,
 }
 
@@ -80,37 +86,49 @@ struct ShownReason {
 }
 
 /// Asks the sidecar and prints what the operator should read.
-#[expect(clippy::print_stdout, reason = "the line on standard output is the product of this command")]
 pub fn run(args: &ProbeArgs) -> Exit {
     let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
         Ok(probe) => Gate::of(&probe),
         Err(faults) => {
-            println!("{}", faults.summary());
-            return Exit::NotOpen;
+            return print(&faults.summary(), Exit::NotOpen);
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            println!("unreachable: Internal: cannot start a runtime: {error}.");
-            return Exit::NotOpen;
+            return print(&format!("unreachable: Internal: cannot start a runtime: {error}."), Exit::NotOpen);
         }
     };
     let (answer, said) = runtime.block_on(gate.ask(args.question));
-    if args.json
-        && let Some(answer) = &answer
-    {
-        println!("{}", String::from_utf8_lossy(answer.body()));
+    let (exit, line) = match said {
+        Ok(()) => (Exit::Done, None),
+        Err(shut) => (Exit::NotOpen, Some(shut.line)),
+    };
+    match (args.json.then_some(answer).flatten(), line) {
+        (Some(answer), _) => print(&String::from_utf8_lossy(answer.body()), exit),
+        (None, Some(line)) => print(&line, exit),
+        (None, None) => exit,
     }
-    match said {
-        Ok(()) => Exit::Done,
-        Err(line) => {
-            if !args.json || answer.is_none() {
-                println!("{line}");
-            }
-            Exit::NotOpen
-        }
-    }
+}
+
+/// What is heard of a gate that does not count as open.
+#[derive(Debug, Clone)]
+pub(super) struct Shut {
+    /// The reason's code.
+    pub(super) code: String,
+    /// The line to show.
+    pub(super) line: String,
+    /// Where somebody has to act first.
+    pub(super) refusal: Option<Refusal>,
+}
+
+/// A refusal, as the sidecar tells it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refusal {
+    /// How a process ends that gives up on it.
+    pub(super) exit: Exit,
+    /// How long it stands.
+    pub(super) age: Duration,
 }
 
 /// The gate that is asked about.
@@ -127,34 +145,40 @@ impl Gate {
         Self { address: app::address(&probe.addr), pod_uid: probe.pod_uid.clone() }
     }
 
-    /// Whether it is open; `Err` is the line to show otherwise.
-    pub(super) async fn ready(&self) -> Result<(), String> {
+    /// Whether it is open, or what is heard otherwise.
+    pub(super) async fn ready(&self) -> Result<(), Shut> {
         self.ask(Question::Ready).await.1
     }
 
+    /// The body of a page of the probe server; `Err` is the line to show instead.
+    pub(super) async fn get(&self, path: &str, timeout: Duration) -> Result<Bytes, String> {
+        let answer = question(&self.address, path, timeout).await;
+        answer.map(Response::into_body).map_err(|error| unreachable(&self.address, &error).line)
+    }
+
     /// What answered, and what it says.
-    async fn ask(&self, asked: Question) -> (Option<Response<Bytes>>, Result<(), String>) {
-        match question(&self.address, asked).await {
+    async fn ask(&self, asked: Question) -> (Option<Response<Bytes>>, Result<(), Shut>) {
+        match question(&self.address, asked.path(), ANSWER_TIMEOUT).await {
             Ok(answer) => {
                 let said = judge(asked, &answer, self);
                 (Some(answer), said)
             }
-            Err(error) => (None, Err(unreachable_line(&self.address, &error))),
+            Err(error) => (None, Err(unreachable(&self.address, &error))),
         }
     }
 }
 
 /// Only tollgate's own word counts, and only about this pod: whatever else answers on the address proves nothing.
-fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), String> {
+fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), Shut> {
     let ok = answer.status() == StatusCode::OK;
     if matches!(asked, Question::Live) && ok && answer.body().trim_ascii() == b"ok" {
         return Ok(());
     }
     let Ok(shown) = serde_json::from_slice::<Shown>(answer.body()) else {
-        return Err(stranger_line(gate, answer));
+        return Err(stranger(gate, answer));
     };
     if gate.pod_uid.is_some() && shown.pod != gate.pod_uid {
-        return Err(other_pod_line(gate, &shown));
+        return Err(other_pod(gate, &shown));
     }
     let yes = match asked {
         Question::Live => false,
@@ -162,14 +186,14 @@ fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), S
         Question::Startup => ok,
         Question::Ready => ok && shown.gate == "open",
     };
-    if yes { Ok(()) } else { Err(shown.line()) }
+    if yes { Ok(()) } else { Err(shown.shut()) }
 }
 
-async fn question(address: &Address, question: Question) -> Result<Response<Bytes>, ClientError> {
+async fn question(address: &Address, path: &str, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
     let targets = reachable_at(address);
-    let mut result = ask(&targets[0], Ask::get(question.path()), ANSWER_TIMEOUT).await;
+    let mut result = ask(&targets[0], Ask::get(path), timeout).await;
     if let (Err(ClientError::Connect { .. }), Some(second)) = (&result, targets.get(1)) {
-        result = ask(second, Ask::get(question.path()), ANSWER_TIMEOUT).await;
+        result = ask(second, Ask::get(path), timeout).await;
     }
     result
 }
@@ -185,16 +209,30 @@ fn reachable_at(address: &Address) -> Vec<Address> {
 }
 
 impl Shown {
-    fn line(&self) -> String {
+    fn shut(&self) -> Shut {
         let reason = self.reason.as_ref().map(|r| (r.code.as_str(), r.message.as_str(), r.remedy.as_str()));
-        entitlement::line(&self.state, reason, self.next_attempt_at.as_deref())
+        Shut {
+            code: reason.map_or_else(String::new, |(code, ..)| code.to_owned()),
+            line: entitlement::line(&self.state, reason, self.next_attempt_at.as_deref()),
+            refusal: State::named(&self.state).filter(|state| state.is_refusal()).and_then(|state| {
+                // By the sidecar's own clock, whatever that follows.
+                let [now, since] = [&self.now, &self.since].map(|at| Timestamp::parse(at.as_ref()?));
+                Some(Refusal { exit: state.exit(), age: now?.since(since?) })
+            }),
+        }
     }
 }
 
 /// Longest part of a stranger's header that is shown.
 const HEADER_SHOWN: usize = 40;
 
-fn stranger_line(gate: &Gate, answer: &Response<Bytes>) -> String {
+/// The gate's state is not heard.
+fn unheard(code: &'static str, message: &str, remedy: &str) -> Shut {
+    let line = entitlement::line("unreachable", Some((code, message, remedy)), None);
+    Shut { code: code.to_owned(), line, refusal: None }
+}
+
+fn stranger(gate: &Gate, answer: &Response<Bytes>) -> Shut {
     let header = |name: HeaderName| {
         let text = answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("none");
         text.chars().take(HEADER_SHOWN).collect::<String>()
@@ -207,10 +245,10 @@ fn stranger_line(gate: &Gate, answer: &Response<Bytes>) -> String {
         header(CONTENT_TYPE)
     );
     let remedy = "Check probe_addr against the ports of the pod's other containers.";
-    entitlement::line("unreachable", Some(("NotTollgate", &message, remedy)), None)
+    unheard("NotTollgate", &message, remedy)
 }
 
-fn other_pod_line(gate: &Gate, shown: &Shown) -> String {
+fn other_pod(gate: &Gate, shown: &Shown) -> Shut {
     let message = format!(
         "The tollgate {} of pod {} answers on {} (mode {}, product {}), and this is pod {}.",
         shown.version,
@@ -221,14 +259,14 @@ fn other_pod_line(gate: &Gate, shown: &Shown) -> String {
         gate.pod_uid.as_deref().unwrap_or_default(),
     );
     let remedy = "Give both containers the same TOLLGATE_POD_UID (metadata.uid), and check probe_addr on host networks.";
-    entitlement::line("unreachable", Some(("AnotherPod", &message, remedy)), None)
+    unheard("AnotherPod", &message, remedy)
 }
 
-fn unreachable_line(address: &Address, error: &ClientError) -> String {
+fn unreachable(address: &Address, error: &ClientError) -> Shut {
     let message = format!("tollgate does not answer on {address} ({error}).");
     let remedy = "Check that its container runs (its log names what it could not start with) and that probe_addr is \
                   the same for both.";
-    entitlement::line("unreachable", Some(("ProbeUnreachable", &message, remedy)), None)
+    unheard("ProbeUnreachable", &message, remedy)
 }
 
 #[cfg(test)]
@@ -281,7 +319,7 @@ mod tests {
         ] {
             match judge(asked, &answer(status, body), &gate(pod)) {
                 Ok(()) => assert_eq!(said, "", "{asked:?} {status} {body}"),
-                Err(line) => {
+                Err(Shut { line, .. }) => {
                     assert!(!said.is_empty() && line.contains(said), "{asked:?} {status} {body}: {line}");
                     assert!(line.len() <= entitlement::LINE_BYTES_MAX, "{line}");
                 }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::app::{App, Scope};
-use crate::cli::{complain, load};
+use crate::cli::{end, load};
 use crate::config::{Flags, Role};
 use crate::exit::Exit;
 
@@ -24,16 +24,16 @@ pub fn run(args: &RunArgs) -> Exit {
     if let Some(text) = crate::config::Environment::get(&crate::config::ProcessEnvironment, "FAIL_POINT")
         && !tollgate_ledger::fail_point::choose(&text)
     {
-        return complain(Exit::Usage, &format!("FAIL_POINT: there is no step {text}"));
+        return end(Exit::Usage, &format!("FAIL_POINT: there is no step {text}"));
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(Exit::Internal, &format!("cannot start a runtime: {error}")),
+        Err(error) => return end(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
     let exit = runtime.block_on(async {
         match App::start(config, Scope::Sidecar) {
             Ok(app) => app.run().await,
-            Err(error) => complain(error.exit(), &error.to_string()),
+            Err(error) => end(error.exit(), &error.to_string()),
         }
     });
     // A name look-up may still hang in a thread of its own; it must not hold the process.

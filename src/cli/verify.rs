@@ -4,12 +4,13 @@
 //! reads no configuration, so that a seller can check a token and a key on any machine.
 
 use std::fmt;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::cli::complain;
+use crate::cli::screen::print;
 use crate::entitlement;
 use crate::exit::Exit;
 use tollgate_clock as clock;
@@ -86,13 +87,7 @@ pub fn run(args: &VerifyArgs) -> Exit {
     for note in notes(&receipt) {
         complain(Exit::Done, &note);
     }
-    match writeln!(io::stdout(), "{}", receipt.claims_json()) {
-        Ok(()) => Exit::Done,
-        Err(error) => complain(
-            Exit::LedgerIo,
-            &format!("failed: OutputUnwritable: the claims cannot be written to standard output: {error}"),
-        ),
-    }
+    print(receipt.claims_json(), Exit::Done)
 }
 
 /// Why there is no receipt, as one line.

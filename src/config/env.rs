@@ -3,6 +3,7 @@
 //! Tests give a map instead, so that they need no environment of their own and disturb nobody's.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -31,6 +32,13 @@ impl Environment for ProcessEnvironment {
     fn names(&self) -> Vec<String> {
         std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect()
     }
+}
+
+/// The arguments of this process, its name first.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the arguments")]
+pub fn arguments() -> Vec<OsString> {
+    std::env::args_os().collect()
 }
 
 /// An environment that is given.

@@ -35,6 +35,11 @@ pub(super) fn region_origin(reader: &mut Reader<'_>) -> Option<Origin> {
     Some(reader.origin(Setting::Region))
 }
 
+/// The role of the web identity, where there is one.
+pub(super) fn role_arn(reader: &mut Reader<'_>) -> Option<Option<String>> {
+    Some(filled(reader.env, credentials::ROLE))
+}
+
 /// Whether the endpoint is all of AWS: a rehearsal's is, and only a build with the emulator has rehearsals. The SDKs'
 /// own variable for one service stays one service's.
 pub(super) fn stands_for_all(reader: &mut Reader<'_>) -> Option<bool> {

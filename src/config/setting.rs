@@ -132,6 +132,12 @@ impl Spec {
         }
     }
 
+    /// Whether it has an effect in this mode.
+    #[must_use]
+    pub fn counts_in(&self, mode: Mode) -> bool {
+        (!self.for_usage || mode.has_ledger()) && self.only.is_none_or(|only| (only.used)(mode))
+    }
+
     /// What documents show is the very text that counts.
     #[must_use]
     pub const fn has_fixed_default(&self) -> bool {

@@ -86,7 +86,8 @@ settings! {
             only: FOR_OWN_POD, for_usage: true,
         }
 
-        /// Where the seller publishes the runbook; the code of a reason is appended to it.
+        /// Where the seller publishes the runbook; the code of a reason is appended to it. Reasons name the command
+        /// `tollgate explain` otherwise.
         DocsUrl = "docs_url" => docs_url: Option<String> = given(WEB_PAGE) {
             risk: "sends operators to a foreign page",
         }
@@ -128,6 +129,8 @@ settings! {
             ecs_metadata_uri: Option<String> = sdk::ecs_metadata_uri(),
             /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` and `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
             container_credentials: [Option<String>; 2] = sdk::container_credentials(),
+            /// `AWS_ROLE_ARN`, of the web identity.
+            role_arn: Option<String> = sdk::role_arn(),
             /// `AWS_WEB_IDENTITY_TOKEN_FILE`.
             web_identity_token_file: Option<PathBuf> = sdk::web_identity_token_file(),
             /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, where an agent is asked.

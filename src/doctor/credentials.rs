@@ -210,14 +210,14 @@ mod tests {
             "{good:?}"
         );
         for (bytes, code) in [
-            (token(r#"{"aud":"pods.eks.amazonaws.com","exp":1795510800}"#), "assumerolerefused"),
-            (token(r#"{"exp":1795510800}"#), "assumerolerefused"),
-            (token(r#"{"aud":"sts.amazonaws.com","exp":1795507200}"#), "expiredtoken"),
-            (b"no token".to_vec(), "credentialsfileinvalid"),
-            (token("[]"), "credentialsfileinvalid"),
+            (token(r#"{"aud":"pods.eks.amazonaws.com","exp":1795510800}"#), "AssumeRoleRefused"),
+            (token(r#"{"exp":1795510800}"#), "AssumeRoleRefused"),
+            (token(r#"{"aud":"sts.amazonaws.com","exp":1795507200}"#), "ExpiredToken"),
+            (b"no token".to_vec(), "CredentialsFileInvalid"),
+            (token("[]"), "CredentialsFileInvalid"),
         ] {
             let finding = judged(&bytes);
-            assert_eq!(finding.docs, Some(format!("docs/RUNBOOK.md#{code}")), "{finding:?}");
+            assert_eq!(finding.docs, Some(format!("tollgate explain {code}")), "{finding:?}");
             assert!(finding.verdict == Verdict::Fault && !finding.remedy.is_empty());
         }
         for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::NotFound, io::ErrorKind::IsADirectory] {

@@ -130,7 +130,7 @@ mod tests {
         let small = space(Space { bytes: 20 * MIB, files: Some(1000) }, Mode::Metered, 16 * MIB);
         assert_eq!(small.verdict, Verdict::Ok, "there is no more to grow");
         let full = space(Space { bytes: 1024 * MIB, files: Some(0) }, Mode::Metered, MIB);
-        assert_eq!(full.docs.as_deref(), Some("docs/RUNBOOK.md#ledgerunavailable"));
+        assert_eq!(full.docs.as_deref(), Some("tollgate explain LedgerUnavailable"));
     }
 
     #[test]
@@ -149,9 +149,9 @@ mod tests {
             assert_eq!(ledger(&seen).verdict, verdict, "{seen:?}");
         }
         let anchor = |seen: &Ledger| ledger(seen).docs.unwrap();
-        assert!(anchor(&Ledger::Damaged(String::new())).ends_with("#ledgerdamaged"));
+        assert!(anchor(&Ledger::Damaged(String::new())).ends_with("LedgerDamaged"));
         assert!(
-            anchor(&Ledger::Unusable(String::new())).ends_with("#ledgerunavailable"),
+            anchor(&Ledger::Unusable(String::new())).ends_with("LedgerUnavailable"),
             "nothing is damaged"
         );
         assert!(ledger(&Ledger::Held(rows(false))).seen.ends_with("in gigabytes"));

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::runbook;
 use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
 use tollgate_marketplace::fault::{
     PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, REGION_UNLISTED, TLS_HANDSHAKE,
@@ -22,7 +23,7 @@ pub struct Reason {
     pub message: Cow<'static, str>,
     /// What to do, one or two sentences.
     pub remedy: Cow<'static, str>,
-    /// The section of the runbook.
+    /// What explains the code: a command, or the seller's web page.
     pub docs: String,
 }
 
@@ -66,7 +67,7 @@ impl Reason {
         let through_proxy = place == Place::Proxy && code.as_str() == "ConnectTimeout";
         let message = if through_proxy { "No connection through {at} in time." } else { message };
         Self {
-            docs: runbook(code.as_str()),
+            docs: runbook::command(code.as_str()),
             code,
             message: if message.contains(DETAIL) {
                 message.replace(DETAIL, detail).into()
@@ -77,12 +78,30 @@ impl Reason {
         }
     }
 
+    /// What to do about it where this process ends: then nothing is tried again until it is started again.
+    #[must_use]
+    pub fn last_remedy(&self) -> String {
+        let mut remedy = self.remedy.to_string();
+        for promise in PROMISES {
+            remedy = remedy.replace(promise, "");
+        }
+        let remedy = remedy.trim();
+        if remedy.is_empty() { START_AGAIN.to_owned() } else { remedy.to_owned() }
+    }
+
     /// The entry for a code of our own source.
     #[must_use]
     pub fn known(code: &'static str, class: FaultClass) -> Self {
         Self::of(FaultCode::known(code), class)
     }
 }
+
+/// The remedy where a process has ended for want of an answer.
+pub(super) const START_AGAIN: &str = "Start it again once it answers.";
+
+/// What remedies say of tollgate's own further attempts.
+const PROMISES: [&str; 5] =
+    [WAIT, "; retries continue", "Retries continue.", "It is asked again.", "Wait: it is being renewed."];
 
 /// The clock of the node is off.
 pub const CLOCK_SKEW: &str = "ClockSkew";
@@ -139,12 +158,6 @@ fn text(code: &str) -> Option<(&'static str, &'static str)> {
     let ours =
         || CATALOGUE.iter().find(|(known, ..)| *known == code).map(|&(_, message, remedy)| (message, remedy));
     exceptions::find(code).map(|exception| (exception.message, exception.remedy)).or_else(ours)
-}
-
-/// Where a code is explained.
-#[must_use]
-pub fn runbook(code: &str) -> String {
-    format!("docs/RUNBOOK.md#{}", code.to_ascii_lowercase())
 }
 
 const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
@@ -276,7 +289,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "NoEntropy",
         "The node gives no random numbers, so no fresh nonce can be made.",
-        "Check the node: getrandom must work. It is asked again.",
+        "Check the node: getrandom must work. Retries continue.",
     ),
     (
         "UnknownKeyVersion",
@@ -293,7 +306,7 @@ pub fn unverified(code: &'static str) -> Reason {
             code: FaultCode::known(code),
             message: message.into(),
             remedy: remedy.into(),
-            docs: runbook(code),
+            docs: runbook::command(code),
         };
     }
     Reason {
@@ -303,7 +316,7 @@ pub fn unverified(code: &'static str) -> Reason {
         checks \
                  the public key of this version."
             .into(),
-        docs: runbook(code),
+        docs: runbook::command(code),
     }
 }
 
@@ -343,6 +356,24 @@ mod tests {
             );
             assert!(!line.contains('…'), "{code}: {} bytes", line.len());
             assert!(!message.contains('\n') && !remedy.contains("  "), "{code}");
+        }
+    }
+
+    /// Finding 3.2: the last line of a process that ended said that it tries again.
+    #[test]
+    fn the_last_remedy_promises_no_further_attempt() {
+        let classes =
+            [FaultClass::Denied, FaultClass::Misconfigured, FaultClass::Access, FaultClass::Transient];
+        let places =
+            [Place::Metering, Place::Sts, Place::Container, Place::Imds, Place::TaskMetadata, Place::Proxy];
+        for code in codes() {
+            for (class, place) in classes.into_iter().flat_map(|class| places.map(|place| (class, place))) {
+                let reason = Reason::new(FaultCode::known(code), class, (place, Some("host")), "detail");
+                let last = reason.last_remedy();
+                for promise in ["retries", "continue", "asked again", "Wait", "  "] {
+                    assert!(!last.contains(promise) && last.ends_with('.'), "{code}: {last}");
+                }
+            }
         }
     }
 

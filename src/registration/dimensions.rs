@@ -27,6 +27,7 @@ pub const UNKNOWN: &str = exceptions::UNKNOWN_DIMENSION;
 pub fn name_unknown(metrics: &Metrics, dimension: &str) {
     metrics.dimension_unknown(dimension);
     tracing::error!(
+        event = "dimension_unknown",
         dimension,
         code = UNKNOWN,
         "AWS does not know this usage dimension for the product: its usage is kept but cannot be billed; tell the seller"
@@ -57,7 +58,7 @@ impl Trial {
         for dimension in untried {
             self.try_one(&random, &dimension).await;
         }
-        tracing::info!("every configured dimension was tried at AWS");
+        tracing::info!(event = "dimensions_tried", "every configured dimension was tried at AWS");
     }
 
     /// Asks until AWS has answered about this dimension, or has said what it would say of any.
@@ -71,7 +72,7 @@ impl Trial {
                 _ if fault.code.as_str() == UNKNOWN => return name_unknown(&self.metrics, dimension),
                 // Said of the call, not of the dimension; the gate's own question and the reports tell it.
                 FaultClass::Denied | FaultClass::Misconfigured => {
-                    tracing::warn!(dimension, code = %fault.code, "AWS did not say whether it knows the dimension");
+                    tracing::warn!(event = "dimension_untried", dimension, code = %fault.code, "AWS did not say whether it knows the dimension");
                     return;
                 }
                 FaultClass::Access | FaultClass::ExpiredSession | FaultClass::Transient => {

@@ -235,6 +235,7 @@ impl Store {
             Ok(None) => Recalled::Read(self.unreadable("the reading broke off")),
             Err(_) => {
                 tracing::warn!(
+                    event = "kept_registration_late",
                     path = %self.folder.join(FILE_NAME).display(),
                     "the kept registration was not read within 5 s: the reading goes on, and until it is done neither \
                      grace nor a kept receipt opens the gate"
@@ -247,6 +248,7 @@ impl Store {
     fn unreadable(&self, problem: &str) -> Record {
         let path = self.folder.join(FILE_NAME);
         tracing::warn!(
+            event = "kept_registration_unreadable",
             path = %path.display(), error = problem,
             "the kept registration cannot be read: until AWS answers, neither grace nor a kept receipt opens the gate, and \
              whether AWS refused this pod before is unknown"

@@ -34,7 +34,7 @@ impl Observer for Commits {
         self.failures.count(&error.to_string(), 1);
         // Failures that come before the next line are in the line of the first one after it.
         if let NextLine::Line(errors) = self.failures.due(clock::monotonic()) {
-            tracing::error!(failures = errors.total(), %errors, "the ledger cannot be used");
+            tracing::error!(event = "ledger_unusable", failures = errors.total(), %errors, "the ledger cannot be used");
         }
     }
 }

@@ -126,10 +126,12 @@ impl Notices {
             }
             NextLine::Line(counts) => match kind {
                 Kind::Rejected => tracing::warn!(
+                    event = "usage_rejected",
                     events = counts.total(), reasons = %counts,
                     "usage events rejected: they are not counted and not billed"
                 ),
                 Kind::Refused => tracing::warn!(
+                    event = "usage_not_taken",
                     requests = counts.total(), reasons = %counts,
                     "usage requests not taken: the application was told so and has to send them again"
                 ),

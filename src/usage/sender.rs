@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -46,6 +46,10 @@ const AHEAD: Duration = Duration::from_millis(90);
 
 /// Hours are looked at so often; a jump of the clock is looked at at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The same while nothing waits to be sent and nobody uses the ledger: a sidecar whose application rests should cost
+/// nothing. What an hour held is sealed so much later, well within the time that its records wait for their turn.
+const LOOK_AT_REST: Duration = Duration::from_secs(60);
 
 /// The wall clock may be corrected by so much; what it gains beyond that is time for which the machine slept.
 const SLEPT_MIN: Duration = Duration::from_secs(5);
@@ -158,6 +162,10 @@ pub struct Sender {
     /// The ledger may hold due records that are not in line.
     stale: bool,
     look_at: Duration,
+    /// Others use the ledger.
+    uses: watch::Receiver<()>,
+    /// Records waited when the figures were last read.
+    any_unsent: bool,
     /// Closed hours are not sealed whole yet.
     is_sealing: bool,
     /// Records made since sealing began.
@@ -195,7 +203,8 @@ impl Sender {
         Self {
             settings,
             aws,
-            writer,
+            uses: writer.uses(),
+            writer: writer.unnoticed(),
             clock,
             metrics,
             tell,
@@ -213,6 +222,7 @@ impl Sender {
             notes: Vec::new(),
             stale: true,
             look_at: Duration::ZERO,
+            any_unsent: true,
             is_sealing: false,
             sealed: 0,
             sweep_at: Duration::ZERO,
@@ -241,7 +251,7 @@ impl Sender {
                 }
                 Err(error) => return error,
             };
-            let wake = self.instant(wake);
+            let (wake, soon) = (self.instant(wake), self.uptime() + LOOK_EVERY);
             tokio::select! {
                 Some(landed) = self.calls.join_next() => match self.landed(landed) {
                     Ok(()) => {}
@@ -250,6 +260,7 @@ impl Sender {
                 },
                 () = tokio::time::sleep_until(wake) => {}
                 _ = jumps.changed() => self.jumped(),
+                _ = self.uses.changed(), if self.look_at > soon => self.look_at = soon,
                 Some(order) = self.orders.recv(), if self.order.is_none() => self.take_order(order),
             }
         }
@@ -257,7 +268,7 @@ impl Sender {
 
     /// A disk that is full or slow may recover. An order ends the pause: its time runs.
     async fn disk_failed(&mut self, error: &str) {
-        tracing::error!(error, "the ledger cannot be written; will retry");
+        tracing::error!(event = "ledger_unwritable", error, "the ledger cannot be written; will retry");
         let in_order = self.order.as_ref().is_some_and(|order| clock::monotonic() < order.until);
         let pause = if in_order { DISK_PAUSE_IN_ORDER } else { DISK_PAUSE };
         tokio::select! {
@@ -376,6 +387,7 @@ impl Sender {
     /// Seals what is due, gives up what has expired, and shows how things stand.
     async fn look(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
+        self.uses.mark_unchanged();
         self.end_pause_for_last_try(now).await?;
         let seal_open_hour = self.flush() == Flush::Final;
         // A piece at a time, between which acknowledgements are given and calls begin.
@@ -387,7 +399,7 @@ impl Sender {
         self.is_sealing = sealing.more;
         self.changed |= sealing.made > 0;
         if !sealing.more && self.sealed > 0 {
-            tracing::info!(records = self.sealed, "hours sealed");
+            tracing::info!(event = "hours_sealed", records = self.sealed, "hours sealed");
             self.sealed = 0;
         }
         let sweeps = self.uptime() >= self.sweep_at;
@@ -395,11 +407,16 @@ impl Sender {
             self.sweep(now).await?;
         }
         self.stale = true;
-        self.look_at = self.uptime() + if sealing.more { Duration::ZERO } else { LOOK_EVERY };
+        let look_in = if sealing.more { Duration::ZERO } else { LOOK_EVERY };
+        self.look_at = self.uptime() + look_in;
         // Before an alarm, so that its readers find the figures.
         self.show().await?;
         if sweeps {
             self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
+        }
+        let busy = self.any_unsent || self.changed || self.order.is_some() || !self.calls.is_empty();
+        if !sealing.more && !busy {
+            self.look_at = self.uptime() + LOOK_AT_REST;
         }
         Ok(())
     }
@@ -461,6 +478,7 @@ impl Sender {
         }
         (self.changed, self.show_at) = (false, now + SHOW_EVERY);
         let summary = self.writer.with(|ledger| ledger.summary()).await?;
+        self.any_unsent = summary.unsent > 0;
         let window = self.settings.policy.window;
         self.metrics.ledger(LedgerFigures {
             unsent: summary.unsent,
@@ -665,7 +683,7 @@ impl Sender {
         }
         let halved = meaning == Meaning::Content && records.len() > 1;
         if halved {
-            tracing::warn!(code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
+            tracing::warn!(event = "batch_rejected", code = %fault.code, records = records.len(), "AWS rejects a batch for one of its records");
             self.queue.halve(&records.iter().map(|record| record.id).collect::<Vec<_>>());
         }
         let pause = meaning.pause(records.len());
@@ -683,7 +701,7 @@ impl Sender {
     fn served(&mut self) {
         if self.health.answered(self.uptime()) {
             self.to_release = RELEASED_MAX;
-            tracing::info!("AWS answers again; unsent records are being sent");
+            tracing::info!(event = "aws_answers_again", "AWS answers again; unsent records are being sent");
         }
     }
 

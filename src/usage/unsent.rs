@@ -16,6 +16,9 @@ use tollgate_metering::unsent::{self, Rule, Verdict};
 /// An answer of AWS opens the gate again within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// The same while nothing is overdue: an alarm and a gate that shuts are hours away, and may be so much later.
+const LOOK_WHILE_TIMELY: Duration = Duration::from_secs(30);
+
 /// The watch's surroundings.
 pub struct Unsent {
     rule: Rule,
@@ -31,7 +34,7 @@ impl Unsent {
     #[must_use]
     pub fn new(rule: Rule, writer: Writer, clock: WallClock, metrics: Arc<Metrics>, tell: Tell) -> Self {
         metrics.usage_overdue_alarm(rule.alarm_after());
-        Self { rule, writer, clock, metrics, tell, before: Verdict::Timely }
+        Self { rule, writer: writer.unnoticed(), clock, metrics, tell, before: Verdict::Timely }
     }
 
     /// Looks once. Do so before the gate may open: what was overdue before a restart still is.
@@ -43,13 +46,18 @@ impl Unsent {
         if verdict != self.before {
             let (seconds, hour) = (age.as_secs(), oldest.hour.map(|hour| hour.to_string()));
             match verdict {
-                Verdict::Timely => tracing::info!("AWS has accepted the usage that was overdue"),
+                Verdict::Timely => tracing::info!(
+                    event = "usage_accepted_again",
+                    "AWS has accepted the usage that was overdue"
+                ),
                 Verdict::Alarming => tracing::error!(
+                    event = "usage_overdue",
                     seconds,
                     hour,
                     "AWS has not accepted usage for long; `tollgate ledger list` shows why"
                 ),
                 Verdict::Unreported => tracing::error!(
+                    event = "usage_unreported",
                     seconds,
                     hour,
                     "AWS has not accepted usage for longer than on_unsent allows; the gate shuts until it does"
@@ -71,8 +79,9 @@ impl Unsent {
                 Ok(()) | Err(LedgerError::Io(_)) => {}
                 Err(error) => return error,
             }
+            let rest = if self.before == Verdict::Timely { LOOK_WHILE_TIMELY } else { LOOK_EVERY };
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(rest) => {}
                 _ = jumps.changed() => {}
             }
         }

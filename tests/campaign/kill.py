@@ -232,9 +232,9 @@ class Sidecar:
         self.app = None
         for line in self.process.stderr:
             parsed = json.loads(line)
-            if parsed["message"] == "tollgate started":
+            if parsed.get("event") == "started":
                 self.app = parsed["app_addr"]
-            if parsed["message"] == "entitlement" and parsed["state"] == "entitled":
+            if parsed.get("event") == "state" and parsed["state"] == "entitled":
                 break
         # From here on nobody reads the log: it goes where it cannot fill a pipe.
         self.drain = subprocess.Popen(["cat"], stdin=self.process.stderr, stdout=subprocess.DEVNULL)

@@ -86,7 +86,7 @@ class Sidecar:
         self.process = subprocess.Popen([program, "run"], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
         threading.Thread(target=self.read, daemon=True).start()
         try:
-            started = self.log(lambda line: line.get("message") == "tollgate started")
+            started = self.log(lambda line: line.get("event") == "started")
         except BaseException:
             # Nobody has it yet who could end it.
             self.__exit__()

@@ -204,7 +204,8 @@ fn install_copies_a_program_that_runs() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing half-written is left");
     let output = Command::new(&installed).arg("--version").output().unwrap();
     assert!(stdout(&output).starts_with("tollgate "));
-    let missing = command(&["install", "/nonexistent"]).output().unwrap();
+    let nowhere = folder.path().join("nowhere");
+    let missing = command(&["install", nowhere.to_str().unwrap()]).output().unwrap();
     assert_eq!(missing.status.code(), Some(78));
 }
 
@@ -290,7 +291,7 @@ fn a_wrong_command_line_is_64() {
 }
 
 /// A server that answers 200 to everything, until the test ends.
-fn stranger() -> std::net::SocketAddr {
+pub(crate) fn stranger() -> std::net::SocketAddr {
     use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

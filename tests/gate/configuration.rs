@@ -7,7 +7,11 @@ use crate::processes::{Emulator, Sidecar, command};
 
 /// A valid configuration that needs nothing beside it, and the settings of one case.
 fn check(settings: &[(&str, &str)]) -> Command {
-    let mut command = command(&["config", "check"]);
+    configured(&["config", "check"], settings)
+}
+
+fn configured(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+    let mut command = command(arguments);
     command
         .env("TOLLGATE_MODE", "metered")
         .env("TOLLGATE_PRODUCT_CODE", "demo")
@@ -50,7 +54,16 @@ fn each_wrong_value_is_one_sentence_that_names_it_and_no_secret() {
         assert_eq!(text.lines().count(), 1, "{name}={value}: {text}");
         assert!(text.contains(sentence), "{name}={value}: {text}");
         assert!(text.contains(name) && !text.contains("hunter2"), "{name}={value}: {text}");
+        assert_eq!(
+            said(configured(&["run"], &key)),
+            (code, text),
+            "run finds what check finds: {name}={value}"
+        );
     }
+    let kubernetes = [("KUBERNETES_SERVICE_HOST", "10.0.0.1")];
+    let (code, text) = said(check(&kubernetes));
+    assert!(code == Some(78) && text.contains("TOLLGATE_POD_UID"), "{text}");
+    assert_eq!(said(configured(&["run"], &kubernetes)), (code, text));
 }
 
 #[test]
@@ -134,7 +147,7 @@ fn a_reason_leads_to_the_sellers_own_runbook_where_there_is_one() {
         sidecar.wait_for("misconfigured");
         sidecar.document()["reason"]["docs"].clone()
     };
-    assert_eq!(started("pod-1", None), "docs/RUNBOOK.md#disabledapiexception");
+    assert_eq!(started("pod-1", None), "tollgate explain DisabledApiException");
     assert_eq!(
         started("pod-2", Some("https://seller.example/help#")),
         "https://seller.example/help#DisabledApiException"

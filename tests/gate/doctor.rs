@@ -47,7 +47,7 @@ fn doctor_names_what_is_at_fault() {
         command.env("TOLLGATE_ENDPOINT_URL", nowhere);
     });
     assert_eq!(code, Some(78));
-    assert_eq!(finding(&report, "connection")["docs"], "docs/RUNBOOK.md#connection", "{report}");
+    assert_eq!(finding(&report, "connection")["docs"], "tollgate explain Connection", "{report}");
     let (_, report) = doctor(&emulator, |command| {
         command.env("TOLLGATE_ENDPOINT_URL", "http://metering.invalid");
     });
@@ -91,7 +91,7 @@ fn doctor_compares_the_region_with_the_platforms_own() {
         (Some(0), Some("warning")),
         "a stand-in may not care: {report}"
     );
-    assert_eq!(region["docs"], "docs/RUNBOOK.md#invalidregionexception");
+    assert_eq!(region["docs"], "tollgate explain InvalidRegionException");
     assert!(region["seen"].as_str().unwrap().contains("the pod runs in eu-central-1"), "{report}");
 }
 
@@ -112,7 +112,7 @@ fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name(
     let token = finding(&report, "web identity token");
     assert_eq!(
         (code, token["docs"].as_str()),
-        (Some(78), Some("docs/RUNBOOK.md#webidentitytokenmissing")),
+        (Some(78), Some("tollgate explain WebIdentityTokenMissing")),
         "{report}"
     );
     // {"iss":"https://oidc.example","sub":"system:serviceaccount:ns:app","aud":["sts.amazonaws.com"]}
@@ -125,7 +125,7 @@ fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name(
     let credentials = finding(&report, "credentials");
     assert_eq!(
         (code, credentials["docs"].as_str()),
-        (Some(78), Some("docs/RUNBOOK.md#connection")),
+        (Some(78), Some("tollgate explain Connection")),
         "{report}"
     );
     assert!(credentials["seen"].as_str().unwrap().contains("STS at 127.0.0.1"), "{report}");
@@ -174,7 +174,7 @@ fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
     let ledger = finding(&report, "ledger");
     assert_eq!(
         (code, ledger["docs"].as_str()),
-        (Some(78), Some("docs/RUNBOOK.md#ledgerdamaged")),
+        (Some(78), Some("tollgate explain LedgerDamaged")),
         "{report}"
     );
 }
@@ -188,7 +188,7 @@ fn doctor_tells_broken_tls_from_a_broken_connection() {
     });
     assert_eq!(finding(&report, "connection")["verdict"], "ok", "{report}");
     let tls = finding(&report, "TLS");
-    assert_eq!((code, tls["docs"].as_str()), (Some(78), Some("docs/RUNBOOK.md#invalidanswer")), "{report}");
+    assert_eq!((code, tls["docs"].as_str()), (Some(78), Some("tollgate explain InvalidAnswer")), "{report}");
 }
 
 #[test]
@@ -205,4 +205,65 @@ fn doctor_speaks_to_people_too() {
             && text.contains("product_code = demohourly (environment TOLLGATE_PRODUCT_CODE)"),
         "{text}"
     );
+}
+
+/// It was "whatever is asked there answers in HTTP", and healthy.
+#[test]
+fn doctor_believes_only_what_speaks_as_aws_does() {
+    let emulator = Emulator::start();
+    let (code, report) = doctor(&emulator, |command| {
+        command.env("TOLLGATE_ENDPOINT_URL", format!("http://{}", crate::commands::stranger()));
+    });
+    let answer = finding(&report, "answer");
+    assert_eq!(
+        (code, answer["docs"].as_str()),
+        (Some(78), Some("tollgate explain InvalidAnswer")),
+        "{report}"
+    );
+    assert!(answer["seen"].as_str().unwrap().contains("HTTP 200, Server nginx"), "{report}");
+    let (_, report) = doctor(&emulator, |_| {});
+    let seen = finding(&report, "answer")["seen"].as_str().unwrap().to_owned();
+    assert!(seen.contains(&emulator.addr.to_string()) && seen.contains("emulator"), "{report}");
+    // In AWS's form, to an operation that nobody signed.
+    let refusal = r#"{"__type":"MissingAuthenticationTokenException"}"#;
+    let aws = crate::credentials::Act::Answer(format!(
+        "HTTP/1.1 400 X\r\nx-amzn-RequestId: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{refusal}",
+        refusal.len()
+    ));
+    let aws = crate::credentials::serve(aws);
+    let (_, report) = doctor(&emulator, |command| {
+        command.env("TOLLGATE_ENDPOINT_URL", format!("http://{aws}"));
+    });
+    assert_eq!(finding(&report, "answer")["verdict"], "ok", "{report}");
+}
+
+#[test]
+fn doctor_names_product_account_and_role() {
+    let emulator = Emulator::start();
+    let (_, report) = doctor(&emulator, |_| {});
+    assert_eq!(finding(&report, "product")["seen"], "demohourly (mode hourly)", "{report}");
+    let seen = finding(&report, "caller")["seen"].as_str().unwrap().to_owned();
+    assert!(seen.starts_with("account not stated, role as access keys"), "{report}");
+    // STS says which account the role is of.
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a.b.c").unwrap();
+    let assumed = "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+                   <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>s</SecretAccessKey>\
+                   <SessionToken>t</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration></Credentials>\
+                   <AssumedRoleUser><Arn>arn:aws:sts::111122223333:assumed-role/app/s</Arn><AssumedRoleId>AROA:s</AssumedRoleId>\
+                   </AssumedRoleUser></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>";
+    let sts = crate::credentials::serve(crate::credentials::answer(200, assumed));
+    let (_, report) = doctor(&emulator, |command| {
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app")
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token)
+            .env("AWS_ENDPOINT_URL_STS", format!("http://{sts}"));
+    });
+    let credentials = finding(&report, "credentials")["seen"].as_str().unwrap().to_owned();
+    assert!(credentials.contains(&format!("asked: {sts}")), "{report}");
+    let seen = finding(&report, "caller")["seen"].as_str().unwrap().to_owned();
+    assert_eq!(seen, "account 111122223333, role arn:aws:iam::111122223333:role/app", "{report}");
 }

@@ -174,7 +174,7 @@ impl Sidecar {
         });
         let addr = "127.0.0.1:0".parse().unwrap();
         let mut sidecar = Self { process, log, seen: Vec::new(), addr, app_addr: None };
-        let started = sidecar.read_until(|line| line["message"] == "tollgate started");
+        let started = sidecar.read_until(|line| line["event"] == "started");
         sidecar.addr = started["probe_addr"].as_str().unwrap().parse().unwrap();
         sidecar.app_addr = started["app_addr"].as_str().and_then(|addr| addr.parse().ok());
         sidecar
@@ -206,14 +206,12 @@ impl Sidecar {
 
     /// Waits for a state's line.
     pub(crate) fn wait_for(&mut self, state: &str) -> Value {
-        self.read_until(|line| line["message"] == "entitlement" && line["state"] == state)
+        self.read_until(|line| line["event"] == "state" && line["state"] == state)
     }
 
     /// Waits for the line of a state with a reason.
     pub(crate) fn wait_for_code(&mut self, state: &str, code: &str) -> Value {
-        self.read_until(|line| {
-            line["message"] == "entitlement" && line["state"] == state && line["code"] == code
-        })
+        self.read_until(|line| line["event"] == "state" && line["state"] == state && line["code"] == code)
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {

@@ -68,7 +68,7 @@ impl Bench {
         let mut running = Running::start(command);
         if self.mode == "metered" {
             // A fault that a test sets afterwards is for reports of usage.
-            running.read_back(|line| line["message"] == "every configured dimension was tried at AWS");
+            running.read_back(|line| line["event"] == "dimensions_tried");
         }
         running
     }

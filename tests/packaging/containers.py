@@ -253,6 +253,26 @@ class Containers(unittest.TestCase):
         )
         self.assertEqual((done.returncode, done.stdout), (124, ""), done.stderr)
 
+    def test_a_container_that_ends_leaves_its_last_sentence(self):
+        endpoint = self.emulator()
+        self.admin(endpoint, "customers", {"account_id": "111122223333", "subscribed": False})
+        self.run_container("gate", *self.hard, "-v", "emulator:/keys:ro", *self.settings("pod-2"), "tollgate-dev")
+        wait("a refusal", lambda: self.probe("gate").stdout.startswith("denied"))
+        log = self.folder / "termination-log"
+        for arguments, code, sentence in (
+            (("--network", "container:gate", "tollgate-dev", "await", "--refused-after", "15s"), 77, "denied: Customer"),
+            (("tollgate-dev", "run"), 78, "misconfigured: InvalidConfiguration: "),
+            (("tollgate-dev", "exec", "--", "/nonexistent"), 78, "misconfigured: InvalidConfiguration: "),
+            (("--network", "container:gate", "tollgate-dev", "await", "--", "/nonexistent"), 127, "cannot start"),
+        ):
+            # As the kubelet mounts it: a file that anybody may write.
+            log.write_text("")
+            log.chmod(0o666)
+            done = self.docker("run", "--rm", *self.hard, "-v", f"{log}:/dev/termination-log", *arguments, check=False)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertTrue(log.read_text().startswith(sentence), log.read_text())
+            self.assertEqual(log.read_text(), done.stderr.splitlines()[-1])
+
     def said(self, name):
         """The lines that the application in a container printed."""
         return self.docker("logs", name).stdout.splitlines()
@@ -428,17 +448,20 @@ class Containers(unittest.TestCase):
     def test_compose_tells_the_whole_story(self):
         compose = self.compose()
         compose("up", "-d")
-        application, sidecar = self.composed("application"), self.composed("tollgate")
+        application, lock = self.composed("application"), self.composed("tollgate-await")
         wait("the application", lambda: self.inspect(application, ".State.Status") == "exited")
         self.assertEqual(self.inspect(application, ".State.ExitCode"), "0")
         self.assertEqual(json.loads(self.said(application)[-1])["state"], "entitled")
-        log = json.loads(self.docker("inspect", "-f", "{{json .State.Health.Log}}", sidecar).stdout)
-        opened = next(entry["End"] for entry in log if entry["ExitCode"] == 0)
-        started = self.inspect(application, ".State.StartedAt")
-        self.assertLess(opened[:19], started[:19] + "z", "the application starts after the gate has opened")
+        self.assertEqual(self.inspect(lock, ".State.ExitCode"), "0")
+        self.assertLess(self.inspect(lock, ".State.FinishedAt"), self.inspect(application, ".State.StartedAt"))
 
     def test_compose_starts_nothing_for_a_buyer_without_subscription(self):
-        compose = self.compose()
+        # Unhealthy within seconds, in place of after a minute and a half: then compose gave the pod up.
+        hasty = self.folder / "hasty.yaml"
+        hasty.write_text(
+            'version: "2.4"\nservices: { tollgate: { healthcheck: { interval: 200ms, start_period: 1s, retries: 1 } } }\n'
+        )
+        compose = self.compose(hasty)
         compose("up", "-d", "emulator")
         port = self.inspect(self.composed("emulator"), '(index (index .NetworkSettings.Ports "8090/tcp") 0).HostPort')
         wait("the emulator", lambda: self.health(self.composed("emulator")) == "healthy")
@@ -447,6 +470,9 @@ class Containers(unittest.TestCase):
         self.addCleanup(up.wait)
         self.addCleanup(up.kill)
         wait("a refusal", lambda: (name := self.composed("tollgate")) and self.probe(name).stdout.startswith("denied"))
+        wait("ill health", lambda: self.health(self.composed("tollgate")) == "unhealthy")
+        wait("the lock", lambda: (name := self.composed("tollgate-await")) and "denied: " in self.docker("logs", name).stderr)
+        self.assertIsNone(up.poll(), "compose waits")
         application = self.composed("application")
         self.assertIn(application and self.inspect(application, ".State.Status"), (None, "created"))
 

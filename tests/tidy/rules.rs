@@ -26,11 +26,14 @@ macro_rules! by_name {
     ($($rule:ident),*) => { &[$((stringify!($rule), $rule)),*] };
 }
 
-/// Each by its name in the samples; it answers with one line for each finding.
+/// One line for each finding.
+type Rule = fn(&Project) -> Vec<String>;
+
+/// Each by its name in the samples.
 #[rustfmt::skip]
-pub(crate) const RULES: &[(&str, fn(&Project) -> Vec<String>)] = by_name![
+pub(crate) const RULES: &[(&str, Rule)] = by_name![
     forbidden_words, silent_files, unfinished_words, paths_of_one_machine, long_lines, empty_names,
-    dead_links, changes_to_nowhere, unknown_variables, alerts_of_one_side, absent_defences,
+    dead_links, changes_to_nowhere, unknown_variables, unnamed_events, alerts_of_one_side, absent_defences,
     unsaid_semantics, forgotten_targets, other_exceptions
 ];
 
@@ -141,16 +144,10 @@ fn dead_links(project: &Project) -> Vec<String> {
 
 /// The architecture sends changes to files that exist.
 fn changes_to_nowhere(project: &Project) -> Vec<String> {
-    let section = section(project.text("docs/ARCHITECTURE.md"), "## Where does a change go?");
-    let rows = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("| "))
-        .filter(|row| !row.starts_with("---"))
-        .skip(1);
-    let absent = rows.filter(|row| {
-        !row.split('`').nth(1).is_some_and(|path| row.starts_with('`') && root().join(path).is_file())
-    });
-    absent.map(|row| format!("docs/ARCHITECTURE.md sends changes to what is no file: {row}")).collect()
+    let rows = table(section(project.text("docs/ARCHITECTURE.md"), "## Where does a change go?"));
+    let exists = |cell: &str| named(cell).0.first().is_some_and(|path| root().join(path).is_file());
+    let absent = rows.into_iter().filter(|row| !exists(row[0]));
+    absent.map(|row| format!("docs/ARCHITECTURE.md sends changes to what is no file: {row:?}")).collect()
 }
 
 /// Environment variables that the sources name and the document does not, and the reverse.
@@ -174,6 +171,32 @@ fn unknown_variables(project: &Project) -> Vec<String> {
     let unread =
         keys(document).into_iter().filter(|key| !read.contains(key) && !read.contains(&setting(key)));
     found.extend(unread.map(|key| format!("docs/CONFIGURATION.md: {key} is read nowhere in src")));
+    found
+}
+
+/// Every log line above debug begins with its event, and docs/LOG.md lists each event that there is. The emulator has no log.
+fn unnamed_events(project: &Project) -> Vec<String> {
+    let (mut found, mut logged) = (Vec::new(), BTreeSet::new());
+    for source in project.sources().filter(|source| !source.path.starts_with("crates/emulator/")) {
+        for call in ["tracing::info!(", "tracing::warn!(", "tracing::error!("] {
+            for (at, _) in source.text.match_indices(call) {
+                let line = source.text[..at].matches('\n').count() + 1;
+                let first = source.text[at + call.len()..].trim_start();
+                // `event,` is a name that was chosen before.
+                if !first.starts_with("event =") && !first.starts_with("event,") && !source.is_test(line) {
+                    found.push(format!("{}:{line}: begin a log line with its event", source.path));
+                }
+            }
+        }
+        let lines = source.text.lines().zip(1..).filter(|(_, at)| !source.is_test(*at));
+        let named = lines
+            .flat_map(|(line, _)| line.split("event = \"").skip(1).filter_map(|rest| rest.split('"').next()));
+        logged.extend(named.map(str::to_owned));
+    }
+    let rows =
+        project.text("docs/LOG.md").lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let listed = rows.map(str::to_owned).collect();
+    found.extend(differences(("src", &logged), ("docs/LOG.md", &listed)));
     found
 }
 
@@ -207,7 +230,7 @@ fn absent_defences(project: &Project) -> Vec<String> {
     named.map(|name| format!("docs/THREATS.md names {name}, which does not exist")).collect()
 }
 
-/// Docs/SEMANTICS.md says what the comments of its tests say, however it is wrapped.
+/// `docs/SEMANTICS.md` says what the comments of its tests say, however it is wrapped.
 fn unsaid_semantics(project: &Project) -> Vec<String> {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let told = words(project.text("docs/SEMANTICS.md"));
@@ -215,7 +238,9 @@ fn unsaid_semantics(project: &Project) -> Vec<String> {
     let comments = tests.filter_map(|part| {
         part.rsplit_once("\n\n///").map(|(_, comment)| words(&comment.replace("///", "")))
     });
-    let missing = comments.filter(|comment| !told.contains(comment));
+    let comments: Vec<String> = comments.collect();
+    assert!(!comments.is_empty(), "the tests of the semantics have no comments");
+    let missing = comments.into_iter().filter(|comment| !told.contains(comment));
     missing.map(|comment| format!("docs/SEMANTICS.md lacks what a test says: {comment}")).collect()
 }
 
@@ -247,6 +272,7 @@ fn lines(project: &Project, is_so: impl Fn(&str) -> bool) -> Vec<String> {
     let numbered = project
         .texts
         .iter()
+        .filter(|(path, _)| *path != METADATA)
         .flat_map(|(path, text)| text.lines().zip(1..).map(move |(line, at)| (path, at, line)));
     numbered.filter(|(.., line)| is_so(line)).map(|(path, at, line)| format!("{path}:{at}: {line}")).collect()
 }
@@ -260,9 +286,11 @@ fn differences(a: (&str, &BTreeSet<String>), b: (&str, &BTreeSet<String>)) -> Ve
 }
 
 /// The cells of a table's rows, without its head.
-fn table(text: &str) -> impl Iterator<Item = Vec<&str>> {
+fn table(text: &str) -> Vec<Vec<&str>> {
     let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")).skip(2);
-    rows.map(|row| row.split(" | ").collect())
+    let rows: Vec<Vec<&str>> = rows.map(|row| row.split(" | ").collect()).collect();
+    assert!(!rows.is_empty(), "no table in {text:?}");
+    rows
 }
 
 /// The names in a cell, before and behind "but".
@@ -273,7 +301,7 @@ fn named(cell: &str) -> (Vec<&str>, Vec<&str>) {
 
 /// From a heading that begins so to the next of its rank.
 fn section<'a>(document: &'a str, heading: &str) -> &'a str {
-    let rest = document.split_once(heading).map_or("", |(_, rest)| rest);
+    let (_, rest) = document.split_once(heading).expect(heading);
     rest.split_once("\n## ").map_or(rest, |(section, _)| section)
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(path: &str, text: &str) -> Self {
-        let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{path}: {error}"));
+        let tokens: TokenStream = text.parse().expect(path);
         let (path, text) = (path.to_owned(), text.to_owned());
         let mut source = Self { path, text, strings: Vec::new(), words: Vec::new() };
         source.read(tokens, false);

@@ -50,7 +50,7 @@ def main():
             send(address, block(text, "http"))
             emulator.admin("clock", {"advance": "75m"})
             for _ in range(2):
-                sidecar.log_line("usage billed")
+                sidecar.log_line("record_billed")
             # Prometheus' own linter, on every metric with values in it.
             with urllib.request.urlopen(sidecar.probe + "/metrics") as answer:
                 metrics = answer.read()

@@ -66,7 +66,7 @@ class Door(unittest.TestCase):
         self.assertEqual((status, answer["results"][0]["status"]), (202, "accepted"))
         self.meter(client(sidecar), 7)
         self.emulator.admin("clock", {"now": "2026-11-24T10:15:00Z"})
-        sidecar.log_line("usage billed")
+        sidecar.log_line("record_billed")
         self.assertEqual(self.emulator.billed(), {("demometered", "111122223333", "requests"): "12"})
         rows = sidecar.ask("/v1/reconciliation")[1]["dimensions"]
         self.assertEqual((rows[0]["accepted"], rows[0]["billed"], rows[0]["balanced"]), ("12", "12", True))
@@ -171,7 +171,7 @@ class Door(unittest.TestCase):
         with self.assertRaises(ClientError) as raised:
             self.meter(metering, 7)
         self.assertEqual(raised.exception.response["ResponseMetadata"]["HTTPStatusCode"], 503)
-        sidecar.log_line("usage billed")
+        sidecar.log_line("record_billed")
         self.assertEqual(self.emulator.billed(), {("demometered", "111122223333", "requests"): "7"})
         # The application tries again, as an SDK does: the same record.
         self.assertTrue(self.meter(metering, 7)["MeteringRecordId"])

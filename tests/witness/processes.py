@@ -77,24 +77,24 @@ class Sidecar(Process):
             environment["TOLLGATE_PUBLIC_KEYS"] = emulator.facts["public_keys"]
         environment["PATH"] = os.environ["PATH"]
         self.process = subprocess.Popen([program, "run"], env=environment, stderr=subprocess.PIPE, text=True)
-        started = self.log_line("tollgate started")
+        started = self.log_line("started")
         self.app = f"http://{started['app_addr']}"
         self.probe = f"http://{started['probe_addr']}"
         # In any order: faults that a test sets are for reports of usage, not for the trial of each dimension.
-        awaited = [("entitlement", "entitled")]
+        awaited = [("state", "entitled")]
         if mode == "metered":
-            awaited.append(("every configured dimension was tried at AWS", None))
+            awaited.append(("dimensions_tried", None))
         while awaited:
             line = json.loads(next(self.process.stderr))
-            awaited = [one for one in awaited if one != (line.get("message"), line.get("state"))]
+            awaited = [one for one in awaited if one != (line.get("event"), line.get("state"))]
 
-    def log_line(self, message, **members):
-        """The next log line with this message and these members."""
+    def log_line(self, event, **members):
+        """The next log line of this event with these members."""
         for line in self.process.stderr:
             parsed = json.loads(line)
-            if parsed.get("message") == message and all(parsed.get(k) == v for k, v in members.items()):
+            if parsed.get("event") == event and all(parsed.get(k) == v for k, v in members.items()):
                 return parsed
-        raise AssertionError(f"the sidecar ended before it logged {message!r}")
+        raise AssertionError(f"the sidecar ended before it logged {event!r}")
 
     def ask(self, path, document=None):
         """Status and JSON of one request to the application's server."""

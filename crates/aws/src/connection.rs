@@ -228,6 +228,18 @@ impl Trail {
         self.0.lock().expect("held for a push only, which cannot panic").last().cloned()
     }
 
+    /// The hosts that were asked, each once, in order.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        let trail = self.0.lock().expect("held for a push only, which cannot panic");
+        let mut hosts: Vec<String> = Vec::new();
+        for exchange in trail.iter() {
+            if !hosts.contains(&exchange.host) {
+                hosts.push(exchange.host.clone());
+            }
+        }
+        hosts
+    }
+
     /// Whether `place` has answered anything.
     pub(super) fn has_answered(&self, place: Place) -> bool {
         let trail = self.0.lock().expect("held for a push only, which cannot panic");

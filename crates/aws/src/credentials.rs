@@ -85,6 +85,17 @@ impl CredentialSource {
     }
 }
 
+/// What is known of the credentials in use.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where they came from.
+    pub source: CredentialSource,
+    /// Who was asked for them.
+    pub hosts: Vec<String>,
+    /// The AWS account that they belong to, where who handed them out said so.
+    pub account: Option<String>,
+}
+
 /// What a call needs before it can be made.
 #[derive(Debug, Clone)]
 pub(super) struct Ready {
@@ -109,7 +120,7 @@ pub(super) struct Loader {
     offset: SigningClock,
     /// IMDS has answered: this is an instance, and from then on its silence is a fault.
     on_instance: AtomicBool,
-    source: Mutex<Option<CredentialSource>>,
+    found: Mutex<Option<Found>>,
     region: OnceLock<Region>,
     endpoint: OnceLock<String>,
     #[cfg(test)]
@@ -126,7 +137,7 @@ impl Loader {
             settings,
             offset,
             on_instance: AtomicBool::new(false),
-            source: Mutex::new(None),
+            found: Mutex::new(None),
             region: OnceLock::new(),
             endpoint: OnceLock::new(),
             #[cfg(test)]
@@ -134,9 +145,10 @@ impl Loader {
         }
     }
 
-    /// Where the credentials in use came from, once some were loaded.
-    pub(super) fn source(&self) -> Option<CredentialSource> {
-        *self.source.lock().expect("held for one copy only, which cannot panic")
+    /// What is known of the credentials in use, once some were loaded.
+    pub(super) fn found(&self) -> Found {
+        let found = self.found.lock().expect("held for one copy only, which cannot panic").clone();
+        found.unwrap_or(Found { source: CredentialSource::Other, hosts: Vec::new(), account: None })
     }
 
     fn provider_config(&self, region: Option<&Region>, trail: &Trail) -> ProviderConfig {
@@ -251,8 +263,10 @@ impl Loader {
         self.note_instance(trail);
         let credentials = loaded.map_err(|error| self.judge(&error, trail))?;
         let source = CredentialSource::of(&credentials);
-        tracing::info!(source = source.describe(), "credentials loaded");
-        *self.source.lock().expect("held for one copy only, which cannot panic") = Some(source);
+        tracing::info!(event = "credentials_loaded", source = source.describe(), "credentials loaded");
+        let account = credentials.account_id().map(|account| account.as_str().to_owned());
+        *self.found.lock().expect("held for one copy only, which cannot panic") =
+            Some(Found { source, hosts: trail.hosts(), account });
         Ok(credentials)
     }
 

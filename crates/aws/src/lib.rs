@@ -28,6 +28,7 @@ use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserialization
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -36,7 +37,7 @@ use tokio::sync::watch;
 
 use ca_bundle::CaBundle;
 use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
-pub use credentials::{CredentialSource, token_problem};
+pub use credentials::{CredentialSource, Found, token_problem};
 use credentials::{Loader, Ready};
 use tollgate_clock as clock;
 use tollgate_marketplace::exceptions;
@@ -119,12 +120,16 @@ pub struct Aws {
 }
 
 /// What an answer to [`Aws::reach`] showed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Reached {
     /// The endpoint's clock less ours in seconds, from its `Date`.
     pub clock_offset_seconds: Option<i64>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
+    /// The answer has the form of AWS's: the number that AWS gives to each request.
+    pub by_aws: bool,
+    /// What else it was: status, server, content type.
+    pub seen: String,
 }
 
 impl Aws {
@@ -151,12 +156,6 @@ impl Aws {
 
     fn settings(&self) -> &Settings {
         &self.loader.settings
-    }
-
-    /// Where the credentials in use came from, once some were loaded.
-    #[must_use]
-    pub fn credential_source(&self) -> Option<CredentialSource> {
-        self.loader.source()
     }
 
     /// What a call needs before it can be made. When this takes too long, the call was not made, and that is told.
@@ -227,9 +226,9 @@ impl Aws {
 
     /// Where the credentials come from, found as for a call; for `doctor`. STS is asked where the region needs be known
     /// for it.
-    pub async fn inspect_credentials(&self) -> Result<CredentialSource, Fault> {
+    pub async fn inspect_credentials(&self) -> Result<Found, Fault> {
         self.ready(Signing::default()).await?;
-        Ok(self.credential_source().unwrap_or(CredentialSource::Other))
+        Ok(self.loader.found())
     }
 
     /// The URL that is asked, as the SDK resolves it (region, dual-stack, FIPS); also for `doctor`.
@@ -265,7 +264,7 @@ impl Aws {
     async fn is_emulated(&self) -> Result<bool, Fault> {
         let Some(url) = &self.settings().endpoint_url else { return Ok(false) };
         let silent = || Fault::local(FaultClass::Transient, "Timeout", "no answer of endpoint_url in time");
-        match tokio::time::timeout(STAND_IN_TIMEOUT, self.reach(url)).await {
+        match tokio::time::timeout(STAND_IN_TIMEOUT, self.reach_by(url, None)).await {
             Ok(reached) => reached.map(|reached| reached.emulated),
             Err(_) => Err(silent().at(Place::Metering, host_of(url))),
         }
@@ -273,7 +272,19 @@ impl Aws {
 
     /// Asks `url` anything, unsigned, by the way that a call would take; for `doctor`. Any answer proves name,
     /// connection, proxy and TLS; its status says nothing.
+    ///
+    /// What does not answer as AWS does is asked once more, by an operation of AWS's protocol that nobody signed: AWS
+    /// refuses it in its own form, and another server does not.
     pub async fn reach(&self, url: &str) -> Result<Reached, Fault> {
+        let reached = self.reach_by(url, None).await?;
+        if reached.by_aws || reached.emulated {
+            Ok(reached)
+        } else {
+            self.reach_by(url, Some(UNSIGNED)).await
+        }
+    }
+
+    async fn reach_by(&self, url: &str, operation: Option<&'static str>) -> Result<Reached, Fault> {
         let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
         let connector = match Way::to(url) {
             Way::Direct => direct(Some(&settings), None),
@@ -284,13 +295,31 @@ impl Aws {
         request
             .set_uri(url)
             .map_err(|error| Fault::local(FaultClass::Misconfigured, REQUEST_NOT_BUILT, error.to_string()))?;
+        if let Some(operation) = operation {
+            request.set_method("POST").map_err(|error| {
+                Fault::local(FaultClass::Misconfigured, REQUEST_NOT_BUILT, error.to_string())
+            })?;
+            let headers = request.headers_mut();
+            headers.insert("x-amz-target", operation);
+            headers.insert("content-type", "application/x-amz-json-1.1");
+            headers.insert("content-length", "2");
+            *request.body_mut() = SdkBody::from("{}");
+        }
         let called = tokio::time::timeout(ATTEMPT_TIMEOUT, connector.call(request)).await;
         match called {
             Ok(Ok(response)) => {
                 let headers = response.headers();
+                let text = |name| headers.get(name).unwrap_or("none").escape_debug().to_string();
                 Ok(Reached {
                     clock_offset_seconds: clock_offset(headers.get("date")),
                     emulated: headers.get(EMULATOR_HEADER).is_some(),
+                    by_aws: headers.get("x-amzn-requestid").is_some(),
+                    seen: format!(
+                        "HTTP {}, Server {}, Content-Type {}",
+                        response.status().as_u16(),
+                        text("server"),
+                        text("content-type")
+                    ),
                 })
             }
             Ok(Err(error)) => {
@@ -518,6 +547,9 @@ fn proxy_host(url: &str) -> Option<String> {
 
 /// Set on every answer of the emulator; see its documentation.
 const EMULATOR_HEADER: &str = "x-tollgate-emulator";
+
+/// An operation that changes nothing even where somebody accepts it unsigned.
+const UNSIGNED: &str = "AWSMPMeteringService.ResolveCustomer";
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Marks {

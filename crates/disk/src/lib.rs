@@ -1,10 +1,10 @@
-//! Reading files that others may have put in place: regular files only, up to a limit, without waiting.
+//! Files that others may have put in place: regular files only, read up to a limit, without waiting.
 //!
 //! A named pipe at the path of a configuration file would hang the start without a word, a device may be endless, and a
 //! link in a folder that others can write leads to a file of their choice.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -24,22 +24,31 @@ pub enum Links {
 /// Fails with `NotFound` where nothing is, with `FileTooLarge` above `bytes_max`, with `IsADirectory` for a folder, and
 /// with a sentence of our own for a link, a pipe, a socket or a device. Never waits for a writer.
 pub fn read_regular(path: &Path, bytes_max: usize, links: Links) -> io::Result<Vec<u8>> {
-    let file = open_regular(path, links)?;
+    let file = open_regular(path, links, OpenOptions::new().read(true))?;
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
-/// A regular file, opened for reading.
-fn open_regular(path: &Path, links: Links) -> io::Result<File> {
+/// Replaces the content of a regular file that exists; makes none. Links are not followed, and whatever else lies at
+/// the path stays as it is.
+pub fn overwrite_regular(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Emptied only once it is known to be a file.
+    let mut file = open_regular(path, Links::Refuse, OpenOptions::new().write(true))?;
+    file.set_len(0)?;
+    file.write_all(bytes)
+}
+
+/// A regular file, opened as `options` say.
+fn open_regular(path: &Path, links: Links, options: &mut OpenOptions) -> io::Result<File> {
     // Without NONBLOCK a pipe waits here for its writer. It changes nothing for a regular file.
     let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     if links == Links::Refuse {
         flags |= OFlags::NOFOLLOW;
     }
     let flags = i32::try_from(flags.bits()).expect("the flags of open(2) are an int");
-    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let opened = options.custom_flags(flags).open(path);
     let file = opened.map_err(|error| link_fault(path, links).unwrap_or(error))?;
     // Asked of what was opened: the path may lead elsewhere by now.
     let kind = file.metadata()?.file_type();
@@ -107,6 +116,26 @@ mod tests {
             assert_eq!(absent.kind(), io::ErrorKind::NotFound);
             assert!(said(Path::new("/dev/zero"), links).starts_with("is not a regular file"));
         }
+    }
+
+    #[test]
+    fn only_a_regular_file_that_exists_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        let absent = overwrite_regular(&file, b"new").unwrap_err();
+        assert_eq!((absent.kind(), file.exists()), (io::ErrorKind::NotFound, false));
+        std::fs::write(&file, "old and longer").unwrap();
+        overwrite_regular(&file, b"new").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+
+        let link = folder.path().join("link");
+        symlink(&file, &link).unwrap();
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for path in [&link, &pipe, folder.path(), Path::new("/dev/null")] {
+            assert!(overwrite_regular(path, b"lost").is_err(), "{}", path.display());
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"new", "what a link leads to stays as it is");
     }
 
     /// Opened without care, it would wait for ever.

@@ -184,8 +184,8 @@ impl<'a> Token<'a> {
         }
     }
 
-    /// The pod that a cluster's token is bound to (Kubernetes, "Managing Service Accounts", bound tokens): its name, and
-    /// the beginning of its UID, for a pod of a StatefulSet that comes back is another pod.
+    /// The pod that a cluster's token is bound to (Kubernetes, "Managing Service Accounts", bound tokens): its
+    /// name, and the beginning of its UID, for a pod of a StatefulSet that comes back is another pod.
     pub(super) fn pod(&self) -> Option<String> {
         let pod = &self.claims["kubernetes.io"]["pod"];
         let (name, uid) = (pod["name"].as_str()?, pod["uid"].as_str()?);

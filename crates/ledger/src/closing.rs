@@ -69,7 +69,7 @@ impl Hours {
             store(transaction, LAST_CLOSED, self.closed)?;
         }
         if self.stored.is_some_and(|stored| stored > self.closed) {
-            tracing::warn!(closed = %self.closed, "the clock went back: hours that it had closed are open again");
+            tracing::warn!(event = "clock_went_back", closed = %self.closed, "the clock went back: hours that it had closed are open again");
         }
         Ok(self.stored.is_none_or(|stored| stored < self.closed))
     }

@@ -30,7 +30,7 @@ impl Mark {
         let file = match opened {
             Ok(file) => file,
             Err(error) => {
-                tracing::warn!(%error, "the ledger's mark cannot be opened: a missing end would not be noticed");
+                tracing::warn!(event = "ledger_mark_unopened", %error, "the ledger's mark cannot be opened: a missing end would not be noticed");
                 return Ok(Self(None));
             }
         };
@@ -76,7 +76,10 @@ fn check(connection: &Connection, path: &Path, file: &File) -> Result<(), Ledger
             return Err(damaged(format!("it is empty, but {marked} transactions were committed to it")));
         }
         (Some((marked_id, _)), Some((id, _))) if marked_id != id => {
-            tracing::warn!("the ledger's mark is another ledger's, and is written anew");
+            tracing::warn!(
+                event = "ledger_mark_replaced",
+                "the ledger's mark is another ledger's, and is written anew"
+            );
         }
         (Some((_, marked)), Some((_, held))) if marked > held => {
             return Err(damaged(format!("{marked} transactions were committed to it, and it holds {held}")));

@@ -80,6 +80,7 @@ pub(super) fn set_aside(path: &Path, now: Timestamp, detail: &str) -> Result<(),
     sync_folder(path).map_err(failed)?;
     clear(path);
     tracing::error!(
+        event = "ledger_damaged",
         kept = %kept.display(), detail,
         "the usage ledger is damaged: it is kept under this name, and a new one begins; usage in it that was not \
          billed yet is not counted until its file is recovered: keep it and see the runbook, LedgerDamaged"

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::{Ledger, LedgerError, Taken};
@@ -52,6 +52,8 @@ pub struct Writer {
     doorbell: Arc<Doorbell>,
     thread: thread::Thread,
     latest_failure: LatestFailure,
+    uses: watch::Sender<()>,
+    unnoticed: bool,
     #[cfg(any(test, feature = "testing"))]
     inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
 }
@@ -88,6 +90,8 @@ impl Writer {
             doorbell,
             thread: running.thread().clone(),
             latest_failure,
+            uses: watch::Sender::default(),
+            unnoticed: false,
             #[cfg(any(test, feature = "testing"))]
             inline: None,
         })
@@ -102,6 +106,8 @@ impl Writer {
             doorbell: Arc::default(),
             thread: thread::current(),
             latest_failure: LatestFailure::default(),
+            uses: watch::Sender::default(),
+            unnoticed: false,
             inline: Some((Arc::new(Mutex::new(ledger)), clock)),
         }
     }
@@ -113,6 +119,25 @@ impl Writer {
         latest.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error.clone())
     }
 
+    /// Changes when the ledger is used by anybody but a handle of [`Writer::unnoticed`]: who looks at the ledger from
+    /// time to time may rest until then.
+    #[must_use]
+    pub fn uses(&self) -> watch::Receiver<()> {
+        self.uses.subscribe()
+    }
+
+    /// The same for those who look from time to time, and must not keep each other awake.
+    #[must_use]
+    pub fn unnoticed(self) -> Self {
+        Self { unnoticed: true, ..self }
+    }
+
+    fn used(&self) {
+        if !self.unnoticed {
+            self.uses.send_replace(());
+        }
+    }
+
     /// Counts events; on return they are on disk. `guard` is dropped once they are, or cannot be, whether or not the
     /// caller still waits.
     pub async fn take(
@@ -122,6 +147,7 @@ impl Writer {
     ) -> Result<Vec<Taken>, LedgerError> {
         #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, clock)) = &self.inline {
+            self.used();
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
         let (reply, answer) = oneshot::channel();
@@ -130,7 +156,9 @@ impl Writer {
         if self.doorbell.press() {
             self.thread.unpark();
         }
-        answer.await.map_err(|_| ended())?
+        let taken = answer.await.map_err(|_| ended())?;
+        self.used();
+        taken
     }
 
     /// Runs `work` in the thread.
@@ -140,6 +168,7 @@ impl Writer {
     ) -> Result<T, LedgerError> {
         #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, _)) = &self.inline {
+            self.used();
             return work(&mut ledger.lock().expect("one test, one thread"));
         }
         let (reply, answer) = oneshot::channel();
@@ -152,7 +181,9 @@ impl Writer {
         });
         self.commands.send(Command::Work(work)).map_err(|_| ended())?;
         self.thread.unpark();
-        answer.await.map_err(|_| ended())?
+        let done = answer.await.map_err(|_| ended())?;
+        self.used();
+        done
     }
 }
 

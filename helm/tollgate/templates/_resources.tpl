@@ -1,22 +1,37 @@
-{{/* What stands beside the workload, by switch: {{ include "tollgate.resources" (list . $podLabels) }}, once in a chart. */}}
+{{/*
+What stands beside the workloads, by switch: {{ include "tollgate.resources" (list . $podLabels) }}. For a second set of pods a third
+item names it, (dict "name" "worker"); the dependency's alias stands there too.
+*/}}
 {{- define "tollgate.resources" -}}
 {{- $root := index . 0 -}}
 {{- $labels := index . 1 -}}
-{{- $values := $root.Values.tollgate -}}
-{{- $name := printf "%s-tollgate" $root.Release.Name | trunc 63 | trimSuffix "-" -}}
-{{- $products := (include "tollgate.products" $root | fromYaml).products -}}
-{{- if $values.serviceAccount.create }}
+{{- $options := slice . 2 | first | default dict -}}
+{{- include "tollgate.options" (dict "options" $options "known" (list "alias" "name")) -}}
+{{- if not (and (kindIs "map" $labels) $labels) -}}
+  {{- fail "tollgate: tollgate.resources needs the labels of your pods, such as (list . (dict \"app\" .Release.Name))" -}}
+{{- end -}}
+{{- $values := include "tollgate.values" (dict "root" $root "alias" $options.alias) | fromYaml -}}
+{{- $products := (include "tollgate.products" (dict "values" $values) | fromYaml).products -}}
+{{- $suffix := without (list $options.name "tollgate") nil "" | join "-" -}}
+{{- $name := printf "%s-%s" $root.Release.Name $suffix | trunc 63 | trimSuffix "-" -}}
+{{- include "tollgate.once" (dict "root" $root "what" (printf "name %s" $name) "who" "one tollgate.resources") -}}
+{{- $account := include "tollgate.account" (dict "root" $root "values" $values) -}}
+{{- $again := hasKey $root.tollgateClaimed (printf "account %s" $account) -}}
+{{- if and $values.serviceAccount.create (not $again) }}
+{{- $_ := set $root.tollgateClaimed (printf "account %s" $account) true }}
 ---
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ required "tollgate: set tollgate.serviceAccount.name to the account that is to be made" $values.serviceAccount.name }}
+  name: {{ $account | quote }}
   namespace: {{ $root.Release.Namespace }}
   {{- with $values.serviceAccount.roleArn }}
   annotations:
-    eks.amazonaws.com/role-arn: {{ . }}
+    eks.amazonaws.com/role-arn: {{ . | quote }}
   {{- end }}
+{{- if not $values.serviceAccount.automountToken }}
 automountServiceAccountToken: false
+{{- end }}
 {{- end }}
 {{- if $values.networkPolicy.enabled }}
 ---
@@ -65,7 +80,8 @@ spec:
     - { port: {{ printf "gate-%v" .ports.probe | quote }}, path: /metrics }
     {{- end }}
 {{- end }}
-{{- if $values.prometheusRule.enabled }}
+{{- if and $values.prometheusRule.enabled (not (hasKey $root.tollgateClaimed "rules")) }}
+{{- $_ := set $root.tollgateClaimed "rules" true }}
 ---
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
@@ -81,16 +97,24 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* What NOTES.txt may say: {{ include "tollgate.notes" . }}. */}}
+{{/* What NOTES.txt may say: {{ include "tollgate.notes" . }}, with an alias {{ include "tollgate.notes" (list . (dict "alias" "gate")) }}. */}}
 {{- define "tollgate.notes" -}}
+{{- $given := kindIs "slice" . | ternary . (list .) -}}
+{{- $root := first $given -}}
+{{- $options := slice $given 1 | first | default dict -}}
+{{- include "tollgate.options" (dict "options" $options "known" (list "alias")) -}}
+{{- $values := include "tollgate.values" (dict "root" $root "alias" $options.alias) | fromYaml -}}
+{{- $product := first (include "tollgate.products" (dict "values" $values) | fromYaml).products -}}
+{{- $native := eq $product.gate "native" -}}
 This product is gated by tollgate: it starts when AWS Marketplace confirms the subscription of this account.
 
-`Init:0/1`, or not ready? Ask the pod:
+{{ if $native }}`Init:1/2`{{ else }}Not ready{{ end }}? Ask the pod; the last line names the reason and the remedy:
 
-  kubectl describe pod POD -n {{ .Release.Namespace }}       # the startup probe's line names the reason and the remedy
-  kubectl logs POD -c {{ (index (include "tollgate.products" . | fromYaml).products 0).name }} -n {{ .Release.Namespace }}
+  kubectl logs POD -c {{ ternary $product.await $product.name $native }} -n {{ $root.Release.Namespace }}
+  {{- if $native }}
+  kubectl describe pod POD -n {{ $root.Release.Namespace }}       # the same under Last State, where AWS has refused for 30 s (not in a Job)
+  {{- end }}
+  kubectl exec POD -c {{ $product.name }} -n {{ $root.Release.Namespace }} -- /tollgate doctor
 
-  kubectl exec POD -c {{ (index (include "tollgate.products" . | fromYaml).products 0).name }} -n {{ .Release.Namespace }} -- /tollgate doctor
-
-It goes on asking by itself; after a repair nothing needs a restart.
+It asks again by itself; after a repair nothing needs a restart.
 {{- end -}}

@@ -1,28 +1,14 @@
-{{/* The products: at least one, each laid over the common values. Call with the root context. */}}
-{{- define "tollgate.products" -}}
-{{- $common := .Values.tollgate -}}
-{{- $products := list -}}
-{{- $given := $common.products | default (list (dict)) -}}
-{{- range $index, $own := $given -}}
-  {{- $product := mergeOverwrite (deepCopy (omit $common "products" "global")) (deepCopy $own) -}}
-  {{- $name := $own.name | default (ternary "tollgate" (printf "tollgate-%d" $index) (eq (len $given) 1)) -}}
-  {{- $_ := set $product "name" $name -}}
-  {{- if and (gt $index 0) (not $own.ports) -}}
-    {{- $step := mul 10 $index -}}
-    {{- $_ := set $product "ports" (dict "probe" (add $common.ports.probe $step) "app" (add $common.ports.app $step)) -}}
-  {{- end -}}
-  {{- $products = append $products $product -}}
-{{- end -}}
-{{- toYaml (dict "products" $products) -}}
-{{- end -}}
-
 {{/* The image of one product. */}}
 {{- define "tollgate.image" -}}
-{{- if not (or .image.digest .image.tag) -}}
-{{- fail "tollgate: set tollgate.image.tag, or tollgate.image.digest" -}}
-{{- end -}}
 {{- with .image.registry }}{{ . }}/{{ end -}}
 {{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag }}{{ end }}
+{{- end -}}
+
+{{/* Which pod this is: for the sidecar, and for the await that believes no other pod's sidecar. */}}
+{{- define "tollgate.podUid" -}}
+- name: TOLLGATE_POD_UID
+  valueFrom:
+    fieldRef: { fieldPath: metadata.uid }
 {{- end -}}
 
 {{/*
@@ -30,9 +16,7 @@ The settings of one product, as environment. What equals tollgate's own default 
 image sets must stand nowhere else.
 */}}
 {{- define "tollgate.env" -}}
-- name: TOLLGATE_POD_UID
-  valueFrom:
-    fieldRef: { fieldPath: metadata.uid }
+{{ include "tollgate.podUid" . }}
 {{- if ne (toString .ports.probe) "19180" }}
 - name: TOLLGATE_PROBE_ADDR
   value: {{ printf "[::]:%v" .ports.probe | quote }}
@@ -56,7 +40,7 @@ image sets must stand nowhere else.
   value: none
 {{- end }}
 {{- /* A native sidecar is stopped after the application has ended: there is nobody left to wait for. */}}
-{{- if and (eq .gate "native") (ne .state.type "none") (not (hasKey .settings "drain_quiet")) }}
+{{- if and (eq .gate "native") (ne .mode "hourly") (not (hasKey .settings "drain_quiet")) }}
 - name: TOLLGATE_DRAIN_QUIET
   value: 0s
 {{- end }}
@@ -89,7 +73,7 @@ image sets must stand nowhere else.
 {{- end }}
 {{- end -}}
 
-{{/* What the sidecar may do: nothing. */}}
+{{/* What our containers may do: nothing. */}}
 {{- define "tollgate.securityContext" -}}
 allowPrivilegeEscalation: false
 capabilities: { drop: [ALL] }
@@ -99,6 +83,19 @@ runAsGroup: 65532
 runAsNonRoot: true
 runAsUser: 65532
 seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{/* What all our containers have in common: image, and requests and limits of their own. */}}
+{{- define "tollgate.common" -}}
+image: {{ include "tollgate.image" . | quote }}
+imagePullPolicy: {{ .image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
+{{- with .resources }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- include "tollgate.securityContext" . | nindent 2 }}
 {{- end -}}
 
 {{- define "tollgate.volumeMounts" -}}
@@ -119,8 +116,7 @@ seccompProfile: { type: RuntimeDefault }
 {{/* The sidecar of one product. */}}
 {{- define "tollgate.container" -}}
 name: {{ .name }}
-image: {{ include "tollgate.image" . | quote }}
-imagePullPolicy: {{ .image.pullPolicy }}
+{{ include "tollgate.common" . }}
 args: [run]
 ports:
   - name: {{ printf "gate-%v" .ports.probe | quote }}
@@ -130,32 +126,45 @@ env:
   {{- include "tollgate.env" . | nindent 2 }}
 {{- if eq .gate "native" }}
 restartPolicy: Always
-startupProbe:
-  exec: { command: [/tollgate, probe, startup] }
-  periodSeconds: {{ .probes.startupPeriodSeconds }}
-  timeoutSeconds: 2
-  failureThreshold: {{ .probes.startupFailureThreshold }}
 {{- end }}
 livenessProbe:
   httpGet: { path: /livez, port: {{ .ports.probe }} }
   periodSeconds: 10
   timeoutSeconds: 2
   failureThreshold: 6
-{{- if .probes.sidecarReadiness }}
+{{- if or .probes.sidecarReadiness (eq .gate "readiness") }}
 readinessProbe:
   httpGet: { path: /readyz, port: {{ .ports.probe }} }
   periodSeconds: 5
   timeoutSeconds: 2
 {{- end }}
-terminationMessagePolicy: FallbackToLogsOnError
-resources:
-  {{- toYaml .resources | nindent 2 }}
-securityContext:
-  {{- include "tollgate.securityContext" . | nindent 2 }}
 {{- with include "tollgate.volumeMounts" . | trim }}
 volumeMounts:
   {{- . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/*
+The lock of the native form, after its sidecar: (dict "product" … "again" …). No startup probe can be it: the kubelet of 1.35 takes
+a container that ran before its own restart for started. `again` says that the pod's containers are restarted: then one restart
+puts the reason under Last State; where it is not, an end would be the end of the pod.
+*/}}
+{{- define "tollgate.lock" -}}
+{{- $product := .product -}}
+name: {{ $product.await }}
+{{ include "tollgate.common" $product }}
+args:
+  - await
+  {{- if ne (toString $product.ports.probe) "19180" }}
+  - --probe-addr
+  - {{ printf "127.0.0.1:%v" $product.ports.probe | quote }}
+  {{- end }}
+  {{- if or .again (eq $product.refused "fail") }}
+  - --refused-after
+  - 30s
+  {{- end }}
+env:
+  {{- include "tollgate.podUid" . | nindent 2 }}
 {{- end -}}
 
 {{- define "tollgate.volumes" -}}
@@ -164,13 +173,26 @@ volumeMounts:
   emptyDir: { sizeLimit: {{ .state.sizeLimit }} }
 {{- else if eq .state.type "persistentVolumeClaim" }}
 - name: {{ .name }}-state
-  persistentVolumeClaim: { claimName: {{ required "tollgate.state.claimName names the PersistentVolumeClaim" .state.claimName }} }
+  persistentVolumeClaim: { claimName: {{ .state.claimName | quote }} }
 {{- end }}
 {{- if .caConfigMap }}
 - name: {{ .name }}-ca
-  configMap: { name: {{ .caConfigMap }} }
+  configMap: { name: {{ .caConfigMap | quote }} }
 {{- end }}
 {{- with .extraVolumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* The claim that a StatefulSet makes for each of its pods. */}}
+{{- define "tollgate.volumeClaim" -}}
+metadata:
+  name: {{ .name }}-state
+spec:
+  accessModes: [ReadWriteOnce]
+  {{- with .state.storageClassName }}
+  storageClassName: {{ . | quote }}
+  {{- end }}
+  resources:
+    requests: { storage: {{ .state.sizeLimit }} }
 {{- end -}}

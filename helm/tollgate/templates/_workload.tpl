@@ -4,11 +4,17 @@ One include puts the gate in front of a workload:
   {{ include "tollgate.workload" (list . "my-product.deployment") }}
 
 where "my-product.deployment" is the named template that renders your Deployment, StatefulSet, DaemonSet, Job or CronJob. What else it
-renders, such as a Service, passes through as it is.
+renders, such as a Service, passes through as it is. A third item holds values for this workload alone, and the dependency's alias:
+
+  {{ include "tollgate.workload" (list . "my-product.worker" (dict "gate" "exec" "command" (list "/worker"))) }}
 */}}
 {{- define "tollgate.workload" -}}
 {{- $root := index . 0 -}}
 {{- $name := index . 1 -}}
+{{- $options := slice . 2 | first | default dict -}}
+{{- include "tollgate.options" (dict "options" $options "known" (list "alias" "gate" "position" "refused" "container" "command" "mode" "productCode" "region" "settings" "state")) -}}
+{{- $values := include "tollgate.values" (dict "root" $root "alias" $options.alias) | fromYaml -}}
+{{- $products := (include "tollgate.products" (dict "values" $values "options" $options) | fromYaml).products -}}
 {{- $gated := 0 -}}
 {{- range $text := regexSplit "(?m)^---.*$" (include $name $root) -1 -}}
   {{- $manifest := fromYaml $text -}}
@@ -17,7 +23,7 @@ renders, such as a Service, passes through as it is.
   {{- end -}}
   {{- if has $manifest.kind (list "Deployment" "StatefulSet" "DaemonSet" "Job" "CronJob") -}}
     {{- $gated = add1 $gated -}}
-    {{- include "tollgate.gate" (dict "root" $root "manifest" $manifest) -}}
+    {{- include "tollgate.gate" (dict "root" $root "values" $values "products" $products "manifest" $manifest) -}}
     {{- printf "\n---\n%s" (toYaml $manifest) -}}
   {{- else if $manifest -}}
     {{- printf "\n---\n%s" (trim $text) -}}
@@ -31,130 +37,108 @@ renders, such as a Service, passes through as it is.
 {{/* Puts the gate into one manifest, in place; prints nothing. */}}
 {{- define "tollgate.gate" -}}
 {{- $manifest := .manifest -}}
-{{- $template := ternary $manifest.spec.template ((($manifest.spec.jobTemplate | default dict).spec | default dict).template) (ne $manifest.kind "CronJob") -}}
-{{- $products := (include "tollgate.products" .root | fromYaml).products -}}
-{{- include "tollgate.check" (dict "products" $products "manifest" $manifest "spec" $template.spec) -}}
-{{- range $products -}}
-  {{- include "tollgate.join" (dict "product" . "template" $template) -}}
-  {{- if and (eq .mode "saas") (eq $manifest.kind "Deployment") -}}
-    {{- /* A rolling update would run the new writer beside the old one. */ -}}
-    {{- $_ := set $manifest.spec "strategy" (dict "type" "Recreate") -}}
+{{- $values := .values -}}
+{{- $title := printf "%s %v" $manifest.kind (($manifest.metadata | default dict).name | default "without a name") -}}
+{{- $spec := $manifest.spec | default dict -}}
+{{- $job := eq $manifest.kind "Job" | ternary $spec dict -}}
+{{- if eq $manifest.kind "CronJob" -}}
+  {{- $job = ($spec.jobTemplate | default dict).spec | default dict -}}
+{{- end -}}
+{{- $template := (has $manifest.kind (list "Job" "CronJob") | ternary $job $spec).template | default dict -}}
+{{- $pod := $template.spec | default dict -}}
+{{- if not $pod.containers -}}
+  {{- fail (printf "tollgate: the pod template of %s has no containers to gate" $title) -}}
+{{- end -}}
+{{- range concat ($pod.initContainers | default list) $pod.containers -}}
+  {{- if not (kindIs "map" .) -}}
+    {{- fail (printf "tollgate: a container of %s is no map" $title) -}}
   {{- end -}}
 {{- end -}}
-{{- include "tollgate.pod" (dict "products" $products "template" $template "values" .root.Values.tollgate) -}}
-{{- end -}}
-
-{{/* What cannot work is refused here rather than found in a cluster. */}}
-{{- define "tollgate.check" -}}
-{{- $manifest := .manifest -}}
-{{- $names := list -}}
-{{- range concat (.spec.initContainers | default list) .spec.containers -}}
-  {{- $names = append $names .name -}}
-{{- end -}}
-{{- $taken := list -}}
-{{- $readiness := 0 -}}
+{{- $workload := dict "root" .root "title" $title "kind" $manifest.kind "spec" $spec "job" $job "template" $template "pod" $pod -}}
+{{- include "tollgate.check" (dict "workload" $workload "values" $values "products" .products) -}}
+{{- $first := list -}}
+{{- $last := list -}}
 {{- range .products -}}
-  {{- if has .name $names -}}
-    {{- fail (printf "tollgate: two containers of the pod have the name %s; set products[].name" .name) -}}
-  {{- end -}}
-  {{- $names = append $names .name -}}
-  {{- range $port := list .ports.probe .ports.app -}}
-    {{- if has (toString $port) $taken -}}
-      {{- fail (printf "tollgate: two products have the port %v; set products[].ports" $port) -}}
+  {{- if eq .gate "native" -}}
+    {{- $again := has $manifest.kind (list "Deployment" "StatefulSet" "DaemonSet") -}}
+    {{- $lock := include "tollgate.lock" (dict "product" . "again" $again) | fromYaml -}}
+    {{- $pair := list (include "tollgate.container" . | fromYaml) $lock -}}
+    {{- if eq .position "first" -}}
+      {{- $first = concat $first $pair -}}
+    {{- else -}}
+      {{- $last = concat $last $pair -}}
     {{- end -}}
-    {{- $taken = append $taken (toString $port) -}}
+  {{- else -}}
+    {{- include "tollgate.beside" (dict "product" . "pod" $pod) -}}
   {{- end -}}
-  {{- if and .productCode (ne .mode "hourly") (not .settings.dimensions) -}}
-    {{- fail (printf "tollgate: mode %s needs the usage dimensions of the product: set tollgate.settings.dimensions, such as requests,gigabytes" .mode) -}}
+  {{- include "tollgate.addVolumes" (dict "product" . "workload" $workload) -}}
+  {{- if eq .refused "fail" -}}
+    {{- $policy := $job.podFailurePolicy | default dict -}}
+    {{- $codes := dict "containerName" .await "operator" "In" "values" (list 76 77 78) -}}
+    {{- $rule := dict "action" "FailJob" "onExitCodes" $codes -}}
+    {{- $_ := set $policy "rules" (prepend ($policy.rules | default list) $rule) -}}
+    {{- $_ := set $job "podFailurePolicy" $policy -}}
   {{- end -}}
-  {{- if eq .state.type "none" -}}
-    {{- if ne .mode "hourly" -}}
-      {{- fail (printf "tollgate: mode %s keeps usage on disk: set tollgate.state.type to emptyDir (lost with the pod) or persistentVolumeClaim" .mode) -}}
-    {{- end -}}
-    {{- if not (regexMatch "^0+(d|h|m|s|ms)$" (.settings.grace_period | default "0s")) -}}
-      {{- fail "tollgate: grace_period is counted on disk, so that a restart does not start it again: set tollgate.state.type to emptyDir" -}}
-    {{- end -}}
-  {{- end -}}
-  {{- if eq .mode "saas" -}}
-    {{- $several := max (int ($manifest.spec.replicas | default 1)) (int ($manifest.spec.parallelism | default 1)) -}}
-    {{- $rolling := and (eq $manifest.kind "Deployment") (ne (($manifest.spec.strategy | default dict).type | default "Recreate") "Recreate") -}}
-    {{- if or (has $manifest.kind (list "DaemonSet" "CronJob")) (gt $several 1) $rolling -}}
-      {{- fail "tollgate: mode saas has one writer for each product: run one replica of its own (strategy Recreate) with a token, and let the application's replicas report to it" -}}
-    {{- end -}}
-  {{- end -}}
-  {{- if and (ne .gate "native") (has $manifest.kind (list "Job" "CronJob")) (ne (toString .settings.quit) "true") (ne (toString .settings.quit) "on") -}}
-    {{- fail "tollgate: a Job ends when all its containers have: use gate native, or set tollgate.settings.quit and let the application POST /v1/quit" -}}
-  {{- end -}}
-  {{- if and (eq .gate "exec") (not .command) -}}
-    {{- fail "tollgate: with gate exec the main container's command must stand in tollgate.command: a chart cannot read it from the image" -}}
-  {{- end -}}
-  {{- if eq .gate "readiness" -}}
-    {{- $readiness = add1 $readiness -}}
+  {{- if and (eq $manifest.kind "Deployment") (or (eq .mode "saas") (eq .state.type "persistentVolumeClaim")) -}}
+    {{- /* A rolling update would run the new writer beside the old one, and wait for it. */ -}}
+    {{- $_ := set $spec "strategy" (dict "type" "Recreate") -}}
   {{- end -}}
 {{- end -}}
-{{- if gt $readiness 1 -}}
-  {{- fail "tollgate: a readinessProbe asks one gate: with several products use gate native or exec for all but one" -}}
+{{- with concat $first ($pod.initContainers | default list) $last -}}
+  {{- $_ := set $pod "initContainers" . -}}
+{{- end -}}
+{{- include "tollgate.pod" (dict "root" .root "products" .products "workload" $workload "values" $values) -}}
+{{- include "tollgate.sound" (dict "products" .products "workload" $workload) -}}
+{{- end -}}
+
+{{/* The main container that a product gates: the index of it among the pod's containers. */}}
+{{- define "tollgate.main" -}}
+{{- $product := .product -}}
+{{- range $index, $container := .pod.containers -}}
+  {{- if or (and (not $product.container) (eq $index 0)) (eq (toString $container.name) $product.container) -}}
+    {{- $index -}}
+  {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Puts one product's sidecar into the pod. */}}
-{{- define "tollgate.join" -}}
+{{/*
+Puts one product's sidecar beside the main containers. With `readiness` its own readinessProbe asks the gate, since a pod is ready
+when all its containers are: the application's probe stays as it is.
+*/}}
+{{- define "tollgate.beside" -}}
 {{- $product := .product -}}
-{{- $spec := .template.spec -}}
-{{- $sidecar := include "tollgate.container" $product | fromYaml -}}
-{{- $inits := $spec.initContainers | default list -}}
-{{- if eq $product.gate "native" -}}
-  {{- /* The last one: billing begins when it registers, and what comes before it may take its time. */ -}}
-  {{- $_ := set $spec "initContainers" (append $inits $sidecar) -}}
-{{- else -}}
-  {{- $main := dict -}}
-  {{- range $spec.containers -}}
-    {{- if or (eq .name $product.container) (and (not $product.container) (not $main)) -}}
-      {{- $main = . -}}
-    {{- end -}}
-  {{- end -}}
-  {{- if not $main -}}
-    {{- fail (printf "tollgate: there is no container named %s to gate" $product.container) -}}
-  {{- end -}}
-  {{- if eq $product.gate "readiness" -}}
-    {{- if $main.readinessProbe -}}
-      {{- fail (printf "tollgate: container %s has a readinessProbe of its own; use gate native or exec" $main.name) -}}
-    {{- end -}}
-    {{- $probe := dict "httpGet" (dict "path" "/readyz" "port" $product.ports.probe) "periodSeconds" 5 "timeoutSeconds" 2 -}}
-    {{- $_ := set $main "readinessProbe" $probe -}}
-  {{- else -}}
-    {{- include "tollgate.await" (dict "product" $product "spec" $spec "main" $main "sidecar" $sidecar) -}}
-  {{- end -}}
-  {{- $_ := set $spec "containers" (append $spec.containers $sidecar) -}}
+{{- $pod := .pod -}}
+{{- if eq $product.gate "exec" -}}
+  {{- $main := index $pod.containers (include "tollgate.main" . | int) -}}
+  {{- include "tollgate.exec" (dict "product" $product "pod" $pod "main" $main) -}}
 {{- end -}}
-{{- $volumes := include "tollgate.volumes" $product | trim -}}
-{{- if $volumes -}}
-  {{- $_ := set $spec "volumes" (concat ($spec.volumes | default list) (fromYamlArray $volumes)) -}}
-{{- end -}}
+{{- $_ := set $pod "containers" (append $pod.containers (include "tollgate.container" $product | fromYaml)) -}}
 {{- end -}}
 
 {{/*
 Puts `tollgate await` before the main container's command, once for each product. The binary comes from the sidecar's image through a
 shared volume; the buyer can replace it, unlike one that is built into the product's image.
 */}}
-{{- define "tollgate.await" -}}
+{{- define "tollgate.exec" -}}
 {{- $product := .product -}}
-{{- $spec := .spec -}}
+{{- $pod := .pod -}}
 {{- $main := .main -}}
 {{- $binary := "/opt/tollgate/tollgate" -}}
 {{- $mount := dict "name" "tollgate-bin" "mountPath" "/opt/tollgate" -}}
 {{- $installed := false -}}
-{{- range $spec.volumes -}}
-  {{- $installed = or $installed (eq .name "tollgate-bin") -}}
+{{- range $pod.initContainers -}}
+  {{- $installed = or $installed (eq (toString .name) "tollgate-install") -}}
 {{- end -}}
 {{- if not $installed -}}
-  {{- $install := dict "name" "tollgate-install" "image" .sidecar.image "imagePullPolicy" .sidecar.imagePullPolicy
-      "args" (list "install" "/opt/tollgate") "volumeMounts" (list $mount) "securityContext" .sidecar.securityContext
-      "resources" .sidecar.resources "terminationMessagePolicy" "FallbackToLogsOnError" -}}
-  {{- $_ := set $spec "initContainers" (append ($spec.initContainers | default list) $install) -}}
-  {{- $_ := set $spec "volumes" (append ($spec.volumes | default list) (dict "name" "tollgate-bin" "emptyDir" (dict "sizeLimit" "32Mi"))) -}}
+  {{- $install := include "tollgate.common" $product | fromYaml -}}
+  {{- $_ := set $install "name" "tollgate-install" -}}
+  {{- $_ := set $install "args" (list "install" "/opt/tollgate") -}}
+  {{- $_ := set $install "volumeMounts" (list $mount) -}}
+  {{- $_ := set $pod "initContainers" (append ($pod.initContainers | default list) $install) -}}
+  {{- /* Room for a build that is not optimised, too: a pod above the limit is evicted. */ -}}
+  {{- $_ := set $pod "volumes" (append ($pod.volumes | default list) (dict "name" "tollgate-bin" "emptyDir" (dict "sizeLimit" "128Mi"))) -}}
 {{- end -}}
-{{- $command := $product.command -}}
+{{- $command := $product.command | default $main.command -}}
 {{- if eq (first ($main.command | default (list ""))) $binary -}}
   {{- $command = $main.command -}}
 {{- else -}}
@@ -164,81 +148,23 @@ shared volume; the buyer can replace it, unlike one that is built into the produ
 {{- $_ := set $main "command" (concat $await $command) -}}
 {{- end -}}
 
-{{/* Seconds of a duration such as 20s, 2m or 1m30s. */}}
-{{- define "tollgate.seconds" -}}
-{{- $minutes := regexFind "[0-9]+m" . | trimSuffix "m" | int -}}
-{{- $seconds := regexFind "[0-9]+s" . | trimSuffix "s" | int -}}
-{{- add (mul 60 $minutes) $seconds -}}
-{{- end -}}
-
-{{/* Adds items to a list in an annotation, to those that stand there: (dict "annotations" . "name" "…" "items" (list …)). */}}
-{{- define "tollgate.annotate" -}}
-{{- $present := splitList "," (get .annotations .name | default "") -}}
-{{- $_ := set .annotations .name (concat $present .items | compact | uniq | join ",") -}}
-{{- end -}}
-
-{{/* The ports that the calls to AWS leave by: HTTPS, or the proxy's. Space-separated. */}}
-{{- define "tollgate.egress" -}}
-443 {{- range list .proxy.https .proxy.http -}}
-  {{- with regexFind ":[0-9]+/?$" . }} {{ . | trimPrefix ":" | trimSuffix "/" }}{{ end -}}
-{{- end -}}
-{{- end -}}
-
-{{/* What concerns the whole pod. */}}
-{{- define "tollgate.pod" -}}
-{{- $template := .template -}}
-{{- $spec := $template.spec -}}
-{{- $values := .values -}}
-{{- with $values.serviceAccount.name -}}
-  {{- $_ := set $spec "serviceAccountName" . -}}
-{{- end -}}
-{{- if not (hasKey $spec "automountServiceAccountToken") -}}
-  {{- /* IRSA projects a token of its own; nothing here speaks to Kubernetes. */ -}}
-  {{- $_ := set $spec "automountServiceAccountToken" false -}}
-{{- end -}}
-{{- if not $template.metadata -}}
-  {{- $_ := set $template "metadata" dict -}}
-{{- end -}}
-{{- $annotations := $template.metadata.annotations | default dict -}}
-{{- $ports := list -}}
-{{- $egress := list -}}
-{{- $inTurn := 0 -}}
-{{- $atOnce := 0 -}}
-{{- range .products -}}
-  {{- if eq .state.type "emptyDir" -}}
-    {{- /* Without it the cluster autoscaler keeps the node for ever; what is lost then is stated in SEMANTICS. */ -}}
-    {{- $evict := dict "annotations" $annotations "name" "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" -}}
-    {{- include "tollgate.annotate" (set $evict "items" (list (printf "%s-state" .name))) -}}
+{{/* Adds one product's volumes; one that is there already, the same in all, is shared. */}}
+{{- define "tollgate.addVolumes" -}}
+{{- $pod := .workload.pod -}}
+{{- $product := .product -}}
+{{- range include "tollgate.volumes" $product | fromYamlArray -}}
+  {{- $volume := . -}}
+  {{- $shared := false -}}
+  {{- range $pod.volumes -}}
+    {{- $shared = or $shared (deepEqual . $volume) -}}
   {{- end -}}
-  {{- if eq .state.type "persistentVolumeClaim" -}}
-    {{- /* A volume belongs to root until the pod has an fsGroup. Only here: it would change the group of the application's volumes too. */ -}}
-    {{- $context := $spec.securityContext | default dict -}}
-    {{- if not (hasKey $context "fsGroup") -}}
-      {{- $_ := set $context "fsGroup" 65532 -}}
-    {{- end -}}
-    {{- $_ := set $spec "securityContext" $context -}}
-  {{- end -}}
-  {{- $ports = append $ports (toString .ports.probe) -}}
-  {{- $egress = concat $egress (splitList " " (include "tollgate.egress" .)) -}}
-  {{- $grace := include "tollgate.seconds" .shutdownGrace | int -}}
-  {{- if eq .gate "native" -}}
-    {{- /* Native sidecars are stopped one after the other. */ -}}
-    {{- $inTurn = add $inTurn $grace -}}
-  {{- else -}}
-    {{- $atOnce = max $atOnce $grace -}}
+  {{- if not $shared -}}
+    {{- $_ := set $pod "volumes" (append ($pod.volumes | default list) $volume) -}}
   {{- end -}}
 {{- end -}}
-{{- $mesh := get (dict "istio" "traffic.sidecar.istio.io/exclude%sPorts" "linkerd" "config.linkerd.io/skip-%s-ports") $values.mesh -}}
-{{- if $mesh -}}
-  {{- $in := ternary "Inbound" "inbound" (eq $values.mesh "istio") -}}
-  {{- $out := ternary "Outbound" "outbound" (eq $values.mesh "istio") -}}
-  {{- include "tollgate.annotate" (dict "annotations" $annotations "name" (printf $mesh $in) "items" $ports) -}}
-  {{- include "tollgate.annotate" (dict "annotations" $annotations "name" (printf $mesh $out) "items" $egress) -}}
+{{- if eq $product.state.type "volumeClaimTemplate" -}}
+  {{- $spec := .workload.spec -}}
+  {{- $claim := include "tollgate.volumeClaim" $product | fromYaml -}}
+  {{- $_ := set $spec "volumeClaimTemplates" (append ($spec.volumeClaimTemplates | default list) $claim) -}}
 {{- end -}}
-{{- if $annotations -}}
-  {{- $_ := set $template.metadata "annotations" $annotations -}}
-{{- end -}}
-{{- /* The application's own time comes first; what follows must fit behind it, or the last usage is cut off. */ -}}
-{{- $application := max ($spec.terminationGracePeriodSeconds | default 0 | int) (int $values.applicationStopSeconds) -}}
-{{- $_ := set $spec "terminationGracePeriodSeconds" (add $application $inTurn $atOnce $values.terminationGraceExtraSeconds) -}}
 {{- end -}}

@@ -76,7 +76,7 @@ async fn start(facts: &Facts, folder: &Path) -> io::Result<(Child, SocketAddr)> 
     let open = async {
         while let Some(line) = started.log.next_line().await? {
             let line: Value = serde_json::from_str(&line).unwrap_or_default();
-            if line["message"] == "entitlement" && line["state"] == "entitled" {
+            if line["event"] == "state" && line["state"] == "entitled" {
                 return Ok(());
             }
         }

@@ -56,7 +56,7 @@ pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Findin
             if tls {
                 findings.push(Finding::ok("TLS", format!("the certificate is trusted by {trusted}")));
             }
-            findings.push(Finding::ok("answer", "whatever is asked there answers in HTTP"));
+            findings.push(doctor::answer(&host_of(&uri), &reached));
             findings.push(doctor::clock(reached.clock_offset_seconds));
         }
         Err(fault) if fault.code.as_str() == "Tls" => {
@@ -69,6 +69,10 @@ pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Findin
         Err(fault) => findings.push(super::at_fault("answer", &fault)),
     }
     findings
+}
+
+fn host_of(uri: &hyper::Uri) -> String {
+    uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default()
 }
 
 async fn resolve(host: &str, port: u16) -> Result<(Finding, Vec<SocketAddr>), Finding> {

@@ -27,21 +27,21 @@ use tollgate_metering::policy::Window;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Who holds the ledger.
-pub(super) enum Source {
+pub(in crate::cli) enum Source {
     /// The running sidecar, over its app server.
     Sidecar(Sidecar),
     /// Nobody: the file is open here.
     File { ledger: Box<Ledger>, repairs: Repairs, window: Window },
 }
 
-pub(super) struct Sidecar {
+pub(in crate::cli) struct Sidecar {
     runtime: Runtime,
     address: Address,
     authorization: Option<String>,
 }
 
 impl Source {
-    pub(super) fn find(config: &Config, writes: bool) -> Result<Self, Complaint> {
+    pub(in crate::cli) fn find(config: &Config, writes: bool) -> Result<Self, Complaint> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -49,7 +49,9 @@ impl Source {
         let authorization = config.app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
         let sidecar = Sidecar { runtime, address: address(&config.app.addr), authorization };
         match sidecar.ask(Ask::get("/v1/entitlement")) {
-            Ok(_) => return Ok(Self::Sidecar(sidecar)),
+            // The sidecar's own document, or its refusal where it asks for a token.
+            Ok(answer) if speaks_as_tollgate(&answer) => return Ok(Self::Sidecar(sidecar)),
+            Ok(answer) => return Err(stranger(answer.status())),
             Err(ClientError::Connect { .. }) => {}
             Err(error) => return Err((Exit::Unavailable, format!("app_addr: {error}"))),
         }
@@ -127,7 +129,7 @@ impl Source {
     }
 
     /// The balance and the backlog.
-    pub(super) fn reconciliation(&self) -> Result<Value, Complaint> {
+    pub(in crate::cli) fn reconciliation(&self) -> Result<Value, Complaint> {
         match self {
             Self::Sidecar(sidecar) => sidecar.get("/v1/reconciliation"),
             Self::File { ledger, window, .. } => {
@@ -182,15 +184,24 @@ fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
     let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
     let exit = match answer.status() {
         StatusCode::OK => return Ok(document),
-        _ if document["detail"].is_null() => {
-            let text = format!("app_addr: {}: what answers there is no tollgate", answer.status());
-            return Err((Exit::Unavailable, text));
-        }
+        status if document["detail"].is_null() => return Err(stranger(status)),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Config,
         status if status.is_client_error() => Exit::Usage,
         _ => Exit::LedgerIo,
     };
     Err((exit, format!("{}: {}", answer.status(), document["detail"].as_str().unwrap_or_default())))
+}
+
+fn speaks_as_tollgate(answer: &Response<Bytes>) -> bool {
+    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    document["gate"].is_string() || document["code"].is_string() && document["detail"].is_string()
+}
+
+fn stranger(status: StatusCode) -> Complaint {
+    let text = format!(
+        "app_addr: {status}: what answers there is no tollgate; name the sidecar's address with --app-addr"
+    );
+    (Exit::Unavailable, text)
 }
 
 /// Whether the answer is the problem of this code.

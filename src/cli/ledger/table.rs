@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::cli::screen::{Screen, Style};
+
 /// A value in a table: a dash for nothing, and no character that would move the terminal's cursor.
 pub(super) fn cell(value: &Value) -> String {
     match value {
@@ -43,19 +45,46 @@ pub(super) fn sheet(record: &Value) -> String {
     text
 }
 
-/// Columns as wide as their widest value.
-pub(super) fn table(columns: &[&str], rows: &[Value]) -> String {
-    let mut lines: Vec<Vec<String>> = vec![columns.iter().map(|column| column.to_uppercase()).collect()];
-    lines.extend(rows.iter().map(|row| columns.iter().map(|column| cell(&row[*column])).collect()));
-    let width = |index: usize| lines.iter().map(|line| line[index].chars().count()).max().unwrap_or(0);
+/// Columns as wide as their widest value; where they do not fit the terminal, each row is a block of lines instead.
+pub(super) fn table(columns: &[&str], rows: &[Value], screen: Screen) -> String {
+    let headings: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
+    let lines: Vec<Vec<String>> =
+        rows.iter().map(|row| columns.iter().map(|column| cell(&row[*column])).collect()).collect();
+    let width = |index: usize| {
+        let all = std::iter::once(&headings).chain(&lines);
+        all.map(|line: &Vec<String>| line[index].chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
+    let whole = widths.iter().sum::<usize>() + GAP.len() * columns.len().saturating_sub(1);
+    if !rows.is_empty() && screen.columns.is_some_and(|columns| columns < whole) {
+        return blocks(&headings, &lines, screen);
+    }
+    let joined = |line: &[String]| {
         let cells: Vec<String> =
             line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+        cells.join(GAP).trim_end().to_owned()
+    };
+    let mut text = screen.styled(Style::Bold, &joined(&headings)) + "\n";
+    for line in &lines {
+        let _ = writeln!(text, "{}", joined(line));
     }
     text
+}
+
+const GAP: &str = "  ";
+
+fn blocks(headings: &[String], lines: &[Vec<String>], screen: Screen) -> String {
+    let widest = headings.iter().map(String::len).max().unwrap_or(0);
+    let block = |line: &Vec<String>| {
+        let pairs = headings.iter().zip(line);
+        pairs
+            .map(|(heading, cell)| {
+                let heading = format!("{heading:<widest$}");
+                format!("{}{GAP}{cell}\n", screen.styled(Style::Bold, &heading))
+            })
+            .collect::<String>()
+    };
+    lines.iter().map(block).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -68,9 +97,21 @@ mod tests {
     fn a_table_has_a_line_for_each_record_and_a_dash_for_nothing() {
         let rows = [json!({"dimension": "requests", "accepted": "12.5", "billed": "0", "balanced": true})];
         assert_eq!(
-            table(&["dimension", "accepted", "billed", "dead", "balanced"], &rows),
+            table(&["dimension", "accepted", "billed", "dead", "balanced"], &rows, Screen::PLAIN),
             "DIMENSION  ACCEPTED  BILLED  DEAD  BALANCED\nrequests   12.5      0       -     true\n"
         );
+    }
+
+    #[test]
+    fn a_table_that_does_not_fit_is_a_block_for_each_row() {
+        let rows = [json!({"id": 1, "dimension": "requests"}), json!({"id": 2, "dimension": "gigabytes"})];
+        let columns = ["id", "dimension"];
+        assert_eq!(
+            table(&columns, &rows, Screen::narrow(12)),
+            "ID         1\nDIMENSION  requests\n\nID         2\nDIMENSION  gigabytes\n"
+        );
+        assert_eq!(table(&columns, &rows, Screen::narrow(13)), table(&columns, &rows, Screen::PLAIN));
+        assert_eq!(table(&columns, &[], Screen::narrow(4)), "ID  DIMENSION\n");
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl Alarm {
         self.given_at = Some(elapsed);
         let closes = policy.window.closes(oldest.timestamp);
         tracing::error!(
+            event = "records_overdue",
             records, record = oldest.id, dimension = oldest.dimension, hour = %oldest.hour, code = oldest.code,
             window_closes = %closes,
             "records are unsent after half of AWS's window; find out why before the window closes. The oldest is named"

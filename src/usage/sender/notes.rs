@@ -28,11 +28,12 @@ pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
         let (id, dimension, hour) = (record.id, record.dimension.as_str(), record.hour);
         let outcome = match answered {
             Answered::Accepted(_) => {
-                tracing::info!(record = id, dimension, %hour, quantity = %record.quantity, "usage billed");
+                tracing::info!(event = "record_billed", record = id, dimension, %hour, quantity = %record.quantity, "usage billed");
                 "accepted"
             }
             Answered::Unconfirmed(code) => {
                 tracing::warn!(
+                    event = "record_unconfirmed",
                     record = id, dimension, %hour, quantity = %record.quantity, code,
                     "AWS holds a record for this hour, and ours was in doubt: it counts as billed, unconfirmed"
                 );
@@ -40,6 +41,7 @@ pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
             }
             Answered::Dead(code) => {
                 tracing::error!(
+                    event = "record_dead",
                     record = id, dimension, %hour, code,
                     "a record will not be billed and is a dead letter; see `tollgate ledger dead-letters`"
                 );
@@ -47,6 +49,7 @@ pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
             }
             Answered::Carry(code) => {
                 tracing::warn!(
+                    event = "record_carried",
                     record = id, dimension, %hour, code,
                     "a record missed its window and counts to the current hour"
                 );
@@ -56,7 +59,7 @@ pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
                 let unknown = matches!(answered, Answered::Unknown(_));
                 // The record's doubt, which an attempt that did not reach AWS leaves as it was.
                 let in_doubt = unknown || record.state.in_doubt();
-                tracing::warn!(record = id, dimension, %hour, code, in_doubt, "record not accepted yet; will retry");
+                tracing::warn!(event = "record_waiting", record = id, dimension, %hour, code, in_doubt, "record not accepted yet; will retry");
                 if unknown { "unknown" } else { "refused" }
             }
         };

@@ -534,3 +534,26 @@ async fn calls_begin_before_all_that_waits_is_due() {
         .unwrap();
     assert!(next.len() < 6000, "{} were released at once", next.len());
 }
+
+/// An idle pod cost 23 CPU-seconds a day.
+#[tokio::test(start_paused = true)]
+async fn a_sender_at_rest_looks_once_a_minute_until_somebody_uses_the_ledger() {
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(|_| Act::Accept));
+    stage.take(dimensions(1)).await;
+    // The wall clock stands: its jumps would wake the sender.
+    tokio::time::sleep(Duration::from_secs(630)).await;
+    let now = stage.clock.now();
+    stage.writer.clone().unnoticed().with(move |ledger| ledger.seal_now(now)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(stage.service.calls().len(), 0, "it rests");
+    stage.writer.with(|ledger| ledger.totals()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.service.calls().len(), 1, "a repair, or a report, wakes it");
+
+    // Of another dimension: the hour of the first one is closed.
+    stage.take(dimensions(2).into_iter().skip(1)).await;
+    tokio::time::sleep(Duration::from_secs(630)).await;
+    stage.writer.clone().unnoticed().with(move |ledger| ledger.seal_now(now)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(stage.service.calls().len(), 2, "nobody needs to wake it");
+}

@@ -1,0 +1,152 @@
+{{/*
+What stands where a value is absent, for Helm drops a key that is given as null. The same as values.yaml; tests/packaging
+compares the two.
+*/}}
+{{- define "tollgate.defaults" -}}
+image: { registry: "", repository: tollgate, tag: 0.1.0, digest: "", pullPolicy: IfNotPresent }
+gate: native
+position: last
+refused: wait
+container: ""
+command: []
+mode: hourly
+productCode: ""
+region: ""
+settings: {}
+products: []
+serviceAccount: { create: false, name: "", roleArn: "", automountToken: true, onlyTollgate: false }
+state: { type: "", claimName: "", storageClassName: "", sizeLimit: "" }
+ports: { probe: 19180, app: 19181 }
+probes: { sidecarReadiness: false }
+resources:
+  requests: { cpu: 10m, memory: 16Mi }
+  limits: { memory: 32Mi }
+shutdownGrace: 25s
+terminationGraceExtraSeconds: 15
+applicationStopSeconds: 30
+extraEnv: []
+extraVolumes: []
+extraVolumeMounts: []
+caConfigMap: ""
+proxy: { http: "", https: "", noProxy: "" }
+mesh: ""
+networkPolicy: { enabled: false, egress: [] }
+podMonitor: { enabled: false, labels: {} }
+prometheusRule: { enabled: false, labels: {} }
+{{- end -}}
+
+{{/*
+Lays one map over another, in place: (dict "under" … "over" …). What is null stays as it is under it. Sprig's merge functions
+would take false, 0 and "" for absent.
+*/}}
+{{- define "tollgate.overlay" -}}
+{{- $under := .under -}}
+{{- range $key, $value := .over -}}
+  {{- if kindIs "map" $value -}}
+    {{- if not (kindIs "map" (get $under $key)) -}}
+      {{- $_ := set $under $key dict -}}
+    {{- end -}}
+    {{- include "tollgate.overlay" (dict "under" (get $under $key) "over" $value) -}}
+  {{- else if not (kindIs "invalid" $value) -}}
+    {{- $_ := set $under $key $value -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The options of one include, the last item of its list: an alias, or values for this workload alone. The chart's schema does
+not see them. (dict "options" … "known" (list …)).
+*/}}
+{{- define "tollgate.options" -}}
+{{- if not (kindIs "map" .options) -}}
+  {{- fail "tollgate: the last item of the include's list must be a dict, such as (dict \"gate\" \"exec\")" -}}
+{{- end -}}
+{{- $words := dict "gate" (list "native" "readiness" "exec") "position" (list "last" "first") "refused" (list "wait" "fail") "mode" (list "hourly" "metered" "saas") -}}
+{{- $kinds := dict "command" "slice" "state" "map" "settings" "map" -}}
+{{- range $key, $value := .options -}}
+  {{- $allowed := get $words $key -}}
+  {{- if not (has $key $.known) -}}
+    {{- fail (printf "tollgate: the include's option %s is none of %s" $key (join ", " $.known)) -}}
+  {{- else if kindIs "invalid" $value -}}
+  {{- else if $allowed -}}
+    {{- if not (has $value $allowed) -}}
+      {{- fail (printf "tollgate: the include's option %s is %v; give one of %s" $key $value (join ", " $allowed)) -}}
+    {{- end -}}
+  {{- else if not (kindIs (get $kinds $key | default "string") $value) -}}
+    {{- fail (printf "tollgate: the include's option %s must be a %s" $key (get (dict "slice" "list" "map" "dict") (get $kinds $key) | default "string")) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* All values, none absent: (dict "root" … "alias" …). */}}
+{{- define "tollgate.values" -}}
+{{- $alias := .alias | default "tollgate" -}}
+{{- $given := get .root.Values $alias -}}
+{{- if not (kindIs "map" $given) -}}
+  {{- fail (printf "tollgate: the chart has no values under %s: where Chart.yaml gives the dependency an alias, name it in each include, such as (list . \"my-product.deployment\" (dict \"alias\" \"gate\"))" $alias) -}}
+{{- end -}}
+{{- $values := include "tollgate.defaults" . | fromYaml -}}
+{{- include "tollgate.overlay" (dict "under" $values "over" (omit $given "global")) -}}
+{{- toYaml $values -}}
+{{- end -}}
+
+{{/*
+The products: at least one, each laid over the common values, and the options of a workload over it:
+(dict "values" … "options" …).
+*/}}
+{{- define "tollgate.products" -}}
+{{- $common := .values -}}
+{{- $options := omit (.options | default dict) "alias" -}}
+{{- $products := list -}}
+{{- $given := $common.products | default (list (dict)) -}}
+{{- range $index, $own := $given -}}
+  {{- $own = $own | default dict -}}
+  {{- $product := deepCopy (omit $common "products") -}}
+  {{- include "tollgate.overlay" (dict "under" $product "over" $own) -}}
+  {{- include "tollgate.overlay" (dict "under" $product "over" $options) -}}
+  {{- $name := $own.name | default (ternary "tollgate" (printf "tollgate-%d" $index) (eq (len $given) 1)) -}}
+  {{- $_ := set $product "name" $name -}}
+  {{- $_ := set $product "await" (printf "%s-await" $name) -}}
+  {{- if and (gt $index 0) (not $own.ports) -}}
+    {{- $step := mul 10 $index -}}
+    {{- $_ := set $product "ports" (dict "probe" (add $common.ports.probe $step) "app" (add $common.ports.app $step)) -}}
+  {{- end -}}
+  {{- $state := $product.state -}}
+  {{- $hourly := eq $product.mode "hourly" -}}
+  {{- if and $hourly (not $state.type) -}}
+    {{- /* For the kept receipt: with it a product that ran before its node's reboot starts although AWS is down. */ -}}
+    {{- $_ := set $state "type" "emptyDir" -}}
+  {{- end -}}
+  {{- if not $state.sizeLimit -}}
+    {{- $_ := set $state "sizeLimit" (ternary "16Mi" "2Gi" $hourly) -}}
+  {{- end -}}
+  {{- $products = append $products $product -}}
+{{- end -}}
+{{- toYaml (dict "products" $products) -}}
+{{- end -}}
+
+{{/* Seconds of a duration such as 20s, 2m or 1m30s, with a fraction where it has milliseconds. */}}
+{{- define "tollgate.seconds" -}}
+{{- $sum := 0.0 -}}
+{{- range $unit, $factor := dict "d" 86400.0 "h" 3600.0 "m" 60.0 "s" 1.0 "ms" 0.001 -}}
+  {{- $found := regexFind (printf "[0-9]+%s([0-9]|$)" $unit) $ | regexFind "^[0-9]+" -}}
+  {{- $sum = addf $sum (mulf (float64 $found) $factor) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{/* What a quantity is in whole units: 10m, 2, 32Mi, 1GiB. */}}
+{{- define "tollgate.quantity" -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[a-zA-Z]*$" $text | trimSuffix "B" | trimSuffix "i" -}}
+{{- $binary := regexMatch "i(B)?$" $text -}}
+{{- $steps := get (dict "k" 1 "K" 1 "M" 2 "G" 3 "T" 4) $unit | int -}}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text | float64 -}}
+{{- if eq $unit "m" -}}
+  {{- $number = mulf $number 0.001 -}}
+{{- end -}}
+{{- range until $steps -}}
+  {{- $number = mulf $number (ternary 1024.0 1000.0 $binary) -}}
+{{- end -}}
+{{- $number -}}
+{{- end -}}

@@ -1,0 +1,122 @@
+//! What `tollgate await` makes of what it hears: pure.
+//!
+//! - A reason is said when it is first heard, and when its code changes.
+//! - Waiting never ends the wait. With `--refused-after` a refusal ends it, once: a wait that finds the refusal older
+//!   than that already was started again after it had ended for it, and stays. So there is one restart, and no loop.
+
+use std::time::Duration;
+
+use crate::cli::probe::Shut;
+use crate::exit::Exit;
+
+/// A wait for the gate.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    patience: Patience,
+    /// What was heard last, if anything was.
+    pub(super) latest: Option<Shut>,
+}
+
+/// Whether a refusal ends the wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// It never does.
+    Endless,
+    /// No refusal has been heard yet.
+    Until(Duration),
+    /// One was heard while it was younger.
+    Ending(Duration),
+}
+
+/// What to do about what was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Ask again.
+    Wait,
+    /// Say the line, then ask again.
+    Say,
+    /// Give up.
+    End(Exit),
+}
+
+impl Waiting {
+    pub(super) fn new(refused_after: Option<Duration>) -> Self {
+        let patience = refused_after.map_or(Patience::Endless, Patience::Until);
+        Self { patience, latest: None }
+    }
+
+    /// The gate does not count as open.
+    pub(super) fn hear(&mut self, shut: Shut) -> Step {
+        let changed = self.latest.as_ref().is_none_or(|latest| latest.code != shut.code);
+        let refusal = shut.refusal;
+        self.latest = Some(shut);
+        if let Some(refusal) = refusal {
+            self.patience = match self.patience {
+                Patience::Until(after) if refusal.age >= after => Patience::Endless,
+                Patience::Until(after) => Patience::Ending(after),
+                Patience::Ending(after) if refusal.age >= after => return Step::End(refusal.exit),
+                patience => patience,
+            };
+        }
+        if changed { Step::Say } else { Step::Wait }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::probe::Refusal;
+
+    /// Seconds of age make it a refusal.
+    fn heard(code: &str, age: Option<u64>) -> Shut {
+        let refusal = age.map(|age| Refusal { exit: Exit::NotEntitled, age: Duration::from_secs(age) });
+        Shut { code: code.to_owned(), line: format!("{code}: …"), refusal }
+    }
+
+    fn steps(refused_after: Option<u64>, story: &[(&str, Option<u64>)]) -> Vec<Step> {
+        let mut waiting = Waiting::new(refused_after.map(Duration::from_secs));
+        story.iter().map(|&(code, age)| waiting.hear(heard(code, age))).collect()
+    }
+
+    const ENDED: Step = Step::End(Exit::NotEntitled);
+
+    #[test]
+    fn a_reason_is_said_once_until_its_code_changes() {
+        let story = [("A", None), ("A", None), ("B", Some(0)), ("B", Some(9)), ("A", None)];
+        assert_eq!(steps(None, &story), [Step::Say, Step::Wait, Step::Say, Step::Wait, Step::Say]);
+    }
+
+    #[test]
+    fn a_refusal_that_is_heard_young_ends_the_wait_at_its_age() {
+        let story = [("Pending", None), ("Refused", Some(0)), ("Refused", Some(29)), ("Refused", Some(30))];
+        assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, Step::Wait, ENDED]);
+        // Whatever it was called at first, and although the sidecar did not answer for a while.
+        let story = [("Refused", Some(29)), ("Unreachable", None), ("Another", Some(40))];
+        assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, ENDED]);
+    }
+
+    #[test]
+    fn a_refusal_that_is_older_already_never_ends_the_wait() {
+        let story = [
+            ("Refused", Some(30)),
+            ("Refused", Some(31)),
+            ("Pending", None),
+            ("Refused", Some(0)),
+            ("Refused", Some(60)),
+        ];
+        assert_eq!(steps(Some(30), &story), [Step::Say, Step::Wait, Step::Say, Step::Say, Step::Wait]);
+    }
+
+    #[test]
+    fn a_change_to_another_refusal_begins_its_age_anew() {
+        let story = [("A", Some(29)), ("B", Some(0)), ("B", Some(29)), ("B", Some(30))];
+        assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, Step::Wait, ENDED]);
+    }
+
+    #[test]
+    fn waiting_itself_ends_nothing_and_without_the_flag_no_refusal_does() {
+        assert_eq!(steps(Some(30), &[("Pending", None), ("Pending", None)]), [Step::Say, Step::Wait]);
+        let story = [("Refused", Some(0)), ("Refused", Some(86_400))];
+        assert_eq!(steps(None, &story), [Step::Say, Step::Wait]);
+    }
+}

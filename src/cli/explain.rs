@@ -1,0 +1,65 @@
+//! `tollgate explain CODE`: the runbook's entry for a reason code, or all codes that have one.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::complain;
+use crate::cli::screen::{Screen, Style, print};
+use crate::exit::Exit;
+use crate::runbook::{self, Entry};
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The code, as a log line, `kubectl describe pod` or `tollgate probe ready` shows it; without one, all codes
+    code: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what the runbook says.
+pub fn run(args: &ExplainArgs) -> Exit {
+    let Some(code) = &args.code else { return list(args.json) };
+    let Some((entry, other)) = runbook::find(code) else { return unknown(code) };
+    let entries = [Some(entry), other];
+    let entries = entries.into_iter().flatten();
+    if args.json {
+        let all: Vec<Value> =
+            entries.map(|Entry { code, text }| json!({"code": code, "text": text})).collect();
+        return print(&format!("{:#}", Value::from(all)), Exit::Done);
+    }
+    let screen = Screen::of_stdout();
+    let shown = entries.map(|entry| {
+        let lines = runbook::plain(entry.text);
+        let lines = lines
+            .iter()
+            .map(|line| if line.starts_with(['|', ' ']) { line.clone() } else { screen.wrapped(line, 0) });
+        let lines: Vec<String> =
+            std::iter::once(screen.styled(Style::Bold, entry.code)).chain(lines).collect();
+        lines.join("\n")
+    });
+    print(&shown.collect::<Vec<_>>().join("\n\n"), Exit::Done)
+}
+
+fn list(json: bool) -> Exit {
+    let codes: Vec<&str> = runbook::entries().iter().map(|entry| entry.code).collect();
+    let text = if json { format!("{:#}", Value::from(codes)) } else { codes.join("\n") };
+    print(&text, Exit::Done)
+}
+
+/// Names that differ by this much or less may be meant.
+const SIMILARITY_MIN: f64 = 0.8;
+
+fn unknown(code: &str) -> Exit {
+    let code: String = code.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let entries = runbook::entries();
+    let near = |entry: &Entry<'_>| strsim::jaro_winkler(&entry.code.to_lowercase(), &code.to_lowercase());
+    let nearest = entries.iter().max_by(|a, b| near(a).total_cmp(&near(b)));
+    let meant = nearest.filter(|entry| near(entry) >= SIMILARITY_MIN);
+    let meant = meant.map_or_else(String::new, |entry| format!(" (did you mean {}?)", entry.code));
+    complain(
+        Exit::Usage,
+        &format!("the runbook has no entry {code}{meant}; `tollgate explain` lists all codes"),
+    )
+}

@@ -1,0 +1,72 @@
+//! The secrets that this process can reach, so that what it writes for others can be searched for them.
+
+use tollgate_disk::Links;
+use tollgate_marketplace::CREDENTIAL_FILE_BYTES_MAX;
+
+use super::disk::Installation;
+use super::env::{Environment, filled};
+use super::setting::Setting;
+use super::{Flags, credentials, proxy, resolve};
+
+/// A shorter text stands in any document by chance.
+const CHARS_MIN: usize = 4;
+
+/// Values of variables, and contents of files, that nobody else may read. Best effort: a second net below documents
+/// that hold no secret in the first place.
+#[must_use]
+pub fn secrets(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in env.names() {
+        let shouted = name.to_ascii_uppercase();
+        let file = shouted.ends_with("_FILE") || shouted.ends_with("_URI") || shouted.ends_with("_VERSION");
+        let secret = ["SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY"].iter().any(|word| shouted.contains(word));
+        if secret && !file {
+            found.extend(filled(env, &name));
+        }
+    }
+    for name in proxy::VARIABLES {
+        let userinfo = filled(env, name).and_then(|value| {
+            let address = value.split_once("://").map_or(value.as_str(), |(_, address)| address);
+            address.rsplit_once('@').map(|(userinfo, _)| userinfo.to_owned())
+        });
+        if let Some(userinfo) = userinfo {
+            found.extend(userinfo.split_once(':').map(|(_, password)| password.to_owned()));
+            found.push(userinfo);
+        }
+    }
+    let resolution = resolve::resolve(flags, env, installed);
+    let app_token = resolution.choice(Setting::AppTokenFile).map(|choice| choice.raw.to_text());
+    let tokens = [credentials::WEB_IDENTITY_TOKEN_FILE, credentials::CONTAINER_TOKEN_FILE];
+    for path in tokens.into_iter().filter_map(|name| filled(env, name)).chain(app_token) {
+        let read = installed.disk.read(path.as_ref(), CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
+        found.extend(read.ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()));
+    }
+    found.retain(|secret| secret.chars().count() >= CHARS_MIN);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MapEnvironment, MemoryDisk};
+    use super::*;
+
+    #[test]
+    fn what_nobody_else_may_read_is_found() {
+        let disk = MemoryDisk::default().with("/t", "bearer-token\n").with("/w", "web.identity.token");
+        let installed = Installation { disk: &disk, ..Installation::compiled_in() };
+        let env = MapEnvironment::from([
+            ("AWS_SECRET_ACCESS_KEY", "the-key"),
+            ("AWS_SESSION_TOKEN", "the-session"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/w"),
+            ("HTTPS_PROXY", "http://user:pass-word@proxy:3128"),
+            ("AWS_REGION", "us-east-1"),
+            ("SHORT_PASSWORD", "abc"),
+        ]);
+        let found = secrets(&Flags::default().with(Setting::AppTokenFile, "/t"), &env, &installed);
+        let mut found: Vec<&str> = found.iter().map(String::as_str).collect();
+        found.sort_unstable();
+        let all =
+            ["bearer-token", "pass-word", "the-key", "the-session", "user:pass-word", "web.identity.token"];
+        assert_eq!(found, all);
+    }
+}

@@ -1,0 +1,139 @@
+//! The runbook, in the binary: `docs/RUNBOOK.md` has an entry for each code, under a heading that is the code.
+//!
+//! Pure. Who can run tollgate can read it, without the repository that it was built from.
+
+/// The one source of what is explained.
+const TEXT: &str = include_str!("../docs/RUNBOOK.md");
+
+/// What precedes a code in the name of a command that explains it.
+pub const COMMAND: &str = "tollgate explain ";
+
+/// The command that explains a code.
+#[must_use]
+pub fn command(code: &str) -> String {
+    format!("{COMMAND}{code}")
+}
+
+/// A code with what the runbook says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// As the heading spells it.
+    pub code: &'a str,
+    /// Its paragraphs, as Markdown.
+    pub text: &'a str,
+}
+
+impl Entry<'_> {
+    /// The code of the entry that this one refers to instead of saying the same again, such as "As [Code](#code).".
+    fn refers_to(&self) -> Option<&str> {
+        let (_, named) = self.text.split_once("As [").or_else(|| self.text.split_once(" says ["))?;
+        named.split(']').next()
+    }
+}
+
+/// Every entry, in the runbook's order.
+#[must_use]
+pub fn entries() -> Vec<Entry<'static>> {
+    let parts = TEXT.split("\n### ").skip(1).filter_map(|part| part.split_once('\n'));
+    parts
+        .filter(|(heading, _)| heading.chars().all(|c| c.is_ascii_alphanumeric()))
+        .map(|(code, text)| {
+            let text = text.split_once("\n## ").map_or(text, |(text, _)| text);
+            Entry { code, text: text.trim() }
+        })
+        .collect()
+}
+
+/// The entry of `code`, in whatever case it is written, and the one that it refers to.
+#[must_use]
+pub fn find(code: &str) -> Option<(Entry<'static>, Option<Entry<'static>>)> {
+    let all = entries();
+    let named = |code: &str| all.iter().copied().find(|entry| entry.code.eq_ignore_ascii_case(code));
+    let found = named(code)?;
+    Some((found, found.refers_to().and_then(named)))
+}
+
+/// Markdown as plain text: links become their words, and each paragraph one line. Tables and code stay as they are.
+#[must_use]
+pub fn plain(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut code = false;
+    let mut joins = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            code = !code;
+            joins = false;
+            continue;
+        }
+        let verbatim = code || line.starts_with('|');
+        let begins = line.is_empty()
+            || verbatim
+            || line.starts_with("- ")
+            || line.starts_with(|c: char| c.is_ascii_digit());
+        let line = if code { format!("    {line}") } else { without_links(line) };
+        match lines.last_mut() {
+            Some(last) if joins && !begins => {
+                last.push(' ');
+                last.push_str(line.trim_start());
+            }
+            _ => lines.push(line.clone()),
+        }
+        joins = !verbatim && !line.is_empty();
+    }
+    lines
+}
+
+/// Stars outside of code are emphasis.
+fn without_emphasis(line: &str) -> String {
+    let parts = line.split('`').enumerate();
+    let parts: Vec<String> =
+        parts.map(|(n, part)| if n % 2 == 0 { part.replace('*', "") } else { part.to_owned() }).collect();
+    parts.join("`")
+}
+
+fn without_links(line: &str) -> String {
+    let line = without_emphasis(line);
+    let mut rest = line.as_str();
+    let mut text = String::new();
+    while let Some((before, after)) = rest.split_once('[') {
+        let Some((words, target)) = after.split_once("](") else { break };
+        let Some((_, behind)) = target.split_once(')') else { break };
+        text.push_str(before);
+        text.push_str(words);
+        rest = behind;
+    }
+    text + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entitlement::reason::codes;
+
+    #[test]
+    fn every_code_is_explained_by_more_than_a_reference() {
+        for code in codes() {
+            let found = find(&code.to_ascii_lowercase());
+            assert!(found.is_some_and(|(entry, _)| entry.code == code), "{code}");
+            let said = found.map(|(entry, other)| other.unwrap_or(entry).text).unwrap_or_default();
+            assert!(!said.is_empty() && !said.starts_with("As ["), "{code}: {said}");
+        }
+        assert_eq!(find("NoSuchCode"), None);
+    }
+
+    #[test]
+    fn headings_are_unique() {
+        let all = entries();
+        let unique: std::collections::BTreeSet<&str> = all.iter().map(|entry| entry.code).collect();
+        assert_eq!(all.len(), unique.len());
+    }
+
+    #[test]
+    fn paragraphs_become_lines_and_links_words() {
+        let text = "One [two](#two)\nthree.\n\n- a\n  b\n- c\n\n```sh\nrun it\n```\n| x | y |\n| - | - |";
+        let lines = ["One two three.", "", "- a b", "- c", "", "    run it", "| x | y |", "| - | - |"];
+        assert_eq!(plain(text), lines);
+        assert_eq!(plain("a [b] c"), ["a [b] c"]);
+        assert_eq!(plain("*one* and **two** on `*`"), ["one and two on `*`"]);
+    }
+}

@@ -1,0 +1,181 @@
+//! Causes that an operator meets, each made for real, and what the sidecar says of it. Those of the credential path stand
+//! in `credentials`, those of proxies in `network`, refusals of AWS in `faults`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use crate::credentials::{Act, answer, hold, serve};
+use crate::processes::{Emulator, PROGRAM};
+
+fn fixture(name: &str) -> String {
+    format!("{}/tests/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A server for `localhost` whose certificate the authority in `ca.pem` has signed, and nobody else.
+fn interceptor() -> SocketAddr {
+    use rustls_pki_types::pem::PemObject as _;
+    let certificate = rustls_pki_types::CertificateDer::from_pem_file(fixture("server.pem")).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::from_pem_file(fixture("server-key.pem")).unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, config) = (stream.unwrap(), Arc::clone(&config));
+            std::thread::spawn(move || {
+                let mut tls = rustls::ServerConnection::new(config).unwrap();
+                let mut tls = rustls::Stream::new(&mut tls, &mut stream);
+                // Fails at the client's alert, which is what is wanted.
+                let _ = tls.read(&mut [0; 4096]);
+            });
+        }
+    });
+    addr
+}
+
+fn irsa(command: &mut Command, token: &Path, sts: &str) {
+    command
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY")
+        .env("AWS_WEB_IDENTITY_TOKEN_FILE", token)
+        .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app")
+        .env("AWS_ENDPOINT_URL_STS", sts);
+}
+
+#[test]
+fn the_certificate_of_an_interceptor_is_named_on_either_path() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a.b.c").unwrap();
+    let between = format!("https://localhost:{}", interceptor().port());
+    let mut metering = emulator.sidecar("pod-tls");
+    metering.env("TOLLGATE_ENDPOINT_URL", &between).env("AWS_CA_BUNDLE", fixture("other-ca.pem"));
+    let mut sts = emulator.sidecar("pod-tls");
+    irsa(&mut sts, &token, &between);
+    sts.env("AWS_CA_BUNDLE", fixture("other-ca.pem"));
+    hold(vec![
+        ("metering", metering, "pending", "Tls", "AWS's metering service at localhost"),
+        ("STS", sts, "pending", "Tls", "STS at localhost"),
+    ]);
+}
+
+#[test]
+fn a_proxy_that_wants_a_password_is_named_on_the_way_to_the_metering_service() {
+    let emulator = Emulator::start();
+    let proxied = |variable: &str, url: &str| {
+        let mut command = emulator.sidecar("pod-407");
+        command.env("TOLLGATE_ENDPOINT_URL", url).env(variable, format!("http://{}", serve(answer(407, ""))));
+        command
+    };
+    hold(vec![
+        (
+            "plain",
+            proxied("HTTP_PROXY", "http://metering.invalid"),
+            "pending",
+            "ProxyAuthenticationRequired",
+            "The proxy at 127.0.0.1",
+        ),
+        (
+            "tunnel",
+            proxied("HTTPS_PROXY", "https://metering.invalid"),
+            "pending",
+            "ProxyAuthenticationRequired",
+            "The proxy at 127.0.0.1",
+        ),
+    ]);
+}
+
+#[test]
+fn a_clock_that_is_two_hours_off_is_the_cause_and_not_the_credentials() {
+    let emulator = Emulator::start();
+    let ahead = tollgate_clock::system_now().unix_seconds() + 2 * 3600;
+    let refusal = r#"{"__type":"InvalidSignatureException","message":"Signature not yet current"}"#;
+    let act = Act::Answer(format!(
+        "HTTP/1.1 403 Forbidden\r\ndate: {}\r\ncontent-type: application/x-amz-json-1.1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{refusal}",
+        http_date(ahead),
+        refusal.len()
+    ));
+    let mut command = emulator.sidecar("pod-clock");
+    command.env("TOLLGATE_ENDPOINT_URL", format!("http://{}", serve(act)));
+    let says = "The node's clock is 120 min behind AWS's.";
+    hold(vec![("two hours", command, "misconfigured", "ClockSkew", says)]);
+}
+
+/// As `date` writes it: RFC 9110, section 5.6.7.
+fn http_date(unix_seconds: i64) -> String {
+    let mut date = Command::new("date");
+    date.args(["-u", "-d", &format!("@{unix_seconds}"), "+%a, %d %b %Y %H:%M:%S GMT"]).env("LC_ALL", "C");
+    String::from_utf8(date.output().unwrap().stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_wrong_region_is_said_by_aws_and_shown_with_its_remedy() {
+    let emulator = Emulator::start();
+    let mut command = emulator.sidecar("pod-region");
+    command.env("AWS_REGION", "eu-west-1");
+    let mut sidecar = crate::processes::Sidecar::start(command);
+    sidecar.wait_for_code("misconfigured", "InvalidRegionException");
+    let document = sidecar.document();
+    assert_eq!(document["region"], "eu-west-1", "{document}");
+    assert!(document["reason"]["remedy"].as_str().unwrap().contains("region"), "{document}");
+}
+
+/// The token is there, and belongs to a group that the container's user is not in.
+#[test]
+fn a_token_that_may_not_be_read_asks_for_fs_group() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a.b.c").unwrap();
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let mut command = if root {
+        // Root reads everything, but for what belongs to others once it has no capability to.
+        std::os::unix::fs::chown(&token, Some(65532), Some(65532)).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-dac_override,-dac_read_search", PROGRAM, "run"]).env_clear();
+        command.env("PATH", "/usr/bin:/bin");
+        command
+    } else {
+        crate::processes::command(&["run"])
+    };
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(if root { 0o600 } else { 0o000 })).unwrap();
+    emulator.configure(&mut command, "pod-fsgroup");
+    irsa(&mut command, &token, "http://sts.invalid");
+    hold(vec![("fsGroup", command, "misconfigured", "WebIdentityTokenUnreadable", "cannot be read")]);
+}
+
+/// The names that are asked for, by the switches of the AWS SDK.
+#[test]
+fn fips_and_dual_stack_switches_choose_the_metering_services_name() {
+    let emulator = Emulator::start();
+    for (variable, name) in [
+        ("AWS_USE_FIPS_ENDPOINT", "metering.marketplace-fips.us-east-1.amazonaws.com"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "metering-marketplace.us-east-1.api.aws"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut command = emulator.sidecar("pod-names");
+        command
+            .env_remove("TOLLGATE_ENDPOINT_URL")
+            .env("HTTPS_PROXY", format!("http://{}", listener.local_addr().unwrap()))
+            .env(variable, "true");
+        let _sidecar = crate::processes::Sidecar::start(command);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut first = [0; 512];
+        let read = stream.read(&mut first).unwrap();
+        let first = String::from_utf8_lossy(&first[..read]).into_owned();
+        assert!(first.starts_with(&format!("CONNECT {name}:443 ")), "{variable}: {first}");
+        let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n");
+    }
+}

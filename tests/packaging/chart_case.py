@@ -1,0 +1,92 @@
+"""What the tests of the charts have in common: the example chart with its dependency, rendered by the real helm 3 binary.
+
+The binary is the program's first argument. A namespace for each release is `shop`.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import helm_python
+import yaml
+
+from pod_rules import WORKLOADS, pod_template
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HELM3 = sys.argv[1]
+
+METERED = {"mode": "metered", "productCode": "demo", "settings": {"dimensions": "requests"}, "state": {"type": "emptyDir"}}
+CLAIM = {**METERED, "state": {"type": "persistentVolumeClaim", "claimName": "usage"}}
+
+
+def pod_spec(document):
+    """The pod in a workload."""
+    return pod_template(document)["spec"]
+
+
+def environment(container):
+    """A container's environment."""
+    return {entry["name"]: entry.get("value") for entry in container["env"]}
+
+
+class ChartCase(unittest.TestCase):
+    maxDiff = None
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        made = shutil.ignore_patterns("charts", "Chart.lock")
+        shutil.copytree(ROOT / "helm", folder.name, dirs_exist_ok=True, ignore=made)
+        cls.chart = pathlib.Path(folder.name) / "example"
+        subprocess.run([HELM3, "dependency", "build", cls.chart], check=True, capture_output=True)
+        cls.helm4 = helm_python.Chart.load(str(cls.chart))
+        cls.addClassCleanup(cls.helm4.close)
+
+    def helm3(self, values, version="1.32", chart=None):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(values, file)
+            file.flush()
+            command = [HELM3, "template", "shop", str(chart or self.chart), "--namespace", "shop", "--kube-version", version]
+            return subprocess.run([*command, "-f", file.name], capture_output=True, text=True)
+
+    def workload(self, values):
+        """The one workload that the example renders."""
+        found = [document for document in self.documents(values) if document["kind"] in WORKLOADS]
+        self.assertEqual(len(found), 1)
+        return found[0]
+
+    def of(self, template, values=None, include='(list . "other")', alias=""):
+        """
+        What the example renders when its own template is another: (documents, standard error). The values are the library's, or
+        with an include or an alias of the test's own the whole.
+        """
+        whole = alias or include != '(list . "other")'
+        with tempfile.TemporaryDirectory() as folder:
+            chart = pathlib.Path(folder) / "chart"
+            shutil.copytree(self.chart, chart)
+            (chart / "values.yaml").write_text("")
+            (chart / "values.schema.json").unlink()
+            (chart / "templates/NOTES.txt").unlink()
+            with (chart / "Chart.yaml").open("a") as described:
+                described.write(alias)
+            body = f'{{{{- define "other" -}}}}\n{template}\n{{{{- end -}}}}\n{{{{- include "tollgate.workload" {include} }}}}\n'
+            (chart / "templates/workload.yaml").write_text(body)
+            done = self.helm3(values or {} if whole else {"tollgate": values or {}}, chart=chart)
+        return [document for document in yaml.safe_load_all(done.stdout) if document], done.stderr
+
+    def rendered(self, values):
+        done = self.helm3(values)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def documents(self, values):
+        return [document for document in yaml.safe_load_all(self.rendered(values)) if document]
+
+    def refused(self, values, text):
+        done = self.helm3(values)
+        self.assertNotEqual(done.returncode, 0, f"accepted: {values}")
+        self.assertIn(text, done.stderr)

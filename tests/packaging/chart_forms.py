@@ -1,0 +1,434 @@
+"""What the chart makes of a workload, one form after the other, and what it refuses with which sentence.
+
+Usage: chart_forms.py HELM3 [TEST…]
+"""
+
+import json
+import re
+import sys
+import unittest
+
+import yaml
+
+import pod_rules
+from chart_case import CLAIM, METERED, ROOT, ChartCase, environment, pod_spec
+
+SIMPLE = """
+apiVersion: apps/v1
+kind: {kind}
+metadata: {{ name: x }}
+spec: {{ {spec} selector: {{ matchLabels: {{ a: b }} }}, template: {{ spec: {{ {pod} containers: [{{ name: a, image: b }}] }} }} }}
+"""
+
+
+def simple(kind="Deployment", spec="", pod=""):
+    """A workload of a vendor's with one thing said."""
+    return SIMPLE.format(kind=kind, spec=spec, pod=pod)
+
+
+class Native(ChartCase):
+    def test_native_is_a_sidecar_and_behind_it_a_container_that_waits(self):
+        pod = pod_spec(self.workload({"tollgate": {"productCode": "demo", "settings": {"public_keys": "/keys"}}}))
+        sidecar, lock = pod["initContainers"]
+        self.assertEqual((sidecar["name"], sidecar["args"], sidecar["restartPolicy"]), ("tollgate", ["run"], "Always"))
+        self.assertEqual((lock["name"], lock["args"]), ("tollgate-await", ["await", "--refused-after", "30s"]))
+        self.assertNotIn("restartPolicy", lock)
+        self.assertEqual(environment(lock), {"TOLLGATE_POD_UID": None})
+        self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 25 + 15)
+        for container in (sidecar, lock):
+            # The kubelet of 1.35 takes a container that ran before its own restart for started.
+            self.assertNotIn("startupProbe", container)
+            context = container["securityContext"]
+            self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])
+            self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+            self.assertNotIn("cpu", container["resources"]["limits"])
+            self.assertEqual(container["terminationMessagePolicy"], "FallbackToLogsOnError")
+        self.assertEqual(len(pod["containers"]), 1)
+
+    def test_where_a_pod_is_not_restarted_the_wait_never_ends(self):
+        for kind, words in (("StatefulSet", 3), ("DaemonSet", 3), ("Job", 1), ("CronJob", 1)):
+            lock = pod_spec(self.workload({"kind": kind}))["initContainers"][1]
+            self.assertEqual(len(lock["args"]), words, kind)
+
+    def test_refused_fail_fails_the_job(self):
+        for kind in ("Job", "CronJob"):
+            document = self.workload({"kind": kind, "tollgate": {"refused": "fail"}})
+            job = document["spec"]["jobTemplate"]["spec"] if kind == "CronJob" else document["spec"]
+            codes = {"containerName": "tollgate-await", "operator": "In", "values": [76, 77, 78]}
+            self.assertEqual(job["podFailurePolicy"], {"rules": [{"action": "FailJob", "onExitCodes": codes}]})
+            self.assertEqual(pod_spec(document)["initContainers"][1]["args"], ["await", "--refused-after", "30s"])
+        self.refused({"tollgate": {"refused": "fail"}}, "is for a Job or CronJob")
+        self.refused({"kind": "Job", "tollgate": {"refused": "fail", "gate": "exec", "settings": {"quit": True}}}, "needs gate native")
+        job = "apiVersion: batch/v1\nkind: Job\nmetadata: { name: x }\n" \
+            "spec: { MORE template: { spec: { restartPolicy: POLICY, containers: [{ name: a, image: b }] } } }"
+        _, error = self.of(job.replace("MORE", "").replace("POLICY", "OnFailure"), {"refused": "fail"})
+        self.assertIn("needs restartPolicy: Never", error)
+        _, error = self.of(job.replace("MORE", "podReplacementPolicy: TerminatingOrFailed,").replace("POLICY", "Never"), {"refused": "fail"})
+        self.assertIn("needs podReplacementPolicy: Failed", error)
+        theirs = "podFailurePolicy: { rules: [{ action: Ignore, onPodConditions: [{ type: DisruptionTarget, status: 'True' }] }] },"
+        (document,), _ = self.of(job.replace("MORE", theirs).replace("POLICY", "Never"), {"refused": "fail"})
+        self.assertEqual([rule["action"] for rule in document["spec"]["podFailurePolicy"]["rules"]], ["FailJob", "Ignore"])
+
+    def test_it_stands_last_or_first_among_the_pods_own_init_containers(self):
+        def names(values):
+            (deployment,), error = self.of(simple(pod="initContainers: [{ name: one, image: i }, { name: two, image: i }],"), values)
+            return [container["name"] for container in pod_spec(deployment)["initContainers"]]
+
+        self.assertEqual(names({}), ["one", "two", "tollgate", "tollgate-await"])
+        self.assertEqual(names({"position": "first"}), ["tollgate", "tollgate-await", "one", "two"])
+        mixed = {"products": [{"name": "p", "position": "first"}, {"name": "q"}, {"name": "r", "position": "first"}]}
+        self.assertEqual(names(mixed), ["p", "p-await", "r", "r-await", "one", "two", "q", "q-await"])
+        self.refused({"tollgate": {"gate": "readiness", "position": "first"}}, "position first needs gate native")
+
+    def test_values_of_the_startup_probe_are_refused_with_a_sentence(self):
+        for old in ("startupPeriodSeconds", "startupFailureThreshold"):
+            self.refused({"tollgate": {"probes": {old: 2}}}, f"remove tollgate.probes.{old}: the native form has no startup probe any more")
+
+    def test_two_products_have_two_sidecars_with_ports_of_their_own(self):
+        products = [{"productCode": "one", "settings": {"public_keys": "/keys"}}, {"productCode": "two", **METERED, "name": "second"}]
+        pod = pod_spec(self.workload({"tollgate": {"products": products}}))
+        names = [container["name"] for container in pod["initContainers"]]
+        self.assertEqual(names, ["tollgate-0", "tollgate-0-await", "second", "second-await"])
+        first, lock, second, other = pod["initContainers"]
+        self.assertEqual([container["ports"][0]["containerPort"] for container in (first, second)], [19180, 19190])
+        self.assertEqual(other["args"][:3], ["await", "--probe-addr", "127.0.0.1:19190"])
+        # Native sidecars are stopped one after the other.
+        self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 25 + 25 + 15)
+
+    def test_a_products_empty_value_beats_the_common_one(self):
+        values = {"region": "eu-central-1", "probes": {"sidecarReadiness": True}, "products": [{"region": ""}]}
+        sidecar = pod_spec(self.workload({"tollgate": values}))["initContainers"][0]
+        self.assertNotIn("AWS_REGION", environment(sidecar))
+
+    def test_what_equals_tollgates_defaults_is_left_to_the_sellers_file(self):
+        def names(values):
+            return set(environment(pod_spec(self.workload({"tollgate": values}))["initContainers"][0]))
+
+        self.assertEqual(names({}), {"TOLLGATE_POD_UID"})
+        self.assertEqual(names({"state": {"type": "none"}}), {"TOLLGATE_POD_UID", "TOLLGATE_STATE_DIR"})
+        self.assertEqual(names({"state": {"type": "emptyDir"}, "mode": "metered"}), {"TOLLGATE_POD_UID", "TOLLGATE_DRAIN_QUIET"})
+        own = {"mode": "metered", "state": {"type": "emptyDir"}, "settings": {"drain_quiet": "1s"}}
+        self.assertEqual(names(own), {"TOLLGATE_POD_UID", "TOLLGATE_DRAIN_QUIET"})
+        changed = names({
+            "ports": {"probe": 20000, "app": 20001}, "shutdownGrace": "1m", "productCode": "x", "region": "eu-west-1",
+            "settings": {"public_keys": "/keys"},
+        })
+        self.assertEqual(changed - names({}), {
+            "TOLLGATE_PROBE_ADDR", "TOLLGATE_APP_ADDR", "TOLLGATE_SHUTDOWN_GRACE", "TOLLGATE_PRODUCT_CODE", "TOLLGATE_MODE", "AWS_REGION",
+            "TOLLGATE_PUBLIC_KEYS",
+        })
+
+    def test_guaranteed_quality_of_service_is_possible(self):
+        equal = {"cpu": "100m", "memory": "64Mi"}
+        resources = f"resources: {{ requests: {equal}, limits: {equal} }}".replace("'", "")
+        theirs = simple().replace("image: b", f"image: b, {resources}")
+        for gate in ("native", "readiness", "exec"):
+            values = {"gate": gate, "command": ["/x"], "resources": {"requests": equal, "limits": equal}}
+            (deployment,), error = self.of(theirs, values)
+            for container in pod_rules.everyone(deployment):
+                self.assertEqual(container["resources"], {"requests": equal, "limits": equal}, (gate, error))
+
+
+class Beside(ChartCase):
+    def test_readiness_asks_by_the_sidecars_own_probe(self):
+        theirs = simple().replace("image: b", "image: b, readinessProbe: { httpGet: { path: /ready, port: 8080 } }")
+        for template in (simple(), theirs):
+            (deployment,), _ = self.of(template, {"gate": "readiness"})
+            main, sidecar = pod_spec(deployment)["containers"]
+            self.assertEqual(main.get("readinessProbe"), yaml.safe_load(template)["spec"]["template"]["spec"]["containers"][0].get("readinessProbe"))
+            # A pod is ready when all its containers are.
+            self.assertEqual(sidecar["readinessProbe"]["httpGet"], {"path": "/readyz", "port": 19180})
+        several = pod_spec(self.workload({"tollgate": {"gate": "readiness", "products": [{"name": "a"}, {"name": "b"}]}}))
+        asked = [container["readinessProbe"]["httpGet"]["port"] for container in several["containers"][1:]]
+        self.assertEqual(asked, [19180, 19190])
+
+    def test_exec_puts_await_before_the_command(self):
+        pod = pod_spec(self.workload({"tollgate": {"gate": "exec", "command": ["/serve", "--fast"]}}))
+        command = pod["containers"][0]["command"]
+        self.assertEqual(command[:2] + command[-3:], ["/opt/tollgate/tollgate", "await", "--", "/serve", "--fast"])
+        self.assertEqual(pod["initContainers"][0]["args"], ["install", "/opt/tollgate"])
+        # A build with the emulator is larger than the released one, and a pod above the limit is evicted.
+        room = next(volume for volume in pod["volumes"] if volume["name"] == "tollgate-bin")["emptyDir"]["sizeLimit"]
+        self.assertGreaterEqual(pod_rules.quantity(room), 128 * 2**20)
+        # The template's own command needs no copy in the values.
+        self.assertEqual(pod_spec(self.workload({"tollgate": {"gate": "exec"}}))["containers"][0]["command"][-2:], ["--", "/your-app"])
+        # Two products: the binary once, one wait after the other, then the command.
+        products = [{"name": "one"}, {**METERED, "name": "second"}]
+        pod = pod_spec(self.workload({"tollgate": {"products": products, "gate": "exec", "command": ["/serve"]}}))
+        wait = ["/opt/tollgate/tollgate", "await", "--probe-addr"]
+        second, first = [*wait, "127.0.0.1:19190", "--"], [*wait, "127.0.0.1:19180", "--"]
+        self.assertEqual(pod["containers"][0]["command"], [*second, *first, "/serve"])
+        self.assertEqual([container["name"] for container in pod["initContainers"]], ["tollgate-install"])
+        self.assertEqual(len(pod["containers"][0]["volumeMounts"]), 1)
+        _, error = self.of(simple(), {"gate": "exec"})
+        self.assertIn("must stand in tollgate.command", error)
+        self.refused({"tollgate": {"gate": "exec", "container": "absent"}}, "no container named absent to gate")
+
+
+class Writers(ChartCase):
+    def test_a_claim_is_for_one_pod_at_a_time(self):
+        self.assertEqual(self.workload({"tollgate": CLAIM})["spec"]["strategy"], {"type": "Recreate"})
+        (deployment,), _ = self.of(simple(spec="strategy: { type: Recreate },"), CLAIM)
+        self.assertEqual(deployment["spec"]["strategy"], {"type": "Recreate"})
+        self.refused({"replicas": 3, "tollgate": CLAIM}, "the claim usage is for one pod at a time, and Deployment shop runs 3")
+        self.refused({"replicas": 3, "kind": "StatefulSet", "tollgate": CLAIM}, "state.type volumeClaimTemplate")
+        self.refused({"kind": "DaemonSet", "tollgate": CLAIM}, "one on every node")
+        _, error = self.of(simple(spec="strategy: { type: RollingUpdate },"), CLAIM)
+        self.assertIn("a rolling update of Deployment x waits for a second", error)
+        overlapping = "apiVersion: batch/v1\nkind: CronJob\nmetadata: { name: x }\nspec: { schedule: '* * * * *', jobTemplate: { spec: " \
+            "{ template: { spec: { restartPolicy: Never, containers: [{ name: a, image: b }] } } } } }"
+        _, error = self.of(overlapping, CLAIM)
+        self.assertIn("set its concurrencyPolicy to Forbid", error)
+        hourly = {"state": CLAIM["state"]}
+        self.refused({"replicas": 2, "tollgate": hourly}, "one pod at a time")
+        self.refused({"tollgate": {**METERED, "state": {"type": "persistentVolumeClaim"}}}, "tollgate.state.claimName")
+        self.refused({"tollgate": {**CLAIM, "products": [{"name": "a"}, {"name": "b"}]}}, "the claim usage is used by Deployment shop, product a and by")
+
+    def test_a_stateful_set_makes_a_volume_for_each_replica(self):
+        state = {"type": "volumeClaimTemplate", "storageClassName": "gp3", "sizeLimit": "5Gi"}
+        document = self.workload({"kind": "StatefulSet", "replicas": 3, "tollgate": {**METERED, "state": state}})
+        (claim,) = document["spec"]["volumeClaimTemplates"]
+        self.assertEqual(claim["metadata"]["name"], "tollgate-state")
+        self.assertEqual(claim["spec"]["resources"], {"requests": {"storage": "5Gi"}})
+        self.assertEqual((claim["spec"]["storageClassName"], claim["spec"]["accessModes"]), ("gp3", ["ReadWriteOnce"]))
+        pod = pod_spec(document)
+        self.assertEqual(pod["securityContext"]["fsGroup"], 65532)
+        self.assertNotIn("volumes", pod)
+        self.assertEqual(pod["initContainers"][0]["volumeMounts"], [{"name": "tollgate-state", "mountPath": "/var/lib/tollgate"}])
+        self.refused({"tollgate": {**METERED, "state": state}}, "only a StatefulSet makes a volume for each of its pods")
+
+    def test_one_writer_for_saas_through_updates_too(self):
+        saas = {"mode": "saas", "state": {"type": "emptyDir"}}
+        self.assertEqual(self.workload({"tollgate": saas})["spec"]["strategy"], {"type": "Recreate"})
+        self.refused({"replicas": 3, "tollgate": saas}, "one writer")
+        self.refused({"kind": "DaemonSet", "tollgate": saas}, "one writer")
+        _, error = self.of(simple(spec="strategy: { type: RollingUpdate },"), saas)
+        self.assertIn("one writer", error)
+        parallel = "apiVersion: batch/v1\nkind: Job\nmetadata: { name: x }\n" \
+            "spec: { parallelism: 2, template: { spec: { containers: [{ name: a, image: b }] } } }"
+        _, error = self.of(parallel, saas)
+        self.assertIn("one writer", error)
+
+    def test_hourly_keeps_its_receipt_in_a_small_volume(self):
+        pod = pod_spec(self.workload({}))
+        self.assertEqual(pod["volumes"], [{"name": "tollgate-state", "emptyDir": {"sizeLimit": "16Mi"}}])
+        self.assertNotIn("volumes", pod_spec(self.workload({"tollgate": {"state": {"type": "none"}}})))
+        self.assertEqual(pod_spec(self.workload({"tollgate": METERED}))["volumes"][0]["emptyDir"], {"sizeLimit": "2Gi"})
+        small = {**METERED, "state": {"type": "emptyDir", "sizeLimit": "64Mi"}}
+        self.refused({"tollgate": small}, "a ledger of 1GiB does not fit into a volume of 64Mi")
+        self.workload({"tollgate": {**small, "settings": {"dimensions": "a", "ledger_bytes_max": "32MiB"}}})
+
+    def test_a_claim_gets_an_fs_group_unless_the_pod_has_one(self):
+        (stateful,), _ = self.of(simple(pod="securityContext: { runAsUser: 1000660000 },"), CLAIM)
+        self.assertEqual(pod_spec(stateful)["securityContext"], {"runAsUser": 1000660000, "fsGroup": 65532})
+        (stateful,), _ = self.of(simple(pod="securityContext: { fsGroup: 7 },"), CLAIM)
+        self.assertEqual(pod_spec(stateful)["securityContext"], {"fsGroup": 7})
+
+
+class Surroundings(ChartCase):
+    workload_with_a_past = """
+apiVersion: v1
+kind: Service
+metadata: { name: front }
+spec: { ports: [{ port: 80 }] }
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: { name: data }
+spec:
+  serviceName: front
+  selector: { matchLabels: { a: b } }
+  template:
+    metadata:
+      labels: { a: b }
+      annotations:
+        cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes: scratch
+        traffic.sidecar.istio.io/excludeOutboundPorts: "5432"
+    spec:
+      automountServiceAccountToken: true
+      terminationGracePeriodSeconds: 300
+      securityContext: { runAsUser: 1000660000 }
+      initContainers: [{ name: migrate, image: "migrate:1" }]
+      containers: [{ name: db, image: "db:1", args: ["on", "0644", "1e3"] }]
+      volumes: [{ name: scratch, emptyDir: {} }]
+"""
+
+    def test_what_a_workload_had_it_keeps(self):
+        values = {**METERED, "mesh": "istio", "products": [{"name": "one"}, {"name": "two"}]}
+        (service, stateful), _ = self.of(self.workload_with_a_past, values)
+        self.assertEqual(service["spec"], {"ports": [{"port": 80}]})
+        template = stateful["spec"]["template"]
+        self.assertEqual(template["metadata"]["annotations"], {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": "scratch,one-state,two-state",
+            "traffic.sidecar.istio.io/excludeOutboundPorts": "5432,443,53",
+            "traffic.sidecar.istio.io/excludeInboundPorts": "19180,19190",
+            "sidecar.istio.io/nativeSidecar": "true",
+            "eks.amazonaws.com/skip-containers": "one-await,two-await",
+        })
+        pod = template["spec"]
+        self.assertTrue(pod["automountServiceAccountToken"])
+        self.assertEqual(pod["terminationGracePeriodSeconds"], 300 + 25 + 25 + 15)
+        # No fsGroup: it would change the group of the application's own volumes.
+        self.assertEqual(pod["securityContext"], {"runAsUser": 1000660000})
+        self.assertEqual(pod["containers"], [{"name": "db", "image": "db:1", "args": ["on", "0644", "1e3"]}])
+        self.assertEqual([container["name"] for container in pod["initContainers"]], ["migrate", "one", "one-await", "two", "two-await"])
+        self.assertEqual(pod["volumes"][0], {"name": "scratch", "emptyDir": {}})
+
+    def test_a_template_without_workload_or_yaml_is_refused(self):
+        _, error = self.of("apiVersion: v1\nkind: Service\nmetadata: { name: front }")
+        self.assertIn("renders nothing to gate", error)
+        _, error = self.of("apiVersion: [")
+        self.assertIn("other is no YAML", error)
+
+    def test_null_is_the_default_wherever_it_stands(self):
+        self.assertEqual(self.documents({"tollgate": {"resources": {"limits": None}, "state": None, "ports": None, "mesh": None}}), self.documents({}))
+        values = {"settings": None, "products": None, "proxy": {"https": None}, "probes": None, "extraEnv": None, "image": {"digest": None}}
+        self.assertEqual(self.documents({"tollgate": values}), self.documents({}))
+        nothing = simple(pod="initContainers: null, volumes: null, securityContext: null, terminationGracePeriodSeconds: null,")
+        nothing = nothing.replace("template: {", "template: { metadata: { annotations: null },").replace("image: b", "image: b, ports: null, env: null")
+        (deployment,), error = self.of(nothing, METERED)
+        self.assertEqual([container["name"] for container in pod_rules.everyone(deployment)], ["tollgate", "tollgate-await", "a"], error)
+        for broken in ("spec: null", "spec: { template: null }", "spec: { template: { spec: { containers: null } } }"):
+            _, error = self.of(f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: x }}\n{broken}")
+            self.assertIn("tollgate: the pod template of Deployment x has no containers to gate", error)
+
+    def test_the_defaults_in_the_templates_are_the_file_of_values(self):
+        text = (ROOT / "helm/tollgate/templates/_values.tpl").read_text()
+        defaults = re.search(r'define "tollgate.defaults" -\}\}\n(.*?)\{\{- end', text, re.S)[1]
+        self.assertEqual(yaml.safe_load(defaults), yaml.safe_load((ROOT / "helm/tollgate/values.yaml").read_text()))
+
+    def test_an_alias_is_named_in_the_include(self):
+        alias = "    alias: gate\n"
+        without, error = self.of(simple(), alias=alias, values={"gate": {}})
+        self.assertEqual(without, [])
+        self.assertIn("tollgate: the chart has no values under tollgate: where Chart.yaml gives the dependency an alias, name it", error)
+        include = '(list . "other" (dict "alias" "gate"))'
+        (deployment,), error = self.of(simple(), alias=alias, include=include, values={"gate": {"ports": {"probe": 20000}}})
+        self.assertEqual(pod_spec(deployment)["initContainers"][0]["ports"][0]["containerPort"], 20000, error)
+
+    def test_a_workload_has_values_of_its_own(self):
+        include = '(list . "other" (dict "gate" "exec" "mode" "metered" "command" (list "/worker") "state" (dict "type" "emptyDir")))'
+        (deployment,), error = self.of(simple(), include=include, values={"tollgate": {"gate": "native"}})
+        pod = pod_spec(deployment)
+        self.assertEqual(pod["containers"][0]["command"][-2:], ["--", "/worker"], error)
+        self.assertEqual(pod["volumes"][-1], {"name": "tollgate-state", "emptyDir": {"sizeLimit": "2Gi"}})
+        for option, sentence in (
+            ('"gat" "exec"', "option gat is none of alias, gate"), ('"gate" "exce"', "option gate is exce; give one of native"),
+            ('"command" "/x"', "option command must be a list"), ('"state" "none"', "option state must be a dict"),
+        ):
+            _, error = self.of(simple(), include=f'(list . "other" (dict {option}))')
+            self.assertIn(sentence, error)
+
+    def test_the_options_know_the_words_of_the_schema(self):
+        schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())["definitions"]
+        for option in ("gate", "position", "refused", "mode"):
+            _, error = self.of(simple(), include=f'(list . "other" (dict "{option}" "else"))')
+            self.assertIn(f"option {option} is else; give one of {', '.join(schema[option]['enum'])}", error)
+
+    def test_two_workloads_share_neither_claim_nor_names(self):
+        two = '(list . "other") }}\n{{ include "tollgate.workload" (list . "second")'
+        second = simple().replace("name: x", "name: second")
+        both = f'{simple()}\n{{{{- end -}}}}\n{{{{- define "second" -}}}}\n{second}'
+        _, error = self.of(both, include=two, values={"tollgate": CLAIM})
+        self.assertIn("the claim usage is used by Deployment x, product tollgate and by Deployment second, product tollgate: give each its own", error)
+        documents, error = self.of(both, include=two, values={"tollgate": METERED})
+        self.assertEqual([document["metadata"]["name"] for document in documents], ["x", "second"], error)
+        resources = '(list . "other") }}\n{{ include "tollgate.resources" (list . (dict "a" "b")) }}\n{{ include "tollgate.resources" (list . (dict "c" "d")%s)'
+        values = {"tollgate": {"serviceAccount": {"create": True}, "networkPolicy": {"enabled": True}, "prometheusRule": {"enabled": True}}}
+        _, error = self.of(simple(), include=resources % "", values=values)
+        self.assertIn("the name shop-tollgate is used by one tollgate.resources", error)
+        documents, error = self.of(simple(), include=resources % ' (dict "name" "worker")', values=values)
+        self.assertEqual(pod_rules.repeated((document["kind"], document["metadata"]["name"]) for document in documents), [], error)
+        kinds = sorted(document["kind"] for document in documents)
+        self.assertEqual(kinds, ["Deployment", "NetworkPolicy", "NetworkPolicy", "PrometheusRule", "ServiceAccount"])
+
+    def test_the_account_is_named_by_the_release(self):
+        def account(values):
+            documents = self.documents({"tollgate": {"serviceAccount": values}})
+            made = [document["metadata"]["name"] for document in documents if document["kind"] == "ServiceAccount"]
+            pod = next(pod_spec(document) for document in documents if document["kind"] == "Deployment")
+            return made, pod.get("serviceAccountName")
+
+        self.assertEqual(account({"create": True}), (["shop"], "shop"))
+        self.assertEqual(account({"create": True, "name": "mine"}), (["mine"], "mine"))
+        self.assertEqual(account({"create": False, "name": "theirs"}), ([], "theirs"))
+        self.assertEqual(account({"create": False}), ([], None))
+        role = "arn:aws:iam::111122223333:role/app"
+        self.refused({"tollgate": {"serviceAccount": {"create": False, "roleArn": role}}}, "set tollgate.serviceAccount.create, or leave roleArn out")
+        self.refused({"tollgate": {"serviceAccount": {"name": "default"}}}, "every namespace has the account default already")
+        _, error = self.of(simple(pod="serviceAccountName: theirs,"), {"serviceAccount": {"create": True}})
+        self.assertIn("Deployment x has the account theirs", error)
+
+    def test_kubernetes_token_is_withheld_only_where_asked(self):
+        def automount(values, pod=""):
+            (deployment,), _ = self.of(simple(pod=pod), {"serviceAccount": values})
+            return pod_spec(deployment).get("automountServiceAccountToken")
+
+        self.assertEqual(automount({"automountToken": True}), None)
+        self.assertEqual(automount({"automountToken": False}), False)
+        self.assertEqual(automount({"automountToken": False}, "automountServiceAccountToken: true,"), True)
+
+    def test_eks_gives_the_role_to_those_that_need_it(self):
+        def skipped(values):
+            annotations = self.workload({"tollgate": values})["spec"]["template"]["metadata"]["annotations"]
+            return annotations.get("eks.amazonaws.com/skip-containers")
+
+        self.assertEqual(skipped({}), "tollgate-await")
+        self.assertEqual(skipped({"gate": "exec"}), "tollgate-install")
+        self.assertEqual(skipped({"gate": "readiness"}), None)
+        self.assertEqual(skipped({"serviceAccount": {"onlyTollgate": True}}), "tollgate-await,app")
+
+    def test_on_the_nodes_network_the_ports_are_declared(self):
+        (deployment,), error = self.of(simple(pod="hostNetwork: true,"))
+        declared = [(port["containerPort"], port["hostPort"]) for port in pod_spec(deployment)["containers"][0]["ports"]]
+        # On a main container: before 1.34 the scheduler does not look at those of init containers.
+        self.assertEqual(declared, [(19180, 19180), (19181, 19181)], error)
+        # A port stands once among the main containers, or the API server refuses the pod.
+        (deployment,), error = self.of(simple(pod="hostNetwork: true,"), {"gate": "readiness"})
+        main, sidecar = pod_spec(deployment)["containers"]
+        self.assertEqual(([port["containerPort"] for port in sidecar["ports"]], "ports" in main), ([19180, 19181], False), error)
+        taken = simple().replace("image: b", "image: b, ports: [{ containerPort: 19181 }]")
+        _, error = self.of(taken)
+        self.assertIn("port 19181 is also that of container a: set tollgate.ports", error)
+
+    def test_istio_lets_names_and_aws_through(self):
+        annotations = self.workload({"tollgate": {"mesh": "istio", "proxy": {"https": "https://proxy"}}})["spec"]["template"]["metadata"]["annotations"]
+        self.assertEqual(annotations["traffic.sidecar.istio.io/excludeOutboundPorts"], "443,53")
+        self.assertEqual(annotations["traffic.sidecar.istio.io/excludeInboundPorts"], "19180")
+        self.assertEqual(annotations["sidecar.istio.io/nativeSidecar"], "true")
+
+    def test_what_cannot_work_is_refused_with_what_to_do(self):
+        for values, sentence in (
+            ({"mode": "metered"}, "set tollgate.state.type"),
+            ({**METERED, "settings": {}}, "set tollgate.settings.dimensions"),
+            ({"productCode": "demo"}, "set tollgate.settings.public_keys"),
+            ({"products": [{"name": "a"}, {"name": "a", "ports": {"probe": 1025, "app": 1026}}]}, "have the name a"),
+            ({"products": [{"name": "app"}, {"name": "b"}]}, "two containers of the pod have the name app"),
+            ({"products": [{"name": "a"}, {"name": "b", "ports": {"probe": 19180, "app": 19185}}]}, "port 19180 is also that of product a"),
+            ({"ports": {"probe": 19181}}, "probe server and application server of product tollgate have the same port"),
+            ({"ports": {"probe": 65530, "app": 65531}, "products": [{"name": "a"}, {"name": "b"}]}, "65540 is no port"),
+            ({"state": {"type": "none"}, "settings": {"grace_period": "10m"}}, "grace_period is counted on disk"),
+            ({"image": {"tag": ""}}, "set tollgate.image.tag"),
+            ({"shutdownGrace": "4s"}, "shutdownGrace is at least 5s"),
+            ({**METERED, "settings": {"dimensions": "a", "drain_quiet": "1m"}}, "leaves nothing of shutdownGrace"),
+            ({"settings": {"aws_door": True, "app_token_file": "/token"}}, "aws_door cannot be used with app_token_file"),
+            ({"resources": {"requests": {"memory": "64Mi"}}}, "resources.requests.memory (64Mi) is above resources.limits.memory (32Mi)"),
+            ({"resources": {"requests": {"cpu": 1}, "limits": {"cpu": "900m"}}}, "resources.requests.cpu (1) is above"),
+            ({"resources": {"requests": {"memory": "1Mi"}, "limits": {"memory": "8Mi"}}}, "less than the sidecar needs"),
+            ({"extraEnv": [{"name": "TOLLGATE_POD_UID", "value": "x"}]}, "TOLLGATE_POD_UID is set twice"),
+            ({"extraEnv": [{"name": "AWS_ENDPOINT_URL", "value": "x"}]}, "the sidecar refuses AWS_ENDPOINT_URL"),
+            ({"extraVolumeMounts": [{"name": "absent", "mountPath": "/x"}]}, "mounts the volume absent, which Deployment shop does not have"),
+            ({"extraVolumes": [{"name": "tollgate-state", "secret": {"secretName": "x"}}]}, "two volumes of the name tollgate-state"),
+            ({"proxy": {"https": "http://proxy:70000"}}, "70000 is no port"),
+        ):
+            with self.subTest(sentence):
+                self.refused({"tollgate": values}, sentence)
+        self.refused({"kind": "Job", "tollgate": {"gate": "readiness"}}, "use gate native")
+        self.workload({"tollgate": {"state": {"type": "none"}, "settings": {"grace_period": "0s"}}})
+        self.assertIn("kubeVersion", self.helm3({}, version="1.28").stderr)
+        _, error = self.of(simple(pod="os: { name: windows },"))
+        self.assertIn("tollgate is a Linux program", error)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *sys.argv[2:]], verbosity=2)

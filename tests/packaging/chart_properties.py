@@ -1,0 +1,208 @@
+"""Whatever the values: the charts render a set that runs, or they say in one sentence what to do.
+
+Usage: chart_properties.py HELM3 TOLLGATE [TEST…]
+
+Values and workloads are random, the same in every run (chart_values.py). Rendered by Helm 4's SDK (helm-python-sdk) and, in part, by
+the real helm 3 binary, HELM3; judged by Kubernetes' schemas, by pod_rules.py, and by TOLLGATE, a build with the emulator, which says
+of each sidecar's environment whether it would start with it.
+"""
+
+import collections
+import copy
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import helm_python
+import kubernetes_validate
+import yaml
+
+import chart_values
+import pod_rules
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HELM3, TOLLGATE = sys.argv[1], str(pathlib.Path(sys.argv[2]).resolve())
+SEED = 15
+# The oldest version that the charts take, and the newest that there are schemas of.
+VERSIONS = ["1.29", "1.37"]
+CUSTOM = {"PodMonitor", "PrometheusRule"}
+# A fault of a template, which tells nobody what to do.
+FAULT = re.compile(r"nil pointer|wrong type|invalid value|can't evaluate|not a function|%!|<nil>|error converting|unexpected EOF|out of range")
+# The last one: Helm 3 shows the template's text before the sentence that it makes.
+SENTENCE = re.compile(r".*tollgate: ([^\n]*)", re.S)
+SCHEMA = re.compile(r"don't meet the specifications of the schema\(s\)")
+
+
+class Properties(unittest.TestCase):
+    maxDiff = None
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = pathlib.Path(folder.name)
+        shutil.copytree(ROOT / "helm", cls.folder / "helm", ignore=shutil.ignore_patterns("charts", "Chart.lock"))
+        cls.chart = cls.folder / "helm/example"
+        subprocess.run([HELM3, "dependency", "build", cls.chart], check=True, capture_output=True)
+        cls.helm4 = helm_python.Chart.load(str(cls.chart))
+        cls.addClassCleanup(cls.helm4.close)
+        # What the sidecar finds in its container: a key, a token, a certificate.
+        keys = cls.folder / "keys"
+        keys.mkdir()
+        private, certificate = cls.folder / "private.pem", cls.folder / "ca.crt"
+        made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-keyout", private, "-out", certificate]
+        subprocess.run(made, check=True, capture_output=True)
+        subprocess.run(["openssl", "rsa", "-in", private, "-pubout", "-out", keys / "1.pem"], check=True, capture_output=True)
+        shutil.copy(keys / "1.pem", keys / "2.pem")
+        shutil.copy(keys / "1.pem", keys / "3.pem")
+        token = cls.folder / "token"
+        token.write_text("0123456789abcdef" * 4)
+        token.chmod(0o600)
+        cls.paths = {"TOLLGATE_PUBLIC_KEYS": keys, "TOLLGATE_APP_TOKEN_FILE": token, "AWS_CA_BUNDLE": certificate}
+
+    def rendered4(self, values, chart=None):
+        """(documents, None), or (None, what Helm 4 says)."""
+        try:
+            files = (chart or self.helm4).render(copy.deepcopy(values), name="shop", namespace="shop")
+        except Exception as error:  # The SDK has one class for everything.
+            return None, str(error)
+        texts = [text for path, text in files.items() if path.endswith(".yaml")]
+        return [document for text in texts for document in yaml.safe_load_all(text) if document], None
+
+    def rendered3(self, values):
+        """The same of Helm 3."""
+        file = self.folder / "values.yaml"
+        file.write_text(yaml.safe_dump(values))
+        command = [HELM3, "template", "shop", str(self.chart), "--namespace", "shop", "--kube-version", "1.32", "-f", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return None, done.stderr
+        return [document for document in yaml.safe_load_all(done.stdout) if document], None
+
+    def sentence(self, error):
+        """What a refusal says to do; a fault of a template fails the test."""
+        self.assertIsNone(FAULT.search(error), error)
+        found = SENTENCE.match(error)
+        return found[1].rstrip("'") if found and not SCHEMA.search(error) else self.schema(error)
+
+    def schema(self, error):
+        # `tollgate: null` is refused by Helm itself, before any chart is asked.
+        self.assertRegex(error, rf"{SCHEMA.pattern}|type mismatch on|cannot be null|got null", error)
+        return "schema"
+
+    def judge(self, documents):
+        """Fails unless the set is valid and runs; returns how many sidecars' environments were judged."""
+        self.assertEqual(pod_rules.set_violations(documents), [])
+        for document in documents:
+            if document["kind"] not in CUSTOM:
+                for version in VERSIONS:
+                    kubernetes_validate.validate(document, version, strict=True)
+        environments = [
+            pod_rules.values_of(container)
+            for document in documents if document["kind"] in pod_rules.WORKLOADS
+            for container in pod_rules.everyone(document) if pod_rules.role(container) == "run"
+        ]
+        # Without a product code the seller's file in the image says what is missing.
+        judged = [values for values in environments if "TOLLGATE_PRODUCT_CODE" in values]
+        for values in judged:
+            known = {name: value for name, value in values.items() if value is not None}
+            ours = {name: str(path) for name, path in self.paths.items() if name in known}
+            environment = {**known, **ours, "TOLLGATE_POD_UID": "uid", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+            done = subprocess.run([TOLLGATE, "config", "check"], env=environment, capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, f"the sidecar refuses it: {done.stderr}")
+        return len(judged)
+
+    def test_any_values_render_what_runs_or_say_what_to_do(self):
+        rendered = judged = 0
+        refused = collections.Counter()
+        for number, values in enumerate(chart_values.combinations(SEED, 400)):
+            with self.subTest(number=number, values=values):
+                documents, error = self.rendered4(values)
+                if error:
+                    refused[self.sentence(error).split(",")[0].split(":")[0]] += 1
+                else:
+                    rendered += 1
+                    judged += self.judge(documents)
+        print(f"{rendered} sets render, {judged} environments start, {sum(refused.values())} are refused by {len(refused)} sentences")
+        # Values of which nearly all were refused, or nearly none, would prove little.
+        self.assertGreater(rendered, 160)
+        self.assertGreater(judged, 50)
+        self.assertGreater(len(refused), 25)
+
+    def test_helm_3_makes_the_same_of_them(self):
+        alike = collections.Counter()
+        order = lambda document: (document["kind"], document["metadata"]["name"])
+        for number, values in enumerate(chart_values.combinations(SEED, 60)):
+            with self.subTest(number=number, values=values):
+                (documents, error), (theirs, other) = self.rendered3(values), self.rendered4(values)
+                self.assertEqual(error is None, other is None, error or other)
+                if error:
+                    self.assertEqual(self.sentence(error), self.sentence(other))
+                else:
+                    self.assertEqual(sorted(documents, key=order), sorted(theirs, key=order))
+                alike[error is None] += 1
+        self.assertTrue(alike[True] > 15 and alike[False] > 5, alike)
+
+    def test_any_workload_of_a_vendor_runs_or_is_told_what_to_do(self):
+        folder = self.folder / "vendor"
+        shutil.copytree(self.chart, folder)
+        (folder / "values.schema.json").unlink()
+        template = '{{- define "theirs" -}}\n{{ .Values.manifest | toYaml }}\n{{- end -}}\n'
+        template += '{{- include "tollgate.workload" (list . "theirs" .Values.options) }}\n'
+        (folder / "templates/workload.yaml").write_text(template)
+        chart = helm_python.Chart.load(str(folder))
+        self.addCleanup(chart.close)
+        rendered, refused = 0, collections.Counter()
+        for number, (manifest, options, values) in enumerate(chart_values.workloads(SEED, 300)):
+            with self.subTest(number=number, manifest=manifest, options=options, values=values):
+                documents, error = self.rendered4({"manifest": manifest, "options": options, "tollgate": values}, chart)
+                if error:
+                    refused[self.sentence(error).split(",")[0].split(":")[0]] += 1
+                    continue
+                rendered += 1
+                self.judge(documents)
+                theirs = {container["name"] for container in pod_rules.everyone(manifest)}
+                kept = [container["name"] for container in pod_rules.everyone(documents[0]) if container["name"] in theirs]
+                self.assertEqual(kept, [container["name"] for container in pod_rules.everyone(manifest)], "their order")
+        print(f"{rendered} workloads render, {sum(refused.values())} are refused by {len(refused)} sentences")
+        self.assertGreater(rendered, 90)
+        self.assertGreater(len(refused), 15)
+
+    def test_the_rules_find_what_they_are_for(self):
+        """Each mutation of a sound set breaks a rule."""
+        (sound, _) = self.rendered4({"tollgate": {"mode": "metered", "productCode": "demo", "settings": {"dimensions": "requests"}, "state": {"type": "emptyDir"}}})
+        self.assertEqual(pod_rules.set_violations(sound), [])
+        place = next(n for n, document in enumerate(sound) if document["kind"] == "Deployment")
+
+        def pod(documents):
+            return documents[place]["spec"]["template"]["spec"]
+
+        mutations = {
+            "startup probe": lambda d: pod(d)["initContainers"][0].update(startupProbe={"exec": {"command": ["x"]}}),
+            "no lock": lambda d: pod(d)["initContainers"].pop(),
+            "lock first": lambda d: pod(d)["initContainers"].reverse(),
+            "two locks": lambda d: pod(d)["initContainers"].append({**pod(d)["initContainers"][1], "name": "again"}),
+            "lock that ends never": lambda d: pod(d)["initContainers"][1].update(args=["await"]),
+            "no sidecar": lambda d: pod(d).update(initContainers=[]),
+            "two names": lambda d: pod(d)["containers"].append(pod(d)["containers"][0]),
+            "claim and rolling update": lambda d: pod(d).update(volumes=[{"name": "tollgate-state", "persistentVolumeClaim": {"claimName": "c"}}]),
+            "mount without volume": lambda d: pod(d).update(volumes=[]),
+            "killed too early": lambda d: pod(d).update(terminationGracePeriodSeconds=20),
+            "another account": lambda d: pod(d).update(serviceAccountName="other"),
+            "hostNetwork": lambda d: pod(d).update(hostNetwork=True),
+            "a variable twice": lambda d: pod(d)["initContainers"][0]["env"].append({"name": "TOLLGATE_MODE", "value": "saas"}),
+            "two documents": lambda d: d.append(d[place]),
+        }
+        for name, mutate in mutations.items():
+            with self.subTest(name):
+                broken = copy.deepcopy(sound)
+                mutate(broken)
+                self.assertNotEqual(pod_rules.set_violations(broken), [])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)

@@ -1,0 +1,133 @@
+"""The plain manifests: valid by Kubernetes' own schemas, and with a lock that holds.
+
+Usage: manifests.py [TEST…]
+"""
+
+import pathlib
+import re
+import unittest
+
+import kubernetes_validate
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VERSIONS = ["1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37"]
+WORKLOADS = ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"]
+UID = {"name": "TOLLGATE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+RESOURCES = {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "32Mi"}}
+# Exit codes of a refusal, as docs/RUNBOOK.md has them.
+REFUSED = [76, 77, 78]
+
+
+def manifests():
+    """Each document with its file's name."""
+    return [
+        (path.name, document)
+        for path in sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+
+
+def workloads():
+    """Each workload with its file's name and its pod."""
+    for name, document in manifests():
+        if document["kind"] in WORKLOADS:
+            spec = document["spec"]
+            template = (spec["jobTemplate"]["spec"] if document["kind"] == "CronJob" else spec)["template"]
+            yield name, document, template
+
+
+def commented(path):
+    """The YAML that a file's head offers in its comments."""
+    lines = re.findall(r"^#   (.*)$", path.read_text(), re.M)
+    return yaml.safe_load("\n".join(lines))
+
+
+class Manifests(unittest.TestCase):
+    def validate(self, document):
+        for version in VERSIONS:
+            kubernetes_validate.validate(document, version, strict=True)
+
+    def test_the_plain_manifests_are_valid_in_every_version(self):
+        self.assertGreater(len(manifests()), 6)
+        for _, document in manifests():
+            self.validate(document)
+
+    def test_every_container_is_hardened_and_the_sidecar_has_its_folder(self):
+        for name, _, template in workloads():
+            pod = template["spec"]
+            self.assertFalse(pod["automountServiceAccountToken"], name)
+            for container in pod.get("initContainers", []) + pod["containers"]:
+                context = container["securityContext"]
+                self.assertEqual(context["capabilities"], {"drop": ["ALL"]}, name)
+                self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"], name)
+                if not container["name"].startswith("tollgate"):
+                    continue
+                self.assertEqual(container["resources"], RESOURCES, name)
+                self.assertIn(UID, container["env"], name)
+                # Its last sentence, and where it has none its last lines.
+                self.assertEqual(container["terminationMessagePolicy"], "FallbackToLogsOnError", name)
+                mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
+                # The receipt of an hourly product, or the ledger.
+                self.assertEqual("/var/lib/tollgate" in mounts, container["args"] == ["run"], name)
+                for volume in pod.get("volumes", []):
+                    if volume["name"] == mounts.get("/var/lib/tollgate"):
+                        self.assertIn("sizeLimit", volume["emptyDir"], name)
+                        annotations = template["metadata"]["annotations"]
+                        self.assertEqual(
+                            annotations["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"], volume["name"], name
+                        )
+
+    def test_the_lock_is_a_plain_init_container_and_no_probe(self):
+        """A kubelet of 1.35.4 and later opens a startup probe when it restarts, for a refused buyer too."""
+        seen = {}
+        for name, document, template in workloads():
+            pod = template["spec"]
+            inits = pod.get("initContainers", [])
+            for container in inits + pod["containers"]:
+                self.assertNotIn("startupProbe", container, name)
+                for probe in ("livenessProbe", "readinessProbe"):
+                    # An exec probe starts a process each time, for ever.
+                    self.assertNotIn("exec", container.get(probe, {}), name)
+            if not inits:
+                continue
+            # The last two: all of the vendor's own have run before billing begins.
+            sidecar, lock = inits[-2:]
+            self.assertEqual((sidecar["name"], sidecar["args"], sidecar["restartPolicy"]), ("tollgate", ["run"], "Always"), name)
+            self.assertEqual((lock["name"], lock["image"]), ("tollgate-await", sidecar["image"]), name)
+            self.assertNotIn("restartPolicy", lock, name)
+            # A Job waits with its pod; elsewhere one restart brings the reason into `kubectl describe`.
+            ends = [] if "Job" in document["kind"] else ["--refused-after", "30s"]
+            self.assertEqual(lock["args"], ["await", *ends], name)
+            seen[name] = document["kind"]
+        kinds = {"native.yaml": "Deployment", "metered.yaml": "Deployment", "job.yaml": "Job", "cronjob.yaml": "CronJob"}
+        self.assertEqual(seen, kinds)
+
+    def test_the_forms_without_a_lock_say_how_they_gate(self):
+        pods = {name: template["spec"] for name, _, template in workloads() if "initContainers" not in template["spec"]}
+        self.assertEqual(set(pods), {"exec.yaml", "readiness.yaml", "saas.yaml"})
+        application, _ = pods["readiness.yaml"]["containers"]
+        self.assertEqual(application["readinessProbe"]["httpGet"], {"path": "/readyz", "port": 19180})
+        replicas = [document["spec"].get("replicas") for name, document, _ in workloads() if name == "saas.yaml"]
+        self.assertEqual(replicas, [1], "one writer")
+
+    def test_a_metered_sidecar_spends_no_grace_on_waiting(self):
+        containers = {
+            name: template["spec"]["initContainers"][-2] for name, _, template in workloads() if name == "metered.yaml"
+        }
+        self.assertIn({"name": "TOLLGATE_DRAIN_QUIET", "value": "0s"}, containers["metered.yaml"]["env"])
+
+    def test_a_job_that_fails_when_refused_is_one_that_kubernetes_takes(self):
+        path = ROOT / "deploy/kubernetes/job.yaml"
+        job, policy = yaml.safe_load(path.read_text()), commented(path)
+        self.assertEqual(job["spec"]["template"]["spec"]["restartPolicy"], "Never", "asked for by podFailurePolicy")
+        [rule] = policy["podFailurePolicy"]["rules"]
+        codes = rule["onExitCodes"]
+        self.assertEqual((rule["action"], codes["containerName"], codes["values"]), ("FailJob", "tollgate-await", REFUSED))
+        self.assertIn("`args: [await, --refused-after, 30s]`", path.read_text())
+        job["spec"].update(policy)
+        self.validate(job)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,237 @@
+"""The commands on a real terminal, on a narrow one, on one that goes away, and before readers that do.
+
+Usage: terminals.py PROGRAM [RELEASED]
+
+RELEASED is the release build, without the emulator; its sidecar asks PROGRAM's emulator.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import urllib.request
+
+from processes import Emulator, Sidecar
+
+PROGRAM = os.path.abspath(sys.argv[1])
+RELEASED = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else None
+PATIENCE = 60
+ESCAPE = "\x1b["
+
+
+class Terminal:
+    """A command with a terminal of its own, in a session of its own."""
+
+    def __init__(self, arguments, environment, columns=200):
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.process = subprocess.Popen(
+            arguments, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def read(self, wanted=None):
+        """What it writes, until a text stands in it, or until it ends."""
+        deadline = time.monotonic() + PATIENCE
+        while wanted is None or wanted not in self.seen:
+            ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"{wanted!r} does not come:\n{self.seen}"
+            try:
+                piece = os.read(self.master, 65536)
+            except OSError:  # Linux says EIO when nobody has the other end any more.
+                piece = b""
+            if not piece:
+                assert wanted is None, f"it ended without {wanted!r}:\n{self.seen}"
+                break
+            self.seen += piece.decode()
+        return self.seen.replace("\r\n", "\n")
+
+    def close(self):
+        """The window is closed."""
+        with contextlib.suppress(OSError):
+            os.close(self.master)
+
+
+def session(leader):
+    """The processes of a session that live."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{name}/stat") as file:
+                fields = file.read().rsplit(") ", 1)[1].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append(int(name))
+    return found
+
+
+def nothing_is_left_of(leader):
+    deadline = time.monotonic() + PATIENCE
+    while left := session(leader):
+        assert time.monotonic() < deadline, f"processes outlive their terminal: {left}"
+        select.select([], [], [], 0.05)
+
+
+def settings(emulator, pod, **more):
+    return {
+        "PATH": os.environ["PATH"], "TERM": "xterm-256color", "TOLLGATE_PRODUCT_CODE": "demohourly",
+        "TOLLGATE_PUBLIC_KEYS": emulator.facts["public_keys"], "TOLLGATE_ENDPOINT_URL": emulator.endpoint,
+        "TOLLGATE_PROBE_ADDR": "127.0.0.1:0", "TOLLGATE_APP_ADDR": "127.0.0.1:0", "TOLLGATE_STATE_DIR": "none",
+        "TOLLGATE_POD_UID": pod, "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ACCESS_KEY_ID": pod, "AWS_SECRET_ACCESS_KEY": "any", **more,
+    }
+
+
+def run_speaks_to_people(program, emulator):
+    says = "The gate is open." if program == PROGRAM else "The gate is shut: The token comes from the tollgate emulator"
+    for columns, colours, more in [
+        (200, True, {}), (40, True, {}), (200, False, {"NO_COLOR": "1"}), (200, False, {"TERM": "dumb"}),
+    ]:
+        with Terminal([program, "run"], settings(emulator, "pod-terminal", **more), columns) as terminal:
+            text = terminal.read(says)
+            assert "tollgate started" in text and "panicked" not in text, text
+            assert (ESCAPE in text) == colours, (more, text)
+            if program == RELEASED:
+                assert "Remove the endpoint override" in text, f"the remedy stands with the reason: {text}"
+            assert "{" not in text, f"JSON on a terminal: {text}"
+            terminal.close()
+            assert terminal.process.wait(PATIENCE) == 0, "a closed terminal drains, as SIGTERM does"
+
+
+def exec_becomes_a_command_that_has_the_terminal(emulator):
+    command = [PROGRAM, "exec", "--", "/bin/sh", "-c", "tty && echo the-command"]
+    with Terminal(command, settings(emulator, "pod-exec")) as terminal:
+        text = terminal.read()
+        assert "/dev/pts/" in text and "the-command" in text, text
+        assert terminal.process.wait(PATIENCE) == 0
+
+
+def doctor_fits(program, emulator):
+    environment = settings(emulator, "pod-doctor")
+    with Terminal([program, "doctor"], environment, 40) as terminal:
+        text = terminal.read()
+    assert ESCAPE in text and "panicked" not in text, text
+    plain = re.sub(r"\x1b\[[0-9]*m", "", text)
+    findings = plain.split("settings that differ")[0]
+    for line in findings.splitlines():
+        assert len(line) <= 40 or " " not in line.strip(), f"{len(line)} columns: {line}"
+    piped = subprocess.run([program, "doctor"], env=environment, capture_output=True, text=True)
+    assert ESCAPE not in piped.stdout and piped.returncode == terminal.process.returncode, piped
+
+
+def help_fits(program):
+    for command in (["--help"], ["run", "--help"], ["probe", "--help"], ["explain", "CustomerNotEntitledException"]):
+        with Terminal([program, *command], {"TERM": "xterm"}, 40) as terminal:
+            text = re.sub(r"\x1b\[[0-9]*m", "", terminal.read())
+        wide = [line for line in text.splitlines() if len(line) > 40 and "  " not in line.strip() and " " in line.strip()]
+        # Usage and examples are to be copied whole; headings are not wrapped by clap.
+        wide = [line for line in wide if not re.match(r" *(Usage|kubectl|tollgate|.*:$)", line)]
+        assert not wide, (command, wide)
+
+
+def the_ledger_is_a_table_where_it_fits(emulator):
+    with Sidecar(PROGRAM, emulator, "metered") as sidecar:
+        status, _ = sidecar.ask("/v1/usage", {"id": "1", "dimension": "requests", "quantity": 12.5})
+        assert status == 202
+        environment = settings(
+            emulator, "witness-pod", TOLLGATE_MODE="metered", TOLLGATE_PRODUCT_CODE="demometered",
+            TOLLGATE_DIMENSIONS="requests,gigabytes", TOLLGATE_APP_ADDR=sidecar.app.removeprefix("http://"),
+            TOLLGATE_STATE_DIR=sidecar.folder.name,
+        )
+        command = [PROGRAM, "ledger", "reconcile"]
+        with Terminal(command, environment) as terminal:
+            wide = re.sub(r"\x1b\[[0-9]*m", "", terminal.read()).splitlines()
+        assert wide[0].split()[:2] == ["DIMENSION", "ACCEPTED"], wide
+        assert {line.index("12.5") for line in wide if "12.5" in line} == {wide[0].index("ACCEPTED")}, wide
+        with Terminal(command, environment, 40) as terminal:
+            narrow = re.sub(r"\x1b\[[0-9]*m", "", terminal.read())
+        assert narrow.startswith("DIMENSION  requests\nACCEPTED   12.5\n"), narrow
+        for order in (["ledger", "list"], ["ledger", "reconcile"], ["doctor"], ["config", "print"], ["explain"], ["probe", "ready"]):
+            read, write = os.pipe()
+            os.close(read)
+            done = subprocess.run([PROGRAM, *order], env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
+            os.close(write)
+            assert "panicked" not in done.stderr and done.returncode in (0, 1, 78), (order, done)
+
+
+def readers_of_the_log_may_leave(program, emulator):
+    environment = settings(emulator, "pod-unread")
+    with subprocess.Popen([program, "run"], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        started = json.loads(process.stderr.readline())
+        assert started["event"] == "started", started
+        process.stderr.close()
+        deadline = time.monotonic() + PATIENCE
+        state = "pending"
+        # Each change of state is a line that nobody reads.
+        while state == "pending":
+            assert time.monotonic() < deadline and process.poll() is None, state
+            try:
+                with urllib.request.urlopen(f"http://{started['probe_addr']}/entitlement") as answer:
+                    state = json.load(answer)["state"]
+            except urllib.error.HTTPError as error:
+                state = json.load(error)["state"]
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+def nohup_keeps_it(emulator):
+    environment = settings(emulator, "pod-nohup")
+    ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with subprocess.Popen([PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=ignored) as process:
+        probe = json.loads(process.stderr.readline())["probe_addr"]
+        process.send_signal(signal.SIGHUP)
+        for _ in range(20):
+            with urllib.request.urlopen(f"http://{probe}/livez") as answer:
+                assert answer.status == 200
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+def the_demo_leaves_nothing_behind():
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
+    # `demo | head -1`
+    with subprocess.Popen([PROGRAM, "demo"], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(PATIENCE)
+        nothing_is_left_of(process.pid)
+    # A terminal that is closed while the demo stays up.
+    with Terminal([PROGRAM, "demo"], environment) as terminal:
+        text = terminal.read("end it with Ctrl-C")
+        assert "panicked" not in text and len(session(terminal.process.pid)) == 3, text
+        terminal.close()
+        terminal.process.wait(PATIENCE)
+        nothing_is_left_of(terminal.process.pid)
+
+
+with tempfile.TemporaryDirectory() as keys, Emulator(PROGRAM, "--keys", keys) as emulator:
+    for program in filter(None, (PROGRAM, RELEASED)):
+        run_speaks_to_people(program, emulator)
+        doctor_fits(program, emulator)
+        help_fits(program)
+        readers_of_the_log_may_leave(program, emulator)
+    exec_becomes_a_command_that_has_the_terminal(emulator)
+    the_ledger_is_a_table_where_it_fits(emulator)
+    nohup_keeps_it(emulator)
+    the_demo_leaves_nothing_behind()
+print("terminals: run, exec, doctor, ledger and demo on terminals, before closed ones and closed pipes")
