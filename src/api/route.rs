@@ -17,14 +17,15 @@ pub(super) enum Route<'a> {
     Attest,
     /// A call in AWS's wire protocol.
     Door,
-    /// What only the modes with usage have.
+    /// Usage, in the modes with usage.
+    Take,
+    /// What else only the modes with usage have.
     Usage(OfUsage<'a>),
 }
 
 /// What a request is about that needs the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OfUsage<'a> {
-    Take,
     Resolve,
     Reconciliation,
     List(Listing),
@@ -44,7 +45,7 @@ impl<'a> Route<'a> {
             "/v1/attestations" => return Some(Self::Attest),
             // What names no operation is no call, and there is nothing else here.
             "/" => return headers.contains_key(door::TARGET).then_some(Self::Door),
-            "/v1/usage" => OfUsage::Take,
+            "/v1/usage" => return Some(Self::Take),
             "/v1/customers/resolve" => OfUsage::Resolve,
             "/v1/reconciliation" => OfUsage::Reconciliation,
             path => Listing::of(path)
@@ -64,7 +65,8 @@ impl<'a> Route<'a> {
             Self::Quit
             | Self::Attest
             | Self::Door
-            | Self::Usage(OfUsage::Take | OfUsage::Resolve | OfUsage::Repair(..)) => "POST",
+            | Self::Take
+            | Self::Usage(OfUsage::Resolve | OfUsage::Repair(..)) => "POST",
         }
     }
 

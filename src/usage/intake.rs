@@ -146,7 +146,8 @@ impl Intake {
             drop(memory);
             taken
         };
-        self.writer.with(whole).await
+        // Rare: its state would be part of every request.
+        Box::pin(self.writer.with(whole)).await
     }
 
     fn outcomes(&self, steps: Vec<Step>, taken: &[Taken]) -> Vec<Outcome> {

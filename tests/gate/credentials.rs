@@ -445,6 +445,9 @@ fn fips_and_dual_stack_switches_reach_sts() {
         let mut command = irsa(&emulator, "pod-fips", &token, "");
         command
             .env_remove("AWS_ENDPOINT_URL_STS")
+            // The emulator in place of metering alone: this is about AWS's own STS.
+            .env_remove("TOLLGATE_ENDPOINT_URL")
+            .env("AWS_ENDPOINT_URL_MARKETPLACE_METERING", emulator.endpoint())
             .env("HTTPS_PROXY", format!("http://{}", listener.local_addr().unwrap()))
             .env(variable, "true");
         let _sidecar = Sidecar::start(command);

@@ -204,7 +204,7 @@ fn credentials_are_renewed_ten_minutes_before_they_end() {
     emulator.admin("/_emulator/faults", &rule.to_string());
     let mut sidecar = Sidecar::start(metered(&emulator, folder.path()));
     for _ in 0..2 {
-        sidecar.read_until(|line| line["message"] == "credentials loaded");
+        sidecar.read_until(|line| line["event"] == "credentials_loaded");
     }
     let calls = calls(&emulator, "app-0.0a1b2c3d");
     let outcomes: Vec<&str> = calls.iter().filter_map(|call| call["outcome"].as_str()).collect();

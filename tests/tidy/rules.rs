@@ -272,6 +272,7 @@ fn lines(project: &Project, is_so: impl Fn(&str) -> bool) -> Vec<String> {
     let numbered = project
         .texts
         .iter()
+        .filter(|(path, _)| *path != METADATA)
         .flat_map(|(path, text)| text.lines().zip(1..).map(move |(line, at)| (path, at, line)));
     numbered.filter(|(.., line)| is_so(line)).map(|(path, at, line)| format!("{path}:{at}: {line}")).collect()
 }

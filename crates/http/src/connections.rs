@@ -1,6 +1,7 @@
 //! The open connections of a server: each served in a task of its own, the oldest idle one given up where they run out.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,17 +9,39 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{Accepted, Body, BodyError, Handler, Limits, stopped};
+use super::joined::Joined;
+use super::{Abandoned, Accepted, Body, BodyError, Handler, Limits, stopped};
 
-pub(super) struct Connections<H> {
-    limits: Limits,
-    handler: H,
+/// A [`Handler`] of any type, so that hyper's state machine is compiled here, once, and for speed (see the profiles in
+/// `Cargo.toml`), and not with every server.
+pub(super) trait Serve: Send + Sync + 'static {
+    fn serve(&self, request: Request<Incoming>) -> Answering<'_>;
+
+    fn too_late(&self) -> Response<Body>;
+}
+
+type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Abandoned>> + Send + 'a>>;
+
+impl<H: Handler> Serve for H {
+    fn serve(&self, request: Request<Incoming>) -> Answering<'_> {
+        Box::pin(self.handle(request))
+    }
+
+    fn too_late(&self) -> Response<Body> {
+        Handler::too_late(self)
+    }
+}
+
+pub(super) struct Connections {
+    pub(super) limits: Limits,
+    handler: Arc<dyn Serve>,
     /// Each returns its number.
     pub(super) tasks: JoinSet<u64>,
     /// By number, so the oldest first.
@@ -34,8 +57,8 @@ pub(super) struct OpenConnection {
     serving: Arc<AtomicUsize>,
 }
 
-impl<H: Handler> Connections<H> {
-    pub(super) fn new(limits: Limits, handler: H) -> Self {
+impl Connections {
+    pub(super) fn new(limits: Limits, handler: Arc<dyn Serve>) -> Self {
         let (tasks, idled) = (JoinSet::new(), Arc::new(Notify::new()));
         Self { limits, handler, tasks, open: BTreeMap::new(), started: 0, idled }
     }
@@ -53,7 +76,7 @@ impl<H: Handler> Connections<H> {
         self.started += 1;
         let serving = Arc::<AtomicUsize>::default();
         let marker = Marker { serving: Arc::clone(&serving), idled: Arc::clone(&self.idled) };
-        let connection = serve_connection(accepted, self.limits, self.handler.clone(), marker, stop);
+        let connection = serve_connection(accepted, self.limits, Arc::clone(&self.handler), marker, stop);
         let task = self.tasks.spawn(async move {
             connection.await;
             number
@@ -140,15 +163,14 @@ impl hyper::body::Body for Served {
 async fn serve_connection(
     accepted: Accepted,
     limits: Limits,
-    handler: impl Handler,
+    handler: Arc<dyn Serve>,
     marker: Marker,
     mut stop: watch::Receiver<bool>,
 ) {
-    let handler = Arc::new(handler);
     let service = service_fn(move |request| {
         let (handler, serving) = (Arc::clone(&handler), marker.serve());
         async move {
-            let answer = match tokio::time::timeout(limits.request_timeout, handler.handle(request)).await {
+            let answer = match tokio::time::timeout(limits.request_timeout, handler.serve(request)).await {
                 Ok(answer) => answer,
                 Err(_) => Ok(handler.too_late()),
             };
@@ -159,7 +181,7 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(limits.header_bytes_max.max(HYPER_BUFFER_MIN))
-        .serve_connection(TokioIo::new(accepted.stream), service);
+        .serve_connection(TokioIo::new(Joined(accepted.stream)), service);
     tokio::pin!(connection);
     tokio::select! {
         // A peer that went away, spoke nonsense or was too slow concerns nobody else.

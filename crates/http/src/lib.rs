@@ -7,6 +7,7 @@
 
 pub mod client;
 mod connections;
+mod joined;
 
 use std::future::Future;
 use std::io;
@@ -37,8 +38,8 @@ pub type Body = BoxBody<Bytes, BodyError>;
 #[error("connection abandoned")]
 pub struct Abandoned;
 
-/// What a server does with one request. Cloned for each connection.
-pub trait Handler: Clone + Send + Sync + 'static {
+/// What a server does with one request.
+pub trait Handler: Send + Sync + 'static {
     /// Answers, or abandons the connection.
     fn handle(
         &self,
@@ -195,18 +196,16 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
 }
 
 /// Serves until `stop` turns true, then drains and returns.
-pub async fn serve(
-    listener: Listener,
-    limits: Limits,
-    handler: impl Handler,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut connections = Connections::new(limits, handler);
+pub async fn serve(listener: Listener, limits: Limits, handler: impl Handler, stop: watch::Receiver<bool>) {
+    run(listener, Connections::new(limits, Arc::new(handler)), stop).await;
+}
+
+async fn run(listener: Listener, mut connections: Connections, mut stop: watch::Receiver<bool>) {
     let connection_stop = stop.clone();
     loop {
         let room = connections.has_room();
         tokio::select! {
-            accepted = accept(&listener, &limits), if room => match accepted {
+            accepted = accept(&listener, &connections.limits), if room => match accepted {
                 Ok(accepted) => {
                     connections.start(accepted, connection_stop.clone());
                     // Its request may be here already: it is served before the next connection can push it out.

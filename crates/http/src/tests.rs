@@ -171,7 +171,7 @@ async fn where_each_connection_serves_a_request_the_next_one_waits() {
 #[tokio::test]
 async fn nothing_is_kept_of_connections_that_have_ended() {
     let (_stop, stopped) = watch::channel(false);
-    let mut connections = Connections::new(Limits { connections_max: 1000, ..LIMITS }, Echo);
+    let mut connections = Connections::new(Limits { connections_max: 1000, ..LIMITS }, Arc::new(Echo));
     for _ in 0..100 {
         let (client, server) = tokio::io::duplex(64);
         connections.start(Accepted { stream: Box::new(server), socket: None }, stopped.clone());

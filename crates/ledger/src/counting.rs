@@ -14,9 +14,17 @@ use super::keys::Keys;
 use super::rows::Slot;
 use super::slots::{self, Part, Past};
 use super::{Settings, Taken, totals};
-use tollgate_marketplace::{Hour, TagSet};
+use tollgate_marketplace::{Customer, Hour, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
+
+/// Where an event counts, without a copy of its texts: most events of a group count to one slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place<'a> {
+    customer: &'a Customer,
+    dimension: &'a str,
+    hour: Hour,
+}
 
 /// What a group adds to one slot.
 struct Added<'a> {
@@ -34,9 +42,9 @@ struct Counter<'a> {
     running: i64,
     keys: Keys<'a>,
     forms: Forms<'a>,
-    /// Where slots count that may have a record, each looked for once.
-    placed: BTreeMap<Slot, Hour>,
-    slots: BTreeMap<Slot, Added<'a>>,
+    /// The hour to which usage of a place counts, looked for once.
+    hour_of: BTreeMap<Place<'a>, Hour>,
+    added: BTreeMap<Place<'a>, Added<'a>>,
     accepted: BTreeMap<&'a str, i128>,
 }
 
@@ -54,8 +62,8 @@ pub(super) fn count<'a>(
         running: ageing::running(transaction)?,
         keys: Keys::open(transaction, settings)?,
         forms: Forms::new(transaction),
-        placed: BTreeMap::new(),
-        slots: BTreeMap::new(),
+        hour_of: BTreeMap::new(),
+        added: BTreeMap::new(),
         accepted: BTreeMap::new(),
     };
     let taken = events.iter().map(|event| counter.take(event)).collect::<rusqlite::Result<_>>()?;
@@ -67,15 +75,10 @@ impl<'a> Counter<'a> {
     fn take(&mut self, event: &'a Event) -> rusqlite::Result<Taken> {
         let at = event.at.max(self.settings.started_at);
         let own = Hour::of(at);
-        let mut slot = Slot {
-            pod: self.settings.pod.clone(),
-            customer: event.customer.canonical(),
-            dimension: event.dimension.clone(),
-            hour: own,
-        };
-        slot.hour = self.place(&slot)?;
-        let late_from = (slot.hour != own).then_some(own);
-        let fits = self.forms.fits(&event.customer, slot.hour)?;
+        let mut place = Place { customer: &event.customer, dimension: &event.dimension, hour: own };
+        place.hour = self.hour(place)?;
+        let late_from = (place.hour != own).then_some(own);
+        let fits = self.forms.fits(&event.customer, place.hour)?;
         // Most events are new, and fit: the key's insertion is its lookup too.
         if let Some(id) = &event.id
             && (!fits || !self.keys.claim(id, event)?)
@@ -86,12 +89,17 @@ impl<'a> Counter<'a> {
         if !fits {
             return Ok(Taken::OtherForm);
         }
-        self.forms.set(&event.customer, slot.hour)?;
+        self.forms.set(&event.customer, place.hour)?;
         let first_at = if late_from.is_some() { self.now } else { at };
         let amount = i128::from(event.quantity.micros());
-        let overdue = Overdue::begins(&slot, self.now, self.running);
-        let new = Added { parts: BTreeMap::new(), past: Past { first_at, late_from, overdue } };
-        let added = self.slots.entry(slot).or_insert(new);
+        let added = self.added.entry(place).or_insert_with(|| Added {
+            parts: BTreeMap::new(),
+            past: Past {
+                first_at,
+                late_from,
+                overdue: Overdue::begins(&slot(self.settings, place), self.now, self.running),
+            },
+        });
         *added.parts.entry(&event.tags).or_default() += amount;
         added.past.first_at = added.past.first_at.min(first_at);
         added.past.late_from = [added.past.late_from, late_from].into_iter().flatten().min();
@@ -99,27 +107,34 @@ impl<'a> Counter<'a> {
         Ok(Taken::Accepted)
     }
 
-    /// The hour to which usage of this slot counts.
-    fn place(&mut self, slot: &Slot) -> rusqlite::Result<Hour> {
-        if !self.hours.may_have_records(slot.hour) {
-            return self.hours.place(self.transaction, slot);
-        }
-        if let Some(hour) = self.placed.get(slot) {
+    /// The hour to which usage of this place counts.
+    fn hour(&mut self, place: Place<'a>) -> rusqlite::Result<Hour> {
+        if let Some(hour) = self.hour_of.get(&place) {
             return Ok(*hour);
         }
-        let hour = self.hours.place(self.transaction, slot)?;
-        self.placed.insert(slot.clone(), hour);
+        let hour = self.hours.place(self.transaction, &slot(self.settings, place))?;
+        self.hour_of.insert(place, hour);
         Ok(hour)
     }
 
     fn write(self) -> rusqlite::Result<()> {
         self.keys.close()?;
-        for (slot, added) in self.slots {
+        for (place, added) in self.added {
+            let slot = slot(self.settings, place);
             slots::add(self.transaction, &slot, added.parts, Part::Counted, added.past)?;
         }
         for (dimension, amount) in self.accepted {
             totals::accept(self.transaction, dimension, amount)?;
         }
         Ok(())
+    }
+}
+
+fn slot(settings: &Settings, place: Place<'_>) -> Slot {
+    Slot {
+        pod: settings.pod.clone(),
+        customer: place.customer.canonical(),
+        dimension: place.dimension.to_owned(),
+        hour: place.hour,
     }
 }

@@ -15,7 +15,7 @@
 //! Hours in which no process ran do not pass in it: nothing was counted in them that should be forgotten.
 
 use ring::digest;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Transaction, params};
 
 use super::upkeep::{Budget, forgotten_before};
 use super::{Settings, meta, set_meta};
@@ -53,24 +53,39 @@ pub(super) struct Keys<'a> {
     ledger_id: String,
     /// The table that is written.
     current: i64,
-    claim: String,
+    /// Kept at hand: to look for it again would take a part of what it does.
+    claim: CachedStatement<'a>,
     find: String,
     seen_at: Timestamp,
     claimed: i64,
     has_old: bool,
 }
 
+/// Claims a key in table `current`. Most keys are new: to claim one is to look for it too.
+///
+/// `OR IGNORE`, since no value is ever refused for anything but its key: a statement that could fail halfway copies
+/// each page before it writes it.
+pub(super) fn claim_sql(current: i64, has_old: bool) -> String {
+    let others = (0..TABLES).filter(|number| *number != current);
+    let unknown: String = others
+        .map(|number| format!(" AND NOT EXISTS (SELECT 1 FROM keys_{number} WHERE hash = ?1)"))
+        .collect();
+    let unknown_before = if has_old { " AND NOT EXISTS (SELECT 1 FROM keys WHERE id = ?3)" } else { "" };
+    format!(
+        "INSERT OR IGNORE INTO keys_{current} (hash, content) SELECT ?1, ?2 WHERE 1{unknown}{unknown_before}"
+    )
+}
+
+/// Notes in `key_tables` when a table was written last.
+pub(super) const NOTE: &str =
+    "UPDATE key_tables SET first_at = min(coalesce(first_at, ?2), ?2), last_at = ?2,
+    held = held + ?3 WHERE number = ?1";
+
 impl<'a> Keys<'a> {
     pub(super) fn open(transaction: &'a Transaction<'a>, settings: &Settings) -> rusqlite::Result<Self> {
         let seen_at = time(transaction, settings)?;
         let current = current(transaction, settings, seen_at)?;
         let has_old = meta(transaction, OLD_KEYS)?.is_some();
-        let others = (0..TABLES).filter(|number| *number != current);
-        let unknown: String = others
-            .map(|number| format!(" AND NOT EXISTS (SELECT 1 FROM keys_{number} WHERE hash = ?1)"))
-            .collect();
-        let unknown_before =
-            if has_old { " AND NOT EXISTS (SELECT 1 FROM keys WHERE id = ?3)" } else { " AND ?3 = ?3" };
         let finds: Vec<String> =
             (0..TABLES).map(|number| format!("SELECT content FROM keys_{number} WHERE hash = ?1")).collect();
         let find_before = if has_old {
@@ -82,11 +97,7 @@ impl<'a> Keys<'a> {
             transaction,
             ledger_id: meta(transaction, "ledger_id")?.unwrap_or_default(),
             current,
-            // Most keys are new: to claim one is to look for it too.
-            claim: format!(
-                "INSERT INTO keys_{current} (hash, content) SELECT ?1, ?2 WHERE 1{unknown}{unknown_before}
-                 ON CONFLICT (hash) DO NOTHING"
-            ),
+            claim: transaction.prepare_cached(&claim_sql(current, has_old))?,
             find: format!("{} UNION ALL {find_before}", finds.join(" UNION ALL ")),
             seen_at,
             claimed: 0,
@@ -106,9 +117,12 @@ impl<'a> Keys<'a> {
 
     /// Claims an event's key; `false` where it was claimed before.
     pub(super) fn claim(&mut self, id: &str, event: &Event) -> rusqlite::Result<bool> {
-        let mut claim = self.transaction.prepare_cached(&self.claim)?;
-        let old = if self.has_old { id } else { "" };
-        let claimed = claim.execute(params![self.hash(id), &event.content[..CONTENT_BYTES], old])? > 0;
+        let (hash, content) = (self.hash(id), &event.content[..CONTENT_BYTES]);
+        let claimed = if self.has_old {
+            self.claim.execute(params![hash, content, id])?
+        } else {
+            self.claim.execute(params![hash, content])?
+        } > 0;
         self.claimed += i64::from(claimed);
         Ok(claimed)
     }
@@ -127,10 +141,7 @@ impl<'a> Keys<'a> {
             return Ok(());
         }
         self.transaction
-            .prepare_cached(
-                "UPDATE key_tables SET first_at = min(coalesce(first_at, ?2), ?2), last_at = ?2, held = held + ?3
-                 WHERE number = ?1",
-            )?
+            .prepare_cached(NOTE)?
             .execute(params![self.current, self.seen_at.unix_millis(), self.claimed])
             .map(|_| ())
     }

@@ -621,8 +621,10 @@ fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> 
     find.query_row([key], |row| row.get(0)).optional()
 }
 
+const SET_META: &str = "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)";
+
 fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    let mut put = connection.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?;
+    let mut put = connection.prepare_cached(SET_META)?;
     put.execute([key, value]).map(|_| ())
 }
 

@@ -85,45 +85,95 @@ pub(super) fn add<'a>(
         }
     }
     let (counted, carried) = part.split(untagged);
-    let mut put = transaction.prepare_cached(
-        "INSERT INTO slots (pod, customer, dimension, hour, amount, additive, total, first_at, late_from, overdue_hour,
-             overdue_from)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-         ON CONFLICT (hour, pod, customer, dimension) DO UPDATE SET
-             amount = plus(amount, excluded.amount), additive = plus(additive, excluded.additive),
-             total = plus(total, excluded.total), first_at = min(first_at, excluded.first_at),
-             late_from = coalesce(min(late_from, excluded.late_from), late_from, excluded.late_from),
-             overdue_hour = coalesce(min(overdue_hour, excluded.overdue_hour), overdue_hour, excluded.overdue_hour),
-             overdue_from = coalesce(min(overdue_from, excluded.overdue_from), overdue_from, excluded.overdue_from)
-         RETURNING id, tagged, tag_bytes",
-    )?;
-    let values = params![
-        slot.pod,
-        slot.customer,
-        slot.dimension,
-        slot.hour.number(),
-        counted,
-        carried,
-        blob(total),
-        past.first_at.unix_millis(),
-        past.late_from.map(Hour::number),
-        past.overdue.hour.map(Hour::number),
-        past.overdue.from,
-    ];
-    let (id, sets, bytes): (i64, i64, i64) =
-        put.query_row(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let amounts = Amounts { counted, carried, total: blob(total) };
+    let (id, held) = match grow(transaction, slot, amounts, past)? {
+        Some(grown) => grown,
+        None => (make(transaction, slot, amounts, past)?, TagsHeld::default()),
+    };
     if !tagged.is_empty() {
-        let held = TagsHeld { sets: natural(sets)?, bytes: natural(bytes)? };
         add_tagged(transaction, id, held, &tagged, part)?;
     }
     Ok(id)
 }
 
+/// What is added to a slot's own columns, as they hold it.
+#[derive(Debug, Clone, Copy)]
+struct Amounts {
+    counted: [u8; 16],
+    carried: [u8; 16],
+    total: [u8; 16],
+}
+
 /// How much of a slot's room for tags is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct TagsHeld {
     sets: usize,
     bytes: usize,
+}
+
+/// Adds to an open slot. It does not name `overdue_from`, which rarely changes: SQLite rewrites a column's index
+/// whenever an UPDATE names the column, and that would be one more page of each commit.
+pub(super) const GROW: &str = "UPDATE slots SET
+    amount = plus(amount, ?5), additive = plus(additive, ?6), total = plus(total, ?7), first_at = min(first_at, ?8),
+    late_from = coalesce(min(late_from, ?9), late_from, ?9)
+    WHERE hour = ?1 AND pod = ?2 AND customer = ?3 AND dimension = ?4
+    RETURNING id, tagged, tag_bytes, overdue_hour, overdue_from";
+
+/// The slot's number and its tags before; `None` where there is no such slot.
+fn grow(
+    transaction: &Transaction<'_>,
+    slot: &Slot,
+    added: Amounts,
+    past: Past,
+) -> rusqlite::Result<Option<(i64, TagsHeld)>> {
+    let values = params![
+        slot.hour.number(),
+        slot.pod,
+        slot.customer,
+        slot.dimension,
+        added.counted,
+        added.carried,
+        added.total,
+        past.first_at.unix_millis(),
+        past.late_from.map(Hour::number),
+    ];
+    let grown = |row: &Row<'_>| {
+        let held = TagsHeld { sets: natural(row.get(1)?)?, bytes: natural(row.get(2)?)? };
+        let hour: Option<i64> = row.get(3)?;
+        Ok((row.get(0)?, held, Overdue { hour: hour.map(Hour::from_number), from: row.get(4)? }))
+    };
+    let found: Option<(i64, TagsHeld, Overdue)> =
+        transaction.prepare_cached(GROW)?.query_row(values, grown).optional()?;
+    let Some((id, held, overdue)) = found else { return Ok(None) };
+    let earliest = overdue.join(past.overdue);
+    if earliest != overdue {
+        transaction
+            .prepare_cached("UPDATE slots SET overdue_hour = ?2, overdue_from = ?3 WHERE id = ?1")?
+            .execute(params![id, earliest.hour.map(Hour::number), earliest.from])?;
+    }
+    Ok(Some((id, held)))
+}
+
+fn make(transaction: &Transaction<'_>, slot: &Slot, added: Amounts, past: Past) -> rusqlite::Result<i64> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO slots (hour, pod, customer, dimension, amount, additive, total, first_at, late_from,
+                 overdue_hour, overdue_from)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .insert(params![
+            slot.hour.number(),
+            slot.pod,
+            slot.customer,
+            slot.dimension,
+            added.counted,
+            added.carried,
+            added.total,
+            past.first_at.unix_millis(),
+            past.late_from.map(Hour::number),
+            past.overdue.hour.map(Hour::number),
+            past.overdue.from,
+        ])
 }
 
 fn add_tagged(

@@ -1,6 +1,10 @@
 //! What tests of the ledger, and of what uses it, begin with.
 
+pub mod bare;
+
 use std::time::Duration;
+
+use rusqlite::Connection;
 
 use crate::rows::{self, COLUMNS};
 use crate::{Ledger, LedgerError, Settings};
@@ -39,7 +43,19 @@ pub fn refuse_writes(ledger: &mut Ledger, refuse: bool) -> Result<(), LedgerErro
     ledger.reading(|connection| connection.pragma_update(None, "query_only", refuse))
 }
 
+/// Pages that commits have added to the write-ahead log, and rows that they changed.
+fn written(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    let pages = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?;
+    let rows = connection.query_row("SELECT total_changes()", [], |row| row.get(0))?;
+    Ok((pages, rows))
+}
+
 impl Ledger {
+    /// Pages that commits have added to the write-ahead log, and rows that they changed.
+    pub fn written(&self) -> Result<(i64, i64), LedgerError> {
+        self.reading(written)
+    }
+
     /// Records in the order of their hours, without their allocations.
     pub fn records(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
         self.listed("1", limit)

@@ -81,15 +81,13 @@ impl fmt::Display for Contents {
     }
 }
 
+/// Adds to what was acknowledged of a dimension.
+pub(super) const ACCEPT: &str = "INSERT INTO totals (dimension, accepted) VALUES (?1, ?2)
+    ON CONFLICT (dimension) DO UPDATE SET accepted = plus(accepted, excluded.accepted)";
+
 /// What was acknowledged grows.
 pub(super) fn accept(transaction: &Transaction<'_>, dimension: &str, added: i128) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached(
-            "INSERT INTO totals (dimension, accepted) VALUES (?1, ?2)
-             ON CONFLICT (dimension) DO UPDATE SET accepted = plus(accepted, excluded.accepted)",
-        )?
-        .execute(params![dimension, blob(added)])
-        .map(|_| ())
+    transaction.prepare_cached(ACCEPT)?.execute(params![dimension, blob(added)]).map(|_| ())
 }
 
 /// All dimensions of which there ever was something.

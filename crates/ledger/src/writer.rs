@@ -150,15 +150,22 @@ impl Writer {
             self.used();
             return ledger.lock().expect("one test, one thread").take(&events, clock.now());
         }
+        let taken = self.send(events, Box::new(guard))?.await.map_err(|_| ended())?;
+        self.used();
+        taken
+    }
+
+    fn send(
+        &self,
+        events: Vec<Event>,
+        guard: Guard,
+    ) -> Result<oneshot::Receiver<Result<Vec<Taken>, LedgerError>>, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        let guard = Box::new(guard);
         self.commands.send(Command::Take { events, guard, reply }).map_err(|_| ended())?;
         if self.doorbell.press() {
             self.thread.unpark();
         }
-        let taken = answer.await.map_err(|_| ended())?;
-        self.used();
-        taken
+        Ok(answer)
     }
 
     /// Runs `work` in the thread.

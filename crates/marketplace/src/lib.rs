@@ -34,7 +34,9 @@ pub use operation::{
 };
 pub use quantity::Quantity;
 pub use service::{Forward, Meter, Regional, Register, Resolve};
-pub use tollgate_receipt::{Invalid, NONCE_BYTES, NONCE_CHARS_MAX, Nonce, ProductCode, PublicKeyVersion};
+pub use tollgate_receipt::{
+    Invalid, NONCE_BYTES, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode, PublicKeyVersion,
+};
 
 /// Clocks of machines differ by so much. A time that is further ahead comes from a clock that is wrong.
 pub const AHEAD_MAX: Duration = Duration::from_secs(300);

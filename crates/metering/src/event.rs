@@ -140,15 +140,20 @@ pub fn read(body: &[u8], rules: &Rules, now: Timestamp) -> Result<Vec<Read>, Bad
 
 /// Reads one event of those that [`split`] found.
 pub fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
-    let document: Document<'_> = serde_json::from_str(text.get()).map_err(|error| {
+    let mut document: Document<'_> = serde_json::from_str(text.get()).map_err(|error| {
         let Named { id, dimension } = named(text);
         (id, Rejected { dimension, ..Rejected::new("form", error.to_string()) })
     })?;
-    let id = document.id.clone();
-    let dimension = document.dimension.clone();
-    event(document, rules, now).map_err(|rejected| {
-        (id, Rejected { dimension: Some(dimension).filter(|name| is_dimension(name)), ..rejected })
-    })
+    let checked = check(&mut document, rules, now);
+    let Document { id, dimension, .. } = document;
+    match checked {
+        Ok(Checked { quantity, at, tags, customer, content }) => {
+            Ok(Event { id, dimension, quantity, at, tags, customer, content })
+        }
+        Err(rejected) => {
+            Err((id, Rejected { dimension: Some(dimension).filter(|name| is_dimension(name)), ..rejected }))
+        }
+    }
 }
 
 /// The key and dimension of an event that cannot be read as a whole, so that its refusal can name them.
@@ -168,7 +173,17 @@ fn is_dimension(dimension: &str) -> bool {
     !dimension.is_empty() && dimension.chars().nth(DIMENSION_CHARS_MAX).is_none()
 }
 
-fn event(document: Document<'_>, rules: &Rules, now: Timestamp) -> Result<Event, Rejected> {
+/// What an event says beside its key and its dimension.
+struct Checked {
+    quantity: Quantity,
+    at: Timestamp,
+    tags: TagSet,
+    customer: Customer,
+    content: [u8; 32],
+}
+
+/// Checks all of an event, and takes out of it what is not shown where it is refused.
+fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<Checked, Rejected> {
     let reject = |reason, text: &str| Err(Rejected::new(reason, text));
     if document.id.as_ref().is_some_and(|id| !is_id(id)) {
         return reject("id", "id must have 1 to 128 bytes");
@@ -191,12 +206,11 @@ fn event(document: Document<'_>, rules: &Rules, now: Timestamp) -> Result<Event,
         }
         Some(at) => at,
     };
-    let Tags(tags) = document.tags.unwrap_or_default();
+    let Tags(tags) = document.tags.take().unwrap_or_default();
     let content = content(&document.dimension, quantity, said, &tags, document.customer.as_ref());
-    let customer = customer(document.customer, rules)?;
+    let customer = customer(document.customer.take(), rules)?;
     let tags = TagSet::try_from(tags).map_err(|error| Rejected::new("tags", format!("tags {error}")))?;
-    let at = said.unwrap_or(now);
-    Ok(Event { id: document.id, dimension: document.dimension, quantity, at, tags, customer, content })
+    Ok(Checked { quantity, at: said.unwrap_or(now), tags, customer, content })
 }
 
 fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Customer, Rejected> {

@@ -1,6 +1,7 @@
-//! What the sender's questions cost: the same, however many records wait.
+//! What the sender's questions cost: the same, however many records wait; and what a commit of usage writes.
 
 use super::*;
+use crate::testing::bare::{Bare, event};
 
 /// Records that a question may read.
 const LIMIT: usize = 10;
@@ -56,4 +57,47 @@ fn records_are_made_due_in_pieces_until_none_is_left() {
     }
     assert_eq!(pieces.iter().sum::<usize>(), 9000);
     assert!(pieces.iter().all(|piece| *piece <= 3000), "{pieces:?}");
+}
+
+/// `benches/usage.py` sets the sidecar beside the bare loop: it must be a loop of what the ledger does.
+#[test]
+fn the_bare_loop_of_the_benchmark_writes_as_much_as_the_ledger() {
+    let mut bench = Bench::new();
+    let other = folder();
+    let mut bare = Bare::open(other.path()).unwrap();
+    bench.take(event("first".to_owned()), START);
+    for commit in 0..3_u128 {
+        let ids: Vec<u128> = (0..64).map(|number| commit << 64 | number).collect();
+        let events: Vec<Event> = ids.iter().map(|id| event(format!("{id:032x}"))).collect();
+        let hashes: Vec<[u8; 16]> = ids.iter().map(|id| id.to_be_bytes()).collect();
+        let before = (bench.ledger().written().unwrap(), bare.written().unwrap());
+        bench.ledger().take(&events, START).unwrap();
+        bare.commit(&hashes).unwrap();
+        let after = (bench.ledger().written().unwrap(), bare.written().unwrap());
+        let grown = |after: (i64, i64), before: (i64, i64)| (after.0 - before.0, after.1 - before.1);
+        let (of_ledger, of_bare) = (grown(after.0, before.0), grown(after.1, before.1));
+        assert_eq!(of_ledger, of_bare, "pages and rows of commit {commit}");
+        if commit == 0 {
+            // Keys, their number, the slot, the totals, the count for the mark: no index.
+            assert_eq!(of_ledger, (5, 69), "pages and rows");
+        }
+    }
+}
+
+/// Since when a slot waits is kept, and is written where it changes only.
+#[test]
+fn usage_that_was_late_before_makes_its_slot_as_late() {
+    let mut bench = Bench::new();
+    let from = |bench: &mut Bench| -> i64 {
+        let find = |connection: &Connection| {
+            connection.query_row("SELECT overdue_from FROM slots", [], |row| row.get(0))
+        };
+        bench.ledger().reading(find).unwrap()
+    };
+    bench.take(event("a".to_owned()), START);
+    assert_eq!(from(&mut bench), 3600);
+    bench.take(event("b".to_owned()), START.plus(MINUTE));
+    assert_eq!(from(&mut bench), 3540, "nearer to the end of its hour, at the same running time");
+    bench.take(event("c".to_owned()), START);
+    assert_eq!(from(&mut bench), 3540, "the earliest stays");
 }
