@@ -308,13 +308,6 @@ conf_dir = "{self.folder}/cni"
             return ours or (process / "cmdline").read_bytes().startswith(b"/usr/bin/containerd-shim")
         return False
 
-    def first_process(self, container):
-        """The number of a container's first process, in our process namespace."""
-        for line in self.ctr("task", "ls").stdout.splitlines():
-            if line.startswith(container):
-                return int(line.split()[1])
-        raise AssertionError(f"no container {container} runs")
-
     # === tools ===
 
     def kubectl(self, *arguments, check=True, text=None):

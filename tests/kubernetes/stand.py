@@ -4,13 +4,14 @@ import contextlib
 import datetime
 import http.client
 import json
+import re
 import ssl
 import subprocess
 import threading
 import time
 
 from aws import Emulator
-from cluster import API, NODE, PATIENCE, wait
+from cluster import API, NODE, PATIENCE, cgroups, wait
 
 # Containers of a pod that are ours; events and restarts are counted for them.
 OURS = ("tollgate", "tollgate-await")
@@ -249,6 +250,28 @@ class Namespace:
         identifier = status(pod, container)["containerID"].removeprefix("containerd://")
         self.stand.cluster.ctr("task", "kill", "--signal", "SIGKILL", identifier)
         return identifier
+
+    def process(self, pod, container):
+        """The number of a container's first process."""
+        identifier = status(pod, container)["containerID"].removeprefix("containerd://")
+        for line in self.stand.cluster.ctr("task", "ls").stdout.splitlines():
+            if line.startswith(identifier):
+                return int(line.split()[1])
+        raise AssertionError(f"{container} does not run")
+
+    def cgroup(self, pod, container, controller):
+        """The folder of a container's cgroup, with either version of the interface."""
+        with open(f"/proc/{self.process(pod, container)}/cgroup") as file:
+            paths = dict(line.strip().split(":", 2)[1:] for line in file)
+        top = next(top for top in cgroups() if top.name in (controller, "cgroup"))
+        return top / paths[controller if top.name == controller else ""].lstrip("/")
+
+    def cpu_seconds(self, pod, container):
+        """What a container has used of a processor."""
+        old = self.cgroup(pod, container, "cpuacct") / "cpuacct.usage"
+        if old.exists():
+            return int(old.read_text()) / 1e9
+        return int(re.search(r"usage_usec (\d+)", (old.parent / "cpu.stat").read_text())[1]) / 1e6
 
     def wait_for_restart(self, pod, container, patience=PATIENCE):
         before = status(pod, container)["containerID"]

@@ -1,12 +1,16 @@
 """Each kind of workload and each form of the gate, installed as a user installs them; then the manifests of deploy/kubernetes as they stand."""
 
 import pathlib
+import time
 
 from cluster import wait
 from scenarios import scenario
 from stand import EXEC, READINESS, ended, ready, running, status
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+CPU_SECONDS_A_DAY_MAX = 1.5
+# Six liveness probes.
+IDLE = 60
 
 
 @scenario(pods=9)
@@ -36,6 +40,26 @@ def helm_waits_for_the_gate(stand):
             space.install(release, helm=version, wait=True)
             assert running(space.pod(app=release), "app")
             space.helm(version, "uninstall", release, "--namespace", space.name)
+
+
+@scenario(pods=2)
+def an_idle_sidecar_costs_little(stand):
+    """An open pod's sidecar, with the probes that the chart gives it, uses at most 1.5 s of a processor a day."""
+    with stand.namespace("idle") as space:
+        space.install("hourly")
+        space.install("metered", tollgate={
+            "mode": "metered", "image": {"repository": "your-metered-gate"}, "state": {"type": "emptyDir"}})
+        pods = {release: space.started(app=release) for release in ("hourly", "metered")}
+        # A start is not idle.
+        time.sleep(IDLE / 2)
+        before = {release: space.cpu_seconds(pod, "tollgate") for release, pod in pods.items()}
+        began = time.monotonic()
+        time.sleep(IDLE)
+        a_day = 86400 / (time.monotonic() - began)
+        used = {release: (space.cpu_seconds(pod, "tollgate") - before[release]) * a_day for release, pod in pods.items()}
+        text = ", ".join(f"{release} {seconds:.2f} s" for release, seconds in used.items())
+        assert max(used.values()) <= CPU_SECONDS_A_DAY_MAX, text
+        return f"{text} a day"
 
 
 @scenario(pods=3)
