@@ -132,7 +132,7 @@ fn dispatch(command: &Command) -> Exit {
 /// Loads the configuration and starts the log, or prints every fault.
 fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
     let loaded = settings::load(flags, &ProcessEnvironment, &Installation::compiled_in(), role)
-        .map_err(|faults| end(Exit::Config, &format!("{faults}\n{}", faults.summary())))?;
+        .map_err(|faults| end(Exit::Config, &faults.told()))?;
     let filter = log::parse_filter(&loaded.config.log.filter)
         .map_err(|error| end(Exit::Config, &format!("log_filter: {error}")))?;
     let format = match loaded.config.log.format {

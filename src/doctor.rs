@@ -8,9 +8,11 @@ pub mod disk;
 use serde::Serialize;
 
 use crate::config::Mode;
+use crate::entitlement::Reason;
 use crate::runbook;
+use credentials::Container;
 use tollgate_aws::{CredentialSource, Reached};
-use tollgate_marketplace::{Region, exceptions};
+use tollgate_marketplace::{Fault, FaultClass, Place, Region, exceptions};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -129,6 +131,13 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
     }
 }
 
+/// The catalogue's remedy for what keeps `host` from answering.
+#[must_use]
+pub fn remedy(code: &'static str, place: Place, host: &str) -> String {
+    let fault = Fault::local(FaultClass::Transient, code, "").at(place, Some(host.to_owned()));
+    Reason::of_fault(&fault).remedy.into_owned()
+}
+
 /// What answered at `host`, in the place of AWS's metering service.
 #[must_use]
 pub fn answer(host: &str, reached: &Reached) -> Finding {
@@ -142,19 +151,25 @@ pub fn answer(host: &str, reached: &Reached) -> Finding {
             check,
             "InvalidAnswer",
             format!("{host} answers, and not as AWS does: {seen}"),
-            "Look at what stands in AWS's place: the endpoint, the name's addresses, HTTPS_PROXY.",
+            remedy("InvalidAnswer", Place::Metering, host),
         ),
     }
 }
 
 /// Whose credentials the pod has: the account as who handed them out says, the role as the service account names it.
 #[must_use]
-pub fn caller(source: CredentialSource, account: Option<&str>, role: Option<&str>) -> Finding {
+pub fn caller(
+    source: CredentialSource,
+    container: Container,
+    account: Option<&str>,
+    role: Option<&str>,
+) -> Finding {
     let account =
         account.map_or_else(|| "account not stated".to_owned(), |account| format!("account {account}"));
     let role = match (source, role) {
         (CredentialSource::WebIdentity, Some(role)) => format!("role {role}"),
-        _ => format!("role as {} has it", source.describe()),
+        (CredentialSource::Container, _) => format!("role not stated, from the {}", container.describe()),
+        _ => format!("role not stated, from {}", source.describe()),
     };
     Finding::ok("caller", format!("{account}, {role}"))
 }
@@ -245,7 +260,7 @@ mod tests {
     #[test]
     fn the_caller_is_named_as_far_as_it_is_known() {
         let role = "arn:aws:iam::111122223333:role/app";
-        let seen = |source, account| caller(source, account, Some(role)).seen;
+        let seen = |source, account| caller(source, Container::Ecs, account, Some(role)).seen;
         assert_eq!(
             seen(CredentialSource::WebIdentity, Some("111122223333")),
             "account 111122223333, role arn:aws:iam::111122223333:role/app"
@@ -253,8 +268,10 @@ mod tests {
         // The keys come before the role, and are another's.
         assert_eq!(
             seen(CredentialSource::Environment, None),
-            "account not stated, role as access keys in the environment has it"
+            "account not stated, role not stated, from access keys in the environment"
         );
+        let task = seen(CredentialSource::Container, Some("1"));
+        assert_eq!(task, "account 1, role not stated, from the ECS task role");
         assert_eq!(account_of("arn:aws:ecs:us-east-1:111122223333:task/demo/1"), Some("111122223333"));
         assert_eq!((account_of("nonsense"), account_of("arn:aws:s3:::bucket")), (None, None));
     }

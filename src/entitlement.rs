@@ -335,9 +335,12 @@ impl<'a> Document<'a> {
 /// Longest line that `probe` prints: what `kubectl describe pod` shows of an exec probe's output without cutting it.
 pub const LINE_BYTES_MAX: usize = 512;
 
+/// Stands for a reason while the gate is open.
+const GATE_OPEN: &str = "GateOpen";
+
 /// The reason while there is none.
 const NO_ANSWER: (&str, &str, &str) =
-    ("NoAnswerYet", "AWS has not answered yet.", "Wait: it is being asked.");
+    ("NoAnswerYet", "AWS has not answered yet.", "Nothing to do: it is being asked.");
 
 /// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`.
 #[must_use]
@@ -345,7 +348,7 @@ pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Op
     let (code, message, remedy) = reason.unwrap_or(if state == State::Pending.as_str() {
         NO_ANSWER
     } else {
-        ("GateOpen", "The gate is open.", "Nothing to do.")
+        (GATE_OPEN, "The gate is open.", "Nothing to do.")
     });
     let next = next_attempt_at.map_or_else(String::new, |at| format!(" next try {at}"));
     let mut line: String = format!("{state}: {code}: {message} {remedy}")
@@ -403,7 +406,7 @@ mod tests {
         assert_eq!(line("entitled", None, None), "entitled: GateOpen: The gate is open. Nothing to do.");
         assert_eq!(
             line("pending", None, None),
-            "pending: NoAnswerYet: AWS has not answered yet. Wait: it is being asked."
+            "pending: NoAnswerYet: AWS has not answered yet. Nothing to do: it is being asked."
         );
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
-use crate::entitlement::{Proof, Publisher, Reason, Standing};
+use crate::entitlement::{Proof, Publisher, Reason, Standing, reason};
 use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
@@ -30,6 +30,7 @@ use tollgate_clock::{self as clock, WallClock};
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{
     Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing,
+    exceptions,
 };
 use tollgate_receipt::{self as receipt, Expected, KeyRing, Receipt};
 use tollgate_time::Timestamp;
@@ -332,7 +333,7 @@ impl Registration {
                 let code = receipt::VerifyError::EmulatedToken.code();
                 self.metrics.attempted("unverified", code, seconds);
                 self.metrics.verification_failed(code);
-                Answer::Unverified(code)
+                Answer::Unverified(reason::unverified(code, None))
             }
             Ok(proof) => {
                 self.emulated |= proof.emulated();
@@ -343,7 +344,10 @@ impl Registration {
         }
     }
 
-    fn failed(&mut self, fault: Fault, seconds: f64) -> Answer<Proof> {
+    fn failed(&mut self, mut fault: Fault, seconds: f64) -> Answer<Proof> {
+        if fault.code.as_str() == exceptions::INVALID_PRODUCT_CODE {
+            fault.seen = format!("asked for {}", self.config.product_code);
+        }
         self.emulated |= fault.emulated;
         if let Some(offset) = fault.clock_offset_seconds {
             self.metrics.clock_skew(offset);
@@ -376,7 +380,7 @@ impl Registration {
                     Err(code) => {
                         self.metrics.attempted("unverified", code, seconds);
                         self.metrics.verification_failed(code);
-                        Answer::Unverified(code)
+                        Answer::Unverified(reason::unverified(code, registered.host.as_deref()))
                     }
                 }
             }

@@ -5,6 +5,9 @@
 /// The one source of what is explained.
 const TEXT: &str = include_str!("../docs/RUNBOOK.md");
 
+/// The log's events.
+const LOG: &str = include_str!("../docs/LOG.md");
+
 /// What precedes a code in the name of a command that explains it.
 pub const COMMAND: &str = "tollgate explain ";
 
@@ -26,8 +29,9 @@ pub struct Entry<'a> {
 impl Entry<'_> {
     /// The code of the entry that this one refers to instead of saying the same again, such as "As [Code](#code).".
     fn refers_to(&self) -> Option<&str> {
-        let (_, named) = self.text.split_once("As [").or_else(|| self.text.split_once(" says ["))?;
-        named.split(']').next()
+        let words = ["As [", "as [", "See [", "see [", " says ["];
+        let (_, named) = words.iter().find_map(|words| self.text.split_once(words))?;
+        named.split(']').next().filter(|named| *named != self.code)
     }
 }
 
@@ -51,6 +55,38 @@ pub fn find(code: &str) -> Option<(Entry<'static>, Option<Entry<'static>>)> {
     let named = |code: &str| all.iter().copied().find(|entry| entry.code.eq_ignore_ascii_case(code));
     let found = named(code)?;
     Some((found, found.refers_to().and_then(named)))
+}
+
+/// What the log's document and the runbook's tables say of a state, an exit code or an event: the table's columns with
+/// their names, a line each.
+#[must_use]
+pub fn row_of(name: &str) -> Vec<String> {
+    let mut said = Vec::new();
+    for text in [TEXT, LOG] {
+        let mut columns: Vec<&str> = Vec::new();
+        for line in text.lines() {
+            let Some(inner) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
+                columns.clear();
+                continue;
+            };
+            let cells: Vec<&str> = inner.split(" | ").map(str::trim).collect();
+            let [first, rest @ ..] = &cells[..] else { continue };
+            if columns.is_empty() {
+                columns = cells;
+            } else if ["state", "code", "event"].contains(&columns[0])
+                && first.split(", ").any(|named| named.trim_matches('`').eq_ignore_ascii_case(name))
+            {
+                said.push(format!("{} {}", columns[0], first.replace('`', "")));
+                said.extend(
+                    columns[1..]
+                        .iter()
+                        .zip(rest)
+                        .map(|(column, cell)| format!("{column}: {}", without_links(cell))),
+                );
+            }
+        }
+    }
+    said
 }
 
 /// Markdown as plain text: links become their words, and each paragraph one line. Tables and code stay as they are.
@@ -119,6 +155,36 @@ mod tests {
             assert!(!said.is_empty() && !said.starts_with("As ["), "{code}: {said}");
         }
         assert_eq!(find("NoSuchCode"), None);
+    }
+
+    #[test]
+    fn whatever_tollgate_prints_is_explained() {
+        for (name, says) in [
+            ("misconfigured", "who acts: the operator"),
+            ("Entitled", "gate: open"),
+            ("78", "meaning: wrong configuration"),
+            ("127", "cannot be started"),
+            ("143", "a second signal"),
+            ("record_dead", "when: a record will not be billed"),
+        ] {
+            assert!(row_of(name).join("\n").contains(says), "{name}: {:?}", row_of(name));
+        }
+        assert!(row_of("Deployment").is_empty() && row_of("").is_empty() && row_of("nonsense").is_empty());
+        let (entry, other) = find("TollgateLedgerFull").unwrap();
+        assert_eq!((entry.code, other.unwrap().code), ("TollgateLedgerFull", "LedgerUnavailable"));
+        for code in ["GateOpen", "NoAnswerYet", "OutputUnwritable"] {
+            assert!(find(code).is_some(), "{code}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_twice_and_nothing_is_left_to_fill_in() {
+        let mut seen = std::collections::BTreeSet::new();
+        for entry in entries() {
+            let reference = entry.refers_to().is_some() && entry.text.lines().count() == 1;
+            assert!(reference || seen.insert(entry.text), "{} has another's text", entry.code);
+            assert!(!entry.text.contains('<'), "{}: {}", entry.code, entry.text);
+        }
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::time::Duration;
 use clap::Args;
 
 use self::waiting::{Step, Waiting};
+use crate::cli::probe::GATE_IS_OPEN;
 use crate::cli::{complain, end, exec, probe};
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::exit::Exit;
+use crate::last_sentence;
 use crate::shutdown::Signals;
 
 /// Arguments of `await`.
@@ -51,7 +53,7 @@ fn refusal_age(text: &str) -> Result<Duration, String> {
 pub fn run(args: &AwaitArgs) -> Exit {
     let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
         Ok(probe) => probe::Gate::of(&probe),
-        Err(faults) => return end(Exit::Config, &format!("{faults}\n{}", faults.summary())),
+        Err(faults) => return end(Exit::Config, &faults.told()),
     };
     // The wait may take hours, and whoever mistyped the command is there now.
     if let Err(exit) = exec::look_for(&args.command) {
@@ -90,9 +92,14 @@ async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
         signal = signals.next() => (Exit::Terminated, format!("{} ended the wait: ", signal.as_str())),
     };
     match waiting.latest {
-        Some(_) if exit == Exit::Done => complain(exit, "the gate is open"),
-        Some(shut) => end(exit, &format!("{why}{}", shut.line)),
-        None if exit == Exit::Done => exit,
+        _ if exit == Exit::Done => complain(exit, GATE_IS_OPEN),
+        Some(shut) => {
+            // Its reason was said when it was first heard; the kubelet has not read that.
+            last_sentence::leave(&format!("{why}{}", shut.line));
+            let head: Vec<&str> = shut.line.splitn(3, ": ").take(2).collect();
+            let over = if why.is_empty() { ": --refused-after ended the wait" } else { "" };
+            complain(exit, &format!("{why}{}{over}", head.join(": ")))
+        }
         None => end(exit, &format!("{why}the sidecar has not answered yet")),
     }
 }

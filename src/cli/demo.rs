@@ -20,6 +20,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
 use crate::cli::complain;
+use crate::cli::screen::Screen;
 use crate::config::{Environment as _, OWN_PROGRAM, ProcessEnvironment, setting};
 use crate::exit::Exit;
 use crate::shutdown::Signals;
@@ -137,6 +138,9 @@ async fn tell(once: bool) -> io::Result<()> {
 /// Tells one line. Whoever listened may be gone (`| head`, a closed terminal): then the demo ends as by a signal, with
 /// both of its processes.
 fn say(line: &str) {
+    let text = line.trim_start();
+    let indent = line.len() - text.len();
+    let line = format!("{:indent$}{}", "", Screen::of_stdout().wrapped(text, indent));
     let mut out = io::stdout().lock();
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);

@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use tollgate_aws::{Aws, Found, region};
 use tollgate_clock as clock;
 use tollgate_disk::{Links, read_regular};
-use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, Region};
+use tollgate_marketplace::{CREDENTIAL_FILE_BYTES_MAX, Fault, Place, Region};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -160,13 +160,26 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
                 Some(account) => Some(account),
                 None => account_of_task(config).await,
             };
-            findings.push(doctor::caller(source, account.as_deref(), config.aws.role_arn.as_deref()));
+            findings.push(doctor::caller(
+                source,
+                container,
+                account.as_deref(),
+                config.aws.role_arn.as_deref(),
+            ));
         }
         // Said by the token's own finding.
         Err(fault)
             if TOKEN_FAULTS.contains(&fault.code.as_str())
                 && findings.iter().any(|finding| finding.verdict == Verdict::Fault) => {}
-        Err(fault) => findings.push(at_fault("credentials", &fault)),
+        Err(fault) => {
+            let finding = at_fault("credentials", &fault);
+            // Not for the probe port, and so not in the message.
+            let role = config.aws.role_arn.as_deref().filter(|_| fault.place == Place::Sts);
+            findings.push(match role {
+                Some(role) => finding.seeing(&format!("role {role}")),
+                None => finding,
+            });
+        }
     }
     findings
 }
@@ -216,20 +229,18 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
             writeln!(out, "{:INDENT$}{remedy}", "")?;
         }
     }
-    writeln!(
-        out,
-        "settings that differ from the defaults, and where each comes from (all: tollgate config print):"
-    )?;
+    let heading =
+        "settings that differ from the defaults, and where each comes from (all: tollgate config print):";
+    writeln!(out, "{}", screen.wrapped(heading, 0))?;
     for row in report.settings.iter().filter(|row| !row.origin.starts_with("default")) {
         let value = row.value.as_deref().unwrap_or("none");
-        writeln!(out, "        {} = {value} ({})", row.name, row.origin)?;
+        let shown = screen.wrapped(&format!("{} = {value} ({})", row.name, row.origin), INDENT);
+        writeln!(out, "{:INDENT$}{shown}", "")?;
     }
     if let Some(policy) = &report.least_policy {
         writeln!(out, "the least that the role must allow:\n{policy:#}")?;
     }
-    writeln!(
-        out,
-        "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and whether the role \
-         allows the call"
-    )
+    let unchecked = "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and \
+                     whether the role allows the call";
+    writeln!(out, "{}", screen.wrapped(unchecked, 0))
 }

@@ -11,7 +11,8 @@ use crate::runbook::{self, Entry};
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// The code, as a log line, `kubectl describe pod` or `tollgate probe ready` shows it; without one, all codes
+    /// A code, state, exit code or log event, as a log line, `kubectl describe pod` or `tollgate probe ready` shows it;
+    /// without one, all codes
     code: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -21,7 +22,7 @@ pub struct ExplainArgs {
 /// Prints what the runbook says.
 pub fn run(args: &ExplainArgs) -> Exit {
     let Some(code) = &args.code else { return list(args.json) };
-    let Some((entry, other)) = runbook::find(code) else { return unknown(code) };
+    let Some((entry, other)) = runbook::find(code) else { return row(code, args.json) };
     let entries = [Some(entry), other];
     let entries = entries.into_iter().flatten();
     if args.json {
@@ -42,21 +43,41 @@ pub fn run(args: &ExplainArgs) -> Exit {
     print(&shown.collect::<Vec<_>>().join("\n\n"), Exit::Done)
 }
 
+/// A state, an exit code or an event of the log.
+fn row(name: &str, json: bool) -> Exit {
+    let lines = runbook::row_of(name);
+    if lines.is_empty() {
+        return unknown(name);
+    }
+    if json {
+        return print(&format!("{:#}", json!([{"code": name, "text": lines.join("\n")}])), Exit::Done);
+    }
+    let screen = Screen::of_stdout();
+    let lines: Vec<String> = lines.iter().map(|line| screen.wrapped(line, 0)).collect();
+    print(&lines.join("\n"), Exit::Done)
+}
+
 fn list(json: bool) -> Exit {
     let codes: Vec<&str> = runbook::entries().iter().map(|entry| entry.code).collect();
     let text = if json { format!("{:#}", Value::from(codes)) } else { codes.join("\n") };
     print(&text, Exit::Done)
 }
 
-/// Names that differ by this much or less may be meant.
-const SIMILARITY_MIN: f64 = 0.8;
+/// Names that differ in so many letters may be meant, and those that begin with what was typed.
+const LETTERS_MAX: usize = 2;
+
+/// Fewer letters begin too many names.
+const PREFIX_MIN: usize = 3;
 
 fn unknown(code: &str) -> Exit {
     let code: String = code.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     let entries = runbook::entries();
-    let near = |entry: &Entry<'_>| strsim::jaro_winkler(&entry.code.to_lowercase(), &code.to_lowercase());
-    let nearest = entries.iter().max_by(|a, b| near(a).total_cmp(&near(b)));
-    let meant = nearest.filter(|entry| near(entry) >= SIMILARITY_MIN);
+    let typed = code.to_lowercase();
+    let far = |entry: &&Entry<'_>| strsim::levenshtein(&entry.code.to_lowercase(), &typed);
+    let near = entries.iter().min_by_key(far).filter(|entry| far(entry) <= LETTERS_MAX);
+    let begun =
+        |entry: &&Entry<'_>| typed.len() >= PREFIX_MIN && entry.code.to_lowercase().starts_with(&typed);
+    let meant = near.or_else(|| entries.iter().find(begun));
     let meant = meant.map_or_else(String::new, |entry| format!(" (did you mean {}?)", entry.code));
     complain(
         Exit::Usage,

@@ -1,6 +1,6 @@
 //! `tollgate probe live|startup|ready`: an exec probe without a shell.
 //!
-//! Exit 0 while the gate says so, else 1 and one line of at most 512 bytes on standard output: what
+//! Exit 0 while the gate says so (`ready` says it in a line), else 1 and one line of at most 512 bytes on standard output: what
 //! `kubectl describe pod` shows of a failed exec probe.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -85,6 +85,9 @@ struct ShownReason {
     remedy: String,
 }
 
+/// What is said of a gate that counts as open.
+pub(super) const GATE_IS_OPEN: &str = "the gate is open";
+
 /// Asks the sidecar and prints what the operator should read.
 pub fn run(args: &ProbeArgs) -> Exit {
     let gate = match config::load_probe(&args.flags, &ProcessEnvironment, &Installation::compiled_in()) {
@@ -101,7 +104,7 @@ pub fn run(args: &ProbeArgs) -> Exit {
     };
     let (answer, said) = runtime.block_on(gate.ask(args.question));
     let (exit, line) = match said {
-        Ok(()) => (Exit::Done, None),
+        Ok(()) => (Exit::Done, matches!(args.question, Question::Ready).then(|| GATE_IS_OPEN.to_owned())),
         Err(shut) => (Exit::NotOpen, Some(shut.line)),
     };
     match (args.json.then_some(answer).flatten(), line) {

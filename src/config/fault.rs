@@ -98,6 +98,17 @@ impl Faults {
         &self.0
     }
 
+    /// All that a command says before it ends: each fault in a line, and the summary last. A single one is its own
+    /// summary.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let summary = self.summary();
+        match self.0.as_slice() {
+            [only] if summary.ends_with(&only.to_string()) => summary,
+            _ => format!("{self}\n{summary}"),
+        }
+    }
+
     /// All of them in the one line that a command ends with.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -219,6 +230,8 @@ mod tests {
         let faults = Faults(vec![fault(&"x".repeat(900)); 70]);
         assert!(faults.summary().len() <= 512);
         assert!(faults.summary().ends_with("(and 69 more)"), "{}", faults.summary());
+        assert_eq!(Faults(vec![fault("mars")]).told().lines().count(), 1, "once");
+        assert_eq!(Faults(vec![fault("mars"); 2]).told().lines().count(), 3);
         let text = faults.to_string();
         assert_eq!(text.lines().count(), 51);
         assert!(text.ends_with("and 20 more"));

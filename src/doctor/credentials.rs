@@ -26,6 +26,16 @@ pub enum Container {
 }
 
 impl Container {
+    /// A few words.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Ecs => "ECS task role",
+            Self::PodIdentity => "EKS Pod Identity agent",
+            Self::None => "container endpoint",
+        }
+    }
+
     /// From the variables that name the endpoint (AWS SDK reference, "Container credential provider"; EKS user guide,
     /// "How EKS Pod Identity works": the agent answers at 169.254.170.23 and fd00:ec2::23).
     #[must_use]

@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::runbook;
 use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
 use tollgate_marketplace::fault::{
-    PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, REGION_UNLISTED, TLS_HANDSHAKE,
+    PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, REGION_UNLISTED, TLS_EXPIRED, TLS_HANDSHAKE, TLS_NAME,
+    TLS_NOT_YET_VALID, TLS_UNTRUSTED,
 };
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
 
@@ -31,7 +32,8 @@ impl Reason {
     /// The catalogue's entry for `code`, or for its class where AWS used a name that the catalogue does not hold.
     #[must_use]
     pub fn of(code: FaultCode, class: FaultClass) -> Self {
-        Self::new(code, class, (Place::Metering, None), "what is configured for it cannot be used")
+        let detail = "what is configured for it cannot be used";
+        Self::new(&Fault { code, ..Fault::local(class, "", detail) })
     }
 
     /// The entry for a fault, with what failed and where.
@@ -42,8 +44,7 @@ impl Reason {
         {
             return Self::clock_skew(offset);
         }
-        let at = (fault.place, fault.host.as_deref());
-        Self::new(fault.code.clone(), fault.class, at, &fault.detail)
+        Self::new(fault)
     }
 
     /// The node's clock is off; `offset_seconds` is AWS's less ours.
@@ -57,22 +58,21 @@ impl Reason {
         }
     }
 
-    fn new(code: FaultCode, class: FaultClass, at: (Place, Option<&str>), detail: &str) -> Self {
-        let (place, host) = at;
+    fn new(fault: &Fault) -> Self {
+        let (code, class, place) = (&fault.code, fault.class, fault.place);
+        let host = fault.host.as_deref();
         let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
-        // The code of a fault that only a proxy has says more than what holds for any fault of a proxy.
-        let proxys_own = matches!(code.as_str(), PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED);
-        let remedy = remedy_at(class, place).filter(|_| !proxys_own).unwrap_or(remedy);
+        let remedy = remedy_at(class, place, code.as_str()).unwrap_or(remedy);
         // The proxy may have taken the connection and got no further.
         let through_proxy = place == Place::Proxy && code.as_str() == "ConnectTimeout";
         let message = if through_proxy { "No connection through {at} in time." } else { message };
         Self {
             docs: runbook::command(code.as_str()),
-            code,
+            code: code.clone(),
             message: if message.contains(DETAIL) {
-                message.replace(DETAIL, detail).into()
+                message.replace(DETAIL, &fault.detail).into()
             } else {
-                placed(message, place, host)
+                seeing(placed(message, place, host), &fault.seen)
             },
             remedy: placed(remedy, place, host),
         }
@@ -113,6 +113,14 @@ const DETAIL: &str = "{detail}";
 /// Stands in a text for the host that must be reached.
 const HOST: &str = "{host}";
 
+/// The message, with what was seen before its full stop.
+fn seeing(message: Cow<'static, str>, seen: &str) -> Cow<'static, str> {
+    if seen.is_empty() {
+        return message;
+    }
+    format!("{} ({seen}).", message.trim_end_matches('.')).into()
+}
+
 fn placed(text: &'static str, place: Place, host: Option<&str>) -> Cow<'static, str> {
     if !text.contains('{') {
         return text.into();
@@ -133,8 +141,25 @@ fn placed(text: &'static str, place: Place, host: Option<&str>) -> Cow<'static, 
 }
 
 /// What else there is to do where something other than the metering service fails.
-const fn remedy_at(class: FaultClass, place: Place) -> Option<&'static str> {
+fn remedy_at(class: FaultClass, place: Place, code: &str) -> Option<&'static str> {
     match (class, place) {
+        // These say more than what holds for any fault there.
+        _ if [
+            PROXY_AUTHENTICATION_REQUIRED,
+            PROXY_REFUSED,
+            TLS_EXPIRED,
+            TLS_NOT_YET_VALID,
+            TLS_NAME,
+            TLS_UNTRUSTED,
+        ]
+        .contains(&code) =>
+        {
+            None
+        }
+        (_, Place::Container) if code == "InvalidAnswer" => Some(
+            "Check AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or AWS_CONTAINER_CREDENTIALS_FULL_URI: ECS sets a new one for each \
+             task, and the agent does not know one that was copied. Retries continue.",
+        ),
         (FaultClass::Transient, Place::Container) => Some(
             "Look at the agent on the node (ECS agent, EKS Pod Identity agent); retries continue. EKS: use IRSA, since \
              Pod Identity does not work for metering.",
@@ -175,7 +200,7 @@ const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
     }
 }
 
-const NETWORK: &str = "Allow HTTPS to {host}, by NAT, proxy or VPC endpoint; retries continue.";
+const NETWORK: &str = "Allow HTTPS to {host}, by NAT, proxy (HTTPS_PROXY) or VPC endpoint; retries continue.";
 
 /// Code, message, remedy of what AWS did not name.
 const CATALOGUE: &[(&str, &str, &str)] = &[
@@ -192,15 +217,15 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
     (
         "WebIdentityTokenUnreadable",
-        "The pod's web identity token cannot be read.",
+        "The pod's web identity token cannot be read: {detail}.",
         "Set securityContext.fsGroup (for example 65532) so that the container's user may read \
          AWS_WEB_IDENTITY_TOKEN_FILE.",
     ),
     (
         "AssumeRoleRefused",
-        "STS refuses to let this service account assume its IAM role.",
-        "Check the role's trust policy: the cluster's OIDC provider, the audience sts.amazonaws.com and the subject \
-         system:serviceaccount:<namespace>:<name>.",
+        "{at} refuses this pod the IAM role that AWS_ROLE_ARN names.",
+        "Check that the role exists, and its trust policy: the cluster's OIDC provider, the audience sts.amazonaws.com, and \
+         this pod's service account as subject. tollgate doctor prints role and subject.",
     ),
     (
         "CredentialsUnavailable",
@@ -214,27 +239,27 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
     (
         "CredentialsRefused",
-        "{at} refuses the credentials.",
-        "Check the task role, and AWS_CONTAINER_AUTHORIZATION_TOKEN where it is set.",
+        "{at} gives this task no credentials.",
+        "Check the task role (taskRoleArn), and AWS_CONTAINER_AUTHORIZATION_TOKEN where it is set.",
     ),
     (
         "WebIdentityTokenMissing",
-        "The file that AWS_WEB_IDENTITY_TOKEN_FILE names does not exist.",
+        "{detail}.",
         "Recreate the pod, so that EKS's webhook mounts the token into this container too.",
     ),
     (
         "WebIdentityTokenExpired",
-        "STS says that the pod's web identity token has expired.",
+        "{at} says that the pod's web identity token has expired.",
         "The kubelet renews it: look at the kubelet, the API server and the node's clock. Retries continue.",
     ),
     (
         "IDPCommunicationError",
-        "STS could not reach the cluster's OIDC provider, or fetch its keys.",
+        "{at} could not reach the cluster's OIDC provider, or fetch its keys.",
         "Nothing to do if it passes; else check that the cluster's issuer URL is public. Retries continue.",
     ),
     (
         PROXY_AUTHENTICATION_REQUIRED,
-        "{at} wants a user and a password (407).",
+        "{at} answers 407: it wants a user and a password.",
         "Put them into HTTPS_PROXY (http://user:password@host:port), or let this pod pass. Retries continue.",
     ),
     (
@@ -255,7 +280,12 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
     ("Timeout", "{at} did not answer in time.", NETWORK),
     ("ConnectTimeout", "No connection to {at} in time.", NETWORK),
-    ("Dns", "The name of {at} does not resolve.", NETWORK),
+    (
+        "Dns",
+        "The name of {at} does not resolve.",
+        "Check the pod's DNS: CoreDNS, dnsPolicy, and egress to port 53; for a VPC endpoint, that private DNS is on. Retries \
+         continue.",
+    ),
     (
         REGION_UNLISTED,
         "The name of {at} does not resolve, and this version knows no such AWS region.",
@@ -264,9 +294,24 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
     ("Connection", "The connection to {at} failed.", NETWORK),
     (
-        "Tls",
-        "The TLS connection to {at} could not be trusted.",
-        "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM). Check the node's clock too.",
+        TLS_UNTRUSTED,
+        "The certificate of {at} is signed by no authority that is trusted here.",
+        "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM), or let it pass {host} unopened.",
+    ),
+    (
+        TLS_EXPIRED,
+        "The certificate of {at} has expired.",
+        "Check the node's clock (NTP) first; else renew the certificate of what answers there: AWS's own do not expire.",
+    ),
+    (
+        TLS_NOT_YET_VALID,
+        "The certificate of {at} is not valid yet.",
+        "Synchronise the node's clock (NTP): it is behind. Else what answers there has a certificate for later.",
+    ),
+    (
+        TLS_NAME,
+        "The certificate of {at} is for another name.",
+        "Check what answers there: the endpoint's URL, its addresses in DNS, a VPC endpoint of another service, a proxy.",
     ),
     (
         TLS_HANDSHAKE,
@@ -274,7 +319,12 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "Allow HTTPS to {host} unopened, with TLS 1.2 or later: a firewall or proxy may refuse it. Retries continue.",
     ),
     ("MissingSignature", "AWS accepted the call but sent no signature.", WAIT),
-    ("InvalidAnswer", "What answered in place of {at} makes no sense.", NETWORK),
+    (
+        "InvalidAnswer",
+        "What answered in place of {at} makes no sense.",
+        "Look at what stands between: a proxy, a login page, a wrong endpoint (tollgate config print). Let HTTPS to {host} \
+         pass. Retries continue.",
+    ),
     (
         "EmulatedToken",
         "The token comes from the tollgate emulator, which this build or configuration does not accept.",
@@ -300,7 +350,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
 
 /// A token that failed verification; `code` is the verifier's own word for what is wrong.
 #[must_use]
-pub fn unverified(code: &'static str) -> Reason {
+pub fn unverified(code: &'static str, host: Option<&str>) -> Reason {
     if let Some(&(_, message, remedy)) = CATALOGUE.iter().find(|(known, ..)| *known == code) {
         return Reason {
             code: FaultCode::known(code),
@@ -311,10 +361,12 @@ pub fn unverified(code: &'static str) -> Reason {
     }
     Reason {
         code: FaultCode::known(code),
-        message: "The answer to RegisterUsage failed verification against the seller's public key.".into(),
-        remedy: "Check what answers in AWS's place (endpoint, proxy). Tell the seller of this product; the seller \
-        checks \
-                 the public key of this version."
+        message: seeing(
+            "The answer to RegisterUsage failed verification against the seller's public key.".into(),
+            &host.map_or_else(String::new, |host| format!("from {host}")),
+        ),
+        remedy: "Check what answers in AWS's place (endpoint, proxy). Tell the seller of this product; the seller checks the \
+                 public key of this version."
             .into(),
         docs: runbook::command(code),
     }
@@ -368,7 +420,12 @@ mod tests {
             [Place::Metering, Place::Sts, Place::Container, Place::Imds, Place::TaskMetadata, Place::Proxy];
         for code in codes() {
             for (class, place) in classes.into_iter().flat_map(|class| places.map(|place| (class, place))) {
-                let reason = Reason::new(FaultCode::known(code), class, (place, Some("host")), "detail");
+                let fault = Fault::local(class, "", "detail").at(place, Some("host".to_owned()));
+                let reason = Reason::new(&Fault { code: FaultCode::known(code), ..fault }.seeing("seen"));
+                assert!(
+                    !reason.message.contains(['{', '<']) && !reason.remedy.contains(['{', '<']),
+                    "{reason:?}"
+                );
                 let last = reason.last_remedy();
                 for promise in ["retries", "continue", "asked again", "Wait", "  "] {
                     assert!(!last.contains(promise) && last.ends_with('.'), "{code}: {last}");
@@ -388,6 +445,8 @@ mod tests {
             "AnotherPod",
             "InvalidConfiguration",
             "CannotListen",
+            "GateOpen",
+            "OutputUnwritable",
         ];
         for code in codes().chain(verifier).chain(lines) {
             assert!(runbook.contains(&format!("\n### {code}\n")), "{code}");

@@ -90,8 +90,8 @@ pub enum Answer<P> {
         /// When the key version expires, if AWS says so.
         rotation: Option<Timestamp>,
     },
-    /// A token that is not AWS's, or not for this question; the verifier's code.
-    Unverified(&'static str),
+    /// A token that is not AWS's, or not for this question.
+    Unverified(Reason),
     /// No token.
     Fault(Fault),
 }
@@ -259,8 +259,8 @@ impl<P> Machine<P> {
                 self.verdict = Verdict::Proven(Arc::new(proof), None);
                 if self.policy.renewed_hourly { Next::AskAt(renewal(now)) } else { Next::Rest }
             }
-            Event::Answered(Answer::Unverified(code)) => {
-                let next = self.on_unverified(now, code);
+            Event::Answered(Answer::Unverified(reason)) => {
+                let next = self.on_unverified(now, reason);
                 notes.remember = self.remember_failure(now, true, false);
                 next
             }
@@ -327,8 +327,8 @@ impl<P> Machine<P> {
         matches!(self.verdict, Verdict::Unanswered(Some(_))) && self.answered_standing(now).gate_open()
     }
 
-    fn on_unverified(&mut self, now: Now, code: &'static str) -> Next {
-        self.verdict = Verdict::BadToken(reason::unverified(code));
+    fn on_unverified(&mut self, now: Now, reason: Reason) -> Next {
+        self.verdict = Verdict::BadToken(reason);
         self.failing_since = None;
         let run = self.count(now, RunKind::Unverified);
         if self.policy.exit_when_refused {
@@ -351,7 +351,7 @@ impl<P> Machine<P> {
     /// An answer came from the emulator, which the seller does not accept.
     pub fn hear_emulated(&mut self, code: &'static str) {
         if matches!(self.verdict, Verdict::Proven(..) | Verdict::Lapsed(..)) {
-            self.verdict = Verdict::BadToken(reason::unverified(code));
+            self.verdict = Verdict::BadToken(reason::unverified(code, None));
         }
     }
 

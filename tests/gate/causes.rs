@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::credentials::{Act, answer, hold, serve};
-use crate::processes::{Emulator, PROGRAM};
+use crate::processes::{Emulator, PROGRAM, refusing_addr};
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -62,11 +62,15 @@ fn the_certificate_of_an_interceptor_is_named_on_either_path() {
     let between = format!("https://localhost:{}", interceptor().port());
     let mut metering = emulator.sidecar("pod-tls");
     metering.env("TOLLGATE_ENDPOINT_URL", &between).env("AWS_CA_BUNDLE", fixture("other-ca.pem"));
+    let mut name = emulator.sidecar("pod-tls");
+    let elsewhere = between.replace("localhost", "127.0.0.1");
+    name.env("TOLLGATE_ENDPOINT_URL", elsewhere).env("AWS_CA_BUNDLE", fixture("ca.pem"));
     let mut sts = emulator.sidecar("pod-tls");
     irsa(&mut sts, &token, &between);
     sts.env("AWS_CA_BUNDLE", fixture("other-ca.pem"));
     hold(vec![
         ("metering", metering, "pending", "Tls", "AWS's metering service at localhost"),
+        ("name", name, "pending", "TlsName", "AWS's metering service at 127.0.0.1"),
         ("STS", sts, "pending", "Tls", "STS at localhost"),
     ]);
 }
@@ -85,14 +89,14 @@ fn a_proxy_that_wants_a_password_is_named_on_the_way_to_the_metering_service() {
             proxied("HTTP_PROXY", "http://metering.invalid"),
             "pending",
             "ProxyAuthenticationRequired",
-            "The proxy at 127.0.0.1",
+            "wants a user and a password (asked for metering.invalid).",
         ),
         (
             "tunnel",
             proxied("HTTPS_PROXY", "https://metering.invalid"),
             "pending",
             "ProxyAuthenticationRequired",
-            "The proxy at 127.0.0.1",
+            "wants a user and a password (asked for metering.invalid).",
         ),
     ]);
 }
@@ -130,6 +134,7 @@ fn a_wrong_region_is_said_by_aws_and_shown_with_its_remedy() {
     let document = sidecar.document();
     assert_eq!(document["region"], "eu-west-1", "{document}");
     assert!(document["reason"]["remedy"].as_str().unwrap().contains("region"), "{document}");
+    assert!(document["reason"]["message"].as_str().unwrap().ends_with("(asked in eu-west-1)."), "{document}");
 }
 
 /// The token is there, and belongs to a group that the container's user is not in.
@@ -178,4 +183,56 @@ fn fips_and_dual_stack_switches_choose_the_metering_services_name() {
         assert!(first.starts_with(&format!("CONNECT {name}:443 ")), "{variable}: {first}");
         let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n");
     }
+}
+
+/// What failed was not said: the operator had to reproduce it.
+#[test]
+fn what_was_seen_stands_behind_the_message() {
+    let emulator = Emulator::start();
+    let page = Act::Answer(
+        "HTTP/1.1 403 X\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: 4\r\n\r\npage"
+            .to_owned(),
+    );
+    let at = |url: String| {
+        let mut command = emulator.sidecar("pod-seen");
+        command.env("TOLLGATE_ENDPOINT_URL", url);
+        command
+    };
+    let mut agent = crate::credentials::without_keys(&emulator, "pod-seen");
+    let agents = |answering: Act| format!("http://{}/v1/credentials", serve(answering));
+    agent.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", agents(answer(404, "")));
+    let mut refusing = crate::credentials::without_keys(&emulator, "pod-seen");
+    refusing.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", agents(answer(403, "")));
+    let mut code = emulator.sidecar("pod-seen");
+    code.env("TOLLGATE_PRODUCT_CODE", "nosuchproduct");
+    let mut task = emulator.sidecar("pod-seen");
+    task.env_remove("AWS_REGION")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("ECS_CONTAINER_METADATA_URI_V4", format!("http://{}/v4/1", serve(answer(500, ""))));
+    hold(vec![
+        (
+            "a page",
+            at(format!("http://{}", serve(page))),
+            "pending",
+            "InvalidAnswer",
+            "(HTTP 403, text/html).",
+        ),
+        (
+            "refused",
+            at(format!("http://{}", refusing_addr())),
+            "pending",
+            "Connection",
+            "failed (connection refused).",
+        ),
+        ("agent 404", agent, "pending", "InvalidAnswer", "(HTTP 404)."),
+        (
+            "agent 403",
+            refusing,
+            "misconfigured",
+            "CredentialsRefused",
+            "gives this task no credentials (HTTP 403).",
+        ),
+        ("product", code, "misconfigured", "InvalidProductCodeException", "(asked for nosuchproduct)."),
+        ("task metadata", task, "pending", "InvalidAnswer", "metadata endpoint at 127.0.0.1"),
+    ]);
 }

@@ -25,6 +25,11 @@ fn configured(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
 fn said(mut command: Command) -> (Option<i32>, String) {
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
+    // A single fault is its own summary.
+    let text = match text.trim_end().strip_prefix("misconfigured: InvalidConfiguration: ") {
+        Some(only) if !only.contains('\n') => only.to_owned(),
+        _ => text,
+    };
     let faults = text.lines().filter(|line| !line.starts_with("misconfigured: "));
     (output.status.code(), faults.collect::<Vec<_>>().join("\n"))
 }

@@ -97,7 +97,13 @@ fn a_proxy_that_opens_no_tunnel_is_named() {
     };
     let mut rows: Vec<_> = [200, 302, 403, 502, 503]
         .map(|status| {
-            ("a page", proxied(answer(status, PAGE)), "pending", "ProxyRefused", "The proxy at 127")
+            (
+                "a page",
+                proxied(answer(status, PAGE)),
+                "pending",
+                "ProxyRefused",
+                "(asked for metering.invalid)",
+            )
         })
         .into();
     let chunked = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2f\r\n{PAGE}\r\n0\r\n\r\n");

@@ -27,6 +27,10 @@ fn a_code_is_explained_from_the_binary_alone() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(text.contains("did you mean NonceMismatch?"), "{text}");
+    let (code, text) = explained(&["denied"]);
+    assert!(code == Some(0) && text.contains("who acts: whoever holds the subscription"), "{text}");
+    let (_, text) = explained(&["TollgateLedgerFull"]);
+    assert!(text.contains("usage was not taken (503)"), "{text}");
 }
 
 /// Every secret that the sidecar has or gets in a run is looked for in what goes to the seller's support.

@@ -22,7 +22,10 @@ use http_body_util::{BodyExt as _, Limited};
 
 use crate::ca_bundle::CaBundle;
 use tollgate_marketplace::Place;
-use tollgate_marketplace::fault::{PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, TLS_HANDSHAKE};
+use tollgate_marketplace::fault::{
+    CERTIFICATE, PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, TLS_EXPIRED, TLS_HANDSHAKE, TLS_NAME,
+    TLS_NOT_YET_VALID, TLS_UNTRUSTED,
+};
 
 /// Largest answer of the metering service: the answer of a batch repeats its records, which are below 1 MB.
 pub(super) const METERING_ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -182,6 +185,8 @@ pub(super) struct Exchange {
     pub(super) host: String,
     /// What came of it.
     pub(super) outcome: Outcome,
+    /// What was seen of it, for operators.
+    pub(super) seen: String,
 }
 
 /// What came of a request.
@@ -209,15 +214,15 @@ impl Trail {
             return None;
         }
         let (place, host) = (place_of(uri), host_of(uri).unwrap_or_default());
-        trail.push(Exchange { place, host, outcome: Outcome::Unanswered });
+        trail.push(Exchange { place, host, outcome: Outcome::Unanswered, seen: String::new() });
         Some(trail.len() - 1)
     }
 
-    fn end(&self, at: Option<usize>, uri: &str, outcome: Outcome, by_proxy: bool) {
+    fn end(&self, at: Option<usize>, uri: &str, (outcome, seen): (Outcome, String), by_proxy: bool) {
         let Some(at) = at else { return };
         let mut trail = self.0.lock().expect("held for a push only, which cannot panic");
         let Some(exchange) = trail.get_mut(at) else { return };
-        exchange.outcome = outcome;
+        (exchange.outcome, exchange.seen) = (outcome, seen);
         if by_proxy && let Some(host) = proxy(uri).as_ref().and_then(host_of_uri) {
             (exchange.place, exchange.host) = (Place::Proxy, host);
         }
@@ -304,12 +309,15 @@ impl HttpConnector for Route {
             match call.await {
                 Ok(response) => {
                     let status = response.status().as_u16();
-                    trail.end(at, &uri, Outcome::Answered(status), status == PROXY_AUTHENTICATION);
+                    let by_proxy = status == PROXY_AUTHENTICATION;
+                    let seen = if by_proxy { asked_for(&uri) } else { answered(&response) };
+                    trail.end(at, &uri, (Outcome::Answered(status), seen), by_proxy);
                     Ok(limited(response, limit))
                 }
                 Err(error) => {
                     let failure = Failure::of(&error, &uri);
-                    trail.end(at, &uri, Outcome::Failed(failure.code, failure.connected), failure.at_proxy);
+                    let outcome = Outcome::Failed(failure.code, failure.connected);
+                    trail.end(at, &uri, (outcome, failure.seen), failure.at_proxy);
                     Err(error)
                 }
             }
@@ -320,6 +328,22 @@ impl HttpConnector for Route {
 /// RFC 9110, section 15.5.8: whoever sends it is a proxy.
 pub(super) const PROXY_AUTHENTICATION: u16 = 407;
 
+/// What a proxy was asked for.
+pub(super) fn asked_for(uri: &str) -> String {
+    host_of(uri).map_or_else(String::new, |host| format!("asked for {host}"))
+}
+
+/// Longest part of a stranger's header that is shown.
+const HEADER_SHOWN: usize = 40;
+
+/// An answer that is none of AWS's, in a few words.
+pub(super) fn answered(response: &HttpResponse) -> String {
+    let status = response.status().as_u16();
+    let kind = response.headers().get("content-type").unwrap_or_default();
+    let kind: String = kind.chars().filter(char::is_ascii_graphic).take(HEADER_SHOWN).collect();
+    if kind.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}, {kind}") }
+}
+
 /// The answer, of which at most `limit` bytes are read; what is longer is a fault like a connection that breaks.
 fn limited(response: HttpResponse, limit: usize) -> HttpResponse {
     response.map(|body| SdkBody::from_body_1_x(Limited::new(body, limit).map_err(|error| error)))
@@ -328,7 +352,7 @@ fn limited(response: HttpResponse, limit: usize) -> HttpResponse {
 // === what the HTTP stack says of a failure ===
 
 /// Why there was no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     /// Our code.
     pub(super) code: &'static str,
@@ -336,6 +360,8 @@ pub(super) struct Failure {
     pub(super) connected: bool,
     /// The proxy on the way is what failed.
     pub(super) at_proxy: bool,
+    /// What was seen, for operators.
+    pub(super) seen: String,
 }
 
 impl Failure {
@@ -353,8 +379,24 @@ impl Failure {
             // A proxy that is itself reached over TLS, whose certificate is not trusted.
             _ => says(error, &[TUNNEL]),
         };
-        Self { code, connected, at_proxy: proxied && at_proxy }
+        let at_proxy = proxied && at_proxy;
+        let seen = match proxy(uri).as_ref().and_then(host_of_uri) {
+            Some(_) if at_proxy && code != CONNECTION => asked_for(uri),
+            Some(proxy) if CERTIFICATE.contains(&code) => format!("by way of the proxy at {proxy}"),
+            _ if code == SPEAKS_NO_TLS => "it does not speak TLS".to_owned(),
+            _ if code == CONNECTION => system_says(error),
+            _ => String::new(),
+        };
+        Self { code, connected, at_proxy, seen }
     }
+}
+
+/// What the operating system says of a connection: refused, reset, no route.
+fn system_says(error: &(dyn StdError + 'static)) -> String {
+    let said = chain(error).filter_map(|cause| Some(cause.downcast_ref::<std::io::Error>()?.kind()));
+    said.filter(|kind| *kind != std::io::ErrorKind::Other)
+        .last()
+        .map_or_else(String::new, |kind| kind.to_string())
 }
 
 /// What the HTTP stack says of a connection that never came about.
@@ -365,11 +407,14 @@ fn timeout_code(error: &(dyn StdError + 'static)) -> &'static str {
 }
 
 /// What the HTTP stack says, and our code for it; the first row that fits counts.
-const SAID: [(&[&str], &str); 6] = [
+const SAID: [(&[&str], &str); 9] = [
     (&["tunnel error: proxy authorization required"], PROXY_AUTHENTICATION_REQUIRED),
     (&["tunnel error: unsuccessful", "tunnel error: proxy response headers too long"], PROXY_REFUSED),
     (&["dns error", "failed to lookup address"], "Dns"),
-    (&["certificate"], "Tls"),
+    (&["certificate expired", "certificate: expired"], TLS_EXPIRED),
+    (&["certificate not valid yet", "certificate: notvalidyet"], TLS_NOT_YET_VALID),
+    (&["certificate not valid for name", "certificate: notvalidforname"], TLS_NAME),
+    (&["certificate"], TLS_UNTRUSTED),
     (&["received corrupt message"], SPEAKS_NO_TLS),
     (&["tls handshake eof"], CONNECTION),
 ];

@@ -187,7 +187,7 @@ impl Loader {
         let silent = match region::from_ecs(self.settings.ecs_metadata_uri.as_deref()).await {
             Ok(Some(region)) => return Ok(region),
             Ok(None) => None,
-            Err(silent) => Some(silent.fault()),
+            Err(silent) => Some(silent.fault(self.settings.ecs_metadata_uri.as_deref())),
         };
         let trail = Trail::default();
         if let Some(region) = self.region_from_imds(&trail).await {
@@ -346,10 +346,17 @@ impl Loader {
                 self.missing(detail)
             }
             // The agent serves AWS's answer about the pod's role: whom it refuses, AWS refuses.
-            (Some(Exchange { place: Place::Container, host, outcome: Outcome::Answered(401 | 403) }), _) => {
-                Fault::local(FaultClass::Access, "CredentialsRefused", detail)
-                    .at(Place::Container, Some(host.clone()))
-            }
+            (
+                Some(Exchange {
+                    place: Place::Container,
+                    host,
+                    outcome: Outcome::Answered(status @ (401 | 403)),
+                    ..
+                }),
+                _,
+            ) => Fault::local(FaultClass::Access, "CredentialsRefused", detail)
+                .at(Place::Container, Some(host.clone()))
+                .seeing(format!("HTTP {status}")),
             (Some(exchange), _) => unavailable(exchange, &detail),
             (None, CredentialsError::CredentialsNotLoaded(_)) => self.missing(detail),
             (None, _) => Fault::local(FaultClass::Access, "CredentialsInvalid", detail),
@@ -365,6 +372,9 @@ const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 
 /// The same, where variables or files were meant to.
 const CREDENTIALS_INCOMPLETE: &str = "CredentialsIncomplete";
+
+/// STS refuses the role, by whatever name.
+const ASSUME_ROLE_REFUSED: &str = "AssumeRoleRefused";
 
 const WEB_IDENTITY_TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
 const CONTAINER_TOKEN_FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
@@ -387,8 +397,8 @@ fn look_at_token(variable: &str, file: &Path) -> Result<(), Fault> {
             None => return Ok(()),
         },
         Err(error) => match error.kind() {
-            io::ErrorKind::NotFound if irsa => ("WebIdentityTokenMissing", error.to_string()),
-            io::ErrorKind::PermissionDenied if irsa => ("WebIdentityTokenUnreadable", error.to_string()),
+            io::ErrorKind::NotFound if irsa => ("WebIdentityTokenMissing", describe(&error)),
+            io::ErrorKind::PermissionDenied if irsa => ("WebIdentityTokenUnreadable", describe(&error)),
             _ => (CREDENTIALS_FILE_INVALID, describe(&error)),
         },
     };
@@ -415,7 +425,9 @@ const CREDENTIALS_FILE_INVALID: &str = "CredentialsFileInvalid";
 pub(super) fn took_too_long(trail: &Trail) -> Fault {
     let text = "finding region and credentials took too long";
     match trail.last() {
-        Some(exchange) => unavailable(&Exchange { outcome: Outcome::Unanswered, ..exchange }, text),
+        Some(exchange) => {
+            unavailable(&Exchange { outcome: Outcome::Unanswered, seen: String::new(), ..exchange }, text)
+        }
         None => Fault::local(FaultClass::Transient, "CredentialsUnavailable", text).unsent(),
     }
 }
@@ -430,7 +442,11 @@ fn unavailable(exchange: &Exchange, detail: &str) -> Fault {
         Outcome::Answered(500..) => exceptions::SERVICE_UNAVAILABLE,
         Outcome::Answered(_) => "InvalidAnswer",
     };
-    Fault::local(FaultClass::Transient, code, detail).at(exchange.place, Some(exchange.host.clone())).unsent()
+    // What the agents and STS answer with a code of theirs is said by the code.
+    let said = matches!(code, exceptions::THROTTLING | exceptions::SERVICE_UNAVAILABLE);
+    let seen = if said { String::new() } else { exchange.seen.clone() };
+    let fault = Fault::local(FaultClass::Transient, code, detail).seeing(seen);
+    fault.at(exchange.place, Some(exchange.host.clone())).unsent()
 }
 
 /// STS answered, and not with credentials.
@@ -442,7 +458,7 @@ fn sts_fault(
     asked: Option<Exchange>,
 ) -> Fault {
     let (class, shown) = match exceptions::sts(status, code, message.unwrap_or_default()) {
-        StsError::Refused => (FaultClass::Access, FaultCode::known("AssumeRoleRefused")),
+        StsError::Refused => (FaultClass::Access, FaultCode::known(ASSUME_ROLE_REFUSED)),
         StsError::RegionDisabled => {
             (FaultClass::Misconfigured, FaultCode::known(exceptions::REGION_DISABLED))
         }
@@ -453,6 +469,7 @@ fn sts_fault(
                 place: Place::Sts,
                 host: String::new(),
                 outcome: Outcome::Answered(status),
+                seen: String::new(),
             });
             let fault = unavailable(&asked, &detail);
             let named = code.and_then(exceptions::find);
@@ -463,7 +480,12 @@ fn sts_fault(
         }
     };
     let host = asked.map(|exchange| exchange.host);
-    Fault { code: shown, ..Fault::local(class, "", detail) }.at(Place::Sts, host).unsent()
+    // STS's own name for it, where ours stands for several.
+    let named = code
+        .map(FaultCode::from_wire)
+        .filter(|named| shown.as_str() == ASSUME_ROLE_REFUSED && *named != shown);
+    let seen = named.map_or_else(String::new, |named| named.to_string());
+    Fault { code: shown, ..Fault::local(class, "", detail) }.at(Place::Sts, host).seeing(seen).unsent()
 }
 
 type StsFault = SdkError<AssumeRoleWithWebIdentityError, HttpResponse>;

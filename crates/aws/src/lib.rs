@@ -36,7 +36,9 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use tokio::sync::watch;
 
 use ca_bundle::CaBundle;
-use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
+use connection::{
+    Failure, PROXY_AUTHENTICATION, Trail, Way, answered, asked_for, direct, host_of, plain, trusting,
+};
 pub use credentials::{CredentialSource, Found, token_problem};
 use credentials::{Loader, Ready};
 use tollgate_clock as clock;
@@ -325,7 +327,7 @@ impl Aws {
             Ok(Err(error)) => {
                 let failure = Failure::of(&error, url);
                 let detail = DisplayErrorContext(&error).to_string();
-                Err(placed(Fault::local(FaultClass::Transient, failure.code, detail), failure, url))
+                Err(placed(Fault::local(FaultClass::Transient, failure.code, detail), &failure, url))
             }
             Err(_) => {
                 let fault = Fault::local(FaultClass::Transient, "Timeout", "no answer in time");
@@ -360,6 +362,7 @@ impl Aws {
                         .and_then(|at| at.to_millis().ok())
                         .map(Timestamp::from_unix_millis),
                     emulated: seen.emulated,
+                    host: self.loader.found_endpoint().as_deref().and_then(host_of),
                 }),
                 None => Err(Fault {
                     emulated: seen.emulated,
@@ -433,11 +436,25 @@ impl Aws {
         let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
             Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out"))
         });
-        let answer = answer.map_err(|fault| self.at_a_known_region(fault));
+        let answer = answer.map_err(|fault| self.at_a_known_region(self.located(fault)));
         if let Err(fault) = &answer {
             self.learn(fault);
         }
         answer
+    }
+
+    /// A fault of the metering service with its host, and with the region where AWS says that it is the wrong one.
+    fn located(&self, mut fault: Fault) -> Fault {
+        if fault.place == Place::Metering && fault.host.is_none() {
+            fault.host = self.loader.found_endpoint().as_deref().and_then(host_of);
+        }
+        let misplaced = [exceptions::INVALID_REGION, exceptions::INVALID_ENDPOINT_REGION];
+        match self.loader.found_region() {
+            Some(region) if misplaced.contains(&fault.code.as_str()) => {
+                fault.seeing(format!("asked in {}", region.as_str()))
+            }
+            _ => fault,
+        }
     }
 
     /// AWS's endpoints have names in regions that exist only.
@@ -493,7 +510,7 @@ impl Aws {
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
-        let answered = |status: u16, code| match (status, code) {
+        let judged = |status: u16, code| match (status, code) {
             (PROXY_AUTHENTICATION, None) => {
                 (FaultClass::Transient, FaultCode::known(PROXY_AUTHENTICATION_REQUIRED))
             }
@@ -502,14 +519,12 @@ impl Aws {
         let url = self.loader.found_endpoint().unwrap_or_default();
         let mut failure = None;
         let (class, code) = match error {
-            SdkError::ServiceError(service) => {
-                answered(service.raw().status().as_u16(), service.err().code())
-            }
-            SdkError::ResponseError(response) => answered(response.raw().status().as_u16(), None),
+            SdkError::ServiceError(service) => judged(service.raw().status().as_u16(), service.err().code()),
+            SdkError::ResponseError(response) => judged(response.raw().status().as_u16(), None),
             SdkError::TimeoutError(_) => (FaultClass::Transient, FaultCode::known("Timeout")),
             SdkError::DispatchFailure(dispatch) => {
                 failure = dispatch.as_connector_error().map(|error| Failure::of(error, &url));
-                let code = failure.map_or("Connection", |failure| failure.code);
+                let code = failure.as_ref().map_or("Connection", |failure| failure.code);
                 (FaultClass::Transient, FaultCode::known(code))
             }
             _ => (FaultClass::Misconfigured, FaultCode::known(REQUEST_NOT_BUILT)),
@@ -518,20 +533,26 @@ impl Aws {
             code,
             clock_offset_seconds: seen.clock_offset_seconds,
             emulated: seen.emulated,
-            never_sent: failure.is_some_and(|failure| !failure.connected),
+            never_sent: failure.as_ref().is_some_and(|failure| !failure.connected),
             ..Fault::local(class, "", DisplayErrorContext(error).to_string())
         };
         let by_proxy = fault.code.as_str() == PROXY_AUTHENTICATION_REQUIRED;
+        // What an answer of AWS's means is in its code; a stranger's is told by its form.
+        let strange = fault.code.as_str() == "InvalidAnswer";
         match failure {
-            Some(failure) => placed(fault, failure, &url),
-            None if by_proxy => fault.at(Place::Proxy, proxy_host(&url)),
-            None => fault.at(Place::Metering, host_of(&url)),
+            Some(failure) => placed(fault, &failure, &url),
+            None if by_proxy => fault.at(Place::Proxy, proxy_host(&url)).seeing(asked_for(&url)),
+            None => {
+                let seen = error.raw_response().filter(|_| strange).map(answered).unwrap_or_default();
+                fault.at(Place::Metering, host_of(&url)).seeing(seen)
+            }
         }
     }
 }
 
 /// The fault with what failed on the way to `url`.
-fn placed(fault: Fault, failure: Failure, url: &str) -> Fault {
+fn placed(fault: Fault, failure: &Failure, url: &str) -> Fault {
+    let fault = fault.seeing(failure.seen.clone());
     if failure.at_proxy {
         fault.at(Place::Proxy, proxy_host(url))
     } else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::connection::host_of;
 use tollgate_http::client::{self, ClientError};
 use tollgate_marketplace::{Fault, FaultClass, Place, Region};
 
@@ -26,21 +27,29 @@ pub enum Silent {
     /// No answer.
     #[error("the ECS task metadata endpoint: {0}")]
     NoAnswer(#[from] ClientError),
-    /// An answer that names no task.
-    #[error("the ECS task metadata endpoint answers without a task")]
-    NoTask,
+    /// An answer that names no task, by its status.
+    #[error("the ECS task metadata endpoint answers without a task (HTTP {0})")]
+    NoTask(u16),
 }
 
 impl Silent {
     /// As a fault of a call that needed the task.
     #[must_use]
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self, metadata_uri: Option<&str>) -> Fault {
         let code = match self {
             Self::NoAnswer(ClientError::TimedOut { .. }) => "Timeout",
             Self::NoAnswer(ClientError::Connect { .. }) => "Connection",
-            Self::NoAnswer(ClientError::Protocol { .. } | ClientError::Url) | Self::NoTask => "InvalidAnswer",
+            Self::NoAnswer(ClientError::Protocol { .. } | ClientError::Url) | Self::NoTask(_) => {
+                "InvalidAnswer"
+            }
         };
-        Fault::local(FaultClass::Transient, code, self.to_string()).at(Place::TaskMetadata, None).unsent()
+        let seen = match self {
+            Self::NoAnswer(ClientError::Connect { source, .. }) => source.kind().to_string(),
+            Self::NoAnswer(_) => String::new(),
+            Self::NoTask(status) => format!("HTTP {status}"),
+        };
+        let fault = Fault::local(FaultClass::Transient, code, self.to_string()).seeing(seen);
+        fault.at(Place::TaskMetadata, metadata_uri.and_then(host_of)).unsent()
     }
 }
 
@@ -49,14 +58,16 @@ pub async fn task_arn(metadata_uri: Option<&str>) -> Result<Option<String>, Sile
     let Some(uri) = metadata_uri else { return Ok(None) };
     let url = format!("{}/task", uri.trim_end_matches('/'));
     let answer = client::get_url(&url, METADATA_TIMEOUT).await?;
-    let task = serde_json::from_slice::<Task>(answer.body()).map_err(|_| Silent::NoTask)?;
+    let no_task = Silent::NoTask(answer.status().as_u16());
+    let task = serde_json::from_slice::<Task>(answer.body()).map_err(|_| no_task)?;
     Ok(Some(task.task_arn))
 }
 
 /// The region in the task's ARN.
 pub async fn from_ecs(metadata_uri: Option<&str>) -> Result<Option<Region>, Silent> {
     match task_arn(metadata_uri).await? {
-        Some(arn) => of_arn(&arn).map(Some).ok_or(Silent::NoTask),
+        // Whatever answers so answers with 200.
+        Some(arn) => of_arn(&arn).map(Some).ok_or(Silent::NoTask(200)),
         None => Ok(None),
     }
 }
@@ -101,7 +112,7 @@ mod tests {
             }
             taken
         });
-        assert_eq!(task_arn(Some(&uri)).await.unwrap_err().fault().place, Place::TaskMetadata);
+        assert_eq!(task_arn(Some(&uri)).await.unwrap_err().fault(Some(&uri)).place, Place::TaskMetadata);
         let taken: usize = served.await.unwrap();
         assert!(taken < client::SMALL_ANSWER_BYTES_MAX + (16 << 20), "{taken}");
         assert!(task_arn(None).await.unwrap().is_none());

@@ -163,7 +163,8 @@ impl Aws {
 }
 
 fn invalid_answer() -> Fault {
-    Fault::local(FaultClass::Transient, "InvalidAnswer", "a 200 whose body is no JSON object")
+    let text = "a 200 whose body is no JSON object";
+    Fault::local(FaultClass::Transient, "InvalidAnswer", text).seeing("HTTP 200, without AWS's JSON")
 }
 
 #[derive(Debug)]

@@ -118,6 +118,10 @@ pub const INVALID_PUBLIC_KEY_VERSION: &str = "InvalidPublicKeyVersionException";
 pub const DRY_RUN: &str = "DryRunOperation";
 /// The call must be made in the region of the pod.
 pub const INVALID_REGION: &str = "InvalidRegionException";
+/// The same of an endpoint in another region.
+pub const INVALID_ENDPOINT_REGION: &str = "InvalidEndpointRegionException";
+/// The product code is unknown to AWS.
+pub const INVALID_PRODUCT_CODE: &str = "InvalidProductCodeException";
 /// AWS sees neither pod nor task behind the credentials.
 pub const PLATFORM_NOT_SUPPORTED: &str = "PlatformNotSupportedException";
 /// The code under which an answer that throttles without a name is shown.
@@ -194,6 +198,8 @@ const REGION: (&str, &str) = (
     "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
 );
 const NOT_ALLOWED: &str = "The IAM role of this pod does not allow the call.";
+const ALLOW: &str = "Allow aws-marketplace:RegisterUsage (metered products: MeterUsage) in the policy of the pod's role. A VPC \
+                     endpoint policy or an SCP can forbid it too.";
 const UNKNOWN_KEY: &str = "AWS does not know the access key that signed the request.";
 const UNSIGNED: &str = "The request reached AWS without a signature.";
 const SIGNATURE_UNREADABLE: (&str, &str) = (
@@ -238,7 +244,7 @@ const METERING: &[Exception] = &[
         ),
     ),
     row(
-        "InvalidProductCodeException",
+        INVALID_PRODUCT_CODE,
         Kind::Request,
         (
             "AWS does not know the product code, or it is not for container products.",
@@ -254,7 +260,7 @@ const METERING: &[Exception] = &[
         ),
     ),
     row(INVALID_REGION, Kind::Request, REGION),
-    row("InvalidEndpointRegionException", Kind::Request, REGION),
+    row(INVALID_ENDPOINT_REGION, Kind::Request, REGION),
     row(
         PLATFORM_NOT_SUPPORTED,
         Kind::Request,
@@ -342,15 +348,15 @@ const STS: &[Exception] = &[row(
     REGION_DISABLED,
     Kind::Request,
     (
-        "STS is not enabled in this region for the AWS account.",
+        "{at} says that STS is not enabled in this region for the AWS account.",
         "Enable STS for the region in IAM, Account settings, or run the pod in another region.",
     ),
 )];
 
 const CALLER: &[Exception] = &[
-    row("AccessDenied", Kind::Caller, (NOT_ALLOWED, ROLE)),
-    row("AccessDeniedException", Kind::Caller, (NOT_ALLOWED, ROLE)),
-    row("AuthFailure", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row("AccessDenied", Kind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("AccessDeniedException", Kind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("AuthFailure", Kind::Caller, (NOT_ALLOWED, ALLOW)),
     row("IncompleteSignature", Kind::Caller, SIGNATURE_UNREADABLE),
     row("IncompleteSignatureException", Kind::Caller, SIGNATURE_UNREADABLE),
     row("InvalidAccessKeyId", Kind::Caller, (UNKNOWN_KEY, ROLE)),
@@ -358,7 +364,7 @@ const CALLER: &[Exception] = &[
     row("InvalidSignatureException", Kind::Caller, SIGNATURE_REJECTED),
     row("MissingAuthenticationToken", Kind::Caller, (UNSIGNED, ROLE)),
     row("MissingAuthenticationTokenException", Kind::Caller, (UNSIGNED, ROLE)),
-    row("NotAuthorized", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row("NotAuthorized", Kind::Caller, (NOT_ALLOWED, ALLOW)),
     row(
         "OptInRequired",
         Kind::Caller,
@@ -374,8 +380,8 @@ const CALLER: &[Exception] = &[
     ),
     row(REQUEST_TIME_TOO_SKEWED, Kind::Caller, ("AWS says that the node's clock is off.", CLOCK)),
     row("SignatureDoesNotMatch", Kind::Caller, SIGNATURE_REJECTED),
-    row("UnauthorizedException", Kind::Caller, (NOT_ALLOWED, ROLE)),
-    row("UnauthorizedOperation", Kind::Caller, (NOT_ALLOWED, ROLE)),
+    row("UnauthorizedException", Kind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("UnauthorizedOperation", Kind::Caller, (NOT_ALLOWED, ALLOW)),
     row("UnrecognizedClientException", Kind::Caller, (UNKNOWN_KEY, ROLE)),
     row(EXPIRED_TOKEN, Kind::Session, SESSION),
     row("ExpiredTokenException", Kind::Session, SESSION),

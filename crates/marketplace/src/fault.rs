@@ -50,6 +50,17 @@ pub const PROXY_REFUSED: &str = "ProxyRefused";
 /// Our own code: no certificate was looked at, since the two sides did not agree on TLS.
 pub const TLS_HANDSHAKE: &str = "TlsHandshake";
 
+/// Our own codes: what is wrong with the certificate; the last for whatever is none of the others.
+pub const TLS_EXPIRED: &str = "TlsExpired";
+/// It becomes valid later than now.
+pub const TLS_NOT_YET_VALID: &str = "TlsNotYetValid";
+/// It is for another name.
+pub const TLS_NAME: &str = "TlsName";
+/// No authority that is trusted has signed it.
+pub const TLS_UNTRUSTED: &str = "Tls";
+/// All of them.
+pub const CERTIFICATE: [&str; 4] = [TLS_EXPIRED, TLS_NOT_YET_VALID, TLS_NAME, TLS_UNTRUSTED];
+
 /// Our own code: the name of AWS's endpoint does not resolve, in a region that this version does not know.
 pub const REGION_UNLISTED: &str = "RegionUnlisted";
 

@@ -152,6 +152,9 @@ pub struct Fault {
     pub host: Option<String>,
     /// What was seen, for the debug log only: it may hold account numbers and role names, never a secret.
     pub detail: String,
+    /// The same in a few words that everybody may read (a status, a host, what the system says), shown behind the
+    /// message; empty where there is nothing to add.
+    pub seen: String,
 }
 
 impl Fault {
@@ -167,7 +170,14 @@ impl Fault {
             place: Place::Metering,
             host: None,
             detail: detail.into(),
+            seen: String::new(),
         }
+    }
+
+    /// The same, with what was seen.
+    #[must_use]
+    pub fn seeing(self, seen: impl Into<String>) -> Self {
+        Self { seen: seen.into(), ..self }
     }
 
     /// The same, with what failed.

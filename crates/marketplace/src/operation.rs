@@ -79,6 +79,8 @@ pub struct Registered {
     pub public_key_rotation_timestamp: Option<Timestamp>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
+    /// Host and port of what answered, where it is known.
+    pub host: Option<String>,
 }
 
 /// The token is not shown.

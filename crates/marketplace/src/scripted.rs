@@ -311,7 +311,10 @@ impl Register for Scripted {
         Box::pin(async move {
             let act = self.arrive(Asked::Register(request.clone()), signing).await?;
             let signature = (self.sign)(&request);
-            answered(act, Registered { signature, public_key_rotation_timestamp: None, emulated: false })
+            answered(
+                act,
+                Registered { signature, public_key_rotation_timestamp: None, emulated: false, host: None },
+            )
         })
     }
 

@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::doctor::{self, Finding};
 use tollgate_aws::{Aws, CONNECT_TIMEOUT};
 use tollgate_clock as clock;
-use tollgate_marketplace::fault::TLS_HANDSHAKE;
+use tollgate_marketplace::Place;
+use tollgate_marketplace::fault::{CERTIFICATE, TLS_HANDSHAKE, TLS_UNTRUSTED};
 
 /// A resolver that hangs must not hang the doctor.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,7 +30,8 @@ pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Findin
         let seen = format!("{host}:{port}, which resolves the endpoint's name; NO_PROXY would spare it");
         findings.push(Finding::ok("proxy", seen));
     }
-    let addresses = match resolve(&host, port).await {
+    let place = if proxy.is_some() { Place::Proxy } else { Place::Metering };
+    let addresses = match resolve(&host, port, place).await {
         Ok((finding, addresses)) => {
             findings.push(finding);
             addresses
@@ -39,7 +41,7 @@ pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Findin
             return findings;
         }
     };
-    let connected = connect(&addresses).await;
+    let connected = connect(&addresses, place, &host).await;
     let failed = connected.verdict != doctor::Verdict::Ok;
     findings.push(connected);
     if failed {
@@ -59,11 +61,14 @@ pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Findin
             findings.push(doctor::answer(&host_of(&uri), &reached));
             findings.push(doctor::clock(reached.clock_offset_seconds));
         }
-        Err(fault) if fault.code.as_str() == "Tls" => {
+        Err(fault) if fault.code.as_str() == TLS_UNTRUSTED => {
             findings.push(super::at_fault("TLS", &fault).seeing(&format!("not trusted by {trusted}")));
         }
         // Nothing of an answer is judged here: what makes no sense spoke before TLS was agreed on.
-        Err(fault) if tls && matches!(fault.code.as_str(), TLS_HANDSHAKE | "InvalidAnswer") => {
+        Err(fault)
+            if CERTIFICATE.contains(&fault.code.as_str())
+                || tls && matches!(fault.code.as_str(), TLS_HANDSHAKE | "InvalidAnswer") =>
+        {
             findings.push(super::at_fault("TLS", &fault));
         }
         Err(fault) => findings.push(super::at_fault("answer", &fault)),
@@ -75,10 +80,9 @@ fn host_of(uri: &hyper::Uri) -> String {
     uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default()
 }
 
-async fn resolve(host: &str, port: u16) -> Result<(Finding, Vec<SocketAddr>), Finding> {
+async fn resolve(host: &str, port: u16, place: Place) -> Result<(Finding, Vec<SocketAddr>), Finding> {
     let check = "name";
-    let remedy =
-        "Check the cluster's DNS (CoreDNS, dnsPolicy), and for a VPC endpoint that private DNS is on.";
+    let remedy = doctor::remedy("Dns", place, host);
     let looked_up = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port)));
     match looked_up.await {
         Ok(Ok(addresses)) => {
@@ -97,7 +101,7 @@ async fn resolve(host: &str, port: u16) -> Result<(Finding, Vec<SocketAddr>), Fi
 }
 
 /// To the first address that takes it, as the client does.
-async fn connect(addresses: &[SocketAddr]) -> Finding {
+async fn connect(addresses: &[SocketAddr], place: Place, host: &str) -> Finding {
     let check = "connection";
     let mut last = None;
     for address in addresses {
@@ -108,7 +112,7 @@ async fn connect(addresses: &[SocketAddr]) -> Finding {
                 return Finding::ok(check, format!("{address} takes connections ({millis} ms)"));
             }
             Ok(Err(error)) => {
-                let remedy = "Check network policies, security groups and the port; a proxy may be needed (HTTPS_PROXY).";
+                let remedy = doctor::remedy("Connection", place, host);
                 last = Some(Finding::fault(check, "Connection", format!("{address}: {error}"), remedy));
             }
             Err(_) => {

@@ -252,7 +252,7 @@ fn a_stated_key_version_is_the_only_one() {
 fn a_bad_token_is_asked_again_by_the_schedule_up_to_five_minutes() {
     let mut bench = Bench::new(policy());
     for _ in 0..100 {
-        bench.step(Event::Answered(Answer::Unverified("SignatureInvalid")));
+        bench.step(Event::Answered(Answer::Unverified(reason::unverified("SignatureInvalid", None))));
         assert_eq!((bench.state(), bench.open()), (State::Unverified, false));
         let delay = bench.asks_in();
         assert!(delay <= 5 * MINUTE, "{delay:?}");
@@ -272,7 +272,7 @@ fn who_exits_when_refused_says_why_by_its_code() {
         assert_eq!(bench.next, Next::Leave(exit), "{code}");
     }
     let mut bench = Bench::new(policy());
-    bench.step(Event::Answered(Answer::Unverified("NonceMismatch")));
+    bench.step(Event::Answered(Answer::Unverified(reason::unverified("NonceMismatch", None))));
     assert_eq!(bench.next, Next::Leave(Exit::Unverified));
     for (class, exit) in [(FaultClass::Transient, Exit::Unavailable), (FaultClass::Access, Exit::Config)] {
         let mut bench = Bench::new(policy());
@@ -328,7 +328,7 @@ fn a_refusal_a_bad_token_or_a_misconfiguration_ends_grace_for_good() {
         || Event::Answered(Answer::Fault(fault(FaultClass::Denied, "CustomerNotEntitledException"))),
         || Event::Answered(Answer::Fault(fault(FaultClass::Misconfigured, "InvalidRegionException"))),
         || Event::Answered(Answer::Fault(fault(FaultClass::Access, "AccessDeniedException"))),
-        || Event::Answered(Answer::Unverified("SignatureInvalid")),
+        || Event::Answered(Answer::Unverified(reason::unverified("SignatureInvalid", None))),
     ] {
         let mut bench = Bench::new(graceful());
         bench.fails(FaultClass::Transient, "Dns");
@@ -394,7 +394,7 @@ fn event_of(kind: u8) -> Event<&'static str> {
         1 => Answer::Fault(fault(FaultClass::Misconfigured, "InvalidPublicKeyVersionException")),
         2 => Answer::Fault(fault(FaultClass::Access, "AccessDeniedException")),
         3 => Answer::Fault(fault(FaultClass::ExpiredSession, "ExpiredTokenException")),
-        4 => Answer::Unverified("NonceMismatch"),
+        4 => Answer::Unverified(reason::unverified("NonceMismatch", None)),
         5 | 6 => Answer::Fault(fault(FaultClass::Transient, "ThrottlingException")),
         _ => Answer::Verified { proof: "token", rotation: None },
     })
@@ -580,7 +580,7 @@ fn unreported_usage_shuts_an_open_gate_and_nothing_else() {
         ),
         (
             |bench| {
-                bench.step(Event::Answered(Answer::Unverified("NonceMismatch")));
+                bench.step(Event::Answered(Answer::Unverified(reason::unverified("NonceMismatch", None))));
             },
             State::Unverified,
             State::Unverified,
