@@ -212,6 +212,14 @@ metrics! {
             says: "when the key version in use was rotated, as AWS said; 0 while it is current",
         }
 
+        state_write_failures: Counter = Default::default() => "tollgate_state_write_failures" {
+            help: "Writes of the registration to the state folder that failed; a restart will not know what they held",
+            kind: "counter, writes",
+            labels: "–",
+            stability: "experimental",
+            says: "writes of the registration to `state_dir` that failed: a restart will not know of it",
+        }
+
         clock_skew: Gauge<f64, AtomicU64> = Default::default() => "tollgate_clock_skew_seconds" {
             help: "AWS's clock less the node's, by the Date of AWS's latest answer",
             kind: "gauge, seconds",
@@ -434,6 +442,11 @@ impl Metrics {
     /// A commit took so many seconds.
     pub fn committed(&self, seconds: f64) {
         self.series.commit_duration.observe(seconds);
+    }
+
+    /// The registration could not be written to the state folder.
+    pub fn state_write_failed(&self) {
+        self.series.state_write_failures.inc();
     }
 
     /// The ledger could not be written, or read.

@@ -9,19 +9,22 @@ pub mod machine;
 pub mod memory;
 pub mod permission;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
 use crate::entitlement::{Proof, Publisher, Reason, Standing};
 use crate::exit::Exit;
+use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
-use memory::{KeptReceipt, Record, Store};
+use memory::{KeptReceipt, Recalled, Record, Store};
 use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_marketplace::schedule::Draw;
@@ -105,6 +108,12 @@ pub struct Registration {
     metrics: Arc<Metrics>,
     hear: Hear,
     record: Mutex<Record>,
+    /// The state folder's content, while a slow disk reads it.
+    late: Option<watch::Receiver<Option<Record>>>,
+    /// It has come.
+    arrived: AtomicBool,
+    /// Writes of the state folder that failed.
+    failures: Mutex<Limited>,
     random: SystemRandom,
     started: Instant,
     emulated: bool,
@@ -126,6 +135,9 @@ impl Registration {
             metrics,
             hear,
             record: Mutex::default(),
+            late: None,
+            arrived: AtomicBool::new(false),
+            failures: Mutex::default(),
             random: SystemRandom::new(),
             started: clock::monotonic(),
             emulated: false,
@@ -176,10 +188,18 @@ impl Registration {
 
     fn publish(&self, machine: &mut Machine<Proof>) {
         // Each time, so that a gate never opens on a fact from before this word.
-        machine.hear_unreported(self.hear.borrow().unreported);
+        let emulated = {
+            let word = self.hear.borrow();
+            machine.hear_unreported(word.unreported);
+            word.emulated
+        };
+        if emulated && !self.config.allow_emulated {
+            machine.hear_emulated(receipt::VerifyError::EmulatedToken.code());
+        }
         let mut fact = machine.entitlement(self.now());
         fact.region = self.register.region();
-        fact.emulated = self.emulated || self.hear.borrow().emulated;
+        fact.emulated =
+            self.emulated || emulated || fact.standing.proof().is_some_and(|proof| proof.emulated());
         if self.config.asking.keys().is_none() {
             fact.public_key_version = None;
         }
@@ -203,6 +223,7 @@ impl Registration {
         tokio::pin!(until);
         let mut jumps = self.clock.jumps();
         let mut hear = self.hear.clone();
+        let mut late = self.late.clone().filter(|_| self.is_late());
         // Whoever told may be gone, or never have been: then there is nothing to hear.
         let mut telling = true;
         let mut skew = self.register.clock_skew();
@@ -224,6 +245,10 @@ impl Registration {
                 _ = hours.tick(), if self.store.is_some() && self.config.asking.keeps_receipt() => {
                     let latest = machine.time(self.now());
                     self.write(|record| record.passed(latest)).await;
+                }
+                record = arrival(&mut late), if late.is_some() => {
+                    late = None;
+                    self.arrived(machine, record).await;
                 }
                 heard = hear.changed(), if telling => {
                     telling = heard.is_ok();
@@ -450,38 +475,72 @@ impl Registration {
             record.clone()
         };
         let Some(store) = &self.store else { return true };
+        // What the file holds is not known yet, and must not be replaced.
+        if self.is_late() {
+            return false;
+        }
         let written = store.keep(record).await;
         if let Err(error) = &written {
-            tracing::warn!(
-                event = "registration_unwritable",
-                %error,
-                "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
-                 grace period nor a receipt older than a day opens the gate"
-            );
+            self.metrics.state_write_failed();
+            let mut failures = self.failures.lock().expect("held for one change only, which cannot panic");
+            failures.count("write", 1);
+            // Failures that come before the next line are counted in the line of the first one after it.
+            if let NextLine::Line(counts) = failures.due(clock::monotonic()) {
+                tracing::warn!(
+                    event = "registration_unwritable",
+                    %error, failures = counts.total(),
+                    "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
+                     grace period nor a receipt older than a day opens the gate"
+                );
+            }
         }
         written.is_ok()
+    }
+
+    fn is_late(&self) -> bool {
+        self.late.is_some() && !self.arrived.load(Ordering::Acquire)
+    }
+
+    /// The state folder's content has come at last: it counts unless AWS has answered, and then the answer is written.
+    async fn arrived(&self, machine: &mut Machine<Proof>, record: Option<Record>) {
+        let record = record.unwrap_or_else(Record::unknown);
+        self.arrived.store(true, Ordering::Release);
+        if machine.recall(self.remembered(&record), self.now()) {
+            tracing::info!(event = "kept_registration_read_late", "the kept registration was read at last");
+            *self.record.lock().expect("held for one change only, which cannot panic") = record;
+        } else {
+            let written = self.write(|_| {}).await;
+            machine.remembered(written);
+        }
     }
 
     /// Reads the state folder and verifies the kept receipt again, exactly as a fresh one.
     async fn recall(&mut self) -> Remembered<Proof> {
         let Some(store) = &self.store else { return Remembered::default() };
-        let record = store.recall().await;
+        let record = match store.recall().await {
+            Recalled::Read(record) => record,
+            Recalled::Late(read) => {
+                self.late = Some(read);
+                Record::unknown()
+            }
+        };
+        let remembered = self.remembered(&record);
+        *self.record.get_mut().expect("held for one change only, which cannot panic") = record;
+        remembered
+    }
+
+    fn remembered(&self, record: &Record) -> Remembered<Proof> {
         let same_pod = record.pod == self.pod;
         let receipt = record.receipt_of(&self.pod).filter(|_| self.config.asking.keeps_receipt());
         let kept = receipt.and_then(|receipt| self.verify_kept(receipt));
-        if let Some((proof, _)) = &kept {
-            self.emulated |= proof.emulated();
-        }
-        let remembered = Remembered {
+        Remembered {
             kept,
             known: record.known(),
             refused: record.refused,
             refused_before_this_pod: !same_pod,
             // A pod without a name cannot be told from the next one.
             denied: record.denied && same_pod && !self.pod.is_empty(),
-        };
-        *self.record.get_mut().expect("held for one change only, which cannot panic") = record;
-        remembered
+        }
     }
 
     fn verify_kept(&self, kept: &KeptReceipt) -> Option<(Arc<Proof>, Timestamp)> {
@@ -507,6 +566,14 @@ impl Registration {
                 None
             }
         }
+    }
+}
+
+/// What was read late; `None` where the reading broke off.
+async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<Record> {
+    match late {
+        Some(read) => read.wait_for(Option::is_some).await.ok().and_then(|record| record.clone()),
+        None => std::future::pending().await,
     }
 }
 

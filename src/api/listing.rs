@@ -78,31 +78,79 @@ impl Listing {
     fn takes(self, query: &Query) -> bool {
         let plain = Looked { before: query.looked.before, ..Looked::default() };
         match self {
-            Self::Records => query.skip == 0,
-            Self::Audit => query.skip == 0 && query.looked == plain,
+            Self::Records => query.after.is_none(),
+            Self::Audit => query.after.is_none() && query.looked == plain,
             Self::Open => query.looked.before.is_none() && query.looked.standing.is_none(),
         }
     }
 
-    /// A page, oldest row first, and the query of the page that comes next, if there may be one.
+    /// A piece of a page, and the query of the piece that comes next, if there may be one: so much is read at once that
+    /// no acknowledgement waits long.
     pub fn read(self, ledger: &Ledger, query: &Query) -> Result<(Vec<Value>, Option<Query>), LedgerError> {
         let (looked, limit) = (&query.looked, query.limit);
-        let mut rows: Vec<Value> = match self {
-            Self::Records => ledger.page(looked, limit, |record| shown(&record))?,
-            Self::Audit => ledger.audit(looked.before, limit)?.iter().map(repair).collect(),
-            Self::Open => ledger.open_usage(looked, query.skip, limit)?.iter().map(open).collect(),
-        };
-        let full = rows.len() == limit;
         let mut next = query.clone();
-        match self {
-            Self::Open => next.skip += limit,
-            // Numbers rise: the newest page comes first, and in it the oldest row.
-            Self::Records | Self::Audit => {
-                next.looked.before = rows.last().and_then(|row| row["id"].as_i64());
-                rows.reverse();
+        let (rows, more) = match self {
+            Self::Records => {
+                let piece = ledger.page(looked, limit, |record| shown(&record))?;
+                next.looked.before = piece.next;
+                (piece.rows, piece.next.is_some())
             }
+            Self::Audit => {
+                let entries = ledger.audit(looked.before, limit)?;
+                next.looked.before = entries.last().map(|entry| entry.id);
+                (entries.iter().map(repair).collect(), entries.len() == limit)
+            }
+            Self::Open => {
+                let piece = ledger.open_usage(looked, query.after.unwrap_or_default(), limit)?;
+                next.after = piece.next;
+                (piece.rows.iter().map(open).collect(), piece.next.is_some())
+            }
+        };
+        Ok((rows, Some(next).filter(|_| more)))
+    }
+
+    /// Puts rows, as they were read, in the order in which they are shown.
+    pub fn arrange(self, rows: &mut [Value]) {
+        match self {
+            // Numbers rise: the newest page comes first, and in it the oldest row.
+            Self::Records | Self::Audit => rows.reverse(),
+            Self::Open => {}
         }
-        Ok((rows, Some(next).filter(|_| full)))
+    }
+}
+
+/// Gathers the pieces of one page.
+pub struct Pages {
+    rows: Vec<Value>,
+    next: Option<Query>,
+    limit: usize,
+}
+
+impl Pages {
+    /// Of this query.
+    #[must_use]
+    pub fn of(query: Query) -> Self {
+        Self { rows: Vec::new(), limit: query.limit, next: Some(query) }
+    }
+
+    /// The query of the next piece, while the page has room.
+    #[must_use]
+    pub fn wanted(&self) -> Option<Query> {
+        let room = self.limit - self.rows.len();
+        self.next.clone().filter(|_| room > 0).map(|query| Query { limit: room, ..query })
+    }
+
+    /// Adds a piece.
+    pub fn add(&mut self, (rows, next): (Vec<Value>, Option<Query>)) {
+        self.rows.extend(rows);
+        self.next = next.map(|query| Query { limit: self.limit, ..query });
+    }
+
+    /// The page, and the query of the one that comes next, if there may be one.
+    #[must_use]
+    pub fn end(mut self, listing: Listing) -> (Vec<Value>, Option<Query>) {
+        listing.arrange(&mut self.rows);
+        (self.rows, self.next)
     }
 }
 
@@ -128,15 +176,23 @@ impl UsagePart {
             return problem(StatusCode::BAD_REQUEST, "BadRequest", query::ALLOWED);
         };
         let Some(open) = self.ledger.get() else { return starting() };
-        let page = open.writer.with(move |ledger| listing.read(ledger, &query)).await;
-        let (rows, next) = match page {
-            Ok(page) => page,
-            Err(error) => return unavailable(&error),
-        };
+        // One at a time: together they would hold up the ledger's other work.
+        let _turn = self.lists.lock().await;
+        let mut pages = Pages::of(query);
+        while let Some(query) = pages.wanted() {
+            match open.writer.with(move |ledger| listing.read(ledger, &query)).await {
+                Ok(piece) => pages.add(piece),
+                Err(error) => return unavailable(&error),
+            }
+        }
+        let (rows, next) = pages.end(listing);
         if !csv::accepted(accept) {
             let mut document = json!({});
             match listing {
-                Listing::Open => document["skip"] = json!(next.map(|next| next.skip)),
+                Listing::Open => {
+                    document["after"] =
+                        json!(next.and_then(|next| next.after).map(|after| after.to_string()));
+                }
                 Listing::Records | Listing::Audit => {
                     document["before"] = json!(next.and_then(|next| next.looked.before));
                 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use tollgate_ledger::view::{Looked, Standing};
+use tollgate_ledger::view::{From, Looked, Standing};
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
@@ -12,7 +12,7 @@ pub const SHOWN_MAX: usize = 1000;
 /// What a refused query is answered with.
 pub(super) const ALLOWED: &str = "the query may hold customer, dimension, hour (such as 2026-11-24T08:00:00Z), state (sealed, in_doubt, \
                                   accepted, unconfirmed, carried, dead, discarded, claimed), before (a number, for the next \
-                                  page), skip (a number of rows) and limit (1 to 1000)";
+                                  page), after (of open usage, for the next page) and limit (1 to 1000)";
 
 /// What a query asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,15 +21,15 @@ pub struct Query {
     pub looked: Looked,
     /// How many.
     pub limit: usize,
-    /// So many rows are left out, where they have no number.
-    pub skip: usize,
+    /// Where the page begins, of rows that have no number.
+    pub after: Option<From>,
 }
 
 impl Query {
     /// Reads a query; `None` where it says something else.
     #[must_use]
     pub fn parse(query: &str) -> Option<Self> {
-        let mut found = Self { looked: Looked::default(), limit: SHOWN_MAX, skip: 0 };
+        let mut found = Self { looked: Looked::default(), limit: SHOWN_MAX, after: None };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=')?;
             let value = decode(value)?;
@@ -40,7 +40,7 @@ impl Query {
                 "hour" => found.looked.hour = Some(hour(&value)?),
                 "state" => found.looked.standing = Some(standing(&value)?),
                 "before" => found.looked.before = Some(value.parse().ok()?),
-                "skip" => found.skip = value.parse().ok()?,
+                "after" => found.after = Some(From::parse(&value)?),
                 "limit" => {
                     found.limit = value.parse().ok().filter(|limit| (1..=SHOWN_MAX).contains(limit))?;
                 }
@@ -65,7 +65,7 @@ impl Query {
         add("hour", looked.hour.map(|hour| hour.to_string()));
         add("state", looked.standing.map(|standing| standing.as_str().to_owned()));
         add("before", looked.before.map(|id| id.to_string()));
-        add("skip", (self.skip > 0).then(|| self.skip.to_string()));
+        add("after", self.after.map(|after| after.to_string()));
         text
     }
 }
@@ -125,8 +125,8 @@ mod tests {
             hour: hour("2026-11-24T08"),
         };
         for query in [
-            Query { looked, limit: 7, skip: 3 },
-            Query { looked: Looked::default(), limit: SHOWN_MAX, skip: 0 },
+            Query { looked, limit: 7, after: Some(From { slot: 17, rows: 3 }) },
+            Query { looked: Looked::default(), limit: SHOWN_MAX, after: None },
         ] {
             assert_eq!(Query::parse(&query.write()), Some(query));
         }
@@ -140,6 +140,8 @@ mod tests {
             "limit=0",
             "limit=1001",
             "before=x",
+            "after=3",
+            "skip=3",
             "hour=today",
             "customer=%",
             "customer=%f",

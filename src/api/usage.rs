@@ -61,6 +61,8 @@ pub struct UsagePart {
     pub notices: Notices,
     /// Which repairs of records are taken.
     pub repairs: Repairs,
+    /// Held while the ledger is listed.
+    pub lists: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The answer to a report, written straight: through a tree of values it would cost as much as reading the report.

@@ -67,6 +67,7 @@ pub(super) fn start(
         window: window(outlet),
         notices: Notices::new(Arc::clone(&surroundings.metrics)),
         repairs: repairs(config),
+        lists: Arc::default(),
     };
     let drain = Drain {
         activity: part.activity.clone(),

@@ -54,6 +54,7 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Vec<String> {
         if reader.resolution.sealed() {
             reader.faults.extend(endpoint_fault(&path, &text));
         }
+        reader.faults.extend(token_file_fault(reader, &path, &text));
         files.push((variable == CONFIG_FILE, path, text));
     }
     gaps.extend(missing_profile(reader, &files));
@@ -116,6 +117,24 @@ fn endpoint_fault(path: &Path, text: &str) -> Option<Fault> {
         format!("{}:{}", path.display(), line + 1),
         "sets an endpoint for AWS requests, which a seller's file forbids; remove it",
     ))
+}
+
+/// What a profile names for a web identity token is no file. The SDK opens it without care: a pipe would hold it up for
+/// ever, and nothing would say so. One that is not there may come.
+fn token_file_fault(reader: &Reader<'_>, path: &Path, text: &str) -> Option<Fault> {
+    text.lines().enumerate().find_map(|(at, line)| {
+        let (key, file) = line.split_once('=')?;
+        let file = file.trim();
+        if !key.trim().eq_ignore_ascii_case("web_identity_token_file") || file.is_empty() {
+            return None;
+        }
+        let error = reader.installed.disk.read(Path::new(file), BYTES_MAX, Links::Follow).err()?;
+        let may_come = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
+        let seen = describe(&error);
+        let problem =
+            format!("names {file} for a web identity token, which {seen}; name the file of the token");
+        (!may_come).then(|| Fault::of(format!("{}:{}", path.display(), at + 1), problem))
+    })
 }
 
 /// `AWS_PROFILE` names a profile that no file has; with one, whether it gives credentials is for the SDK to find out.

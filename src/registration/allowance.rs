@@ -73,6 +73,13 @@ impl Allowance {
         Self { grace_period, issued_at, known, written, counted: true, anchor }
     }
 
+    /// As of this [`Now::running`]: without it, of the beginning.
+    #[must_use]
+    pub const fn as_of(mut self, running: Duration) -> Self {
+        self.anchor.1 = running;
+        self
+    }
+
     /// The present, which never goes back.
     #[must_use]
     pub fn time(&self, now: Now) -> Timestamp {

@@ -246,13 +246,14 @@ impl<P> Machine<P> {
     pub fn step(&mut self, now: Now, event: Event<P>) -> (Next, Notes) {
         let mut notes = Notes::default();
         let next = match event {
-            Event::Started if self.memory.denied && !self.policy.ask_after_denial => self.denied(now, None),
+            _ if self.memory.denied && !self.policy.ask_after_denial => self.denied(now, None),
             Event::Started | Event::Woke => self.ask(),
             Event::Answered(Answer::Verified { proof, rotation }) => {
                 notes.entitled_after_refusal = self.memory.refused && !self.memory.refused_before_this_pod;
                 notes.remember = Some(Remember::Succeeded);
                 self.memory = Remembered::default();
-                self.allowance = Allowance::new(self.policy.grace_period, None, Known::default(), now.wall);
+                self.allowance = Allowance::new(self.policy.grace_period, None, Known::default(), now.wall)
+                    .as_of(now.running);
                 self.rotation = rotation;
                 self.failing_since = None;
                 self.verdict = Verdict::Proven(Arc::new(proof), None);
@@ -345,6 +346,31 @@ impl<P> Machine<P> {
             (Verdict::Lapsed(proof, ..), None) => Verdict::Proven(proof, None),
             (verdict, _) => verdict,
         };
+    }
+
+    /// An answer came from the emulator, which the seller does not accept.
+    pub fn hear_emulated(&mut self, code: &'static str) {
+        if matches!(self.verdict, Verdict::Proven(..) | Verdict::Lapsed(..)) {
+            self.verdict = Verdict::BadToken(reason::unverified(code));
+        }
+    }
+
+    /// What the state folder remembers, read late. Whether it counts: a definite answer of AWS is newer.
+    pub fn recall(&mut self, remembered: Remembered<P>, now: Now) -> bool {
+        if self.memory.refused || !matches!(self.verdict, Verdict::Unanswered(_)) {
+            return false;
+        }
+        let issued_at = remembered.kept.as_ref().map(|(_, issued_at)| *issued_at);
+        self.allowance = Allowance::new(self.policy.grace_period, issued_at, remembered.known, now.wall)
+            .as_of(now.running);
+        self.memory = remembered;
+        if matches!(self.verdict, Verdict::Unanswered(Some(_))) {
+            self.allowance.failed(now);
+        }
+        if self.memory.denied && !self.policy.ask_after_denial {
+            self.denied(now, None);
+        }
+        true
     }
 
     /// Usage that AWS has not accepted is older than the seller allows, or is so no more.

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::registration::allowance::Known;
 use tollgate_disk::{Links, describe, read_regular};
@@ -122,8 +123,9 @@ impl KeptReceipt {
 }
 
 impl Record {
-    /// Of a file that is there and cannot be read.
-    fn unknown() -> Self {
+    /// Of a file that is there and cannot be read, or was not read yet.
+    #[must_use]
+    pub fn unknown() -> Self {
         Self { grace_ended: true, receipt_ended: true, ..Self::default() }
     }
 
@@ -184,6 +186,15 @@ impl Record {
     }
 }
 
+/// What came of reading the file.
+#[derive(Debug)]
+pub enum Recalled {
+    /// What it holds.
+    Read(Record),
+    /// The disk is slow: it will be here.
+    Late(watch::Receiver<Option<Record>>),
+}
+
 /// The file in one state folder.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -202,12 +213,36 @@ impl Store {
         Self { folder, busy: Arc::default() }
     }
 
-    /// As [`Store::load`], on a thread that may block.
-    pub async fn recall(&self) -> Record {
-        let store = self.clone();
-        self.off_thread(move || Ok(store.load()))
-            .await
-            .unwrap_or_else(|error| self.unreadable(&error.to_string()))
+    /// As [`Store::load`], on a thread that may block. A disk that takes longer than others goes on meanwhile.
+    pub async fn recall(&self) -> Recalled {
+        let (store, busy) = (self.clone(), Arc::clone(&self.busy));
+        let (done, mut read) = watch::channel(None);
+        tokio::spawn(async move {
+            let turn = busy.lock_owned().await;
+            let loaded = tokio::task::spawn_blocking(move || {
+                let record = store.load();
+                drop(turn);
+                record
+            });
+            // A reading that panicked sends nothing; nobody may wait for it any more.
+            if let Ok(record) = loaded.await {
+                done.send_replace(Some(record));
+            }
+        });
+        let in_time = tokio::time::timeout(DISK_TIMEOUT, read.wait_for(Option::is_some)).await;
+        match in_time.map(|seen| seen.ok().and_then(|record| record.clone())) {
+            Ok(Some(record)) => Recalled::Read(record),
+            Ok(None) => Recalled::Read(self.unreadable("the reading broke off")),
+            Err(_) => {
+                tracing::warn!(
+                    event = "kept_registration_late",
+                    path = %self.folder.join(FILE_NAME).display(),
+                    "the kept registration was not read within 5 s: the reading goes on, and until it is done neither \
+                     grace nor a kept receipt opens the gate"
+                );
+                Recalled::Late(read)
+            }
+        }
     }
 
     fn unreadable(&self, problem: &str) -> Record {
@@ -219,6 +254,12 @@ impl Store {
              whether AWS refused this pod before is unknown"
         );
         Record::unknown()
+    }
+
+    /// Has the disk be slow for as long as the guard lives.
+    #[cfg(test)]
+    pub(super) async fn hold(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.busy).lock_owned().await
     }
 
     /// As [`Store::save`], on a thread that may block.

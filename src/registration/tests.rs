@@ -454,3 +454,81 @@ async fn dimensions_are_tried_behind_the_gate_and_within_the_quota() {
     assert!(text.contains("tollgate_usage_dimension_unknown{dimension=\"dimension-0\"} 1"), "{text}");
     assert_eq!(text.matches("tollgate_usage_dimension_unknown{").count(), 1, "{text}");
 }
+
+/// A volume that takes longer than others to answer: the receipt is on it, and AWS is unreachable.
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_disk_holds_counts_when_it_arrives() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
+    until(&mut watch, State::Entitled).await;
+    task.abort();
+    let slow = store.hold().await;
+    let (mut watch, task, _) = start_pod(&away(), "pod-a", START, &store);
+    watch.wait_for(|fact| fact.attempts > 2).await.unwrap();
+    assert_eq!(watch.borrow().standing.state(), State::Pending, "nobody knows yet");
+    drop(slow);
+    until(&mut watch, State::Entitled).await;
+    task.abort();
+    // What failed meanwhile was written behind it, and replaced nothing of it.
+    let record = store.load();
+    assert!(record.receipt_of("pod-a").is_some() && record.known().first_failed_at.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_disk_holds_is_older_than_awss_answer() {
+    for (act, state) in [
+        (Act::Accept, State::Entitled),
+        (Act::Fail(FaultClass::Denied, "CustomerNotEntitledException"), State::Denied),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().to_owned());
+        let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
+        until(&mut watch, State::Entitled).await;
+        task.abort();
+        let slow = store.hold().await;
+        let (mut watch, task, _) = start_pod(&scripted([act, Act::Hang]), "pod-a", START, &store);
+        until(&mut watch, state).await;
+        drop(slow);
+        // The answer is written once the disk answers, and nothing changes what it says.
+        while store.load().refused != (state == State::Denied) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(watch.borrow_and_update().standing.state(), state);
+        task.abort();
+    }
+}
+
+/// What stood in for AWS did not answer when the gate opened, or became the emulator later.
+#[tokio::test(start_paused = true)]
+async fn an_emulated_answer_shuts_a_gate_that_opened_before_it() {
+    for proof in [Asking::Seller, Asking::Permission(vec!["requests".into()])] {
+        let (tell, hear) = word::channel();
+        let (mut watch, _) = start_with(&scripted([]), asking(proof), None, hear);
+        until(&mut watch, State::Entitled).await;
+        tell.send_modify(|word| word.emulated = true);
+        until(&mut watch, State::Unverified).await;
+        assert!(watch.borrow().emulated);
+    }
+    let (tell, hear) = word::channel();
+    let accepting = Config { allow_emulated: true, ..asking(Asking::Seller) };
+    let (mut watch, _) = start_with(&scripted([]), accepting, None, hear);
+    until(&mut watch, State::Entitled).await;
+    tell.send_modify(|word| word.emulated = true);
+    watch.wait_for(|fact| fact.emulated).await.unwrap();
+    assert_eq!(watch.borrow().standing.state(), State::Entitled);
+}
+
+/// The folder became unwritable: counted each time, told once a minute.
+#[tokio::test(start_paused = true)]
+async fn a_state_folder_that_takes_no_writes_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().to_owned());
+    std::fs::create_dir_all(folder.path().join(".registration.json.new/full")).unwrap();
+    let (mut watch, task, metrics) = start_pod(&away(), "pod-a", START, &store);
+    watch.wait_for(|fact| fact.attempts > 5).await.unwrap();
+    let text = metrics.encode(&watch.borrow(), crate::metrics::Format::Text);
+    task.abort();
+    let failures = text.lines().find_map(|line| line.strip_prefix("tollgate_state_write_failures_total "));
+    assert!(failures.is_some_and(|count| count.parse::<u64>().unwrap() >= 4), "{failures:?}");
+}

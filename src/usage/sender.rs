@@ -31,8 +31,8 @@ use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCod
 use tollgate_metering::batch;
 use tollgate_metering::health::{Health, Standing, Subject};
 use tollgate_metering::pace::Pace;
-use tollgate_metering::policy::{self, Meaning, Pause, Policy, Todo};
-use tollgate_metering::queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, Wanted};
+use tollgate_metering::policy::{Meaning, Pause, Policy, Todo};
+use tollgate_metering::queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, RISKY_PAUSE, Risky, Wanted, is_risky};
 use tollgate_metering::record::{Answered, Due, Noted, Record};
 use tollgate_time::Timestamp;
 
@@ -181,8 +181,8 @@ pub struct Sender {
     tried_clock_offset: bool,
     /// AWS's latest word is that the pod's own customer is not entitled; `None` until the ledger was asked.
     unsubscribed: Option<bool>,
-    /// What waits need not wait any longer: AWS answers again after an outage, or an order wants it sent.
-    must_release: bool,
+    /// So many of what waits need not wait any longer: AWS answers again after an outage, or an order wants it sent.
+    to_release: usize,
     /// The order that is carried out.
     order: Option<FlushOrder>,
 }
@@ -233,7 +233,7 @@ impl Sender {
             signing: Signing::default(),
             tried_clock_offset: false,
             unsubscribed: None,
-            must_release: false,
+            to_release: 0,
             order: None,
         }
     }
@@ -326,7 +326,7 @@ impl Sender {
         if self.uptime() >= self.look_at {
             self.look().await?;
         }
-        if self.must_release {
+        if self.to_release > 0 {
             self.release().await?;
         }
         let next = self.start_calls().await?;
@@ -334,7 +334,7 @@ impl Sender {
         self.write_notes().await?;
         let retry = self.retry_in_this_order(next).await?;
         let wake = [next, retry].into_iter().flatten().min().unwrap_or(Duration::MAX);
-        Ok(wake.min(self.look_at))
+        Ok(if self.to_release > 0 { Duration::ZERO } else { wake.min(self.look_at) })
     }
 
     /// Begins to carry out an order: the next turn seals the open hour and makes due what waits. A disk that refuses it
@@ -343,22 +343,16 @@ impl Sender {
         self.order = Some(order);
         self.ask_now();
         self.jumped();
-        self.must_release = true;
+        self.to_release = RELEASED_MAX;
     }
 
-    /// What waits is due. A piece at a time, between which acknowledgements are given.
+    /// What waits is due. A piece at a time, between which acknowledgements are given and calls begin.
     async fn release(&mut self) -> Result<(), LedgerError> {
-        let now = self.clock.now();
+        let (now, most) = (self.clock.now(), self.to_release);
+        let released = self.writer.with(move |ledger| ledger.release(now, most)).await?;
+        self.to_release = if released == 0 { 0 } else { most.saturating_sub(released) };
         self.stale = true;
-        let mut left = RELEASED_MAX;
-        loop {
-            let released = self.writer.with(move |ledger| ledger.release(now, left)).await?;
-            left = left.saturating_sub(released);
-            if released == 0 || left == 0 {
-                self.must_release = false;
-                return Ok(());
-            }
-        }
+        Ok(())
     }
 
     /// Ends the order where nothing more can be sent in its time. Else: when a record that waits is due again.
@@ -369,7 +363,7 @@ impl Sender {
         if !self.flights.is_empty() && now < until {
             return Ok(None);
         }
-        if self.is_sealing && now < until {
+        if (self.is_sealing || self.to_release > 0) && now < until {
             return Ok(Some(now));
         }
         let retry = if self.queue.is_empty() && !self.stale {
@@ -447,8 +441,7 @@ impl Sender {
     /// Gives up records whose window has closed.
     async fn sweep(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         if self.unsubscribed.is_none() {
-            let code = self.writer.with(|ledger| ledger.latest_code()).await?;
-            self.unsubscribed = Some(code.as_deref() == Some(policy::NOT_ENTITLED));
+            self.unsubscribed = Some(self.writer.with(|ledger| ledger.is_denied()).await?);
         }
         let last = self.settings.policy.may_have_expired(now);
         let old = self.writer.with(move |ledger| ledger.unsent_up_to(last, RECORDS_AT_ONCE)).await?;
@@ -532,8 +525,8 @@ impl Sender {
     fn queue_take(&mut self, wanted: Wanted) -> Option<Load> {
         let in_flight: usize = self.flights.values().map(|flight| flight.load.weight).sum();
         let room = IN_FLIGHT_BYTES_MAX.saturating_sub(in_flight);
-        let risky: Vec<&str> =
-            self.flights.values().filter_map(|flight| flight.load.risky.as_deref()).collect();
+        let risky: Vec<&Risky> =
+            self.flights.values().filter_map(|flight| flight.load.risky.as_ref()).collect();
         self.queue.take(wanted, room, &risky, &self.health, self.aws.region().as_ref())
     }
 
@@ -555,14 +548,14 @@ impl Sender {
         let doubtful = self.writer.with(|ledger| ledger.doubtful(CALLS_MAX)).await?;
         let sendable = |due: &&Due| self.todo(&due.record, wall) == Todo::Send;
         if let Some(due) = doubtful.iter().find(sendable) {
-            return Ok(Some(self.queue.take_aside(due)));
+            return Ok(Some(self.queue.take_aside(due, &self.health)));
         }
         Ok(self.queue_take(Wanted::OneInDoubt).or_else(|| self.queue_take(Wanted::OneFresh)))
     }
 
     /// Reads due records from the ledger into the line; those whose window is over are noted.
     async fn refill(&mut self) -> Result<(), LedgerError> {
-        if !self.stale || self.queue.len() >= LINE_LOW {
+        if !self.stale || self.queue.ready(&self.health) >= LINE_LOW {
             return Ok(());
         }
         self.stale = false;
@@ -570,13 +563,18 @@ impl Sender {
         let due = self.writer.with(move |ledger| ledger.due(now, RECORDS_AT_ONCE)).await?;
         let full = due.len() == RECORDS_AT_ONCE;
         let mut waiting = Vec::new();
-        let before = self.queue.len();
+        let (before, mut room) = (self.queue.len(), self.queue.room(&self.health));
         for due in due {
             if self.queue.holds(due.record.id) || self.is_busy(due.record.id) {
                 continue;
             }
             match self.todo(&due.record, now) {
-                Todo::Send => self.queue.push(due),
+                Todo::Send if !is_risky(&due.record, &self.health) => self.queue.push(due),
+                Todo::Send if room > 0 => {
+                    room -= 1;
+                    self.queue.push(due);
+                }
+                Todo::Send => waiting.push((due.record.id, now.plus(RISKY_PAUSE))),
                 Todo::WaitUntil(at) => waiting.push((due.record.id, at)),
                 Todo::Give(answered) => self.decide(due.record, answered),
             }
@@ -702,7 +700,7 @@ impl Sender {
 
     fn served(&mut self) {
         if self.health.answered(self.uptime()) {
-            self.must_release = true;
+            self.to_release = RELEASED_MAX;
             tracing::info!(event = "aws_answers_again", "AWS answers again; unsent records are being sent");
         }
     }

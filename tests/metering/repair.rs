@@ -179,7 +179,7 @@ fn listings_come_as_csv_where_that_is_asked_for() {
     };
     let answer = ask("/v1/usage/open?limit=1");
     assert_eq!(answer.header("content-type"), Some("text/csv; charset=utf-8; header=present"));
-    assert_eq!(answer.header("link"), Some("</v1/usage/open?limit=1&skip=1>; rel=\"next\""));
+    assert_eq!(answer.header("link"), Some("</v1/usage/open?limit=1&after=2.0>; rel=\"next\""));
     assert_eq!(
         answer.body,
         "hour,customer,dimension,tags,quantity,late_from\r\n2026-11-24T08:00:00Z,account 111122223333,requests,{},1,\r\n"
@@ -191,7 +191,9 @@ fn listings_come_as_csv_where_that_is_asked_for() {
     );
     assert!(ask("/v1/records").body.starts_with("id,hour,dimension,customer,"));
     assert_eq!(get_local(running.app, "/v1/audit").json(), json!({"repairs": [], "before": null}));
-    for bad in ["/v1/audit?state=dead", "/v1/audit?skip=1", "/v1/usage/open?before=3", "/v1/records?skip=2"] {
+    for bad in
+        ["/v1/audit?state=dead", "/v1/audit?after=1.0", "/v1/usage/open?before=3", "/v1/records?after=2.0"]
+    {
         assert_eq!(get_local(running.app, bad).status, 400, "{bad}");
     }
     let wrong = post(running.app, "/v1/audit", "{}");

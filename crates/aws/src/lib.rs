@@ -259,11 +259,15 @@ impl Aws {
         connection::proxy(url)
     }
 
-    /// Whether what stands in for AWS is the emulator; AWS itself is not asked.
-    async fn is_emulated(&self) -> bool {
-        let Some(url) = &self.settings().endpoint_url else { return false };
-        let reached = tokio::time::timeout(STAND_IN_TIMEOUT, self.reach_by(url, None)).await;
-        matches!(reached, Ok(Ok(Reached { emulated: true, .. })))
+    /// Whether what stands in for AWS is the emulator; AWS itself is not asked. One that does not answer is a fault: it
+    /// may be.
+    async fn is_emulated(&self) -> Result<bool, Fault> {
+        let Some(url) = &self.settings().endpoint_url else { return Ok(false) };
+        let silent = || Fault::local(FaultClass::Transient, "Timeout", "no answer of endpoint_url in time");
+        match tokio::time::timeout(STAND_IN_TIMEOUT, self.reach_by(url, None)).await {
+            Ok(reached) => reached.map(|reached| reached.emulated),
+            Err(_) => Err(silent().at(Place::Metering, host_of(url))),
+        }
     }
 
     /// Asks `url` anything, unsigned, by the way that a call would take; for `doctor`. Any answer proves name,
@@ -381,7 +385,7 @@ impl Register for Aws {
     fn identify(&self, signing: Signing) -> ServiceFuture<'_, Identified> {
         Box::pin(self.attempt(async move {
             self.ready(signing).await?;
-            Ok(Identified { emulated: self.is_emulated().await })
+            Ok(Identified { emulated: self.is_emulated().await? })
         }))
     }
 

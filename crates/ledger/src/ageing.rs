@@ -203,6 +203,6 @@ pub(super) fn of_record(transaction: &Transaction<'_>, id: i64) -> rusqlite::Res
 }
 
 /// `CustomerNotEntitledException`, as the one table of exceptions classes it.
-fn is_denial(code: &str) -> bool {
+pub(super) fn is_denial(code: &str) -> bool {
     classify(Answer { status: 400, code: Some(code) }).0 == FaultClass::Denied
 }

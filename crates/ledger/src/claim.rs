@@ -3,7 +3,7 @@
 //! AWS takes one value for an hour, dimension and pod. A claim is on disk before the call leaves, so that usage counted
 //! here never competes with it: while it is under way the hour is not sealed. Once AWS accepted it, or may have, what
 //! is open in that hour moves to the next, and later events count there too. A refused claim is gone, and moved
-//! nothing.
+//! nothing. Usage moves once: where it was moved before, and for a report of 0, the claim is what gives way.
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
@@ -11,7 +11,7 @@ use super::closing::Hours;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings};
-use tollgate_marketplace::{Customer, Hour, HourUsage, Region};
+use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region};
 use tollgate_metering::record::State;
 use tollgate_time::Timestamp;
 
@@ -43,7 +43,8 @@ pub enum Claimed {
         /// Where AWS may know it: AWS deduplicates by region.
         region: Option<Region>,
     },
-    /// The hour has another value, from the ledger or from an earlier call, or what it had counts to a later one.
+    /// The hour has another value, from the ledger or from an earlier call, or what it had counts to a later one; or it
+    /// has usage that must not wait for another hour.
     Taken,
 }
 
@@ -200,6 +201,12 @@ fn grant(
         }
         Some((_, false)) => return Ok(Claimed::Taken),
         None => {}
+    }
+    // A report every hour would move it on for ever.
+    if let Some(open) = slots::find(transaction, &slot)?
+        && (claim.usage.quantity == Quantity::ZERO || slots::was_moved(transaction, open)?)
+    {
+        return Ok(Claimed::Taken);
     }
     let (usage, past) = (&claim.usage, Past::of(claim.usage.timestamp, None));
     let id = rows::insert_record(transaction, &slot, &past, usage, &claim.client_token, State::Claimed, now)?;

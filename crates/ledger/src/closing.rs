@@ -58,9 +58,9 @@ impl Hours {
         })
     }
 
-    /// How many hours the clock has closed since that was noted; none in a new ledger.
-    pub(super) fn closing(&self) -> i64 {
-        self.stored.map_or(0, |stored| self.closed.number() - stored.number())
+    /// The latest hour that was closed before this moment; the present one in a new ledger.
+    pub(super) fn closed_before(&self) -> Hour {
+        self.stored.unwrap_or(self.closed)
     }
 
     /// Notes what the clock has closed; whether that is an hour more than before.

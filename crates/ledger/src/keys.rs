@@ -11,12 +11,16 @@
 //! key is remembered for one window at least and for two at most.
 //!
 //! The ring has a time of its own ([`time`]): it moves on by an hour with each hour that closes, whatever the clock
-//! shows, and never back. A clock that is wrong, for a moment or for days, makes no key old, and none young for a year.
-//! Hours in which no process ran do not pass in it: nothing was counted in them that should be forgotten.
+//! shows, and never back; and by no more than the process ran since the one before, since a clock that goes ahead and
+//! back, again and again, closes many. A clock that is wrong, for a moment or for days, makes no key old, and none
+//! young for a year. Hours in which no process ran pass in it six at a time.
+
+use std::time::Duration;
 
 use ring::digest;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Transaction, params};
 
+use super::closing::Hours;
 use super::upkeep::{Budget, forgotten_before};
 use super::{Settings, meta, set_meta};
 use tollgate_metering::event::Event;
@@ -41,8 +45,13 @@ const STEP_OLD_KEYS: i64 = 50;
 /// long ago, and a job of some minutes a day would remember its keys for months.
 const FIRST_HOURS_MAX: i64 = 6;
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// `meta`: the ring's own time.
 const TIME: &str = "key_time";
+
+/// `meta`: the latest hour that has passed in it.
+const PASSED: &str = "key_hour";
 
 /// `meta`: how many keys of schema 1 are left.
 pub(super) const OLD_KEYS: &str = "old_keys";
@@ -154,22 +163,31 @@ fn time(connection: &Connection, settings: &Settings) -> rusqlite::Result<Timest
     known.map_or_else(begins, |millis| Ok(Timestamp::from_unix_millis(millis)))
 }
 
-/// So many hours were closed at once, by a process that closed none before or that did.
+/// An hour was closed, more than before; `ran`: how long after the one that this process closed before, if it did.
 pub(super) fn pass(
     transaction: &Transaction<'_>,
     settings: &Settings,
-    hours: i64,
-    first: bool,
+    hours: &Hours,
+    ran: Option<Duration>,
 ) -> rusqlite::Result<()> {
+    let closed = hours.closed.number();
+    let known: Option<i64> = meta(transaction, PASSED)?.and_then(|text| text.parse().ok());
+    let passed = known.unwrap_or_else(|| hours.closed_before().number());
     // Before its first hour it is the clock's, which knows the hours that passed without it: they pass once.
     let begun = meta(transaction, TIME)?.is_some();
-    let most = match (begun, first) {
-        (false, _) => 0,
-        (true, true) => FIRST_HOURS_MAX,
-        (true, false) => 1,
+    let (by, passed) = match (begun, ran) {
+        (false, _) => (Duration::ZERO, closed),
+        (true, Some(ran)) => (ran.min(HOUR), closed),
+        // A clock that was far ahead: it is not waited for.
+        (true, None) if closed < passed - FIRST_HOURS_MAX => (HOUR, passed),
+        (true, None) => {
+            let hours = u32::try_from((closed - passed).clamp(0, FIRST_HOURS_MAX)).unwrap_or_default();
+            (HOUR * hours, passed.max(closed))
+        }
     };
-    let now = time(transaction, settings)?.unix_millis() + hours.clamp(0, most) * 3_600_000;
-    set_meta(transaction, TIME, &now.to_string())
+    let now = time(transaction, settings)?.plus(by);
+    set_meta(transaction, TIME, &now.unix_millis().to_string())?;
+    set_meta(transaction, PASSED, &passed.to_string())
 }
 
 /// The table that takes new keys: the next one after half a window, once that one is empty.

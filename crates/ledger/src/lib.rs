@@ -17,7 +17,8 @@
 //!
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
-//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` (see `keys`),
+//!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` and `key_hour`
+//!   (see `keys`), `denied` (AWS's latest word, see `sending`),
 //!   `pod` and `started_at` (when its first process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
@@ -236,6 +237,8 @@ pub struct Ledger {
     progress: sealing::Progress,
     ageing: Ageing,
     folding: folding::Folding,
+    /// Transactions that this process wrote.
+    written: u64,
     /// Of a ledger that is only looked at; else SQLite holds the locks.
     lock: Option<std::fs::File>,
 }
@@ -252,12 +255,8 @@ impl Ledger {
         }
         match opened {
             Err(LedgerError::Damaged { path, detail }) => {
-                let now = settings.started_at;
-                quarantine::set_aside(&path, now, &detail)?;
-                let mut ledger = Self::open_file(&path, settings)?;
-                // The damaged file may have reported this hour already, and AWS takes one value for an hour.
-                ledger.close_hour(now)?;
-                Ok(ledger)
+                quarantine::set_aside(&path, settings.started_at, &detail)?;
+                Self::open_file(&path, settings)
             }
             other => other,
         }
@@ -332,7 +331,17 @@ impl Ledger {
     fn of(connection: Connection, path: PathBuf, settings: Settings, mark: mark::Mark) -> Self {
         let folding = folding::Folding::below(log_pages_max(settings.bytes_max));
         let progress = sealing::Progress::begin();
-        Self { connection, path, settings, mark, progress, ageing: Ageing::default(), folding, lock: None }
+        Self {
+            connection,
+            path,
+            settings,
+            mark,
+            progress,
+            ageing: Ageing::default(),
+            folding,
+            written: 0,
+            lock: None,
+        }
     }
 
     /// From here on SQLite folds its WAL back when it closes the file.
@@ -405,6 +414,7 @@ impl Ledger {
         transaction.commit().map_err(failed)?;
         if changed {
             step(name, "after");
+            self.written += 1;
             self.mark.counted(&self.connection);
             // What was just acknowledged is younger than all that waits.
             if name != "take" {

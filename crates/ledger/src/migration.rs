@@ -17,7 +17,8 @@ use super::rows::{Slot, json, unsigned};
 use super::schema::{MIGRATIONS, SCHEMA};
 use super::slots::{self, Part, Past};
 use super::{
-    Ledger, LedgerError, files, has_meta, keys, meta, quarantine, random_hex, schema_number, set_meta, totals,
+    Ledger, LedgerError, closing, files, has_meta, keys, meta, quarantine, random_hex, schema_number,
+    set_meta, totals,
 };
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_time::Timestamp;
@@ -48,7 +49,10 @@ impl Ledger {
         let stored =
             self.reading(|connection| if has_meta(connection)? { schema_number(connection) } else { Ok(0) })?;
         match stored {
-            0 => self.write("open", |transaction, _| make(transaction)).map(|()| false),
+            0 => {
+                let set_aside = quarantine::latest(&self.path)?;
+                self.write("open", |transaction, _| make(transaction, set_aside)).map(|()| false)
+            }
             1 => {
                 self.copy_aside(1)?;
                 self.write("upgrade", |transaction, _| begin(transaction)).map(|()| true)
@@ -114,8 +118,10 @@ fn copy_tables(connection: &Connection, schema: usize) -> rusqlite::Result<()> {
     copied
 }
 
-/// A new ledger.
-fn make(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+/// A new ledger; `set_aside`: when the latest damaged one beside it was. That one may have reported its last hour
+/// already, and AWS takes one value for an hour: it is closed for everybody. In one transaction with the tables, so
+/// that no kill in between leaves a ledger that does not know of it.
+fn make(transaction: &Transaction<'_>, set_aside: Option<Timestamp>) -> rusqlite::Result<()> {
     for migration in &MIGRATIONS {
         transaction.execute_batch(migration.sql)?;
         set_meta(transaction, "min_reader", &migration.min_reader.to_string())?;
@@ -123,7 +129,8 @@ fn make(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction
         .execute_batch("DROP TABLE keys; DROP TABLE sums; DROP TABLE settled; DROP TABLE accepted;")?;
     set_meta(transaction, "schema", &SCHEMA.to_string())?;
-    set_meta(transaction, "ledger_id", &random_hex()?)
+    set_meta(transaction, "ledger_id", &random_hex()?)?;
+    set_aside.map_or(Ok(()), |at| closing::close_whole(transaction, Hour::of(at)))
 }
 
 /// From here on the version before refuses the file.

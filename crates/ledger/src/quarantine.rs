@@ -18,6 +18,9 @@ const MARK: &str = ".mark";
 
 const SUSPECT: &str = ".suspect";
 
+/// Behind the name of a file that was set aside; then come the seconds of its time.
+const DAMAGED: &str = ".damaged-";
+
 /// Most files that are set aside under one second; a disk that damages more has to be replaced.
 const NAMES_MAX: u32 = 1000;
 
@@ -85,9 +88,25 @@ pub(super) fn set_aside(path: &Path, now: Timestamp, detail: &str) -> Result<(),
     Ok(())
 }
 
+/// When the latest of the files beside this one was set aside.
+pub(super) fn latest(path: &Path) -> Result<Option<Timestamp>, LedgerError> {
+    let Some((folder, name)) = path.parent().zip(path.file_name()) else { return Ok(None) };
+    let start = format!("{}{DAMAGED}", name.to_string_lossy());
+    let seconds = |name: &str| -> Option<i64> {
+        let rest = name.strip_prefix(&start)?;
+        rest.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+    };
+    let mut latest = None;
+    let failed = |error: std::io::Error| LedgerError::Io(format!("{}: {error}", folder.display()));
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        latest = latest.max(entry.map_err(failed)?.file_name().to_str().and_then(seconds));
+    }
+    Ok(latest.map(Timestamp::from_unix_seconds))
+}
+
 /// A name that no earlier damage has taken.
 fn free_name(path: &Path, now: Timestamp) -> PathBuf {
-    let end = format!(".damaged-{}", now.unix_seconds());
+    let end = format!("{DAMAGED}{}", now.unix_seconds());
     let names = (1..NAMES_MAX).map(|number| match number {
         1 => with_end(path, &end),
         number => with_end(path, &format!("{end}-{number}")),

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use tokio::time::Instant;
 
 use super::ageing::{self, Overdue};
-use super::closing::{self, Hours};
+use super::closing::Hours;
 use super::rows::{self, Slot};
 use super::slots::{self, OpenSlot, Part, Past};
 use super::upkeep::{self, Budget};
 use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex};
+use tollgate_clock as clock;
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::record::State;
 use tollgate_metering::seal;
@@ -35,15 +37,35 @@ pub(super) struct Progress {
     zeroed: Option<Hour>,
     /// Slots before this one are this pod's; `None` once all are: only this process makes new ones.
     foreign_from: Option<i64>,
+    /// Slots that a clock ahead of its time made, and that must wait for their hour.
+    ahead: Ahead,
     /// Nothing is left to forget until the next hour closes.
     forgotten: bool,
-    /// This process has closed an hour.
-    has_closed: bool,
+    /// When this process last closed an hour, for the time of the keys.
+    keys_passed_at: Option<Instant>,
+}
+
+/// How far those slots were looked at whose hour no clock should have reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Ahead {
+    /// From the first one on.
+    #[default]
+    Unseen,
+    /// Up to this hour and number, in that order: what is left of them must wait.
+    Seen(Hour, i64),
+    /// All, while this was the current hour: none can move before the next one.
+    Waiting(Hour),
 }
 
 impl Progress {
     pub(super) const fn begin() -> Self {
-        Self { zeroed: None, foreign_from: Some(i64::MIN), forgotten: false, has_closed: false }
+        Self {
+            zeroed: None,
+            foreign_from: Some(i64::MIN),
+            ahead: Ahead::Unseen,
+            forgotten: false,
+            keys_passed_at: None,
+        }
     }
 }
 
@@ -59,11 +81,6 @@ impl Ledger {
         self.seal(Some(Hour::of(now)), now)
     }
 
-    /// Closes the open hour for everybody: it may have been reported, and nobody knows of what.
-    pub(super) fn close_hour(&mut self, now: Timestamp) -> Result<(), LedgerError> {
-        self.write("seal", |transaction, _| closing::close_whole(transaction, Hour::of(now)))
-    }
-
     fn seal(&mut self, early: Option<Hour>, now: Timestamp) -> Result<Sealing, LedgerError> {
         if quarantine::is_suspect(&self.path) {
             self.check()?;
@@ -71,15 +88,16 @@ impl Ledger {
         }
         self.observe(now);
         let whole = Hour::latest_closed(now, self.settings.settle);
-        let mut progress = std::mem::take(&mut self.progress);
+        let (running, mut progress) = (clock::monotonic(), std::mem::take(&mut self.progress));
         let mut advanced = false;
         let done = self.write("seal", |transaction, settings| {
             let hours = Hours::read(transaction, settings, now)?;
             advanced = hours.close(transaction)?;
             if advanced {
                 upkeep::advance(transaction, settings, now)?;
-                keys::pass(transaction, settings, hours.closing(), !progress.has_closed)?;
-                (progress.has_closed, progress.forgotten) = (true, false);
+                let ran = progress.keys_passed_at.map(|at| running.duration_since(at));
+                keys::pass(transaction, settings, &hours, ran)?;
+                (progress.keys_passed_at, progress.forgotten) = (Some(running), false);
             }
             let mut budget = Budget::new();
             let due = DueSlots {
@@ -92,7 +110,9 @@ impl Ledger {
                 hours.seal_early(transaction, due.up_to)?;
             }
             if progress.zeroed != Some(whole) {
-                sealing.made += upkeep::zero_hours(transaction, settings, whole, now)?;
+                let zeroed = upkeep::zero_hours(transaction, settings, whole, now)?;
+                sealing.made += zeroed.made;
+                progress.zeroed = Some(whole).filter(|_| !zeroed.undecided);
             }
             // To forget is not urgent: a step each time that there is nothing to seal, and nobody waits for it.
             if !sealing.more && sealing.made == 0 && !progress.forgotten {
@@ -100,12 +120,11 @@ impl Ledger {
             }
             Ok(sealing)
         });
-        match &done {
-            Ok(_) => progress.zeroed = Some(whole),
-            // What was found out in it is not on disk.
-            Err(_) => progress = Progress::begin(),
-        }
-        self.progress = progress;
+        // What was found out in a transaction that failed is not on disk; what ran before it did run.
+        self.progress = match &done {
+            Ok(_) => progress,
+            Err(_) => Progress { keys_passed_at: progress.keys_passed_at, ..Progress::begin() },
+        };
         if advanced && done.is_ok() {
             self.check_law()?;
         }
@@ -123,7 +142,7 @@ fn seal_due(
     budget: &mut Budget,
 ) -> rusqlite::Result<Sealing> {
     let mut sealing = Sealing::default();
-    while let Some(id) = due.next(transaction, &mut progress.foreign_from)? {
+    while let Some(id) = due.next(transaction, current, progress)? {
         if budget.is_spent() {
             return Ok(Sealing { more: true, ..sealing });
         }
@@ -140,8 +159,9 @@ fn seal_due(
             let target = Slot { pod: due.pod.to_owned(), hour: current, ..open.slot.clone() };
             let target = free(transaction, target)?;
             if target.hour >= open.slot.hour && !foreign && !taken {
-                // Every hour before it is the other form's: it waits for its own.
-                break;
+                // Every hour before it is the other form's: it waits for its own, and nobody for it.
+                progress.ahead = Ahead::Seen(open.slot.hour, open.id);
+                continue;
             }
             slots::carry(transaction, &open, &target, now)?;
             continue;
@@ -210,7 +230,12 @@ struct DueSlots<'a> {
 
 impl DueSlots<'_> {
     /// The next one of them.
-    fn next(&self, connection: &Connection, foreign_from: &mut Option<i64>) -> rusqlite::Result<Option<i64>> {
+    fn next(
+        &self,
+        connection: &Connection,
+        current: Hour,
+        progress: &mut Progress,
+    ) -> rusqlite::Result<Option<i64>> {
         let one = |sql: &str, hour: Hour| -> rusqlite::Result<Option<i64>> {
             connection.prepare_cached(sql)?.query_row([hour.number()], |row| row.get(0)).optional()
         };
@@ -225,16 +250,38 @@ impl DueSlots<'_> {
         if closed.is_some() {
             return Ok(closed);
         }
-        let ahead = one("SELECT id FROM slots WHERE hour > ?1 ORDER BY hour LIMIT 1", self.farthest)?;
-        if ahead.is_some() {
-            return Ok(ahead);
+        if let Some(ahead) = self.ahead(connection, current, &mut progress.ahead)? {
+            return Ok(Some(ahead));
         }
-        if let Some(from) = *foreign_from {
-            *foreign_from = connection
+        if let Some(from) = progress.foreign_from {
+            progress.foreign_from = connection
                 .prepare_cached("SELECT id FROM slots WHERE id >= ?1 AND pod <> ?2 ORDER BY id LIMIT 1")?
                 .query_row(params![from, self.pod], |row| row.get(0))
                 .optional()?;
         }
-        Ok(*foreign_from)
+        Ok(progress.foreign_from)
+    }
+
+    /// The next one beyond the farthest hour that was not found to have to wait.
+    fn ahead(
+        &self,
+        connection: &Connection,
+        current: Hour,
+        seen: &mut Ahead,
+    ) -> rusqlite::Result<Option<i64>> {
+        let (hour, id) = match *seen {
+            Ahead::Waiting(then) if then == current => return Ok(None),
+            // The farthest hour may have passed those that were seen.
+            Ahead::Seen(hour, id) if hour > self.farthest => (hour, id),
+            Ahead::Waiting(_) | Ahead::Unseen | Ahead::Seen(..) => (self.farthest, i64::MAX),
+        };
+        let next = connection
+            .prepare_cached("SELECT id FROM slots WHERE (hour, id) > (?1, ?2) ORDER BY hour, id LIMIT 1")?
+            .query_row([hour.number(), id], |row| row.get(0))
+            .optional()?;
+        if next.is_none() && matches!(seen, Ahead::Seen(..)) {
+            *seen = Ahead::Waiting(current);
+        }
+        Ok(next)
     }
 }

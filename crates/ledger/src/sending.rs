@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Params, params};
+use rusqlite::{Connection, Params, Transaction, params};
 
 use super::closing::Hours;
 use super::rows::{self, BEHIND, COLUMNS, Carried, OTHER_FORM};
 use super::upkeep::Budget;
-use super::{Ledger, LedgerError, ageing};
+use super::{Ledger, LedgerError, ageing, meta, set_meta};
 use tollgate_marketplace::{Hour, Region};
 use tollgate_metering::record::{Answered, Due, Noted, State, Whole};
 use tollgate_time::Timestamp;
@@ -23,8 +23,8 @@ pub(super) const DUE_AHEAD_MAX: Duration = Duration::from_secs(900);
 /// Records that are made due between two looks at the clock.
 const STEP_RELEASED: usize = 50;
 
-/// Records whose latest answer is looked for: more than a pod has that reports for itself, 24 dimensions in six hours.
-const CODES_MAX: usize = 500;
+/// `meta`: AWS's latest answer to a whole call was that the account is not entitled.
+const DENIED: &str = "denied";
 
 impl Ledger {
     /// Unsent records whose time has come, those that wait longest first.
@@ -78,14 +78,9 @@ impl Ledger {
         })
     }
 
-    /// The latest answer that one of the oldest unsent records has.
-    pub fn latest_code(&self) -> Result<Option<String>, LedgerError> {
-        self.reading(|connection| {
-            let latest = "SELECT code FROM (SELECT code, updated_at FROM records INDEXED BY records_oldest
-                              WHERE state = 'sealed' ORDER BY timestamp LIMIT ?1)
-                          WHERE code IS NOT NULL ORDER BY updated_at DESC LIMIT 1";
-            connection.query_row(latest, [sql(CODES_MAX)], |row| row.get(0)).optional()
-        })
+    /// Whether AWS's latest word, accepted or denied, was that the account is not entitled.
+    pub fn is_denied(&self) -> Result<bool, LedgerError> {
+        self.reading(|connection| Ok(meta(connection, DENIED)?.is_some()))
     }
 
     /// Makes some of the records that wait due at once, at most `limit`, those that would be due first. Returns how
@@ -173,6 +168,7 @@ impl Ledger {
         let region = region.map(Region::as_str);
         self.write("answer", |transaction, settings| {
             let hours = Hours::read(transaction, settings, now)?;
+            note_denial(transaction, notes)?;
             for Noted { id, answered, due_at } in notes {
                 ageing::answered(transaction, *id, answered)?;
                 let mut answered = answered;
@@ -226,6 +222,21 @@ impl Ledger {
             }
             Ok(())
         })
+    }
+}
+
+/// Keeps AWS's latest word for the next process. Most words change nothing.
+fn note_denial(transaction: &Transaction<'_>, notes: &[Noted]) -> rusqlite::Result<()> {
+    let word = |noted: &Noted| match &noted.answered {
+        Answered::Accepted(_) => Some(false),
+        Answered::Refused(code) if ageing::is_denial(code) => Some(true),
+        _ => None,
+    };
+    let denied = notes.iter().rev().find_map(word);
+    match denied.filter(|denied| meta(transaction, DENIED).is_ok_and(|known| known.is_some() != *denied)) {
+        Some(true) => set_meta(transaction, DENIED, "1"),
+        Some(false) => transaction.execute("DELETE FROM meta WHERE key = ?1", [DENIED]).map(|_| ()),
+        None => Ok(()),
     }
 }
 

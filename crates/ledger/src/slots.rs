@@ -233,6 +233,17 @@ pub(super) fn find(connection: &Connection, slot: &Slot) -> rusqlite::Result<Opt
         .optional()
 }
 
+/// Whether some of a slot was carried or moved into it.
+pub(super) fn was_moved(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT additive <> zeroblob(16)
+                 OR EXISTS (SELECT 1 FROM shares WHERE slot = id AND shares.additive <> zeroblob(16))
+             FROM slots WHERE id = ?1",
+        )?
+        .query_row([id], |row| row.get(0))
+}
+
 /// Reads a slot with all its shares, and checks that they are what was counted.
 pub(super) fn read(connection: &Connection, id: i64) -> rusqlite::Result<OpenSlot> {
     struct Untagged {

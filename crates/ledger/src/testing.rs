@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::rows::{self, COLUMNS};
+use crate::view::{From, Looked, OpenUsage};
 use crate::{Ledger, LedgerError, Settings};
 use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
@@ -69,6 +70,17 @@ impl Ledger {
     /// Dead letters.
     pub fn dead_letters(&self, limit: usize) -> Result<Vec<Record>, LedgerError> {
         self.listed("state = 'dead'", limit)
+    }
+
+    /// All usage that is not sealed.
+    pub fn all_open(&self) -> Result<Vec<OpenUsage>, LedgerError> {
+        let (mut all, mut next) = (Vec::new(), Some(From::default()));
+        while let Some(from) = next {
+            let piece = self.open_usage(&Looked::default(), from, usize::MAX)?;
+            all.extend(piece.rows);
+            next = piece.next;
+        }
+        Ok(all)
     }
 
     fn listed(&self, condition: &str, limit: usize) -> Result<Vec<Record>, LedgerError> {

@@ -87,12 +87,13 @@ fn a_key_counts_once_and_another_content_under_it_is_a_conflict() {
     assert_eq!(bench.total("requests").accepted, 5);
 }
 
-#[test]
-fn a_key_is_forgotten_after_two_days() {
+#[tokio::test(start_paused = true)]
+async fn a_key_is_forgotten_after_two_days() {
     let mut bench = Bench::new();
     bench.take(event(Some("a"), 5, START), START);
     let later = START.plus(48 * HOUR + MINUTE);
     for hour in 0..=48 {
+        tokio::time::advance(HOUR).await;
         bench.ledger().seal_closed(START.plus(hour * HOUR + MINUTE)).unwrap();
     }
     bench.ledger().seal_closed(later).unwrap();
@@ -232,6 +233,26 @@ fn a_ledger_that_replaces_a_damaged_one_reports_nothing_in_the_hour_that_may_hav
     ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
     let hours: Vec<Hour> = ledger.unsent(10).unwrap().iter().map(|record| record.hour).collect();
     assert_eq!(hours, [Hour::of(START).next()]);
+}
+
+/// The process is killed after it has set the damaged file aside: before there is a new one, or as soon as that is
+/// made.
+#[test]
+fn a_kill_while_a_damaged_ledger_is_replaced_opens_no_hour_that_may_have_been_reported() {
+    for made in [false, true] {
+        let folder = folder();
+        let path = folder.path().join(FILE_NAME);
+        std::fs::write(&path, "this is no database, and longer than a header").unwrap();
+        quarantine::set_aside(&path, START, "damage").unwrap();
+        if made {
+            Ledger::open_file(&path, settings("pod-1")).unwrap();
+        }
+        let mut ledger = Ledger::open(folder.path(), settings("pod-1")).unwrap();
+        ledger.take(&[event(None, 1, START)], START).unwrap();
+        ledger.seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
+        let hours: Vec<Hour> = ledger.unsent(10).unwrap().iter().map(|record| record.hour).collect();
+        assert_eq!(hours, [Hour::of(START).next()], "{made}");
+    }
 }
 
 #[test]
@@ -483,6 +504,55 @@ fn a_claim_under_way_is_no_hour_without_usage_and_stops_no_sealing() {
     assert_eq!(ledger.seal_closed(closed).unwrap().made, 0);
     ledger.settle_claim(id, Settled::Refused, None, None, closed).unwrap();
     assert_eq!(ledger.seal_closed(closed.plus(HOUR)).unwrap().made, 2, "both hours had no usage");
+}
+
+/// The report of 0 does not wait for the next hour to close: by then this process may be gone.
+#[test]
+fn an_hour_without_usage_is_reported_as_soon_as_a_claim_of_it_is_refused() {
+    let folder = folder();
+    let zero_dimensions = vec!["requests".to_owned()];
+    let settings = Settings { aws_door: true, zero_dimensions, ..settings("pod-1") };
+    let mut ledger = Ledger::open(folder.path(), settings).unwrap();
+    let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
+        panic!("not granted")
+    };
+    let closed = START.plus(HOUR + SETTLE);
+    assert_eq!(ledger.seal_closed(closed).unwrap().made, 0, "it is under way");
+    ledger.settle_claim(id, Settled::Refused, None, None, closed).unwrap();
+    assert_eq!(ledger.seal_closed(closed.plus(Duration::from_secs(1))).unwrap().made, 1);
+    let record = ledger.unsent(1).unwrap().remove(0);
+    assert_eq!((record.hour, record.quantity.micros()), (Hour::of(START), 0));
+}
+
+/// Reports that AWS accepts every hour, of nothing or of little, keep no usage from being billed.
+#[test]
+fn accepted_reports_through_the_door_move_usage_on_once_and_reports_of_0_never() {
+    for micros in [0, 1] {
+        let folder = folder();
+        let mut ledger =
+            Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+        for hour in 0..8 {
+            let now = START.plus(hour * HOUR + 10 * MINUTE);
+            let before = now.minus(9 * MINUTE);
+            let report = |ledger: &mut Ledger, at| match ledger.claim(&claim(micros, at), None, at).unwrap() {
+                Claimed::Granted(id) => ledger.settle_claim(id, Settled::Accepted, None, None, at).unwrap(),
+                Claimed::Taken | Claimed::Repeated { .. } => {}
+            };
+            // Before there is usage in the hour, or with it.
+            if hour % 3 == 0 {
+                report(&mut ledger, before);
+            }
+            ledger.take(&[event(None, 1000, now)], now).unwrap();
+            report(&mut ledger, now);
+            ledger.seal_closed(START.plus((hour + 1) * HOUR + SETTLE)).unwrap();
+        }
+        let sealed: Vec<Record> =
+            ledger.records(100).unwrap().into_iter().filter(|record| record.state == State::FRESH).collect();
+        let billed: u64 = sealed.iter().map(|record| record.quantity.micros()).sum();
+        assert!(billed >= 6000, "{micros}: {billed} of 8000 left; the rest waits for the next hour");
+        let late = |record: &Record| record.late_from.map_or(0, |from| record.hour.number() - from.number());
+        assert!(sealed.iter().all(|record| late(record) <= 2), "{micros}: {sealed:?}");
+    }
 }
 
 // === the model ===

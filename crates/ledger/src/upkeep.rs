@@ -96,18 +96,27 @@ impl Ledger {
     }
 }
 
-/// Seals a report of 0 for each configured dimension in each whole hour that had no usage. Returns how many.
+/// What was done about hours without usage.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Zeroed {
+    /// Records that it made.
+    pub(super) made: usize,
+    /// A report of the application's own is under way in one of these hours: should AWS refuse it, the hour has none.
+    pub(super) undecided: bool,
+}
+
+/// Seals a report of 0 for each configured dimension in each whole hour that had no usage.
 pub(super) fn zero_hours(
     transaction: &Transaction<'_>,
     settings: &Settings,
     whole: Hour,
     now: Timestamp,
-) -> rusqlite::Result<usize> {
+) -> rusqlite::Result<Zeroed> {
+    let mut zeroed = Zeroed::default();
     if settings.zero_dimensions.is_empty() {
-        return Ok(0);
+        return Ok(zeroed);
     }
     let first = Hour::of(settings.started_at).number().max(whole.number() - ZERO_HOURS_MAX);
-    let mut made = 0;
     for hour in (first..=whole.number()).map(Hour::from_number) {
         for dimension in &settings.zero_dimensions {
             let slot = Slot {
@@ -117,18 +126,19 @@ pub(super) fn zero_hours(
                 hour,
             };
             let usage = HourUsage::zero(hour.start().max(settings.started_at));
-            if slots::find(transaction, &slot)?.is_some()
-                || claim::under_way(transaction, &slot)?
-                || claim::unclaimed(transaction, &slot)? != hour
-            {
+            if claim::under_way(transaction, &slot)? {
+                zeroed.undecided = true;
+                continue;
+            }
+            if slots::find(transaction, &slot)?.is_some() || claim::unclaimed(transaction, &slot)? != hour {
                 continue;
             }
             let past = Past::of(usage.timestamp, None);
             rows::insert_record(transaction, &slot, &past, &usage, &random_hex()?, State::FRESH, now)?;
-            made += 1;
+            zeroed.made += 1;
         }
     }
-    Ok(made)
+    Ok(zeroed)
 }
 
 /// Where forgetting begins, in a ledger that has forgotten nothing yet.

@@ -1,10 +1,11 @@
 //! Records as people look at them: page by page, newest first, each row given away as it is read, since a page of
 //! records with thousands of allocations each is not for memory.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::amount::amount;
 use super::rows::{self, COLUMNS};
+use super::upkeep::Budget;
 use super::{Ledger, LedgerError};
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::record::{Record, State};
@@ -123,69 +124,159 @@ pub struct OpenUsage {
     pub late_from: Option<Hour>,
 }
 
+/// A piece of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece<T, N> {
+    /// What was found.
+    pub rows: Vec<T>,
+    /// Where the next piece begins, if there may be one.
+    pub next: Option<N>,
+}
+
+/// Where a piece of open usage begins: at this slot, behind so many of its rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct From {
+    /// The slot's number.
+    pub slot: i64,
+    /// Rows of it that were listed.
+    pub rows: usize,
+}
+
+/// Two numbers, `17.3`.
+impl std::fmt::Display for From {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.slot, self.rows)
+    }
+}
+
+impl From {
+    /// Reads what is shown.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (slot, rows) = text.split_once('.')?;
+        Some(Self { slot: slot.parse().ok()?, rows: rows.parse().ok()? })
+    }
+}
+
 impl Ledger {
-    /// Usage that is not sealed, by hour, customer, dimension and tags: at most `limit` rows behind the first `skip`.
+    /// Usage that is not sealed, in the order in which its slots were opened, by tags in each: at most `limit` rows. A
+    /// piece ends earlier where it would hold up an acknowledgement.
     pub fn open_usage(
         &self,
         looked: &Looked,
-        skip: usize,
+        from: From,
         limit: usize,
-    ) -> Result<Vec<OpenUsage>, LedgerError> {
-        let filter = format!(
-            "(?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5)"
-        );
+    ) -> Result<Piece<OpenUsage, From>, LedgerError> {
         let sql = format!(
-            "SELECT hour, customer, dimension, '{{}}' AS tags, plus(amount, additive) AS held, late_from, pod FROM slots
-             WHERE {filter} AND (tagged = 0 OR plus(amount, additive) <> zeroblob(16))
-             UNION ALL
-             SELECT hour, customer, dimension, tags, plus(shares.amount, shares.additive), late_from, pod
-             FROM slots JOIN shares ON slot = id WHERE {filter}
-             ORDER BY hour, pod, customer, dimension, tags LIMIT ?1 OFFSET ?2"
+            "SELECT id, hour, customer, dimension, plus(amount, additive), late_from, tagged,
+                 (?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5)
+             FROM slots WHERE id >= ?1 AND ?2 = ?2 ORDER BY id"
         );
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let hour = looked.hour.map(Hour::number);
-        let bounds = params![number(limit), number(skip), looked.customer, looked.dimension, hour];
         self.reading(|connection| {
+            let (mut budget, mut found) = (Budget::new(), Vec::new());
             let mut statement = connection.prepare_cached(&sql)?;
-            let open = statement.query_map(bounds, |row| {
-                let tags: String = row.get(3)?;
-                let late_from: Option<i64> = row.get(5)?;
-                Ok(OpenUsage {
-                    hour: Hour::from_number(row.get(0)?),
-                    customer: row.get(1)?,
-                    dimension: row.get(2)?,
-                    tags: rows::json(3, &tags)?,
+            let mut slots =
+                statement.query(params![from.slot, 0, looked.customer, looked.dimension, hour])?;
+            while let Some(row) = slots.next()? {
+                let slot: i64 = row.get(0)?;
+                if found.len() >= limit || budget.is_spent() {
+                    return Ok(Piece { rows: found, next: Some(From { slot, rows: 0 }) });
+                }
+                budget.spend(1);
+                if !row.get(7)? {
+                    continue;
+                }
+                let skip = if slot == from.slot { from.rows } else { 0 };
+                let (late_from, tagged): (Option<i64>, i64) = (row.get(5)?, row.get(6)?);
+                let untagged = OpenUsage {
+                    hour: Hour::from_number(row.get(1)?),
+                    customer: row.get(2)?,
+                    dimension: row.get(3)?,
+                    tags: TagSet::default(),
                     micros: amount(row, 4)?,
                     late_from: late_from.map(Hour::from_number),
-                })
-            })?;
-            open.collect()
+                };
+                let first = usize::from(tagged == 0 || untagged.micros != 0);
+                if first > skip {
+                    found.push(untagged.clone());
+                }
+                if tagged == 0 {
+                    continue;
+                }
+                let (skip, room) = (skip.saturating_sub(first), limit - found.len());
+                let shares = shares(connection, slot, skip, room)?;
+                budget.spend(shares.len());
+                let rows = first + skip + shares.len();
+                found.extend(shares.into_iter().map(|(tags, micros)| OpenUsage {
+                    tags,
+                    micros,
+                    ..untagged.clone()
+                }));
+                if found.len() >= limit {
+                    return Ok(Piece { rows: found, next: Some(From { slot, rows }) });
+                }
+            }
+            Ok(Piece { rows: found, next: None })
         })
     }
 
-    /// The newest of the records that are looked at, at most `limit`, newest first, each as `show` makes it.
+    /// The newest of the records that are looked at, at most `limit`, newest first, each as `show` makes it. A piece
+    /// ends earlier where it would hold up an acknowledgement; the next one begins before its number.
     pub fn page<T>(
         &self,
         looked: &Looked,
         limit: usize,
         mut show: impl FnMut(Record) -> T,
-    ) -> Result<Vec<T>, LedgerError> {
+    ) -> Result<Piece<T, i64>, LedgerError> {
         let condition = looked.standing.map_or("1", Standing::condition);
         let sql = format!(
-            "SELECT {COLUMNS} FROM records WHERE id < ?1 AND {condition} AND (?3 IS NULL OR {IS_CUSTOMER})
-             AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5) ORDER BY id DESC LIMIT ?2"
+            "SELECT id, {condition} AND (?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4)
+                 AND (?5 IS NULL OR hour = ?5)
+             FROM records WHERE id < ?1 AND ?2 = ?2 ORDER BY id DESC"
         );
         let bounds = params![
             looked.before.unwrap_or(i64::MAX),
-            i64::try_from(limit).unwrap_or(i64::MAX),
+            0,
             looked.customer,
             looked.dimension,
             looked.hour.map(Hour::number),
         ];
         self.reading(|connection| {
+            let (mut budget, mut found, mut before) = (Budget::new(), Vec::new(), None);
             let mut statement = connection.prepare_cached(&sql)?;
-            let shown = statement.query_map(bounds, |row| rows::record(row).map(&mut show))?;
-            shown.collect()
+            let mut read =
+                connection.prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE id = ?1"))?;
+            let mut rows = statement.query(bounds)?;
+            while let Some(row) = rows.next()? {
+                if found.len() >= limit || budget.is_spent() {
+                    return Ok(Piece { rows: found, next: before });
+                }
+                budget.spend(1);
+                let id: i64 = row.get(0)?;
+                before = Some(id);
+                if row.get(1)? {
+                    found.push(read.query_row([id], |row| rows::record(row).map(&mut show))?);
+                }
+            }
+            Ok(Piece { rows: found, next: None })
         })
     }
+}
+
+/// Some of the tagged shares of a slot.
+fn shares(
+    connection: &Connection,
+    slot: i64,
+    skip: usize,
+    limit: usize,
+) -> rusqlite::Result<Vec<(TagSet, i128)>> {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(
+        "SELECT tags, plus(amount, additive) FROM shares WHERE slot = ?1 ORDER BY tags LIMIT ?2 OFFSET ?3",
+    )?;
+    let shares = statement.query_map(params![slot, number(limit), number(skip)], |row| {
+        Ok((rows::json(0, row.get_ref(0)?.as_str()?)?, amount(row, 1)?))
+    })?;
+    shares.collect()
 }

@@ -112,7 +112,7 @@ impl Writer {
         }
     }
 
-    /// Why the ledger could not be used, if that happened after `since`.
+    /// Why the ledger could not be used, if that happened after `since` and nothing was written after that.
     #[must_use]
     pub fn failed_since(&self, since: Instant) -> Option<LedgerError> {
         let latest = self.latest_failure.lock().expect("held for one move only, which cannot panic");
@@ -349,10 +349,13 @@ impl Thread {
     }
 
     fn work(&mut self, work: Work) {
+        let written = self.ledger.written;
         let (error, answer) = work(&mut self.ledger);
         // Counted before anybody is told.
         if let Some(error) = error {
             self.failed(&error);
+        } else if self.ledger.written > written {
+            self.recovered();
         }
         answer();
         self.fold();
@@ -374,13 +377,23 @@ impl Thread {
         self.observer.failed(error);
     }
 
+    /// A disk that takes a write has recovered from whatever was wrong with it.
+    fn recovered(&self) {
+        *self.latest_failure.lock().expect("held for one move only, which cannot panic") = None;
+    }
+
     /// Commits a group; returns what to tell, and how long it took.
     fn commit(&mut self, group: Group) -> (Vec<Told>, Duration) {
-        let began = clock::monotonic();
+        let (began, written) = (clock::monotonic(), self.ledger.written);
         let mut taken = self.ledger.take(&group.events, self.clock.now());
         let took = clock::monotonic().duration_since(began);
         match &taken {
-            Ok(_) => self.observer.committed(took),
+            Ok(_) => {
+                self.observer.committed(took);
+                if self.ledger.written > written {
+                    self.recovered();
+                }
+            }
             Err(error) => self.failed(error),
         }
         drop((group.events, group.guards));
@@ -526,6 +539,26 @@ mod tests {
         let now = Timestamp::from_unix_seconds(1_795_507_200);
         writer.with(move |ledger| ledger.attempt(&[1], None, now)).await.unwrap_err();
         assert_eq!(seen.counts(), [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_writes_again_is_no_reason_any_more() {
+        let (_folder, writer, _) = start(1 << 30);
+        let began = clock::monotonic();
+        let now = Timestamp::from_unix_seconds(1_795_507_200);
+        for recovers_by in ["events", "work"] {
+            writer.with(|ledger| crate::testing::refuse_writes(ledger, true)).await.unwrap();
+            writer.take(events(), ()).await.unwrap_err();
+            writer.with(|ledger| ledger.totals()).await.unwrap();
+            assert!(writer.failed_since(began).is_some(), "it can be read, which says nothing");
+            writer.with(|ledger| crate::testing::refuse_writes(ledger, false)).await.unwrap();
+            if recovers_by == "events" {
+                writer.take(events(), ()).await.unwrap();
+            } else {
+                writer.with(move |ledger| ledger.seal_now(now)).await.unwrap();
+            }
+            assert_eq!(writer.failed_since(began).map(|error| error.to_string()), None, "{recovers_by}");
+        }
     }
 
     #[tokio::test]

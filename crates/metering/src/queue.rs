@@ -7,11 +7,11 @@
 //! - AWS deduplicates by region, so a call holds records of one region.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::batch;
 use crate::health::Health;
 use crate::record::{Due, Record};
-use crate::suspects;
 use tollgate_marketplace::Region;
 
 /// Calls in flight share so much memory, of the 32 MiB that the sidecar has.
@@ -20,6 +20,12 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
 /// Most calls in flight whose record may get no answer again, each of another customer (or dimension of the pod's own):
 /// those that are never answered leave room to the others.
 const RISKY_CALLS_MAX: usize = 6;
+
+/// Most such records in line: of thousands that are never answered, those behind must not wait.
+const RISKY_MAX: usize = 300;
+
+/// What has no room in line is read again after this time: at ten calls a second the line is empty by then.
+pub const RISKY_PAUSE: Duration = Duration::from_secs(30);
 
 /// A record without allocations, with its part of the request and of the answer.
 const RECORD_BYTES: usize = 2048;
@@ -46,6 +52,24 @@ struct Waiting {
     weight: usize,
 }
 
+/// Whether a record may get no answer again: it goes alone.
+#[must_use]
+pub fn is_risky(record: &Record, health: &Health) -> bool {
+    record.state.in_doubt() || health.suspects.include(&record.customer.canonical(), &record.dimension)
+}
+
+fn risky(record: &Record, health: &Health) -> Risky {
+    let (customer, dimension) = (record.customer.canonical(), record.dimension.clone());
+    Risky { name: health.suspects.name(&customer, &dimension).to_owned(), dimension }
+}
+
+impl Waiting {
+    /// As [`is_risky`].
+    fn is_risky(&self, health: &Health) -> bool {
+        self.record.state.in_doubt() || health.suspects.include(&self.customer, &self.record.dimension)
+    }
+}
+
 /// Which records are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -68,8 +92,17 @@ pub struct Load {
     pub weight: usize,
     /// Its record is in doubt already.
     pub in_doubt: bool,
-    /// Whose record may get no answer again.
-    pub risky: Option<String>,
+    /// Its record may get no answer again.
+    pub risky: Option<Risky>,
+}
+
+/// A record that may get no answer again, in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Risky {
+    /// No other of this name is in flight (`Suspects::name`).
+    pub name: String,
+    /// Its dimension.
+    pub dimension: String,
 }
 
 /// The line.
@@ -95,9 +128,20 @@ impl Queue {
         self.line.len()
     }
 
+    /// How many of them may share a call.
+    pub fn ready(&self, health: &Health) -> usize {
+        self.line.iter().filter(|waiting| !waiting.is_risky(health)).count()
+    }
+
     /// Whether a record is in line.
     pub fn holds(&self, id: i64) -> bool {
         self.known.contains(&id)
+    }
+
+    /// How many more records may join the line that may get no answer; what has no room is read again later
+    /// ([`RISKY_PAUSE`]).
+    pub fn room(&self, health: &Health) -> usize {
+        RISKY_MAX.saturating_sub(self.len() - self.ready(health))
     }
 
     /// Adds a record at the end of the line.
@@ -109,7 +153,7 @@ impl Queue {
     }
 
     /// A record that goes without waiting in line.
-    pub fn take_aside(&mut self, due: &Due) -> Load {
+    pub fn take_aside(&mut self, due: &Due, health: &Health) -> Load {
         if self.known.remove(&due.record.id) {
             self.line.retain(|waiting| waiting.record.id != due.record.id);
         }
@@ -118,7 +162,7 @@ impl Queue {
             ids: vec![due.record.id],
             weight: weight(due),
             in_doubt,
-            risky: Some(suspects::name_of(&due.record)),
+            risky: Some(risky(&due.record, health)),
         }
     }
 
@@ -134,23 +178,26 @@ impl Queue {
     }
 
     /// Takes what goes into the next call out of the line. `None` where there is no such record, or no `room` for the
-    /// first; a record that has more than all the room goes when nothing else is in flight. `risky`: the names
-    /// (`suspects::name`) of calls in flight that may get no answer again.
+    /// first; a record that has more than all the room goes when nothing else is in flight. `in_flight`: records that
+    /// may get no answer again.
     pub fn take(
         &mut self,
         wanted: Wanted,
         room: usize,
-        risky: &[&str],
+        in_flight: &[&Risky],
         health: &Health,
         here: Option<&Region>,
     ) -> Option<Load> {
-        let is_risky = |waiting: &Waiting| {
-            waiting.record.state.in_doubt()
-                || health.suspects.include(&waiting.customer, &waiting.record.dimension)
-        };
+        let is_risky = |waiting: &Waiting| waiting.is_risky(health);
         let has_turn = |waiting: &Waiting| {
-            let name = suspects::name(&waiting.customer, &waiting.record.dimension);
-            risky.len() < RISKY_CALLS_MAX && !risky.contains(&name)
+            let name = health.suspects.name(&waiting.customer, &waiting.record.dimension);
+            in_flight.len() < RISKY_CALLS_MAX && in_flight.iter().all(|risky| risky.name != name)
+        };
+        // What was never answered leaves calls to the others.
+        let like_it = |waiting: &Waiting| {
+            let same = |risky: &&&Risky| risky.dimension == waiting.record.dimension;
+            let in_flight = if is_risky(waiting) { in_flight.iter().filter(same).count() } else { 0 };
+            (health.suspects.was_silent(&waiting.customer, &waiting.record.dimension), in_flight)
         };
         let fits = |waiting: &Waiting| match wanted {
             Wanted::Batch | Wanted::One => !is_risky(waiting) || has_turn(waiting),
@@ -158,15 +205,11 @@ impl Queue {
             Wanted::OneFresh => !waiting.record.state.in_doubt(),
         };
         let candidates = self.line.iter().enumerate().filter(|(_, waiting)| fits(waiting));
-        let first = if wanted == Wanted::Batch {
-            candidates.map(|(at, _)| at).next()
-        } else {
-            candidates
-                .min_by_key(|(at, waiting)| {
-                    (health.likeness(&waiting.customer, &waiting.record.dimension), *at)
-                })
-                .map(|(at, _)| at)
-        }?;
+        let likeness = |waiting: &Waiting| match wanted {
+            Wanted::Batch => 0,
+            _ => health.likeness(&waiting.customer, &waiting.record.dimension),
+        };
+        let (first, _) = candidates.min_by_key(|(at, waiting)| (likeness(waiting), like_it(waiting), *at))?;
         let head = &self.line[first];
         if head.weight > room && room < IN_FLIGHT_BYTES_MAX {
             return None;
@@ -176,7 +219,7 @@ impl Queue {
         if wanted == Wanted::Batch && !is_alone {
             self.join(&mut chosen, room, here, is_risky);
         }
-        let risky = is_alone.then(|| suspects::name_of(&self.line[first].record));
+        let risky = is_alone.then(|| risky(&self.line[first].record, health));
         let weight = chosen.iter().map(|at| self.line[*at].weight).sum();
         let ids: Vec<i64> = chosen.iter().map(|at| self.line[*at].record.id).collect();
         for at in chosen.into_iter().rev() {
@@ -331,19 +374,48 @@ mod tests {
     #[test]
     fn whose_records_got_no_answer_goes_alone_and_leaves_calls_to_the_others() {
         let mut health = Health::default();
-        health.suspects.add(&[due(1, "1", "a").record]);
+        health.suspects.add(&[due(1, "1", "a").record, due(9, "1", "x").record]);
         let all = [due(2, "1", "b"), due(3, "1", "c"), due(4, "2", "b"), due(5, "3", "b")];
         let mut queue = queue(all);
         let one = due(1, "1", "a").record.customer.canonical();
-        let mut take = |risky: &[&str]| {
+        let mut take = |risky: &[&Risky]| {
             let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, risky, &health, None);
             load.map(|load| (load.ids, load.risky.is_some()))
         };
         assert_eq!(take(&[]), Some((vec![2], true)));
-        assert_eq!(take(&[&one]), Some((vec![4, 5], false)));
-        assert_eq!(take(&[&one]), None, "one at a time");
-        assert_eq!(take(&["other"; RISKY_CALLS_MAX]), None, "nor too many");
-        assert_eq!(take(&["other"]), Some((vec![3], true)));
+        assert_eq!(take(&[&flight(&one, "b")]), Some((vec![4, 5], false)));
+        assert_eq!(take(&[&flight(&one, "b")]), None, "one at a time");
+        let other = flight("other", "x");
+        assert_eq!(take(&[&other; RISKY_CALLS_MAX]), None, "nor too many");
+        assert_eq!(take(&[&other]), Some((vec![3], true)));
+    }
+
+    fn flight(name: &str, dimension: &str) -> Risky {
+        Risky { name: name.to_owned(), dimension: dimension.to_owned() }
+    }
+
+    #[test]
+    fn of_records_that_go_alone_the_dimension_that_is_least_in_flight_is_next() {
+        let all = [due(1, "1", "a"), due(2, "2", "a"), due(3, "3", "b")].map(doubtful);
+        let mut queue = queue(all);
+        let mut take = |risky: &[&Risky]| {
+            let load = queue.take(Wanted::Batch, IN_FLIGHT_BYTES_MAX, risky, &Health::default(), None);
+            load.map(|load| load.ids[0])
+        };
+        let (silent, other) = (flight("9", "a"), flight("8", "b"));
+        assert_eq!(take(&[&silent]), Some(3));
+        assert_eq!(take(&[&silent, &other]), Some(1));
+        assert_eq!(take(&[&silent, &silent, &other]), Some(2), "nobody else waits");
+    }
+
+    #[test]
+    fn records_that_may_never_be_answered_leave_room_in_line() {
+        let mut queue = queue((0..=290).map(|id| doubtful(due(id, &id.to_string(), "a"))));
+        queue.push(due(1000, "1000", "a"));
+        assert_eq!((queue.ready(&Health::default()), queue.room(&Health::default())), (1, RISKY_MAX - 291));
+        let mut health = Health::default();
+        health.suspects.add(&[due(1000, "1000", "a").record]);
+        assert_eq!((queue.ready(&health), queue.room(&health)), (0, RISKY_MAX - 292));
     }
 
     #[test]

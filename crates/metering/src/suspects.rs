@@ -1,30 +1,79 @@
-//! Customers, and dimensions of the pod's own, whose calls got no answer. Pure.
+//! Whose calls got no answer. Pure.
 //!
-//! Nobody knows which record of a silent batch it was. Until a call with a customer's record is answered, each of that
-//! customer's records goes alone: one that is never answered costs others one time-out at most.
+//! - Nobody knows which record of a silent batch it was. Until a call with a customer's record is answered, each of
+//!   that customer's records goes alone: one that is never answered costs others one time-out at most. Of a pod's own
+//!   records, which have no other customer, the same holds for each dimension.
+//! - A record that went alone and got no answer says more: it is this customer's use of this dimension. It goes alone
+//!   until such a record is answered, whatever is heard of the customer meanwhile.
+//! - Where that happened to several customers, and the dimension was never answered since, it is the dimension: all its
+//!   records go alone, one after the other, also those of customers who have not used it yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::record::Record;
 
-/// No more are remembered, some 100 KiB; calls in flight together have 200 records.
+/// No more names are remembered, and no more pairs, some 100 KiB each; calls in flight together have 200 records.
 const SUSPECTS_MAX: usize = 1000;
 
-/// Their names.
+/// So many customers' records of a dimension got no answer, and it is the dimension.
+const CUSTOMERS_MIN: usize = 2;
+
+/// What is known of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Suspects(BTreeSet<String>);
+pub struct Suspects {
+    names: BTreeSet<String>,
+    pairs: BTreeMap<String, Pairs>,
+}
+
+/// Customers whose records of one dimension got no answer although they went alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Pairs {
+    customers: BTreeSet<String>,
+    /// A record of the dimension was answered since the first of them.
+    mixed: bool,
+}
 
 impl Suspects {
-    /// Whether a record is of one of them.
+    /// Whether a record of this customer and dimension goes alone.
     pub fn include(&self, customer: &str, dimension: &str) -> bool {
-        self.0.contains(name(customer, dimension))
+        self.names.contains(name(customer, dimension))
+            || self.is_dimension(dimension)
+            || self.was_silent(customer, dimension)
+    }
+
+    /// Whether a record of this customer and dimension got no answer although it went alone.
+    pub fn was_silent(&self, customer: &str, dimension: &str) -> bool {
+        self.pairs.get(dimension).is_some_and(|pairs| pairs.customers.contains(customer))
+    }
+
+    /// Of records that go alone, one of each name is in flight: the customer's, or of what the fault seems to be about.
+    pub fn name<'a>(&self, customer: &'a str, dimension: &'a str) -> &'a str {
+        if self.is_dimension(dimension) { dimension } else { name(customer, dimension) }
+    }
+
+    fn is_dimension(&self, dimension: &str) -> bool {
+        let pairs = self.pairs.get(dimension);
+        pairs.is_some_and(|pairs| !pairs.mixed && pairs.customers.len() >= CUSTOMERS_MIN)
     }
 
     /// A call with these records got no answer.
     pub fn add(&mut self, records: &[Record]) {
+        if let [alone] = records {
+            let (customer, dimension) = (alone.customer.canonical(), alone.dimension.as_str());
+            let known = self.include(&customer, dimension) && !self.names.contains(&customer);
+            if !customer.is_empty()
+                && self.pairs.values().map(|pairs| pairs.customers.len()).sum::<usize>() < SUSPECTS_MAX
+            {
+                self.pairs.entry(dimension.to_owned()).or_default().customers.insert(customer);
+            }
+            // It says nothing new of the customer's other records.
+            if known {
+                return;
+            }
+        }
         for record in records {
-            if self.0.len() < SUSPECTS_MAX {
-                self.0.insert(name_of(record));
+            if self.names.len() < SUSPECTS_MAX {
+                self.names.insert(name(&record.customer.canonical(), &record.dimension).to_owned());
             }
         }
     }
@@ -32,22 +81,25 @@ impl Suspects {
     /// A call with these records got one.
     pub fn remove(&mut self, records: &[Record]) {
         for record in records {
-            if self.0.is_empty() {
+            if self.names.is_empty() && self.pairs.is_empty() {
                 return;
             }
-            self.0.remove(&name_of(record));
+            let customer = record.customer.canonical();
+            self.names.remove(name(&customer, &record.dimension));
+            if let Some(pairs) = self.pairs.get_mut(&record.dimension) {
+                pairs.mixed = true;
+                pairs.customers.remove(&customer);
+                if pairs.customers.is_empty() {
+                    self.pairs.remove(&record.dimension);
+                }
+            }
         }
     }
 }
 
 /// Whom a fault may be about: the customer; of a pod's own records, which have no other, the dimension.
-pub fn name<'a>(customer: &'a str, dimension: &'a str) -> &'a str {
+fn name<'a>(customer: &'a str, dimension: &'a str) -> &'a str {
     if customer.is_empty() { dimension } else { customer }
-}
-
-/// The same of a record.
-pub fn name_of(record: &Record) -> String {
-    name(&record.customer.canonical(), &record.dimension).to_owned()
 }
 
 #[cfg(test)]
@@ -62,7 +114,11 @@ mod tests {
     }
 
     fn of(customer: &str) -> Record {
-        record(Customer::Identifier(customer.into()), "a")
+        used(customer, "a")
+    }
+
+    fn used(customer: &str, dimension: &str) -> Record {
+        record(Customer::Identifier(customer.into()), dimension)
     }
 
     fn is_suspect(suspects: &Suspects, record: &Record) -> bool {
@@ -79,12 +135,48 @@ mod tests {
         suspects.add(&[record(Customer::Own, "a")]);
         assert!(is_suspect(&suspects, &record(Customer::Own, "a")));
         assert!(!is_suspect(&suspects, &record(Customer::Own, "b")));
+        suspects.remove(&[record(Customer::Own, "a")]);
+        assert!(!is_suspect(&suspects, &record(Customer::Own, "a")));
+    }
+
+    #[test]
+    fn a_record_that_was_silent_alone_stays_suspect_whatever_is_heard_of_its_customer() {
+        let mut suspects = Suspects::default();
+        suspects.add(&[used("1", "silent")]);
+        assert!(is_suspect(&suspects, &used("1", "a")), "nobody knows yet which of both it is");
+        suspects.remove(&[used("1", "a")]);
+        assert!(is_suspect(&suspects, &used("1", "silent")) && !is_suspect(&suspects, &used("1", "b")));
+        suspects.add(&[used("1", "silent")]);
+        assert!(!is_suspect(&suspects, &used("1", "b")), "it was silent before");
+        suspects.remove(&[used("1", "silent")]);
+        assert_eq!(suspects, Suspects::default());
+    }
+
+    #[test]
+    fn a_dimension_is_suspect_once_two_customers_got_no_answer_until_one_gets_one() {
+        let mut suspects = Suspects::default();
+        suspects.add(&[used("1", "silent")]);
+        assert!(!is_suspect(&suspects, &used("3", "silent")));
+        suspects.add(&[used("2", "silent")]);
+        assert!(is_suspect(&suspects, &used("3", "silent")) && !is_suspect(&suspects, &used("3", "a")));
+        let (one, three) = (of("1").customer.canonical(), of("3").customer.canonical());
+        assert_eq!(suspects.name(&three, "silent"), "silent", "its records go one after the other");
+        assert_eq!(suspects.name(&three, "a"), three);
+        suspects.add(&[used("3", "silent")]);
+        assert!(!is_suspect(&suspects, &used("3", "a")), "it says nothing of the customer");
+        suspects.remove(&[used("4", "silent")]);
+        assert!(is_suspect(&suspects, &used("3", "silent")) && !is_suspect(&suspects, &used("5", "silent")));
+        assert_eq!(suspects.name(&one, "silent"), one);
     }
 
     #[test]
     fn there_is_a_limit() {
         let mut suspects = Suspects::default();
         suspects.add(&(0..2 * SUSPECTS_MAX).map(|index| of(&index.to_string())).collect::<Vec<_>>());
-        assert_eq!(suspects.0.len(), SUSPECTS_MAX);
+        assert_eq!(suspects.names.len(), SUSPECTS_MAX);
+        for index in 0..2 * SUSPECTS_MAX {
+            suspects.add(&[used(&index.to_string(), &index.to_string())]);
+        }
+        assert_eq!(suspects.pairs.len(), SUSPECTS_MAX);
     }
 }

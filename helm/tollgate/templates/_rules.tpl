@@ -138,6 +138,13 @@ groups:
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused usage for ten minutes: its ledger is not open, or cannot be written"
           description: "The log names the error; most often the volume is full, read-only or slow."
+      - alert: TollgateStateUnwritable
+        # An open gate writes once an hour.
+        expr: increase(tollgate_state_write_failures_total[70m]) > 0
+        labels: { severity: warning }
+        annotations:
+          summary: "the state folder of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: a restart will not know its registration"
+          description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateDeadLetters
         expr: tollgate_usage_dead_letters > 0
         labels: { severity: critical }

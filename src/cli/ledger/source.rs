@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use super::Complaint;
-use crate::api::listing::Listing;
+use crate::api::listing::{Listing, Pages};
 use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, Order, Refused, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
@@ -19,7 +19,7 @@ use tollgate_clock as clock;
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
 use tollgate_ledger::repair::Repaired;
-use tollgate_ledger::view::Looked;
+use tollgate_ledger::view::{From, Looked};
 use tollgate_ledger::{FILE_NAME, Ledger, LedgerError};
 use tollgate_metering::policy::Window;
 
@@ -80,10 +80,14 @@ impl Source {
 
     /// All rows of a listing, oldest first.
     pub(super) fn list(&self, listing: Listing, looked: Looked) -> Result<Vec<Value>, Complaint> {
-        let query = Query { looked, limit: usize::MAX, skip: 0 };
+        let query = Query { looked, limit: usize::MAX, after: None };
         let sidecar = match self {
             Self::File { ledger, .. } => {
-                return listing.read(ledger, &query).map(|(rows, _)| rows).map_err(|error| failed(&error));
+                let mut pages = Pages::of(query);
+                while let Some(query) = pages.wanted() {
+                    pages.add(listing.read(ledger, &query).map_err(|error| failed(&error))?);
+                }
+                return Ok(pages.end(listing).0);
             }
             Self::Sidecar(sidecar) => sidecar,
         };
@@ -92,13 +96,11 @@ impl Source {
             let document = sidecar.get(&format!("{}?{}", listing.path(), query.write()))?;
             let page = document[listing.member()].as_array().cloned().unwrap_or_default();
             pages.push(page);
-            next = match (document["before"].as_i64(), document["skip"].as_u64()) {
+            next = match (document["before"].as_i64(), document["after"].as_str().and_then(From::parse)) {
                 (Some(id), _) => {
                     Some(Query { looked: Looked { before: Some(id), ..query.looked.clone() }, ..query })
                 }
-                (None, Some(skip)) => {
-                    Some(Query { skip: usize::try_from(skip).unwrap_or(usize::MAX), ..query })
-                }
+                (None, Some(after)) => Some(Query { after: Some(after), ..query }),
                 (None, None) => None,
             };
         }

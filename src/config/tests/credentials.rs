@@ -96,3 +96,26 @@ fn what_the_sdk_would_only_call_invalid_is_refused() {
         assert!(faults.to_string().contains(name) && faults.to_string().contains(says), "{faults}");
     }
 }
+
+/// The SDK would open it and wait, and each start would end in a time-out that names nothing.
+#[test]
+fn a_profile_whose_token_file_is_none_is_refused_with_the_line_that_names_it() {
+    let content = "[default]\nrole_arn = arn:aws:iam::111122223333:role/app\nweb_identity_token_file = ";
+    for (file, refused) in [("/keys", true), ("/token", false), ("/nowhere", false)] {
+        let loaded =
+            case(&[("AWS_CONFIG_FILE", "/named")]).disk("/named", &format!("{content}{file}\n")).load();
+        let faults = loaded.map(|_| ()).err().map(|faults| faults.to_string()).unwrap_or_default();
+        assert_eq!(
+            faults.contains("/named:3") && faults.contains("names /keys"),
+            refused,
+            "{file}: {faults}"
+        );
+        assert_eq!(faults.is_empty(), !refused, "{file}: {faults}");
+    }
+    // A pipe on a real disk is told as one, and at once.
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = Disk::read(&SystemDisk, &pipe, 10, Links::Follow).unwrap_err();
+    assert!(disk::describe(&error).contains("a pipe"), "{error}");
+}

@@ -126,7 +126,7 @@ impl Sender {
         }
         loop {
             self.write_notes().await?;
-            if self.must_release {
+            while self.to_release > 0 {
                 self.release().await?;
             }
             let next = self.start_calls().await?;

@@ -1,7 +1,7 @@
 //! What the sender's questions cost: the same, however many records wait; and what a commit of usage writes.
 
 use super::*;
-use crate::testing::bare::{Bare, event};
+use crate::testing::bare::{self, Bare};
 
 /// Records that a question may read.
 const LIMIT: usize = 10;
@@ -26,7 +26,7 @@ fn waiting(records: usize) -> Bench {
 fn every_question_of_the_sender_names_its_index_and_is_answered_by_it() {
     let source = include_str!("../sending.rs");
     let questions: Vec<&str> = source.split("FROM records").skip(1).collect();
-    assert!(questions.len() >= 5, "the search lost them");
+    assert!(questions.len() >= 4, "the search lost them");
     for question in questions {
         let text: String = question.chars().take(60).collect();
         assert!(question.starts_with(" INDEXED BY "), "FROM records{text}");
@@ -40,8 +40,23 @@ fn every_question_of_the_sender_names_its_index_and_is_answered_by_it() {
     assert_eq!(ledger.unsent_up_to(hour, LIMIT).unwrap().len(), LIMIT);
     assert_eq!(ledger.count_unsent_up_to(hour).unwrap(), 1000);
     assert_eq!(ledger.next_due().unwrap(), Some(Timestamp::from_unix_millis(1_795_507_200_001)));
-    assert_eq!(ledger.latest_code().unwrap().as_deref(), Some("ThrottlingException"));
     assert_eq!(ledger.release(START, LIMIT).unwrap(), LIMIT);
+}
+
+/// The next process asks once, and reads one row for it.
+#[test]
+fn awss_latest_word_about_the_entitlement_outlives_the_process() {
+    const NOT_ENTITLED: &str = "CustomerNotEntitledException";
+    let mut bench = waiting(2);
+    let mut say = |answered: Answered| {
+        bench.ledger().answered(1, &answered, START).unwrap();
+        bench.restart("pod-1");
+        bench.ledger().is_denied().unwrap()
+    };
+    assert!(!say(Answered::Refused("ThrottlingException".into())));
+    assert!(say(Answered::Refused(NOT_ENTITLED.into())));
+    assert!(say(Answered::Unknown("Timeout".into())), "it says nothing of the entitlement");
+    assert!(!say(Answered::Accepted(None)));
 }
 
 #[test]
@@ -64,16 +79,16 @@ fn records_are_made_due_in_pieces_until_none_is_left() {
 fn the_bare_loop_of_the_benchmark_writes_as_much_as_the_ledger() {
     let mut bench = Bench::new();
     let other = folder();
-    let mut bare = Bare::open(other.path()).unwrap();
-    bench.take(event("first".to_owned()), START);
+    let mut alone = Bare::open(other.path()).unwrap();
+    bench.take(bare::event("first".to_owned()), START);
     for commit in 0..3_u128 {
         let ids: Vec<u128> = (0..64).map(|number| commit << 64 | number).collect();
-        let events: Vec<Event> = ids.iter().map(|id| event(format!("{id:032x}"))).collect();
+        let events: Vec<Event> = ids.iter().map(|id| bare::event(format!("{id:032x}"))).collect();
         let hashes: Vec<[u8; 16]> = ids.iter().map(|id| id.to_be_bytes()).collect();
-        let before = (bench.ledger().written().unwrap(), bare.written().unwrap());
+        let before = (bench.ledger().written().unwrap(), alone.written().unwrap());
         bench.ledger().take(&events, START).unwrap();
-        bare.commit(&hashes).unwrap();
-        let after = (bench.ledger().written().unwrap(), bare.written().unwrap());
+        alone.commit(&hashes).unwrap();
+        let after = (bench.ledger().written().unwrap(), alone.written().unwrap());
         let grown = |after: (i64, i64), before: (i64, i64)| (after.0 - before.0, after.1 - before.1);
         let (of_ledger, of_bare) = (grown(after.0, before.0), grown(after.1, before.1));
         assert_eq!(of_ledger, of_bare, "pages and rows of commit {commit}");
@@ -94,10 +109,78 @@ fn usage_that_was_late_before_makes_its_slot_as_late() {
         };
         bench.ledger().reading(find).unwrap()
     };
-    bench.take(event("a".to_owned()), START);
+    bench.take(bare::event("a".to_owned()), START);
     assert_eq!(from(&mut bench), 3600);
-    bench.take(event("b".to_owned()), START.plus(MINUTE));
+    bench.take(bare::event("b".to_owned()), START.plus(MINUTE));
     assert_eq!(from(&mut bench), 3540, "nearer to the end of its hour, at the same running time");
-    bench.take(event("c".to_owned()), START);
+    bench.take(bare::event("c".to_owned()), START);
     assert_eq!(from(&mut bench), 3540, "the earliest stays");
+}
+
+/// Reads a listing to its end; returns its rows, and how many each piece had.
+fn all<T, N: Copy + Default>(
+    mut piece: impl FnMut(N) -> Result<view::Piece<T, N>, LedgerError>,
+    first: N,
+) -> (Vec<T>, Vec<usize>) {
+    let (mut rows, mut pieces, mut next) = (Vec::new(), Vec::new(), Some(first));
+    while let Some(from) = next {
+        let found = piece(from).unwrap();
+        pieces.push(found.rows.len());
+        rows.extend(found.rows);
+        next = found.next;
+    }
+    (rows, pieces)
+}
+
+/// Whatever a question asks for, it reads a bounded part of the ledger before the thread is given back.
+#[test]
+fn listings_are_read_in_pieces_whether_or_not_they_find_anything() {
+    const SLOTS: usize = 50_000;
+    let mut bench = waiting(30_000);
+    let sql = format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {SLOTS})
+         INSERT INTO slots (pod, customer, dimension, hour, amount, additive, total, first_at)
+         SELECT 'pod-1', 'identifier ' || n, 'requests', 498752, zeroblob(16), zeroblob(16), zeroblob(16), 0 FROM numbers"
+    );
+    bench.ledger().connection.execute_batch(&sql).unwrap();
+    let ledger = bench.ledger();
+    for (customer, found) in [(Some("nobody"), 0), (Some("49999"), 1), (None, SLOTS)] {
+        let looked = view::Looked { customer: customer.map(str::to_owned), ..view::Looked::default() };
+        let (rows, pieces) = all(|from| ledger.open_usage(&looked, from, usize::MAX), view::From::default());
+        assert_eq!(rows.len(), found, "{customer:?}");
+        assert!(pieces.len() >= SLOTS / 8000, "{customer:?}: {} pieces", pieces.len());
+    }
+    let dead = view::Looked { standing: Some(view::Standing::Dead), ..view::Looked::default() };
+    let page = |before| {
+        let looked = view::Looked { before: Some(before), ..dead.clone() };
+        ledger.page(&looked, usize::MAX, |record| record.id)
+    };
+    let (rows, pieces) = all(page, i64::MAX);
+    assert!(rows.is_empty() && pieces.len() >= 30_000 / 8000, "{} pieces", pieces.len());
+}
+
+#[test]
+fn open_usage_is_listed_once_whatever_the_pages() {
+    let mut bench = Bench::new();
+    for number in 0..30_u64 {
+        let customer = Customer::Identifier(format!("{number}"));
+        bench.take(Event { customer: customer.clone(), ..event(None, 5, START) }, START);
+        for tag in 0..number % 7 {
+            let tags = BTreeMap::from([("team".to_owned(), tag.to_string())]);
+            let tags = TagSet::try_from(tags).unwrap();
+            bench.take(Event { customer: customer.clone(), tags, ..event(None, 1, START) }, START);
+        }
+    }
+    let ledger = bench.ledger();
+    let whole = ledger.all_open().unwrap();
+    assert_eq!(
+        whole.iter().map(|open| open.micros).sum::<i128>(),
+        ledger.totals().unwrap()["requests"].pending
+    );
+    for limit in 1..9 {
+        let looked = view::Looked::default();
+        let (rows, pieces) = all(|from| ledger.open_usage(&looked, from, limit), view::From::default());
+        assert_eq!(rows, whole, "{limit}");
+        assert!(pieces.iter().all(|rows| *rows <= limit), "{pieces:?}");
+    }
 }

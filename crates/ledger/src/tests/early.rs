@@ -29,7 +29,7 @@ pub(super) fn assert_nothing_unreported(ledger: &Ledger, hour: Hour) {
         WHERE records.pod = slots.pod AND records.customer = slots.customer
             AND records.dimension = slots.dimension AND records.hour = ?1)";
     let count: i64 = ledger.connection.query_row(unreported, [hour.number()], |row| row.get(0)).unwrap();
-    assert_eq!(count, 0, "{:?}", ledger.open_usage(&view::Looked::default(), 0, 10));
+    assert_eq!(count, 0, "{:?}", ledger.all_open());
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn what_a_kill_left_of_an_early_seal_stays_in_its_hour() {
     let of_hour = |hour: i64| all.iter().filter(|row| row.0 == hour).map(|row| row.2).sum::<u64>();
     let both = 2 * CUSTOMERS - sealing.made;
     assert_eq!((all.len(), of_hour(0)), (CUSTOMERS, u64::try_from(both).unwrap()));
-    let open = bench.ledger().open_usage(&view::Looked::default(), 0, usize::MAX).unwrap();
+    let open = bench.ledger().all_open().unwrap();
     assert_eq!(open.len(), sealing.made, "they count to the next hour");
     assert!(
         open.iter().all(|open| open.late_from == Some(Hour::of(now)) && open.hour == Hour::of(now).next())
@@ -264,7 +264,9 @@ fn a_clock_that_goes_back_over_two_hours_that_were_sealed_early_strands_nothing(
 fn a_ledger_that_closed_the_whole_hour_keeps_it_closed() {
     // As a version before wrote it at a stop, and as this one does after damage.
     let mut bench = Bench::new();
-    bench.ledger().close_hour(START).unwrap();
+    let close =
+        |transaction: &Transaction<'_>, _: &Settings| closing::close_whole(transaction, Hour::of(START));
+    bench.ledger().write("seal", close).unwrap();
     bench.restart("pod-1");
     bench.take(event(None, 1, START), START);
     assert_eq!(bench.ledger().seal_now(START.plus(MINUTE)).unwrap().made, 0);

@@ -144,3 +144,34 @@ fn an_account_and_its_identifier_are_one_customer_of_which_aws_keeps_one_report(
     assert_eq!(bench.take(of(identifier, 5, later), later), Taken::Accepted, "in another hour");
     assert_eq!(bench.take(of(legacy(), 4, later), later), Taken::OtherForm);
 }
+
+/// The clock was hours ahead, and one slot of then cannot move back: every hour before it is the other form's. It waits
+/// for its own hour, and nobody waits for it.
+#[test]
+fn a_slot_that_must_wait_for_its_hour_holds_up_no_other() {
+    let other = |number: u64| Customer::Account { account_id: format!("{number:012}"), license_arn: None };
+    let mut bench = Bench::new();
+    for hour in 0..3 {
+        let ahead = START.plus(hour * HOUR);
+        assert_eq!(bench.take(of(legacy(), 1, ahead), ahead), Taken::Accepted);
+    }
+    let ahead = START.plus(3 * HOUR);
+    assert_eq!(bench.take(of(licensed(), 10, ahead), ahead), Taken::Accepted);
+    for number in 1..=40 {
+        let ahead = START.plus(4 * HOUR);
+        assert_eq!(bench.take(of(other(number), 100, ahead), ahead), Taken::Accepted);
+    }
+    bench.ledger().seal_closed(START.plus(MINUTE)).unwrap();
+    let now = START.plus(HOUR + SETTLE);
+    while bench.ledger().seal_closed(now).unwrap().more {}
+    let sealed = bench.ledger().unsent(100).unwrap();
+    let of_others = sealed.iter().filter(|record| record.quantity.micros() == 100).count();
+    assert_eq!(of_others, 40, "{sealed:?}");
+    assert!(sealed.iter().all(|record| record.hour == Hour::of(START)), "{sealed:?}");
+    // It is looked at again with each hour that begins, and is sealed in its own.
+    let now = START.plus(4 * HOUR + SETTLE);
+    while bench.ledger().seal_closed(now).unwrap().more {}
+    let last = bench.ledger().unsent(100).unwrap().pop().unwrap();
+    assert_eq!((last.hour, last.quantity.micros()), (Hour::of(ahead), 10));
+    assert_eq!(bench.total("requests").pending, 4013);
+}

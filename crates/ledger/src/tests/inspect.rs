@@ -21,7 +21,7 @@ fn look(folder: &Path) -> Result<BTreeMap<String, Totals>, LedgerError> {
     let before = snapshot(folder);
     let looked = Ledger::inspect(folder).and_then(|ledger| {
         ledger.check()?;
-        ledger.open_usage(&view::Looked::default(), 0, 100)?;
+        ledger.open_usage(&view::Looked::default(), view::From::default(), 100)?;
         ledger.page(&view::Looked::default(), 100, |record| record)?;
         ledger.audit(None, 100)?;
         ledger.links(1)?;

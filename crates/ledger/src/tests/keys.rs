@@ -4,7 +4,9 @@ use super::*;
 
 const WINDOW: Duration = Duration::from_secs(48 * 3600);
 
-fn hour(bench: &mut Bench, hour: u32) -> Timestamp {
+/// An hour later by both clocks.
+async fn hour(bench: &mut Bench, hour: u32) -> Timestamp {
+    tokio::time::advance(HOUR).await;
     let now = START.plus(hour * HOUR + MINUTE);
     for _ in 0..4 {
         bench.ledger().seal_closed(now).unwrap();
@@ -13,11 +15,11 @@ fn hour(bench: &mut Bench, hour: u32) -> Timestamp {
 }
 
 /// Whatever the ring does: a key is known for a window, and gone after two.
-#[test]
-fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
+#[tokio::test(start_paused = true)]
+async fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
     let mut bench = Bench::new();
     for now_hour in 0..240_u32 {
-        let now = hour(&mut bench, now_hour);
+        let now = hour(&mut bench, now_hour).await;
         assert_eq!(bench.take(event(Some(&format!("key-{now_hour}")), 1, now), now), Taken::Accepted);
         let known = |bench: &mut Bench, age: u32| {
             let Some(of) = now_hour.checked_sub(age) else { return true };
@@ -39,16 +41,18 @@ fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
     assert!((48..=96).contains(&keys), "{keys}");
 }
 
-#[test]
-fn a_shorter_window_forgets_sooner() {
+#[tokio::test(start_paused = true)]
+async fn a_shorter_window_forgets_sooner() {
     let folder = folder();
     let short = Settings { idempotency_window: 2 * HOUR, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), short).unwrap();
     ledger.take(&[event(Some("a"), 1, START)], START).unwrap();
     let now = START.plus(HOUR);
+    tokio::time::advance(HOUR).await;
     ledger.seal_closed(now).unwrap();
     assert_eq!(ledger.take(&[event(Some("a"), 1, now)], now).unwrap(), [Taken::Duplicate]);
     for minutes in (60..300).step_by(30) {
+        tokio::time::advance(30 * MINUTE).await;
         ledger.seal_closed(START.plus(minutes * MINUTE)).unwrap();
     }
     assert_eq!(ledger.contents().unwrap().keys, 0);
@@ -56,8 +60,8 @@ fn a_shorter_window_forgets_sooner() {
 
 /// The clock shows next year for a moment, twice, with usage under it: nothing stays for a year, and nothing is
 /// forgotten.
-#[test]
-fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
     let mut bench = Bench::new();
     let ahead = START.plus(366 * 24 * HOUR);
     bench.take(event(Some("before"), 1, START), START);
@@ -69,7 +73,7 @@ fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
         assert_eq!(bench.take(event(Some(of), 1, now), now), Taken::Duplicate, "{of}");
     }
     for now_hour in 1..200 {
-        let now = hour(&mut bench, now_hour);
+        let now = hour(&mut bench, now_hour).await;
         if now_hour % 6 == 0 {
             bench.take(event(Some(&format!("key-{now_hour}")), 1, now), now);
         }
@@ -80,30 +84,31 @@ fn a_clock_that_was_ahead_neither_keeps_keys_nor_forgets_them() {
 
 /// The clock is days behind for hours and then right, or days ahead and then right: once it is right, no hour passes
 /// faster than it is long.
-#[test]
-fn a_clock_that_was_wrong_for_long_makes_no_key_old() {
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_wrong_for_long_makes_no_key_old() {
     for behind in [true, false] {
         let off = 41 * HOUR;
         let shown = |now: Timestamp| if behind { now.minus(off) } else { now.plus(off) };
         let mut bench = Bench::new();
         for wrong_hour in 0..16 {
+            tokio::time::advance(HOUR).await;
             bench.ledger().seal_closed(shown(START.plus(wrong_hour * HOUR + MINUTE))).unwrap();
         }
         let now = shown(START.plus(16 * HOUR));
         assert_eq!(bench.take(event(Some("a"), 1, now), now), Taken::Accepted, "{behind}");
         for right_hour in 16..(16 + 47) {
-            let now = hour(&mut bench, right_hour);
+            let now = hour(&mut bench, right_hour).await;
             assert_eq!(bench.take(event(Some("a"), 1, now), now), Taken::Duplicate, "{behind} {right_hour}");
         }
     }
 }
 
 /// A job of some minutes a day does not remember the keys of a month.
-#[test]
-fn hours_in_which_no_process_ran_pass_six_at_a_time() {
+#[tokio::test(start_paused = true)]
+async fn hours_in_which_no_process_ran_pass_six_at_a_time() {
     let mut bench = Bench::new();
     for day in 0..40 {
-        let now = hour(&mut bench, 24 * day);
+        let now = hour(&mut bench, 24 * day).await;
         assert_eq!(bench.take(event(Some(&format!("key-{day}")), 1, now), now), Taken::Accepted);
         bench.restart("pod-1");
     }
@@ -111,8 +116,8 @@ fn hours_in_which_no_process_ran_pass_six_at_a_time() {
     assert!((8..=16).contains(&keys), "{keys}");
 }
 
-#[test]
-fn many_keys_go_in_steps_and_the_wal_stays_small() {
+#[tokio::test(start_paused = true)]
+async fn many_keys_go_in_steps_and_the_wal_stays_small() {
     const KEYS: usize = 60_000;
     let mut bench = Bench::new();
     for group in 0..KEYS / 1000 {
@@ -121,6 +126,7 @@ fn many_keys_go_in_steps_and_the_wal_stays_small() {
         bench.ledger().take(&events, START).unwrap();
     }
     for now_hour in 0..48 {
+        tokio::time::advance(HOUR).await;
         bench.ledger().seal_closed(START.plus(now_hour * HOUR + MINUTE)).unwrap();
     }
     let mut later = START.plus(WINDOW);
@@ -129,6 +135,7 @@ fn many_keys_go_in_steps_and_the_wal_stays_small() {
     assert_eq!(held, u64::try_from(KEYS).unwrap());
     while held > 0 {
         later = later.plus(HOUR);
+        tokio::time::advance(HOUR).await;
         bench.ledger().seal_closed(later).unwrap();
         let left = bench.ledger().contents().unwrap().keys;
         assert!(held - left <= 8500, "a step is small: {}", held - left);
@@ -151,4 +158,68 @@ fn a_key_takes_no_more_than_forty_bytes() {
     }
     let after = bench.ledger().bytes().unwrap() - bench.ledger().wal_bytes();
     assert!((after - before) / 60_000 <= 40, "{} bytes a key", (after - before) / 60_000);
+}
+
+/// What a clock shows beside the time that passes, for some minutes each.
+fn flap() -> impl Strategy<Value = (i64, u32)> {
+    let off = prop_oneof![Just(0), -5..=5_i64, Just(-30), Just(30), Just(8784)];
+    (off, 1..40_u32)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The clock goes ahead and back every few minutes. No key is forgotten before its window has passed in truth, over
+    /// restarts too: an event would be counted twice.
+    #[test]
+    fn a_clock_that_goes_ahead_and_back_makes_no_key_old(
+        flaps in prop::collection::vec(flap(), 60..240),
+        restart_at in prop::option::of(0..240_usize),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut bench = Bench::new();
+            let mut truth = START;
+            // Of the window, what a restart may take at most.
+            let known_for = WINDOW.saturating_sub(if restart_at.is_some() { 6 * HOUR } else { Duration::ZERO });
+            let mut keys: Vec<(Timestamp, String)> = Vec::new();
+            for (index, (off, minutes)) in flaps.into_iter().enumerate() {
+                tokio::time::advance(minutes * MINUTE).await;
+                truth = truth.plus(minutes * MINUTE);
+                let shown = Timestamp::from_unix_millis(truth.unix_millis() + off * 3_600_000);
+                for _ in 0..3 {
+                    bench.ledger().seal_closed(shown).unwrap();
+                }
+                if restart_at == Some(index) {
+                    bench.restart("pod-1");
+                }
+                for (at, key) in &keys {
+                    let again = bench.take(event(Some(key), 1, shown), shown);
+                    prop_assert!(again == Taken::Duplicate || truth.since(*at) > known_for, "{key} of {at} at {truth}");
+                }
+                if index % 8 == 0 {
+                    let key = format!("key-{index}");
+                    bench.take(event(Some(&key), 1, shown), shown);
+                    keys.push((truth, key));
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
+
+/// A node that starts with a clock of long ago, and is right a moment later, each time that it starts.
+#[test]
+fn restarts_with_a_clock_that_goes_ahead_make_no_key_old() {
+    let mut bench = Bench::new();
+    bench.ledger().seal_closed(START).unwrap();
+    assert_eq!(bench.take(event(Some("a"), 1, START), START), Taken::Accepted);
+    for start in 1..30 {
+        let now = START.plus(start * MINUTE);
+        for shown in [now.minus(400 * 24 * HOUR), now] {
+            bench.ledger().seal_closed(shown).unwrap();
+        }
+        assert_eq!(bench.take(event(Some("a"), 1, now), now), Taken::Duplicate, "start {start}");
+        bench.restart("pod-1");
+    }
 }

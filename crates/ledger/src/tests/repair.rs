@@ -176,8 +176,9 @@ fn records_are_found_by_customer_dimension_hour_and_state() {
     }
     bench.take(Event { dimension: "gigabytes".into(), ..event(None, 1, START.plus(HOUR)) }, START.plus(HOUR));
     bench.ledger().seal_closed(START.plus(2 * HOUR + SETTLE)).unwrap();
-    let count =
-        |looked: Looked| bench.ledger.as_ref().unwrap().page(&looked, 10, |record| record.id).unwrap().len();
+    let count = |looked: Looked| {
+        bench.ledger.as_ref().unwrap().page(&looked, 10, |record| record.id).unwrap().rows.len()
+    };
     let by = |customer: &str| count(Looked { customer: Some(customer.into()), ..Looked::default() });
     let found = ["111122223333", "444455556666", arn, "id-9", "identifier id-9", "9", "1111"].map(by);
     assert_eq!(found, [1, 1, 1, 1, 1, 0, 0]);
@@ -201,7 +202,7 @@ fn what_aws_says_that_it_holds_is_billed_until_a_person_confirms_it_or_finds_tha
         bench.ledger().reading(|connection| connection.execute(mark, [id])).unwrap();
     }
     let looked = Looked { standing: Some(Standing::Unconfirmed), ..Looked::default() };
-    let unconfirmed = |bench: &mut Bench| bench.ledger().page(&looked, 10, |record| record.id).unwrap();
+    let unconfirmed = |bench: &mut Bench| bench.ledger().page(&looked, 10, |record| record.id).unwrap().rows;
     let [there, missing] = unconfirmed(&mut bench)[..] else { panic!("two of them") };
     assert_eq!(bench.ledger().repair(there, &discard(), LATER).unwrap(), Repaired::NotFound, "it is billed");
     assert_eq!(bench.ledger().repair(there, &confirm(), LATER).unwrap(), Repaired::Done);

@@ -15,6 +15,7 @@ use tollgate_marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, HourUsage, MeterUsage, Metered, RecordStatus, Regional,
     UsageRecord,
 };
+use tollgate_metering::policy::{NOT_ENTITLED, NOT_SUBSCRIBED};
 
 /// What happens to the next call.
 #[derive(Debug, Clone, Copy)]
@@ -442,11 +443,7 @@ impl Bench {
     /// Whose usage of which dimension is open while the hour of now has no record of it.
     async fn unreported(&self) -> BTreeSet<(String, String)> {
         let hour = Hour::of(self.clock.now());
-        let open = self
-            .writer()
-            .with(|ledger| ledger.open_usage(&ledger::view::Looked::default(), 0, usize::MAX))
-            .await
-            .unwrap();
+        let open = self.writer().with(|ledger| ledger.all_open()).await.unwrap();
         let mut unreported: BTreeSet<_> = open
             .into_iter()
             .filter(|open| open.hour <= hour)
@@ -644,7 +641,7 @@ impl Bench {
                 // a customer who is not subscribed.
                 let code = record.code.as_deref().unwrap_or_default();
                 let never = record.dimension == POISON && code == "InvalidUsageDimensionException";
-                let unsubscribed = [policy::NOT_ENTITLED, policy::NOT_SUBSCRIBED].contains(&code);
+                let unsubscribed = [NOT_ENTITLED, NOT_SUBSCRIBED].contains(&code);
                 assert!(code == "in_doubt" || never || unsubscribed, "{record:?}");
                 if billed.is_none() {
                     *unbilled.entry((record.customer.canonical(), record.dimension.clone())).or_default() +=

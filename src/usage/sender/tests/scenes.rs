@@ -422,6 +422,119 @@ async fn a_slow_disk_costs_the_pace_nothing() {
     assert_eq!(attempted, sent + batch::RECORDS_MAX);
 }
 
+/// One dimension never gets an answer, whoever's it is. It costs the others one time-out, and not one each hour.
+#[tokio::test(start_paused = true)]
+async fn a_silent_dimension_of_60_customers_costs_the_others_its_first_time_out_only() {
+    for fault in FAULTS {
+        let rule = move |call: &Call| {
+            if call.names_dimension("silent") { fault } else { Act::Accept }
+        };
+        let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
+        stage.pass(Duration::from_secs(1)).await;
+        for hour in 0..7_usize {
+            let of_all = customers(60).into_iter().flat_map(|(customer, _)| {
+                ["a", "b", "silent", "z"].map(|dimension| (customer.clone(), dimension.to_owned()))
+            });
+            stage.take(of_all).await;
+            let closed = stage.close();
+            stage.pass(Duration::from_secs(90)).await;
+            let billed = stage.service.billed_at(|_, dimension| dimension != "silent");
+            assert_eq!(billed.len(), 180 * (hour + 1), "{fault:?}, hour {hour}");
+            let last = *billed.iter().max().unwrap() - closed;
+            // The first hour's records are taken apart at ten a second.
+            let most = if hour == 0 { TIMEOUT + Duration::from_secs(25) } else { Duration::from_secs(15) };
+            assert!(last < most, "{fault:?}, hour {hour}: {last:?}");
+            let others = |record: &&Record| record.state.in_doubt() && record.dimension != "silent";
+            assert_eq!(stage.records().await.iter().filter(others).count(), 0, "{fault:?}, hour {hour}");
+        }
+    }
+}
+
+/// Two customers of a product with one dimension are no reason to doubt the dimension for long.
+#[tokio::test(start_paused = true)]
+async fn two_silent_customers_of_60_delay_no_other_by_more_than_their_time_outs() {
+    let rule = |call: &Call| {
+        let silent = call.names_customer("00000") || call.names_customer("00001");
+        if silent { Act::Timeout } else { Act::Accept }
+    };
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
+    stage.pass(Duration::from_secs(1)).await;
+    for hour in 0..4_usize {
+        stage.take(customers(60)).await;
+        let closed = stage.close();
+        stage.pass(Duration::from_secs(90)).await;
+        let billed = stage.service.billed_at(|customer, _| customer != "00000" && customer != "00001");
+        assert_eq!(billed.len(), 58 * (hour + 1), "hour {hour}");
+        let last = *billed.iter().max().unwrap() - closed;
+        // At first nobody knows whether AWS answers, and both are asked about before the others.
+        let most = if hour == 0 { 2 * TIMEOUT } else { TIMEOUT };
+        assert!(last < most + Duration::from_secs(7), "hour {hour}: {last:?}");
+    }
+}
+
+/// More of them than fit into the line.
+#[tokio::test(start_paused = true)]
+async fn hundreds_of_customers_that_never_get_an_answer_leave_the_line_to_the_others() {
+    let rule = |call: &Call| {
+        if call.names_dimension("silent") { Act::Timeout } else { Act::Accept }
+    };
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::new(rule).taking(CALL));
+    stage.pass(Duration::from_secs(1)).await;
+    let silent = (0..900).map(|index| (format!("1{index:04}"), "silent".to_owned()));
+    stage.take(silent).await;
+    stage.close();
+    stage.pass(3 * MINUTE).await;
+    stage.take(customers(400)).await;
+    let closed = stage.close();
+    stage.pass(2 * MINUTE).await;
+    let billed = stage.service.billed_at(|_, dimension| dimension != "silent");
+    assert_eq!(billed.len(), 400);
+    let last = *billed.iter().max().unwrap() - closed;
+    assert!(last < TIMEOUT + Duration::from_secs(10), "{last:?}");
+}
+
+/// What waited through an outage becomes due in pieces, and calls begin between them.
+#[tokio::test(start_paused = true)]
+async fn calls_begin_before_all_that_waits_is_due() {
+    let stage = Stage::start(Outlet::BatchMeterUsage, Scripted::always(Act::Accept).taking(CALL));
+    stage.take(customers(15_000)).await;
+    stage.sender.abort();
+    let later = stage.clock.now().plus(HOUR + SETTLE + Duration::from_secs(800));
+    let now = stage.clock.now();
+    stage.clock.advance(HOUR + SETTLE);
+    let wait = move |ledger: &mut Ledger| {
+        while ledger.seal_now(now)?.more {}
+        let all: Vec<(i64, Timestamp)> = (1..=15_000).map(|id| (id, later)).collect();
+        ledger.defer(&all)
+    };
+    stage.writer.with(wait).await.unwrap();
+    let (_orders, ordered) = mpsc::channel(1);
+    let policy = Policy {
+        pod: "pod".into(),
+        window: Window::BatchMeterUsage,
+        carry_expired: true,
+        settle: SETTLE,
+        phase: Duration::ZERO,
+    };
+    let settings =
+        Settings { product_code: "demometered".parse().unwrap(), outlet: Outlet::BatchMeterUsage, policy };
+    let aws: Arc<dyn Meter> = Arc::clone(&stage.service) as Arc<dyn Meter>;
+    let (tell, _) = word::channel();
+    let metrics = Arc::new(Metrics::new());
+    let mut sender =
+        Sender::new(settings, aws, stage.writer.clone(), stage.clock.clone(), metrics, tell, ordered);
+    sender.to_release = RELEASED_MAX;
+    sender.turn().await.unwrap();
+    assert!(!sender.flights.is_empty(), "a call has begun");
+    assert!(sender.to_release > 0, "and there is more to release");
+    let next = stage
+        .writer
+        .with(move |ledger| ledger.due(later.minus(Duration::from_secs(1)), 20_000))
+        .await
+        .unwrap();
+    assert!(next.len() < 6000, "{} were released at once", next.len());
+}
+
 /// An idle pod cost 23 CPU-seconds a day.
 #[tokio::test(start_paused = true)]
 async fn a_sender_at_rest_looks_once_a_minute_until_somebody_uses_the_ledger() {
