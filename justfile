@@ -231,7 +231,7 @@ packaging: release-binary dev-binary image
     tests/packaging/run
 
 # The charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another one.
-kubernetes *scenarios: dev-binary image-context
+kubernetes *scenarios: release-binary dev-binary image-context
     tests/kubernetes/run {{ scenarios }}
 
 # Writes the alert rules into the library chart.
