@@ -36,7 +36,15 @@ impl Unsent {
     #[must_use]
     pub fn new(rule: Rule, writer: Writer, clock: WallClock, metrics: Arc<Metrics>, tell: Tell) -> Self {
         metrics.usage_overdue_alarm(rule.alarm_after());
-        Self { rule, writer: writer.unnoticed(), clock, metrics, tell, before: Verdict::Timely, empty_at: None }
+        Self {
+            rule,
+            writer: writer.unnoticed(),
+            clock,
+            metrics,
+            tell,
+            before: Verdict::Timely,
+            empty_at: None,
+        }
     }
 
     /// Looks once. Do so before the gate may open: what was overdue before a restart still is.
