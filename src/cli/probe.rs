@@ -1,7 +1,7 @@
 //! `tollgate probe live|startup|ready`: an exec probe without a shell.
 //!
-//! Exit 0 while the gate says so (`ready` says it in a line), else 1 and one line of at most 512 bytes on standard output: what
-//! `kubectl describe pod` shows of a failed exec probe.
+//! Exit 0 while the gate says so (`ready` says it in a line), else 1 and one line of at most 512 bytes on standard
+//! output: what `kubectl describe pod` shows of a failed exec probe.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

@@ -51,7 +51,7 @@ impl Reason {
     #[must_use]
     pub fn clock_skew(offset_seconds: i64) -> Self {
         let side = if offset_seconds > 0 { "behind" } else { "ahead of" };
-        let minutes = offset_seconds.unsigned_abs() / 60;
+        let minutes = (offset_seconds.unsigned_abs() + 30) / 60;
         Self {
             message: format!("The node's clock is {minutes} min {side} AWS's.").into(),
             ..Self::known(CLOCK_SKEW, FaultClass::Access)

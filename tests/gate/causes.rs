@@ -2,7 +2,7 @@
 //! in `credentials`, those of proxies in `network`, refusals of AWS in `faults`.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +13,15 @@ use crate::processes::{Emulator, PROGRAM, refusing_addr};
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Opens the tunnel to itself that a client of a proxy asks for; anything else is left unread.
+fn tunnel(stream: &mut TcpStream) {
+    let mut first = [0];
+    if stream.peek(&mut first).is_ok_and(|read| read == 1) && first == *b"C" {
+        crate::credentials::read_request(stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n");
+    }
 }
 
 /// A server for `localhost` whose certificate the authority in `ca.pem` has signed, and nobody else.
@@ -34,6 +43,7 @@ fn interceptor() -> SocketAddr {
         for stream in listener.incoming() {
             let (mut stream, config) = (stream.unwrap(), Arc::clone(&config));
             std::thread::spawn(move || {
+                tunnel(&mut stream);
                 let mut tls = rustls::ServerConnection::new(config).unwrap();
                 let mut tls = rustls::Stream::new(&mut tls, &mut stream);
                 // Fails at the client's alert, which is what is wanted.
@@ -63,14 +73,22 @@ fn the_certificate_of_an_interceptor_is_named_on_either_path() {
     let mut metering = emulator.sidecar("pod-tls");
     metering.env("TOLLGATE_ENDPOINT_URL", &between).env("AWS_CA_BUNDLE", fixture("other-ca.pem"));
     let mut name = emulator.sidecar("pod-tls");
-    let elsewhere = between.replace("localhost", "127.0.0.1");
-    name.env("TOLLGATE_ENDPOINT_URL", elsewhere).env("AWS_CA_BUNDLE", fixture("ca.pem"));
+    let proxy = between.replace("https", "http");
+    name.env("TOLLGATE_ENDPOINT_URL", "https://metering.invalid")
+        .env("HTTPS_PROXY", proxy)
+        .env("AWS_CA_BUNDLE", fixture("ca.pem"));
     let mut sts = emulator.sidecar("pod-tls");
     irsa(&mut sts, &token, &between);
     sts.env("AWS_CA_BUNDLE", fixture("other-ca.pem"));
     hold(vec![
         ("metering", metering, "pending", "Tls", "AWS's metering service at localhost"),
-        ("name", name, "pending", "TlsName", "AWS's metering service at 127.0.0.1"),
+        (
+            "name",
+            name,
+            "pending",
+            "TlsName",
+            "at metering.invalid is for another name (by way of the proxy at localhost:",
+        ),
         ("STS", sts, "pending", "Tls", "STS at localhost"),
     ]);
 }

@@ -57,7 +57,7 @@ pub(crate) fn serve(act: Act) -> SocketAddr {
 }
 
 /// Reads up to the end of the headers: what follows is not looked at.
-fn read_request(stream: &mut TcpStream) {
+pub(crate) fn read_request(stream: &mut TcpStream) {
     let mut seen = Vec::new();
     let mut buffer = [0; 4096];
     while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -120,7 +120,8 @@ pub(crate) fn hold(rows: Vec<(&str, Command, &str, &str, &str)>) {
         );
         let document = sidecar.document();
         assert!(document["reason"]["message"].as_str().unwrap().contains(says), "{name}: {document}");
-        let status = if state == "misconfigured" && code == "RegionDisabledException" { 403 } else { 503 };
+        let definite = ["RegionDisabledException", "InvalidProductCodeException"].contains(&code);
+        let status = if definite { 403 } else { 503 };
         assert_eq!(sidecar.get("/entitlement").status, status, "{name}");
     }
 }

@@ -243,7 +243,7 @@ fn doctor_names_product_account_and_role() {
     let (_, report) = doctor(&emulator, |_| {});
     assert_eq!(finding(&report, "product")["seen"], "demohourly (mode hourly)", "{report}");
     let seen = finding(&report, "caller")["seen"].as_str().unwrap().to_owned();
-    assert!(seen.starts_with("account not stated, role as access keys"), "{report}");
+    assert!(seen.starts_with("account not stated, role not stated, from access keys"), "{report}");
     // STS says which account the role is of.
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
