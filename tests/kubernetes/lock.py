@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from cluster import cgroups, wait
+from cluster import wait
 from scenarios import never, scenario
 from stand import EXEC, OURS, READINESS, ask, ended, entitlement, name_of, ready, restarts, running, status
 
@@ -174,13 +174,9 @@ def an_open_pod_is_left_alone(stand):
 
 def exhaust(space, pod, container):
     """Fills a container's memory limit from the node, so that the kernel kills in its cgroup: the sidecar, whose score is the highest."""
-    process = space.stand.cluster.first_process(status(pod, container)["containerID"].removeprefix("containerd://"))
-    with open(f"/proc/{process}/cgroup") as file:
-        paths = dict(line.strip().split(":", 2)[1:] for line in file)
-    top = next(top for top in cgroups() if top.name in ("memory", "cgroup"))
-    path = paths["memory"] if top.name == "memory" else paths[""]
+    process, folder = space.process(pod, container), space.cgroup(pod, container, "memory")
     grow = "import os,sys\nopen(sys.argv[1],'w').write(str(os.getpid()))\nkept=[]\nwhile True: kept.append(bytearray(os.urandom(1<<20)))"
-    hungry = subprocess.Popen([sys.executable, "-c", grow, f"{top}{path}/cgroup.procs"])
+    hungry = subprocess.Popen([sys.executable, "-c", grow, folder / "cgroup.procs"])
     try:
         wait("an OOM kill", lambda: not os.path.exists(f"/proc/{process}"))
     finally:
@@ -202,3 +198,19 @@ def a_job_waits_and_ends(stand):
         pod = space.wait_for_pod("the Job's end", ended)
         assert pod["status"]["phase"] == "Succeeded", pod["status"]
         wait("the Job to succeed", lambda: space.get("jobs/app", "/apis/batch/v1")["status"].get("succeeded") == 1)
+
+
+@scenario()
+def a_refused_job_fails_where_it_is_told_to(stand):
+    """`refused: fail`: a refused Job fails at once, without another pod, and says why."""
+    with stand.namespace("fails") as space:
+        space.aws.subscribe(False)
+        space.install(kind="Job", command=["/your-app", "once"], tollgate={"refused": "fail"})
+        job = wait("the Job to fail", lambda: (job := space.get("jobs/app", "/apis/batch/v1")) and job["status"].get("failed") and job)
+        failed = wait("the Job's condition", lambda: [
+            one for one in space.get("jobs/app", "/apis/batch/v1")["status"].get("conditions", []) if one["type"] == "Failed"])
+        assert job["status"]["failed"] == 1 and failed[0]["reason"] == "PodFailurePolicy", (job["status"], failed)
+        (pod,) = space.pods(app="app")
+        ending = status(pod, "tollgate-await")["state"]["terminated"]
+        assert ending["exitCode"] == 77 and "CustomerNotEntitledException" in ending["message"], ending
+        assert shut(space, app="app")

@@ -4,13 +4,14 @@ import contextlib
 import datetime
 import http.client
 import json
+import re
 import ssl
 import subprocess
 import threading
 import time
 
 from aws import Emulator
-from cluster import API, NODE, PATIENCE, wait
+from cluster import API, NODE, PATIENCE, cgroups, wait
 
 # Containers of a pod that are ours; events and restarts are counted for them.
 OURS = ("tollgate", "tollgate-await")
@@ -178,12 +179,12 @@ class Namespace:
 
     # === charts ===
 
-    def install(self, release="app", helm="4.3.1", wait=False, **values):
+    def install(self, release="app", helm="4.3.1", wait=None, check=True, **values):
         """`helm install` of the example chart, with values as a file has them: `tollgate={"gate": "exec"}`."""
         file = self.stand.folder / f"{self.name}-{release}.json"
         file.write_text(json.dumps({"tollgate": {}, **values}))
         command = ["install", release, self.stand.folder / "example", "--namespace", self.name, "--values", file]
-        return self.helm(helm, *command, *(["--wait", "--timeout", "60s"] if wait else []))
+        return self.helm(helm, *command, *(["--wait", "--timeout", wait] if wait else []), check=check)
 
     def helm(self, version, *arguments, check=True):
         command = [self.stand.helms[version], *map(str, arguments), "--kubeconfig", str(self.stand.cluster.kubeconfig)]
@@ -249,6 +250,28 @@ class Namespace:
         identifier = status(pod, container)["containerID"].removeprefix("containerd://")
         self.stand.cluster.ctr("task", "kill", "--signal", "SIGKILL", identifier)
         return identifier
+
+    def process(self, pod, container):
+        """The number of a container's first process."""
+        identifier = status(pod, container)["containerID"].removeprefix("containerd://")
+        for line in self.stand.cluster.ctr("task", "ls").stdout.splitlines():
+            if line.startswith(identifier):
+                return int(line.split()[1])
+        raise AssertionError(f"{container} does not run")
+
+    def cgroup(self, pod, container, controller):
+        """The folder of a container's cgroup, with either version of the interface."""
+        with open(f"/proc/{self.process(pod, container)}/cgroup") as file:
+            paths = dict(line.strip().split(":", 2)[1:] for line in file)
+        top = next(top for top in cgroups() if top.name in (controller, "cgroup"))
+        return top / paths[controller if top.name == controller else ""].lstrip("/")
+
+    def cpu_seconds(self, pod, container):
+        """What a container has used of a processor."""
+        old = self.cgroup(pod, container, "cpuacct") / "cpuacct.usage"
+        if old.exists():
+            return int(old.read_text()) / 1e9
+        return int(re.search(r"usage_usec (\d+)", (old.parent / "cpu.stat").read_text())[1]) / 1e6
 
     def wait_for_restart(self, pod, container, patience=PATIENCE):
         before = status(pod, container)["containerID"]
