@@ -55,11 +55,11 @@ impl Database {
             }
             1 => {
                 self.copy_aside(1)?;
-                self.write("upgrade", |transaction| begin(transaction)).map(|()| true)
+                self.write("upgrade", begin).map(|()| true)
             }
             // What a newer program left of itself is its own.
             MIGRATIONS_DONE if self.reading(|connection| totals::exists(connection, "sums"))? => {
-                self.write("upgrade", |transaction| go_on(transaction)).map(|()| true)
+                self.write("upgrade", go_on).map(|()| true)
             }
             _ => Ok(false),
         }
