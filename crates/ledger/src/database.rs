@@ -1,5 +1,5 @@
-//! The ledger's file: opened by the sidecar that owns it, or while none runs to look at it or to repair records. Nothing
-//! here needs settings.
+//! The ledger's file: opened by the sidecar that owns it, or while none runs to look at it or to repair records.
+//! Nothing here needs settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
