@@ -520,4 +520,41 @@ mod tests {
         );
         assert_eq!(host_of("/path"), None);
     }
+
+    /// The words are rustls's: a version that says it otherwise fails here.
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_told_by_rustlss_words() {
+        use rustls::CertificateError::{
+            BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+            NotValidYetContext, UnknownIssuer,
+        };
+        let at =
+            |seconds| rustls_pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let name = rustls_pki_types::ServerName::try_from("sts.invalid").unwrap();
+        for (error, code) in [
+            (Expired, TLS_EXPIRED),
+            (ExpiredContext { time: at(2), not_after: at(1) }, TLS_EXPIRED),
+            (NotValidYet, TLS_NOT_YET_VALID),
+            (NotValidYetContext { time: at(1), not_before: at(2) }, TLS_NOT_YET_VALID),
+            (NotValidForName, TLS_NAME),
+            (NotValidForNameContext { expected: name, presented: Vec::new() }, TLS_NAME),
+            (UnknownIssuer, TLS_UNTRUSTED),
+            (BadSignature, TLS_UNTRUSTED),
+        ] {
+            let error = std::io::Error::other(rustls::Error::InvalidCertificate(error));
+            assert_eq!(dispatch_code(&error, false), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_systems_own_word_for_a_connection_that_fails_is_kept() {
+        for (kind, word) in [
+            (std::io::ErrorKind::ConnectionRefused, "connection refused"),
+            (std::io::ErrorKind::ConnectionReset, "connection reset"),
+            (std::io::ErrorKind::NetworkUnreachable, "network unreachable"),
+            (std::io::ErrorKind::Other, ""),
+        ] {
+            assert_eq!(system_says(&std::io::Error::from(kind)), word);
+        }
+    }
 }
