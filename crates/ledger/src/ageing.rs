@@ -86,9 +86,9 @@ impl Ageing {
 }
 
 impl Ledger {
-    /// Counts running time, and says how long the oldest usage has waited; `None` where none waits. Call it every second
-    /// or so, and within a minute after the ledger was written; while nothing waits and nothing is written, no call is
-    /// needed.
+    /// Counts running time, and says how long the oldest usage has waited; `None` where none waits. Call it every
+    /// second or so, and within a minute after the ledger was written; while nothing waits and nothing is written, no
+    /// call is needed.
     pub fn oldest_unaccepted(&mut self) -> Result<Option<Oldest>, LedgerError> {
         let now = clock::monotonic();
         if std::mem::take(&mut self.ageing.empty) {
