@@ -217,3 +217,16 @@ fn a_sellers_file_of_mode_metered_is_asked_for_on_unsent() {
     assert!(check(seller("on_unsent = 'keep'")).is_empty());
     assert!(seller("").warnings().is_empty() && check(Case::metered()).is_empty());
 }
+
+/// AWS's true denial of an account that never subscribed costs nothing otherwise.
+#[test]
+fn a_sealed_close_after_beside_a_gate_that_stays_open_after_a_denial_is_named() {
+    let warned = |more: &str| {
+        let case = Case::sealed(&format!("mode = 'metered'\ndimensions = ['a']\n{more}"));
+        case.role(Role::Inspect).warnings().iter().any(|line| line.contains("state on_lapse = "))
+    };
+    assert!(warned("on_unsent = 'close-after:4h'"));
+    assert!(warned("on_unsent = 'close-after:4h'\non_lapse = 'keep'"));
+    assert!(!warned("on_unsent = 'close-after:4h'\non_lapse = 'close-after:1h'"));
+    assert!(!warned("on_unsent = 'keep'"));
+}
