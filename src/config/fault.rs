@@ -159,10 +159,15 @@ fn hidden_reason(spec: &Spec, value: &str) -> Option<&'static str> {
 }
 
 /// Whether a value is a path for sure, and not the secret itself: base64 has slashes too.
-fn is_path(value: &str) -> bool {
+pub(super) fn is_path(value: &str) -> bool {
     const NAME_CHARS_MAX: usize = 32;
     let rooted = value.starts_with('/') || value.starts_with("./") || value.starts_with("../");
     rooted && !value.contains(['+', '=']) && value.split('/').all(|name| name.len() <= NAME_CHARS_MAX)
+}
+
+/// The path of a secret's file as it may be shown.
+pub(super) fn path_shown(value: &str) -> &str {
+    if is_path(value) { value } else { "something that is no path" }
 }
 
 /// The one way to show a text that may be a URL, or was meant to be one, with or without its scheme: no user name, no

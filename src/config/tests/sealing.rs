@@ -146,6 +146,13 @@ fn a_sellers_file_refuses_every_other_endpoint() {
         assert_eq!(ignored.faults().lines().count(), 1);
         assert!(Case::hourly().env(name, "http://127.0.0.1:8090").load().is_ok());
     }
+    // What was meant to be a URL may hold a password, and a query.
+    for (value, shown) in
+        [("user:hunter22@evil", "…@evil"), ("https://u:hunter22@h/x?key=hunter22", "https://…@h/x?…")]
+    {
+        let faults = Case::sealed("").env("AWS_ENDPOINT_URL_S3", value).faults();
+        assert!(faults.contains(&format!("AWS_ENDPOINT_URL_S3 = \"{shown}\"")), "{faults}");
+    }
     let profile =
         "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
     let metadata = Case::sealed("").env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
