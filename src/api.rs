@@ -213,7 +213,7 @@ fn no_usage() -> Response<Body> {
     problem(StatusCode::NOT_FOUND, "NoUsage", detail)
 }
 
-/// An error as RFC 9457, section 3 has it; `type` names the code, whoever sells the product, and `tollgate explain` takes it.
+/// An error as RFC 9457, section 3 has it. `type` names the code, for every product; `tollgate explain` takes it.
 fn problem(status: StatusCode, code: &'static str, detail: &str) -> Response<Body> {
     problem_of(status, code, detail)
 }
