@@ -35,6 +35,8 @@ pub struct Unsent {
     notices: Notices,
     before: Verdict,
     seen: Option<Seen>,
+    /// No usage waited when this many transactions had changed the ledger: until another does, none waits.
+    empty_at: Option<u64>,
 }
 
 /// What a look has seen of the ledger.
@@ -59,21 +61,28 @@ impl Unsent {
     ) -> Self {
         metrics.usage_overdue_alarm(rule.alarm_after());
         let writer = writer.unnoticed();
-        Self { rule, writer, clock, metrics, tell, notices, before: Verdict::Timely, seen: None }
+        Self {
+            rule,
+            writer,
+            clock,
+            metrics,
+            tell,
+            notices,
+            before: Verdict::Timely,
+            seen: None,
+            empty_at: None,
+        }
     }
 
     /// Looks once. Do so before the gate may open: what was overdue before a restart still is, and a ledger that is
     /// full takes nothing of what a gate would let through.
     pub async fn look(&mut self) -> Result<(), LedgerError> {
-        let read = |ledger: &mut Ledger| Ok((ledger.oldest_unaccepted()?, ledger.is_full()?));
-        let seen = match (self.writer.with(read).await, self.seen) {
-            (Ok((oldest, full)), before) => {
-                let full_from_start = full && before.is_none_or(|before| before.full_from_start);
-                Seen { oldest, full, full_from_start }
-            }
-            // The sender says so. What was seen before stands until the disk can be read.
-            (Err(LedgerError::Io(_)), Some(before)) => before,
-            (Err(error), _) => return Err(error),
+        // Before the question: what is written meanwhile is looked at again.
+        let written = self.writer.written();
+        let rests = self.empty_at == Some(written) && self.notices.untaken().is_none();
+        let seen = match self.seen.filter(|seen| rests && !seen.full) {
+            Some(seen) => seen,
+            None => self.seen_now(written).await?,
         };
         self.seen = Some(seen);
         let unaccepted = unsent::age(seen.oldest, self.clock.now());
@@ -93,6 +102,20 @@ impl Unsent {
         };
         self.tell.send_if_modified(|word| std::mem::replace(&mut word.unreported, unreported) != unreported);
         Ok(())
+    }
+
+    async fn seen_now(&mut self, written: u64) -> Result<Seen, LedgerError> {
+        let read = |ledger: &mut Ledger| Ok((ledger.oldest_unaccepted()?, ledger.is_full()?));
+        match (self.writer.with(read).await, self.seen) {
+            (Ok((waiting, full)), before) => {
+                self.empty_at = waiting.is_none().then_some(written);
+                let full_from_start = full && before.is_none_or(|before| before.full_from_start);
+                Ok(Seen { oldest: waiting.unwrap_or_default(), full, full_from_start })
+            }
+            // The sender says so. What was seen before stands until the disk can be read.
+            (Err(LedgerError::Io(_)), Some(before)) => Ok(before),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// For how long the ledger has taken no usage.

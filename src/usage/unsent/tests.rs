@@ -319,3 +319,19 @@ async fn a_gate_does_not_open_onto_a_full_ledger_where_the_seller_says_so() {
         assert!(!bench.unreported() && bench.notices.untaken().is_none() == shut, "{close_after:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_waits_the_ledger_is_not_asked_and_no_age_begins() {
+    let bench = Bench::new(Some(CLOSE_AFTER)).await;
+    bench.pass(10 * MINUTE, stopped).await;
+    let rested = bench.process().writer.asked();
+    // The wall clock stands, so only a count of running time could make usage old.
+    bench.pass(5 * HOUR, stopped).await;
+    assert_eq!(bench.process().writer.asked(), rested);
+    bench.service.turns_to(Act::Fail(FaultClass::Transient, "Dns"));
+    bench.report().await;
+    bench.pass(HOUR + CLOSE_AFTER - 5 * MINUTE, stopped).await;
+    assert!(!bench.unreported(), "the time before it is not its age");
+    bench.pass(10 * MINUTE, stopped).await;
+    assert!(bench.unreported(), "and its own is");
+}
