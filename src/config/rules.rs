@@ -5,11 +5,11 @@
 use std::net::SocketAddr;
 
 use super::fault::quoted;
-use super::kind::{ADDR, ENDPOINT_URL, LOG_FILTER, REGION, SWITCH, TCP_ADDR};
+use super::kind::{ADDR, ENDPOINT_URL, LOG_FILTER, ON_LAPSE, ON_UNSENT, REGION, SWITCH, TCP_ADDR};
 use super::reader::Reader;
 use super::setting::Setting;
 use super::table::STOP;
-use super::{ListenAddr, Role, resolve, sdk};
+use super::{ListenAddr, OnLapse, OnUnsent, Role, resolve, sdk};
 
 /// Notes what does not fit together.
 pub(super) fn check(reader: &mut Reader<'_>) {
@@ -52,6 +52,16 @@ fn modes(reader: &mut Reader<'_>) {
         reader.warnings.push(
             "on_unsent is not stated in the seller's file: decide whether the gate may close when usage stays unbilled \
              (keep, or close-after:<duration>), and state it"
+                .to_owned(),
+        );
+    }
+    let closes = matches!(reader.peek(Setting::OnUnsent, ON_UNSENT.parse), Some(OnUnsent::CloseAfter(_)));
+    let keeps = reader.peek(Setting::OnLapse, ON_LAPSE.parse) == Some(OnLapse::Keep);
+    if asked && mode.meters_own_pod() && closes && keeps {
+        reader.warnings.push(
+            "on_unsent closes the gate and on_lapse keeps it open: a pod that reports with the credentials of an account \
+             that is not subscribed is denied by AWS, which counts for on_lapse alone; state \
+             on_lapse = \"close-after:<duration>\" too"
                 .to_owned(),
         );
     }

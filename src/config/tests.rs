@@ -502,6 +502,20 @@ fn a_real_bundle_is_read_and_secrets_are_not_shown() {
     assert!(!format!("{loaded:?}").contains("hunter2"), "{loaded:?}");
 }
 
+/// Whoever takes a variable for the token reads it in no log.
+#[test]
+fn a_token_in_place_of_its_file_is_not_shown() {
+    let token = "hunter22/hunter22/hunter22";
+    for name in
+        ["TOLLGATE_APP_TOKEN_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]
+    {
+        let faults = Case::hourly().env(name, token).faults();
+        assert!(!faults.is_empty() && !faults.contains("hunter22"), "{name}: {faults}");
+    }
+    let path = Case::hourly().env("TOLLGATE_APP_TOKEN_FILE", "/run/secrets/absent").faults();
+    assert!(path.contains("/run/secrets/absent"), "{path}");
+}
+
 #[test]
 fn unknown_variables_are_warnings_and_kubernetes_own_are_not() {
     let warnings = Case::hourly()

@@ -146,6 +146,13 @@ fn a_sellers_file_refuses_every_other_endpoint() {
         assert_eq!(ignored.faults().lines().count(), 1);
         assert!(Case::hourly().env(name, "http://127.0.0.1:8090").load().is_ok());
     }
+    // What was meant to be a URL may hold a password, and a query.
+    for (value, shown) in
+        [("user:hunter22@evil", "…@evil"), ("https://u:hunter22@h/x?key=hunter22", "https://…@h/x?…")]
+    {
+        let faults = Case::sealed("").env("AWS_ENDPOINT_URL_S3", value).faults();
+        assert!(faults.contains(&format!("AWS_ENDPOINT_URL_S3 = \"{shown}\"")), "{faults}");
+    }
     let profile =
         "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
     let metadata = Case::sealed("").env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
@@ -216,4 +223,17 @@ fn a_sellers_file_of_mode_metered_is_asked_for_on_unsent() {
     assert!(check(seller("")).iter().any(|line| line.starts_with("on_unsent is not stated")));
     assert!(check(seller("on_unsent = 'keep'")).is_empty());
     assert!(seller("").warnings().is_empty() && check(Case::metered()).is_empty());
+}
+
+/// AWS's true denial of an account that never subscribed costs nothing otherwise.
+#[test]
+fn a_sealed_close_after_beside_a_gate_that_stays_open_after_a_denial_is_named() {
+    let warned = |more: &str| {
+        let case = Case::sealed(&format!("mode = 'metered'\ndimensions = ['a']\n{more}"));
+        case.role(Role::Inspect).warnings().iter().any(|line| line.contains("state on_lapse = "))
+    };
+    assert!(warned("on_unsent = 'close-after:4h'"));
+    assert!(warned("on_unsent = 'close-after:4h'\non_lapse = 'keep'"));
+    assert!(!warned("on_unsent = 'close-after:4h'\non_lapse = 'close-after:1h'"));
+    assert!(!warned("on_unsent = 'keep'"));
 }
