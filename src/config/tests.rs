@@ -807,3 +807,18 @@ fn a_dimension_that_looks_like_a_list_written_wrongly_is_warned_of() {
     let single = Case::metered().env("TOLLGATE_ENTITLEMENT_DIMENSION", "a b");
     assert!(single.warnings()[0].starts_with("entitlement_dimension (environment "));
 }
+
+#[test]
+fn a_ledger_is_read_without_a_word_about_its_product() {
+    let place = |case: &Case| {
+        let env: MapEnvironment = case.env.iter().cloned().collect();
+        load_ledger_place(&case.flags, &env, &case.installed()).map_err(|faults| faults.to_string())
+    };
+    let bare = Case::empty().flag(Setting::StateDir, "/copy").read_only("/copy");
+    let found = place(&bare).unwrap();
+    assert_eq!((found.state.dir, found.mode), (StateDir::Explicit("/copy".into()), Mode::Hourly));
+    assert_eq!(place(&Case::metered()).unwrap().mode, Mode::Metered);
+    // What is read is judged all the same, and a seller's file that is broken says nothing.
+    assert!(place(&bare.clone().flag(Setting::AppAddr, "x")).unwrap_err().contains("app_addr = \"x\""));
+    assert!(place(&bare.disk(SELLER, "mode =")).unwrap_err().contains("is not valid TOML"));
+}
