@@ -94,7 +94,8 @@ pub async fn follow(mut entitlement: Watch) {
     let mut shown = None;
     loop {
         let fact = Arc::clone(&entitlement.borrow_and_update());
-        let key = (fact.standing.state(), fact.standing.reason().map(|reason| reason.code.clone()));
+        // The whole reason: the same code of another host is news.
+        let key = (fact.standing.state(), fact.standing.reason().cloned());
         if shown.as_ref() != Some(&key) {
             shown = Some(key);
             say(&fact, Telling::Change);

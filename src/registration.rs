@@ -537,7 +537,6 @@ impl Registration {
             kept,
             known: record.known(),
             refused: record.refused,
-            refused_before_this_pod: !same_pod,
             // A pod without a name cannot be told from the next one.
             denied: record.denied && same_pod && !self.pod.is_empty(),
         }

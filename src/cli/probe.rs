@@ -78,11 +78,19 @@ struct Shown {
     reason: Option<ShownReason>,
 }
 
-#[derive(Deserialize)]
-struct ShownReason {
+/// Why the gate is shut.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct ShownReason {
     code: String,
     message: String,
     remedy: String,
+}
+
+impl ShownReason {
+    pub(super) fn new(code: &str, message: &str, remedy: &str) -> Self {
+        let [code, message, remedy] = [code, message, remedy].map(str::to_owned);
+        Self { code, message, remedy }
+    }
 }
 
 /// Asks the sidecar and prints what the operator should read.
@@ -114,8 +122,8 @@ pub fn run(args: &ProbeArgs) -> Exit {
 /// What is heard of a gate that does not count as open.
 #[derive(Debug, Clone)]
 pub(super) struct Shut {
-    /// The reason's code.
-    pub(super) code: String,
+    /// What is wrong, and where: the line without what changes with every attempt.
+    pub(super) reason: Option<ShownReason>,
     /// The line to show.
     pub(super) line: String,
     /// Where somebody has to act first.
@@ -212,7 +220,7 @@ impl Shown {
     fn shut(&self) -> Shut {
         let reason = self.reason.as_ref().map(|r| (r.code.as_str(), r.message.as_str(), r.remedy.as_str()));
         Shut {
-            code: reason.map_or_else(String::new, |(code, ..)| code.to_owned()),
+            reason: self.reason.clone(),
             line: entitlement::line(&self.state, reason, self.next_attempt_at.as_deref()),
             refusal: State::named(&self.state).filter(|state| state.is_refusal()).and_then(|state| {
                 // By the sidecar's own clock, whatever that follows.
@@ -229,7 +237,7 @@ const HEADER_SHOWN: usize = 40;
 /// The gate's state is not heard.
 fn unheard(code: &'static str, message: &str, remedy: &str) -> Shut {
     let line = entitlement::line("unreachable", Some((code, message, remedy)), None);
-    Shut { code: code.to_owned(), line, refusal: None }
+    Shut { reason: Some(ShownReason::new(code, message, remedy)), line, refusal: None }
 }
 
 fn stranger(gate: &Gate, answer: &Response<Bytes>) -> Shut {

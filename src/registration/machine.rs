@@ -62,21 +62,13 @@ pub struct Remembered<P> {
     pub known: Known,
     /// AWS refused, or a token was bad, and none has succeeded since: no grace.
     pub refused: bool,
-    /// The refusal was an earlier pod's, on a volume that outlived it.
-    pub refused_before_this_pod: bool,
     /// AWS called this pod not entitled, and has not entitled it since.
     pub denied: bool,
 }
 
 impl<P> Default for Remembered<P> {
     fn default() -> Self {
-        Self {
-            kept: None,
-            known: Known::default(),
-            refused: false,
-            refused_before_this_pod: false,
-            denied: false,
-        }
+        Self { kept: None, known: Known::default(), refused: false, denied: false }
     }
 }
 
@@ -206,7 +198,8 @@ struct Run {
 pub struct Notes {
     /// For the state folder.
     pub remember: Option<Remember>,
-    /// A success after a refusal in the same pod (AWS may not repeat a refusal; see the facts on first calls).
+    /// A success after AWS had called this pod not entitled (AWS may not repeat that; see the facts on first calls).
+    /// After any other fault a success proves what it always proves.
     pub entitled_after_refusal: bool,
 }
 
@@ -249,7 +242,7 @@ impl<P> Machine<P> {
             _ if self.memory.denied && !self.policy.ask_after_denial => self.denied(now, None),
             Event::Started | Event::Woke => self.ask(),
             Event::Answered(Answer::Verified { proof, rotation }) => {
-                notes.entitled_after_refusal = self.memory.refused && !self.memory.refused_before_this_pod;
+                notes.entitled_after_refusal = self.memory.denied;
                 notes.remember = Some(Remember::Succeeded);
                 self.memory = Remembered::default();
                 self.allowance = Allowance::new(self.policy.grace_period, None, Known::default(), now.wall)
@@ -293,7 +286,6 @@ impl<P> Machine<P> {
     fn remember_failure(&mut self, now: Now, refused: bool, denied: bool) -> Option<Remember> {
         let before = (self.memory.refused, self.memory.denied);
         self.memory.refused |= refused;
-        self.memory.refused_before_this_pod &= !refused;
         self.memory.denied |= denied;
         self.allowance.failed(now);
         let changed = before != (self.memory.refused, self.memory.denied);

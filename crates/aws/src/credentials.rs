@@ -5,6 +5,8 @@
 //!   nothing could give credentials.
 //! - The SDK reads files (web identity token, profiles) as it goes, and a file may be anything: all of it runs on a
 //!   thread of its own, never on the one that answers probes, and one load at a time.
+//! - That thread has a runtime of its own too: the process shuts its own runtime down while a load may still be
+//!   running, and a timer of a runtime that is shut down panics. So no connection is shared with the calls either.
 
 use std::io;
 use std::path::Path;
@@ -26,6 +28,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::retry::RetryConfig;
+use tokio::runtime;
 
 use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain, trusting};
 use super::{Settings, SigningClock, endpoint_of, timeouts};
@@ -112,10 +115,21 @@ impl Ready {
     }
 }
 
+fn routes(settings: &Settings) -> Arc<Routes> {
+    let stand_in = settings.endpoint_url.clone().filter(|_| settings.stands_for_all);
+    Arc::new(Routes::new(settings.ca_bundle.clone(), stand_in))
+}
+
+/// The load itself could not be run.
+pub(super) fn not_loaded(error: &dyn std::error::Error) -> Fault {
+    Fault::local(FaultClass::Transient, "CredentialsUnavailable", error.to_string())
+}
+
 /// Finds region and credentials.
 #[derive(Debug)]
 pub(super) struct Loader {
     pub(super) settings: Settings,
+    /// The ways of the calls.
     routes: Arc<Routes>,
     offset: SigningClock,
     /// IMDS has answered: this is an instance, and from then on its silence is a fault.
@@ -130,10 +144,7 @@ pub(super) struct Loader {
 impl Loader {
     pub(super) fn new(settings: Settings, offset: SigningClock) -> Self {
         Self {
-            routes: Arc::new(Routes::new(
-                settings.ca_bundle.clone(),
-                settings.endpoint_url.clone().filter(|_| settings.stands_for_all),
-            )),
+            routes: routes(&settings),
             settings,
             offset,
             on_instance: AtomicBool::new(false),
@@ -153,7 +164,7 @@ impl Loader {
 
     fn provider_config(&self, region: Option<&Region>, trail: &Trail) -> ProviderConfig {
         ProviderConfig::default()
-            .with_http_client(self.routes.client(trail.clone()))
+            .with_http_client(routes(&self.settings).client(trail.clone()))
             .with_retry_config(RetryConfig::disabled())
             .with_timeout_config(timeouts())
             .with_use_fips(Some(self.settings.use_fips))
@@ -228,8 +239,20 @@ impl Loader {
         }
     }
 
+    /// [`Loader::load`] for a thread that may block, to its end, whatever becomes of the runtime of whoever waits for it.
+    pub(super) fn load_on_its_own_runtime(&self) -> Result<Ready, Fault> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| not_loaded(&error))?;
+        let ready = runtime.block_on(self.load());
+        // A name look-up may still hang in a thread of its own.
+        runtime.shutdown_background();
+        ready
+    }
+
     /// Region, credentials, and a client that signs with them. Blocks where the files that it reads block.
-    pub(super) async fn load(&self) -> Result<Ready, Fault> {
+    async fn load(&self) -> Result<Ready, Fault> {
         let trail = Trail::default();
         let loading = async {
             let region = self.region().await?;

@@ -38,7 +38,7 @@ use tokio::sync::watch;
 use ca_bundle::CaBundle;
 use connection::{Failure, PROXY_AUTHENTICATION, Trail, Way, direct, host_of, plain, trusting};
 pub use credentials::{CredentialSource, Found, token_problem};
-use credentials::{Loader, Ready};
+use credentials::{Loader, Ready, not_loaded};
 use tollgate_clock as clock;
 use tollgate_marketplace::exceptions;
 use tollgate_marketplace::fault::{
@@ -185,18 +185,14 @@ impl Aws {
             return Ok(ready.client);
         }
         let (loader, kept) = (Arc::clone(&self.loader), Arc::clone(&self.ready));
-        let runtime = tokio::runtime::Handle::current();
         let loading = tokio::task::spawn_blocking(move || {
-            let ready = runtime.block_on(loader.load())?;
+            let ready = loader.load_on_its_own_runtime()?;
             let client = ready.client.clone();
             *kept.lock().expect("held for one move only, which cannot panic") = Some(ready);
             drop(turn);
             Ok(client)
         });
-        loading.await.unwrap_or_else(|error| {
-            let code = "CredentialsUnavailable";
-            Err(Fault::local(FaultClass::Transient, code, error.to_string()).unsent())
-        })
+        loading.await.unwrap_or_else(|error| Err(not_loaded(&error).unsent()))
     }
 
     /// Renews the credentials before they end, for as long as it is polled.

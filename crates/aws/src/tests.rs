@@ -278,6 +278,35 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
     assert_eq!(aws.region().unwrap().as_str(), "eu-central-1");
 }
 
+/// As the process ends, or becomes the command of `exec`: a load that used the runtime of whoever waits for it aborted
+/// the process by a timer of that runtime.
+#[test]
+fn a_load_runs_to_its_end_after_the_runtime_that_waits_for_it_is_shut_down() {
+    let metadata = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = Settings {
+        endpoint_url: Some("http://127.0.0.1:9".to_owned()),
+        ecs_metadata_uri: Some(format!("http://{}/v4/id", metadata.local_addr().unwrap())),
+        imds_disabled: true,
+        ..Settings::default()
+    };
+    let aws = Arc::new(Aws::for_tests(settings, Some(keys())));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let waiting = Arc::clone(&aws);
+    let accepted = runtime.block_on(async move {
+        tokio::spawn(async move { waiting.ready(Signing::default()).await });
+        tokio::task::spawn_blocking(move || metadata.accept()).await
+    });
+    let (mut asked, _) = accepted.unwrap().unwrap();
+    runtime.shutdown_background();
+    let mut request = [0; 1024];
+    assert!(std::io::Read::read(&mut asked, &mut request).unwrap() > 0);
+    let body = r#"{"TaskARN":"arn:aws:ecs:eu-central-1:111122223333:task/demo/1","Cluster":"demo"}"#;
+    std::io::Write::write_all(&mut asked, &answer("200 OK", "", body)).unwrap();
+    // Until the load has ended.
+    drop(aws.loading.blocking_lock());
+    assert!(aws.loaded().is_some());
+}
+
 /// Its name is looked up nowhere here: what resolves is the network's affair.
 #[tokio::test]
 async fn a_name_that_does_not_resolve_in_a_region_that_is_not_known_is_the_regions() {

@@ -1,6 +1,6 @@
 //! What `tollgate await` makes of what it hears: pure.
 //!
-//! - A reason is said when it is first heard, and when its code changes.
+//! - A reason is said when it is first heard, and when it changes: its code, or the host that fails with it.
 //! - Waiting never ends the wait. With `--refused-after` a refusal ends it, once: a wait that finds the refusal older
 //!   than that already was started again after it had ended for it, and stays. So there is one restart, and no loop.
 
@@ -39,6 +39,13 @@ pub(super) enum Step {
     End(Exit),
 }
 
+/// Between two questions, in a wait of this length: a start waits no longer than this for nothing. A gate that has been
+/// shut for long opens rarely, and each question costs the sidecar as much as a probe; but a kubelet needs most of a
+/// second to start the application, so that with a longer pause the two would take more than 1.2 s.
+pub(super) fn pause(waited: Duration) -> Duration {
+    (waited / 40).clamp(Duration::from_millis(250), Duration::from_millis(500))
+}
+
 impl Waiting {
     pub(super) fn new(refused_after: Option<Duration>) -> Self {
         let patience = refused_after.map_or(Patience::Endless, Patience::Until);
@@ -47,7 +54,7 @@ impl Waiting {
 
     /// The gate does not count as open.
     pub(super) fn hear(&mut self, shut: Shut) -> Step {
-        let changed = self.latest.as_ref().is_none_or(|latest| latest.code != shut.code);
+        let changed = self.latest.as_ref().is_none_or(|latest| latest.reason != shut.reason);
         let refusal = shut.refusal;
         self.latest = Some(shut);
         if let Some(refusal) = refusal {
@@ -65,12 +72,13 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::probe::Refusal;
+    use crate::cli::probe::{Refusal, ShownReason};
 
     /// Seconds of age make it a refusal.
     fn heard(code: &str, age: Option<u64>) -> Shut {
         let refusal = age.map(|age| Refusal { exit: Exit::NotEntitled, age: Duration::from_secs(age) });
-        Shut { code: code.to_owned(), line: format!("{code}: …"), refusal }
+        let reason = Some(ShownReason::new(code, "", ""));
+        Shut { reason, line: format!("{code}: …"), refusal }
     }
 
     fn steps(refused_after: Option<u64>, story: &[(&str, Option<u64>)]) -> Vec<Step> {
@@ -84,6 +92,19 @@ mod tests {
     fn a_reason_is_said_once_until_its_code_changes() {
         let story = [("A", None), ("A", None), ("B", Some(0)), ("B", Some(9)), ("A", None)];
         assert_eq!(steps(None, &story), [Step::Say, Step::Wait, Step::Say, Step::Wait, Step::Say]);
+    }
+
+    #[test]
+    fn the_same_code_elsewhere_is_said_and_the_time_of_the_next_try_is_not() {
+        let timeout = |host: &str, next: u32| Shut {
+            reason: Some(ShownReason::new("Timeout", &format!("STS at {host} did not answer in time."), "")),
+            line: format!("pending: Timeout: next try {next}"),
+            refusal: None,
+        };
+        let mut waiting = Waiting::new(None);
+        let said = [timeout("a", 1), timeout("a", 2), timeout("b", 3), timeout("b", 4)]
+            .map(|shut| waiting.hear(shut));
+        assert_eq!(said, [Step::Say, Step::Wait, Step::Say, Step::Wait]);
     }
 
     #[test]
@@ -111,6 +132,14 @@ mod tests {
     fn a_change_to_another_refusal_begins_its_age_anew() {
         let story = [("A", Some(29)), ("B", Some(0)), ("B", Some(29)), ("B", Some(30))];
         assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, Step::Wait, ENDED]);
+    }
+
+    #[test]
+    fn a_long_wait_asks_half_as_often_as_a_start() {
+        for (waited, expected) in [(0, 250), (10_000, 250), (16_000, 400), (20_000, 500), (86_400_000, 500)] {
+            let waited = Duration::from_millis(waited);
+            assert_eq!(pause(waited), Duration::from_millis(expected), "{waited:?}");
+        }
     }
 
     #[test]

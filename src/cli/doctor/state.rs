@@ -11,7 +11,7 @@ use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
 use crate::registration::memory::Store;
 use tollgate_http::client::{Ask, ask};
-use tollgate_ledger::{self as ledger, FILE_NAME, LedgerError};
+use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 
 /// The running sidecar adds up its ledger.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,12 +57,12 @@ async fn look(config: &Config, folder: &Path) -> Ledger {
     if folder.join(FILE_NAME).symlink_metadata().is_err() {
         return Ledger::Absent;
     }
-    let rows = |ledger: &ledger::Ledger| {
+    let rows = |ledger: &Database| {
         ledger.check()?;
         let totals = ledger.totals()?;
         Ok(totals.into_iter().map(|(dimension, totals)| (dimension, totals.balances())).collect())
     };
-    match ledger::Ledger::inspect(folder).and_then(|ledger| rows(&ledger)) {
+    match Database::inspect(folder).and_then(|ledger| rows(&ledger)) {
         Ok(rows) => Ledger::Read(rows),
         Err(LedgerError::InUse(_)) => held(config).await.map_or(Ledger::InUse, Ledger::Held),
         Err(error @ (LedgerError::Old(_) | LedgerError::Empty(_))) => Ledger::Unread(error.to_string()),

@@ -20,7 +20,7 @@ use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
 use tollgate_ledger::repair::Repaired;
 use tollgate_ledger::view::{From, Looked};
-use tollgate_ledger::{FILE_NAME, Ledger, LedgerError};
+use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 use tollgate_metering::policy::Window;
 
 /// Reading a page of records from a slow disk.
@@ -31,7 +31,7 @@ pub(in crate::cli) enum Source {
     /// The running sidecar, over its app server.
     Sidecar(Sidecar),
     /// Nobody: the file is open here.
-    File { ledger: Box<Ledger>, repairs: Option<Repairs>, window: Window },
+    File { ledger: Box<Database>, repairs: Option<Repairs>, window: Window },
 }
 
 pub(in crate::cli) struct Sidecar {
@@ -55,7 +55,8 @@ impl Source {
         let folder = state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
         let there = folder.join(FILE_NAME).symlink_metadata().is_ok();
         // A ledger that lies in the folder can be read without a word about the product.
-        if !mode.has_ledger() && !(there && repairs.is_none()) {
+        let read_alone = there && repairs.is_none();
+        if !mode.has_ledger() && !read_alone {
             let text = format!(
                 "mode: there is no ledger in mode {mode}, where AWS meters by itself; for another product set --mode"
             );
@@ -79,7 +80,7 @@ impl Source {
             let text = format!("{nobody}, and there is no ledger in {}", folder.display());
             return Err((Exit::LedgerIo, text));
         }
-        let open = if repairs.is_some() { Ledger::open_existing } else { Ledger::inspect };
+        let open = if repairs.is_some() { Database::open_existing } else { Database::inspect };
         let ledger = open(&folder).map_err(|error| match error {
             LedgerError::InUse(path) => {
                 let text = format!(

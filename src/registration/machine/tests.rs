@@ -176,11 +176,25 @@ fn a_refusal_stands_until_a_proof_undoes_it() {
     assert_eq!((bench.state(), bench.notes.entitled_after_refusal), (State::Entitled, true));
 }
 
+/// A refused role, a wrong product code, a late token file and a bad token say nothing that AWS would not repeat.
 #[test]
-fn a_success_after_mere_throttling_is_not_one_after_a_refusal() {
+fn only_a_success_after_the_pod_was_called_not_entitled_is_one_after_a_refusal() {
+    for (class, code, noted) in [
+        (FaultClass::Transient, "ThrottlingException", false),
+        (FaultClass::ExpiredSession, "ExpiredTokenException", false),
+        (FaultClass::Access, "AccessDeniedException", false),
+        (FaultClass::Access, "WebIdentityTokenMissing", false),
+        (FaultClass::Misconfigured, "InvalidProductCodeException", false),
+        (FaultClass::Denied, "CustomerNotEntitledException", true),
+    ] {
+        let mut bench = Bench::new(policy());
+        bench.fails(class, code).succeeds();
+        assert_eq!(bench.notes.entitled_after_refusal, noted, "{code}");
+    }
     let mut bench = Bench::new(policy());
-    bench.fails(FaultClass::Transient, "ThrottlingException").succeeds();
-    assert!(!bench.notes.entitled_after_refusal);
+    bench.step(Event::Answered(Answer::Unverified("SignatureInvalid")));
+    bench.succeeds();
+    assert!(!bench.notes.entitled_after_refusal, "a bad token");
 }
 
 #[test]
@@ -342,7 +356,7 @@ fn a_refusal_a_bad_token_or_a_misconfiguration_ends_grace_for_good() {
 
 #[test]
 fn a_refusal_of_an_earlier_pod_on_the_same_volume_ends_grace_too() {
-    let remembered = Remembered { refused: true, refused_before_this_pod: true, ..Remembered::default() };
+    let remembered = Remembered { refused: true, ..Remembered::default() };
     let mut bench = Bench::remembering(graceful(), remembered);
     bench.fails(FaultClass::Transient, "Dns");
     assert!(!bench.open());
