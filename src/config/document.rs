@@ -23,7 +23,7 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    /// The value of a flag or a variable (a file's the same, item by item), without white space at its ends, which Secrets and templates leave there.
+    /// The value of a flag or a variable, without white space at its ends, which Secrets and templates leave there.
     pub(super) fn from_text(setting: Setting, text: &str) -> Self {
         match setting.spec().form {
             Form::List => Self::List(text.split(',').map(|item| item.trim().to_owned()).collect()),

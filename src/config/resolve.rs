@@ -2,8 +2,8 @@
 //! else a variable of the AWS SDK where the setting has one, else the default.
 //!
 //! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer is
-//!   told, not overruled in silence. Of a setting that belongs to the operator it is a warning: charts and manifests set
-//!   some of them for every pod, and none of those must keep a seller's image from starting.
+//!   told, not overruled in silence. Of a setting that belongs to the operator it is a warning: charts and manifests
+//!   set some of them for every pod, and none of those must keep a seller's image from starting.
 //! - Where a seller's file exists, each setting comes from it or from its default, but for those that belong to the
 //!   operator ([`Owner`]) and those that the file hands on. It also seals when it cannot be read.
 //!

@@ -121,7 +121,7 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     same_port && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-/// AWS takes any text as a dimension, so none is refused; but these letters are what a list written wrongly leaves behind.
+/// AWS takes any text as a dimension, so none is refused; but a list that is written wrongly leaves these letters.
 fn dimension_names(reader: &mut Reader<'_>) {
     let odd = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '[' | ']');
     let lists = reader.peek(Setting::Dimensions, DIMENSIONS.parse).unwrap_or_default();

@@ -135,7 +135,7 @@ impl Rules {
     }
 }
 
-/// Names the wrong dimension and those that are taken: the first few, each cut, for the answer goes to every wrong event.
+/// Names the wrong dimension and those that are taken: the first few, each cut, for every wrong event is answered.
 fn not_configured(name: &str, allowed: &[String]) -> String {
     const NAMES_SHOWN_MAX: usize = 8;
     const CHARS_SHOWN_MAX: usize = 64;
