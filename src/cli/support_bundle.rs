@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::cli::screen::print;
 use crate::cli::{complain, doctor, ledger, probe};
-use crate::config::{self, Config, Environment, Flags, Installation, Role};
+use crate::config::{self, Environment, Flags, Installation, LedgerPlace};
 use crate::exit::Exit;
 use tollgate_clock as clock;
 
@@ -41,8 +41,8 @@ pub fn run(args: &BundleArgs, env: &dyn Environment, installed: &Installation<'_
         Ok(probe) => runtime.block_on(sidecar(&probe::Gate::of(&probe))),
         Err(faults) => absent(faults.summary()),
     };
-    let ledger = match config::load(&args.flags, env, installed, Role::Ledger) {
-        Ok(loaded) => ledger_of(&loaded.config),
+    let ledger = match config::load_ledger_place(&args.flags, env, installed) {
+        Ok(place) => ledger_of(&place),
         Err(faults) => absent(faults.summary()),
     };
     let mut document = json!({
@@ -98,11 +98,8 @@ fn own_samples(text: &str) -> Value {
 }
 
 /// The balance of each dimension and the backlog.
-fn ledger_of(config: &Config) -> Value {
-    if !config.product.mode.has_ledger() {
-        return absent(format!("there is no ledger in mode {}", config.product.mode));
-    }
-    let read = ledger::source::Source::find(config, false).and_then(|source| source.reconciliation());
+fn ledger_of(place: &LedgerPlace) -> Value {
+    let read = ledger::source::Source::find(place).and_then(|source| source.reconciliation());
     read.unwrap_or_else(|(_, text)| absent(text))
 }
 
