@@ -1,6 +1,9 @@
 //! Usage that was not taken: what the caller was told is also a counter and, once a minute, a log line.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
@@ -16,8 +19,10 @@ pub enum Refused {
     Busy,
     /// The ledger reached `ledger_bytes_max`.
     LedgerFull,
-    /// The ledger is being opened, or cannot be written.
+    /// The ledger cannot be written.
     LedgerUnavailable,
+    /// The ledger is being opened.
+    LedgerStarting,
     /// One of its events is rejected, and `strict_usage` is set.
     Strict,
     /// It was not answered: it took too long, or the client has gone. Its events may be counted all the same.
@@ -51,7 +56,7 @@ impl Refused {
             Self::BadRequest => "bad_request",
             Self::Busy => "busy",
             Self::LedgerFull => "ledger_full",
-            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::LedgerUnavailable | Self::LedgerStarting => "ledger_unavailable",
             Self::Strict => "strict",
             Self::Unanswered => "unanswered",
             Self::DoorProduct => "door_product",
@@ -60,11 +65,30 @@ impl Refused {
     }
 }
 
+/// Requests with usage that the ledger refused since it last took some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Untaken {
+    since: Instant,
+    /// How many.
+    pub requests: u64,
+    /// Why the latest was refused.
+    pub latest: Refused,
+}
+
+impl Untaken {
+    /// For how long this process has known of them.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        clock::monotonic().duration_since(self.since)
+    }
+}
+
 /// Counts and tells. A clone tells in the same lines.
 #[derive(Debug, Clone)]
 pub struct Notices {
     metrics: Arc<Metrics>,
     lines: Arc<[Mutex<Limited>; 2]>,
+    untaken: Arc<Mutex<Option<Untaken>>>,
 }
 
 /// The kinds of lines.
@@ -83,13 +107,29 @@ impl Notices {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         REJECTED.into_iter().for_each(|reason| metrics.usage_event_rejected(reason, 0));
         Refused::ALL.into_iter().for_each(|refused| metrics.usage_request_refused(refused.as_str(), 0));
-        Self { metrics, lines: Arc::default() }
+        Self { metrics, lines: Arc::default(), untaken: Arc::default() }
     }
 
     /// A request of which nothing was taken.
     pub fn refused(&self, refused: Refused) {
+        if matches!(refused, Refused::LedgerFull | Refused::LedgerUnavailable) {
+            let mut untaken = self.untaken.lock().expect("held for counting only");
+            let (since, before) = untaken.map_or((clock::monotonic(), 0), |it| (it.since, it.requests));
+            *untaken = Some(Untaken { since, requests: before.saturating_add(1), latest: refused });
+        }
         self.metrics.usage_request_refused(refused.as_str(), 1);
         self.count(Kind::Refused, [(refused.as_str().to_owned(), 1)]);
+    }
+
+    /// The ledger took usage.
+    pub fn taken(&self) {
+        *self.untaken.lock().expect("held for counting only") = None;
+    }
+
+    /// What the ledger has refused since it last took usage.
+    #[must_use]
+    pub fn untaken(&self) -> Option<Untaken> {
+        *self.untaken.lock().expect("held for counting only")
     }
 
     /// Events of a request that were rejected, each with its reason.

@@ -42,7 +42,7 @@ fn refusals_are_problem_documents() {
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
         let problem = answer.json();
         assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{problem}");
-        assert!(problem["type"].as_str().unwrap().starts_with("docs/RUNBOOK.md#"), "{problem}");
+        assert!(problem["type"].as_str().unwrap().starts_with("urn:tollgate:"), "{problem}");
     }
     let wrong = get_local(running.app, "/v1/usage");
     assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")), "{wrong:?}");
