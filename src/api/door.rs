@@ -148,13 +148,13 @@ impl Door {
         };
         if let Err(refused) = report::check_product(operation, &held, self.product_code.as_str()) {
             if refused.1 == report::OTHER_PRODUCT {
-                self.notices.refused(NotTaken::DoorProduct);
+                self.notices.refused(NotTaken::DoorProduct, "AWS door: the call names another product");
             }
             return Ok(refused.response());
         }
         if self.rates.take(operation, clock::monotonic()).is_err() {
-            self.notices.refused(NotTaken::DoorRate);
             let text = "Rate exceeded: the door passes on a share of AWS's quota; retry with a back-off";
+            self.notices.refused(NotTaken::DoorRate, text);
             return Ok(ours(StatusCode::BAD_REQUEST, "ThrottlingException", text));
         }
         let door = self.clone();

@@ -16,7 +16,6 @@ use crate::exit::Exit;
 use crate::shutdown::Parts;
 use crate::usage::commits::Commits;
 use crate::usage::intake::{Activity, Intake};
-use crate::usage::notice::Notices;
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use tollgate_clock as clock;
@@ -65,7 +64,7 @@ pub(super) fn start(
         tell: tell.clone(),
         clock: surroundings.clock.clone(),
         window: window(outlet),
-        notices: Notices::new(Arc::clone(&surroundings.metrics)),
+        notices: surroundings.notices.clone(),
         repairs: repairs(config),
         lists: Arc::default(),
     };
@@ -78,7 +77,7 @@ pub(super) fn start(
         seal_open_hour: config.usage.seal_on_shutdown,
     };
     let plan = Plan::of(config, outlet);
-    let Surroundings { aws, clock, metrics, identity } = surroundings.clone();
+    let Surroundings { aws, clock, metrics, identity, notices } = surroundings.clone();
     let follows = matches!(config.clock, ClockSource::Follow(_));
     parts.spawn_explaining("usage", async move {
         if follows {
@@ -110,7 +109,7 @@ pub(super) fn start(
             return ended(&error);
         }
         let settings = plan.sender(&pod);
-        let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics));
+        let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics), notices);
         let _ = slot.set(OpenLedger { intake, writer: writer.clone() });
         opened.send_replace(true);
         let watching = async {
@@ -315,6 +314,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
+    use crate::usage::notice::Notices;
 
     /// Signals are heard no more by then: only SIGKILL ended the process.
     #[tokio::test]
@@ -324,7 +324,7 @@ mod tests {
         let opened = Ledger::open(folder.path(), ledger::testing::settings("pod")).unwrap();
         let commits = Commits::new(Arc::clone(&metrics), 1 << 30);
         let writer = Writer::start(opened, clock.clone(), commits).unwrap();
-        let intake = Intake::new(Rules::default(), writer.clone(), clock, metrics);
+        let intake = Intake::new(Rules::default(), writer.clone(), clock, Arc::clone(&metrics), Notices::new(metrics));
         let slot = OnceLock::from(OpenLedger { intake, writer: writer.clone() });
         let drain = Drain {
             activity: Activity::new(),

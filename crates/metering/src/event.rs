@@ -123,8 +123,8 @@ impl Rules {
         if !is_dimension(name) {
             return reject("dimension must have 1 to 255 characters");
         }
-        if self.dimensions.as_ref().is_some_and(|allowed| !allowed.iter().any(|one| one == name)) {
-            return reject("dimension is not one of those that the seller configured (dimensions)");
+        if let Some(allowed) = self.dimensions.as_ref().filter(|allowed| !allowed.iter().any(|one| one == name)) {
+            return reject(&format!("unknown dimension {name:?} (configured: {})", allowed.join(", ")));
         }
         if self.entitlement_dimension.as_deref() == Some(name) {
             return reject("dimension is the entitlement_dimension, which takes no usage");
