@@ -111,9 +111,10 @@ crypto:
     echo "crypto: ring alone"
 
 # What the release build is made with: static, its relocations packed (half a megabyte less, of which every start read each
-# page), and without a path of the machine that made it.
-release_flags := "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=" + env("CARGO_HOME", home_directory() / ".cargo") + \
-    "=/cargo --remap-path-prefix=" + justfile_directory() + "=/tollgate"
+# page), without tables for unwinding (a panic aborts, and a stripped binary could not name the frames), and without a path of
+# the machine that made it.
+release_flags := "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs -C force-unwind-tables=no " + \
+    "--remap-path-prefix=" + env("CARGO_HOME", home_directory() / ".cargo") + "=/cargo --remap-path-prefix=" + justfile_directory() + "=/tollgate"
 
 # The static binary of the release image (no emulator), within its size budget and hardened.
 release-binary:
@@ -230,7 +231,7 @@ packaging: release-binary dev-binary image
     tests/packaging/run
 
 # The charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another one.
-kubernetes *scenarios: dev-binary image-context
+kubernetes *scenarios: release-binary dev-binary image-context
     tests/kubernetes/run {{ scenarios }}
 
 # Writes the alert rules into the library chart.

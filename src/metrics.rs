@@ -2,6 +2,9 @@
 //!
 //! Whoever measures holds the handles of this struct; nobody decides by them. Labels have closed or bounded sets.
 
+mod format;
+mod row;
+
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -11,9 +14,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 use crate::entitlement::{Entitlement, State};
+pub use format::Format;
+use format::plain;
+pub use row::Spec;
+use row::{metrics, registered};
 use tollgate_marketplace::DIMENSIONS_MAX;
 use tollgate_time::Timestamp;
 
@@ -76,62 +83,6 @@ pub struct Metrics {
     series: Series,
     codes: std::sync::Mutex<std::collections::BTreeSet<String>>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
-}
-
-/// What is documented of a metric.
-#[derive(Debug, Clone, Copy)]
-pub struct Spec {
-    /// The heading that it stands under in `docs/METRICS.md`.
-    pub group: &'static str,
-    /// Its name, without what the encoder adds to counters.
-    pub name: &'static str,
-    /// Type and unit.
-    pub kind: &'static str,
-    /// Its labels and their values.
-    pub labels: &'static str,
-    /// `stable` or `experimental`.
-    pub stability: &'static str,
-    /// What it says.
-    pub says: &'static str,
-}
-
-/// Makes of each row a field, its registration and its row in `docs/METRICS.md`.
-macro_rules! metrics {
-    ($($group:literal {$(
-        $field:ident: $type:ty = $make:expr => $name:literal {
-            help: $help:literal,
-            kind: $kind:literal,
-            labels: $labels:literal,
-            stability: $stability:literal,
-            says: $says:literal,
-        }
-    )*})*) => {
-        #[derive(Debug)]
-        struct Series {
-            $($($field: $type,)*)*
-        }
-
-        impl Series {
-            fn register(registry: &mut Registry) -> Self {
-                Self { $($($field: registered(registry, $name, $help, $make),)*)* }
-            }
-        }
-
-        /// Every metric but `tollgate_build_info`.
-        pub const SPECS: &[Spec] = &[$($(Spec {
-            group: $group,
-            name: $name,
-            kind: $kind,
-            labels: $labels,
-            stability: $stability,
-            says: $says,
-        },)*)*];
-    };
-}
-
-fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(name, help, metric.clone());
-    metric
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -512,64 +463,6 @@ impl Default for Metrics {
     }
 }
 
-/// How metrics are written: the samples are the same, their headings differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// OpenMetrics 1.0, which Prometheus asks for.
-    OpenMetrics,
-    /// Prometheus' older text format, for whoever does not ask: `promtool check metrics` reads no other.
-    Text,
-}
-
-impl Format {
-    /// What an `Accept` header asks for.
-    #[must_use]
-    pub fn accepted(accept: &str) -> Self {
-        // Media types have no case (RFC 9110, section 8.3.1).
-        if accept.to_ascii_lowercase().contains("application/openmetrics-text") {
-            Self::OpenMetrics
-        } else {
-            Self::Text
-        }
-    }
-
-    /// Its content type.
-    #[must_use]
-    pub const fn content_type(self) -> &'static str {
-        match self {
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
-        }
-    }
-}
-
-/// OpenMetrics as the older text format: counters and infos are named as their samples are, and an info is a gauge.
-fn plain(openmetrics: &str) -> String {
-    let mut text = String::with_capacity(openmetrics.len());
-    // HELP comes before TYPE, and its name depends on the type.
-    let mut help = None;
-    for line in openmetrics.lines() {
-        if let Some(heading) = line.strip_prefix("# HELP ") {
-            help = heading.split_once(' ');
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
-        {
-            let (suffix, kind) = match kind {
-                "counter" => ("_total", kind),
-                "info" => ("_info", "gauge"),
-                _ => ("", kind),
-            };
-            if let Some((_, words)) = help.take() {
-                text.push_str(&format!("# HELP {name}{suffix} {words}\n"));
-            }
-            text.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
-        } else if !line.starts_with('#') {
-            text.push_str(line);
-            text.push('\n');
-        }
-    }
-    text
-}
-
 /// The source revision, where the build names one (`TOLLGATE_REVISION` at compile time).
 #[must_use]
 pub fn revision() -> &'static str {
@@ -580,7 +473,7 @@ pub fn revision() -> &'static str {
 mod tests {
     use super::*;
 
-    fn entitlement() -> std::sync::Arc<Entitlement> {
+    pub(super) fn entitlement() -> std::sync::Arc<Entitlement> {
         let (_publisher, watch) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
         std::sync::Arc::clone(&watch.borrow())
     }
@@ -605,35 +498,6 @@ mod tests {
             "tollgate_usage_records_total{dimension=\"other\",outcome=\"accepted\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_two_formats_hold_the_same_samples_and_each_its_own_headings() {
-        let metrics = Metrics::new();
-        metrics.usage_event("requests", "accepted", 1);
-        metrics.committed(0.001);
-        let (open, text) = (
-            metrics.encode(&entitlement(), Format::OpenMetrics),
-            metrics.encode(&entitlement(), Format::Text),
-        );
-        let samples = |text: &str| -> Vec<String> {
-            let mut samples: Vec<String> =
-                text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
-            samples.sort();
-            samples
-        };
-        assert_eq!(samples(&open), samples(&text));
-        assert!(open.ends_with("# EOF\n") && !text.contains("EOF"));
-        for heading in [
-            "# TYPE tollgate_build_info gauge",
-            "# TYPE tollgate_usage_events_total counter",
-            "# TYPE tollgate_ledger_commit_duration_seconds histogram",
-            "# TYPE tollgate_gate_open gauge",
-        ] {
-            assert!(text.lines().any(|line| line == heading), "{heading}:\n{text}");
-            let name = heading.split(' ').nth(2).unwrap_or_default();
-            assert!(text.contains(&format!("# HELP {name} ")), "{name} says what it is");
         }
     }
 

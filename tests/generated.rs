@@ -61,7 +61,7 @@ fn pieces(root: &Path) -> Vec<Piece> {
         },
         Piece {
             path: "helm/tollgate/values.schema.json",
-            begin: "    \"settings\": {\n      \"type\": \"object\",\n      \"additionalProperties\": false,\n      \
+            begin: "    \"settings\": {\n      \"type\": [\"object\", \"null\"],\n      \"additionalProperties\": false,\n      \
                     \"properties\": {\n"
                 .to_owned(),
             end: "      }\n",
@@ -107,19 +107,22 @@ fn metrics(group: &str) -> String {
     (if group == "The gate" { build } else { "" }).to_owned() + &rows.collect::<String>()
 }
 
-/// The schema of a setting's value in the chart.
+/// The schema of a setting's value in the chart; `null` there is the default.
 fn json(setting: Setting) -> String {
     const DURATION: &str = "([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?";
-    let text = r#""type": "string""#;
+    let text = r#""type": ["string", "null"]"#;
     match setting.schema() {
+        Schema::List => r#"{"type": ["string", "array", "null"], "items": {"type": "string"}}"#.to_owned(),
         Schema::Any => format!("{{{text}}}"),
         Schema::Pattern(pattern) => format!(r#"{{{text}, "pattern": "{pattern}"}}"#),
         Schema::Duration => format!(r#"{{{text}, "minLength": 2, "pattern": "^{DURATION}$"}}"#),
         Schema::CloseAfter => format!(r#"{{{text}, "pattern": "^(keep|close-after:{DURATION})$"}}"#),
-        Schema::Words(words) => format!(r#"{{{text}, "enum": {words:?}}}"#),
-        Schema::Switch => r#"{"enum": [true, false, "true", "false", "on", "off"]}"#.to_owned(),
+        Schema::Words(words) => {
+            format!(r#"{{{text}, "enum": {}}}"#, format!("{words:?}").replace(']', ", null]"))
+        }
+        Schema::Switch => r#"{"enum": [true, false, "true", "false", "on", "off", null]}"#.to_owned(),
         Schema::Number => {
-            r#"{"type": ["integer", "string"], "pattern": "^[1-9][0-9]*$", "minimum": 1}"#.to_owned()
+            r#"{"type": ["integer", "string", "null"], "pattern": "^[1-9][0-9]*$", "minimum": 1}"#.to_owned()
         }
     }
 }

@@ -1,10 +1,17 @@
-# The role of the pod or task, for those who keep roles in Terraform. RegisterUsage (hourly products) and MeterUsage (metered ones) stand
-# apart, because AWS's managed policy for this purpose holds RegisterUsage alone: `metered` takes the one that your product needs.
+# The role of the pod or task, for those who keep roles in Terraform. RegisterUsage (hourly products), MeterUsage (metered ones) and what a
+# writer of mode saas calls stand apart, because AWS's managed policy for this purpose holds RegisterUsage alone: `metered` or `saas` takes
+# the one that your product needs.
 #
 # EKS: give oidc_provider_arn, namespace and service_account; annotate the service account with the output. ECS: leave them out.
 
 variable "metered" {
   description = "Whether the product has custom dimensions (MeterUsage)."
+  type        = bool
+  default     = false
+}
+
+variable "saas" {
+  description = "Whether this is the writer of a SaaS product, in the seller's account (BatchMeterUsage, ResolveCustomer)."
   type        = bool
   default     = false
 }
@@ -28,6 +35,8 @@ variable "service_account" {
 }
 
 locals {
+  usage  = var.metered ? data.aws_iam_policy_document.meter_usage.json : data.aws_iam_policy_document.register_usage.json
+  policy = var.saas ? data.aws_iam_policy_document.batch_meter_usage.json : local.usage
   eks = var.oidc_provider_arn != ""
   # The issuer without https://, as the provider's ARN ends.
   issuer = replace(var.oidc_provider_arn, "/^.*:oidc-provider\\//", "")
@@ -47,6 +56,14 @@ data "aws_iam_policy_document" "meter_usage" {
   statement {
     sid       = "Meter"
     actions   = ["aws-marketplace:MeterUsage"]
+    resources = ["*"]
+  }
+}
+
+data "aws_iam_policy_document" "batch_meter_usage" {
+  statement {
+    sid       = "Batch"
+    actions   = ["aws-marketplace:BatchMeterUsage", "aws-marketplace:ResolveCustomer"]
     resources = ["*"]
   }
 }
@@ -96,7 +113,7 @@ resource "aws_iam_role" "tollgate" {
 resource "aws_iam_role_policy" "tollgate" {
   name_prefix = "tollgate-"
   role        = aws_iam_role.tollgate.id
-  policy      = var.metered ? data.aws_iam_policy_document.meter_usage.json : data.aws_iam_policy_document.register_usage.json
+  policy      = local.policy
 }
 
 output "role_arn" {

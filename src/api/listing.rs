@@ -10,7 +10,7 @@ use super::{csv, problem};
 use tollgate_http::{self as http, Body};
 use tollgate_ledger::repair::Entry;
 use tollgate_ledger::view::{Looked, OpenUsage};
-use tollgate_ledger::{Ledger, LedgerError};
+use tollgate_ledger::{Database, LedgerError};
 use tollgate_marketplace::{Customer, quantity};
 
 /// What is listed.
@@ -86,7 +86,7 @@ impl Listing {
 
     /// A piece of a page, and the query of the piece that comes next, if there may be one: so much is read at once that
     /// no acknowledgement waits long.
-    pub fn read(self, ledger: &Ledger, query: &Query) -> Result<(Vec<Value>, Option<Query>), LedgerError> {
+    pub fn read(self, ledger: &Database, query: &Query) -> Result<(Vec<Value>, Option<Query>), LedgerError> {
         let (looked, limit) = (&query.looked, query.limit);
         let mut next = query.clone();
         let (rows, more) = match self {

@@ -217,7 +217,8 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(notices) = self.0 {
-            notices.refused(Refused::Unanswered, "the request was not answered in time, or the client has gone");
+            notices
+                .refused(Refused::Unanswered, "the request was not answered in time, or the client has gone");
         }
     }
 }

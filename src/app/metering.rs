@@ -324,7 +324,8 @@ mod tests {
         let opened = Ledger::open(folder.path(), ledger::testing::settings("pod")).unwrap();
         let commits = Commits::new(Arc::clone(&metrics), 1 << 30);
         let writer = Writer::start(opened, clock.clone(), commits).unwrap();
-        let intake = Intake::new(Rules::default(), writer.clone(), clock, Arc::clone(&metrics), Notices::new(metrics));
+        let intake =
+            Intake::new(Rules::default(), writer.clone(), clock, Arc::clone(&metrics), Notices::new(metrics));
         let slot = OnceLock::from(OpenLedger { intake, writer: writer.clone() });
         let drain = Drain {
             activity: Activity::new(),

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use self::waiting::{Step, Waiting};
+use self::waiting::{Step, Waiting, pause};
 use crate::cli::{complain, end, exec, probe};
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::exit::Exit;
 use crate::shutdown::Signals;
+use tollgate_clock as clock;
 
 /// Arguments of `await`.
 #[derive(Debug, Args)]
@@ -31,9 +32,6 @@ pub struct AwaitArgs {
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
-
-/// Between two questions: a start waits no longer than this for nothing, and a sidecar hardly notices them.
-const ASK_EVERY: Duration = Duration::from_millis(250);
 
 /// The shortest `--refused-after`: the sidecar may be refused before this container has started, and a refusal that is
 /// older then does not end the wait.
@@ -71,7 +69,7 @@ async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
         Ok(signals) => signals,
         Err(error) => return end(Exit::Internal, &format!("cannot take signals over: {error}")),
     };
-    let mut waiting = Waiting::new(args.refused_after);
+    let (mut waiting, began) = (Waiting::new(args.refused_after), clock::monotonic());
     let heard = async {
         while let Err(shut) = gate.ready().await {
             let line = shut.line.clone();
@@ -80,7 +78,7 @@ async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
                 Step::Say => _ = complain(Exit::NotOpen, &line),
                 Step::End(exit) => return (exit, String::new()),
             }
-            tokio::time::sleep(ASK_EVERY).await;
+            tokio::time::sleep(pause(clock::monotonic().duration_since(began))).await;
         }
         (Exit::Done, String::new())
     };

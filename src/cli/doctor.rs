@@ -14,8 +14,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::app::aws_settings;
-use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::probe::Shut;
+use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::{complain, probe};
 use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
 use crate::doctor::credentials::{Container, rule, web_identity};

@@ -24,13 +24,6 @@ impl Flags {
         self
     }
 
-    /// With the operator's file named, as by `--config`.
-    #[must_use]
-    pub fn with_config(mut self, file: impl Into<PathBuf>) -> Self {
-        self.config = Some(file.into());
-        self
-    }
-
     pub(super) fn value(&self, setting: Setting) -> Option<&str> {
         self.values.iter().find(|(known, _)| *known == setting).map(|(_, value)| value.as_str())
     }

@@ -27,6 +27,8 @@ pub enum Form {
 pub enum Schema {
     /// Any text.
     Any,
+    /// Texts, or one text with commas.
+    List,
     /// A text that this regular expression matches.
     Pattern(&'static str),
     /// A duration.
@@ -101,7 +103,7 @@ pub(super) const DIMENSION: Kind<String> = Kind::text("NAME", Schema::Any, parse
 pub(super) const DIMENSIONS: Kind<Vec<String>> = Kind {
     value_name: "NAME,…",
     form: Form::List,
-    schema: Schema::Any,
+    schema: Schema::List,
     parse: Parse::List(parse::dimensions),
 };
 pub(super) const DIR: Kind<PathBuf> = Kind::text("DIR", Schema::Any, parse::path);

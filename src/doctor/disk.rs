@@ -64,7 +64,12 @@ pub fn folder(path: &str, problem: Option<&str>, mode: Mode) -> Finding {
     let seen = format!("{path} cannot be written: {problem}");
     let remedy = "Make room on the volume, or mount one that this user may write.";
     if mode.has_ledger() {
-        return Finding::fault(check, "LedgerUnavailable", format!("{seen}; usage will not be taken"), remedy);
+        return Finding::fault(
+            check,
+            "LedgerUnavailable",
+            format!("{seen}; usage will not be taken"),
+            remedy,
+        );
     }
     Finding::warning(check, format!("{seen}; nothing is kept over a restart"), remedy)
 }
@@ -74,7 +79,8 @@ pub fn folder(path: &str, problem: Option<&str>, mode: Mode) -> Finding {
 pub fn fill(bytes: u64, bytes_max: u64) -> Finding {
     let check = "ledger size";
     let seen = format!("{bytes} of {bytes_max} bytes (ledger_bytes_max)");
-    let remedy = "Raise ledger_bytes_max and the volume, or mend what keeps usage from being sent (docs/SIZING.md).";
+    let remedy =
+        "Raise ledger_bytes_max and the volume, or mend what keeps usage from being sent (docs/SIZING.md).";
     if bytes >= bytes_max {
         Finding::fault(check, "LedgerUnavailable", format!("{seen}: full, usage is refused"), remedy)
     } else if bytes >= bytes_max / 5 * 4 {

@@ -68,12 +68,7 @@ pub struct Remembered<P> {
 
 impl<P> Default for Remembered<P> {
     fn default() -> Self {
-        Self {
-            kept: None,
-            known: Known::default(),
-            refused: false,
-            denied: false,
-        }
+        Self { kept: None, known: Known::default(), refused: false, denied: false }
     }
 }
 

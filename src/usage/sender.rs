@@ -48,7 +48,8 @@ const AHEAD: Duration = Duration::from_millis(90);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The same while nothing waits to be sent and nobody uses the ledger: a sidecar whose application rests should cost
-/// nothing. What an hour held is sealed so much later, well within the time that its records wait for their turn.
+/// nothing, so the ledger itself is asked only where something is new (see [`Seen`]). What an hour held is sealed so much
+/// later, well within the time that its records wait for their turn.
 const LOOK_AT_REST: Duration = Duration::from_secs(60);
 
 /// The wall clock may be corrected by so much; what it gains beyond that is time for which the machine slept.
@@ -137,6 +138,15 @@ impl Flight {
 /// where somebody else had settled them all, and no call was made.
 type Landed = (u64, Result<Option<(Vec<Record>, Result<Answer, Fault>)>, LedgerError>);
 
+/// What the outcome of a look hangs on, where nothing waits to be sent: while it is the same, another look finds the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    /// Transactions that had changed the ledger before it.
+    written: u64,
+    closed: Hour,
+    present: Hour,
+}
+
 /// The sender with what it talks to.
 pub struct Sender {
     settings: Settings,
@@ -162,6 +172,8 @@ pub struct Sender {
     /// The ledger may hold due records that are not in line.
     stale: bool,
     look_at: Duration,
+    /// What the latest look saw, if nothing was left to do.
+    at_rest: Option<Seen>,
     /// Others use the ledger.
     uses: watch::Receiver<()>,
     /// Records waited when the figures were last read.
@@ -222,6 +234,7 @@ impl Sender {
             notes: Vec::new(),
             stale: true,
             look_at: Duration::ZERO,
+            at_rest: None,
             any_unsent: true,
             is_sealing: false,
             sealed: 0,
@@ -388,6 +401,15 @@ impl Sender {
     async fn look(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
         self.uses.mark_unchanged();
+        let seen = Seen {
+            written: self.writer.written(),
+            closed: Hour::latest_closed(now, self.settings.policy.settle),
+            present: Hour::of(now),
+        };
+        if self.at_rest.take() == Some(seen) && self.order.is_none() {
+            (self.at_rest, self.look_at) = (Some(seen), self.uptime() + LOOK_AT_REST);
+            return Ok(());
+        }
         self.end_pause_for_last_try(now).await?;
         let seal_open_hour = self.flush() == Flush::Final;
         // A piece at a time, between which acknowledgements are given and calls begin.
@@ -397,12 +419,12 @@ impl Sender {
         let sealing = self.writer.with(seal).await?;
         self.sealed += sealing.made;
         self.is_sealing = sealing.more;
-        self.changed |= sealing.made > 0;
         if !sealing.more && self.sealed > 0 {
             tracing::info!(event = "hours_sealed", records = self.sealed, "hours sealed");
             self.sealed = 0;
         }
         let sweeps = self.uptime() >= self.sweep_at;
+        self.changed |= sealing.made > 0 || sweeps;
         if sweeps {
             self.sweep(now).await?;
         }
@@ -417,6 +439,8 @@ impl Sender {
         let busy = self.any_unsent || self.changed || self.order.is_some() || !self.calls.is_empty();
         if !sealing.more && !busy {
             self.look_at = self.uptime() + LOOK_AT_REST;
+            // A look that was not whole, or wrote something, is followed by one more.
+            self.at_rest = sweeps.then_some(seen);
         }
         Ok(())
     }

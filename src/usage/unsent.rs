@@ -27,6 +27,8 @@ pub struct Unsent {
     metrics: Arc<Metrics>,
     tell: Tell,
     before: Verdict,
+    /// No usage waited when this many transactions had changed the ledger: until another does, none waits.
+    empty_at: Option<u64>,
 }
 
 impl Unsent {
@@ -34,12 +36,27 @@ impl Unsent {
     #[must_use]
     pub fn new(rule: Rule, writer: Writer, clock: WallClock, metrics: Arc<Metrics>, tell: Tell) -> Self {
         metrics.usage_overdue_alarm(rule.alarm_after());
-        Self { rule, writer: writer.unnoticed(), clock, metrics, tell, before: Verdict::Timely }
+        Self {
+            rule,
+            writer: writer.unnoticed(),
+            clock,
+            metrics,
+            tell,
+            before: Verdict::Timely,
+            empty_at: None,
+        }
     }
 
     /// Looks once. Do so before the gate may open: what was overdue before a restart still is.
     pub async fn look(&mut self) -> Result<(), LedgerError> {
-        let oldest = self.writer.with(Ledger::oldest_unaccepted).await?;
+        // Before the question: what is written meanwhile is looked at again.
+        let written = self.writer.written();
+        if self.empty_at == Some(written) {
+            return Ok(());
+        }
+        let waiting = self.writer.with(Ledger::oldest_unaccepted).await?;
+        self.empty_at = waiting.is_none().then_some(written);
+        let oldest = waiting.unwrap_or_default();
         let now = self.clock.now();
         let (age, verdict) = (unsent::age(oldest, now), self.rule.judge(oldest, now));
         self.metrics.usage_overdue(age);

@@ -305,16 +305,10 @@ fn a_gate_that_a_refusal_keeps_shut_is_a_fault_and_is_told_last() {
 #[test]
 fn what_is_odd_about_the_configuration_is_not_called_valid() {
     let emulator = Emulator::start();
-    let folder = tempfile::tempdir().unwrap();
     let (_, report) = doctor(&emulator, |command| {
-        command
-            .env_remove("AWS_ACCESS_KEY_ID")
-            .env_remove("AWS_SECRET_ACCESS_KEY")
-            .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app")
-            .env("AWS_WEB_IDENTITY_TOKEN_FILE", folder.path().join("absent"));
+        command.env_remove("AWS_SECRET_ACCESS_KEY");
     });
-    let all: Vec<_> = report["findings"].as_array().unwrap().iter().collect();
-    let told: Vec<_> = all.iter().filter(|finding| finding["check"] == "configuration").collect();
-    let verdicts: Vec<_> = told.iter().filter_map(|finding| finding["verdict"].as_str()).collect();
-    assert!(verdicts == ["ok"] || !verdicts.contains(&"ok"), "{report}");
+    let all = report["findings"].as_array().unwrap().iter();
+    let told: Vec<_> = all.filter(|finding| finding["check"] == "configuration").collect();
+    assert!(told.len() == 1 && told[0]["verdict"] == "warning", "{report}");
 }

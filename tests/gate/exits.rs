@@ -1,8 +1,8 @@
 //! Every exit code but 0, with the real binary: its last line is its true cause.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::processes::{Emulator, Sidecar, command, refusing_addr};
+use crate::processes::{Emulator, PROGRAM, Sidecar, command, refusing_addr};
 
 /// Runs to the end; the exit code, and the last line of standard error, or of standard output where that is silent.
 fn ended(mut command: Command) -> (Option<i32>, String) {
@@ -84,7 +84,9 @@ fn a_signal_before_the_gate_opens_leaves_the_reason_as_the_last_line() {
     let emulator = Emulator::start();
     emulator.admin("/_emulator/faults", r#"{"fault":"throttle"}"#);
     for signal in ["TERM", "INT", "HUP"] {
-        let mut exec = command(&["exec", "--", "/bin/true"]);
+        // What started the tests may ignore a signal (nohup, a shell's background), and what it starts would too.
+        let mut exec = Command::new("env");
+        exec.args(["--default-signal", PROGRAM, "exec", "--", "/bin/true"]).env_clear().stdin(Stdio::null());
         emulator.configure(&mut exec, "pod-143");
         let mut waiting = Sidecar::start(exec);
         waiting.wait_for_code("pending", "ThrottlingException");

@@ -230,7 +230,13 @@ impl Sidecar {
 
     /// Reads the log to its end and returns how the process ended, with its last line.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
-        self.seen.extend(self.log.iter());
+        loop {
+            match self.log.recv_timeout(LINE_TIMEOUT) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end:\n{}", self.seen.concat()),
+            }
+        }
         let all = self.seen.concat();
         let last = all.lines().last().unwrap_or_default().to_owned();
         (self.process.wait().unwrap(), last)

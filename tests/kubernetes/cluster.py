@@ -9,11 +9,13 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 ADDRESS = "10.244.0.1"
 NODE = "node-1"
@@ -72,7 +74,7 @@ def enclosed(folder):
         process_group=0,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: child.terminate())
+        signal.signal(number, lambda *_: child.kill())
     try:
         code = child.wait()
     finally:
@@ -94,6 +96,14 @@ def remove_cgroups(name):
         return not left
 
     wait(f"the end of everything in the cgroup {name}", removed)
+
+
+def healthy():
+    """Whether the kubelet's own health check answers."""
+    with contextlib.suppress(OSError):
+        with urllib.request.urlopen("http://127.0.0.1:10248/healthz", timeout=2) as answer:
+            return answer.read() == b"ok"
+    return False
 
 
 def run(*command, **options):
@@ -265,7 +275,8 @@ conf_dir = "{self.folder}/cni"
 
     def start_containerd(self):
         self.spawn("containerd", "containerd", "--config", self.folder / "containerd.toml")
-        self.answers("containerd", lambda: self.ctr("version", check=False).returncode == 0)
+        # A kubelet ends where there is no runtime yet behind the socket.
+        self.answers("containerd", lambda: re.search(r"v1 +cri +\S+ +ok", self.ctr("plugins", "ls", check=False).stdout))
 
     def start_kubelet(self):
         self.spawn(
@@ -274,7 +285,8 @@ conf_dir = "{self.folder}/cni"
             f"--node-ip={ADDRESS}",
         )
         ready = ("get", "node", NODE, "-o", 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')
-        self.answers("kubelet", lambda: self.kubectl(*ready, check=False).stdout == "True")
+        # What the API server says of a node is what its last kubelet said: this one must serve, too.
+        self.answers("kubelet", lambda: healthy() and self.kubectl(*ready, check=False).stdout == "True")
 
     def stop(self, name):
         self.processes[name].kill()

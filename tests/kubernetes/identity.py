@@ -1,8 +1,9 @@
 """IAM roles for service accounts: projected tokens of this API server, verified by the emulator's STS."""
 
+import base64
 import json
 
-from cluster import API, wait
+from cluster import API, run, wait
 from scenarios import scenario
 from stand import entitlement, name_of, running
 
@@ -55,9 +56,6 @@ def a_token_of_another_cluster_opens_nothing(stand):
 
 def foreign_keys(stand):
     """The API server's key set with another key under the same name."""
-    from cluster import run
-
-    import base64
     folder = stand.folder
     run("openssl", "genrsa", "-out", folder / "foreign.key", "2048")
     modulus = run("openssl", "rsa", "-in", folder / "foreign.key", "-noout", "-modulus").strip().partition("=")[2]

@@ -179,12 +179,12 @@ class Namespace:
 
     # === charts ===
 
-    def install(self, release="app", helm="4.3.1", wait=False, **values):
+    def install(self, release="app", helm="4.3.1", wait=None, check=True, **values):
         """`helm install` of the example chart, with values as a file has them: `tollgate={"gate": "exec"}`."""
         file = self.stand.folder / f"{self.name}-{release}.json"
         file.write_text(json.dumps({"tollgate": {}, **values}))
         command = ["install", release, self.stand.folder / "example", "--namespace", self.name, "--values", file]
-        return self.helm(helm, *command, *(["--wait", "--timeout", "60s"] if wait else []))
+        return self.helm(helm, *command, *(["--wait", "--timeout", wait] if wait else []), check=check)
 
     def helm(self, version, *arguments, check=True):
         command = [self.stand.helms[version], *map(str, arguments), "--kubeconfig", str(self.stand.cluster.kubeconfig)]

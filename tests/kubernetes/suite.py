@@ -7,7 +7,6 @@ Needs root, containerd, runc, CNI plugins, iproute2, iptables, buildah, busybox 
 
 import concurrent.futures
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -15,6 +14,16 @@ import time
 import traceback
 
 import cluster as clusters
+# Importing them adds their scenarios to the list.
+import identity  # noqa: F401
+import images
+import lock  # noqa: F401
+import usage  # noqa: F401
+import values  # noqa: F401
+import workloads  # noqa: F401
+from aws import Emulator, Webhook
+from scenarios import SCENARIOS
+from stand import Api, Stand
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "target/kubernetes"
@@ -23,32 +32,23 @@ FOLDER = ROOT / "target/kubernetes"
 def main():
     cgroup = clusters.enclosed(FOLDER)
     program, tollgate, helm3, helm4 = (pathlib.Path(path).resolve() for path in sys.argv[1:5])
-    import identity  # noqa: F401
-    import images
-    import lock  # noqa: F401
-    import usage  # noqa: F401
-    import values  # noqa: F401
-    import workloads  # noqa: F401
-    from aws import Emulator, Webhook
-    from scenarios import SCENARIOS
-    from stand import Api, Stand
-
     chosen = [one for one in SCENARIOS if not sys.argv[5:] or one.__name__ in sys.argv[5:]]
     if unknown := set(sys.argv[5:]) - {one.__name__ for one in chosen}:
         sys.exit(f"kubernetes: no scenario {' '.join(unknown)}; there are: {' '.join(one.__name__ for one in SCENARIOS)}")
     began = time.monotonic()
     cluster = clusters.Cluster(program, FOLDER, cgroup)
     cluster.isolate()
-    # The product's keys exist before its image does.
+    # The product's keys exist before its image does: an emulator that starts makes them.
     keys = cluster.folder / "keys"
     with Emulator(tollgate, keys):
-        images.build(ROOT, cluster.folder / "images", keys)
-    say(f"images built in {time.monotonic() - began:.0f} s")
-    began = time.monotonic()
-    cluster.start()
+        pass
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        archives = pool.submit(images.build, ROOT, cluster.folder / "images", keys)
+        cluster.start()
+        for archive in archives.result():
+            cluster.ctr("images", "import", archive)
     cluster.get = Api(cluster).get
     webhook = Webhook(cluster)
-    images.load(cluster, cluster.folder / "images")
     cluster.kubectl("apply", "-f", "-", text=json.dumps(webhook.configuration()))
     shutil.copytree(ROOT / "helm/example", cluster.folder / "example")
     shutil.copytree(ROOT / "helm/tollgate", cluster.folder / "example/charts/tollgate")
@@ -92,5 +92,4 @@ def say(text):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(__file__))
     main()

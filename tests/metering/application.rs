@@ -265,7 +265,9 @@ fn usage_that_is_not_taken_is_a_log_line_and_a_counter() {
     assert_eq!(answer.status, 202, "{answer:?}");
     running.read_back(|line| {
         line["message"].as_str().is_some_and(|text| text.starts_with("usage events rejected"))
-            && line["reasons"].as_str().is_some_and(|text| text.contains("unknown dimension \"reqests\" (configured: "))
+            && line["reasons"]
+                .as_str()
+                .is_some_and(|text| text.contains("unknown dimension \"reqests\" (configured: "))
     });
     assert_eq!(running.usage(&json!(7)).status, 400);
     running.read_back(|line| {
@@ -282,4 +284,12 @@ fn usage_that_is_not_taken_is_a_log_line_and_a_counter() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
+    // The next line of this kind would come in a minute.
+    assert_eq!(running.usage(&json!({"dimension": "requets", "quantity": 1})).status, 202);
+    running.sidecar.signal("TERM");
+    let rest = running.sidecar.read_until(|line| line["event"] == "usage_rejected");
+    assert_eq!(
+        rest["reasons"], "unknown dimension \"requets\" (configured: requests, gigabytes): 1",
+        "{rest}"
+    );
 }

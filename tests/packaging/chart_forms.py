@@ -26,6 +26,11 @@ def simple(kind="Deployment", spec="", pod=""):
     return SIMPLE.format(kind=kind, spec=spec, pod=pod)
 
 
+def named(*names, **more):
+    """Products, each with an image of its own."""
+    return [{"name": name, "image": {"repository": f"gate-{name}"}, "productCode": "", **more} for name in names]
+
+
 class Native(ChartCase):
     def test_native_is_a_sidecar_and_behind_it_a_container_that_waits(self):
         pod = pod_spec(self.workload({"tollgate": {"productCode": "demo", "settings": {"public_keys": "/keys"}}}))
@@ -76,7 +81,7 @@ class Native(ChartCase):
 
         self.assertEqual(names({}), ["one", "two", "tollgate", "tollgate-await"])
         self.assertEqual(names({"position": "first"}), ["tollgate", "tollgate-await", "one", "two"])
-        mixed = {"products": [{"name": "p", "position": "first"}, {"name": "q"}, {"name": "r", "position": "first"}]}
+        mixed = {"products": [*named("p", position="first"), *named("q"), *named("r", position="first")]}
         self.assertEqual(names(mixed), ["p", "p-await", "r", "r-await", "one", "two", "q", "q-await"])
         self.refused({"tollgate": {"gate": "readiness", "position": "first"}}, "position first needs gate native")
 
@@ -138,7 +143,7 @@ class Beside(ChartCase):
             self.assertEqual(main.get("readinessProbe"), yaml.safe_load(template)["spec"]["template"]["spec"]["containers"][0].get("readinessProbe"))
             # A pod is ready when all its containers are.
             self.assertEqual(sidecar["readinessProbe"]["httpGet"], {"path": "/readyz", "port": 19180})
-        several = pod_spec(self.workload({"tollgate": {"gate": "readiness", "products": [{"name": "a"}, {"name": "b"}]}}))
+        several = pod_spec(self.workload({"tollgate": {"gate": "readiness", "products": named("a", "b")}}))
         asked = [container["readinessProbe"]["httpGet"]["port"] for container in several["containers"][1:]]
         self.assertEqual(asked, [19180, 19190])
 
@@ -182,7 +187,7 @@ class Writers(ChartCase):
         hourly = {"state": CLAIM["state"]}
         self.refused({"replicas": 2, "tollgate": hourly}, "one pod at a time")
         self.refused({"tollgate": {**METERED, "state": {"type": "persistentVolumeClaim"}}}, "tollgate.state.claimName")
-        self.refused({"tollgate": {**CLAIM, "products": [{"name": "a"}, {"name": "b"}]}}, "the claim usage is used by Deployment shop, product a and by")
+        self.refused({"tollgate": {**CLAIM, "products": named("a", "b")}}, "the claim usage is used by Deployment shop, product a and by")
 
     def test_a_stateful_set_makes_a_volume_for_each_replica(self):
         state = {"type": "volumeClaimTemplate", "storageClassName": "gp3", "sizeLimit": "5Gi"}
@@ -209,9 +214,12 @@ class Writers(ChartCase):
         _, error = self.of(parallel, saas)
         self.assertIn("one writer", error)
 
-    def test_hourly_keeps_its_receipt_in_a_small_volume(self):
-        pod = pod_spec(self.workload({}))
-        self.assertEqual(pod["volumes"], [{"name": "tollgate-state", "emptyDir": {"sizeLimit": "16Mi"}}])
+    def test_every_emptydir_has_room_for_a_ledger(self):
+        # The chart does not know the mode of the image: a ledger in a small volume would have the pod evicted.
+        for values in ({}, {"mode": "hourly"}, {"products": [{"mode": "hourly"}]}):
+            pod = pod_spec(self.workload({"tollgate": values}))
+            self.assertEqual([volume["emptyDir"] for volume in pod["volumes"]], [{"sizeLimit": "2Gi"}])
+        self.refused({"tollgate": {"settings": {"ledger_bytes_max": "4GiB"}}}, "a ledger of 4GiB does not fit into a volume of 2Gi")
         self.assertNotIn("volumes", pod_spec(self.workload({"tollgate": {"state": {"type": "none"}}})))
         self.assertEqual(pod_spec(self.workload({"tollgate": METERED}))["volumes"][0]["emptyDir"], {"sizeLimit": "2Gi"})
         small = {**METERED, "state": {"type": "emptyDir", "sizeLimit": "64Mi"}}
@@ -223,6 +231,102 @@ class Writers(ChartCase):
         self.assertEqual(pod_spec(stateful)["securityContext"], {"runAsUser": 1000660000, "fsGroup": 65532})
         (stateful,), _ = self.of(simple(pod="securityContext: { fsGroup: 7 },"), CLAIM)
         self.assertEqual(pod_spec(stateful)["securityContext"], {"fsGroup": 7})
+
+
+    def test_one_sidecar_for_each_product_of_a_pod(self):
+        for products in ([{"name": "a"}, {"name": "b"}], [{"name": name, **METERED} for name in "ab"]):
+            self.refused({"tollgate": {"products": products}}, "Deployment shop has two sidecars for one product")
+
+    def test_one_writer_for_saas_among_all_workloads(self):
+        two = '(list . "other") }}\n{{ include "tollgate.workload" (list . "second"%s)'
+        second = simple().replace("name: x", "name: second")
+        both = f'{simple()}\n{{{{- end -}}}}\n{{{{- define "second" -}}}}\n{second}'
+        saas = {"tollgate": {"mode": "saas", "state": {"type": "emptyDir"}}}
+        _, error = self.of(both, include=two % "", values=saas)
+        self.assertIn("is used by Deployment x, product tollgate and by Deployment second, product tollgate: run one", error)
+        more = ' (dict "productCode" "another" "settings" (dict "dimensions" (list "a")))'
+        documents, error = self.of(both, include=two % more, values=saas)
+        self.assertEqual(len(documents), 2, error)
+
+
+class Settings(ChartCase):
+    def forms(self):
+        """What the templates know of each setting."""
+        text = (ROOT / "helm/tollgate/templates/_settings.tpl").read_text()
+        forms = re.search(r'define "tollgate.settingForms" -\}\}\n(.*?)\{\{- end', text, re.S)[1]
+        return yaml.safe_load(re.sub(r"\{\{.*?\}\}", "''", re.sub(r"(?m)^\{\{.*\n", "", forms)))
+
+    def told(self, settings, sentence):
+        """The same sentence, wherever a setting was given past the schema."""
+        _, error = self.of(simple(), include=f'(list . "other" (dict "settings" (dict {settings})))')
+        self.assertIn(f"tollgate: settings.{sentence}", error)
+
+    def test_the_templates_know_the_settings_of_the_schema(self):
+        schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())["definitions"]["settings"]["properties"]
+        forms = self.forms()
+        self.assertEqual(set(forms), set(schema))
+        for name, form in forms.items():
+            with self.subTest(name):
+                pattern = schema[name].get("pattern")
+                self.assertEqual(form.get("list", False), "array" in schema[name].get("type", []))
+                if "enum" in schema[name]:
+                    self.assertEqual(set(form["words"]), {value for value in schema[name]["enum"] if isinstance(value, str)})
+                elif "most" in form:
+                    self.assertEqual((form.get("closes", False), "[0-9]+ms" in pattern), ("close-after" in pattern, True))
+                elif name != "log_filter":
+                    self.assertEqual(form.get("pattern"), pattern)
+
+    def test_a_list_is_joined_and_a_dict_refused(self):
+        listed = {**METERED, "settings": {"dimensions": ["requests", "gigabytes"]}}
+        sidecar = pod_spec(self.workload({"tollgate": listed}))["initContainers"][0]
+        self.assertEqual(environment(sidecar)["TOLLGATE_DIMENSIONS"], "requests,gigabytes")
+        include = '(list . "other" (dict "settings" (dict "dimensions" (list "a" "b"))))'
+        (deployment,), error = self.of(simple(), include=include, values={"tollgate": {**METERED, "settings": {}}})
+        self.assertEqual(environment(pod_spec(deployment)["initContainers"][0])["TOLLGATE_DIMENSIONS"], "a,b", error)
+        self.told('"dimensions" (dict "a" "b")', "dimensions takes one value, and not a list or a dict")
+        self.told('"on_lapse" (list "keep")', "on_lapse takes one value")
+        self.told('"dimensions" (list "a" " ")', 'dimensions holds " ", which is no name')
+        self.told('"dimensions" (list "a" 1)', "dimensions holds 1, which is no name")
+
+    def test_a_setting_of_an_include_is_judged_as_one_of_the_values(self):
+        for given, sentence in (
+            ('"onUnsent" "keep"', "onUnsent is no setting that the chart passes on: write on_unsent"),
+            ('"on-unsent" "keep"', "on-unsent is no setting that the chart passes on: write on_unsent"),
+            ('"product_code" "x"', "product_code is no setting that the chart passes on: docs/CONFIGURATION.md"),
+            ('"quit" "yes"', "quit is yes; give one of true, false, on, off"),
+            ('"settle" 120', "settle is 120; write a duration, such as 1h30m"),
+            ('"settle" ""', "settle is ; choose between 0s and 59m"),
+            ('"docs_url" "x"', "docs_url is x; write an address"),
+            ('"log_filter" "inof"', "log_filter is inof; write off, error, warn"),
+        ):
+            self.told(given, sentence)
+        for state, sentence in (
+            ('"sizelimit" "2Gi"', "state has sizelimit, which is none of type, claimName"), ('"type" "emptydir"', "state.type is emptydir; give one of none"),
+            ('"sizeLimit" "2 GB"', "state.sizeLimit is 2 GB"), ('"claimName" 7', "state.claimName must be a string"),
+        ):
+            _, error = self.of(simple(), include=f'(list . "other" (dict "state" (dict {state})))')
+            self.assertIn(f"option {sentence}", error)
+        _, error = self.of(simple(), include='(list . "other" (dict "region" "Europe"))')
+        self.assertIn("option region is Europe, which is no AWS region", error)
+
+    def test_values_that_the_sidecar_refuses_are_refused(self):
+        for settings, sentence in (
+            ({"settle": "1h"}, "settle is 1h; choose between 0s and 59m"), ({"on_unsent": "close-after:90m"}, "on_unsent is close-after:90m; choose between 2h"),
+            ({"on_unsent": "close-after:"}, "on_unsent is close-after:; choose"), ({"idempotency_window": "1h"}, "choose between 2h and 30d"),
+            ({"grace_period": "367d"}, "choose between 0s and 366d"), ({"ledger_bytes_max": "8MiB"}, "ledger_bytes_max is 8MiB; choose 16MiB or more"),
+            ({"log_filter": "info,"}, "log_filter is info,; write off"), ({"drain_quiet": "61m"}, "choose between 0s and 1h"),
+        ):
+            self.refused({"tollgate": {"settings": settings}}, sentence)
+        self.refused({"tollgate": {"shutdownGrace": "61m"}}, "shutdownGrace is at most 1h")
+        good = {"log_filter": "Info,tollgate::registration=debug", "on_lapse": "close-after:0s", "settle": "59m", "idempotency_window": "30d"}
+        self.workload({"tollgate": {"settings": good}})
+
+    def test_null_in_settings_and_products_is_the_default(self):
+        product = {"name": "tollgate", "image": {"tag": None, "registry": None}, "settings": {"settle": None, "quit": None}, "state": {"type": None}, "gate": None}
+        product.update(ports={"probe": None}, mode=None, extraEnv=None, command=None, resources={"limits": {"memory": None}}, proxy=None, shutdownGrace=None)
+        self.assertEqual(self.documents({"tollgate": {"products": [product]}}), self.documents({}))
+        self.assertEqual(self.documents({"tollgate": {"products": [None]}}), self.documents({}))
+        self.assertEqual(self.documents({"tollgate": {"settings": {"settle": None, "dimensions": None, "on_denied": None}}}), self.documents({}))
 
 
 class Surroundings(ChartCase):
@@ -254,7 +358,7 @@ spec:
 """
 
     def test_what_a_workload_had_it_keeps(self):
-        values = {**METERED, "mesh": "istio", "products": [{"name": "one"}, {"name": "two"}]}
+        values = {**METERED, "mesh": "istio", "products": named("one", "two")}
         (service, stateful), _ = self.of(self.workload_with_a_past, values)
         self.assertEqual(service["spec"], {"ports": [{"port": 80}]})
         template = stateful["spec"]["template"]
@@ -323,7 +427,7 @@ spec:
         schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())["definitions"]
         for option in ("gate", "position", "refused", "mode"):
             _, error = self.of(simple(), include=f'(list . "other" (dict "{option}" "else"))')
-            self.assertIn(f"option {option} is else; give one of {', '.join(schema[option]['enum'])}", error)
+            self.assertIn(f"option {option} is else; give one of {', '.join(filter(None, schema[option]['enum']))}", error)
 
     def test_two_workloads_share_neither_claim_nor_names(self):
         two = '(list . "other") }}\n{{ include "tollgate.workload" (list . "second")'
@@ -402,13 +506,14 @@ spec:
             ({"mode": "metered"}, "set tollgate.state.type"),
             ({**METERED, "settings": {}}, "set tollgate.settings.dimensions"),
             ({"productCode": "demo"}, "set tollgate.settings.public_keys"),
-            ({"products": [{"name": "a"}, {"name": "a", "ports": {"probe": 1025, "app": 1026}}]}, "have the name a"),
-            ({"products": [{"name": "app"}, {"name": "b"}]}, "two containers of the pod have the name app"),
-            ({"products": [{"name": "a"}, {"name": "b", "ports": {"probe": 19180, "app": 19185}}]}, "port 19180 is also that of product a"),
+            ({"products": [*named("a"), {"name": "a", "ports": {"probe": 1025, "app": 1026}}]}, "have the name a"),
+            ({"products": named("app", "b")}, "two containers of the pod have the name app"),
+            ({"products": [*named("a"), *named("b", ports={"probe": 19180, "app": 19185})]}, "port 19180 is also that of product a"),
             ({"ports": {"probe": 19181}}, "probe server and application server of product tollgate have the same port"),
-            ({"ports": {"probe": 65530, "app": 65531}, "products": [{"name": "a"}, {"name": "b"}]}, "65540 is no port"),
+            ({"ports": {"probe": 65530, "app": 65531}, "products": named("a", "b")}, "65540 is no port"),
             ({"state": {"type": "none"}, "settings": {"grace_period": "10m"}}, "grace_period is counted on disk"),
             ({"image": {"tag": ""}}, "set tollgate.image.tag"),
+            ({"image": {"repository": ""}}, "set tollgate.image.repository to that of your gate"),
             ({"shutdownGrace": "4s"}, "shutdownGrace is at least 5s"),
             ({**METERED, "settings": {"dimensions": "a", "drain_quiet": "1m"}}, "leaves nothing of shutdownGrace"),
             ({"settings": {"aws_door": True, "app_token_file": "/token"}}, "aws_door cannot be used with app_token_file"),

@@ -18,7 +18,7 @@ def pick(draw, usual, odd):
 
 # Each setting's usual and odd values.
 SETTINGS = {
-    "dimensions": (["requests", "requests,gigabytes"], [""]),
+    "dimensions": (["requests", "requests,gigabytes", ["requests", "gigabytes"]], ["", [" "]]),
     "quit": ([True, "on"], [False]),
     "grace_period": (["0s", "10m", "1h30m"], ["1d"]),
     "drain_quiet": (["0s", "3s"], ["40s", "3m"]),
@@ -108,6 +108,9 @@ def products(draw):
     for one in several:
         for of_all in ("refused", "extraVolumes", "ports"):
             one.pop(of_all, None)
+        if draw.random() > ODD:
+            one["image"] = {"repository": f"gate-{len(one)}-{draw.randrange(10**6)}"}
+            one.pop("productCode", None)
         if draw.random() < 0.3:
             one["name"] = draw.choice(["one", "two", "three", "app", "one-await"])
     return several

@@ -89,6 +89,9 @@ class Manifests(unittest.TestCase):
                 for probe in ("livenessProbe", "readinessProbe"):
                     # An exec probe starts a process each time, for ever.
                     self.assertNotIn("exec", container.get(probe, {}), name)
+                if "livenessProbe" in container:
+                    # Each question costs CPU for as long as the pod lives.
+                    self.assertGreaterEqual(container["livenessProbe"].get("periodSeconds", 10), 30, name)
             if not inits:
                 continue
             # The last two: all of the vendor's own have run before billing begins.

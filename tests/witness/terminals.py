@@ -26,6 +26,8 @@ from processes import Emulator, Sidecar
 PROGRAM = os.path.abspath(sys.argv[1])
 RELEASED = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else None
 PATIENCE = 60
+# What started this may ignore the signal of a closed terminal (nohup does), and what this starts would too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ESCAPE = "\x1b["
 
 

@@ -241,8 +241,10 @@ impl Loader {
 
     /// [`Loader::load`] for a thread that may block, to its end, whatever becomes of the runtime of whoever waits for it.
     pub(super) fn load_on_its_own_runtime(&self) -> Result<Ready, Fault> {
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().build().map_err(|error| not_loaded(&error))?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| not_loaded(&error))?;
         let ready = runtime.block_on(self.load());
         // A name look-up may still hang in a thread of its own.
         runtime.shutdown_background();

@@ -74,6 +74,8 @@ pub(super) struct Ageing {
     /// When the minute that was counted last began; none before the first look.
     counted: Option<Instant>,
     oldest: Option<Overdue>,
+    /// The latest look found nothing that waits.
+    empty: bool,
 }
 
 impl Ageing {
@@ -84,9 +86,15 @@ impl Ageing {
 }
 
 impl Ledger {
-    /// Counts running time, and says how long the oldest usage has waited. Call it every second or so.
-    pub fn oldest_unaccepted(&mut self) -> Result<Oldest, LedgerError> {
+    /// Counts running time, and says how long the oldest usage has waited; `None` where none waits. Call it every second
+    /// or so, and within a minute after the ledger was written; while nothing waits and nothing is written, no call is
+    /// needed.
+    pub fn oldest_unaccepted(&mut self) -> Result<Option<Oldest>, LedgerError> {
         let now = clock::monotonic();
+        if std::mem::take(&mut self.ageing.empty) {
+            // What waits now came within the latest minute: what went before was nobody's wait.
+            self.ageing.counted = self.ageing.counted.max(now.checked_sub(MINUTE));
+        }
         let since = self.ageing.counted.map(|counted| now.duration_since(counted));
         if since.is_none_or(|since| since >= MINUTE) {
             // The first minute of a process counts whole, as those of the process before did.
@@ -108,13 +116,17 @@ impl Ledger {
             Some(oldest) => oldest,
             None => *self.ageing.oldest.insert(self.reading(oldest)?),
         };
+        if oldest == Overdue::default() {
+            self.ageing.empty = true;
+            return Ok(None);
+        }
         let uncounted = self.ageing.counted.map_or(0, |counted| {
             i64::try_from(now.duration_since(counted).saturating_sub(MINUTE).as_secs()).unwrap_or(i64::MAX)
         });
         let counted = self.reading(running)?.saturating_add(uncounted);
         let waited = oldest.from.map_or(0, |from| counted.saturating_sub(from));
         let running = Duration::from_secs(u64::try_from(waited).unwrap_or_default());
-        Ok(Oldest { hour: oldest.hour, running })
+        Ok(Some(Oldest { hour: oldest.hour, running }))
     }
 }
 

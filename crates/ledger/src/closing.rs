@@ -8,6 +8,8 @@
 //! `meta`: `last_closed` is the latest hour that is closed for everybody, `sealed_early` the latest that was sealed
 //! before its end. Only up to `sealed_early` is a slot of an open hour looked for among the records.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, Transaction};
 
 use super::rows::Slot;
@@ -41,12 +43,27 @@ impl Hours {
         settings: &Settings,
         now: Timestamp,
     ) -> rusqlite::Result<Self> {
+        Self::at(connection, settings.settle, settings.aws_door, now)
+    }
+
+    /// As a repair needs them, whoever makes it: what it moves counts to the current hour, before which no hour waits
+    /// for its late events, and the application may have reported that hour itself.
+    pub(super) fn for_repair(connection: &Connection, now: Timestamp) -> rusqlite::Result<Self> {
+        Self::at(connection, Duration::ZERO, true, now)
+    }
+
+    fn at(
+        connection: &Connection,
+        settle: Duration,
+        has_door: bool,
+        now: Timestamp,
+    ) -> rusqlite::Result<Self> {
         let stored = read(connection, LAST_CLOSED)?;
         let present = Hour::of(now);
         // After a small step back of the clock an hour may be closed that is one ahead. Farther ahead, the clock was
         // wrong then or is now, and to wait for that hour would keep usage for as long.
         let counts = |hour: &Hour| *hour <= present.next();
-        let by_clock = Hour::latest_closed(now, settings.settle);
+        let by_clock = Hour::latest_closed(now, settle);
         let closed = stored.filter(counts).map_or(by_clock, |stored| stored.max(by_clock));
         Ok(Self {
             closed,
@@ -54,7 +71,7 @@ impl Hours {
             present,
             stored,
             early: read(connection, SEALED_EARLY)?.filter(counts),
-            has_door: settings.aws_door,
+            has_door,
         })
     }
 

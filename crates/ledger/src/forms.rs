@@ -145,7 +145,6 @@ pub(super) fn forget(
 impl Ledger {
     /// Notes which account a legacy identifier is, as `ResolveCustomer` answered. What AWS would not take as an
     /// identifier or an account is ignored.
-    /// or an account is ignored.
     pub fn identify(&mut self, identifier: &str, account: &str) -> Result<(), LedgerError> {
         if !is_identifier(identifier) || !is_account(account) {
             return Ok(());

@@ -14,18 +14,18 @@ use rusqlite::config::DbConfig;
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::{
-    FILE_NAME, Ledger, LedgerError, SCHEMA, amount, check_version, classify, files, has_meta, mark, meta,
-    quarantine, schema_number, totals, visitor,
+    Database, FILE_NAME, LedgerError, SCHEMA, amount, classify, database, files, has_meta, mark, quarantine,
+    schema_number, totals,
 };
 
-impl Ledger {
+impl Database {
     /// Opens the ledger in `folder` to read it, and leaves everything as it is. One of an older version is refused.
     pub fn inspect(folder: &Path) -> Result<Self, LedgerError> {
         let path = files::existing(&folder.join(FILE_NAME))?;
         let lock = lock(&path)?;
         let failed = |error: rusqlite::Error| classify(&path, &error);
         let mut connection = connect(&path).map_err(failed)?;
-        check_version(&mut connection, &path)?;
+        database::check_version(&mut connection, &path)?;
         mark::compare(&connection, &path)?;
         if !has_meta(&connection).map_err(failed)? {
             return Err(LedgerError::Empty(path));
@@ -36,11 +36,7 @@ impl Ledger {
         if upgrading || i64::try_from(stored).is_ok_and(|stored| stored < SCHEMA) {
             return Err(LedgerError::Old(path));
         }
-        let pod = meta(&connection, "pod").map_err(failed)?;
-        let mut ledger = Self::of(connection, path, visitor(), mark::Mark::none());
-        ledger.settings.pod = pod.unwrap_or_default();
-        ledger.lock = Some(lock);
-        Ok(ledger)
+        Ok(Self::looking(connection, path, lock))
     }
 }
 

@@ -42,6 +42,7 @@ mod amount;
 mod claim;
 mod closing;
 mod counting;
+mod database;
 #[cfg(feature = "fail-points")]
 pub mod fail_point;
 mod files;
@@ -66,21 +67,22 @@ mod upkeep;
 pub mod view;
 pub mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+use rusqlite::Transaction;
 
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
 use ageing::Ageing;
 pub use claim::{Claim, Claimed, Settled};
+pub use database::Database;
+use database::{classify, has_meta, meta, schema_number, set_meta};
 pub use links::Links;
-use schema::{LEFT_BEHIND, MIGRATIONS, SCHEMA};
+use schema::SCHEMA;
 pub use sealing::Sealing;
 pub use totals::{Contents, Totals};
 pub use upkeep::Summary;
@@ -88,11 +90,7 @@ pub use upkeep::Summary;
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "usage.sqlite";
 
-/// Pages that SQLite keeps in memory, in KiB: an hour's working set is small.
-const CACHE_KIB: i64 = 512;
-
-/// Statements kept ready: more than this module has, or looking at the hours would drop those of the intake.
-const STATEMENTS_MAX: usize = 64;
+const PAGE_BYTES: u64 = 4096;
 
 /// SQLite folds the WAL back into the file at this many pages of 4 KiB, so that it stays below some 8 MiB; the ledger's
 /// thread does so before (`folding`).
@@ -103,8 +101,6 @@ const CHECKPOINT_PAGES_MIN: u64 = 16;
 
 /// The WAL takes at most this part of `ledger_bytes_max`.
 const WAL_PART: u64 = 16;
-
-const PAGE_BYTES: u64 = 4096;
 
 /// Why the ledger cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -227,20 +223,23 @@ pub enum Taken {
     OtherForm,
 }
 
-/// An open ledger.
+/// The ledger of a running sidecar: the file, and how that sidecar uses it.
 #[derive(Debug)]
 pub struct Ledger {
-    connection: Connection,
-    path: PathBuf,
+    database: Database,
     settings: Settings,
-    mark: mark::Mark,
     progress: sealing::Progress,
     ageing: Ageing,
     folding: folding::Folding,
-    /// Transactions that this process wrote.
-    written: u64,
-    /// Of a ledger that is only looked at; else SQLite holds the locks.
-    lock: Option<std::fs::File>,
+}
+
+/// To read. What writes goes through [`Ledger::write`], so there is no `DerefMut`.
+impl Deref for Ledger {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.database
+    }
 }
 
 impl Ledger {
@@ -262,93 +261,33 @@ impl Ledger {
         }
     }
 
-    /// Opens the ledger of a sidecar that does not run, to repair records. It is the same pod's as before.
-    pub fn open_existing(folder: &Path) -> Result<Self, LedgerError> {
-        match Self::inspect(folder) {
-            Ok(_) | Err(LedgerError::Old(_)) => {}
-            Err(error) => return Err(error),
-        }
-        let mut ledger = Self::connect(&folder.join(FILE_NAME), visitor())?;
-        ledger.upgrade()?;
-        let pod = ledger.reading(|connection| meta(connection, "pod"))?;
-        ledger.settings.pod = pod.unwrap_or_default();
-        ledger.keep_tidy()?;
-        Ok(ledger)
-    }
-
     fn open_file(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
-        let mut ledger = Self::connect(path, settings)?;
+        let log_pages = log_pages_max(settings.bytes_max);
+        let mut database = Database::connect(path, log_pages)?;
         let suspect = quarantine::is_suspect(path);
         if suspect {
-            ledger.check_structure()?;
+            database.check_structure()?;
         }
-        ledger.check_schema()?;
-        let upgraded = ledger.upgrade()?;
-        ledger.check_balance()?;
+        database.check_schema()?;
+        let upgraded = database.upgrade()?;
+        database.check_balance()?;
         if suspect {
-            ledger.reading(rows::read_all)?;
+            database.reading(rows::read_all)?;
             quarantine::clear(path);
         }
+        let mut ledger = Self {
+            database,
+            settings,
+            progress: sealing::Progress::begin(),
+            ageing: Ageing::default(),
+            folding: folding::Folding::below(log_pages),
+        };
         ledger.adopt()?;
         ledger.keep_tidy()?;
         if !upgraded {
             ledger.remove_copies();
         }
         Ok(ledger)
-    }
-
-    /// Connects and finds out whether the file is what it was; until that is known, nothing is written, not even what
-    /// SQLite would fold back on closing.
-    fn connect(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
-        let path = &files::prepare(path)?;
-        let damaged = |error: rusqlite::Error| classify(path, &error);
-        let mut connection = Connection::open_with_flags(path, files::flags()).map_err(damaged)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(damaged)?;
-        connection.busy_timeout(Duration::ZERO).map_err(damaged)?;
-        connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(damaged)?;
-        check_version(&mut connection, path)?;
-        let mark = mark::Mark::open(&connection, path)?;
-        // A container may have no folder for temporary files; no question of ours sorts more than the unsent records.
-        let pragmas = [
-            ("journal_mode", "WAL"),
-            ("synchronous", "FULL"),
-            ("trusted_schema", "OFF"),
-            ("temp_store", "MEMORY"),
-        ];
-        for (name, value) in pragmas {
-            connection.pragma_update(None, name, value).map_err(damaged)?;
-        }
-        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-        connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(damaged)?;
-        let pages = log_pages_max(settings.bytes_max);
-        let limit = rows::signed(pages * PAGE_BYTES);
-        connection.pragma_update(None, "wal_autocheckpoint", rows::signed(pages)).map_err(damaged)?;
-        connection.pragma_update(None, "journal_size_limit", limit).map_err(damaged)?;
-        amount::register(&connection).map_err(damaged)?;
-        Ok(Self::of(connection, path.to_owned(), settings, mark))
-    }
-
-    fn of(connection: Connection, path: PathBuf, settings: Settings, mark: mark::Mark) -> Self {
-        let folding = folding::Folding::below(log_pages_max(settings.bytes_max));
-        let progress = sealing::Progress::begin();
-        Self {
-            connection,
-            path,
-            settings,
-            mark,
-            progress,
-            ageing: Ageing::default(),
-            folding,
-            written: 0,
-            lock: None,
-        }
-    }
-
-    /// From here on SQLite folds its WAL back when it closes the file.
-    fn keep_tidy(&self) -> Result<(), LedgerError> {
-        self.reading(|connection| {
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
-        })
     }
 
     /// Makes what an earlier process left this one's.
@@ -382,58 +321,13 @@ impl Ledger {
         name: &str,
         work: impl FnOnce(&Transaction<'_>, &Settings) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
-        let done = self.transact(name, work);
-        done.map_err(|error| self.seen(error))
-    }
-
-    fn transact<T>(
-        &mut self,
-        name: &str,
-        work: impl FnOnce(&Transaction<'_>, &Settings) -> rusqlite::Result<T>,
-    ) -> Result<T, LedgerError> {
-        let failed = |error: rusqlite::Error| classify(&self.path, &error);
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let changes = |transaction: &Transaction<'_>| -> rusqlite::Result<i64> {
-            transaction.prepare_cached("SELECT total_changes()")?.query_row([], |row| row.get(0))
-        };
-        let before = changes(&transaction).map_err(failed)?;
-        let done = work(&transaction, &self.settings).map_err(|error| {
-            // A row that changed on the disk breaks rules that no statement of ours breaks, or one of ours is wrong.
-            if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) {
-                quarantine::suspect(&self.path);
-            }
-            failed(error)
-        })?;
-        // Hours are looked at every second: what changes nothing must not cost a write.
-        let changed = changes(&transaction).map_err(failed)? != before;
-        if changed {
-            mark::count(&transaction).map_err(failed)?;
-            step(name, "before");
-        }
-        transaction.commit().map_err(failed)?;
-        if changed {
-            step(name, "after");
-            self.written += 1;
-            self.mark.counted(&self.connection);
-            // What was just acknowledged is younger than all that waits.
-            if name != "take" {
-                self.ageing.forget();
-            }
+        let before = self.database.written;
+        let done = self.database.write(name, |transaction| work(transaction, &self.settings))?;
+        // What was just acknowledged is younger than all that waits.
+        if name != "take" && self.database.written > before {
+            self.ageing.forget();
         }
         Ok(done)
-    }
-
-    fn reading<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
-        read(&self.connection).map_err(|error| self.seen(classify(&self.path, &error)))
-    }
-
-    /// Damage that was seen in use is looked for by the next start. A look changes nothing.
-    fn seen(&self, error: LedgerError) -> LedgerError {
-        if matches!(error, LedgerError::Damaged { .. }) && self.lock.is_none() {
-            quarantine::suspect(&self.path);
-        }
-        error
     }
 
     /// A clock that went back was ahead when the process started: it started by now at the latest.
@@ -480,227 +374,12 @@ impl Ledger {
         }
         Err(LedgerError::Full { bytes, bytes_max, contents: self.contents()? })
     }
-
-    /// What is in the ledger, by kind.
-    pub fn contents(&self) -> Result<Contents, LedgerError> {
-        self.reading(totals::contents)
-    }
-
-    /// The size of the data and of the WAL, without what SQLite keeps free for reuse. A commit may add to it, so the
-    /// files may be larger than the limit by as much as one group of events writes.
-    pub fn bytes(&self) -> Result<u64, LedgerError> {
-        // Asked before each commit, so from the cache of statements.
-        let number = |connection: &Connection, sql: &str| -> rusqlite::Result<i64> {
-            connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
-        };
-        let pages = self.reading(|connection| {
-            let free = number(connection, "PRAGMA freelist_count")?;
-            Ok(number(connection, "PRAGMA page_count")?.saturating_sub(free))
-        })?;
-        Ok(u64::try_from(pages).unwrap_or_default().saturating_mul(PAGE_BYTES) + self.wal_bytes())
-    }
-
-    fn wal_bytes(&self) -> u64 {
-        std::fs::metadata(quarantine::with_end(&self.path, "-wal")).map_or(0, |file| file.len())
-    }
-
-    /// For each dimension: what was acknowledged, and where it went.
-    pub fn totals(&self) -> Result<BTreeMap<String, Totals>, LedgerError> {
-        self.reading(totals::read)
-    }
-
-    /// Reads the whole file and checks its structure, its rows and its balance; slow, for `doctor` and after damage.
-    pub fn check(&self) -> Result<(), LedgerError> {
-        self.check_structure()?;
-        self.check_schema()?;
-        self.check_balance()?;
-        self.reading(rows::read_all)
-    }
-
-    fn check_structure(&self) -> Result<(), LedgerError> {
-        let verdict: String = self
-            .reading(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
-        if verdict == "ok" { Ok(()) } else { Err(self.damaged(verdict)) }
-    }
-
-    /// SQLite takes whatever its schema says: a letter that changed on the disk is another column's name, and every
-    /// start would stumble over it again.
-    fn check_schema(&self) -> Result<(), LedgerError> {
-        if !self.reading(has_meta)? {
-            return Ok(());
-        }
-        let stored = self.reading(schema_number)?;
-        if stored == 0 {
-            return Err(self.damaged("its schema has no number".to_owned()));
-        }
-        // What a newer program added is its own.
-        if stored > MIGRATIONS.len() {
-            return Ok(());
-        }
-        let expected = self.reading(|_| {
-            let reference = Connection::open_in_memory()?;
-            MIGRATIONS
-                .iter()
-                .take(stored)
-                .try_for_each(|migration| reference.execute_batch(migration.sql))?;
-            schema_of(&reference)
-        })?;
-        let found = self.reading(schema_of)?;
-        // What an upgrade leaves behind goes when it is empty.
-        let may_be_gone = |name: &str| {
-            stored == MIGRATIONS.len()
-                && LEFT_BEHIND.iter().any(|table| name.ends_with(&format!(" of {table}")))
-        };
-        let odd: Vec<_> = found
-            .symmetric_difference(&expected)
-            .filter(|object| found.contains(object) || !may_be_gone(&object.0))
-            .map(|(name, _)| name.as_str())
-            .collect();
-        if odd.is_empty() {
-            return Ok(());
-        }
-        Err(self.damaged(format!("its schema {stored} was changed: {}", odd.join(", "))))
-    }
-
-    /// What SQLite cannot see: a number that changed on the disk. Counts all rows.
-    fn check_balance(&self) -> Result<(), LedgerError> {
-        let (kept, counted) = (self.totals()?, self.reading(totals::recount)?);
-        if kept != counted {
-            return Err(self.damaged(format!("its totals are {kept:?}, and its rows are {counted:?}")));
-        }
-        self.check_law()
-    }
-
-    /// The totals by themselves. No committed state is out of balance.
-    fn check_law(&self) -> Result<(), LedgerError> {
-        match self.totals()?.iter().find(|(_, totals)| !totals.balances()) {
-            None => Ok(()),
-            Some((dimension, totals)) => {
-                Err(self.damaged(format!("{dimension} is out of balance: {totals:?}")))
-            }
-        }
-    }
-
-    fn damaged(&self, detail: String) -> LedgerError {
-        self.seen(LedgerError::Damaged { path: self.path.clone(), detail })
-    }
-}
-
-/// Who looks at a ledger or repairs it, and neither counts nor sends.
-const fn visitor() -> Settings {
-    Settings {
-        product: String::new(),
-        pod: String::new(),
-        settle: Duration::ZERO,
-        bytes_max: u64::MAX,
-        started_at: Timestamp::from_unix_seconds(0),
-        zero_dimensions: Vec::new(),
-        aws_door: false,
-        idempotency_window: Duration::ZERO,
-    }
 }
 
 /// Pages of the WAL at which SQLite folds it by itself.
 fn log_pages_max(bytes_max: u64) -> u64 {
     (bytes_max / WAL_PART / PAGE_BYTES).clamp(CHECKPOINT_PAGES_MIN, CHECKPOINT_PAGES_MAX)
 }
-
-fn has_meta(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row("SELECT count(*) FROM sqlite_master WHERE name = 'meta'", [], |row| {
-        row.get::<_, i64>(0).map(|tables| tables > 0)
-    })
-}
-
-/// The number of the schema that was stored; 0 where none can be read.
-fn schema_number(connection: &Connection) -> rusqlite::Result<usize> {
-    Ok(meta(connection, "schema")?.and_then(|text| text.parse().ok()).unwrap_or_default())
-}
-
-/// Tables and indexes with their text.
-fn schema_of(connection: &Connection) -> rusqlite::Result<BTreeSet<(String, Option<String>)>> {
-    let mut list = connection.prepare("SELECT name, tbl_name, sql FROM sqlite_master")?;
-    let all = list.query_map([], |row| {
-        let (name, table): (String, String) = (row.get(0)?, row.get(1)?);
-        Ok((format!("{name} of {table}"), row.get(2)?))
-    })?;
-    all.collect()
-}
-
-fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
-    let mut find = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-    find.query_row([key], |row| row.get(0)).optional()
-}
-
-const SET_META: &str = "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)";
-
-fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    let mut put = connection.prepare_cached(SET_META)?;
-    put.execute([key, value]).map(|_| ())
-}
-
-/// A newer file is refused before anything is written to it.
-fn check_version(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
-    let failed = |error: rusqlite::Error| classify(path, &error);
-    if !has_meta(connection).map_err(failed)? {
-        return if is_foreign(connection, path).map_err(failed)? {
-            Err(LedgerError::Foreign(path.to_owned()))
-        } else {
-            Ok(())
-        };
-    }
-    let min_reader = meta(connection, "min_reader").map_err(failed)?;
-    match min_reader.as_deref().map(str::parse::<i64>) {
-        Some(Ok(min_reader)) if min_reader <= SCHEMA => Ok(()),
-        Some(Ok(min_reader)) => Err(LedgerError::TooNew { path: path.to_owned(), min_reader }),
-        _ => Err(LedgerError::Damaged { path: path.to_owned(), detail: "min_reader is missing".to_owned() }),
-    }
-}
-
-/// A database with tables, of which none is ours. One that has a mark was ours, and is damaged.
-fn is_foreign(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
-    let (all, ours): (i64, i64) = connection.query_row(
-        "SELECT count(*), count(*) FILTER (WHERE name IN ('records', 'slots', 'sums', 'totals')) FROM sqlite_master",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    Ok(all > 0 && ours == 0 && !quarantine::mark_path(path).exists())
-}
-
-fn classify(path: &Path, error: &rusqlite::Error) -> LedgerError {
-    use rusqlite::{Error, ErrorCode};
-    // Every statement is ours and fits the schema: a table or column that is missing, or a value that is not of its
-    // kind, was changed on the disk.
-    let unreadable = matches!(
-        error,
-        Error::SqlInputError { .. }
-            | Error::FromSqlConversionFailure(..)
-            | Error::InvalidColumnType(..)
-            | Error::Utf8Error(..)
-            | Error::IntegralValueOutOfRange(..)
-    );
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LedgerError::InUse(path.to_owned()),
-        // A value that changed has a length that no value has.
-        Some(
-            ErrorCode::NotADatabase
-            | ErrorCode::DatabaseCorrupt
-            | ErrorCode::Unknown
-            | ErrorCode::TooBig
-            | ErrorCode::TypeMismatch,
-        ) => LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() },
-        _ if unreadable => LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() },
-        _ => LedgerError::Io(format!("{}: {error}", path.display())),
-    }
-}
-
-/// A step at which the kill campaign may end the process.
-#[cfg(feature = "fail-points")]
-fn step(name: &str, side: &str) {
-    fail_point::reach(&format!("{name}-{side}-commit"));
-}
-
-#[cfg(not(feature = "fail-points"))]
-const fn step(_: &str, _: &str) {}
 
 /// The system has no random bytes.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 
 use rusqlite::{OptionalExtension as _, Transaction};
 
-use super::{Ledger, LedgerError};
+use super::{Database, LedgerError};
 
 /// Most links that are shown of one record: a slot that a thousand dead letters were replayed into names some of them.
 const SHOWN_MAX: i64 = 100;
@@ -38,7 +38,7 @@ pub(super) fn sealed(transaction: &Transaction<'_>, slot: i64, target: i64) -> r
         .map(|_| ())
 }
 
-impl Ledger {
+impl Database {
     /// What a record became, and what is in it.
     pub fn links(&self, id: i64) -> Result<Links, LedgerError> {
         self.reading(|connection| {

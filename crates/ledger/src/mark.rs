@@ -38,11 +38,6 @@ impl Mark {
         Ok(Self(Some(file)))
     }
 
-    /// Of a ledger that is not written.
-    pub(super) const fn none() -> Self {
-        Self(None)
-    }
-
     /// Writes how far the ledger has come. A mark that cannot be written tells less, and endangers nothing.
     pub(super) fn counted(&self, connection: &Connection) {
         let Some(file) = &self.0 else { return };

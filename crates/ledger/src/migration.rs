@@ -17,7 +17,7 @@ use super::rows::{Slot, json, unsigned};
 use super::schema::{MIGRATIONS, SCHEMA};
 use super::slots::{self, Part, Past};
 use super::{
-    Ledger, LedgerError, closing, files, has_meta, keys, meta, quarantine, random_hex, schema_number,
+    Database, LedgerError, closing, files, has_meta, keys, meta, quarantine, random_hex, schema_number,
     set_meta, totals,
 };
 use tollgate_marketplace::{Hour, TagSet};
@@ -34,7 +34,7 @@ const COUNTED_UP_TO: &str = "upgrade_counted_up_to";
 /// Tables of schema 1 that are copied. Keys are most of a ledger, and a version that is put back starts without them.
 const COPIED: [&str; 5] = ["meta", "sums", "records", "settled", "accepted"];
 
-impl Ledger {
+impl Database {
     /// Upgrades the file to this program's schema; whether there was anything to do.
     pub(super) fn upgrade(&mut self) -> Result<bool, LedgerError> {
         let mut any = false;
@@ -51,15 +51,15 @@ impl Ledger {
         match stored {
             0 => {
                 let set_aside = quarantine::latest(&self.path)?;
-                self.write("open", |transaction, _| make(transaction, set_aside)).map(|()| false)
+                self.write("open", |transaction| make(transaction, set_aside)).map(|()| false)
             }
             1 => {
                 self.copy_aside(1)?;
-                self.write("upgrade", |transaction, _| begin(transaction)).map(|()| true)
+                self.write("upgrade", begin).map(|()| true)
             }
             // What a newer program left of itself is its own.
             MIGRATIONS_DONE if self.reading(|connection| totals::exists(connection, "sums"))? => {
-                self.write("upgrade", |transaction, _| go_on(transaction)).map(|()| true)
+                self.write("upgrade", go_on).map(|()| true)
             }
             _ => Ok(false),
         }

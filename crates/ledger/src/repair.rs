@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::amount::amount;
 use super::closing::Hours;
 use super::rows::{self, Carried};
-use super::{Ledger, LedgerError, Settings, totals};
+use super::{Database, Ledger, LedgerError, meta, totals};
 use tollgate_marketplace::exceptions::{self, Kind, Verdict};
 use tollgate_metering::record::State;
 use tollgate_time::Timestamp;
@@ -162,27 +162,14 @@ impl Found {
 impl Ledger {
     /// Carries out what a person ordered for one record.
     pub fn repair(&mut self, id: i64, repair: &Repair, now: Timestamp) -> Result<Repaired, LedgerError> {
-        self.write("replay", |transaction, settings| {
-            let found = transaction
-                .prepare_cached(
-                    "SELECT state, in_doubt, unconfirmed, code, dimension, coalesce(raw, micros) FROM records WHERE id = ?1",
-                )?
-                .query_row([id], Found::read)
-                .optional()?;
-            let Some(found) = found else { return Ok(Repaired::NotFound) };
-            let mut verdict = found.judge(repair);
-            if verdict == Repaired::Done {
-                verdict = carry_out(transaction, settings, id, &found, repair, now)?;
-            }
-            if verdict == Repaired::Done {
-                let action = repair.action();
-                transaction.execute(
-                    "INSERT INTO audit (at, record, action, note) VALUES (?1, ?2, ?3, ?4)",
-                    params![now.unix_millis(), id, action, found.note(repair)],
-                )?;
-            }
-            Ok(verdict)
-        })
+        self.write("replay", |transaction, _| repair_record(transaction, id, repair, now))
+    }
+}
+
+impl Database {
+    /// Carries out what a person ordered for one record, while no sidecar runs.
+    pub fn repair(&mut self, id: i64, repair: &Repair, now: Timestamp) -> Result<Repaired, LedgerError> {
+        self.write("replay", |transaction| repair_record(transaction, id, repair, now))
     }
 
     /// Repairs, newest first; only those below number `before`.
@@ -206,9 +193,35 @@ impl Ledger {
     }
 }
 
+fn repair_record(
+    transaction: &Transaction<'_>,
+    id: i64,
+    repair: &Repair,
+    now: Timestamp,
+) -> rusqlite::Result<Repaired> {
+    let found = transaction
+        .prepare_cached(
+            "SELECT state, in_doubt, unconfirmed, code, dimension, coalesce(raw, micros) FROM records WHERE id = ?1",
+        )?
+        .query_row([id], Found::read)
+        .optional()?;
+    let Some(found) = found else { return Ok(Repaired::NotFound) };
+    let mut verdict = found.judge(repair);
+    if verdict == Repaired::Done {
+        verdict = carry_out(transaction, id, &found, repair, now)?;
+    }
+    if verdict == Repaired::Done {
+        let action = repair.action();
+        transaction.execute(
+            "INSERT INTO audit (at, record, action, note) VALUES (?1, ?2, ?3, ?4)",
+            params![now.unix_millis(), id, action, found.note(repair)],
+        )?;
+    }
+    Ok(verdict)
+}
+
 fn carry_out(
     transaction: &Transaction<'_>,
-    settings: &Settings,
     id: i64,
     found: &Found,
     repair: &Repair,
@@ -216,9 +229,11 @@ fn carry_out(
 ) -> rusqlite::Result<Repaired> {
     let sql = match repair {
         Repair::Replay { to_dimension, .. } => {
-            let hours = Hours::read(transaction, settings, now)?;
+            let hours = Hours::for_repair(transaction, now)?;
+            // Every process that counts notes whose pod it is before its first record.
+            let pod = meta(transaction, "pod")?.ok_or_else(|| rows::unreadable(0, "a pod"))?;
             let to_dimension = to_dimension.as_deref().filter(|to| *to != found.dimension);
-            let carried = rows::carry_record(transaction, "1", &settings.pod, &hours, to_dimension, id, now)?;
+            let carried = rows::carry_record(transaction, "1", &pod, &hours, to_dimension, id, now)?;
             if carried == Carried::OtherForm {
                 return Ok(Repaired::OtherForm);
             }

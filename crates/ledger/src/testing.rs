@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::rows::{self, COLUMNS};
 use crate::view::{From, Looked, OpenUsage};
-use crate::{Ledger, LedgerError, Settings};
+use crate::{Database, Ledger, LedgerError, Settings};
 use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
 
@@ -51,7 +51,7 @@ fn written(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
     Ok((pages, rows))
 }
 
-impl Ledger {
+impl Database {
     /// Pages that commits have added to the write-ahead log, and rows that they changed.
     pub fn written(&self) -> Result<(i64, i64), LedgerError> {
         self.reading(written)
@@ -91,7 +91,9 @@ impl Ledger {
             statement.query_map([limit], rows::record)?.collect()
         })
     }
+}
 
+impl Ledger {
     /// Notes one answer, or what was decided about a record.
     pub fn answered(&mut self, id: i64, answered: &Answered, now: Timestamp) -> Result<(), LedgerError> {
         let noted = Noted { id, answered: answered.clone(), due_at: None };

@@ -15,9 +15,10 @@ mod repair;
 mod upgrade;
 mod versions;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
+use rusqlite::Connection;
 
 use super::testing::{SETTLE, START, folder, settings};
 use super::*;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::rows::{self, Slot, signed};
 use super::slots::{self, Past};
-use super::{Ledger, LedgerError, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
+use super::{Database, LedgerError, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Customer, Hour, HourUsage};
 use tollgate_metering::record::{State, Whole};
@@ -75,7 +75,7 @@ pub struct Summary {
     pub bytes: u64,
 }
 
-impl Ledger {
+impl Database {
     /// One record with its split.
     pub fn record(&self, id: i64) -> Result<Option<Whole>, LedgerError> {
         self.reading(|connection| rows::whole(connection, id))

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 use super::amount::amount;
 use super::rows::{self, COLUMNS};
 use super::upkeep::Budget;
-use super::{Ledger, LedgerError};
+use super::{Database, LedgerError};
 use tollgate_marketplace::{Hour, TagSet};
 use tollgate_metering::record::{Record, State};
 
@@ -158,7 +158,7 @@ impl From {
     }
 }
 
-impl Ledger {
+impl Database {
     /// Usage that is not sealed, in the order in which its slots were opened, by tags in each: at most `limit` rows. A
     /// piece ends earlier where it would hold up an acknowledgement.
     pub fn open_usage(

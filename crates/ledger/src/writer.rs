@@ -5,7 +5,7 @@
 //! comes alone never waits for another.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -54,8 +54,12 @@ pub struct Writer {
     latest_failure: LatestFailure,
     uses: watch::Sender<()>,
     unnoticed: bool,
+    written: Arc<AtomicU64>,
     #[cfg(any(test, feature = "testing"))]
     inline: Option<(Arc<Mutex<Ledger>>, WallClock)>,
+    /// How often the ledger was asked.
+    #[cfg(any(test, feature = "testing"))]
+    asked: Arc<AtomicUsize>,
 }
 
 /// When the ledger last could not be used, and why.
@@ -73,6 +77,7 @@ impl Writer {
         });
         let doorbell = Arc::new(Doorbell::default());
         let latest_failure = LatestFailure::default();
+        let written = Arc::new(AtomicU64::new(ledger.written));
         let thread = Thread {
             ledger,
             clock,
@@ -83,6 +88,7 @@ impl Writer {
             tell,
             pace: LatestCommit::default(),
             latest_failure: Arc::clone(&latest_failure),
+            written: Arc::clone(&written),
         };
         let running = thread::Builder::new().name("ledger".to_owned()).spawn(move || thread.run())?;
         Ok(Self {
@@ -92,8 +98,11 @@ impl Writer {
             latest_failure,
             uses: watch::Sender::default(),
             unnoticed: false,
+            written,
             #[cfg(any(test, feature = "testing"))]
             inline: None,
+            #[cfg(any(test, feature = "testing"))]
+            asked: Arc::default(),
         })
     }
 
@@ -108,8 +117,17 @@ impl Writer {
             latest_failure: LatestFailure::default(),
             uses: watch::Sender::default(),
             unnoticed: false,
+            written: Arc::default(),
             inline: Some((Arc::new(Mutex::new(ledger)), clock)),
+            asked: Arc::default(),
         }
+    }
+
+    /// How often the ledger was asked for anything but to take events, by every handle to it.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
     }
 
     /// Why the ledger could not be used, if that happened after `since` and nothing was written after that.
@@ -130,6 +148,17 @@ impl Writer {
     #[must_use]
     pub fn unnoticed(self) -> Self {
         Self { unnoticed: true, ..self }
+    }
+
+    /// Transactions that changed the ledger, by whomever: while the number stays, what was read from it still holds.
+    /// Nobody is woken for it, and the ledger's thread is not asked.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some((ledger, _)) = &self.inline {
+            return ledger.lock().expect("one test, one thread").written;
+        }
+        self.written.load(Ordering::Acquire)
     }
 
     fn used(&self) {
@@ -173,6 +202,8 @@ impl Writer {
         &self,
         work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        #[cfg(any(test, feature = "testing"))]
+        self.asked.fetch_add(1, Ordering::SeqCst);
         #[cfg(any(test, feature = "testing"))]
         if let Some((ledger, _)) = &self.inline {
             self.used();
@@ -237,6 +268,8 @@ struct Thread {
     tell: mpsc::UnboundedSender<Vec<Told>>,
     pace: LatestCommit,
     latest_failure: LatestFailure,
+    /// [`Ledger::written`], for those outside.
+    written: Arc<AtomicU64>,
 }
 
 /// How the latest commit went, which says how the next one should be gathered. Pure.
@@ -352,6 +385,7 @@ impl Thread {
         let written = self.ledger.written;
         let (error, answer) = work(&mut self.ledger);
         // Counted before anybody is told.
+        self.written.store(self.ledger.written, Ordering::Release);
         if let Some(error) = error {
             self.failed(&error);
         } else if self.ledger.written > written {
@@ -387,6 +421,7 @@ impl Thread {
         let (began, written) = (clock::monotonic(), self.ledger.written);
         let mut taken = self.ledger.take(&group.events, self.clock.now());
         let took = clock::monotonic().duration_since(began);
+        self.written.store(self.ledger.written, Ordering::Release);
         match &taken {
             Ok(_) => {
                 self.observer.committed(took);
@@ -559,6 +594,23 @@ mod tests {
             }
             assert_eq!(writer.failed_since(began).map(|error| error.to_string()), None, "{recovers_by}");
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_was_told_of_a_change_sees_that_the_ledger_was_written() {
+        let (_folder, writer, _) = start(u64::MAX);
+        let other = writer.clone().unnoticed();
+        let mut before = other.written();
+        writer.take(events(), ()).await.unwrap();
+        assert_eq!(other.written(), before + 1, "events");
+        other.with(|ledger| ledger.totals()).await.unwrap();
+        assert_eq!(other.written(), before + 1, "a look");
+        before = other.written();
+        let now = START.plus(Duration::from_secs(7200));
+        other.with(move |ledger| ledger.seal_closed(now)).await.unwrap();
+        assert_eq!(writer.written(), before + 1, "a closed hour");
+        other.with(move |ledger| ledger.seal_closed(now)).await.unwrap();
+        assert_eq!(writer.written(), before + 1, "it is closed already");
     }
 
     #[tokio::test]

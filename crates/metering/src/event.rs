@@ -123,7 +123,9 @@ impl Rules {
         if !is_dimension(name) {
             return reject("dimension must have 1 to 255 characters");
         }
-        if let Some(allowed) = self.dimensions.as_ref().filter(|allowed| !allowed.iter().any(|one| one == name)) {
+        if let Some(allowed) =
+            self.dimensions.as_ref().filter(|allowed| !allowed.iter().any(|one| one == name))
+        {
             return reject(&format!("unknown dimension {name:?} (configured: {})", allowed.join(", ")));
         }
         if self.entitlement_dimension.as_deref() == Some(name) {

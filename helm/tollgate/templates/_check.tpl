@@ -44,7 +44,13 @@
     {{- $_ := set $taken (toString .containerPort) (printf "container %s" $container) -}}
   {{- end -}}
 {{- end -}}
+{{- $sold := dict -}}
 {{- range .products -}}
+  {{- $which := include "tollgate.which" . -}}
+  {{- with get $sold $which -}}
+    {{- fail (printf "tollgate: %s has two sidecars for one product (%s), and AWS counts a product once in a pod: leave one out, or give it the image or the productCode of another" $title $which) -}}
+  {{- end -}}
+  {{- $_ := set $sold $which true -}}
   {{- range $port := list .ports.probe .ports.app -}}
     {{- with get $taken (toString $port) -}}
       {{- fail (printf "tollgate: port %v is also that of %s: set tollgate.ports, or products[].ports, to free ones" $port .) -}}
@@ -64,6 +70,11 @@
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Which product a sidecar is for: by its code, or by the image that holds it. */}}
+{{- define "tollgate.which" -}}
+{{- if .productCode -}}productCode {{ .productCode }}{{- else -}}image {{ include "tollgate.image" . }}{{- end -}}
 {{- end -}}
 
 {{/* Image and gate of one product. */}}
@@ -132,6 +143,8 @@
 {{- $grace := include "tollgate.seconds" .shutdownGrace | float64 -}}
 {{- if lt $grace 5.0 -}}
   {{- fail "tollgate: shutdownGrace is at least 5s: less leaves no time to send the last usage" -}}
+{{- else if gt $grace 3600.0 -}}
+  {{- fail "tollgate: shutdownGrace is at most 1h: choose less" -}}
 {{- end -}}
 {{- with $settings.drain_quiet -}}
   {{- if ge (include "tollgate.seconds" . | float64) $grace -}}
@@ -141,7 +154,7 @@
 {{- if and $settings.app_token_file (has (toString $settings.aws_door) (list "true" "on")) -}}
   {{- fail "tollgate: settings.aws_door cannot be used with app_token_file, for an AWS SDK sends its own Authorization: leave one out" -}}
 {{- end -}}
-{{- if and (ne .mode "hourly") (ne .state.type "persistentVolumeClaim") -}}
+{{- if and (or (ne .mode "hourly") $settings.ledger_bytes_max) (has .state.type (list "emptyDir" "volumeClaimTemplate")) -}}
   {{- $ledger := $settings.ledger_bytes_max | default "1GiB" -}}
   {{- if gt (include "tollgate.quantity" $ledger | float64) (include "tollgate.quantity" .state.sizeLimit | float64) -}}
     {{- fail (printf "tollgate: a ledger of %s does not fit into a volume of %s: set tollgate.state.sizeLimit above settings.ledger_bytes_max" $ledger .state.sizeLimit) -}}
@@ -164,6 +177,7 @@
   {{- if or (has $kind (list "DaemonSet" "CronJob")) (gt $several 1) $rolling -}}
     {{- fail "tollgate: mode saas has one writer for each product: run one replica of its own (strategy Recreate) with a token, and let the application's replicas report to it" -}}
   {{- end -}}
+  {{- include "tollgate.once" (dict "root" $root "what" (printf "one writer of mode saas (%s)" (include "tollgate.which" .)) "who" (printf "%s, product %s" $title .name) "remedy" "run one, and let both applications report to it") -}}
 {{- end -}}
 {{- if eq .state.type "volumeClaimTemplate" -}}
   {{- if ne $kind "StatefulSet" -}}
@@ -197,7 +211,7 @@
 {{- end -}}
 {{- $claimed := .root.tollgateClaimed -}}
 {{- with get $claimed .what -}}
-  {{- fail (printf "tollgate: the %s is used by %s and by %s: give each its own" $.what . $.who) -}}
+  {{- fail (printf "tollgate: the %s is used by %s and by %s: %s" $.what . $.who ($.remedy | default "give each its own")) -}}
 {{- end -}}
 {{- $_ := set $claimed .what .who -}}
 {{- end -}}

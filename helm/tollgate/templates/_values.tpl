@@ -63,6 +63,7 @@ not see them. (dict "options" … "known" (list …)).
 {{- end -}}
 {{- $words := dict "gate" (list "native" "readiness" "exec") "position" (list "last" "first") "refused" (list "wait" "fail") "mode" (list "hourly" "metered" "saas") -}}
 {{- $kinds := dict "command" "slice" "state" "map" "settings" "map" -}}
+{{- $patterns := dict "productCode" "^[-a-zA-Z0-9/=:_.@]{0,255}$" "region" "^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$" -}}
 {{- range $key, $value := .options -}}
   {{- $allowed := get $words $key -}}
   {{- if not (has $key $.known) -}}
@@ -74,6 +75,23 @@ not see them. (dict "options" … "known" (list …)).
     {{- end -}}
   {{- else if not (kindIs (get $kinds $key | default "string") $value) -}}
     {{- fail (printf "tollgate: the include's option %s must be a %s" $key (get (dict "slice" "list" "map" "dict") (get $kinds $key) | default "string")) -}}
+  {{- else if not (regexMatch (get $patterns $key) (toString $value)) -}}
+    {{- fail (printf "tollgate: the include's option %s is %s, which is no %s" $key $value (ternary "AWS region, such as us-east-1" "product code" (eq $key "region"))) -}}
+  {{- else if eq $key "state" -}}
+    {{- $known := list "type" "claimName" "storageClassName" "sizeLimit" -}}
+    {{- range $name, $text := $value -}}
+      {{- if not (has $name $known) -}}
+        {{- fail (printf "tollgate: the include's option state has %s, which is none of %s" $name (join ", " $known)) -}}
+      {{- else if not (or (kindIs "invalid" $text) (kindIs "string" $text)) -}}
+        {{- fail (printf "tollgate: the include's option state.%s must be a string" $name) -}}
+      {{- end -}}
+    {{- end -}}
+    {{- $types := list "none" "emptyDir" "persistentVolumeClaim" "volumeClaimTemplate" -}}
+    {{- if not (has ($value.type | default "none") $types) -}}
+      {{- fail (printf "tollgate: the include's option state.type is %s; give one of %s" $value.type (join ", " $types)) -}}
+    {{- else if not (regexMatch "^([1-9][0-9]{0,8}(Ki|Mi|Gi|Ti|k|M|G|T)?)?$" ($value.sizeLimit | default "")) -}}
+      {{- fail (printf "tollgate: the include's option state.sizeLimit is %s; write a size such as 2Gi" $value.sizeLimit) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -112,14 +130,15 @@ The products: at least one, each laid over the common values, and the options of
     {{- $_ := set $product "ports" (dict "probe" (add $common.ports.probe $step) "app" (add $common.ports.app $step)) -}}
   {{- end -}}
   {{- $state := $product.state -}}
-  {{- $hourly := eq $product.mode "hourly" -}}
-  {{- if and $hourly (not $state.type) -}}
+  {{- if and (eq $product.mode "hourly") (not $state.type) -}}
     {{- /* For the kept receipt: with it a product that ran before its node's reboot starts although AWS is down. */ -}}
     {{- $_ := set $state "type" "emptyDir" -}}
   {{- end -}}
   {{- if not $state.sizeLimit -}}
-    {{- $_ := set $state "sizeLimit" (ternary "16Mi" "2Gi" $hourly) -}}
+    {{- /* Room for a ledger whatever the mode: only the image knows its own, and a pod above the limit is evicted. */ -}}
+    {{- $_ := set $state "sizeLimit" "2Gi" -}}
   {{- end -}}
+  {{- include "tollgate.settings" $product.settings -}}
   {{- $products = append $products $product -}}
 {{- end -}}
 {{- toYaml (dict "products" $products) -}}

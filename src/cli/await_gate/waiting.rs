@@ -39,6 +39,13 @@ pub(super) enum Step {
     End(Exit),
 }
 
+/// Between two questions, in a wait of this length: a start waits no longer than this for nothing. A gate that has been
+/// shut for long opens rarely, and each question costs the sidecar as much as a probe; but a kubelet needs most of a
+/// second to start the application, so that with a longer pause the two would take more than 1.2 s.
+pub(super) fn pause(waited: Duration) -> Duration {
+    (waited / 40).clamp(Duration::from_millis(250), Duration::from_millis(500))
+}
+
 impl Waiting {
     pub(super) fn new(refused_after: Option<Duration>) -> Self {
         let patience = refused_after.map_or(Patience::Endless, Patience::Until);
@@ -125,6 +132,14 @@ mod tests {
     fn a_change_to_another_refusal_begins_its_age_anew() {
         let story = [("A", Some(29)), ("B", Some(0)), ("B", Some(29)), ("B", Some(30))];
         assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, Step::Wait, ENDED]);
+    }
+
+    #[test]
+    fn a_long_wait_asks_half_as_often_as_a_start() {
+        for (waited, expected) in [(0, 250), (10_000, 250), (16_000, 400), (20_000, 500), (86_400_000, 500)] {
+            let waited = Duration::from_millis(waited);
+            assert_eq!(pause(waited), Duration::from_millis(expected), "{waited:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::doctor::disk::{self, Ledger, Space};
 use crate::registration::memory::Store;
 use tollgate_disk::describe;
 use tollgate_http::client::{Ask, ask};
-use tollgate_ledger::{self as ledger, FILE_NAME, LedgerError};
+use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 
 /// The running sidecar adds up its ledger.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,13 +62,13 @@ async fn look(config: &Config, folder: &Path) -> (Ledger, Option<u64>) {
     if folder.join(FILE_NAME).symlink_metadata().is_err() {
         return (Ledger::Absent, None);
     }
-    let rows = |ledger: &ledger::Ledger| {
+    let rows = |ledger: &Database| {
         ledger.check()?;
         let totals = ledger.totals()?;
         let rows = totals.into_iter().map(|(dimension, totals)| (dimension, totals.balances())).collect();
         Ok((rows, ledger.summary()?.bytes))
     };
-    let ledger = match ledger::Ledger::inspect(folder).and_then(|ledger| rows(&ledger)) {
+    let ledger = match Database::inspect(folder).and_then(|ledger| rows(&ledger)) {
         Ok((rows, bytes)) => return (Ledger::Read(rows), Some(bytes)),
         Err(LedgerError::InUse(_)) => {
             return match held(config).await {

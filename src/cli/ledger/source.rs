@@ -20,7 +20,7 @@ use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
 use tollgate_ledger::repair::Repaired;
 use tollgate_ledger::view::{From, Looked};
-use tollgate_ledger::{FILE_NAME, Ledger, LedgerError};
+use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 use tollgate_metering::policy::Window;
 
 /// Reading a page of records from a slow disk.
@@ -31,7 +31,7 @@ pub(in crate::cli) enum Source {
     /// The running sidecar, over its app server.
     Sidecar(Sidecar),
     /// Nobody: the file is open here.
-    File { ledger: Box<Ledger>, repairs: Repairs, window: Window },
+    File { ledger: Box<Database>, repairs: Repairs, window: Window },
 }
 
 pub(in crate::cli) struct Sidecar {
@@ -61,7 +61,7 @@ impl Source {
             let text = format!("{nobody}, and there is no ledger in {}", folder.display());
             return Err((Exit::LedgerIo, text));
         }
-        let open = if writes { Ledger::open_existing } else { Ledger::inspect };
+        let open = if writes { Database::open_existing } else { Database::inspect };
         let ledger = open(&folder).map_err(|error| match error {
             LedgerError::InUse(path) => {
                 let text = format!(

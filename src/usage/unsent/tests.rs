@@ -263,3 +263,19 @@ async fn a_gate_that_the_seller_keeps_open_is_an_alarm_after_three_hours() {
     assert_eq!(alarm, 3 * 3600);
     assert!(age > alarm, "{age}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_waits_the_ledger_is_not_asked_and_no_age_begins() {
+    let bench = Bench::new(Some(CLOSE_AFTER)).await;
+    bench.pass(10 * MINUTE, stopped).await;
+    let rested = bench.process().writer.asked();
+    // The wall clock stands, so only a count of running time could make usage old.
+    bench.pass(5 * HOUR, stopped).await;
+    assert_eq!(bench.process().writer.asked(), rested);
+    bench.service.turns_to(Act::Fail(FaultClass::Transient, "Dns"));
+    bench.report().await;
+    bench.pass(HOUR + CLOSE_AFTER - 5 * MINUTE, stopped).await;
+    assert!(!bench.unreported(), "the time before it is not its age");
+    bench.pass(10 * MINUTE, stopped).await;
+    assert!(bench.unreported(), "and its own is");
+}

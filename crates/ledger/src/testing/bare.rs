@@ -7,7 +7,8 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::{START, settings};
 use crate::amount::{self, blob};
-use crate::{FILE_NAME, Ledger, LedgerError, SET_META, classify, keys, slots, totals};
+use crate::database::{SET_META, classify};
+use crate::{FILE_NAME, Ledger, LedgerError, keys, slots, totals};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 use tollgate_metering::event::Event;
 

@@ -17,7 +17,7 @@ async fn run(bench: &mut Bench, time: Duration) {
 
 impl Bench {
     fn oldest(&mut self) -> Oldest {
-        self.ledger().oldest_unaccepted().unwrap()
+        self.ledger().oldest_unaccepted().unwrap().unwrap_or_default()
     }
 
     /// Seals the first hour's usage and answers its record after one attempt.
@@ -249,4 +249,19 @@ async fn a_denial_begins_no_age_and_ends_none_that_another_answer_began() {
         bench.ledger().answered(id, &Answered::Accepted(None), START.plus(HOUR)).unwrap();
         assert_eq!(bench.oldest().hour, None);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_which_nothing_waited_and_nobody_looked_ages_nothing() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.ledger().oldest_unaccepted().unwrap(), None);
+    tokio::time::advance(5 * HOUR).await;
+    bench.take(event(None, 5, START), START.plus(50 * MINUTE));
+    tokio::time::advance(MINUTE / 2).await;
+    assert_eq!(bench.ledger().oldest_unaccepted().unwrap(), Some(Oldest::default()), "its hour is open");
+    run(&mut bench, 9 * MINUTE).await;
+    assert!(bench.oldest().running <= MINUTE, "{:?}", bench.oldest());
+    run(&mut bench, 3 * HOUR).await;
+    let oldest = bench.oldest();
+    assert!((3 * HOUR - MINUTE..=3 * HOUR + MINUTE).contains(&oldest.running), "{oldest:?}");
 }

@@ -245,7 +245,7 @@ fn a_newer_ledger_with_a_wal_is_left_untouched_byte_for_byte() {
     for _ in 0..2 {
         let error = Ledger::open(folder.path(), settings("pod-1")).unwrap_err();
         assert!(matches!(error, LedgerError::TooNew { min_reader: 99, .. }), "{error:?}");
-        let error = Ledger::open_existing(folder.path()).unwrap_err();
+        let error = Database::open_existing(folder.path()).unwrap_err();
         assert!(matches!(error, LedgerError::TooNew { .. }), "{error:?}");
     }
     assert!(files(folder.path()) == before);

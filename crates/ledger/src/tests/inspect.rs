@@ -19,7 +19,7 @@ fn snapshot(folder: &Path) -> BTreeMap<String, (Vec<u8>, std::time::SystemTime)>
 /// Looks at it in every way, and compares what is in the folder with what was.
 fn look(folder: &Path) -> Result<BTreeMap<String, Totals>, LedgerError> {
     let before = snapshot(folder);
-    let looked = Ledger::inspect(folder).and_then(|ledger| {
+    let looked = Database::inspect(folder).and_then(|ledger| {
         ledger.check()?;
         ledger.open_usage(&view::Looked::default(), view::From::default(), 100)?;
         ledger.page(&view::Looked::default(), 100, |record| record)?;
@@ -56,7 +56,6 @@ fn a_ledger_is_read_whole_with_what_its_log_holds_and_without_one() {
     bench.ledger = None;
     assert!(!bench.folder.path().join(format!("{FILE_NAME}-wal")).exists());
     assert_eq!(look(bench.folder.path()).unwrap(), truth);
-    assert_eq!(Ledger::inspect(bench.folder.path()).unwrap().settings.pod, "pod-1");
     fs::remove_file(bench.folder.path().join(format!("{FILE_NAME}.mark"))).unwrap();
     assert_eq!(look(bench.folder.path()).unwrap(), truth);
 }
@@ -72,7 +71,7 @@ fn what_cannot_be_read_says_why() {
         assert!(error.contains(FILE_NAME), "{error}");
         // Who wants to repair something reads the same, and has changed nothing either.
         if !text.contains("older version") {
-            assert_eq!(Ledger::open_existing(folder.path()).unwrap_err().to_string(), error);
+            assert_eq!(Database::open_existing(folder.path()).unwrap_err().to_string(), error);
             assert!(snapshot(folder.path()) == before, "{text}");
         }
     };
@@ -125,11 +124,11 @@ fn what_cannot_be_read_says_why() {
 #[test]
 fn an_upgrade_that_was_interrupted_is_not_read_by_halves() {
     let folder = released(include_str!("../testdata/schema-1.sql"));
-    let mut ledger = Ledger::connect(&folder.path().join(FILE_NAME), settings("pod-1")).unwrap();
+    let mut ledger = Database::connect(&folder.path().join(FILE_NAME), CHECKPOINT_PAGES_MAX).unwrap();
     assert!(ledger.upgrade_step().unwrap());
     drop(ledger);
     assert!(matches!(look(folder.path()), Err(LedgerError::Old(_))));
-    let mut ledger = Ledger::open_existing(folder.path()).unwrap();
+    let mut ledger = Database::open_existing(folder.path()).unwrap();
     ledger.repair(1, &repair::discard(), START).unwrap();
     drop(ledger);
     assert_eq!(look(folder.path()).unwrap()["requests"].accepted, 3_006_667, "what writes has finished it");

@@ -211,3 +211,31 @@ fn what_aws_says_that_it_holds_is_billed_until_a_person_confirms_it_or_finds_tha
     assert_eq!(unconfirmed(&mut bench), [0; 0]);
     assert_eq!((bench.total("requests").billed, bench.total("requests").pending), (7, 7));
 }
+
+#[test]
+fn a_replay_counts_to_the_same_hour_whoever_makes_it() {
+    let mut hours = Vec::new();
+    for by_sidecar in [true, false] {
+        let mut bench = Bench::new();
+        let id = dead(&mut bench, START, false, "InvalidTagException");
+        // The application reported the current hour itself, and the option that lets it was switched off since.
+        let Claimed::Granted(claim) = bench.ledger().claim(&claim(5, LATER), None, LATER).unwrap() else {
+            panic!("not granted")
+        };
+        bench.ledger().settle_claim(claim, Settled::Accepted, Some("id"), None, LATER).unwrap();
+        let done = if by_sidecar {
+            bench.ledger().repair(id, &replay(false), LATER)
+        } else {
+            bench.ledger = None;
+            Database::open_existing(bench.folder.path()).unwrap().repair(id, &replay(false), LATER)
+        };
+        assert_eq!(done.unwrap(), Repaired::Done);
+        bench.ledger = None;
+        let ledger = Database::inspect(bench.folder.path()).unwrap();
+        let pod: String =
+            ledger.reading(|c| c.query_row("SELECT pod FROM slots", [], |row| row.get(0))).unwrap();
+        assert_eq!(pod, "pod-1");
+        hours.push(ledger.all_open().unwrap()[0].hour);
+    }
+    assert_eq!(hours, [Hour::of(LATER).next(); 2], "AWS has a value for the current one");
+}

@@ -46,7 +46,7 @@ fn an_upgrade_that_is_killed_after_any_step_goes_on_and_is_in_balance_all_the_ti
     let mut steps = 0;
     loop {
         // Each step in a process of its own, which is killed after it.
-        let mut ledger = Ledger::connect(&path, settings("pod-1")).unwrap();
+        let mut ledger = Database::connect(&path, CHECKPOINT_PAGES_MAX).unwrap();
         ledger.check_schema().unwrap();
         if !ledger.upgrade_step().unwrap() {
             break;
@@ -148,10 +148,10 @@ fn the_old_ledger_stays_beside_it_without_its_keys_until_the_next_start() {
 #[test]
 fn a_visitor_upgrades_an_old_ledger_too_and_keeps_the_copy() {
     let folder = large();
-    let ledger = Ledger::open_existing(folder.path()).unwrap();
+    let ledger = Database::open_existing(folder.path()).unwrap();
     assert_eq!(ledger.totals().unwrap(), expected());
     assert_eq!(ledger.unsent(3000).unwrap().len(), 1302);
     drop(ledger);
-    drop(Ledger::open_existing(folder.path()).unwrap());
+    drop(Database::open_existing(folder.path()).unwrap());
     assert!(folder.path().join(format!("{FILE_NAME}.schema-1")).exists());
 }

@@ -557,3 +557,27 @@ async fn a_sender_at_rest_looks_once_a_minute_until_somebody_uses_the_ledger() {
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_eq!(stage.service.calls().len(), 2, "nobody needs to wake it");
 }
+
+/// Each look costs a tenth of a millisecond of CPU, 1,440 times a day for each idle pod.
+#[tokio::test(start_paused = true)]
+async fn a_sender_at_rest_leaves_the_ledger_alone_until_it_is_written_or_an_hour_closes() {
+    let stage = Stage::start(Outlet::MeterUsage, Scripted::new(|_| Act::Accept));
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let rested = stage.writer.asked();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(stage.writer.asked(), rested, "nothing is new");
+
+    stage.clock.advance(Duration::from_secs(7200));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let closed = stage.writer.asked();
+    assert!(closed > rested, "hours have closed");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(stage.writer.asked(), closed, "once");
+
+    stage.take(dimensions(1)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(stage.writer.asked() > closed, "it was written");
+    stage.clock.advance(Duration::from_secs(7200));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stage.service.calls().len(), 1, "and its usage is sent when its hour is over");
+}
