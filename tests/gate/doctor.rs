@@ -288,7 +288,7 @@ fn a_gate_that_a_refusal_keeps_shut_is_a_fault_and_is_told_last() {
         let mut sidecar = Sidecar::start(emulator.sidecar(pod));
         sidecar.wait_for_code(state, name);
         let (code, report) = doctor(&emulator, |command| {
-            command.env("TOLLGATE_PROBE_ADDR", sidecar.addr.to_string());
+            command.env("TOLLGATE_PROBE_ADDR", sidecar.addr.to_string()).env("TOLLGATE_POD_UID", pod);
         });
         let last = report["findings"].as_array().unwrap().last().unwrap();
         assert_eq!(
