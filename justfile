@@ -111,17 +111,18 @@ crypto:
     echo "crypto: ring alone"
 
 # What the release build is made with: static, its relocations packed (half a megabyte less, of which every start read each
-# page), without tables for unwinding (a panic aborts, and a stripped binary could not name the frames), and without a path of
-# the machine that made it.
-release_flags := "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs -C force-unwind-tables=no " + \
-    "--remap-path-prefix=" + env("CARGO_HOME", home_directory() / ".cargo") + "=/cargo --remap-path-prefix=" + justfile_directory() + "=/tollgate"
+# page), and without a path of the machine that made it.
+release_flags := "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=" + env("CARGO_HOME", home_directory() / ".cargo") + \
+    "=/cargo --remap-path-prefix=" + justfile_directory() + "=/tollgate"
+# Nor tables for unwinding (a megabyte): rustc's own linker leaves them out; the one for arm64 needs them at the start.
+without_unwinding := " -C link-arg=-Wl,--no-eh-frame-hdr -C link-arg=-Wl,-T,deploy/no-unwinding.ld"
 
 # The static binary of the release image (no emulator), within its size budget and hardened.
 release-binary:
     #!/usr/bin/env bash
     set -euo pipefail
     # An explicit target keeps the flags from build scripts and procedural macros, which cannot be static.
-    RUSTFLAGS="{{ release_flags }}" cargo build --release --locked --package tollgate --no-default-features --target {{ target }}
+    RUSTFLAGS="{{ release_flags + without_unwinding }}" cargo build --release --locked --package tollgate --no-default-features --target {{ target }}
     bytes=$(stat -c %s {{ static_binary }})
     echo "release binary: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
     [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
@@ -278,7 +279,7 @@ sbom:
 reproducible: release-binary
     #!/usr/bin/env bash
     set -euo pipefail
-    RUSTFLAGS="{{ release_flags }}" cargo build --release --locked --package tollgate --no-default-features --target {{ target }} \
+    RUSTFLAGS="{{ release_flags + without_unwinding }}" cargo build --release --locked --package tollgate --no-default-features --target {{ target }} \
         --target-dir target/again
     sha256sum {{ static_binary }} target/again/{{ target }}/release/tollgate
     cmp {{ static_binary }} target/again/{{ target }}/release/tollgate

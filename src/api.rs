@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::config::Secret;
 use crate::entitlement::{Document, Proof, Subject, Watch};
+use crate::runbook;
 use attestation::Attestation;
 use door::Door;
 use route::{OfUsage, Route};
@@ -212,7 +213,7 @@ fn no_usage() -> Response<Body> {
     problem(StatusCode::NOT_FOUND, "NoUsage", detail)
 }
 
-/// An error as RFC 9457, section 3 has it; `type` is the code's section of the runbook.
+/// An error as RFC 9457, section 3 has it. `type` names the code, for every product; `tollgate explain` takes it.
 fn problem(status: StatusCode, code: &'static str, detail: &str) -> Response<Body> {
     problem_of(status, code, detail)
 }
@@ -224,7 +225,7 @@ fn problem_of(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
 
 fn problem_document(status: StatusCode, code: &str, detail: &str) -> Value {
     let title = status.canonical_reason().unwrap_or("error");
-    json!({"type": format!("docs/RUNBOOK.md#{}", code.to_ascii_lowercase()), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
+    json!({"type": format!("{}{code}", runbook::URN), "title": title, "status": status.as_u16(), "code": code, "detail": detail})
 }
 
 #[cfg(test)]

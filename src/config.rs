@@ -82,6 +82,8 @@ pub enum Role {
     Exec,
     /// `config` and `doctor`: as for `run`, and nothing that was made for a test stays.
     Inspect,
+    /// `config check --seller-file`: the seller's file by itself, where no state folder is.
+    SellersFile,
     /// `ledger`: as for `run`, and nothing is touched: a folder that cannot be written can be read.
     Ledger,
 }
@@ -97,6 +99,55 @@ pub fn load(
     role: Role,
 ) -> Result<Loaded, Faults> {
     load_resolved(&resolve::resolve(flags, env, installed), env, installed, role)
+}
+
+/// Judges a seller's file by itself, before an image holds it: no variable and no other file of this machine counts.
+pub fn load_sellers_file(flags: &Flags, file: &Path, installed: &Installation<'_>) -> Result<Loaded, Faults> {
+    let nobody = MapEnvironment::default();
+    let alone = Installation {
+        seller_file: file.to_owned(),
+        default_file: PathBuf::new(),
+        emulator: installed.emulator,
+        disk: installed.disk,
+    };
+    let resolution = resolve::resolve(flags, &nobody, &alone);
+    if !resolution.sealed() {
+        let problem = "does not exist; name the seller's file, as `tollgate config init` writes it";
+        return Err(Faults(vec![Fault::of(file.display().to_string(), problem)]));
+    }
+    load_resolved(&resolution, &nobody, &alone, Role::SellersFile)
+}
+
+/// What reading a ledger needs to know.
+#[derive(Debug)]
+pub struct LedgerPlace {
+    /// How the product is priced, as far as the configuration says.
+    pub mode: Mode,
+    /// Where the running sidecar answers.
+    pub app: App,
+    /// Where the file is.
+    pub state: State,
+}
+
+/// Loads only what reading a ledger needs: a volume can be looked at where its product is not configured.
+pub fn load_ledger_place(
+    flags: &Flags,
+    env: &dyn Environment,
+    installed: &Installation<'_>,
+) -> Result<LedgerPlace, Faults> {
+    let resolution = resolve::resolve(flags, env, installed);
+    let mut reader = Reader::new(&resolution, env, installed, Role::Ledger);
+    let (app, state) = (App::read(&mut reader), State::read(&mut reader));
+    let mode = reader::read(&mut reader, setting::Setting::Mode, kind::MODE.parse);
+    let faults = reader.faults;
+    match (mode, app, state) {
+        (Some(mode), Some(app), Some(state))
+            if !resolution.file.is_broken() && !resolution.seller.is_broken() =>
+        {
+            Ok(LedgerPlace { mode, app, state })
+        }
+        _ => Err(Faults(resolution.faults.into_iter().chain(faults).collect())),
+    }
 }
 
 /// As [`load`], of files that were read.

@@ -81,6 +81,12 @@ impl State {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 
+    /// Whether the gate is open in it.
+    #[must_use]
+    pub const fn gate_open(self) -> bool {
+        matches!(self, Self::Entitled | Self::Grace | Self::Lapsed)
+    }
+
     /// Somebody has to act before the gate can open; time alone opens it in the other states.
     #[must_use]
     pub const fn is_refusal(self) -> bool {
@@ -168,7 +174,7 @@ impl<P> Standing<P> {
     /// Whether the main container may run.
     #[must_use]
     pub const fn gate_open(&self) -> bool {
-        matches!(self, Self::Entitled(..) | Self::Grace(..) | Self::Lapsed(..))
+        self.state().gate_open()
     }
 
     /// What stands behind it, if anything does.

@@ -262,8 +262,8 @@ metrics! {
             labels: "–",
             stability: "stable",
             says: "`metered`: how long the oldest usage that AWS has not accepted has waited since \
-                   the end of its hour, by the clock or by running time, whichever is longer; 0 while \
-                   there is none. It passes 0 for some minutes each hour, until the hour's report is \
+                   the end of its hour, by the clock or by running time, whichever is longer, or how long \
+                   the ledger has refused all usage, if that is longer; 0 while there is none. It passes 0 for some minutes each hour, until the hour's report is \
                    accepted",
         }
 

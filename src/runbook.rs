@@ -8,6 +8,9 @@ const TEXT: &str = include_str!("../docs/RUNBOOK.md");
 /// What precedes a code in the name of a command that explains it.
 pub const COMMAND: &str = "tollgate explain ";
 
+/// What precedes a code in the `type` of a problem document (RFC 9457).
+pub const URN: &str = "urn:tollgate:";
+
 /// The command that explains a code.
 #[must_use]
 pub fn command(code: &str) -> String {
@@ -44,12 +47,12 @@ pub fn entries() -> Vec<Entry<'static>> {
         .collect()
 }
 
-/// The entry of `code`, in whatever case it is written, and the one that it refers to.
+/// The entry of `code`, in whatever case it is written, or of a problem's `type`, and the one that it refers to.
 #[must_use]
 pub fn find(code: &str) -> Option<(Entry<'static>, Option<Entry<'static>>)> {
     let all = entries();
     let named = |code: &str| all.iter().copied().find(|entry| entry.code.eq_ignore_ascii_case(code));
-    let found = named(code)?;
+    let found = named(code.strip_prefix(URN).unwrap_or(code))?;
     Some((found, found.refers_to().and_then(named)))
 }
 
@@ -113,6 +116,7 @@ mod tests {
     #[test]
     fn every_code_is_explained_by_more_than_a_reference() {
         for code in codes() {
+            assert_eq!(find(&format!("{URN}{code}")), find(code));
             let found = find(&code.to_ascii_lowercase());
             assert!(found.is_some_and(|(entry, _)| entry.code == code), "{code}");
             let said = found.map(|(entry, other)| other.unwrap_or(entry).text).unwrap_or_default();

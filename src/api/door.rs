@@ -205,10 +205,12 @@ impl Door {
         };
         let Some(open) = usage.ledger.get() else {
             let text = "the ledger is being opened";
+            usage.notices.refused(NotTaken::LedgerStarting, text);
             return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
         };
         let _turn = self.turns.of(&report.claim.dimension).lock().await;
         self.meter_claimed(usage, open, target, report).await.unwrap_or_else(|error| {
+            usage.notices.refused(NotTaken::LedgerUnavailable, &error.to_string());
             ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", &error.to_string())
         })
     }
@@ -224,7 +226,10 @@ impl Door {
         let (claim, asked) = (report.claim.clone(), region.clone());
         let claim = move |ledger: &mut Ledger| ledger.claim(&claim, asked.as_ref(), now);
         let id = match open.writer.with(claim).await? {
-            Claimed::Granted(id) => id,
+            Claimed::Granted(id) => {
+                usage.notices.taken();
+                id
+            }
             Claimed::Repeated { id, client_token, timestamp, region: first } => {
                 // The same to the letter on every attempt, or AWS would take it for another report under a known token;
                 // and to the same region, since each has a memory of its own.

@@ -218,7 +218,7 @@ mod tests {
             (Action::Confirm, "{}", "a note is required"),
             (Action::Discard, r#"{"note":" "}"#, "must say something"),
             (Action::Discard, r#"{"note":"x","accept_double_billing":true}"#, "for replay only"),
-            (Action::Replay, r#"{"to_dimension":"reqests"}"#, "unknown dimension"),
+            (Action::Replay, r#"{"to_dimension":"reqests"}"#, "not one of those"),
             (Action::Replay, r#"{"note":"a\nb"}"#, "one line"),
         ] {
             let error = read(action, text).unwrap_err().to_string();

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::problem;
 use super::repair::Repairs;
 use crate::entitlement::word::Tell;
-use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
+use crate::usage::intake::{ACCEPTED, Activity, Intake, IntakeError, Outcome};
 use crate::usage::notice::{Notices, Refused};
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, BufferedBody, ReadBodyError};
@@ -90,7 +90,7 @@ impl UsagePart {
         room: &BodyBudget,
     ) -> Result<(Response<Body>, Option<(Refused, String)>), Abandoned> {
         let Some(open) = self.ledger.get() else {
-            return Ok((starting(), Some((Refused::LedgerUnavailable, STARTING.to_owned()))));
+            return Ok((starting(), Some((Refused::LedgerStarting, STARTING.to_owned()))));
         };
         let bytes = match read(room, body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
             Ok(bytes) => bytes,
@@ -100,7 +100,12 @@ impl UsagePart {
             }
         };
         Ok(match open.intake.take(bytes).await {
-            Ok(results) => (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None),
+            Ok(results) => {
+                if results.iter().any(|outcome| outcome.status == ACCEPTED) {
+                    self.notices.taken();
+                }
+                (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None)
+            }
             Err(IntakeError::BadRequest(error)) => {
                 let answer = problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
                 (answer, Some((Refused::BadRequest, error.to_string())))

@@ -16,6 +16,7 @@ use crate::exit::Exit;
 use crate::shutdown::Parts;
 use crate::usage::commits::Commits;
 use crate::usage::intake::{Activity, Intake};
+use crate::usage::notice::Notices;
 use crate::usage::sender::{self, Flush, FlushOrder, Outlet, Sender};
 use crate::usage::unsent::Unsent;
 use tollgate_clock as clock;
@@ -57,6 +58,7 @@ pub(super) fn start(
     let (opened, open) = watch::channel(false);
     let (flushes, flushed) = mpsc::channel(1);
     let slot = Arc::new(OnceLock::new());
+    let notices = surroundings.notices.clone();
     let part = UsagePart {
         ledger: Arc::clone(&slot),
         activity: Activity::new(),
@@ -64,13 +66,14 @@ pub(super) fn start(
         tell: tell.clone(),
         clock: surroundings.clock.clone(),
         window: window(outlet),
-        notices: surroundings.notices.clone(),
+        notices: notices.clone(),
         repairs: repairs(config),
         lists: Arc::default(),
     };
     let drain = Drain {
         activity: part.activity.clone(),
         ledger: Arc::clone(&slot),
+        notices: notices.clone(),
         flushes,
         grace: config.usage.shutdown_grace,
         quiet: config.usage.drain_quiet,
@@ -101,7 +104,14 @@ pub(super) fn start(
         };
         // Before the gate may open: usage that was overdue before a restart still is.
         let mut unsent = (outlet == Outlet::MeterUsage).then(|| {
-            Unsent::new(plan.unsent(), writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone())
+            Unsent::new(
+                plan.unsent(),
+                writer.clone(),
+                clock.clone(),
+                Arc::clone(&metrics),
+                tell.clone(),
+                notices.clone(),
+            )
         });
         if let Some(unsent) = &mut unsent
             && let Err(error) = unsent.look().await
@@ -228,6 +238,7 @@ impl Plan {
 pub(super) struct Drain {
     activity: Activity,
     ledger: Arc<OnceLock<OpenLedger>>,
+    notices: Notices,
     flushes: mpsc::Sender<FlushOrder>,
     grace: Duration,
     /// How long intake stays open; with 0 the open hour is sealed at once.
@@ -285,26 +296,39 @@ impl Drain {
                 "dead letters are not billed and wait for a person; see `tollgate ledger dead-letters`"
             );
         }
-        if pending.is_empty() {
+        let untaken = self.notices.untaken();
+        let not_taken = untaken.map(|untaken| {
+            let (requests, why) = (untaken.requests, untaken.latest.as_str());
+            format!("{requests} requests with usage were not taken ({why}): that usage is not in the ledger")
+        });
+        if !pending.is_empty() {
+            tracing::warn!(
+                event = "usage_remains",
+                records = summary.unsent,
+                pending,
+                "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
+            );
+        }
+        if let Some(line) = &not_taken {
+            tracing::warn!(event = "usage_lost", "{line}");
+        }
+        if let Some(error) = failed {
+            let kept = (!pending.is_empty()).then(|| format!("usage stays in the ledger ({pending})"));
+            let parts = [Some(cannot_be_used(&error)), kept, not_taken];
+            let what: Vec<String> = parts.into_iter().flatten().collect();
+            return Some(format!(
+                "{}; make room on the volume of state_dir, or repair it, and start tollgate on it again",
+                what.join("; ")
+            ));
+        }
+        if pending.is_empty() && not_taken.is_none() {
             tracing::info!(
                 event = "usage_sent",
                 "all usage is sent{}",
                 if summary.dead > 0 { ", but for dead letters" } else { "" }
             );
-            return None;
         }
-        tracing::warn!(
-            event = "usage_remains",
-            records = summary.unsent,
-            pending,
-            "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
-        );
-        let error = failed?;
-        Some(format!(
-            "{}; usage stays in the ledger ({pending}): make room on the volume of state_dir, or repair it, and start \
-             tollgate on it again",
-            cannot_be_used(&error)
-        ))
+        None
     }
 }
 
@@ -314,27 +338,50 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::usage::notice::Notices;
+    use crate::usage::notice::Refused;
 
-    /// Signals are heard no more by then: only SIGKILL ended the process.
-    #[tokio::test]
-    async fn a_disk_that_hangs_keeps_the_last_line_back_for_seconds_only() {
+    fn drain() -> (tempfile::TempDir, Writer, Drain) {
         let folder = ledger::testing::folder();
         let (clock, metrics) = (WallClock::system(), Arc::new(Metrics::new()));
         let opened = Ledger::open(folder.path(), ledger::testing::settings("pod")).unwrap();
         let commits = Commits::new(Arc::clone(&metrics), 1 << 30);
         let writer = Writer::start(opened, clock.clone(), commits).unwrap();
-        let intake =
-            Intake::new(Rules::default(), writer.clone(), clock, Arc::clone(&metrics), Notices::new(metrics));
+        let notices = Notices::new(Arc::clone(&metrics));
+        let intake = Intake::new(Rules::default(), writer.clone(), clock, metrics, notices.clone());
         let slot = OnceLock::from(OpenLedger { intake, writer: writer.clone() });
         let drain = Drain {
             activity: Activity::new(),
             ledger: Arc::new(slot),
+            notices,
             flushes: mpsc::channel(1).0,
             grace: Duration::ZERO,
             quiet: Duration::ZERO,
             seal_open_hour: false,
         };
+        (folder, writer, drain)
+    }
+
+    /// What is not in the ledger is not pending either.
+    #[tokio::test]
+    async fn a_ledger_that_could_not_be_written_is_the_cause_although_nothing_is_pending() {
+        let (_folder, writer, drain) = drain();
+        let began = clock::monotonic();
+        drain.notices.refused(Refused::LedgerFull, "");
+        assert_eq!(drain.tell_what_remains(began).await, None, "a full ledger is no failure");
+        drain.notices.refused(Refused::LedgerUnavailable, "");
+        let failing = writer.with(|_| Err::<(), _>(LedgerError::Io("no space left".to_owned())));
+        assert!(failing.await.is_err());
+        let why = drain.tell_what_remains(began).await.unwrap();
+        assert!(
+            why.contains("no space left; 2 requests with usage were not taken (ledger_unavailable)"),
+            "{why}"
+        );
+    }
+
+    /// Signals are heard no more by then: only SIGKILL ended the process.
+    #[tokio::test]
+    async fn a_disk_that_hangs_keeps_the_last_line_back_for_seconds_only() {
+        let (_folder, writer, drain) = drain();
         assert_eq!(drain.tell_what_remains(clock::monotonic()).await, None);
 
         let (end, hung) = std::sync::mpsc::channel::<()>();

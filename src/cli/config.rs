@@ -5,6 +5,7 @@
 mod init;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -24,11 +25,20 @@ pub struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Check the configuration: print OK, or everything that is wrong with it.
-    Check(ReadArgs),
+    Check(CheckArgs),
     /// Show each setting, its value and where it comes from. Secrets are not shown.
     Print(ReadArgs),
     /// Write a seller's file, the Dockerfile that seals it into an image, and the values for the Helm chart.
     Init(InitArgs),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Check a seller's file by itself, before an image holds it; no variable and no other file counts.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    seller_file: Option<PathBuf>,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 #[derive(Debug, Args)]
@@ -67,13 +77,17 @@ struct Verdict<'a> {
 }
 
 fn check(
-    args: &ReadArgs,
+    args: &CheckArgs,
     env: &dyn Environment,
     installed: &Installation<'_>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<Exit> {
-    let loaded = config::load(&args.flags, env, installed, Role::Inspect);
+    let CheckArgs { seller_file, read: args } = args;
+    let loaded = match seller_file {
+        Some(file) => config::load_sellers_file(&args.flags, file, installed),
+        None => config::load(&args.flags, env, installed, Role::Inspect),
+    };
     let (warnings, faults) = match &loaded {
         Ok(loaded) => (loaded.warnings.as_slice(), None),
         Err(faults) => (&[][..], Some(faults)),
@@ -178,6 +192,28 @@ mod tests {
             lines[2].starts_with("misconfigured: InvalidConfiguration: region")
                 && lines[2].ends_with("(and 1 more)")
         );
+    }
+
+    #[test]
+    fn a_sellers_file_is_checked_before_there_is_an_image() {
+        let seller =
+            "mode = 'metered'\nproduct_code = 'demo'\ndimensions = ['a']\noperator_settings = ['settle']\n";
+        let disk =
+            MemoryDisk::default().with("/gate/seller.toml", seller).with_read_only("/var/lib/tollgate");
+        let check = |file: &str, disk: &MemoryDisk| {
+            // Of this machine nothing counts, though it would be refused beside the file in an image.
+            let env = MapEnvironment::from([("TOLLGATE_MODE", "hourly"), ("AWS_ENDPOINT_URL", "http://x")]);
+            run_with(&["check", "--seller-file", file], &env, disk)
+        };
+        let (exit, out, err) = check("/gate/seller.toml", &disk);
+        assert_eq!((exit, out.as_str()), (Exit::Done, "OK\n"), "{err}");
+        assert!(err.starts_with("warning: on_unsent is not stated") && err.lines().count() == 1, "{err}");
+        let (exit, _, err) = check("/gate/selller.toml", &disk);
+        assert!(exit == Exit::Config && err.starts_with("/gate/selller.toml: does not exist"), "{err}");
+        let disk = disk.with("/gate/seller.toml", "mode = 'metered'\nprodct_code = 'x'");
+        let (exit, _, err) = check("/gate/seller.toml", &disk);
+        assert!(exit == Exit::Config && err.contains("did you mean product_code?"), "{err}");
+        assert!(err.contains("set it in the seller's file /gate/seller.toml"), "{err}");
     }
 
     #[test]

@@ -200,7 +200,7 @@ async fn sidecar(config: &Config) -> Vec<Finding> {
     if config.product.mode.has_ledger()
         && let Ok(page) = gate.get("/metrics", METRICS_TIMEOUT).await
     {
-        findings.push(doctor::disk::not_taken(&String::from_utf8_lossy(&page)));
+        findings.push(doctor::disk::not_taken(&String::from_utf8_lossy(page.body())));
     }
     findings.push(match said {
         Ok(()) => Finding::ok("sidecar", "the gate is open"),

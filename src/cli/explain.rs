@@ -51,15 +51,32 @@ fn list(json: bool) -> Exit {
 /// Names that differ by this much or less may be meant.
 const SIMILARITY_MIN: f64 = 0.8;
 
+/// No code is as long; what is typed or pasted instead may be anything.
+const CODE_SHOWN: usize = 64;
+
 fn unknown(code: &str) -> Exit {
-    let code: String = code.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    complain(Exit::Usage, &no_entry(code))
+}
+
+fn no_entry(code: &str) -> String {
+    let code: String = code.chars().take(CODE_SHOWN).flat_map(char::escape_debug).collect();
     let entries = runbook::entries();
     let near = |entry: &Entry<'_>| strsim::jaro_winkler(&entry.code.to_lowercase(), &code.to_lowercase());
     let nearest = entries.iter().max_by(|a, b| near(a).total_cmp(&near(b)));
     let meant = nearest.filter(|entry| near(entry) >= SIMILARITY_MIN);
     let meant = meant.map_or_else(String::new, |entry| format!(" (did you mean {}?)", entry.code));
-    complain(
-        Exit::Usage,
-        &format!("the runbook has no entry {code}{meant}; `tollgate explain` lists all codes"),
-    )
+    format!("the runbook has no entry {code}{meant}; `tollgate explain` lists all codes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_code_is_shown_short_and_escaped() {
+        let line = no_entry(&format!("\u{1b}[31m\u{202e}\n{}", "x".repeat(5000)));
+        assert!(line.starts_with("the runbook has no entry \\u{1b}[31m\\u{202e}\\nxxx"), "{line}");
+        assert!(line.len() < 200, "{line}");
+        assert!(no_entry("UsageUnreportd").contains("did you mean UsageUnreported?"));
+    }
 }

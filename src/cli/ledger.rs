@@ -130,7 +130,7 @@ struct Output {
 
 #[derive(Debug, Args)]
 struct Replay {
-    /// The records' numbers
+    /// The records' numbers, or --all
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<i64>,
     /// Replay all dead letters that were certainly not billed
@@ -178,17 +178,18 @@ pub(in crate::cli) type Complaint = (Exit, String);
 /// Asks the sidecar, or else the file; prints.
 pub fn run(args: &LedgerArgs) -> Exit {
     let installed = Installation::compiled_in();
-    let config = match config::load(&args.flags, &ProcessEnvironment, &installed, Role::Ledger) {
-        Ok(loaded) => loaded.config,
+    let source = if args.order.writes() {
+        config::load(&args.flags, &ProcessEnvironment, &installed, Role::Ledger)
+            .map(|loaded| Source::to_repair(&loaded.config))
+    } else {
+        config::load_ledger_place(&args.flags, &ProcessEnvironment, &installed)
+            .map(|place| Source::find(&place))
+    };
+    let source = match source {
+        Ok(source) => source,
         Err(faults) => return complain(Exit::Config, &format!("{faults}\n{}", faults.summary())),
     };
-    if !config.product.mode.has_ledger() {
-        let text =
-            format!("mode: there is no ledger in mode {}, where AWS meters by itself", config.product.mode);
-        return complain(Exit::Config, &text);
-    }
-    let done = Source::find(&config, args.order.writes())
-        .and_then(|mut source| perform(&args.order, &mut source, args.json));
+    let done = source.and_then(|mut source| perform(&args.order, &mut source, args.json));
     match done {
         Ok((exit, text)) => print(text.trim_end(), exit),
         Err((exit, complaint)) => complain(exit, &complaint),

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use hyper::header::{CONTENT_TYPE, HeaderName, SERVER};
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::app;
 use crate::cli::screen::print;
@@ -38,7 +39,8 @@ pub enum Question {
 impl Question {
     const fn path(self) -> &'static str {
         match self {
-            Self::Live => "/livez",
+            // `/livez` says "ok" and no more, as many a server does.
+            Self::Live => "/entitlement",
             Self::Startup => "/startupz",
             Self::Ready => "/readyz",
         }
@@ -158,10 +160,17 @@ impl Gate {
         self.ask(Question::Ready).await.1
     }
 
-    /// The body of a page of the probe server; `Err` is the line to show instead.
-    pub(super) async fn get(&self, path: &str, timeout: Duration) -> Result<Bytes, String> {
+    /// A page of the probe server; `Err` is the line to show instead.
+    pub(super) async fn get(&self, path: &str, timeout: Duration) -> Result<Response<Bytes>, String> {
         let answer = question(&self.address, path, timeout).await;
-        answer.map(Response::into_body).map_err(|error| unreachable(&self.address, &error).line)
+        answer.map_err(|error| unreachable(&self.address, &error).line)
+    }
+
+    /// tollgate's own document about this pod, whole; `Err` is the line to show instead.
+    pub(super) async fn entitlement(&self, timeout: Duration) -> Result<Value, String> {
+        let answer = self.get("/entitlement", timeout).await?;
+        own_document(&answer, self).map_err(|shut| shut.line)?;
+        serde_json::from_slice(answer.body()).map_err(|_| stranger(self, &answer).line)
     }
 
     /// What answered, and what it says.
@@ -177,19 +186,20 @@ impl Gate {
 }
 
 /// Only tollgate's own word counts, and only about this pod: whatever else answers on the address proves nothing.
-fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), Shut> {
-    let ok = answer.status() == StatusCode::OK;
-    if matches!(asked, Question::Live) && ok && answer.body().trim_ascii() == b"ok" {
-        return Ok(());
-    }
-    let Ok(shown) = serde_json::from_slice::<Shown>(answer.body()) else {
-        return Err(stranger(gate, answer));
-    };
+fn own_document(answer: &Response<Bytes>, gate: &Gate) -> Result<Shown, Shut> {
+    let shown = serde_json::from_slice::<Shown>(answer.body()).ok().filter(Shown::agrees);
+    let shown = shown.ok_or_else(|| stranger(gate, answer))?;
     if gate.pod_uid.is_some() && shown.pod != gate.pod_uid {
         return Err(other_pod(gate, &shown));
     }
+    Ok(shown)
+}
+
+fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), Shut> {
+    let ok = answer.status() == StatusCode::OK;
+    let shown = own_document(answer, gate)?;
     let yes = match asked {
-        Question::Live => false,
+        Question::Live => true,
         // It was open once, and may be shut now.
         Question::Startup => ok,
         Question::Ready => ok && shown.gate == "open",
@@ -217,6 +227,12 @@ fn reachable_at(address: &Address) -> Vec<Address> {
 }
 
 impl Shown {
+    /// tollgate's gate follows from its state. A state that only a later version knows opens none here.
+    fn agrees(&self) -> bool {
+        let open = State::named(&self.state).is_some_and(State::gate_open);
+        self.gate == if open { "open" } else { "shut" }
+    }
+
     fn shut(&self) -> Shut {
         let reason = self.reason.as_ref().map(|r| (r.code.as_str(), r.message.as_str(), r.remedy.as_str()));
         Shut {
@@ -321,7 +337,13 @@ mod tests {
             (Question::Startup, 200, &shut, Some("b"), "AnotherPod"),
             (Question::Startup, 503, &shut, None, "denied: "),
             (Question::Startup, 200, "ok", None, "NotTollgate"),
-            (Question::Live, 200, "ok\n", Some("a"), ""),
+            (Question::Live, 200, "ok\n", Some("a"), "NotTollgate"),
+            (Question::Live, 403, &shut, Some("a"), ""),
+            (Question::Live, 200, &open, Some("b"), "AnotherPod"),
+            (Question::Live, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
+            (Question::Ready, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
+            (Question::Startup, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
+            (Question::Ready, 200, &document("sold_out", "open", "\"a\""), Some("a"), "NotTollgate"),
             (Question::Live, 200, "<html>", None, "NotTollgate"),
             (Question::Live, 500, "ok", None, "NotTollgate"),
         ] {

@@ -1,7 +1,7 @@
 //! `tollgate support-bundle`: what a seller's support asks for first, in one document without secrets.
 //!
 //! It is put together from documents that hold no secret; each secret that the process can reach is looked for once
-//! more in the whole, and taken out.
+//! more in all its texts, and taken out.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::cli::screen::print;
 use crate::cli::{complain, doctor, ledger, probe};
-use crate::config::{self, Config, Environment, Flags, Installation, Role};
+use crate::config::{self, Environment, Flags, Installation, LedgerPlace};
 use crate::exit::Exit;
 use tollgate_clock as clock;
 
@@ -41,11 +41,11 @@ pub fn run(args: &BundleArgs, env: &dyn Environment, installed: &Installation<'_
         Ok(probe) => runtime.block_on(sidecar(&probe::Gate::of(&probe))),
         Err(faults) => absent(faults.summary()),
     };
-    let ledger = match config::load(&args.flags, env, installed, Role::Ledger) {
-        Ok(loaded) => ledger_of(&loaded.config),
+    let ledger = match config::load_ledger_place(&args.flags, env, installed) {
+        Ok(place) => ledger_of(&place),
         Err(faults) => absent(faults.summary()),
     };
-    let document = json!({
+    let mut document = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "emulator_built_in": installed.emulator,
         "made_at": clock::system_now().to_string(),
@@ -54,7 +54,8 @@ pub fn run(args: &BundleArgs, env: &dyn Environment, installed: &Installation<'_
         "ledger": ledger,
     });
     runtime.shutdown_background();
-    let text = without(&format!("{document:#}"), &config::secrets(&args.flags, env, installed));
+    redact(&mut document, &config::secrets(&args.flags, env, installed));
+    let text = format!("{document:#}");
     match &args.output {
         None => print(&text, Exit::Done),
         Some(path) => match write_new(path, &text) {
@@ -74,42 +75,48 @@ fn absent(why: impl Into<String>) -> Value {
     json!({"absent": why.into()})
 }
 
-/// What the running sidecar says of itself: why its gate is as it is, and everything that it counts.
+/// What the running sidecar says of itself: why its gate is as it is, and everything that it counts. Of what else
+/// answers on its address nothing is taken: it may say anything.
 async fn sidecar(gate: &probe::Gate) -> Value {
-    let mut found = serde_json::Map::new();
-    for (name, path) in [("entitlement", "/entitlement"), ("metrics", "/metrics")] {
-        let told = match gate.get(path, ANSWER_TIMEOUT).await {
-            Ok(body) if name == "metrics" => {
-                let text = String::from_utf8_lossy(&body).into_owned();
-                text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
-            }
-            Ok(body) => {
-                serde_json::from_slice(&body).unwrap_or_else(|_| absent("what answers is no tollgate"))
-            }
-            Err(line) => absent(line),
-        };
-        found.insert(name.to_owned(), told);
-    }
-    found.into()
+    let (entitlement, metrics) = match gate.entitlement(ANSWER_TIMEOUT).await {
+        Ok(document) => (document, gate.get("/metrics", ANSWER_TIMEOUT).await),
+        Err(line) => (absent(line.as_str()), Err(line)),
+    };
+    let metrics = match metrics {
+        Ok(answer) => own_samples(&String::from_utf8_lossy(answer.body())),
+        Err(line) => absent(line),
+    };
+    json!({"entitlement": entitlement, "metrics": metrics})
+}
+
+/// The samples of tollgate's own metrics.
+fn own_samples(text: &str) -> Value {
+    text.lines()
+        .filter(|line| ["tollgate_", "process_"].iter().any(|prefix| line.starts_with(prefix)))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The balance of each dimension and the backlog.
-fn ledger_of(config: &Config) -> Value {
-    if !config.product.mode.has_ledger() {
-        return absent(format!("there is no ledger in mode {}", config.product.mode));
-    }
-    let read = ledger::source::Source::find(config, false).and_then(|source| source.reconciliation());
+fn ledger_of(place: &LedgerPlace) -> Value {
+    let read = ledger::source::Source::find(place).and_then(|source| source.reconciliation());
     read.unwrap_or_else(|(_, text)| absent(text))
 }
 
-fn without(text: &str, secrets: &[String]) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets {
-        // As it stands in JSON.
-        let written = Value::from(secret.as_str()).to_string();
-        text = text.replace(written.trim_matches('"'), "(removed)");
+/// Takes the secrets out of each string. The document stays one, whatever they are.
+fn redact(value: &mut Value, secrets: &[String]) {
+    match value {
+        Value::String(text) => {
+            for secret in secrets {
+                if text.contains(secret.as_str()) {
+                    *text = text.replace(secret.as_str(), "(removed)");
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, secrets)),
+        Value::Object(members) => members.values_mut().for_each(|member| redact(member, secrets)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-    text
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
@@ -123,9 +130,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_removed_as_json_writes_it() {
-        let text = format!("{:#}", json!({"a": "x\"y\\z", "b": "plain"}));
-        let cleaned = without(&text, &["x\"y\\z".to_owned()]);
-        assert_eq!(serde_json::from_str::<Value>(&cleaned).unwrap(), json!({"a": "(removed)", "b": "plain"}));
+    fn a_secret_is_removed_and_the_document_stays_one() {
+        let mut document = json!({"a": ["x\"y\\z and more"], "b": "plain", "n": true, "o": {"p": "x\"y\\z"}});
+        redact(&mut document, &["x\"y\\z".to_owned(), "true".to_owned()]);
+        let expected = json!({"a": ["(removed) and more"], "b": "plain", "n": true, "o": {"p": "(removed)"}});
+        assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn only_tollgates_own_samples_are_taken() {
+        let text = "# HELP tollgate_x y\ntollgate_x 1\nprocess_y 2\nother_app{key=\"secret\"} 1\n<html>";
+        assert_eq!(own_samples(text), json!(["tollgate_x 1", "process_y 2"]));
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::disk::describe;
 use super::env::filled;
-use super::fault::{Fault, Origin};
+use super::fault::{Fault, Origin, is_path};
 use super::profiles;
 use super::reader::Reader;
 use super::setting::Setting;
@@ -99,7 +99,15 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
         }
     }
     for name in [WEB_IDENTITY_TOKEN_FILE, CONTAINER_TOKEN_FILE] {
-        gaps.extend(token_gap(reader, name));
+        match token_gap(reader, name) {
+            Some(Gap::Warning(gap)) => gaps.push(gap),
+            Some(Gap::TokenItself) => refuse(
+                reader,
+                name,
+                "names no file, and may be the token itself; write that into a file and name the file",
+            ),
+            None => {}
+        }
     }
     gaps.extend(profiles::check(reader));
     reader.warnings.extend(gaps.iter().cloned());
@@ -159,14 +167,22 @@ fn is_agents(uri: &str) -> bool {
 /// ECS, and EKS Pod Identity over IPv4 and IPv6 (AWS SDKs and tools reference, "Container credential provider").
 const AGENTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 
-fn token_gap(reader: &Reader<'_>, name: &'static str) -> Option<String> {
+/// Why a variable that names a token's file gives no token.
+enum Gap {
+    Warning(String),
+    /// Its value is shown nowhere, and no later start can find such a file.
+    TokenItself,
+}
+
+fn token_gap(reader: &Reader<'_>, name: &'static str) -> Option<Gap> {
     let file = filled(reader.env, name).filter(|_| !is_refused(reader, name))?;
     let read = reader.installed.disk.read(Path::new(&file), CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
     let seen = match read {
         Ok(token) => tollgate_aws::token_problem(&token, name == CONTAINER_TOKEN_FILE)?.to_owned(),
+        Err(_) if !is_path(&file) => return Some(Gap::TokenItself),
         Err(error) => describe(&error),
     };
-    Some(format!("{name} names {file}, which gives no token ({seen})"))
+    Some(Gap::Warning(format!("{name} names {file}, which gives no token ({seen})")))
 }
 
 fn problem(value: &str, text: bool) -> Option<&'static str> {

@@ -153,7 +153,9 @@ impl MemoryDisk {
     }
 
     fn is_folder(&self, path: &Path) -> bool {
-        self.files.keys().any(|file| file != path && file.starts_with(path))
+        // An empty path names nothing, as in the system, though every path begins with it.
+        let named = !path.as_os_str().is_empty();
+        named && self.files.keys().any(|file| file != path && file.starts_with(path))
     }
 }
 

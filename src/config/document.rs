@@ -93,12 +93,10 @@ pub(super) fn parse(
     for (key, value) in table.get_ref() {
         let line = line_of(bytes, key.span().start);
         if key.get_ref() == OPERATOR_SETTINGS {
-            match handed_on(author, value.get_ref()) {
-                Ok(settings) => operator_settings = settings,
-                Err(problem) => {
-                    faults.push(Fault::of(format!("{OPERATOR_SETTINGS} in {}", place(line)), problem));
-                }
-            }
+            let (settings, problems) = handed_on(author, value.get_ref());
+            operator_settings = settings;
+            let subject = format!("{OPERATOR_SETTINGS} in {}", place(line));
+            faults.extend(problems.into_iter().map(|problem| Fault::of(subject.clone(), problem)));
             continue;
         }
         let Some(setting) = Setting::by_name(key.get_ref()) else {
@@ -115,15 +113,25 @@ pub(super) fn parse(
     Ok(Document { entries, operator_settings })
 }
 
-fn handed_on(author: Author, value: &DeValue<'_>) -> Result<Vec<Setting>, String> {
+/// What is handed on, and everything that is wrong with the rest.
+fn handed_on(author: Author, value: &DeValue<'_>) -> (Vec<Setting>, Vec<String>) {
+    let refused = |problem: &str| (Vec::new(), vec![problem.to_owned()]);
     if author != Author::Seller {
-        return Err("is a key of the seller's file only; remove it here".to_owned());
+        return refused("is a key of the seller's file only, named by --seller-file; remove it here");
     }
     let names = value.as_array().map(|items| items.iter().map(|item| item.get_ref().as_str()));
     let names: Option<Vec<&str>> = names.and_then(Iterator::collect);
-    let names =
-        names.ok_or("is not an array of strings; write the names of settings, such as [\"settle\"]")?;
-    names.into_iter().map(handed_on_setting).collect()
+    let Some(names) = names else {
+        return refused("is not an array of strings; write the names of settings, such as [\"settle\"]");
+    };
+    let (mut settings, mut problems) = (Vec::new(), Vec::new());
+    for name in names {
+        match handed_on_setting(name.trim()) {
+            Ok(setting) => settings.push(setting),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (settings, problems)
 }
 
 fn handed_on_setting(name: &str) -> Result<Setting, String> {
@@ -151,7 +159,7 @@ fn raw(setting: Setting, value: &DeValue<'_>) -> Result<Raw, String> {
             Ok(Raw::Text(number.as_str().to_owned()))
         }
         DeValue::Array(items) if form == Form::List => {
-            let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+            let texts = items.iter().map(|item| item.get_ref().as_str().map(|text| text.trim().to_owned()));
             let texts: Option<Vec<String>> = texts.collect();
             texts
                 .map(Raw::List)
@@ -215,6 +223,14 @@ mod tests {
     }
 
     #[test]
+    fn white_space_around_an_item_is_no_part_of_it() {
+        let (entries, faults) = read("dimensions = [\" requests\", \"gigabytes\\t\", \" \"]");
+        assert_eq!(faults, "");
+        let items = ["requests", "gigabytes", ""].map(str::to_owned).to_vec();
+        assert_eq!(entries[0].raw, Raw::List(items));
+    }
+
+    #[test]
     fn every_fault_names_its_line() {
         let cases = [
             ("product_cod = 'x'", "t.toml:1: the key \"product_cod\" is unknown; did you mean product_code?"),
@@ -262,6 +278,10 @@ mod tests {
             assert!(faults.starts_with(&format!("operator_settings in t.toml:1: {expected}")), "{faults}");
             assert!(settings.is_empty());
         }
+        // One run shows everything, and what is right is handed on all the same.
+        let (settings, faults) =
+            read(Author::Seller, "operator_settings = ['setle', ' settle ', 'mode', 'zzz']");
+        assert_eq!((settings, faults.lines().count()), (vec![Setting::Settle], 3), "{faults}");
         let (settings, faults) = read(Author::Operator, "operator_settings = ['settle']");
         assert!(settings.is_empty() && faults.contains("is a key of the seller's file only"), "{faults}");
     }

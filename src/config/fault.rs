@@ -130,7 +130,7 @@ impl fmt::Display for Faults {
 /// Longest piece of a value that is shown.
 const VALUE_BYTES_MAX: usize = 200;
 
-/// A value as it may be shown: quoted, escaped, cut, and without anything that looks like a secret.
+/// A setting's value as it may be shown: quoted, escaped, cut, and without anything that looks like a secret.
 pub(super) fn shown(spec: &Spec, value: &str) -> String {
     match hidden_reason(spec, value) {
         Some(reason) => format!("({reason}, not shown)"),
@@ -138,16 +138,16 @@ pub(super) fn shown(spec: &Spec, value: &str) -> String {
     }
 }
 
-/// Any text as it may be shown, without the user name and password of a URL.
+/// Any text as it may be shown.
 pub(super) fn quoted(value: &str) -> String {
-    format!("{:?}", cut(&without_userinfo(value), VALUE_BYTES_MAX))
+    format!("{:?}", cut(&without_secrets(value), VALUE_BYTES_MAX))
 }
 
-/// The same without quotes, for tables.
+/// A setting's value without quotes, for tables.
 pub(super) fn plain(spec: &Spec, value: &str) -> String {
     match hidden_reason(spec, value) {
         Some(reason) => format!("({reason}, not shown)"),
-        None => without_userinfo(value).escape_debug().to_string(),
+        None => without_secrets(value).escape_debug().to_string(),
     }
 }
 
@@ -155,17 +155,46 @@ fn hidden_reason(spec: &Spec, value: &str) -> Option<&'static str> {
     if value.contains("-----BEGIN") {
         return Some("a PEM text");
     }
-    (spec.secret_path && !value.is_empty() && !value.contains('/')).then_some("a secret")
+    (spec.secret_path && !value.is_empty() && !is_path(value)).then_some("a secret")
 }
 
-/// `https://user:password@host` becomes `https://…@host`.
-pub(super) fn without_userinfo(text: &str) -> Cow<'_, str> {
-    let Some((scheme, rest)) = text.split_once("://") else { return Cow::Borrowed(text) };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => Cow::Owned(format!("{scheme}://…{}", &rest[at..])),
-        None => Cow::Borrowed(text),
+/// Whether a value is a path for sure, and not the secret itself: base64 has slashes too.
+pub(super) fn is_path(value: &str) -> bool {
+    const NAME_CHARS_MAX: usize = 32;
+    let rooted = value.starts_with('/') || value.starts_with("./") || value.starts_with("../");
+    rooted && !value.contains(['+', '=']) && value.split('/').all(|name| name.len() <= NAME_CHARS_MAX)
+}
+
+/// The path of a secret's file as it may be shown.
+pub(super) fn path_shown(value: &str) -> &str {
+    if is_path(value) { value } else { "something that is no path" }
+}
+
+/// The one way to show a text that may be a URL, or was meant to be one, with or without its scheme: no user name, no
+/// password, no query, no fragment. `https://user:password@host/path?token=1` becomes `https://…@host/path?…`.
+pub(super) fn without_secrets(text: &str) -> Cow<'_, str> {
+    let mut shown = Cow::Borrowed(text);
+    let address_at = text.find("://").map_or(0, |at| at + "://".len());
+    if let Some(userinfo) = userinfo(text) {
+        let host = &text[address_at + userinfo.len()..];
+        shown = Cow::Owned(format!("{}…{host}", &text[..address_at]));
     }
+    if let Some(at) = shown.find(['?', '#']) {
+        // A fragment of its own holds nothing, and pages of documents are named with one.
+        if shown.len() > at + 1 {
+            shown = Cow::Owned(format!("{}…", &shown[..=at]));
+        }
+    }
+    shown
+}
+
+/// What stands before the host of a URL, or of what was meant to be one. A password may hold any character, so it
+/// reaches to the last `@` where there is a colon before that.
+pub(super) fn userinfo(text: &str) -> Option<&str> {
+    let address = text.split_once("://").map_or(text, |(_, address)| address);
+    let authority = &address[..address.find(['/', '?', '#']).unwrap_or(address.len())];
+    let last = address.rfind('@').filter(|at| address[..*at].contains(':'));
+    last.or_else(|| authority.rfind('@')).map(|at| &address[..at])
 }
 
 /// At most `bytes_max` bytes, cut at a character, with an ellipsis where something is missing.
@@ -209,9 +238,31 @@ mod tests {
         assert_eq!(shown(token, "/run/secrets/token"), r#""/run/secrets/token""#);
         let keys = Setting::PublicKeys.spec();
         assert_eq!(plain(keys, "-----BEGIN PRIVATE KEY-----\nabc"), "(a PEM text, not shown)");
+        for (token, hidden) in [
+            ("abc/def/ghi", true),
+            ("/q+3Zk/9", true),
+            ("/q3Zk/9==", true),
+            ("/aGVsbG8gd29ybGQgaGVsbG8gd29ybGQgaGVsbG8/x", true),
+            ("./token", false),
+            ("/var/run/secrets/kubernetes.io/serviceaccount/token", false),
+        ] {
+            assert_eq!(is_path(token), !hidden, "{token}");
+        }
         let url = Setting::EndpointUrl.spec();
-        assert_eq!(shown(url, "http://u:p@h:1/x"), r#""http://…@h:1/x""#);
-        assert_eq!(shown(url, "http://h/x@y"), r#""http://h/x@y""#);
+        for (text, expected) in [
+            ("http://u:p@h:1/x", "http://…@h:1/x"),
+            ("http://u:p/q?r#s@h/x", "http://…@h/x"),
+            ("user:hunter22@evil", "…@evil"),
+            ("token@evil", "…@evil"),
+            ("http://h/x@y", "http://h/x@y"),
+            ("https://h/x?token=hunter22", "https://h/x?…"),
+            ("https://u:p@h/x?token=hunter22", "https://…@h/x?…"),
+            ("https://h/x#hunter22", "https://h/x#…"),
+            ("https://h/x#", "https://h/x#"),
+        ] {
+            assert_eq!(shown(url, text), format!("\"{expected}\""));
+            assert_eq!(plain(url, text), expected);
+        }
     }
 
     #[test]

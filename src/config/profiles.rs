@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::credentials::is_refused;
 use super::disk::describe;
 use super::env::filled;
-use super::fault::Fault;
+use super::fault::{Fault, path_shown};
 use super::reader::Reader;
 use super::sdk::variable_fault;
 use tollgate_disk::Links;
@@ -131,8 +131,10 @@ fn token_file_fault(reader: &Reader<'_>, path: &Path, text: &str) -> Option<Faul
         let error = reader.installed.disk.read(Path::new(file), BYTES_MAX, Links::Follow).err()?;
         let may_come = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
         let seen = describe(&error);
-        let problem =
-            format!("names {file} for a web identity token, which {seen}; name the file of the token");
+        let problem = format!(
+            "names {} for a web identity token, which {seen}; name the file of the token",
+            path_shown(file)
+        );
         (!may_come).then(|| Fault::of(format!("{}:{}", path.display(), at + 1), problem))
     })
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::disk::Installation;
 use super::env::{Environment, filled};
-use super::fault::{Origin, plain, without_userinfo};
+use super::fault::{Origin, plain, without_secrets};
 use super::flags::Flags;
 use super::reader::default_text;
 use super::resolve::{self, FileState, POD_UID_VARIABLE, Resolution};
@@ -103,14 +103,9 @@ fn setting_row(setting: Setting, resolution: &Resolution, installed: &Installati
 
 fn variable_row(name: &'static str, env: &dyn Environment) -> Option<Row> {
     let value = filled(env, name)?;
-    let value = match value.rsplit_once('@') {
-        // A proxy may be written without its scheme, and then still hold a password.
-        Some((_, host)) if !value.contains("://") => format!("…@{host}"),
-        _ => without_userinfo(&value).into_owned(),
-    };
     Some(Row {
         name: name.to_owned(),
-        value: Some(value.escape_debug().to_string()),
+        value: Some(without_secrets(&value).escape_debug().to_string()),
         origin: Origin::Environment(name.into()).to_string(),
     })
 }

@@ -2,7 +2,8 @@
 //! else a variable of the AWS SDK where the setting has one, else the default.
 //!
 //! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer is
-//!   told, not overruled in silence.
+//!   told, not overruled in silence. Of a setting that belongs to the operator it is a warning: charts and manifests
+//!   set some of them for every pod, and none of those must keep a seller's image from starting.
 //! - Where a seller's file exists, each setting comes from it or from its default, but for those that belong to the
 //!   operator ([`Owner`]) and those that the file hands on. It also seals when it cannot be read.
 //!
@@ -149,6 +150,9 @@ impl Resolution {
         } else if rehearsal {
             self.warnings.extend(others.first().map(|choice| rehearsed(spec, choice)));
             return true;
+        } else if let Some(seller) = seller.filter(|_| spec.owner == Owner::Operator) {
+            self.warnings.extend(others.iter().map(|choice| overruled(spec, choice, seller)));
+            return false;
         } else if seller.is_some() {
             "is set by the seller's file, which always wins; remove it here"
         } else if spec.owner != Owner::Operator {
@@ -166,6 +170,10 @@ fn rehearsed(spec: &'static Spec, choice: &Choice) -> String {
         "{} ({}) counts instead of the seller's file: this build contains the emulator, and is for rehearsals only",
         spec.name, choice.origin
     )
+}
+
+fn overruled(spec: &'static Spec, choice: &Choice, seller: &Choice) -> String {
+    format!("{} ({}) is ignored: the {} sets it, and wins", spec.name, choice.origin, seller.origin)
 }
 
 const NO_EMULATOR: &str = "cannot be set: this build does not contain the emulator; remove it";

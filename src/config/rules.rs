@@ -5,11 +5,13 @@
 use std::net::SocketAddr;
 
 use super::fault::quoted;
-use super::kind::{ADDR, ENDPOINT_URL, LOG_FILTER, REGION, SWITCH, TCP_ADDR};
+use super::kind::{
+    ADDR, DIMENSION, DIMENSIONS, ENDPOINT_URL, LOG_FILTER, ON_LAPSE, ON_UNSENT, REGION, SWITCH, TCP_ADDR,
+};
 use super::reader::Reader;
 use super::setting::Setting;
 use super::table::STOP;
-use super::{ListenAddr, Role, resolve, sdk};
+use super::{ListenAddr, OnLapse, OnUnsent, Role, resolve, sdk};
 
 /// Notes what does not fit together.
 pub(super) fn check(reader: &mut Reader<'_>) {
@@ -18,6 +20,7 @@ pub(super) fn check(reader: &mut Reader<'_>) {
     app_server(reader);
     shutdown(reader);
     addresses(reader);
+    dimension_names(reader);
     log_filter(reader);
     region(reader);
     surroundings(reader);
@@ -47,11 +50,21 @@ fn modes(reader: &mut Reader<'_>) {
         let need = format!("is required in mode {mode}: the usage dimensions of the product");
         reader.missing(Setting::Dimensions, &need);
     }
-    let asked = reader.role == Role::Inspect && reader.resolution.sealed();
+    let asked = matches!(reader.role, Role::Inspect | Role::SellersFile) && reader.resolution.sealed();
     if asked && mode.meters_own_pod() && !reader.is_given(Setting::OnUnsent) {
         reader.warnings.push(
             "on_unsent is not stated in the seller's file: decide whether the gate may close when usage stays unbilled \
              (keep, or close-after:<duration>), and state it"
+                .to_owned(),
+        );
+    }
+    let closes = matches!(reader.peek(Setting::OnUnsent, ON_UNSENT.parse), Some(OnUnsent::CloseAfter(_)));
+    let keeps = reader.peek(Setting::OnLapse, ON_LAPSE.parse) == Some(OnLapse::Keep);
+    if asked && mode.meters_own_pod() && closes && keeps {
+        reader.warnings.push(
+            "on_unsent closes the gate and on_lapse keeps it open: a pod that reports with the credentials of an account \
+             that is not subscribed is denied by AWS, which counts for on_lapse alone; state \
+             on_lapse = \"close-after:<duration>\" too"
                 .to_owned(),
         );
     }
@@ -118,6 +131,28 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     // Port 0 is a new one each time.
     let same_port = a.port() == b.port() && a.port() != 0;
     same_port && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// AWS takes any text as a dimension, so none is refused; but a list that is written wrongly leaves these letters.
+fn dimension_names(reader: &mut Reader<'_>) {
+    let odd = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '[' | ']');
+    let lists = reader.peek(Setting::Dimensions, DIMENSIONS.parse).unwrap_or_default();
+    let single = reader.peek(Setting::EntitlementDimension, DIMENSION.parse);
+    let names = lists.into_iter().map(|name| (Setting::Dimensions, name));
+    let names = names.chain(single.map(|name| (Setting::EntitlementDimension, name)));
+    let lines: Vec<String> = names
+        .filter(|(_, name)| name.contains(odd))
+        .map(|(setting, name)| {
+            format!(
+                "{} ({}) holds the name {}, with white space, a comma, a semicolon or a bracket: usage of another name is \
+                 rejected; write each dimension as the AWS Marketplace Management Portal shows its API name",
+                setting.spec().name,
+                reader.origin(setting),
+                quoted(&name)
+            )
+        })
+        .collect();
+    reader.warnings.extend(lines);
 }
 
 fn log_filter(reader: &mut Reader<'_>) {

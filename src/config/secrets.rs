@@ -5,11 +5,12 @@ use tollgate_marketplace::CREDENTIAL_FILE_BYTES_MAX;
 
 use super::disk::Installation;
 use super::env::{Environment, filled};
+use super::fault::userinfo;
 use super::setting::Setting;
-use super::{Flags, credentials, proxy, resolve};
+use super::{Flags, credentials, resolve};
 
 /// A shorter text stands in any document by chance.
-const CHARS_MIN: usize = 4;
+const CHARS_MIN: usize = 8;
 
 /// Values of variables, and contents of files, that nobody else may read. Best effort: a second net below documents
 /// that hold no secret in the first place.
@@ -20,18 +21,14 @@ pub fn secrets(flags: &Flags, env: &dyn Environment, installed: &Installation<'_
         let shouted = name.to_ascii_uppercase();
         let file = shouted.ends_with("_FILE") || shouted.ends_with("_URI") || shouted.ends_with("_VERSION");
         let secret = ["SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY"].iter().any(|word| shouted.contains(word));
-        if secret && !file {
-            found.extend(filled(env, &name));
-        }
-    }
-    for name in proxy::VARIABLES {
-        let userinfo = filled(env, name).and_then(|value| {
-            let address = value.split_once("://").map_or(value.as_str(), |(_, address)| address);
-            address.rsplit_once('@').map(|(userinfo, _)| userinfo.to_owned())
-        });
-        if let Some(userinfo) = userinfo {
+        let Some(value) = filled(env, &name) else { continue };
+        // Proxies, endpoints, databases of the application beside us: their addresses hold passwords.
+        if let Some(userinfo) = userinfo(&value) {
             found.extend(userinfo.split_once(':').map(|(_, password)| password.to_owned()));
-            found.push(userinfo);
+            found.push(userinfo.to_owned());
+        }
+        if secret && !file {
+            found.push(value);
         }
     }
     let resolution = resolve::resolve(flags, env, installed);
@@ -55,7 +52,9 @@ mod tests {
         let disk = MemoryDisk::default().with("/t", "bearer-token\n").with("/w", "web.identity.token");
         let installed = Installation { disk: &disk, ..Installation::compiled_in() };
         let env = MapEnvironment::from([
-            ("AWS_SECRET_ACCESS_KEY", "the-key"),
+            ("AWS_SECRET_ACCESS_KEY", "the-long-key"),
+            ("X_TOKEN", "true"),
+            ("DATABASE", "postgres://app:data-base-word@db/x"),
             ("AWS_SESSION_TOKEN", "the-session"),
             ("AWS_WEB_IDENTITY_TOKEN_FILE", "/w"),
             ("HTTPS_PROXY", "http://user:pass-word@proxy:3128"),
@@ -65,8 +64,16 @@ mod tests {
         let found = secrets(&Flags::default().with(Setting::AppTokenFile, "/t"), &env, &installed);
         let mut found: Vec<&str> = found.iter().map(String::as_str).collect();
         found.sort_unstable();
-        let all =
-            ["bearer-token", "pass-word", "the-key", "the-session", "user:pass-word", "web.identity.token"];
+        let all = [
+            "app:data-base-word",
+            "bearer-token",
+            "data-base-word",
+            "pass-word",
+            "the-long-key",
+            "the-session",
+            "user:pass-word",
+            "web.identity.token",
+        ];
         assert_eq!(found, all);
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn state_dir(
     }
     let explicit = reader.is_given(setting);
     let path = if explicit { given_path(reader, setting, parse)?.unwrap_or(path) } else { path };
-    if reader.role == Role::Ledger {
+    if matches!(reader.role, Role::Ledger | Role::SellersFile) {
         return Some(kept(path, explicit));
     }
     let Err(error) = reader.installed.disk.try_write(&path, keep) else {

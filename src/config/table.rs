@@ -227,13 +227,13 @@ settings! {
             risk: "nothing: the gate is shut in both cases",
             default: Depends("run: hold, exec: exit", |reader| match reader.role {
                 Role::Exec => "exit",
-                Role::Run | Role::Inspect | Role::Ledger => "hold",
+                Role::Run | Role::Inspect | Role::SellersFile | Role::Ledger => "hold",
             }),
         }
 
         /// In mode `metered`, when the entitlement ends: `keep` the gate open, or `close-after:<duration>`.
         OnLapse = "on_lapse" => on_lapse: OnLapse = read(ON_LAPSE) {
-            risk: "use goes on after the entitlement has ended",
+            risk: "use goes on after the entitlement has ended, or with the credentials of an account that never had one",
             default: Is("keep"), only: FOR_OWN_POD, for_usage: true,
         }
 

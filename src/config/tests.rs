@@ -502,6 +502,20 @@ fn a_real_bundle_is_read_and_secrets_are_not_shown() {
     assert!(!format!("{loaded:?}").contains("hunter2"), "{loaded:?}");
 }
 
+/// Whoever takes a variable for the token reads it in no log.
+#[test]
+fn a_token_in_place_of_its_file_is_not_shown() {
+    let token = "hunter22/hunter22/hunter22";
+    for name in
+        ["TOLLGATE_APP_TOKEN_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]
+    {
+        let faults = Case::hourly().env(name, token).faults();
+        assert!(!faults.is_empty() && !faults.contains("hunter22"), "{name}: {faults}");
+    }
+    let path = Case::hourly().env("TOLLGATE_APP_TOKEN_FILE", "/run/secrets/absent").faults();
+    assert!(path.contains("/run/secrets/absent"), "{path}");
+}
+
 #[test]
 fn unknown_variables_are_warnings_and_kubernetes_own_are_not() {
     let warnings = Case::hourly()
@@ -526,7 +540,7 @@ fn settings_without_effect_are_warnings() {
     assert_eq!(case.valid().product.entitlement_dimension, None);
     let case = Case::metered().flag(Setting::EntitlementDimension, "alive").without("TOLLGATE_DIMENSIONS");
     let case = case.disk(FILE, "dimensions = ['a,b', 'c']");
-    assert_eq!(case.warnings().len(), 0);
+    assert!(case.warnings().iter().all(|line| line.contains("holds the name \"a,b\"")));
     let product = case.valid().product;
     assert_eq!(product.entitlement_dimension.as_deref(), Some("alive"));
     assert_eq!(product.dimensions.unwrap(), ["a,b", "c"]);
@@ -785,4 +799,40 @@ fn a_full_disk_is_named_as_such_and_what_it_holds_can_be_looked_at() {
     assert!(faults.contains("no space left") && faults.contains("free room on the volume"), "{faults}");
     assert!(!faults.contains("fsGroup"), "{faults}");
     Case::metered().full("/var/lib/tollgate").role(Role::Inspect).load().unwrap();
+}
+
+#[test]
+fn a_dimension_that_looks_like_a_list_written_wrongly_is_warned_of() {
+    let file = |list: &str| {
+        Case::metered().without("TOLLGATE_DIMENSIONS").disk(FILE, &format!("dimensions = {list}"))
+    };
+    for list in ["['requests;gigabytes']", "['a b']", "['[a', 'b]']", "['a,b']"] {
+        let warnings = file(list).warnings();
+        assert!(warnings.iter().all(|line| line.starts_with("dimensions (file ")), "{warnings:?}");
+        assert!(!warnings.is_empty(), "{list}");
+    }
+    assert_eq!(
+        file("[' requests', 'gigabytes ']").valid().product.dimensions.unwrap(),
+        ["requests", "gigabytes"]
+    );
+    assert!(file("['a', ' b', 'c_d-e.f/g']").warnings().is_empty());
+    assert!(file("[' ']").faults().contains("empty"));
+    assert!(file("['a', ' a']").faults().contains("names \"a\" twice"));
+    let single = Case::metered().env("TOLLGATE_ENTITLEMENT_DIMENSION", "a b");
+    assert!(single.warnings()[0].starts_with("entitlement_dimension (environment "));
+}
+
+#[test]
+fn a_ledger_is_read_without_a_word_about_its_product() {
+    let place = |case: &Case| {
+        let env: MapEnvironment = case.env.iter().cloned().collect();
+        load_ledger_place(&case.flags, &env, &case.installed()).map_err(|faults| faults.to_string())
+    };
+    let bare = Case::empty().flag(Setting::StateDir, "/copy").read_only("/copy");
+    let found = place(&bare).unwrap();
+    assert_eq!((found.state.dir, found.mode), (StateDir::Explicit("/copy".into()), Mode::Hourly));
+    assert_eq!(place(&Case::metered()).unwrap().mode, Mode::Metered);
+    // What is read is judged all the same, and a seller's file that is broken says nothing.
+    assert!(place(&bare.clone().flag(Setting::AppAddr, "x")).unwrap_err().contains("app_addr = \"x\""));
+    assert!(place(&bare.disk(SELLER, "mode =")).unwrap_err().contains("is not valid TOML"));
 }

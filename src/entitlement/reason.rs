@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::word::Unreported;
 use crate::runbook;
 use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
 use tollgate_marketplace::fault::{
@@ -287,6 +288,12 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
          letters; the gate opens when AWS has accepted them.",
     ),
     (
+        "UsageNotTaken",
+        "The usage ledger is full, or has not been written for longer than the seller allows.",
+        "Raise ledger_bytes_max where the log says that the ledger is full, else make room on the volume of state_dir; \
+         then restart tollgate.",
+    ),
+    (
         "NoEntropy",
         "The node gives no random numbers, so no fresh nonce can be made.",
         "Check the node: getrandom must work. Retries continue.",
@@ -327,10 +334,14 @@ pub fn denied_until_a_new_pod() -> Reason {
     Reason { remedy: NEW_POD.into(), ..denied }
 }
 
-/// AWS has not accepted the pod's usage for longer than `on_unsent` allows.
+/// The pod's usage is not billed for longer than `on_unsent` allows.
 #[must_use]
-pub fn unreported() -> Reason {
-    Reason::of(FaultCode::known("UsageUnreported"), FaultClass::Denied)
+pub fn unreported(why: Unreported) -> Reason {
+    let code = match why {
+        Unreported::NotAccepted => "UsageUnreported",
+        Unreported::NotTaken => "UsageNotTaken",
+    };
+    Reason::of(FaultCode::known(code), FaultClass::Denied)
 }
 
 const NEW_POD: &str = "Subscribe to the product in AWS Marketplace with the account that runs this pod, then replace the pod: \

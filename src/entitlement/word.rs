@@ -1,17 +1,26 @@
 //! What the reports of usage say about the entitlement after the gate has opened: AWS's latest refusal, and usage that
-//! AWS has not accepted for longer than the seller allows.
+//! is not billed for longer than the seller allows.
 
 use tokio::sync::watch;
 
 use tollgate_marketplace::FaultCode;
+
+/// Why usage is not billed for longer than the seller allows (`on_unsent`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreported {
+    /// AWS has not accepted it.
+    NotAccepted,
+    /// The ledger does not take it: it is full, or cannot be written.
+    NotTaken,
+}
 
 /// What was heard last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Word {
     /// AWS's exception, while its latest word is a refusal.
     pub refusal: Option<FaultCode>,
-    /// AWS has not accepted this pod's usage for longer than the seller allows (`on_unsent`).
-    pub unreported: bool,
+    /// This pod's usage is not billed for longer than the seller allows.
+    pub unreported: Option<Unreported>,
     /// Some answer came from the emulator.
     pub emulated: bool,
 }

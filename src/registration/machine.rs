@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::allowance::{Allowance, Known};
 use crate::entitlement::reason::{self, Reason};
+use crate::entitlement::word::Unreported;
 use crate::entitlement::{Entitlement, Rejected, Standing, State};
 use crate::exit::Exit;
 use tollgate_marketplace::schedule::{self, Draw};
@@ -159,7 +160,7 @@ pub struct Machine<P> {
     has_opened: bool,
     rotation: Option<Timestamp>,
     /// AWS has not accepted this pod's usage for longer than the seller allows.
-    unreported: bool,
+    unreported: Option<Unreported>,
 }
 
 /// The latest word on where the pod stands, less what only time changes.
@@ -231,7 +232,7 @@ impl<P> Machine<P> {
             shown: (State::Pending, now),
             has_opened: false,
             rotation: None,
-            unreported: false,
+            unreported: None,
         }
     }
 
@@ -365,8 +366,8 @@ impl<P> Machine<P> {
         true
     }
 
-    /// Usage that AWS has not accepted is older than the seller allows, or is so no more.
-    pub const fn hear_unreported(&mut self, unreported: bool) {
+    /// Usage is not billed for longer than the seller allows, or is so no more.
+    pub const fn hear_unreported(&mut self, unreported: Option<Unreported>) {
         self.unreported = unreported;
     }
 
@@ -520,10 +521,10 @@ impl<P> Machine<P> {
     pub fn standing(&self, now: Now) -> Standing<P> {
         let standing = self.answered_standing(now);
         // What shuts the gate anyway is nearer to the cause.
-        if self.unreported && standing.gate_open() {
-            return Standing::Unreported(reason::unreported());
+        match self.unreported {
+            Some(why) if standing.gate_open() => Standing::Unreported(reason::unreported(why)),
+            _ => standing,
         }
-        standing
     }
 
     /// Where it stands by AWS's answers alone.

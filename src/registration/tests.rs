@@ -6,6 +6,7 @@ use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use rustls_pki_types::pem::PemObject as _;
 
 use super::*;
+use crate::entitlement::word::Unreported;
 use crate::entitlement::{self, State, Watch, word};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{FaultCode, PublicKeyVersion, Quantity};
@@ -346,15 +347,15 @@ async fn a_clock_that_is_off_is_a_reason_until_it_is_right() {
 async fn usage_that_is_unreported_from_before_the_start_never_lets_the_gate_open() {
     let service = scripted([]);
     let (tell, hear) = word::channel();
-    tell.send_modify(|word| word.unreported = true);
+    tell.send_modify(|word| word.unreported = Some(Unreported::NotTaken));
     let permission = Asking::Permission(vec!["requests".into()]);
     let (mut watch, _) = start_with(&service, asking(permission), None, hear);
     until(&mut watch, State::Unreported).await;
     let fact = Arc::clone(&watch.borrow());
     assert!(!fact.has_opened, "AWS has accepted the dry run: {fact:?}");
-    tell.send_modify(|word| word.unreported = false);
+    tell.send_modify(|word| word.unreported = None);
     until(&mut watch, State::Entitled).await;
-    tell.send_modify(|word| word.unreported = true);
+    tell.send_modify(|word| word.unreported = Some(Unreported::NotTaken));
     until(&mut watch, State::Unreported).await;
 }
 

@@ -18,6 +18,9 @@ use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError, Taken};
 use tollgate_metering::event::{self, BadRequest, Event, Rejected, Rules};
 
+/// The status of an event that counts.
+pub const ACCEPTED: &str = "accepted";
+
 /// What became of one event, in the order of the request.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub struct Outcome {
@@ -162,7 +165,7 @@ impl Intake {
         let outcome = |step| match step {
             Step::Valid { id, dimension } => {
                 let duplicate = taken.next() == Some(&Taken::Duplicate);
-                let status = if duplicate { "duplicate" } else { "accepted" };
+                let status = if duplicate { "duplicate" } else { ACCEPTED };
                 tally.add(dimension, status);
                 Outcome { id, status, error: None }
             }

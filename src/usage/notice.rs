@@ -1,6 +1,9 @@
 //! Usage that was not taken: what the caller was told is also a counter and, once a minute, a log line.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::log::limited::{Counts, Limited, NextLine};
 use crate::metrics::Metrics;
@@ -17,8 +20,10 @@ pub enum Refused {
     Busy,
     /// The ledger reached `ledger_bytes_max`.
     LedgerFull,
-    /// The ledger is being opened, or cannot be written.
+    /// The ledger cannot be written.
     LedgerUnavailable,
+    /// The ledger is being opened.
+    LedgerStarting,
     /// One of its events is rejected, and `strict_usage` is set.
     Strict,
     /// It was not answered: it took too long, or the client has gone. Its events may be counted all the same.
@@ -52,7 +57,7 @@ impl Refused {
             Self::BadRequest => "bad_request",
             Self::Busy => "busy",
             Self::LedgerFull => "ledger_full",
-            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::LedgerUnavailable | Self::LedgerStarting => "ledger_unavailable",
             Self::Strict => "strict",
             Self::Unanswered => "unanswered",
             Self::DoorProduct => "door_product",
@@ -65,11 +70,29 @@ impl Refused {
     /// The entry of the runbook.
     const fn code(self) -> &'static str {
         match self {
-            Self::LedgerFull | Self::LedgerUnavailable => "LedgerUnavailable",
+            Self::LedgerFull | Self::LedgerUnavailable | Self::LedgerStarting => "LedgerUnavailable",
             Self::Strict => "UsageRejected",
             Self::BadRequest | Self::DoorProduct => "TollgateUsageRejected",
             _ => "TollgateUsageRefused",
         }
+    }
+}
+
+/// Requests with usage that the ledger refused since it last took some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Untaken {
+    since: Instant,
+    /// How many.
+    pub requests: u64,
+    /// Why the latest was refused.
+    pub latest: Refused,
+}
+
+impl Untaken {
+    /// For how long this process has known of them.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        clock::monotonic().duration_since(self.since)
     }
 }
 
@@ -78,6 +101,7 @@ impl Refused {
 pub struct Notices {
     metrics: Arc<Metrics>,
     lines: Arc<[Mutex<Line>; 2]>,
+    untaken: Arc<Mutex<Option<Untaken>>>,
 }
 
 /// What one line counts, and what the latest caller was told.
@@ -109,13 +133,29 @@ impl Notices {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         REJECTED.into_iter().for_each(|reason| metrics.usage_event_rejected(reason, 0));
         Refused::ALL.into_iter().for_each(|refused| metrics.usage_request_refused(refused.as_str(), 0));
-        Self { metrics, lines: Arc::default() }
+        Self { metrics, lines: Arc::default(), untaken: Arc::default() }
     }
 
     /// A request of which nothing was taken, and what its caller was told.
     pub fn refused(&self, refused: Refused, error: &str) {
+        if matches!(refused, Refused::LedgerFull | Refused::LedgerUnavailable) {
+            let mut untaken = self.untaken.lock().expect("held for counting only");
+            let (since, before) = untaken.map_or((clock::monotonic(), 0), |it| (it.since, it.requests));
+            *untaken = Some(Untaken { since, requests: before.saturating_add(1), latest: refused });
+        }
         self.metrics.usage_request_refused(refused.as_str(), 1);
         self.count(Kind::Refused, [(refused.as_str().to_owned(), refused.code(), error)]);
+    }
+
+    /// The ledger took usage.
+    pub fn taken(&self) {
+        *self.untaken.lock().expect("held for counting only") = None;
+    }
+
+    /// What the ledger has refused since it last took usage.
+    #[must_use]
+    pub fn untaken(&self) -> Option<Untaken> {
+        *self.untaken.lock().expect("held for counting only")
     }
 
     /// Events of a request that were rejected, each with its reason.
@@ -199,7 +239,7 @@ mod tests {
             dimension: Some("reqests".to_owned()),
             text: text.to_owned(),
         };
-        let unknown = "unknown dimension \"reqests\" (configured: requests)";
+        let unknown = "dimension \"reqests\" is not one of those that the seller configured";
         assert_eq!(label(&rejected("dimension", unknown)), unknown);
         let form = rejected("form", "invalid type: string \"secret\"");
         assert_eq!(label(&form), "form of dimension \"reqests\"");

@@ -48,8 +48,8 @@ const AHEAD: Duration = Duration::from_millis(90);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The same while nothing waits to be sent and nobody uses the ledger: a sidecar whose application rests should cost
-/// nothing, so the ledger itself is asked only where something is new (see [`Seen`]). What an hour held is sealed so much
-/// later, well within the time that its records wait for their turn.
+/// nothing, so the ledger itself is asked only where something is new (see [`Seen`]). What an hour held is sealed so
+/// much later, well within the time that its records wait for their turn.
 const LOOK_AT_REST: Duration = Duration::from_secs(60);
 
 /// The wall clock may be corrected by so much; what it gains beyond that is time for which the machine slept.
@@ -138,7 +138,8 @@ impl Flight {
 /// where somebody else had settled them all, and no call was made.
 type Landed = (u64, Result<Option<(Vec<Record>, Result<Answer, Fault>)>, LedgerError>);
 
-/// What the outcome of a look hangs on, where nothing waits to be sent: while it is the same, another look finds the same.
+/// What the outcome of a look hangs on, where nothing waits to be sent: while it is the same, another look finds the
+/// same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     /// Transactions that had changed the ledger before it.

@@ -42,7 +42,7 @@ fn refusals_are_problem_documents() {
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
         let problem = answer.json();
         assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{problem}");
-        assert!(problem["type"].as_str().unwrap().starts_with("docs/RUNBOOK.md#"), "{problem}");
+        assert!(problem["type"].as_str().unwrap().starts_with("urn:tollgate:"), "{problem}");
     }
     let wrong = get_local(running.app, "/v1/usage");
     assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")), "{wrong:?}");
@@ -267,7 +267,7 @@ fn usage_that_is_not_taken_is_a_log_line_and_a_counter() {
         line["message"].as_str().is_some_and(|text| text.starts_with("usage events rejected"))
             && line["reasons"]
                 .as_str()
-                .is_some_and(|text| text.contains("unknown dimension \"reqests\" (configured: "))
+                .is_some_and(|text| text.contains("dimension \"reqests\" is not one of those"))
     });
     assert_eq!(running.usage(&json!(7)).status, 400);
     running.read_back(|line| {
@@ -289,7 +289,8 @@ fn usage_that_is_not_taken_is_a_log_line_and_a_counter() {
     running.sidecar.signal("TERM");
     let rest = running.sidecar.read_until(|line| line["event"] == "usage_rejected");
     assert_eq!(
-        rest["reasons"], "unknown dimension \"requets\" (configured: requests, gigabytes): 1",
+        rest["reasons"],
+        "dimension \"requets\" is not one of those that the seller configured (dimensions): \"requests\", \"gigabytes\": 1",
         "{rest}"
     );
 }

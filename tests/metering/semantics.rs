@@ -31,12 +31,17 @@ fn an_acknowledged_event_counts_once() {
 
 /// **A repeated event does not count again.** For at least `idempotency_window` (48 hours by default) a repeat of the
 /// same event under the same `id` is answered `duplicate` and counts nothing, also after a restart; other content
-/// under a known `id` is `rejected`. So is an event older than 24 hours or than half of that window: its `id` might be
-/// forgotten already.
+/// under a known `id` is `rejected`. An event of quantity 0 changes no amount, so its `id` is not remembered: a repeat is
+/// answered `accepted` again, and a later event may use that `id`. Rejected too is an event older than 24 hours or than
+/// half of that window: its `id` might be forgotten already.
 #[test]
 fn a_repeated_event_does_not_count_again() {
     let bench = Bench::metered();
     let running = bench.start();
+    let zero = json!({"id": "order-1", "dimension": "requests", "quantity": 0});
+    for _ in 0..2 {
+        assert_eq!(running.usage(&zero).json()["results"][0]["status"], "accepted");
+    }
     let status = |running: &Running, quantity: u32| {
         let answer = running.usage(&json!({"id": "order-1", "dimension": "requests", "quantity": quantity}));
         (answer.status, answer.json()["results"][0]["status"].as_str().unwrap().to_owned())

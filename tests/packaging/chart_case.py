@@ -4,6 +4,7 @@ The binary is the program's first argument. A namespace for each release is `sho
 """
 
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,13 @@ def pod_spec(document):
 def environment(container):
     """A container's environment."""
     return {entry["name"]: entry.get("value") for entry in container["env"]}
+
+
+def setting_forms():
+    """What the templates know of each setting."""
+    text = (ROOT / "helm/tollgate/templates/_settings.tpl").read_text()
+    forms = re.search(r'define "tollgate.settingForms" -\}\}\n(.*?)\{\{- end', text, re.S)[1]
+    return yaml.safe_load(re.sub(r"\{\{.*?\}\}", "''", re.sub(r"(?m)^\{\{.*\n", "", forms)))
 
 
 class ChartCase(unittest.TestCase):

@@ -11,7 +11,7 @@ import unittest
 import yaml
 
 import pod_rules
-from chart_case import CLAIM, METERED, ROOT, ChartCase, environment, pod_spec
+from chart_case import CLAIM, METERED, ROOT, ChartCase, environment, pod_spec, setting_forms
 
 SIMPLE = """
 apiVersion: apps/v1
@@ -250,12 +250,6 @@ class Writers(ChartCase):
 
 
 class Settings(ChartCase):
-    def forms(self):
-        """What the templates know of each setting."""
-        text = (ROOT / "helm/tollgate/templates/_settings.tpl").read_text()
-        forms = re.search(r'define "tollgate.settingForms" -\}\}\n(.*?)\{\{- end', text, re.S)[1]
-        return yaml.safe_load(re.sub(r"\{\{.*?\}\}", "''", re.sub(r"(?m)^\{\{.*\n", "", forms)))
-
     def told(self, settings, sentence):
         """The same sentence, wherever a setting was given past the schema."""
         _, error = self.of(simple(), include=f'(list . "other" (dict "settings" (dict {settings})))')
@@ -263,7 +257,7 @@ class Settings(ChartCase):
 
     def test_the_templates_know_the_settings_of_the_schema(self):
         schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())["definitions"]["settings"]["properties"]
-        forms = self.forms()
+        forms = setting_forms()
         self.assertEqual(set(forms), set(schema))
         for name, form in forms.items():
             with self.subTest(name):

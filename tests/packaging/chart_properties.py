@@ -23,6 +23,7 @@ import yaml
 
 import chart_values
 import pod_rules
+from chart_case import setting_forms
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HELM3, TOLLGATE = sys.argv[1], str(pathlib.Path(sys.argv[2]).resolve())
@@ -171,6 +172,25 @@ class Properties(unittest.TestCase):
         print(f"{rendered} workloads render, {sum(refused.values())} are refused by {len(refused)} sentences")
         self.assertGreater(rendered, 90)
         self.assertGreater(len(refused), 15)
+
+    def test_the_bounds_of_the_templates_are_the_sidecars(self):
+        def refused(name, value):
+            """Whether the sidecar says of this setting that it is too long or too short."""
+            known = {"TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demo", "TOLLGATE_DIMENSIONS": "a", "TOLLGATE_STATE_DIR": str(self.folder)}
+            environment = {**known, "TOLLGATE_POD_UID": "uid", f"TOLLGATE_{name.upper()}": value}
+            done = subprocess.run([TOLLGATE, "config", "check"], env=environment, capture_output=True, text=True)
+            return re.search(rf"{name}.*(longer than|shorter than|less than)", done.stdout + done.stderr, re.I) is not None
+
+        beyond = {"2h": "1h59m59s999ms"}
+        bounded = {name: form for name, form in setting_forms().items() if "most" in form}
+        self.assertGreater(len(bounded), 7)
+        for name, form in bounded.items():
+            start = "close-after:" if form.get("closes") else ""
+            with self.subTest(name):
+                self.assertEqual([refused(name, start + form[bound]) for bound in ("least", "most")], [False, False])
+                self.assertTrue(refused(name, f"{start}{form['most']}1ms"))
+                if form["least"] != "0s":
+                    self.assertTrue(refused(name, start + beyond[form["least"]]))
 
     def test_the_rules_find_what_they_are_for(self):
         """Each mutation of a sound set breaks a rule."""

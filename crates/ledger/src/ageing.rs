@@ -11,8 +11,9 @@
 //!   not answer, or took the hour from somebody else: usage that nobody has sent yet, since the pod was down, is not
 //!   late.
 //! - Both follow the usage when it is carried or replayed. AWS's acceptance ends them. `CustomerNotEntitledException`
-//!   is `on_lapse`'s: it begins no age, and ends none that another answer has begun. No other change of a record
-//!   touches them, so `confirm` and `discard` leave them as they are.
+//!   is `on_lapse`'s: it begins no age, and ends none that has begun, be it by another answer of AWS or because the
+//!   usage waited for [`LATE_AFTER`] before AWS was asked. No other change of a record touches them, so `confirm` and
+//!   `discard` leave them as they are.
 //! - A record of 0 and what AWS's maximum left over are not late; nor is usage of a seller's customers.
 
 use std::time::Duration;
@@ -30,6 +31,11 @@ use tollgate_time::Timestamp;
 
 /// Running time is counted in minutes: one small write each.
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Usage that waited so long for AWS's first answer is late whatever that answer is. Closed hours are sent within
+/// minutes, and `on_unsent` neither alarms nor shuts the gate before: so a denial, which everybody gets who asks with
+/// the credentials of an account that never subscribed, silences no alarm and opens no gate.
+const LATE_AFTER: Duration = Duration::from_secs(3600);
 
 /// An event counts to the hour of its time, and that may be five minutes ahead: no hour ends later than this.
 const HOUR_ENDS_IN_MAX: i64 = 65 * 60;
@@ -86,9 +92,9 @@ impl Ageing {
 }
 
 impl Ledger {
-    /// Counts running time, and says how long the oldest usage has waited; `None` where none waits. Call it every second
-    /// or so, and within a minute after the ledger was written; while nothing waits and nothing is written, no call is
-    /// needed.
+    /// Counts running time, and says how long the oldest usage has waited; `None` where none waits. Call it every
+    /// second or so, and within a minute after the ledger was written; while nothing waits and nothing is written, no
+    /// call is needed.
     pub fn oldest_unaccepted(&mut self) -> Result<Option<Oldest>, LedgerError> {
         let now = clock::monotonic();
         if std::mem::take(&mut self.ageing.empty) {
@@ -165,9 +171,9 @@ pub(super) fn answered(transaction: &Transaction<'_>, id: i64, answered: &Answer
         Answered::Accepted(_) | Answered::Unconfirmed(_) => end(transaction, id),
         Answered::Refused(code) | Answered::Unknown(code) | Answered::Carry(code) | Answered::Dead(code) => {
             if is_denial(code) {
-                // A denial is `on_lapse`'s, and ages nothing. Age that other answers began ends with AWS's acceptance
-                // only: else whoever cancels a subscription would open a gate that is shut for unreported usage.
-                end_where(transaction, id, "overdue_hour IS NULL")
+                // A denial is `on_lapse`'s, and ages nothing. Age that has begun ends with AWS's acceptance only: else
+                // whoever cancels a subscription would open a gate that is shut for unreported usage.
+                end_if_timely(transaction, id)
             } else {
                 begin(transaction, "id = ?1 AND attempts > 0", id)
             }
@@ -194,13 +200,16 @@ fn begin(transaction: &Transaction<'_>, condition: &str, id: i64) -> rusqlite::R
 
 /// The record's usage waits no more, or waits in the slot that it was moved to.
 pub(super) fn end(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
-    end_where(transaction, id, "1")
+    let sql = "UPDATE records SET overdue_hour = NULL, overdue_from = NULL WHERE id = ?1";
+    transaction.prepare_cached(sql)?.execute([id]).map(|_| ())
 }
 
-fn end_where(transaction: &Transaction<'_>, id: i64, condition: &str) -> rusqlite::Result<()> {
-    let sql =
-        format!("UPDATE records SET overdue_hour = NULL, overdue_from = NULL WHERE id = ?1 AND {condition}");
-    transaction.prepare_cached(&sql)?.execute([id]).map(|_| ())
+/// The same for usage that was not late until now.
+fn end_if_timely(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<()> {
+    let overdue = of_record(transaction, id)?;
+    let late_from = running(transaction)?.saturating_sub_unsigned(LATE_AFTER.as_secs());
+    let late = overdue.hour.is_some() || overdue.from.is_some_and(|from| from < late_from);
+    if late { Ok(()) } else { end(transaction, id) }
 }
 
 /// Since when a record's usage waits.

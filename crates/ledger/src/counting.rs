@@ -79,9 +79,11 @@ impl<'a> Counter<'a> {
         place.hour = self.hour(place)?;
         let late_from = (place.hour != own).then_some(own);
         let fits = self.forms.fits(&event.customer, place.hour)?;
-        // Most events are new, and fit: the key's insertion is its lookup too.
+        let amount = i128::from(event.quantity.micros());
+        // Most events are new, and fit: the key's insertion is its lookup too. An event of 0 changes no amount, however
+        // often it is counted: it keeps no key, so that a ledger cannot be filled with keys that cost nothing.
         if let Some(id) = &event.id
-            && (!fits || !self.keys.claim(id, event)?)
+            && (!fits || amount == 0 || !self.keys.claim(id, event)?)
             && let Some(same) = self.keys.same(id, event)?
         {
             return Ok(if same { Taken::Duplicate } else { Taken::Conflict });
@@ -91,7 +93,6 @@ impl<'a> Counter<'a> {
         }
         self.forms.set(&event.customer, place.hour)?;
         let first_at = if late_from.is_some() { self.now } else { at };
-        let amount = i128::from(event.quantity.micros());
         let added = self.added.entry(place).or_insert_with(|| Added {
             parts: BTreeMap::new(),
             past: Past {

@@ -358,9 +358,18 @@ impl Ledger {
     }
 
     fn check_size(&self) -> Result<(), LedgerError> {
+        if !self.is_full()? {
+            return Ok(());
+        }
+        let (bytes, bytes_max) = (self.bytes()?, self.settings.bytes_max);
+        Err(LedgerError::Full { bytes, bytes_max, contents: self.contents()? })
+    }
+
+    /// Whether it has reached its limit, and takes no events until there is room.
+    pub fn is_full(&self) -> Result<bool, LedgerError> {
         let bytes_max = self.settings.bytes_max;
         if self.bytes()? < bytes_max {
-            return Ok(());
+            return Ok(false);
         }
         // What the WAL holds may fit the room that the file has.
         if self.wal_bytes() > 0 {
@@ -368,11 +377,7 @@ impl Ledger {
                 connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
             })?;
         }
-        let bytes = self.bytes()?;
-        if bytes < bytes_max {
-            return Ok(());
-        }
-        Err(LedgerError::Full { bytes, bytes_max, contents: self.contents()? })
+        Ok(self.bytes()? >= bytes_max)
     }
 }
 

@@ -69,7 +69,7 @@ impl fmt::Display for Contents {
         let parts = [
             (
                 KEY_BYTES * keys,
-                "wait: most of it is keys, which go as they grow older than idempotency_window; a shorter one needs less",
+                "wait: most of it is keys, which go as they grow older than idempotency_window",
             ),
             (OPEN_BYTES * open, "wait: most of it is open usage, which is sealed when its hour ends"),
             (RECORD_BYTES * unsent, "find out why AWS does not take the unsent records"),

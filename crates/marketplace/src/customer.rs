@@ -73,6 +73,13 @@ pub fn is_account(text: &str) -> bool {
     (1..=ACCOUNT_CHARS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// Whether a text is an account's number. AWS's pattern takes any digits (service model, `CustomerAWSAccountId`), but
+/// every account has twelve: one that lost its leading zero, as a number does, would be refused with its whole batch.
+#[must_use]
+pub fn is_account_number(text: &str) -> bool {
+    text.len() == 12 && is_account(text)
+}
+
 /// Whether AWS takes a text as `LicenseArn`: `arn:aws…:service:region:account:resource`, in the lengths and letters of
 /// the service model's pattern.
 #[must_use]
@@ -110,6 +117,10 @@ mod tests {
         assert!(!is_identifier("") && !is_identifier(&"c".repeat(256)));
         assert!(is_account("111122223333") && is_account(&"1".repeat(255)));
         assert!(!is_account("") && !is_account(&"1".repeat(256)) && !is_account("١") && !is_account("1a"));
+        assert!(is_account_number("012345678901"));
+        for bad in ["", "12345678901", "1111222233334", "11112222333a"] {
+            assert!(!is_account_number(bad), "{bad}");
+        }
         let long = |length: usize| format!("arn:aws:license-manager::1:{}", "l".repeat(length));
         for good in [
             "arn:aws:license-manager::111122223333:license:l-demo",

@@ -65,6 +65,39 @@ impl Quantity {
     }
 }
 
+impl Quantity {
+    /// As JSON writes a number: with an exponent too, `5e-05` or `1.5E+3`, for programs write small numbers so.
+    pub fn from_json_number(text: &str) -> Result<Self, Invalid> {
+        let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return text.parse() };
+        // Far beyond what any quantity needs, so that no text makes a long one.
+        const EXPONENT_MAX: i64 = 40;
+        const DIGITS_MAX: usize = 40;
+        // The mantissa must be a quantity's text, of any length.
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = format!("{whole}{fraction}");
+        let number = !whole.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let exponent = exponent.parse::<i64>().ok().filter(|exponent| exponent.abs() <= EXPONENT_MAX);
+        let (Some(exponent), true) = (exponent, number && digits.len() <= DIGITS_MAX) else {
+            return Err(NOT_A_NUMBER);
+        };
+        let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(exponent);
+        let before = usize::try_from(-point).unwrap_or(0);
+        let padded = format!("{}{digits}", "0".repeat(before));
+        let point = usize::try_from(point).unwrap_or(0);
+        let padded = format!("{padded:0<point$}");
+        let (whole, fraction) = padded.split_at(point);
+        let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+        format!(
+            "{}.{}",
+            if whole.is_empty() { "0" } else { whole },
+            if fraction.is_empty() { "0" } else { fraction }
+        )
+        .parse()
+    }
+}
+
+const NOT_A_NUMBER: Invalid = Invalid("must be a number of at least 0 without sign, such as 12 or 0.5");
+
 impl FromStr for Quantity {
     type Err = Invalid;
 
@@ -73,12 +106,12 @@ impl FromStr for Quantity {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         if !digits(whole) || !digits(fraction) || (whole.len() > 1 && whole.starts_with('0')) {
-            return Err(Invalid(
-                "must be a number of at least 0 without sign or exponent, such as 12 or 0.5",
-            ));
+            return Err(NOT_A_NUMBER);
         }
         if fraction.len() > DECIMAL_PLACES_MAX {
-            return Err(Invalid("has more than 6 decimal places"));
+            return Err(Invalid(
+                "has more than 6 decimal places, the most that AWS takes; round it to 6 before it is sent",
+            ));
         }
         let above = Invalid("is above 9999999999.999999, the most that AWS takes in one report");
         if whole.len() > 10 {
@@ -129,6 +162,39 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Quantity(micros)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_json_number_may_have_an_exponent() {
+        let read = Quantity::from_json_number;
+        for (text, micros) in [
+            ("5e-05", 50),
+            ("1e-06", 1),
+            ("1.50e-05", 15),
+            ("0.0E+7", 0),
+            ("1.5E+3", 1_500_000_000),
+            ("12.345678e2", 1_234_567_800),
+            ("9999999999.999999e0", Quantity::MAX.0),
+            ("1e9", 1_000_000_000_000_000),
+            ("12.5", 12_500_000),
+        ] {
+            assert_eq!(read(text).map(Quantity::micros), Ok(micros), "{text}");
+        }
+        for (text, part) in [
+            ("1e-07", "6 decimal places, the most that AWS takes; round"),
+            ("1.0000001", "round it to 6"),
+            ("1.25e-6", "round"),
+            ("1e10", "above"),
+            ("1e30", "above"),
+            ("-5e-05", "at least 0"),
+            ("1e99999999999999999999", "at least 0"),
+            ("e5", "at least 0"),
+            ("1e", "at least 0"),
+            ("1e1e1", "at least 0"),
+        ] {
+            assert!(read(text).unwrap_err().0.contains(part), "{text}: {:?}", read(text));
+        }
+        assert!("5e-05".parse::<Quantity>().is_err(), "AWS's own pattern has none");
     }
 
     #[test]

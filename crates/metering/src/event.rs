@@ -126,13 +126,33 @@ impl Rules {
         if let Some(allowed) =
             self.dimensions.as_ref().filter(|allowed| !allowed.iter().any(|one| one == name))
         {
-            return reject(&format!("unknown dimension {name:?} (configured: {})", allowed.join(", ")));
+            return Err(Rejected::new("dimension", not_configured(name, allowed)));
         }
         if self.entitlement_dimension.as_deref() == Some(name) {
             return reject("dimension is the entitlement_dimension, which takes no usage");
         }
         Ok(())
     }
+}
+
+/// Names the wrong dimension and those that are taken: the first few, each cut, for every wrong event is answered.
+fn not_configured(name: &str, allowed: &[String]) -> String {
+    const NAMES_SHOWN_MAX: usize = 8;
+    const CHARS_SHOWN_MAX: usize = 64;
+    let shown = |name: &str| {
+        let short: String = name.chars().take(CHARS_SHOWN_MAX).collect();
+        format!("{short:?}")
+    };
+    let names: Vec<String> = allowed.iter().take(NAMES_SHOWN_MAX).map(|name| shown(name)).collect();
+    let more = match allowed.len().saturating_sub(NAMES_SHOWN_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "dimension {} is not one of those that the seller configured (dimensions): {}{more}",
+        shown(name),
+        names.join(", ")
+    )
 }
 
 /// Reads a request's body.
@@ -191,9 +211,13 @@ fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<C
         return reject("id", "id must have 1 to 128 bytes");
     }
     rules.dimension(&document.dimension)?;
-    let text = document.quantity.get().trim_matches('"');
+    let text = document.quantity.get();
+    let quantity = match text.strip_prefix('"') {
+        Some(string) => string.trim_end_matches('"').parse(),
+        None => Quantity::from_json_number(text),
+    };
     let quantity: Quantity =
-        text.parse().map_err(|error| Rejected::new("quantity", format!("quantity {error}")))?;
+        quantity.map_err(|error| Rejected::new("quantity", format!("quantity {error}")))?;
     let said = match document.timestamp.as_deref().map(Timestamp::parse) {
         None => None,
         Some(None) => {
@@ -227,8 +251,10 @@ fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Custome
     }
     match (document.account_id, document.license_arn, document.identifier) {
         (Some(account_id), license_arn, None) => {
-            if !customer::is_account(&account_id) {
-                return reject("customer.account_id must be 1 to 255 digits");
+            if !customer::is_account_number(&account_id) {
+                return reject(
+                    "customer.account_id must be the 12 digits of an AWS account, as a string with its leading zeros",
+                );
             }
             if license_arn.as_deref().is_some_and(|arn| !customer::is_license_arn(arn)) {
                 return reject("customer.license_arn must be a LicenseArn, as ResolveCustomer returns it");
@@ -313,7 +339,21 @@ mod tests {
         // The nearest double of this is another number.
         assert_eq!(quantity("9007199254.740993").unwrap().quantity.to_string(), "9007199254.740993");
         assert_eq!(quantity("\"0.1\"").unwrap().quantity.micros(), 100_000);
-        for bad in ["-1", "1e3", "1.0000001", "null", "true", "[1]", "\"\"", "\" 1\"", "NaN", "\"\\u0031\""] {
+        assert_eq!(quantity("5e-05").unwrap().quantity.micros(), 50);
+        assert_eq!(quantity("1E3").unwrap().quantity.to_string(), "1000");
+        for bad in [
+            "-1",
+            "\"1e3\"",
+            "1e-7",
+            "1.0000001",
+            "null",
+            "true",
+            "[1]",
+            "\"\"",
+            "\" 1\"",
+            "NaN",
+            "\"\\u0031\"",
+        ] {
             let read =
                 read(format!(r#"{{"dimension":"d","quantity":{bad}}}"#).as_bytes(), &Rules::default(), NOW);
             assert!(read.is_err() || read.unwrap()[0].is_err(), "{bad}");
@@ -342,6 +382,20 @@ mod tests {
     }
 
     #[test]
+    fn a_dimension_that_is_not_configured_is_named_beside_the_others() {
+        let rules = |names: usize| Rules {
+            dimensions: Some((0..names).map(|n| format!("d{n}")).collect()),
+            ..Rules::default()
+        };
+        assert_eq!(
+            rules(2).dimension("reqests").unwrap_err().text,
+            "dimension \"reqests\" is not one of those that the seller configured (dimensions): \"d0\", \"d1\""
+        );
+        let long = rules(200).dimension(&"x".repeat(255)).unwrap_err().text;
+        assert!(long.ends_with("\"d7\" and 192 more") && long.len() < 300, "{long}");
+    }
+
+    #[test]
     fn customers_in_mode_saas() {
         let rules = Rules { customers: true, ..Rules::default() };
         let read = |customer: &str| {
@@ -351,15 +405,23 @@ mod tests {
         for (text, customer) in [
             (r#","customer":{"identifier":"id"}"#, Customer::Identifier("id".into())),
             (
-                r#","customer":{"account_id":"1","license_arn":"arn:aws:lm::1:l"}"#,
-                Customer::Account { account_id: "1".into(), license_arn: Some("arn:aws:lm::1:l".into()) },
+                r#","customer":{"account_id":"111122223333","license_arn":"arn:aws:lm::1:l"}"#,
+                Customer::Account {
+                    account_id: "111122223333".into(),
+                    license_arn: Some("arn:aws:lm::1:l".into()),
+                },
             ),
         ] {
             let found = read(text).unwrap();
             assert_eq!(Customer::from_canonical(&found.canonical()), Some(found.clone()));
             assert_eq!(found, customer);
         }
-        for bad in ["", r#","customer":{}"#, r#","customer":{"account_id":"1","identifier":"x"}"#] {
+        for bad in [
+            "",
+            r#","customer":{}"#,
+            r#","customer":{"account_id":"111122223333","identifier":"x"}"#,
+            r#","customer":{"account_id":"11122223333"}"#,
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }
@@ -383,7 +445,7 @@ mod tests {
         }
         let rules = Rules { customers: true, ..Rules::default() };
         for customer in [
-            r#"{"account_id":"1","license_arn":null,"identifier":null}"#,
+            r#"{"account_id":"111122223333","license_arn":null,"identifier":null}"#,
             r#"{"account_id":null,"license_arn":null,"identifier":"i"}"#,
         ] {
             let body = format!(r#"{{"dimension":"d","quantity":1,"customer":{customer}}}"#);

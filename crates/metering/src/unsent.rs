@@ -33,10 +33,9 @@ impl Rule {
         self.close_after.map_or(ALARM_AFTER, |after| after / 2)
     }
 
-    /// What the oldest usage means at `now`.
+    /// What usage of this age means.
     #[must_use]
-    pub fn judge(self, oldest: Oldest, now: Timestamp) -> Verdict {
-        let age = age(oldest, now);
+    pub fn judge(self, age: Duration) -> Verdict {
         if self.close_after.is_some_and(|after| age > after) {
             Verdict::Unreported
         } else if age > self.alarm_after() {
@@ -96,7 +95,7 @@ mod tests {
         ] {
             let (oldest, now) = oldest(hour_ended, ran);
             assert_eq!(
-                Rule { close_after }.judge(oldest, now),
+                Rule { close_after }.judge(age(oldest, now)),
                 expected,
                 "{close_after:?} {hour_ended:?} {ran}"
             );

@@ -142,8 +142,8 @@ dimensions = []
 
 const SELLERS_UNSENT: &str = "
 # When usage stays unbilled because AWS refuses it or does not answer: keep the gate open, or close-after:<duration>,
-# at least 2h.
-on_unsent = \"keep\"
+# at least 2h. `tollgate config check` asks until one is stated.
+# on_unsent = \"close-after:6h\"
 ";
 
 const SELLERS_GRACE: &str = "
@@ -161,7 +161,8 @@ fn dockerfile(args: &InitArgs) -> String {
 fn values(args: &InitArgs) -> String {
     let volume = if args.mode.has_ledger() {
         format!(
-            "  mode: {}\n  state:\n    # emptyDir is lost with the pod; or persistentVolumeClaim.\n    type: emptyDir\n",
+            "  mode: {}\n  state:\n    # The usage that is not sent yet lies here: a claim outlives the pod, emptyDir is lost with it.\n    \
+             type: persistentVolumeClaim\n    # The claim's name; the chart asks for it. One pod uses it at a time.\n    claimName: \"\"\n",
             args.mode
         )
     } else {
@@ -176,7 +177,8 @@ const VALUES: &str = "\
 # chooses the volume of the usage ledger by them.
 tollgate:
   image:
-    # The repository that you push the image of the Dockerfile to.
+    # The repository that you push the image of the Dockerfile to: its host, then its path.
+    registry: \"\"
     repository: \"\"
     tag: \"\"
 ";
@@ -189,16 +191,23 @@ Portal shows it when the product is created. Further versions are 2.pem, 3.pem, 
 fn next_steps(args: &InitArgs) -> String {
     let mut steps = Vec::new();
     if args.product_code.is_none() {
-        steps.push("set product_code in seller.toml");
+        steps.push("set product_code in seller.toml".to_owned());
     }
     if args.mode.has_ledger() {
-        steps.push("name the product's dimensions in seller.toml");
+        steps.push("name the product's dimensions in seller.toml".to_owned());
+    }
+    if args.mode.meters_own_pod() {
+        steps.push("decide on_unsent in seller.toml: keep, or close-after:<duration>".to_owned());
     }
     if args.mode.is_signed() && args.public_key.is_none() {
-        steps.push("put the product's public key into keys/1.pem");
+        steps.push("put the product's public key into keys/1.pem".to_owned());
     }
-    steps.push("build the image: docker build -t <your repository> .");
-    steps.push("name it in values.yaml");
+    let dir = args.dir.display();
+    let file = args.dir.join("seller.toml");
+    steps.push(format!("check it: tollgate config check --seller-file {}", file.display()));
+    steps.push(format!("build the image: docker build -t <your repository> {dir}"));
+    let volume = if args.mode.has_ledger() { ", and the claim that keeps the ledger" } else { "" };
+    steps.push(format!("name it in values.yaml{volume}"));
     steps.iter().enumerate().map(|(index, step)| format!("next {}. {step}\n", index + 1)).collect()
 }
 
@@ -273,11 +282,29 @@ mod tests {
             let file = dir.path().join("seller.toml");
             let text = fs::read_to_string(&file).unwrap();
             assert_eq!(text.contains("on_unsent"), mode == "metered");
+            let values = fs::read_to_string(dir.path().join("values.yaml")).unwrap();
+            assert!(
+                values.contains("type: persistentVolumeClaim") && values.contains("registry: \"\""),
+                "{values}"
+            );
+            assert!(
+                out.contains(&format!("docker build -t <your repository> {}\n", dir.path().display())),
+                "{out}"
+            );
+            assert!(out.contains(&format!("config check --seller-file {}", file.display())), "{out}");
             fs::write(&file, text.replace("dimensions = []", "dimensions = [\"requests\"]")).unwrap();
             let state = format!("{}/state", dir.path().display());
             let flags = Flags::default().with(crate::config::setting::Setting::StateDir, state);
             let installed = Installation { seller_file: file, ..Installation::compiled_in() };
-            let loaded = load(&flags, &MapEnvironment::default(), &installed, Role::Inspect).unwrap();
+            let load = || load(&flags, &MapEnvironment::default(), &installed, Role::Inspect).unwrap();
+            if mode == "metered" {
+                assert!(
+                    load().warnings[0].starts_with("on_unsent is not stated") && out.contains("on_unsent")
+                );
+                let text = fs::read_to_string(&installed.seller_file).unwrap();
+                fs::write(&installed.seller_file, text.replace("# on_unsent", "on_unsent")).unwrap();
+            }
+            let loaded = load();
             assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
             assert!(!fs::read_to_string(dir.path().join("Dockerfile")).unwrap().contains("keys"));
         }

@@ -13,7 +13,7 @@ use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, Order, Refused, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
 use crate::app::{address, repairs};
-use crate::config::Config;
+use crate::config::{App, Config, LedgerPlace, Mode, State};
 use crate::exit::Exit;
 use tollgate_clock as clock;
 use tollgate_http::Address;
@@ -31,7 +31,7 @@ pub(in crate::cli) enum Source {
     /// The running sidecar, over its app server.
     Sidecar(Sidecar),
     /// Nobody: the file is open here.
-    File { ledger: Box<Database>, repairs: Repairs, window: Window },
+    File { ledger: Box<Database>, repairs: Option<Repairs>, window: Window },
 }
 
 pub(in crate::cli) struct Sidecar {
@@ -41,13 +41,33 @@ pub(in crate::cli) struct Sidecar {
 }
 
 impl Source {
-    pub(in crate::cli) fn find(config: &Config, writes: bool) -> Result<Self, Complaint> {
+    /// To be read.
+    pub(in crate::cli) fn find(place: &LedgerPlace) -> Result<Self, Complaint> {
+        Self::at(place.mode, &place.app, &place.state, None)
+    }
+
+    /// To be repaired: that needs the whole configuration, which says what may be done to a record.
+    pub(super) fn to_repair(config: &Config) -> Result<Self, Complaint> {
+        Self::at(config.product.mode, &config.app, &config.state, Some(repairs(config)))
+    }
+
+    fn at(mode: Mode, app: &App, state: &State, repairs: Option<Repairs>) -> Result<Self, Complaint> {
+        let folder = state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
+        let there = folder.join(FILE_NAME).symlink_metadata().is_ok();
+        // A ledger that lies in the folder can be read without a word about the product.
+        let read_alone = there && repairs.is_none();
+        if !mode.has_ledger() && !read_alone {
+            let text = format!(
+                "mode: there is no ledger in mode {mode}, where AWS meters by itself; for another product set --mode"
+            );
+            return Err((Exit::Config, text));
+        }
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| (Exit::Internal, format!("cannot start a runtime: {error}")))?;
-        let authorization = config.app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
-        let sidecar = Sidecar { runtime, address: address(&config.app.addr), authorization };
+        let authorization = app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+        let sidecar = Sidecar { runtime, address: address(&app.addr), authorization };
         match sidecar.ask(Ask::get("/v1/entitlement")) {
             // The sidecar's own document, or its refusal where it asks for a token.
             Ok(answer) if speaks_as_tollgate(&answer) => return Ok(Self::Sidecar(sidecar)),
@@ -55,13 +75,12 @@ impl Source {
             Err(ClientError::Connect { .. }) => {}
             Err(error) => return Err((Exit::Unavailable, format!("app_addr: {error}"))),
         }
-        let folder = config.state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
         let nobody = format!("no sidecar answers at app_addr {}", sidecar.address);
-        if folder.join(FILE_NAME).symlink_metadata().is_err() {
+        if !there {
             let text = format!("{nobody}, and there is no ledger in {}", folder.display());
             return Err((Exit::LedgerIo, text));
         }
-        let open = if writes { Database::open_existing } else { Database::inspect };
+        let open = if repairs.is_some() { Database::open_existing } else { Database::inspect };
         let ledger = open(&folder).map_err(|error| match error {
             LedgerError::InUse(path) => {
                 let text = format!(
@@ -73,9 +92,9 @@ impl Source {
             }
             error => failed(&error),
         })?;
-        let by_seller = config.product.mode.is_run_by_seller();
+        let by_seller = mode.is_run_by_seller();
         let window = if by_seller { Window::BatchMeterUsage } else { Window::MeterUsage };
-        Ok(Self::File { ledger: Box::new(ledger), repairs: repairs(config), window })
+        Ok(Self::File { ledger: Box::new(ledger), repairs, window })
     }
 
     /// All rows of a listing, oldest first.
@@ -158,7 +177,10 @@ impl Source {
                     None => read(&answer).map(|_| Repaired::Done),
                 }
             }
-            Self::File { ledger, repairs, .. } => {
+            Self::File { repairs: None, .. } => {
+                Err((Exit::Internal, "the ledger was opened to be read only".to_owned()))
+            }
+            Self::File { ledger, repairs: Some(repairs), .. } => {
                 let repair = repairs.read(action, order.clone()).map_err(|refused| match refused {
                     Refused::Sealed => (Exit::Config, refused.to_string()),
                     Refused::Bad(_) => (Exit::Usage, refused.to_string()),

@@ -18,10 +18,38 @@ fn the_sellers_file_wins_and_a_conflict_is_told_wherever_it_is() {
         faults.lines().all(|line| line.contains("is set by the seller's file, which always wins")),
         "{faults}"
     );
-    // An operator's setting too, once the seller has set it.
+}
+
+#[test]
+fn what_the_seller_sets_of_the_operators_settings_wins_and_lets_the_pod_start() {
     let region = Case::sealed("region = 'eu-west-1'").env("AWS_REGION", "us-east-1");
     assert_eq!(region.valid().aws.region.unwrap().as_str(), "eu-west-1");
-    assert!(region.env("TOLLGATE_REGION", "eu-west-1").faults().contains("which always wins"));
+    assert_eq!(
+        region.warnings(),
+        [""; 0],
+        "the SDK's own variable is the platform's, not a choice against the seller"
+    );
+    // As the chart sets it for every native sidecar.
+    let quiet =
+        Case::sealed("drain_quiet = '7s'").env("TOLLGATE_DRAIN_QUIET", "0s").flag(Setting::DrainQuiet, "1s");
+    assert_eq!(quiet.valid().usage.drain_quiet, Duration::from_secs(7));
+    let warnings = quiet.warnings();
+    assert_eq!(
+        warnings,
+        ["flag --drain-quiet", "environment TOLLGATE_DRAIN_QUIET"].map(|origin| format!(
+            "drain_quiet ({origin}) is ignored: the seller's file {SELLER}:3 sets it, and wins"
+        ))
+    );
+    for setting in Setting::ALL.iter().filter(|setting| setting.spec().owner == Owner::Operator) {
+        let name = setting.spec().name;
+        let case = Case::sealed(&format!("{name} = 'x'")).env(setting.spec().env, "y");
+        let told = case.load().map_err(|faults| faults.to_string()).err().unwrap_or_default();
+        assert!(!told.contains("which always wins") && !told.contains(setting.spec().env), "{told}");
+    }
+    // Unless the seller handed it back.
+    let handed = Case::sealed("drain_quiet = '7s'\noperator_settings = ['drain_quiet']")
+        .env("TOLLGATE_DRAIN_QUIET", "0s");
+    assert_eq!(handed.valid().usage.drain_quiet, Duration::ZERO);
 }
 
 #[test]
@@ -33,9 +61,9 @@ fn the_seller_hands_a_setting_on_with_or_without_a_value_of_its_own() {
     let case = handed.flag(Setting::OnExpired, "dead-letter");
     assert_eq!(case.valid().usage.on_expired, OnExpired::DeadLetter);
     assert!(case.flag(Setting::OnZeroHour, "report").faults().contains("on_zero_hour"));
-    // What was handed on wrongly is not handed on, and nothing starts.
+    // What was handed on wrongly is not handed on, and nothing starts; the rest of the list raises no second fault.
     let broken = Case::sealed("operator_settings = ['settle', 'product_code']").env("TOLLGATE_SETTLE", "1m");
-    assert_eq!(broken.faults().lines().count(), 2, "{}", broken.faults());
+    assert_eq!(broken.faults().lines().count(), 1, "{}", broken.faults());
     let operators = Case::hourly().disk(FILE, "operator_settings = ['settle']");
     assert!(operators.faults().contains("is a key of the seller's file only"));
 }
@@ -146,6 +174,13 @@ fn a_sellers_file_refuses_every_other_endpoint() {
         assert_eq!(ignored.faults().lines().count(), 1);
         assert!(Case::hourly().env(name, "http://127.0.0.1:8090").load().is_ok());
     }
+    // What was meant to be a URL may hold a password, and a query.
+    for (value, shown) in
+        [("user:hunter22@evil", "…@evil"), ("https://u:hunter22@h/x?key=hunter22", "https://…@h/x?…")]
+    {
+        let faults = Case::sealed("").env("AWS_ENDPOINT_URL_S3", value).faults();
+        assert!(faults.contains(&format!("AWS_ENDPOINT_URL_S3 = \"{shown}\"")), "{faults}");
+    }
     let profile =
         "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
     let metadata = Case::sealed("").env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
@@ -216,4 +251,17 @@ fn a_sellers_file_of_mode_metered_is_asked_for_on_unsent() {
     assert!(check(seller("")).iter().any(|line| line.starts_with("on_unsent is not stated")));
     assert!(check(seller("on_unsent = 'keep'")).is_empty());
     assert!(seller("").warnings().is_empty() && check(Case::metered()).is_empty());
+}
+
+/// AWS's true denial of an account that never subscribed costs nothing otherwise.
+#[test]
+fn a_sealed_close_after_beside_a_gate_that_stays_open_after_a_denial_is_named() {
+    let warned = |more: &str| {
+        let case = Case::sealed(&format!("mode = 'metered'\ndimensions = ['a']\n{more}"));
+        case.role(Role::Inspect).warnings().iter().any(|line| line.contains("state on_lapse = "))
+    };
+    assert!(warned("on_unsent = 'close-after:4h'"));
+    assert!(warned("on_unsent = 'close-after:4h'\non_lapse = 'keep'"));
+    assert!(!warned("on_unsent = 'close-after:4h'\non_lapse = 'close-after:1h'"));
+    assert!(!warned("on_unsent = 'keep'"));
 }

@@ -604,14 +604,18 @@ fn unreported_usage_shuts_an_open_gate_and_nothing_else() {
         let mut bench = Bench::new(close.clone());
         prepare(&mut bench);
         assert_eq!(bench.state(), before);
-        bench.machine.hear_unreported(true);
+        bench.machine.hear_unreported(Some(Unreported::NotAccepted));
         assert_eq!(bench.state(), during, "{before:?}");
         let standing = bench.machine.standing(bench.now());
         if during == State::Unreported {
             assert_eq!((standing.gate_open(), standing.exit()), (false, Exit::NotEntitled));
             assert_eq!(standing.reason().unwrap().code.as_str(), "UsageUnreported");
+            bench.machine.hear_unreported(Some(Unreported::NotTaken));
+            let standing = bench.machine.standing(bench.now());
+            assert!(!standing.gate_open());
+            assert_eq!(standing.reason().unwrap().code.as_str(), "UsageNotTaken");
         }
-        bench.machine.hear_unreported(false);
+        bench.machine.hear_unreported(None);
         assert_eq!(bench.state(), before, "it ended");
     }
 }

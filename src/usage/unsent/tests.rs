@@ -25,6 +25,8 @@ struct Bench {
     metrics: Arc<Metrics>,
     clock: WallClock,
     close_after: Option<Duration>,
+    bytes_max: u64,
+    notices: Notices,
     process: Option<Process>,
 }
 
@@ -38,10 +40,13 @@ struct Process {
 
 impl Bench {
     async fn new(close_after: Option<Duration>) -> Self {
+        let metrics = Arc::new(Metrics::new());
         let mut bench = Self {
             folder: testing::folder(),
             service: Arc::new(Scripted::always(Act::Accept)),
-            metrics: Arc::new(Metrics::new()),
+            notices: Notices::new(Arc::clone(&metrics)),
+            metrics,
+            bytes_max: testing::settings("pod").bytes_max,
             clock: WallClock::fixed(START),
             close_after,
             process: None,
@@ -57,7 +62,9 @@ impl Bench {
                 let _ = task.await;
             }
         }
-        let ledger = Ledger::open(self.folder.path(), testing::settings("pod")).unwrap();
+        self.notices = Notices::new(Arc::clone(&self.metrics));
+        let settings = tollgate_ledger::Settings { bytes_max: self.bytes_max, ..testing::settings("pod") };
+        let ledger = Ledger::open(self.folder.path(), settings).unwrap();
         let writer = Writer::inline(ledger, self.clock.clone());
         let policy = Policy {
             pod: "pod".into(),
@@ -72,7 +79,14 @@ impl Bench {
         let (flushes, flushed) = mpsc::channel(1);
         let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
         let rule = Rule { close_after: self.close_after };
-        let mut unsent = Unsent::new(rule, writer.clone(), clock.clone(), Arc::clone(&metrics), tell.clone());
+        let mut unsent = Unsent::new(
+            rule,
+            writer.clone(),
+            clock.clone(),
+            Arc::clone(&metrics),
+            tell.clone(),
+            self.notices.clone(),
+        );
         unsent.look().await.unwrap();
         let aws: Arc<dyn Meter> = Arc::clone(&self.service) as Arc<dyn Meter>;
         let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, tell, flushed);
@@ -113,7 +127,7 @@ impl Bench {
     }
 
     fn unreported(&self) -> bool {
-        self.process().hear.borrow().unreported
+        self.process().hear.borrow().unreported.is_some()
     }
 
     async fn records(&self) -> Vec<Record> {
@@ -262,6 +276,48 @@ async fn a_gate_that_the_seller_keeps_open_is_an_alarm_after_three_hours() {
     );
     assert_eq!(alarm, 3 * 3600);
     assert!(age > alarm, "{age}");
+}
+
+/// Who fills the ledger or its disk keeps all later usage from ever being taken.
+#[tokio::test(start_paused = true)]
+async fn usage_that_the_ledger_refuses_shuts_the_gate_until_it_takes_some() {
+    let bench = Bench::new(Some(CLOSE_AFTER)).await;
+    for refused in [Refused::Busy, Refused::BadRequest, Refused::Unanswered, Refused::LedgerStarting] {
+        bench.notices.refused(refused, "");
+    }
+    bench.pass(2 * CLOSE_AFTER, right).await;
+    assert!(!bench.unreported(), "no word of the ledger");
+    bench.notices.refused(Refused::LedgerUnavailable, "");
+    bench.pass(CLOSE_AFTER - MINUTE, stopped).await;
+    bench.notices.refused(Refused::LedgerUnavailable, "");
+    assert!(!bench.unreported(), "not yet");
+    assert!(bench.metric("tollgate_usage_overdue_seconds") > 900);
+    bench.pass(2 * MINUTE, stopped).await;
+    assert_eq!(bench.process().hear.borrow().unreported, Some(Unreported::NotTaken));
+    bench.notices.taken();
+    bench.pass(MINUTE, stopped).await;
+    assert!(!bench.unreported(), "it took usage");
+    assert_eq!(bench.metric("tollgate_usage_overdue_seconds"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_does_not_open_onto_a_full_ledger_where_the_seller_says_so() {
+    for (close_after, shut) in [(Some(CLOSE_AFTER), true), (None, false)] {
+        let mut bench = Bench::new(close_after).await;
+        let room = bench.bytes_max;
+        bench.bytes_max = 4096;
+        bench.restart().await;
+        assert_eq!(bench.unreported(), shut, "{close_after:?}");
+        bench.pass(CLOSE_AFTER, right).await;
+        assert_eq!(bench.unreported(), shut, "{close_after:?}");
+        bench.bytes_max = room;
+        bench.restart().await;
+        assert!(!bench.unreported());
+        // Full, and not any more: an application that waits for the gate reports nothing.
+        bench.notices.refused(Refused::LedgerFull, "");
+        bench.pass(2 * CLOSE_AFTER, right).await;
+        assert!(!bench.unreported() && bench.notices.untaken().is_none() == shut, "{close_after:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

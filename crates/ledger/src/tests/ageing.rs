@@ -251,6 +251,26 @@ async fn a_denial_begins_no_age_and_ends_none_that_another_answer_began() {
     }
 }
 
+/// Credentials of an account that never subscribed get a true denial for each report.
+#[tokio::test(start_paused = true)]
+async fn a_denial_ends_no_age_that_began_before_aws_was_asked() {
+    for (waits, ends) in [(HOUR / 2, true), (3 * HOUR, false)] {
+        let mut bench = Bench::new();
+        bench.take(event(None, 5_000_000, START), START.plus(HOUR - MINUTE));
+        // The clock is held back: the hour does not close.
+        run(&mut bench, waits).await;
+        let now = START.plus(HOUR + SETTLE);
+        bench.ledger().seal_closed(now).unwrap();
+        let id = bench.ledger().unsent(1).unwrap()[0].id;
+        bench.ledger().attempt(&[id], None, now).unwrap();
+        bench.ledger().answered(id, &refused("CustomerNotEntitledException"), now).unwrap();
+        run(&mut bench, MINUTE).await;
+        assert_eq!(bench.oldest().running < HOUR / 4, ends, "{waits:?}: {:?}", bench.oldest());
+        bench.ledger().answered(id, &Answered::Accepted(None), now).unwrap();
+        assert_eq!(bench.oldest(), Oldest::default());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn time_in_which_nothing_waited_and_nobody_looked_ages_nothing() {
     let mut bench = Bench::new();

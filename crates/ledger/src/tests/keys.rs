@@ -223,3 +223,17 @@ fn restarts_with_a_clock_that_goes_ahead_make_no_key_old() {
         bench.restart("pod-1");
     }
 }
+
+/// An event of 0 costs nothing: keys of such events would fill a ledger for nothing.
+#[test]
+fn an_event_of_zero_keeps_no_key() {
+    let mut bench = Bench::new();
+    for key in 0..100 {
+        assert_eq!(bench.take(event(Some(&format!("key-{key}")), 0, START), START), Taken::Accepted);
+    }
+    assert_eq!(bench.ledger().contents().unwrap().keys, 0);
+    // One that changed an amount keeps it, whatever comes under it afterwards.
+    assert_eq!(bench.take(event(Some("key-1"), 7, START), START), Taken::Accepted);
+    assert_eq!(bench.take(event(Some("key-1"), 7, START), START), Taken::Duplicate);
+    assert_eq!(bench.ledger().contents().unwrap().keys, 1);
+}
