@@ -97,6 +97,7 @@ pub struct App {
     quit: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     drain: Option<metering::Drain>,
+    notices: Notices,
 }
 
 impl App {
@@ -152,7 +153,9 @@ impl App {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
             identity: Identity::new(&config),
+            notices: Notices::new(metrics),
         };
+        let metrics = Arc::clone(&surroundings.metrics);
         let usage = metering::start(&config, &surroundings, tell, &mut parts);
         let quit = watch::Sender::new(false);
         if let Some(listener) = app_listener {
@@ -176,7 +179,7 @@ impl App {
                         config.product.product_code.clone(),
                         registrations,
                         clock.clone(),
-                        Notices::new(Arc::clone(&metrics)),
+                        surroundings.notices.clone(),
                     )
                 }),
                 quit: config.app.quit.then(|| quit.clone()),
@@ -204,7 +207,7 @@ impl App {
         }
 
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
-        let identity = surroundings.identity.clone();
+        let (identity, notices) = (surroundings.identity.clone(), surroundings.notices.clone());
         let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
         let registration = registration_config(config);
         parts.spawn_deciding("registration", async move {
@@ -224,7 +227,7 @@ impl App {
             };
             Registration::new(registration, pod, surroundings).run().await
         });
-        Ok(Self { parts, signals, entitlement, quit, draining, drain })
+        Ok(Self { parts, signals, entitlement, quit, draining, drain, notices })
     }
 
     /// Runs until a signal, an order to quit, or until the policy says to leave; drains; says how the process ends.
@@ -246,6 +249,7 @@ impl App {
             }
         };
         let mut ended = self.parts.supervise(&mut self.signals, quit, draining).await;
+        self.notices.tell_the_rest();
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
             // The end of the sender and that of the drain race; both tell of the ledger, and this one of what is in it.
@@ -383,4 +387,6 @@ struct Surroundings {
     clock: WallClock,
     metrics: Arc<Metrics>,
     identity: Identity,
+    /// Usage that was not taken, told in the same lines by all parts.
+    notices: Notices,
 }

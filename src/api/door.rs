@@ -148,13 +148,13 @@ impl Door {
         };
         if let Err(refused) = report::check_product(operation, &held, self.product_code.as_str()) {
             if refused.1 == report::OTHER_PRODUCT {
-                self.notices.refused(NotTaken::DoorProduct);
+                self.notices.refused(NotTaken::DoorProduct, "AWS door: the call names another product");
             }
             return Ok(refused.response());
         }
         if self.rates.take(operation, clock::monotonic()).is_err() {
-            self.notices.refused(NotTaken::DoorRate);
             let text = "Rate exceeded: the door passes on a share of AWS's quota; retry with a back-off";
+            self.notices.refused(NotTaken::DoorRate, text);
             return Ok(ours(StatusCode::BAD_REQUEST, "ThrottlingException", text));
         }
         let door = self.clone();
@@ -204,13 +204,13 @@ impl Door {
             Err(refused) => return refused.response(),
         };
         let Some(open) = usage.ledger.get() else {
-            usage.notices.refused(NotTaken::LedgerStarting);
             let text = "the ledger is being opened";
+            usage.notices.refused(NotTaken::LedgerStarting, text);
             return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
         };
         let _turn = self.turns.of(&report.claim.dimension).lock().await;
         self.meter_claimed(usage, open, target, report).await.unwrap_or_else(|error| {
-            usage.notices.refused(NotTaken::LedgerUnavailable);
+            usage.notices.refused(NotTaken::LedgerUnavailable, &error.to_string());
             ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", &error.to_string())
         })
     }

@@ -77,8 +77,8 @@ impl UsagePart {
         let unfinished = Unfinished(Some(&self.notices));
         let (response, refused) = self.taken(body, room).await?;
         unfinished.ended();
-        if let Some(refused) = refused {
-            self.notices.refused(refused);
+        if let Some((refused, error)) = refused {
+            self.notices.refused(refused, &error);
         }
         Ok(response)
     }
@@ -88,13 +88,16 @@ impl UsagePart {
         &self,
         body: Incoming,
         room: &BodyBudget,
-    ) -> Result<(Response<Body>, Option<Refused>), Abandoned> {
+    ) -> Result<(Response<Body>, Option<(Refused, String)>), Abandoned> {
         let Some(open) = self.ledger.get() else {
-            return Ok((starting(), Some(Refused::LedgerStarting)));
+            return Ok((starting(), Some((Refused::LedgerStarting, STARTING.to_owned()))));
         };
         let bytes = match read(room, body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
             Ok(bytes) => bytes,
-            Err((refused, why)) => return Ok((refused, Some(why))),
+            Err((answer, refused)) => {
+                let error = if refused == Refused::Busy { NO_ROOM } else { "the body is larger than 1 MiB" };
+                return Ok((answer, Some((refused, error.to_owned()))));
+            }
         };
         Ok(match open.intake.take(bytes).await {
             Ok(results) => {
@@ -105,13 +108,15 @@ impl UsagePart {
             }
             Err(IntakeError::BadRequest(error)) => {
                 let answer = problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
-                (answer, Some(Refused::BadRequest))
+                (answer, Some((Refused::BadRequest, error.to_string())))
             }
-            Err(IntakeError::Strict(results)) => (not_whole(&results), Some(Refused::Strict)),
+            Err(IntakeError::Strict(results)) => {
+                (not_whole(&results), Some((Refused::Strict, NOT_WHOLE.to_owned())))
+            }
             Err(IntakeError::Ledger(error)) => {
                 let full = matches!(error, LedgerError::Full { .. });
                 let why = if full { Refused::LedgerFull } else { Refused::LedgerUnavailable };
-                (unavailable(&error), Some(why))
+                (unavailable(&error), Some((why, error.to_string())))
             }
         })
     }
@@ -217,16 +222,21 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(notices) = self.0 {
-            notices.refused(Refused::Unanswered);
+            notices
+                .refused(Refused::Unanswered, "the request was not answered in time, or the client has gone");
         }
     }
 }
 
+const NOT_WHOLE: &str =
+    "an event of the request is rejected, and strict_usage is set: nothing of it is counted";
+const STARTING: &str = "the ledger is being opened; send the request again";
+const NO_ROOM: &str = "4 MiB of requests are being worked on; send this one again";
+
 /// Of a request with a rejected event under `strict_usage`: the problem, and what would have become of each event.
 fn not_whole(results: &[Outcome]) -> Response<Body> {
     let status = StatusCode::UNPROCESSABLE_ENTITY;
-    let detail = "an event of the request is rejected, and strict_usage is set: nothing of it is counted";
-    let mut document = super::problem_document(status, "UsageRejected", detail);
+    let mut document = super::problem_document(status, "UsageRejected", NOT_WHOLE);
     document["results"] = json!(results);
     http::answer(status, "application/problem+json", document.to_string())
 }
@@ -326,11 +336,11 @@ pub fn backlog(summary: &Summary, window: Window, now: Timestamp) -> Value {
 }
 
 pub(super) fn starting() -> Response<Body> {
-    retry_later("LedgerUnavailable", "the ledger is being opened; send the request again")
+    retry_later("LedgerUnavailable", STARTING)
 }
 
 pub(super) fn no_room() -> Response<Body> {
-    retry_later("TooBusy", "4 MiB of requests are being worked on; send this one again")
+    retry_later("TooBusy", NO_ROOM)
 }
 
 pub(super) fn unavailable(error: &LedgerError) -> Response<Body> {

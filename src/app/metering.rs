@@ -58,7 +58,7 @@ pub(super) fn start(
     let (opened, open) = watch::channel(false);
     let (flushes, flushed) = mpsc::channel(1);
     let slot = Arc::new(OnceLock::new());
-    let notices = Notices::new(Arc::clone(&surroundings.metrics));
+    let notices = surroundings.notices.clone();
     let part = UsagePart {
         ledger: Arc::clone(&slot),
         activity: Activity::new(),
@@ -80,7 +80,7 @@ pub(super) fn start(
         seal_open_hour: config.usage.seal_on_shutdown,
     };
     let plan = Plan::of(config, outlet);
-    let Surroundings { aws, clock, metrics, identity } = surroundings.clone();
+    let Surroundings { aws, clock, metrics, identity, notices } = surroundings.clone();
     let follows = matches!(config.clock, ClockSource::Follow(_));
     parts.spawn_explaining("usage", async move {
         if follows {
@@ -110,7 +110,7 @@ pub(super) fn start(
                 clock.clone(),
                 Arc::clone(&metrics),
                 tell.clone(),
-                notices,
+                notices.clone(),
             )
         });
         if let Some(unsent) = &mut unsent
@@ -119,7 +119,7 @@ pub(super) fn start(
             return ended(&error);
         }
         let settings = plan.sender(&pod);
-        let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics));
+        let intake = Intake::new(plan.rules, writer.clone(), clock.clone(), Arc::clone(&metrics), notices);
         let _ = slot.set(OpenLedger { intake, writer: writer.clone() });
         opened.send_replace(true);
         let watching = async {
@@ -347,7 +347,7 @@ mod tests {
         let commits = Commits::new(Arc::clone(&metrics), 1 << 30);
         let writer = Writer::start(opened, clock.clone(), commits).unwrap();
         let notices = Notices::new(Arc::clone(&metrics));
-        let intake = Intake::new(Rules::default(), writer.clone(), clock, metrics);
+        let intake = Intake::new(Rules::default(), writer.clone(), clock, metrics, notices.clone());
         let slot = OnceLock::from(OpenLedger { intake, writer: writer.clone() });
         let drain = Drain {
             activity: Activity::new(),
@@ -366,9 +366,9 @@ mod tests {
     async fn a_ledger_that_could_not_be_written_is_the_cause_although_nothing_is_pending() {
         let (_folder, writer, drain) = drain();
         let began = clock::monotonic();
-        drain.notices.refused(Refused::LedgerFull);
+        drain.notices.refused(Refused::LedgerFull, "");
         assert_eq!(drain.tell_what_remains(began).await, None, "a full ledger is no failure");
-        drain.notices.refused(Refused::LedgerUnavailable);
+        drain.notices.refused(Refused::LedgerUnavailable, "");
         let failing = writer.with(|_| Err::<(), _>(LedgerError::Io("no space left".to_owned())));
         assert!(failing.await.is_err());
         let why = drain.tell_what_remains(began).await.unwrap();

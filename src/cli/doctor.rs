@@ -7,12 +7,14 @@ mod endpoint;
 mod state;
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::app::aws_settings;
+use crate::cli::probe::Shut;
 use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::{complain, probe};
 use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
@@ -60,15 +62,18 @@ pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &I
     let shown = config::report(flags, env, installed);
     let mut report =
         Report { healthy: false, findings: Vec::new(), settings: shown.settings, least_policy: None };
+    let odd = !shown.warnings.is_empty();
     for warning in shown.warnings {
         report.findings.push(Finding::warning("configuration", warning, ""));
     }
     match config::load(flags, env, installed, Role::Inspect) {
         Ok(loaded) => {
-            report.findings.push(Finding::ok("configuration", "valid"));
+            if !odd {
+                report.findings.push(Finding::ok("configuration", "valid"));
+            }
             report.least_policy = Some(doctor::least_policy(loaded.config.product.mode));
             let docs_url = loaded.config.product.docs_url.as_deref();
-            let found = examine(&loaded.config).await.into_iter();
+            let found = examine(&loaded.config, installed).await.into_iter();
             report.findings.extend(found.map(|finding| finding.with_docs_url(docs_url)));
         }
         Err(faults) => {
@@ -87,11 +92,11 @@ pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &I
     report
 }
 
-async fn examine(config: &Config) -> Vec<Finding> {
+async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> {
     let product = &config.product;
     let named = format!("{} (mode {})", product.product_code.as_str(), product.mode);
     let mut findings = vec![Finding::ok("product", named), keys(config)];
-    findings.extend(state::examine(config).await);
+    findings.extend(state::examine(config, installed.disk).await);
     let aws = Aws::new(aws_settings(&config.aws));
     let stand_in = config.aws.endpoint_url.is_some();
     let mode = config.product.mode;
@@ -101,7 +106,9 @@ async fn examine(config: &Config) -> Vec<Finding> {
     let platform = aws.platform_region().await;
     let platform = platform.as_ref().map(|(region, source)| (region, *source));
     let region = doctor::region(configured, platform, mode);
-    findings.push(if stand_in { region.before_a_stand_in() } else { region });
+    // Whether both regions are one is AWS's rule; without any nothing is asked, whatever stands in for AWS.
+    let known = configured.or(platform).is_some();
+    findings.push(if stand_in && known { region.before_a_stand_in() } else { region });
     let region = configured.or(platform).map(|(region, _)| region.clone());
 
     findings.extend(credentials(&aws, config, region.as_ref()).await);
@@ -111,7 +118,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
         Err(_) if region.is_none() => {}
         Err(fault) => findings.push(at_fault("endpoint", &fault)),
     }
-    findings.push(sidecar(config).await);
+    findings.extend(sidecar(config).await);
     findings
 }
 
@@ -195,14 +202,29 @@ fn at_fault(check: &'static str, fault: &Fault) -> Finding {
     Finding::fault(check, reason.code.as_str(), format!("{}: {}", reason.code, reason.message), reason.remedy)
 }
 
+/// The sidecar's metrics are a few kilobytes, put together at once.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The running sidecar, if there is one: the last word on the gate is its own.
-async fn sidecar(config: &Config) -> Finding {
-    match probe::Gate::of(&config.probe).ready().await {
+async fn sidecar(config: &Config) -> Vec<Finding> {
+    let gate = probe::Gate::of(&config.probe);
+    let said = gate.ready().await;
+    let mut findings = Vec::new();
+    if config.product.mode.has_ledger()
+        && let Ok(page) = gate.get("/metrics", METRICS_TIMEOUT).await
+    {
+        findings.push(doctor::disk::not_taken(&String::from_utf8_lossy(page.body())));
+    }
+    findings.push(match said {
         Ok(()) => Finding::ok("sidecar", "the gate is open"),
+        Err(Shut { reason: Some(reason), line, refusal: Some(_) }) => {
+            Finding::fault("sidecar", &reason.code, line, "The gate stays shut until this is mended.")
+        }
         Err(shut) => {
             Finding::warning("sidecar", shut.line, "Only the sidecar's own registration shows what AWS says.")
         }
-    }
+    });
+    findings
 }
 
 /// The width of a finding's mark, with the space behind it.

@@ -83,7 +83,7 @@ struct Shown {
 /// Why the gate is shut.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct ShownReason {
-    code: String,
+    pub(super) code: String,
     message: String,
     remedy: String,
 }

@@ -56,6 +56,59 @@ pub fn space(space: Space, mode: Mode, bytes_max: u64) -> Finding {
     Finding::ok(check, seen)
 }
 
+/// Whether a file could be made and written in the state folder; `problem` says why not.
+#[must_use]
+pub fn folder(path: &str, problem: Option<&str>, mode: Mode) -> Finding {
+    let check = "state folder";
+    let Some(problem) = problem else { return Finding::ok(check, format!("{path} can be written")) };
+    let seen = format!("{path} cannot be written: {problem}");
+    let remedy = "Make room on the volume, or mount one that this user may write.";
+    if mode.has_ledger() {
+        return Finding::fault(
+            check,
+            "LedgerUnavailable",
+            format!("{seen}; usage will not be taken"),
+            remedy,
+        );
+    }
+    Finding::warning(check, format!("{seen}; nothing is kept over a restart"), remedy)
+}
+
+/// How full the ledger is. Above four fifths the alert `TollgateLedgerFilling` warns too.
+#[must_use]
+pub fn fill(bytes: u64, bytes_max: u64) -> Finding {
+    let check = "ledger size";
+    let seen = format!("{bytes} of {bytes_max} bytes (ledger_bytes_max)");
+    let remedy =
+        "Raise ledger_bytes_max and the volume, or mend what keeps usage from being sent (docs/SIZING.md).";
+    if bytes >= bytes_max {
+        Finding::fault(check, "LedgerUnavailable", format!("{seen}: full, usage is refused"), remedy)
+    } else if bytes >= bytes_max / 5 * 4 {
+        Finding::warning(check, format!("{seen}: nearly full"), remedy)
+    } else {
+        Finding::ok(check, seen)
+    }
+}
+
+/// Usage that the running sidecar did not take since it started, by its metrics.
+#[must_use]
+pub fn not_taken(metrics: &str) -> Finding {
+    let check = "usage";
+    let count = |line: &str| {
+        let (reason, count) =
+            line.strip_prefix("tollgate_usage_requests_refused_total{reason=\"")?.split_once("\"} ")?;
+        Some((reason.to_owned(), count.trim().parse::<u64>().ok()?)).filter(|(_, count)| *count > 0)
+    };
+    let refused: Vec<(String, u64)> = metrics.lines().filter_map(count).collect();
+    if refused.is_empty() {
+        return Finding::ok(check, "the sidecar has refused no request with usage");
+    }
+    let shown: Vec<String> = refused.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+    let seen = format!("requests refused since the sidecar started: {}", shown.join(", "));
+    let remedy = "Read the sidecar's log, event usage_not_taken; `tollgate explain TollgateUsageRefused` explains each.";
+    Finding::warning(check, seen, remedy)
+}
+
 /// What looking at the ledger showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ledger {
@@ -131,6 +184,38 @@ mod tests {
         assert_eq!(small.verdict, Verdict::Ok, "there is no more to grow");
         let full = space(Space { bytes: 1024 * MIB, files: Some(0) }, Mode::Metered, MIB);
         assert_eq!(full.docs.as_deref(), Some("tollgate explain LedgerUnavailable"));
+    }
+
+    #[test]
+    fn a_ledger_that_is_full_is_a_fault_and_one_that_fills_a_warning() {
+        for (bytes, verdict) in [
+            (0, Verdict::Ok),
+            (799, Verdict::Ok),
+            (800, Verdict::Warning),
+            (999, Verdict::Warning),
+            (1000, Verdict::Fault),
+            (1001, Verdict::Fault),
+        ] {
+            assert_eq!(fill(bytes, 1000).verdict, verdict, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn refused_requests_are_read_from_the_metrics() {
+        let page = "# TYPE x counter\ntollgate_usage_requests_refused_total{reason=\"busy\"} 0\n\
+                    tollgate_usage_requests_refused_total{reason=\"ledger_full\"} 3\n";
+        let finding = not_taken(page);
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(finding.seen.ends_with(": ledger_full: 3"), "{finding:?}");
+        assert_eq!(not_taken("").verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_never_told_as_one_that_can() {
+        assert_eq!(folder("/s", None, Mode::Metered).verdict, Verdict::Ok);
+        let full = folder("/s", Some("no space"), Mode::Metered);
+        assert_eq!(full.docs.as_deref(), Some("tollgate explain LedgerUnavailable"));
+        assert_eq!(folder("/s", Some("no space"), Mode::Hourly).verdict, Verdict::Warning);
     }
 
     #[test]

@@ -61,6 +61,12 @@ impl Limited {
         *counts.entry(label.to_owned()).or_default() += count;
     }
 
+    /// What was counted since the last line, before its time: nobody will ask again.
+    pub fn rest(&mut self) -> Option<Counts> {
+        let rest = std::mem::take(&mut self.counts);
+        (!rest.0.is_empty()).then_some(rest)
+    }
+
     /// What to do with what was counted.
     pub fn due(&mut self, now: Instant) -> NextLine {
         if self.counts.0.is_empty() {
@@ -108,6 +114,18 @@ mod tests {
         assert_eq!(limited.due(start + 2 * EVERY), NextLine::Nothing, "nothing happened since");
         limited.count("c", 1);
         assert_eq!(line(limited.due(start + 3 * EVERY)), "c: 1");
+    }
+
+    #[test]
+    fn what_waits_for_its_line_is_told_at_the_end() {
+        let (mut limited, start) = (Limited::default(), tollgate_clock::monotonic());
+        limited.count("a", 1);
+        assert_eq!(line(limited.due(start)), "a: 1");
+        assert_eq!(limited.rest(), None, "all is told");
+        limited.count("a", 2);
+        assert_eq!(limited.due(start), NextLine::At(start + EVERY));
+        assert_eq!(limited.rest().map(|counts| counts.to_string()).as_deref(), Some("a: 2"));
+        assert_eq!(limited.due(start + EVERY), NextLine::Nothing);
     }
 
     #[test]

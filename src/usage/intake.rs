@@ -88,8 +88,13 @@ enum Step {
 impl Intake {
     /// Joins the parts.
     #[must_use]
-    pub fn new(rules: Rules, writer: Writer, clock: WallClock, metrics: Arc<Metrics>) -> Self {
-        let notices = Notices::new(Arc::clone(&metrics));
+    pub fn new(
+        rules: Rules,
+        writer: Writer,
+        clock: WallClock,
+        metrics: Arc<Metrics>,
+        notices: Notices,
+    ) -> Self {
         let memory = Arc::new(Semaphore::new(MEMORY_BYTES_MAX));
         Self { rules: Arc::new(rules), writer, clock, metrics, notices, memory }
     }
@@ -338,7 +343,8 @@ mod tests {
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let writer =
             Writer::start(ledger, clock.clone(), Commits::new(Arc::clone(&metrics), 1 << 30)).unwrap();
-        (folder, Intake::new(Rules { strict, ..Rules::default() }, writer, clock, metrics))
+        let notices = Notices::new(Arc::clone(&metrics));
+        (folder, Intake::new(Rules { strict, ..Rules::default() }, writer, clock, metrics, notices))
     }
 
     fn statuses(outcomes: &[Outcome]) -> Vec<&'static str> {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::log::limited::{Limited, NextLine};
+use crate::log::limited::{Counts, Limited, NextLine};
 use crate::metrics::Metrics;
+use crate::runbook;
 use tollgate_clock as clock;
 use tollgate_metering::event::Rejected;
 
@@ -65,6 +66,18 @@ impl Refused {
     }
 }
 
+impl Refused {
+    /// The entry of the runbook.
+    const fn code(self) -> &'static str {
+        match self {
+            Self::LedgerFull | Self::LedgerUnavailable | Self::LedgerStarting => "LedgerUnavailable",
+            Self::Strict => "UsageRejected",
+            Self::BadRequest | Self::DoorProduct => "TollgateUsageRejected",
+            _ => "TollgateUsageRefused",
+        }
+    }
+}
+
 /// Requests with usage that the ledger refused since it last took some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Untaken {
@@ -87,8 +100,16 @@ impl Untaken {
 #[derive(Debug, Clone)]
 pub struct Notices {
     metrics: Arc<Metrics>,
-    lines: Arc<[Mutex<Limited>; 2]>,
+    lines: Arc<[Mutex<Line>; 2]>,
     untaken: Arc<Mutex<Option<Untaken>>>,
+}
+
+/// What one line counts, and what the latest caller was told.
+#[derive(Debug, Default)]
+struct Line {
+    limited: Limited,
+    code: &'static str,
+    error: String,
 }
 
 /// The kinds of lines.
@@ -98,8 +119,13 @@ enum Kind {
     Refused,
 }
 
-/// Characters of a dimension's name in a line; it is the caller's text.
-const DIMENSION_SHOWN: usize = 64;
+impl Kind {
+    const ALL: [Self; 2] = [Self::Rejected, Self::Refused];
+}
+
+/// Characters of a caller's text in a line.
+const NAME_SHOWN: usize = 64;
+const TEXT_SHOWN: usize = 300;
 
 impl Notices {
     /// Nothing to tell yet. Every series begins at 0: an alert by `increase` misses one that begins at 1.
@@ -110,15 +136,15 @@ impl Notices {
         Self { metrics, lines: Arc::default(), untaken: Arc::default() }
     }
 
-    /// A request of which nothing was taken.
-    pub fn refused(&self, refused: Refused) {
+    /// A request of which nothing was taken, and what its caller was told.
+    pub fn refused(&self, refused: Refused, error: &str) {
         if matches!(refused, Refused::LedgerFull | Refused::LedgerUnavailable) {
             let mut untaken = self.untaken.lock().expect("held for counting only");
             let (since, before) = untaken.map_or((clock::monotonic(), 0), |it| (it.since, it.requests));
             *untaken = Some(Untaken { since, requests: before.saturating_add(1), latest: refused });
         }
         self.metrics.usage_request_refused(refused.as_str(), 1);
-        self.count(Kind::Refused, [(refused.as_str().to_owned(), 1)]);
+        self.count(Kind::Refused, [(refused.as_str().to_owned(), refused.code(), error)]);
     }
 
     /// The ledger took usage.
@@ -134,28 +160,31 @@ impl Notices {
 
     /// Events of a request that were rejected, each with its reason.
     pub(crate) fn rejected<'a>(&self, events: impl IntoIterator<Item = &'a Rejected>) {
-        let labels = events.into_iter().map(|event| {
+        let said = events.into_iter().map(|event| {
             self.metrics.usage_event_rejected(event.reason, 1);
-            let dimension = event.dimension.as_deref().unwrap_or_default();
-            let shown: String = dimension.chars().take(DIMENSION_SHOWN).collect();
-            (format!("{} of dimension {shown:?}", event.reason), 1)
+            (label(event), "TollgateUsageRejected", event.text.as_str())
         });
-        self.count(Kind::Rejected, labels);
+        self.count(Kind::Rejected, said);
     }
 
-    fn count(&self, kind: Kind, labels: impl IntoIterator<Item = (String, u64)>) {
-        let due = {
+    /// Tells what waits for its line: the process ends.
+    pub fn tell_the_rest(&self) {
+        for kind in Kind::ALL {
             let mut line = self.lines[kind as usize].lock().expect("held for counting only");
-            for (label, count) in labels {
-                line.count(&label, count);
+            if let Some(counts) = line.limited.rest() {
+                write(kind, &counts, line.code, &line.error);
             }
-            line.due(clock::monotonic())
-        };
-        self.tell(kind, due);
+        }
     }
 
-    fn tell(&self, kind: Kind, due: NextLine) {
-        match due {
+    fn count<'a>(&self, kind: Kind, said: impl IntoIterator<Item = (String, &'static str, &'a str)>) {
+        let mut line = self.lines[kind as usize].lock().expect("held for counting and a line only");
+        for (label, code, error) in said {
+            line.limited.count(&label, 1);
+            line.code = code;
+            line.error = shortened(error, TEXT_SHOWN);
+        }
+        match line.limited.due(clock::monotonic()) {
             NextLine::Nothing => {}
             NextLine::At(at) => {
                 let notices = self.clone();
@@ -164,18 +193,63 @@ impl Notices {
                     notices.count(kind, []);
                 });
             }
-            NextLine::Line(counts) => match kind {
-                Kind::Rejected => tracing::warn!(
-                    event = "usage_rejected",
-                    events = counts.total(), reasons = %counts,
-                    "usage events rejected: they are not counted and not billed"
-                ),
-                Kind::Refused => tracing::warn!(
-                    event = "usage_not_taken",
-                    requests = counts.total(), reasons = %counts,
-                    "usage requests not taken: the application was told so and has to send them again"
-                ),
-            },
+            NextLine::Line(counts) => write(kind, &counts, line.code, &line.error),
         }
+    }
+}
+
+/// What is counted together. The text of an event that cannot be read may repeat what it holds; its name is enough.
+fn label(event: &Rejected) -> String {
+    let dimension = shortened(event.dimension.as_deref().unwrap_or_default(), NAME_SHOWN);
+    match event.reason {
+        reason @ ("form" | "tags") => format!("{reason} of dimension {dimension:?}"),
+        "dimension" => shortened(&event.text, TEXT_SHOWN),
+        _ => format!("{} (dimension {dimension:?})", shortened(&event.text, TEXT_SHOWN)),
+    }
+}
+
+fn shortened(text: &str, chars: usize) -> String {
+    text.chars().take(chars).collect()
+}
+
+fn write(kind: Kind, counts: &Counts, code: &'static str, error: &str) {
+    let docs = runbook::command(code);
+    match kind {
+        Kind::Rejected => tracing::warn!(
+            event = "usage_rejected",
+            events = counts.total(), reasons = %counts, code, docs,
+            "usage events rejected: they are not counted and not billed; correct what the application sends"
+        ),
+        Kind::Refused => tracing::warn!(
+            event = "usage_not_taken",
+            requests = counts.total(), reasons = %counts, code, error, docs,
+            "usage requests not taken: the application was told so and has to send them again"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dimension_is_named_beside_the_configured_ones_and_no_text_of_an_event_is_repeated() {
+        let rejected = |reason, text: &str| Rejected {
+            reason,
+            dimension: Some("reqests".to_owned()),
+            text: text.to_owned(),
+        };
+        let unknown = "dimension \"reqests\" is not one of those that the seller configured";
+        assert_eq!(label(&rejected("dimension", unknown)), unknown);
+        let form = rejected("form", "invalid type: string \"secret\"");
+        assert_eq!(label(&form), "form of dimension \"reqests\"");
+    }
+
+    #[test]
+    fn a_full_ledger_leads_to_its_entry_in_the_runbook() {
+        for refused in Refused::ALL {
+            assert!(runbook::find(refused.code()).is_some(), "{refused:?}");
+        }
+        assert_eq!(Refused::LedgerFull.code(), "LedgerUnavailable");
     }
 }

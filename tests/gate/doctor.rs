@@ -52,9 +52,10 @@ fn doctor_names_what_is_at_fault() {
         command.env("TOLLGATE_ENDPOINT_URL", "http://metering.invalid");
     });
     assert_eq!(finding(&report, "name")["verdict"], "fault", "{report}");
-    let (_, report) = doctor(&emulator, |command| {
+    let (code, report) = doctor(&emulator, |command| {
         command.env_remove("AWS_REGION");
     });
+    assert_eq!((code, finding(&report, "region")["verdict"].as_str()), (Some(78), Some("fault")), "{report}");
     assert!(finding(&report, "region")["seen"].as_str().unwrap().starts_with("unknown"), "{report}");
     assert_eq!(finding(&report, "credentials")["verdict"], "warning", "{report}");
     let (code, report) = doctor(&emulator, |command| {
@@ -266,4 +267,48 @@ fn doctor_names_product_account_and_role() {
     assert!(credentials.contains(&format!("asked: {sts}")), "{report}");
     let seen = finding(&report, "caller")["seen"].as_str().unwrap().to_owned();
     assert_eq!(seen, "account 111122223333, role arn:aws:iam::111122223333:role/app", "{report}");
+}
+
+/// It exited with 0 beside a gate that AWS's refusal keeps shut.
+#[test]
+fn a_gate_that_a_refusal_keeps_shut_is_a_fault_and_is_told_last() {
+    let emulator = Emulator::start();
+    let exception = |pod: &str, name: &str| {
+        let rule = format!(
+            r#"{{"operation":"RegisterUsage","pod":"{pod}","fault":"exception","exception":"{name}"}}"#
+        );
+        emulator.admin("/_emulator/faults", &rule);
+    };
+    for (pod, name, state, verdict, exit) in [
+        ("pod-denied", "CustomerNotEntitledException", "denied", "fault", Some(78)),
+        ("pod-wrong", "InvalidProductCodeException", "misconfigured", "fault", Some(78)),
+        ("pod-slow", "ThrottlingException", "pending", "warning", Some(0)),
+    ] {
+        exception(pod, name);
+        let mut sidecar = Sidecar::start(emulator.sidecar(pod));
+        sidecar.wait_for_code(state, name);
+        let (code, report) = doctor(&emulator, |command| {
+            command.env("TOLLGATE_PROBE_ADDR", sidecar.addr.to_string()).env("TOLLGATE_POD_UID", pod);
+        });
+        let last = report["findings"].as_array().unwrap().last().unwrap();
+        assert_eq!(
+            (code, last["check"].as_str(), last["verdict"].as_str()),
+            (exit, Some("sidecar"), Some(verdict)),
+            "{name}: {report}"
+        );
+        let docs = (verdict == "fault").then(|| format!("tollgate explain {name}"));
+        assert_eq!(last["docs"].as_str(), docs.as_deref(), "{report}");
+    }
+}
+
+/// A warning about the configuration stood beside "configuration: valid".
+#[test]
+fn what_is_odd_about_the_configuration_is_not_called_valid() {
+    let emulator = Emulator::start();
+    let (_, report) = doctor(&emulator, |command| {
+        command.env_remove("AWS_SECRET_ACCESS_KEY");
+    });
+    let all = report["findings"].as_array().unwrap().iter();
+    let told: Vec<_> = all.filter(|finding| finding["check"] == "configuration").collect();
+    assert!(told.len() == 1 && told[0]["verdict"] == "warning", "{report}");
 }

@@ -145,6 +145,24 @@ fn every_fault_of_the_emulators_sts_is_told_as_what_it_is() {
     hold(commands);
 }
 
+/// The line of the log named STS for as long as the code stayed, although the metering service failed by then.
+#[test]
+fn the_same_code_of_another_host_is_a_line_of_its_own() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    for (operation, pod, count) in
+        [("AssumeRoleWithWebIdentity", "app-0.0a1b2c3d", 1), ("RegisterUsage", "app-0.0a1b2c3d", 99)]
+    {
+        let rule = json!({"operation": operation, "pod": pod, "fault": "reset-before", "count": count});
+        emulator.admin("/_emulator/faults", &rule.to_string());
+    }
+    let mut sidecar = Sidecar::start(irsa(&emulator, folder.path(), "app-0"));
+    for place in ["STS at 127.0.0.1", "metering service at 127.0.0.1"] {
+        let line = sidecar.wait_for_code("pending", "Connection");
+        assert!(line["message"].as_str().unwrap().contains(place), "{line}");
+    }
+}
+
 #[test]
 fn every_fault_of_the_emulators_ecs_agent_is_told_as_what_it_is() {
     let emulator = Emulator::start();

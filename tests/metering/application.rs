@@ -265,10 +265,16 @@ fn usage_that_is_not_taken_is_a_log_line_and_a_counter() {
     assert_eq!(answer.status, 202, "{answer:?}");
     running.read_back(|line| {
         line["message"].as_str().is_some_and(|text| text.starts_with("usage events rejected"))
-            && line["reasons"].as_str().is_some_and(|text| text.contains("dimension \"reqests\": 1"))
+            && line["reasons"]
+                .as_str()
+                .is_some_and(|text| text.contains("dimension \"reqests\" is not one of those"))
     });
     assert_eq!(running.usage(&json!(7)).status, 400);
-    running.read_back(|line| line["reasons"] == "bad_request: 1");
+    running.read_back(|line| {
+        line["reasons"] == "bad_request: 1"
+            && line["code"] == "TollgateUsageRejected"
+            && line["error"] == "the body must be one event or an array of events, in JSON"
+    });
     let metrics = get_local(running.sidecar.addr, "/metrics").body;
     for line in [
         r#"tollgate_usage_events_rejected_total{reason="dimension"} 1"#,
@@ -278,4 +284,13 @@ fn usage_that_is_not_taken_is_a_log_line_and_a_counter() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
+    // The next line of this kind would come in a minute.
+    assert_eq!(running.usage(&json!({"dimension": "requets", "quantity": 1})).status, 202);
+    running.sidecar.signal("TERM");
+    let rest = running.sidecar.read_until(|line| line["event"] == "usage_rejected");
+    assert_eq!(
+        rest["reasons"],
+        "dimension \"requets\" is not one of those that the seller configured (dimensions): \"requests\", \"gigabytes\": 1",
+        "{rest}"
+    );
 }

@@ -239,7 +239,7 @@ impl Loader {
         }
     }
 
-    /// [`Loader::load`] for a thread that may block, to its end, whatever becomes of the runtime of whoever waits for it.
+    /// [`Loader::load`] for a thread that may block. It runs to its end, whatever becomes of the caller's runtime.
     pub(super) fn load_on_its_own_runtime(&self) -> Result<Ready, Fault> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()

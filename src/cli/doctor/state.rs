@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::app::address;
-use crate::config::Config;
+use crate::config::{Config, Disk};
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
 use crate::registration::memory::Store;
+use tollgate_disk::describe;
 use tollgate_http::client::{Ask, ask};
 use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 
@@ -17,7 +18,8 @@ use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Room and ledger, as far as the mode has them.
-pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+pub(super) async fn examine(config: &Config, writable: &dyn Disk) -> Vec<Finding> {
+    let mode = config.product.mode;
     let Some(folder) = config.state.dir.path() else {
         return vec![Finding::warning(
             "state folder",
@@ -25,8 +27,8 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
             "After a restart while AWS cannot be reached the gate stays shut; mount a volume at state_dir to change that.",
         )];
     };
-    let mode = config.product.mode;
-    let mut findings = vec![Finding::ok("state folder", format!("{} can be written", folder.display()))];
+    let wrote = writable.try_write(folder, false).map_err(|error| describe(&error));
+    let mut findings = vec![disk::folder(&folder.display().to_string(), wrote.err().as_deref(), mode)];
     if let Some(seen) = Store::new(folder.to_owned()).obstacle() {
         findings.push(Finding::warning(
             "kept registration",
@@ -38,7 +40,9 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
         findings.push(disk::space(found, mode, config.usage.ledger_bytes_max));
     }
     if mode.has_ledger() {
-        findings.push(disk::ledger(&look(config, folder).await));
+        let (ledger, bytes) = look(config, folder).await;
+        findings.push(disk::ledger(&ledger));
+        findings.extend(bytes.map(|bytes| disk::fill(bytes, config.usage.ledger_bytes_max)));
     }
     findings
 }
@@ -52,31 +56,40 @@ fn space(folder: &Path) -> Option<Space> {
     Some(Space { bytes, files })
 }
 
-async fn look(config: &Config, folder: &Path) -> Ledger {
+/// The ledger, and how many bytes of `ledger_bytes_max` it takes where that is known.
+async fn look(config: &Config, folder: &Path) -> (Ledger, Option<u64>) {
     // A link that leads nowhere is no ledger either, and the sidecar will not make one in its place.
     if folder.join(FILE_NAME).symlink_metadata().is_err() {
-        return Ledger::Absent;
+        return (Ledger::Absent, None);
     }
     let rows = |ledger: &Database| {
         ledger.check()?;
         let totals = ledger.totals()?;
-        Ok(totals.into_iter().map(|(dimension, totals)| (dimension, totals.balances())).collect())
+        let rows = totals.into_iter().map(|(dimension, totals)| (dimension, totals.balances())).collect();
+        Ok((rows, ledger.summary()?.bytes))
     };
-    match Database::inspect(folder).and_then(|ledger| rows(&ledger)) {
-        Ok(rows) => Ledger::Read(rows),
-        Err(LedgerError::InUse(_)) => held(config).await.map_or(Ledger::InUse, Ledger::Held),
+    let ledger = match Database::inspect(folder).and_then(|ledger| rows(&ledger)) {
+        Ok((rows, bytes)) => return (Ledger::Read(rows), Some(bytes)),
+        Err(LedgerError::InUse(_)) => {
+            return match held(config).await {
+                Some((rows, bytes)) => (Ledger::Held(rows), bytes),
+                None => (Ledger::InUse, None),
+            };
+        }
         Err(error @ (LedgerError::Old(_) | LedgerError::Empty(_))) => Ledger::Unread(error.to_string()),
         Err(error @ LedgerError::Damaged { .. }) => Ledger::Damaged(error.to_string()),
         Err(error) => Ledger::Unusable(error.to_string()),
-    }
+    };
+    (ledger, None)
 }
 
-/// The balance as the sidecar that holds the ledger says it.
-async fn held(config: &Config) -> Option<Vec<(String, bool)>> {
+/// The balance as the sidecar that holds the ledger says it, and the ledger's bytes.
+async fn held(config: &Config) -> Option<(Vec<(String, bool)>, Option<u64>)> {
     let authorization = config.app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
     let question = Ask { authorization: authorization.as_deref(), ..Ask::get("/v1/reconciliation") };
     let answer = ask(&address(&config.app.addr), question, ANSWER_TIMEOUT).await.ok()?;
     let document: Value = serde_json::from_slice(answer.body()).ok()?;
     let row = |row: &Value| Some((row["dimension"].as_str()?.to_owned(), row["balanced"].as_bool()?));
-    document["dimensions"].as_array()?.iter().map(row).collect()
+    let rows = document["dimensions"].as_array()?.iter().map(row).collect::<Option<_>>()?;
+    Some((rows, document["backlog"]["ledger_bytes"].as_u64()))
 }
