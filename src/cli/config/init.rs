@@ -144,6 +144,8 @@ const SELLERS_UNSENT: &str = "
 # When usage stays unbilled because AWS refuses it or does not answer: keep the gate open, or close-after:<duration>,
 # at least 2h. `tollgate config check` asks until one is stated.
 # on_unsent = \"close-after:6h\"
+# The same when the subscription ends: without it a pod that reports by an account that is not subscribed keeps its gate.
+# on_lapse = \"close-after:6h\"
 ";
 
 const SELLERS_GRACE: &str = "
@@ -302,7 +304,7 @@ mod tests {
                     load().warnings[0].starts_with("on_unsent is not stated") && out.contains("on_unsent")
                 );
                 let text = fs::read_to_string(&installed.seller_file).unwrap();
-                fs::write(&installed.seller_file, text.replace("# on_unsent", "on_unsent")).unwrap();
+                fs::write(&installed.seller_file, text.replace("# on_", "on_")).unwrap();
             }
             let loaded = load();
             assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
