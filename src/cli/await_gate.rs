@@ -1,5 +1,5 @@
 //! `tollgate await [--timeout D] [--refused-after D] [-- CMD…]`: waits for a running sidecar's gate, then becomes CMD
-//! or exits 0. As a plain init container it is the lock of a pod; [`waiting`] decides.
+//! or exits 0. As a plain init container it is the lock of a pod; `waiting` decides.
 
 mod waiting;
 

@@ -233,7 +233,7 @@ pub struct Ledger {
     folding: folding::Folding,
 }
 
-/// To read. What writes goes through [`Ledger::write`], so there is no `DerefMut`.
+/// To read. What writes goes through `Ledger::write`, so there is no `DerefMut`.
 impl Deref for Ledger {
     type Target = Database;
 

@@ -268,7 +268,7 @@ struct Thread {
     tell: mpsc::UnboundedSender<Vec<Told>>,
     pace: LatestCommit,
     latest_failure: LatestFailure,
-    /// [`Ledger::written`], for those outside.
+    /// `Ledger::written`, for those outside.
     written: Arc<AtomicU64>,
 }
 
