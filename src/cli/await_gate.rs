@@ -13,7 +13,6 @@ use crate::cli::probe::GATE_IS_OPEN;
 use crate::cli::{complain, end, exec, probe};
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::exit::Exit;
-use crate::last_sentence;
 use crate::shutdown::Signals;
 use tollgate_clock as clock;
 
@@ -91,13 +90,8 @@ async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
     };
     match waiting.latest {
         _ if exit == Exit::Done => complain(exit, GATE_IS_OPEN),
-        Some(shut) => {
-            // Its reason was said when it was first heard; the kubelet has not read that.
-            last_sentence::leave(&format!("{why}{}", shut.line));
-            let head: Vec<&str> = shut.line.splitn(3, ": ").take(2).collect();
-            let over = if why.is_empty() { ": --refused-after ended the wait" } else { "" };
-            complain(exit, &format!("{why}{}{over}", head.join(": ")))
-        }
+        // Said before, perhaps long ago; the last line of an exit is its true cause.
+        Some(shut) => end(exit, &format!("{why}{}", shut.line)),
         None => end(exit, &format!("{why}the sidecar has not answered yet")),
     }
 }
