@@ -117,7 +117,9 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     // The fact stays as it is for as long as the process runs.
     std::mem::forget(publisher);
     let open = Arc::new(OnceLock::new());
-    let intake = Intake::new(Rules::default(), writer.clone(), clock.clone(), Arc::clone(&metrics));
+    let notices = Notices::new(Arc::clone(&metrics));
+    let intake =
+        Intake::new(Rules::default(), writer.clone(), clock.clone(), Arc::clone(&metrics), notices.clone());
     let _ = open.set(OpenLedger { intake, writer: writer.clone() });
     let (tell, _) = word::channel();
     let usage = UsagePart {
@@ -128,7 +130,8 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
         clock: clock.clone(),
         window: Window::MeterUsage,
         repairs: tollgate::api::repair::Repairs { allowed: true, ..Default::default() },
-        notices: Notices::new(Arc::clone(&metrics)),
+        notices: notices.clone(),
+        lists: Arc::default(),
     };
     let mut keys = KeyRing::default();
     let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
@@ -138,6 +141,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
         room: BodyBudget::new(BODIES_BYTES_MAX),
         subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone(), pod: None }),
         entitlement: entitlement.clone(),
+        clock: clock.clone(),
         token: None,
         usage: Some(usage.clone()),
         attestation: Some(Arc::new(Attestation {
@@ -156,7 +160,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
             "demometered".parse().expect("a product code"),
             registrations(),
             clock,
-            Notices::new(metrics),
+            notices,
         )),
         quit: None,
     }
