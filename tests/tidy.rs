@@ -96,7 +96,8 @@ fn every_rule_finds_what_it_forbids_and_nothing_else() {
         let sample = sample.split_once("\n\n").map_or(sample, |(sample, _)| sample);
         let files = |kind: &str| -> Vec<(String, String)> {
             let lines = sample.lines().filter_map(|line| line.strip_prefix(kind)?.split_once(':'));
-            lines.map(|(path, text)| (path.trim().to_owned(), text.trim().replace("\\n", "\n"))).collect()
+            let read = |text: &str| text.trim().replace("\\n", "\n").replace("\\0", "");
+            lines.map(|(path, text)| (path.trim().to_owned(), read(text))).collect()
         };
         let kept: BTreeMap<String, String> = files("kept").into_iter().collect();
         let found = find(&Project::new(kept.clone()));
