@@ -29,7 +29,7 @@ use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, ReadBodyError};
 use tollgate_ledger::{Claimed, Ledger, LedgerError, Settled};
 use tollgate_marketplace::exceptions::{DUPLICATE_REQUEST, NOT_ENTITLED};
-use tollgate_marketplace::{Fault, FaultClass, FaultCode, Forward, Forwarded, ProductCode, Region};
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Forward, Forwarded, ProductCode, Quantity, Region};
 use tollgate_metering::policy::processed_unknown;
 
 /// The header that names the operation.
@@ -225,17 +225,15 @@ impl Door {
         let (now, mut region) = (self.clock.now(), self.aws.region());
         let (claim, asked) = (report.claim.clone(), region.clone());
         let claim = move |ledger: &mut Ledger| ledger.claim(&claim, asked.as_ref(), now);
-        let id = match open.writer.with(claim).await? {
-            Claimed::Granted(id) => {
-                usage.notices.taken();
-                id
-            }
+        let is_zero = report.claim.usage.quantity == Quantity::ZERO;
+        let (id, is_new) = match open.writer.with(claim).await? {
+            Claimed::Granted(id) => (id, true),
             Claimed::Repeated { id, client_token, timestamp, region: first } => {
                 // The same to the letter on every attempt, or AWS would take it for another report under a known token;
                 // and to the same region, since each has a memory of its own.
                 report.repeat(client_token, timestamp);
                 region = first;
-                id
+                (id, false)
             }
             Claimed::Taken => {
                 let text = "this hour of the dimension has another value already: from /v1/usage, or from an earlier call";
@@ -262,6 +260,10 @@ impl Door {
             ledger.settle_claim(id, settled, record_id.as_deref(), region.as_ref(), now)
         };
         open.writer.with(settle).await?;
+        // Of a claim that AWS refused, nothing is left.
+        if is_new && !is_zero && settled != Settled::Refused {
+            usage.notices.reported();
+        }
         Ok(sent.response())
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::problem;
 use super::repair::Repairs;
 use crate::entitlement::word::Tell;
-use crate::usage::intake::{ACCEPTED, Activity, Intake, IntakeError, Outcome};
+use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::notice::{Notices, Refused};
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, BufferedBody, ReadBodyError};
@@ -100,12 +100,7 @@ impl UsagePart {
             }
         };
         Ok(match open.intake.take(bytes).await {
-            Ok(results) => {
-                if results.iter().any(|outcome| outcome.status == ACCEPTED) {
-                    self.notices.taken();
-                }
-                (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None)
-            }
+            Ok(results) => (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None),
             Err(IntakeError::BadRequest(error)) => {
                 let answer = problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
                 (answer, Some((Refused::BadRequest, error.to_string())))

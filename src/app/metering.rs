@@ -59,6 +59,7 @@ pub(super) fn start(
     let (flushes, flushed) = mpsc::channel(1);
     let slot = Arc::new(OnceLock::new());
     let notices = surroundings.notices.clone();
+    let commits = Commits::new(Arc::clone(&surroundings.metrics), config.usage.ledger_bytes_max);
     let part = UsagePart {
         ledger: Arc::clone(&slot),
         activity: Activity::new(),
@@ -74,6 +75,7 @@ pub(super) fn start(
         activity: part.activity.clone(),
         ledger: Arc::clone(&slot),
         notices: notices.clone(),
+        commits: commits.clone(),
         flushes,
         grace: config.usage.shutdown_grace,
         quiet: config.usage.drain_quiet,
@@ -90,7 +92,6 @@ pub(super) fn start(
         // AWS tells the pods of an account apart; of a seller it knows customers only.
         let pod = if outlet == Outlet::MeterUsage { pod } else { String::new() };
         let (folder, settings) = (plan.folder.clone(), plan.ledger(&pod, clock.now()));
-        let commits = Commits::new(Arc::clone(&metrics), settings.bytes_max);
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, settings)).await;
         let writer = match ledger {
             Ok(Ok(ledger)) => Writer::start(ledger, clock.clone(), commits)
@@ -239,6 +240,7 @@ pub(super) struct Drain {
     activity: Activity,
     ledger: Arc<OnceLock<OpenLedger>>,
     notices: Notices,
+    commits: Commits,
     flushes: mpsc::Sender<FlushOrder>,
     grace: Duration,
     /// How long intake stays open; with 0 the open hour is sealed at once.
@@ -275,7 +277,9 @@ impl Drain {
         let read = |ledger: &mut Ledger| Ok((ledger.totals()?, ledger.summary()?));
         let late = |_| Err(LedgerError::Io("the disk does not answer".to_owned()));
         let look = tokio::time::timeout(LAST_LOOK, open.writer.with(read));
-        let (totals, summary) = match look.await.unwrap_or_else(late) {
+        let looked = look.await.unwrap_or_else(late);
+        self.commits.tell_the_rest();
+        let (totals, summary) = match looked {
             Ok(read) => read,
             Err(error) => return Some(cannot_be_used(failed.as_ref().unwrap_or(&error))),
         };
@@ -345,7 +349,7 @@ mod tests {
         let (clock, metrics) = (WallClock::system(), Arc::new(Metrics::new()));
         let opened = Ledger::open(folder.path(), ledger::testing::settings("pod")).unwrap();
         let commits = Commits::new(Arc::clone(&metrics), 1 << 30);
-        let writer = Writer::start(opened, clock.clone(), commits).unwrap();
+        let writer = Writer::start(opened, clock.clone(), commits.clone()).unwrap();
         let notices = Notices::new(Arc::clone(&metrics));
         let intake = Intake::new(Rules::default(), writer.clone(), clock, metrics, notices.clone());
         let slot = OnceLock::from(OpenLedger { intake, writer: writer.clone() });
@@ -353,6 +357,7 @@ mod tests {
             activity: Activity::new(),
             ledger: Arc::new(slot),
             notices,
+            commits,
             flushes: mpsc::channel(1).0,
             grace: Duration::ZERO,
             quiet: Duration::ZERO,

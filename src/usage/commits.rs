@@ -1,18 +1,19 @@
 //! How the ledger's commits go: a histogram, a counter of those that failed and, once a minute, a log line.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::log::limited::{Limited, NextLine};
+use crate::log::limited::{Counts, Limited, NextLine};
 use crate::metrics::Metrics;
 use tollgate_clock as clock;
 use tollgate_ledger::LedgerError;
 use tollgate_ledger::writer::Observer;
 
-/// Counts and tells.
+/// Counts and tells. A clone tells in the same lines.
+#[derive(Debug, Clone)]
 pub struct Commits {
     metrics: Arc<Metrics>,
-    failures: Limited,
+    failures: Arc<Mutex<Limited>>,
 }
 
 impl Commits {
@@ -20,7 +21,14 @@ impl Commits {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, bytes_max: u64) -> Self {
         metrics.ledger_bytes_max(bytes_max);
-        Self { metrics, failures: Limited::default() }
+        Self { metrics, failures: Arc::default() }
+    }
+
+    /// Tells of failures that wait for their line: the process ends.
+    pub fn tell_the_rest(&self) {
+        if let Some(errors) = self.failures.lock().expect("held for counting and a line only").rest() {
+            write(&errors);
+        }
     }
 }
 
@@ -31,21 +39,49 @@ impl Observer for Commits {
 
     fn failed(&mut self, error: &LedgerError) {
         self.metrics.commit_failed();
-        self.failures.count(&error.to_string(), 1);
+        let mut failures = self.failures.lock().expect("held for counting and a line only");
+        failures.count(&error.to_string(), 1);
         // Failures that come before the next line are in the line of the first one after it.
-        if let NextLine::Line(errors) = self.failures.due(clock::monotonic()) {
-            tracing::error!(event = "ledger_unusable", failures = errors.total(), %errors, "the ledger cannot be used");
+        if let NextLine::Line(errors) = failures.due(clock::monotonic()) {
+            write(&errors);
         }
     }
 }
 
+fn write(errors: &Counts) {
+    tracing::error!(event = "ledger_unusable", failures = errors.total(), %errors, "the ledger cannot be used");
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Seek as _;
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     use super::*;
 
     use crate::entitlement;
     use crate::metrics::Format;
     use tollgate_time::Timestamp;
+
+    #[test]
+    fn failures_that_wait_for_their_line_are_told_at_the_end() {
+        let commits = Commits::new(Arc::default(), 1 << 30);
+        let mut file = tempfile::tempfile().unwrap();
+        let layer = tracing_subscriber::fmt::layer().with_writer(Arc::new(file.try_clone().unwrap()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for _ in 0..4 {
+                commits.clone().failed(&LedgerError::Io("no space".to_owned()));
+            }
+            commits.tell_the_rest();
+            commits.tell_the_rest();
+        });
+        file.rewind().unwrap();
+        let text = std::io::read_to_string(file).unwrap();
+        let told: Vec<&str> = text.lines().filter(|line| line.contains("ledger_unusable")).collect();
+        assert_eq!(told.len(), 2, "{text}");
+        assert!(told[0].contains("no space: 1") && told[1].contains("no space: 3"), "{text}");
+    }
 
     #[test]
     fn a_failure_is_no_commit() {

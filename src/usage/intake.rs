@@ -16,10 +16,8 @@ use crate::usage::notice::Notices;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError, Taken};
+use tollgate_marketplace::Quantity;
 use tollgate_metering::event::{self, BadRequest, Event, Rejected, Rules};
-
-/// The status of an event that counts.
-pub const ACCEPTED: &str = "accepted";
 
 /// What became of one event, in the order of the request.
 #[derive(Debug, Serialize, PartialEq, Eq)]
@@ -78,6 +76,8 @@ enum Step {
     Valid {
         id: Option<String>,
         dimension: String,
+        /// Its quantity is not 0.
+        is_usage: bool,
     },
     Rejected {
         id: Option<String>,
@@ -129,7 +129,8 @@ impl Intake {
             .into_iter()
             .map(|text| match event::read_one(text, &self.rules, now) {
                 Ok(event) => {
-                    let step = Step::Valid { id: event.id.clone(), dimension: event.dimension.clone() };
+                    let (id, dimension) = (event.id.clone(), event.dimension.clone());
+                    let step = Step::Valid { id, dimension, is_usage: event.quantity != Quantity::ZERO };
                     valid.push(event);
                     step
                 }
@@ -162,10 +163,12 @@ impl Intake {
         self.tell(&steps);
         let mut taken = taken.iter().filter(|taken| matches!(taken, Taken::Accepted | Taken::Duplicate));
         let mut tally = Tally { metrics: &self.metrics, run: None };
+        let mut took_usage = false;
         let outcome = |step| match step {
-            Step::Valid { id, dimension } => {
+            Step::Valid { id, dimension, is_usage } => {
                 let duplicate = taken.next() == Some(&Taken::Duplicate);
-                let status = if duplicate { "duplicate" } else { ACCEPTED };
+                took_usage |= is_usage && !duplicate;
+                let status = if duplicate { "duplicate" } else { "accepted" };
                 tally.add(dimension, status);
                 Outcome { id, status, error: None }
             }
@@ -174,7 +177,11 @@ impl Intake {
                 Outcome { id, status: "rejected", error: Some(rejected.text) }
             }
         };
-        steps.into_iter().map(outcome).collect()
+        let outcomes = steps.into_iter().map(outcome).collect();
+        if took_usage {
+            self.notices.taken();
+        }
+        outcomes
     }
 
     /// The answer to a request of which nothing is counted.
@@ -215,7 +222,7 @@ fn reject(steps: &mut [Step], taken: &[Taken]) {
                  AWS would bill both or refuse the second, so name the customer in one way",
             ),
         };
-        if let Step::Valid { id, dimension } = step {
+        if let Step::Valid { id, dimension, .. } = step {
             let rejected =
                 Rejected { reason, dimension: Some(std::mem::take(dimension)), text: text.to_owned() };
             *step = Step::Rejected { id: id.take(), rejected };
@@ -306,6 +313,7 @@ impl Drop for Busy {
 mod tests {
     use super::*;
     use crate::usage::commits::Commits;
+    use crate::usage::notice::Refused;
     use tollgate_ledger as ledger;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -424,6 +432,24 @@ mod tests {
             take(r#"[{"id":"a","dimension":"d","quantity":1},{"id":"c","dimension":"d","quantity":5}]"#);
         assert_eq!(statuses(&again.await.unwrap()), ["duplicate", "accepted"]);
         assert_eq!(accepted().await, 8_000_000);
+    }
+
+    /// Who may report could end the age of what the ledger refuses, and pay nothing for it.
+    #[tokio::test]
+    async fn only_new_usage_says_that_the_ledger_takes_usage() {
+        for strict in [false, true] {
+            let (_folder, intake) = intake(strict);
+            for (body, says_so) in [
+                (r#"{"dimension":"d","quantity":0}"#, false),
+                (r#"{"id":"a","dimension":"d","quantity":1}"#, true),
+                (r#"[{"id":"a","dimension":"d","quantity":1},{"dimension":"d","quantity":0}]"#, false),
+                (r#"[{"dimension":"d","quantity":0},{"dimension":"d","quantity":"0.000001"}]"#, true),
+            ] {
+                intake.notices.refused(Refused::LedgerUnavailable, "");
+                intake.take(body.as_bytes()).await.unwrap();
+                assert_eq!(intake.notices.untaken().is_none(), says_so, "{body}");
+            }
+        }
     }
 
     #[tokio::test]

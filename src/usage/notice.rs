@@ -147,9 +147,17 @@ impl Notices {
         self.count(Kind::Refused, [(refused.as_str().to_owned(), refused.code(), error)]);
     }
 
-    /// The ledger took usage.
+    /// The ledger took usage: more than 0, and more than it held before. Who may report could else end at no cost the
+    /// age of what it refuses.
     pub fn taken(&self) {
         *self.untaken.lock().expect("held for counting only") = None;
+    }
+
+    /// The same for usage that the application reported through the AWS door. That is taken by a full ledger too, and
+    /// says nothing of what such a ledger refuses.
+    pub fn reported(&self) {
+        let mut untaken = self.untaken.lock().expect("held for counting only");
+        untaken.take_if(|untaken| untaken.latest != Refused::LedgerFull);
     }
 
     /// What the ledger has refused since it last took usage.
@@ -243,6 +251,19 @@ mod tests {
         assert_eq!(label(&rejected("dimension", unknown)), unknown);
         let form = rejected("form", "invalid type: string \"secret\"");
         assert_eq!(label(&form), "form of dimension \"reqests\"");
+    }
+
+    /// It takes claims beyond its limit.
+    #[tokio::test]
+    async fn a_report_through_the_aws_door_ends_nothing_that_a_full_ledger_refuses() {
+        for (refused, ended) in [(Refused::LedgerFull, false), (Refused::LedgerUnavailable, true)] {
+            let notices = Notices::new(Arc::default());
+            notices.refused(refused, "");
+            notices.reported();
+            assert_eq!(notices.untaken().is_none(), ended, "{refused:?}");
+            notices.taken();
+            assert_eq!(notices.untaken(), None);
+        }
     }
 
     #[test]

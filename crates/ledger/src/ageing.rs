@@ -79,6 +79,7 @@ impl Overdue {
 pub(super) struct Ageing {
     /// When the minute that was counted last began; none before the first look.
     counted: Option<Instant>,
+    /// What waits longest, while that is known; what was just acknowledged is younger.
     oldest: Option<Overdue>,
     /// The latest look found nothing that waits.
     empty: bool,
@@ -123,6 +124,8 @@ impl Ledger {
             None => *self.ageing.oldest.insert(self.reading(oldest)?),
         };
         if oldest == Overdue::default() {
+            // Whatever is acknowledged next is the oldest.
+            self.ageing.forget();
             self.ageing.empty = true;
             return Ok(None);
         }

@@ -18,7 +18,7 @@
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
 //!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` and `key_hour`
-//!   (see `keys`), `denied` (AWS's latest word, see `sending`),
+//!   (see `keys`), `denied` (AWS's latest word, see `sending`), `running_seconds` (see `ageing`),
 //!   `pod` and `started_at` (when its first process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
@@ -27,12 +27,9 @@
 //! - `totals(dimension, …)` and `counts(name, held)`: kept by triggers (`totals`).
 //! - `keys_0` to `keys_3(hash, content)` and `key_tables(number, turn, first_at, last_at, held)`: see `keys`.
 //! - `forms(hour, account, licensed)` and `identities(identifier, account)`: see `forms`.
-//! - `links(source, slot, target)`: which record's quantity was carried or replayed into which slot, later record.
-//! - `audit(at, record, action, note)`: what people did to dead letters.
-//!
-//! Schema 2 adds columns of `records` (see `schema`), and
-//! - `audit(id, at, record, action, note)`: what people did to records (`repair`);
-//! - `links(source, slot, target)`: what a carried record became (`links`).
+//! - `links(source, slot, target)`: which record's quantity was carried or replayed into which slot, later record
+//!   (`links`).
+//! - `audit(id, at, record, action, note)`: what people did to records (`repair`).
 //!
 //! A newer schema that an older program may still write raises `schema` and leaves `min_reader`; a program refuses a
 //! file whose `min_reader` is above its own schema, and touches nothing.

@@ -492,15 +492,21 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
     }
 }
 
-#[test]
-fn a_claim_under_way_is_no_hour_without_usage_and_stops_no_sealing() {
-    let folder = folder();
+/// A ledger that reports hours without usage as 0, and has a claim of its first hour under way.
+fn claimed_ledger(folder: &tempfile::TempDir) -> (Ledger, i64) {
     let zero_dimensions = vec!["requests".to_owned()];
     let settings = Settings { aws_door: true, zero_dimensions, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();
     let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
         panic!("not granted")
     };
+    (ledger, id)
+}
+
+#[test]
+fn a_claim_under_way_is_no_hour_without_usage_and_stops_no_sealing() {
+    let folder = folder();
+    let (mut ledger, id) = claimed_ledger(&folder);
     let closed = START.plus(HOUR + SETTLE);
     assert_eq!(ledger.seal_closed(closed).unwrap().made, 0);
     ledger.settle_claim(id, Settled::Refused, None, None, closed).unwrap();
@@ -511,12 +517,7 @@ fn a_claim_under_way_is_no_hour_without_usage_and_stops_no_sealing() {
 #[test]
 fn an_hour_without_usage_is_reported_as_soon_as_a_claim_of_it_is_refused() {
     let folder = folder();
-    let zero_dimensions = vec!["requests".to_owned()];
-    let settings = Settings { aws_door: true, zero_dimensions, ..settings("pod-1") };
-    let mut ledger = Ledger::open(folder.path(), settings).unwrap();
-    let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
-        panic!("not granted")
-    };
+    let (mut ledger, id) = claimed_ledger(&folder);
     let closed = START.plus(HOUR + SETTLE);
     assert_eq!(ledger.seal_closed(closed).unwrap().made, 0, "it is under way");
     ledger.settle_claim(id, Settled::Refused, None, None, closed).unwrap();

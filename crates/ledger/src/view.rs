@@ -26,8 +26,8 @@ pub struct Looked {
 }
 
 /// A customer's text as a person gives it: whole, or the account, the licence or the identifier in it.
-const IS_CUSTOMER: &str = "(rtrim(customer) = ?3 OR substr(customer, -1 - length(?3)) = ' ' || ?3
-                             OR instr(customer, 'account ' || ?3 || ' ') = 1)";
+const IS_CUSTOMER: &str = "(rtrim(customer) = ?2 OR substr(customer, -1 - length(?2)) = ' ' || ?2
+                             OR instr(customer, 'account ' || ?2 || ' ') = 1)";
 
 /// Where a record stands, in the words of the views.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,15 +169,14 @@ impl Database {
     ) -> Result<Piece<OpenUsage, From>, LedgerError> {
         let sql = format!(
             "SELECT id, hour, customer, dimension, plus(amount, additive), late_from, tagged,
-                 (?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4) AND (?5 IS NULL OR hour = ?5)
-             FROM slots WHERE id >= ?1 AND ?2 = ?2 ORDER BY id"
+                 (?2 IS NULL OR {IS_CUSTOMER}) AND (?3 IS NULL OR dimension = ?3) AND (?4 IS NULL OR hour = ?4)
+             FROM slots WHERE id >= ?1 ORDER BY id"
         );
         let hour = looked.hour.map(Hour::number);
         self.reading(|connection| {
             let (mut budget, mut found) = (Budget::new(), Vec::new());
             let mut statement = connection.prepare_cached(&sql)?;
-            let mut slots =
-                statement.query(params![from.slot, 0, looked.customer, looked.dimension, hour])?;
+            let mut slots = statement.query(params![from.slot, looked.customer, looked.dimension, hour])?;
             while let Some(row) = slots.next()? {
                 let slot: i64 = row.get(0)?;
                 if found.len() >= limit || budget.is_spent() {
@@ -231,13 +230,12 @@ impl Database {
     ) -> Result<Piece<T, i64>, LedgerError> {
         let condition = looked.standing.map_or("1", Standing::condition);
         let sql = format!(
-            "SELECT id, {condition} AND (?3 IS NULL OR {IS_CUSTOMER}) AND (?4 IS NULL OR dimension = ?4)
-                 AND (?5 IS NULL OR hour = ?5)
-             FROM records WHERE id < ?1 AND ?2 = ?2 ORDER BY id DESC"
+            "SELECT id, {condition} AND (?2 IS NULL OR {IS_CUSTOMER}) AND (?3 IS NULL OR dimension = ?3)
+                 AND (?4 IS NULL OR hour = ?4)
+             FROM records WHERE id < ?1 ORDER BY id DESC"
         );
         let bounds = params![
             looked.before.unwrap_or(i64::MAX),
-            0,
             looked.customer,
             looked.dimension,
             looked.hour.map(Hour::number),

@@ -55,7 +55,11 @@ struct Waiting {
 /// Whether a record may get no answer again: it goes alone.
 #[must_use]
 pub fn is_risky(record: &Record, health: &Health) -> bool {
-    record.state.in_doubt() || health.suspects.include(&record.customer.canonical(), &record.dimension)
+    goes_alone(record, &record.customer.canonical(), health)
+}
+
+fn goes_alone(record: &Record, customer: &str, health: &Health) -> bool {
+    record.state.in_doubt() || health.suspects.include(customer, &record.dimension)
 }
 
 fn risky(record: &Record, health: &Health) -> Risky {
@@ -66,7 +70,7 @@ fn risky(record: &Record, health: &Health) -> Risky {
 impl Waiting {
     /// As [`is_risky`].
     fn is_risky(&self, health: &Health) -> bool {
-        self.record.state.in_doubt() || health.suspects.include(&self.customer, &self.record.dimension)
+        goes_alone(&self.record, &self.customer, health)
     }
 }
 

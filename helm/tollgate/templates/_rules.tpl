@@ -166,15 +166,15 @@ groups:
         expr: max by (namespace, pod) (tollgate_entitlement_state{state="unreported"}) == 1
         labels: { severity: critical }
         annotations:
-          summary: "the gate of {{ "{{" }} $labels.pod {{ "}}" }} is shut: AWS has not accepted its usage for longer than the seller allows"
-          description: "tollgate ledger list shows why; docs/RUNBOOK.md, UsageUnreported, says what to do."
+          summary: "the gate of {{ "{{" }} $labels.pod {{ "}}" }} is shut: AWS has not accepted its usage, or its ledger has taken none, for longer than the seller allows"
+          description: "tollgate ledger list or the log (usage_not_taken) shows why; docs/RUNBOOK.md, UsageUnreported or UsageNotTaken, says what to do."
       - alert: TollgateUsageOverdue
         # Half of what on_unsent allows, or three hours where the gate stays open.
         expr: tollgate_usage_overdue_seconds > tollgate_usage_overdue_alarm_seconds and tollgate_usage_overdue_alarm_seconds > 0
         labels: { severity: critical }
         annotations:
-          summary: "AWS has not accepted usage of {{ "{{" }} $labels.pod {{ "}}" }} for {{ "{{" }} $value | humanizeDuration {{ "}}" }}"
-          description: "tollgate ledger list shows why; docs/RUNBOOK.md, UsageUnreported, says what to do."
+          summary: "AWS or the ledger has not taken usage of {{ "{{" }} $labels.pod {{ "}}" }} for {{ "{{" }} $value | humanizeDuration {{ "}}" }}"
+          description: "tollgate ledger list or the log (usage_not_taken) shows why; docs/RUNBOOK.md, UsageUnreported or UsageNotTaken, says what to do."
       - alert: TollgateDimensionUnknown
         expr: tollgate_usage_dimension_unknown == 1
         labels: { severity: critical }

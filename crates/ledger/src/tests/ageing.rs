@@ -54,6 +54,17 @@ async fn usage_that_waits_grows_old_by_running_time_whatever_the_clock_says() {
     assert_eq!(oldest.hour, None, "AWS was not asked");
 }
 
+/// Who looks rests while nothing waits, until something is written: to miss it once is to miss it for ever.
+#[tokio::test(start_paused = true)]
+async fn usage_that_comes_soon_after_a_look_is_seen_by_the_next_one() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.ledger().oldest_unaccepted().unwrap(), None);
+    tokio::time::advance(Duration::from_secs(20)).await;
+    bench.take(event(None, 5, START), START);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(bench.ledger().oldest_unaccepted().unwrap().is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_process_goes_on_counting_and_a_minute_counts_when_it_begins() {
     let mut bench = Bench::new();
