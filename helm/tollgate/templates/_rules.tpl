@@ -11,7 +11,7 @@ groups:
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} is not entitled: AWS or the token says no"
-          description: "kubectl describe pod names reason and remedy; docs/RUNBOOK.md explains the code."
+          description: "The last log line of tollgate names reason and remedy; docs/RUNBOOK.md explains the code."
       - alert: TollgatePendingTooLong
         expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state=~"pending|unavailable"}[6m])) == 1
         for: 15m
