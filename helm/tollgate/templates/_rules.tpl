@@ -139,8 +139,10 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused usage for ten minutes: its ledger is not open, or cannot be written"
           description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateStateUnwritable
-        # An open gate writes once an hour.
-        expr: increase(tollgate_state_write_failures_total[70m]) > 0
+        # An open gate writes once an hour. The first write may fail before the first scrape: `increase` sees no rise in that.
+        expr: >-
+          increase(tollgate_state_write_failures_total[70m]) > 0
+          or (tollgate_state_write_failures_total > 0 unless tollgate_state_write_failures_total offset 70m)
         labels: { severity: warning }
         annotations:
           summary: "the state folder of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: a restart will not know its registration"
