@@ -95,10 +95,16 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} takes usage, and AWS has accepted none of it for three hours"
           description: "tollgate ledger list --state sealed shows what waits and AWS's latest code for it."
       - alert: TollgateUsageRejected
-        # `bad_request` and the like: nothing of the request can be counted, however often it is sent.
+        # `bad_request` and the like: nothing of the request can be counted, however often it is sent. A reason's series begins when it
+        # is first given, and `increase` sees no rise in a first value.
         expr: |-
           increase(tollgate_usage_events_rejected_total[15m]) > 0
+          or (tollgate_usage_events_rejected_total > 0 unless tollgate_usage_events_rejected_total offset 15m)
           or increase(tollgate_usage_requests_refused_total{reason=~"bad_request|strict|door_product"}[15m]) > 0
+          or (
+            tollgate_usage_requests_refused_total{reason=~"bad_request|strict|door_product"} > 0
+            unless tollgate_usage_requests_refused_total offset 15m
+          )
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} rejects usage that an application reports ({{ "{{" }} $labels.reason {{ "}}" }}): it is not billed"
@@ -112,7 +118,13 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused requests with usage for a quarter of an hour ({{ "{{" }} $labels.reason {{ "}}" }})"
           description: "Send fewer or smaller requests at once; docs/RUNBOOK.md, TollgateUsageRefused, says what each reason is."
       - alert: TollgateLedgerFull
-        expr: increase(tollgate_usage_requests_refused_total{reason="ledger_full"}[15m]) > 0
+        # Refused once, and the application has ended: see TollgateUsageRejected.
+        expr: |-
+          increase(tollgate_usage_requests_refused_total{reason="ledger_full"}[15m]) > 0
+          or (
+            tollgate_usage_requests_refused_total{reason="ledger_full"} > 0
+            unless tollgate_usage_requests_refused_total offset 15m
+          )
         labels: { severity: critical }
         annotations:
           summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} is full: usage is refused"
