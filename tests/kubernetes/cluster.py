@@ -1,7 +1,8 @@
 """One node and its control plane, in namespaces of their own: etcd, API server, controllers, scheduler, containerd and kubelet.
 
 `enclosed` runs the suite as the first process of new network, mount and process namespaces. Whatever happens to it, the kernel then ends
-every process and every mount of the cluster; what is left for the caller is a folder and empty cgroups.
+every process and every mount of the cluster; what is left for the caller is a folder and empty cgroups, which the next run removes
+where SIGKILL kept this one from it.
 """
 
 import contextlib

@@ -40,7 +40,7 @@ def opened_and_started(space, pod):
 
 @scenario(pods=5, alone=True)
 def the_application_starts_soon_after_the_gate(stand):
-    """A pod that waits starts its application within 1.2 s (median) after its gate opens."""
+    """A pod that waits starts its application within 1.2 s (median of five pods, the best of three rounds) after its gate opens."""
     with stand.namespace("soon") as space:
         space.install(replicas=0)
         measured = []
@@ -139,7 +139,8 @@ def a_refused_pod_restarts_once_and_then_waits_in_silence(stand):
         last = status(space.pod(), "tollgate-await")["lastState"]["terminated"]
         assert last["exitCode"] == 77 and "CustomerNotEntitledException" in last["message"], last
         events = space.events(pod, *OURS)
-        assert len(events) <= EVENTS_MAX + 1, events
+        # As describe lists them: what the restart repeats stands there once, with a count.
+        assert len(events) <= EVENTS_MAX, events
         return f"{len(events)} events"
 
 

@@ -1,5 +1,6 @@
 """Usage: what a stop sends in the time that Kubernetes leaves, and what a volume keeps for the next pod."""
 
+import contextlib
 import json
 import time
 from decimal import Decimal
@@ -24,45 +25,36 @@ def reported(space, quantity, **labels):
     return pod
 
 
-def gone(space, pod):
-    wait(f"{name_of(pod)} to be gone", lambda: space.pod(name_of(pod)) is None)
-
-
-def orphan(space):
-    """Leaves the pod to itself: a new one in its place would report usage, too."""
-    space.kubectl("delete", "deployment", "app", "--cascade=orphan")
-    space.kubectl("delete", "replicasets", "--all", "--cascade=orphan")
+@contextlib.contextmanager
+def stopping(stand, name, behaviour):
+    """A pod that has reported 10 units and is to be stopped, AWS being 300 ms away; it is gone at the end, and they are billed."""
+    with stand.namespace(name) as space:
+        space.install(command=["/your-app", behaviour, "10"], tollgate=METERED)
+        pod = reported(space, 10)
+        space.aws.fault(fault="delay", delay=LATENCY)
+        # Leaves the pod to itself: a new one in its place would report usage, too.
+        space.kubectl("delete", "deployment", "app", "--cascade=orphan")
+        space.kubectl("delete", "replicasets", "--all", "--cascade=orphan")
+        yield space, name_of(pod)
+        wait(f"{name_of(pod)} to be gone", lambda: space.pod(name_of(pod)) is None)
+        assert billed(space) == 10, space.aws.admin("ledger")
 
 
 @scenario()
 def an_application_that_ignores_sigterm_is_billed(stand):
     """An application that ignores SIGTERM until it is killed leaves the sidecar 2 s: its usage is billed, AWS being 300 ms away."""
-    with stand.namespace("stubborn") as space:
-        space.install(command=["/your-app", "stubborn", "10"], tollgate=METERED)
-        pod = reported(space, 10)
-        space.aws.fault(fault="delay", delay=LATENCY)
-        began = time.monotonic()
-        orphan(space)
-        space.kubectl("delete", "pod", name_of(pod), "--grace-period=5", "--wait=false")
-        gone(space, pod)
-        assert billed(space) == 10, space.aws.admin("ledger")
-        return f"10 of 10 billed, pod gone after {time.monotonic() - began:.1f} s"
+    with stopping(stand, "stubborn", "stubborn") as (space, pod):
+        space.kubectl("delete", "pod", pod, "--grace-period=5", "--wait=false")
 
 
 @scenario()
 def an_eviction_with_two_seconds_is_billed(stand):
     """An eviction that leaves the pod 2 s: usage is billed, AWS being 300 ms away."""
-    with stand.namespace("evicted") as space:
-        space.install(command=["/your-app", "report", "10"], tollgate=METERED)
-        pod = reported(space, 10)
-        space.aws.fault(fault="delay", delay=LATENCY)
-        orphan(space)
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name_of(pod), "namespace": space.name},
+    with stopping(stand, "evicted", "report") as (space, pod):
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": space.name},
                     "deleteOptions": {"gracePeriodSeconds": 2}}
-        path = f"/api/v1/namespaces/{space.name}/pods/{name_of(pod)}/eviction"
+        path = f"/api/v1/namespaces/{space.name}/pods/{pod}/eviction"
         space.kubectl("create", "--raw", path, "-f", "-", text=json.dumps(eviction))
-        gone(space, pod)
-        assert billed(space) == 10, space.aws.admin("ledger")
 
 
 @scenario(pods=2)

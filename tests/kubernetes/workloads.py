@@ -68,7 +68,7 @@ def released(mode, **settings):
 
 @scenario()
 def an_idle_sidecar_costs_little(stand):
-    """As released and asked by its liveness probe only, an idle sidecar uses at most 3 s of a processor a day in mode hourly."""
+    """As released, refused in mode hourly and asked by its liveness probe only, a sidecar uses at most 3 s of a processor a day."""
     with stand.namespace("idle") as space:
         # Refused, which it asks about every five minutes: no build that is released opens by the emulator's word. (In mode metered it
         # would see that the word is the emulator's, and ask more often.)

@@ -41,7 +41,7 @@ class Native(ChartCase):
         self.assertEqual(environment(lock), {"TOLLGATE_POD_UID": None})
         self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 25 + 15)
         for container in (sidecar, lock):
-            # The kubelet of 1.35 takes a container that ran before its own restart for started.
+            # The kubelet of 1.35.4 and later takes a container that ran before its own restart for started.
             self.assertNotIn("startupProbe", container)
             context = container["securityContext"]
             self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])

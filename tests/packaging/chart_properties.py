@@ -14,19 +14,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import unittest
 
 import helm_python
 import kubernetes_validate
-import yaml
 
 import chart_values
 import pod_rules
-from chart_case import setting_forms
+from chart_case import METERED, ChartCase, parsed, setting_forms, sorted_by_name
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-HELM3, TOLLGATE = sys.argv[1], str(pathlib.Path(sys.argv[2]).resolve())
+TOLLGATE = str(pathlib.Path(sys.argv[2]).resolve())
 SEED = 15
 # The oldest version that the charts take, and the newest that there are schemas of.
 VERSIONS = ["1.29", "1.37"]
@@ -38,19 +35,10 @@ SENTENCE = re.compile(r".*tollgate: ([^\n]*)", re.S)
 SCHEMA = re.compile(r"don't meet the specifications of the schema\(s\)")
 
 
-class Properties(unittest.TestCase):
-    maxDiff = None
-
+class Properties(ChartCase):
     @classmethod
     def setUpClass(cls):
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.folder = pathlib.Path(folder.name)
-        shutil.copytree(ROOT / "helm", cls.folder / "helm", ignore=shutil.ignore_patterns("charts", "Chart.lock"))
-        cls.chart = cls.folder / "helm/example"
-        subprocess.run([HELM3, "dependency", "build", cls.chart], check=True, capture_output=True)
-        cls.helm4 = helm_python.Chart.load(str(cls.chart))
-        cls.addClassCleanup(cls.helm4.close)
+        super().setUpClass()
         # What the sidecar finds in its container: a key, a token, a certificate.
         keys = cls.folder / "keys"
         keys.mkdir()
@@ -68,21 +56,14 @@ class Properties(unittest.TestCase):
     def rendered4(self, values, chart=None):
         """(documents, None), or (None, what Helm 4 says)."""
         try:
-            files = (chart or self.helm4).render(copy.deepcopy(values), name="shop", namespace="shop")
+            return self.documents4(values, chart), None
         except Exception as error:  # The SDK has one class for everything.
             return None, str(error)
-        texts = [text for path, text in files.items() if path.endswith(".yaml")]
-        return [document for text in texts for document in yaml.safe_load_all(text) if document], None
 
     def rendered3(self, values):
         """The same of Helm 3."""
-        file = self.folder / "values.yaml"
-        file.write_text(yaml.safe_dump(values))
-        command = [HELM3, "template", "shop", str(self.chart), "--namespace", "shop", "--kube-version", "1.32", "-f", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            return None, done.stderr
-        return [document for document in yaml.safe_load_all(done.stdout) if document], None
+        done = self.helm3(values)
+        return (None, done.stderr) if done.returncode else (parsed(done.stdout), None)
 
     def sentence(self, error):
         """What a refusal says to do; a fault of a template fails the test."""
@@ -136,7 +117,6 @@ class Properties(unittest.TestCase):
 
     def test_helm_3_makes_the_same_of_them(self):
         alike = collections.Counter()
-        order = lambda document: (document["kind"], document["metadata"]["name"])
         for number, values in enumerate(chart_values.combinations(SEED, 60)):
             with self.subTest(number=number, values=values):
                 (documents, error), (theirs, other) = self.rendered3(values), self.rendered4(values)
@@ -144,7 +124,7 @@ class Properties(unittest.TestCase):
                 if error:
                     self.assertEqual(self.sentence(error), self.sentence(other))
                 else:
-                    self.assertEqual(sorted(documents, key=order), sorted(theirs, key=order))
+                    self.assertEqual(sorted_by_name(documents), sorted_by_name(theirs))
                 alike[error is None] += 1
         self.assertTrue(alike[True] > 15 and alike[False] > 5, alike)
 
@@ -194,7 +174,7 @@ class Properties(unittest.TestCase):
 
     def test_the_rules_find_what_they_are_for(self):
         """Each mutation of a sound set breaks a rule."""
-        (sound, _) = self.rendered4({"tollgate": {"mode": "metered", "productCode": "demo", "settings": {"dimensions": "requests"}, "state": {"type": "emptyDir"}}})
+        sound = self.documents4({"tollgate": METERED})
         self.assertEqual(pod_rules.set_violations(sound), [])
         place = next(n for n, document in enumerate(sound) if document["kind"] == "Deployment")
 

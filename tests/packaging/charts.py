@@ -20,7 +20,7 @@ import helm_python
 import kubernetes_validate
 import yaml
 
-from chart_case import CLAIM, HELM3, METERED, ROOT, ChartCase, pod_spec
+from chart_case import CLAIM, HELM3, METERED, ROOT, ChartCase, pod_spec, sorted_by_name
 from chart_values import KINDS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -79,12 +79,7 @@ class Charts(ChartCase):
                         validated.add(text)
                         for version in VERSIONS:
                             kubernetes_validate.validate(document, version, strict=True)
-                theirs = self.helm4.render(values, name="shop", namespace="shop")
-                texts = [text for path, text in theirs.items() if path.endswith(".yaml")]
-                others = [d for text in texts for d in yaml.safe_load_all(text) if d]
-                # Helm sorts by kind; its SDK leaves them as they come.
-                both = [sorted(found, key=lambda d: (d["kind"], d["metadata"]["name"])) for found in (documents, others)]
-                self.assertEqual(both[0], both[1], "Helm 3 and Helm 4 differ")
+                self.assertEqual(sorted_by_name(documents), sorted_by_name(self.documents4(values)), "Helm 3 and Helm 4 differ")
         print(f"{rendered} renderings, {len(validated)} different documents in {len(VERSIONS)} versions")
         self.assertGreater(len(validated), 100)
 

@@ -11,7 +11,7 @@ groups:
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} is not entitled: AWS or the token says no"
-          description: "kubectl describe pod names reason and remedy; docs/RUNBOOK.md explains the code."
+          description: "The last log line of tollgate names reason and remedy; docs/RUNBOOK.md explains the code."
       - alert: TollgatePendingTooLong
         expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state=~"pending|unavailable"}[6m])) == 1
         for: 15m
@@ -95,10 +95,16 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} takes usage, and AWS has accepted none of it for three hours"
           description: "tollgate ledger list --state sealed shows what waits and AWS's latest code for it."
       - alert: TollgateUsageRejected
-        # `bad_request` and the like: nothing of the request can be counted, however often it is sent.
+        # `bad_request` and the like: nothing of the request can be counted, however often it is sent. A reason's series begins when it
+        # is first given, and `increase` sees no rise in a first value.
         expr: |-
           increase(tollgate_usage_events_rejected_total[15m]) > 0
+          or (tollgate_usage_events_rejected_total > 0 unless tollgate_usage_events_rejected_total offset 15m)
           or increase(tollgate_usage_requests_refused_total{reason=~"bad_request|strict|door_product"}[15m]) > 0
+          or (
+            tollgate_usage_requests_refused_total{reason=~"bad_request|strict|door_product"} > 0
+            unless tollgate_usage_requests_refused_total offset 15m
+          )
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} rejects usage that an application reports ({{ "{{" }} $labels.reason {{ "}}" }}): it is not billed"
@@ -112,7 +118,13 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused requests with usage for a quarter of an hour ({{ "{{" }} $labels.reason {{ "}}" }})"
           description: "Send fewer or smaller requests at once; docs/RUNBOOK.md, TollgateUsageRefused, says what each reason is."
       - alert: TollgateLedgerFull
-        expr: increase(tollgate_usage_requests_refused_total{reason="ledger_full"}[15m]) > 0
+        # Refused once, and the application has ended: see TollgateUsageRejected.
+        expr: |-
+          increase(tollgate_usage_requests_refused_total{reason="ledger_full"}[15m]) > 0
+          or (
+            tollgate_usage_requests_refused_total{reason="ledger_full"} > 0
+            unless tollgate_usage_requests_refused_total offset 15m
+          )
         labels: { severity: critical }
         annotations:
           summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} is full: usage is refused"
@@ -139,8 +151,10 @@ groups:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused usage for ten minutes: its ledger is not open, or cannot be written"
           description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateStateUnwritable
-        # An open gate writes once an hour.
-        expr: increase(tollgate_state_write_failures_total[70m]) > 0
+        # An open gate writes once an hour. The first write may fail before the first scrape: `increase` sees no rise in that.
+        expr: >-
+          increase(tollgate_state_write_failures_total[70m]) > 0
+          or (tollgate_state_write_failures_total > 0 unless tollgate_state_write_failures_total offset 70m)
         labels: { severity: warning }
         annotations:
           summary: "the state folder of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: a restart will not know its registration"

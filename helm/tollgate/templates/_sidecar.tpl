@@ -147,9 +147,9 @@ volumeMounts:
 {{- end -}}
 
 {{/*
-The lock of the native form, after its sidecar: (dict "product" … "again" …). No startup probe can be it: the kubelet of 1.35 takes
-a container that ran before its own restart for started. `again` says that the pod's containers are restarted: then one restart
-puts the reason under Last State; where it is not, an end would be the end of the pod.
+The lock of the native form, after its sidecar: (dict "product" … "again" …). No startup probe can be it: the kubelet of 1.35.4 and
+later takes a container that ran before its own restart for started. `again` says that the pod's containers are restarted: then one
+restart puts the reason under Last State; where it is not, an end would be the end of the pod.
 */}}
 {{- define "tollgate.lock" -}}
 {{- $product := .product -}}
