@@ -187,7 +187,7 @@ pub fn run(args: &LedgerArgs) -> Exit {
     };
     let source = match source {
         Ok(source) => source,
-        Err(faults) => return complain(Exit::Config, &format!("{faults}\n{}", faults.summary())),
+        Err(faults) => return complain(Exit::Config, &faults.told()),
     };
     let done = source.and_then(|mut source| perform(&args.order, &mut source, args.json));
     match done {
