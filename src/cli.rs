@@ -74,10 +74,19 @@ enum Command {
 pub fn main() -> Exit {
     settings::restart_if_untidy();
     let (all, arguments) = help::wants_all(settings::arguments());
-    let mode = help::stated_mode(&arguments)
-        .or_else(|| settings::stated_mode(&ProcessEnvironment, &Installation::compiled_in()));
-    let command = help::shaped(Cli::command(), mode.unwrap_or(Mode::Hourly), all);
-    let parsed = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let parse = |command: clap::Command| {
+        let matches = command.try_get_matches_from(&arguments)?;
+        Cli::from_arg_matches(&matches)
+    };
+    // Only the help depends on the mode, which stands in files: a probe's start reads them once, for itself.
+    let parsed = parse(Cli::command()).or_else(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let mode = help::stated_mode(&arguments)
+                .or_else(|| settings::stated_mode(&ProcessEnvironment, &Installation::compiled_in()));
+            parse(help::shaped(Cli::command(), mode.unwrap_or(Mode::Hourly), all))
+        }
+        _ => Err(error),
+    });
     match parsed {
         Ok(cli) => dispatch(&cli.command),
         Err(error) => {

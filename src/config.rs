@@ -52,7 +52,7 @@ pub use self::flags::{Flags, USAGE_HEADING};
 pub use self::mode::Mode;
 pub use self::parse::{DURATION_MAX, duration};
 use self::reader::Reader;
-pub use self::report::{Report, Row, report};
+pub use self::report::{Report, Row, inspect, report};
 use self::resolve::Resolution;
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
 pub use self::secrets::secrets;
@@ -80,7 +80,9 @@ pub enum Role {
     Run,
     /// `exec`: the gate in the image.
     Exec,
-    /// `config` and `doctor`: as for `run`, and nothing that was made for a test stays.
+    /// `config`: as for `run`, and nothing that was made for a test stays.
+    Check,
+    /// `doctor`: the same, but that it looks at the state folder by itself: a full volume can still be looked at.
     Inspect,
     /// `config check --seller-file`: the seller's file by itself, where no state folder is.
     SellersFile,

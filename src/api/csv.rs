@@ -8,18 +8,20 @@ pub const MEDIA_TYPE: &str = "text/csv";
 /// A heading and a line for each row, of the members that `columns` names.
 #[must_use]
 pub fn document(columns: &[&str], rows: &[Value]) -> String {
-    let mut text = columns.join(",");
-    text.push_str("\r\n");
-    for row in rows {
-        for (index, column) in columns.iter().enumerate() {
-            if index > 0 {
-                text.push(',');
-            }
-            text.push_str(&field(&row[*column]));
-        }
-        text.push_str("\r\n");
-    }
-    text
+    rows.iter().fold(heading(columns), |text, row| text + &line(columns, row))
+}
+
+/// The heading, with its line end.
+#[must_use]
+pub fn heading(columns: &[&str]) -> String {
+    columns.join(",") + "\r\n"
+}
+
+/// The line of a row, with its line end.
+#[must_use]
+pub fn line(columns: &[&str], row: &Value) -> String {
+    let fields: Vec<String> = columns.iter().map(|column| field(&row[*column])).collect();
+    fields.join(",") + "\r\n"
 }
 
 /// One value. Names of customers, dimensions and tags are the application's: one that a spreadsheet would run as a

@@ -109,8 +109,8 @@ impl Listing {
         Ok((rows, Some(next).filter(|_| more)))
     }
 
-    /// Puts rows, as they were read, in the order in which they are shown.
-    pub fn arrange(self, rows: &mut [Value]) {
+    /// Puts rows, as they were read, in the order in which they are shown, or back.
+    pub fn arrange<T>(self, rows: &mut [T]) {
         match self {
             // Numbers rise: the newest page comes first, and in it the oldest row.
             Self::Records | Self::Audit => rows.reverse(),
@@ -120,7 +120,7 @@ impl Listing {
 }
 
 /// Gathers the pieces of one page.
-pub struct Pages {
+struct Pages {
     rows: Vec<Value>,
     next: Option<Query>,
     limit: usize,
@@ -128,27 +128,24 @@ pub struct Pages {
 
 impl Pages {
     /// Of this query.
-    #[must_use]
-    pub fn of(query: Query) -> Self {
+    fn of(query: Query) -> Self {
         Self { rows: Vec::new(), limit: query.limit, next: Some(query) }
     }
 
     /// The query of the next piece, while the page has room.
-    #[must_use]
-    pub fn wanted(&self) -> Option<Query> {
+    fn wanted(&self) -> Option<Query> {
         let room = self.limit - self.rows.len();
         self.next.clone().filter(|_| room > 0).map(|query| Query { limit: room, ..query })
     }
 
     /// Adds a piece.
-    pub fn add(&mut self, (rows, next): (Vec<Value>, Option<Query>)) {
+    fn add(&mut self, (rows, next): (Vec<Value>, Option<Query>)) {
         self.rows.extend(rows);
         self.next = next.map(|query| Query { limit: self.limit, ..query });
     }
 
     /// The page, and the query of the one that comes next, if there may be one.
-    #[must_use]
-    pub fn end(mut self, listing: Listing) -> (Vec<Value>, Option<Query>) {
+    fn end(mut self, listing: Listing) -> (Vec<Value>, Option<Query>) {
         listing.arrange(&mut self.rows);
         (self.rows, self.next)
     }

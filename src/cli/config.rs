@@ -86,7 +86,7 @@ fn check(
     let CheckArgs { seller_file, read: args } = args;
     let loaded = match seller_file {
         Some(file) => config::load_sellers_file(&args.flags, file, installed),
-        None => config::load(&args.flags, env, installed, Role::Inspect),
+        None => config::load(&args.flags, env, installed, Role::Check),
     };
     let (warnings, faults) = match &loaded {
         Ok(loaded) => (loaded.warnings.as_slice(), None),

@@ -17,7 +17,7 @@ use crate::app::aws_settings;
 use crate::cli::probe::Shut;
 use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::{complain, probe};
-use crate::config::{self, Config, Environment, Flags, Installation, Role, Row};
+use crate::config::{self, Config, Environment, Flags, Installation, Row};
 use crate::doctor::credentials::{Container, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
@@ -59,21 +59,21 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
 
 /// Everything that is looked at.
 pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Report {
-    let shown = config::report(flags, env, installed);
+    let (shown, config) = config::inspect(flags, env, installed);
     let mut report =
         Report { healthy: false, findings: Vec::new(), settings: shown.settings, least_policy: None };
     let odd = !shown.warnings.is_empty();
     for warning in shown.warnings {
         report.findings.push(Finding::warning("configuration", warning, ""));
     }
-    match config::load(flags, env, installed, Role::Inspect) {
-        Ok(loaded) => {
+    match config {
+        Ok(config) => {
             if !odd {
                 report.findings.push(Finding::ok("configuration", "valid"));
             }
-            report.least_policy = Some(doctor::least_policy(loaded.config.product.mode));
-            let docs_url = loaded.config.product.docs_url.as_deref();
-            let found = examine(&loaded.config, installed).await.into_iter();
+            report.least_policy = Some(doctor::least_policy(config.product.mode));
+            let docs_url = config.product.docs_url.as_deref();
+            let found = examine(&config, installed).await.into_iter();
             report.findings.extend(found.map(|finding| finding.with_docs_url(docs_url)));
         }
         Err(faults) => {

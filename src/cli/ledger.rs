@@ -18,7 +18,7 @@ use crate::cli::screen::{Screen, print};
 use crate::config::{self, Flags, Installation, ProcessEnvironment, Role};
 use crate::exit::Exit;
 use source::Source;
-use table::{cell, sheet, table};
+use table::{cell, cells, laid_out, sheet, table};
 use tollgate_ledger::repair::Repaired;
 use tollgate_ledger::view::{Looked, Standing};
 use tollgate_marketplace::Hour;
@@ -187,7 +187,7 @@ pub fn run(args: &LedgerArgs) -> Exit {
     };
     let source = match source {
         Ok(source) => source,
-        Err(faults) => return complain(Exit::Config, &format!("{faults}\n{}", faults.summary())),
+        Err(faults) => return complain(Exit::Config, &faults.told()),
     };
     let done = source.and_then(|mut source| perform(&args.order, &mut source, args.json));
     match done {
@@ -199,11 +199,16 @@ pub fn run(args: &LedgerArgs) -> Exit {
 /// Carries out an order; returns what is printed.
 fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
     let listing = |listing: Listing, looked, output: &Output, columns: &[&str]| {
-        let rows = source.list(listing, looked)?;
         let text = match (as_json, output.csv) {
-            (true, _) => format!("{:#}", Value::from(rows)),
-            (_, true) => csv::document(listing.columns(), &rows),
-            _ => table(columns, &rows, Screen::of_stdout()),
+            (true, _) => json_array(source.list(listing, looked, |row| format!("{row:#}"))?),
+            (_, true) => {
+                let lines = source.list(listing, looked, |row| csv::line(listing.columns(), &row))?;
+                lines.into_iter().fold(csv::heading(listing.columns()), |text, line| text + &line)
+            }
+            _ => {
+                let lines = source.list(listing, looked, |row| cells(columns, &row))?;
+                laid_out(columns, &lines, Screen::of_stdout())
+            }
         };
         Ok((Exit::Done, text))
     };
@@ -229,6 +234,19 @@ fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, S
         Order::Confirm(close) => closed(close, Action::Confirm, source, as_json),
         Order::Discard(close) => closed(close, Action::Discard, source, as_json),
     }
+}
+
+/// An array of documents, as `{:#}` writes it. No text in JSON holds a line end of its own.
+fn json_array(documents: Vec<String>) -> String {
+    if documents.is_empty() {
+        return "[]".to_owned();
+    }
+    let mut text = String::new();
+    for document in documents {
+        text.push_str(if text.is_empty() { "[\n  " } else { ",\n  " });
+        text.push_str(&document.replace('\n', "\n  "));
+    }
+    text + "\n]"
 }
 
 /// Columns of a table.
@@ -310,8 +328,8 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
         };
     }
     let ids = if replay.all {
-        let dead = source.list(Listing::Records, replay.filter.looked(Some(Standing::Dead)))?;
-        dead.iter().filter_map(|record| record["id"].as_i64()).collect()
+        let dead = replay.filter.looked(Some(Standing::Dead));
+        source.list(Listing::Records, dead, |row| row["id"].as_i64())?.into_iter().flatten().collect()
     } else {
         replay.ids.clone()
     };

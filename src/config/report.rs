@@ -12,7 +12,7 @@ use super::flags::Flags;
 use super::reader::default_text;
 use super::resolve::{self, FileState, POD_UID_VARIABLE, Resolution};
 use super::setting::Setting;
-use super::{Role, proxy, sdk};
+use super::{Config, Faults, Role, proxy, sdk};
 
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -44,22 +44,46 @@ pub struct Report {
 /// Reads the configuration as `run` would and reports all that was seen.
 #[must_use]
 pub fn report(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Report {
+    read(flags, env, installed, Role::Check).0
+}
+
+/// The same for `doctor`, with what it is to look at: the configuration, or what is wrong with it.
+pub fn inspect(
+    flags: &Flags,
+    env: &dyn Environment,
+    installed: &Installation<'_>,
+) -> (Report, Result<Config, Faults>) {
+    read(flags, env, installed, Role::Inspect)
+}
+
+fn read(
+    flags: &Flags,
+    env: &dyn Environment,
+    installed: &Installation<'_>,
+    role: Role,
+) -> (Report, Result<Config, Faults>) {
     let resolution = resolve::resolve(flags, env, installed);
-    match super::load_resolved(&resolution, env, installed, Role::Inspect) {
-        Ok(loaded) => Report {
-            valid: true,
-            settings: loaded.origins,
-            warnings: loaded.warnings,
-            faults: Vec::new(),
-            summary: String::new(),
-        },
-        Err(faults) => Report {
-            valid: false,
-            settings: rows(&resolution, env, installed),
-            warnings: resolution.warnings,
-            faults: faults.as_slice().iter().map(ToString::to_string).collect(),
-            summary: faults.summary(),
-        },
+    match super::load_resolved(&resolution, env, installed, role) {
+        Ok(loaded) => {
+            let report = Report {
+                valid: true,
+                settings: loaded.origins,
+                warnings: loaded.warnings,
+                faults: Vec::new(),
+                summary: String::new(),
+            };
+            (report, Ok(loaded.config))
+        }
+        Err(faults) => {
+            let report = Report {
+                valid: false,
+                settings: rows(&resolution, env, installed),
+                warnings: resolution.warnings,
+                faults: faults.as_slice().iter().map(ToString::to_string).collect(),
+                summary: faults.summary(),
+            };
+            (report, Err(faults))
+        }
     }
 }
 

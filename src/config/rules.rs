@@ -50,7 +50,8 @@ fn modes(reader: &mut Reader<'_>) {
         let need = format!("is required in mode {mode}: the usage dimensions of the product");
         reader.missing(Setting::Dimensions, &need);
     }
-    let asked = matches!(reader.role, Role::Inspect | Role::SellersFile) && reader.resolution.sealed();
+    let asked =
+        matches!(reader.role, Role::Check | Role::Inspect | Role::SellersFile) && reader.resolution.sealed();
     if asked && mode.meters_own_pod() && !reader.is_given(Setting::OnUnsent) {
         reader.warnings.push(
             "on_unsent is not stated in the seller's file: decide whether the gate may close when usage stays unbilled \

@@ -7,7 +7,7 @@ use super::disk::describe;
 use super::kind::{DURATION, Parse};
 use super::reader::{Reader, given_path, read};
 use super::setting::Setting;
-use super::{Role, StateDir};
+use super::{Mode, Role, StateDir};
 
 /// Why a writable folder is needed, if it is.
 fn need(reader: &Reader<'_>) -> Option<String> {
@@ -29,7 +29,7 @@ pub(super) fn state_dir(
     setting: Setting,
     parse: Parse<PathBuf>,
 ) -> Option<StateDir> {
-    let (need, keep) = (need(reader), reader.role != Role::Inspect);
+    let (need, keep) = (need(reader), !matches!(reader.role, Role::Check | Role::Inspect));
     let path = read(reader, setting, parse)?;
     if path == Path::new("none") {
         let Some(need) = need else { return Some(StateDir::None) };
@@ -46,17 +46,21 @@ pub(super) fn state_dir(
     };
     let problem = format!("cannot be written: {}", describe(&error));
     let full = error.kind() == ErrorKind::StorageFull;
-    if full && !keep {
-        // What the folder holds can be looked at all the same.
-        reader.warnings.push(format!("state_dir {} {problem}", path.display()));
+    let holds_usage = reader.mode().is_some_and(Mode::has_ledger);
+    let judged_later = full && holds_usage || !explicit && need.is_none();
+    if reader.role == Role::Inspect && judged_later {
         return Some(kept(path, explicit));
     }
     if explicit || need.is_some() {
         let because = need.map(|need| format!(", and {need}")).unwrap_or_default();
-        let remedy = if full {
-            "free room on the volume or enlarge it; usage that is there is sent after the next start"
-        } else {
-            "mount a volume that this user may write (in Kubernetes, see fsGroup), or name another folder"
+        let remedy = match (full, holds_usage) {
+            (true, true) => {
+                "free room on the volume or enlarge it; usage that is there is sent after the next start"
+            }
+            (true, false) => "free room on the volume or enlarge it, or name another folder",
+            _ => {
+                "mount a volume that this user may write (in Kubernetes, see fsGroup), or name another folder"
+            }
         };
         reader.fault(setting, format!("{problem}{because}; {remedy}"));
         return None;

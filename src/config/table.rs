@@ -227,7 +227,7 @@ settings! {
             risk: "nothing: the gate is shut in both cases",
             default: Depends("run: hold, exec: exit", |reader| match reader.role {
                 Role::Exec => "exit",
-                Role::Run | Role::Inspect | Role::SellersFile | Role::Ledger => "hold",
+                Role::Run | Role::Check | Role::Inspect | Role::SellersFile | Role::Ledger => "hold",
             }),
         }
 

@@ -802,6 +802,26 @@ fn a_full_disk_is_named_as_such_and_what_it_holds_can_be_looked_at() {
 }
 
 #[test]
+fn config_check_finds_a_full_volume_as_run_does_and_the_doctor_is_told_once() {
+    let full = |case: Case, role| case.full("/var/lib/tollgate").role(role);
+    for role in [Role::Run, Role::Check] {
+        let faults = full(Case::metered(), role).faults();
+        assert!(faults.contains("no space left") && faults.contains("is sent after"), "{faults}");
+        let hourly = Case::hourly().env("TOLLGATE_STATE_DIR", "/var/lib/tollgate");
+        let faults = full(hourly, role).faults();
+        assert!(faults.contains("no space left") && !faults.contains("usage"), "{faults}");
+        assert_eq!(full(Case::hourly(), role).warnings().len(), 1);
+    }
+    // It looks at the folder itself, where the sidecar would start.
+    for case in [Case::metered(), Case::hourly()] {
+        let loaded = full(case, Role::Inspect).load().unwrap();
+        assert!(loaded.warnings.is_empty() && loaded.config.state.dir.path().is_some(), "{loaded:?}");
+    }
+    let hourly = Case::hourly().env("TOLLGATE_STATE_DIR", "/var/lib/tollgate");
+    assert!(full(hourly, Role::Inspect).faults().contains("no space left"), "the sidecar would not start");
+}
+
+#[test]
 fn a_dimension_that_looks_like_a_list_written_wrongly_is_warned_of() {
     let file = |list: &str| {
         Case::metered().without("TOLLGATE_DIMENSIONS").disk(FILE, &format!("dimensions = {list}"))

@@ -210,6 +210,16 @@ mod tests {
         assert_eq!(not_taken("").verdict, Verdict::Ok);
     }
 
+    /// A metric of another name would hide every refusal.
+    #[test]
+    fn refused_requests_are_found_in_the_page_that_the_sidecar_serves() {
+        let metrics = crate::metrics::Metrics::new();
+        metrics.usage_request_refused("ledger_full", 3);
+        let (_publisher, fact) = crate::entitlement::channel(tollgate_time::Timestamp::from_unix_millis(0));
+        let page = metrics.encode(&fact.borrow(), crate::metrics::Format::Text);
+        assert!(not_taken(&page).seen.ends_with(": ledger_full: 3"), "{page}");
+    }
+
     #[test]
     fn a_folder_that_cannot_be_written_is_never_told_as_one_that_can() {
         assert_eq!(folder("/s", None, Mode::Metered).verdict, Verdict::Ok);

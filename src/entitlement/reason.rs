@@ -11,8 +11,8 @@ use super::word::Unreported;
 use crate::runbook;
 use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
 use tollgate_marketplace::fault::{
-    PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, REGION_UNLISTED, TLS_EXPIRED, TLS_HANDSHAKE, TLS_NAME,
-    TLS_NOT_YET_VALID, TLS_UNTRUSTED,
+    CERTIFICATE, PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, REGION_UNLISTED, TLS_EXPIRED, TLS_HANDSHAKE,
+    TLS_NAME, TLS_NOT_YET_VALID, TLS_UNTRUSTED,
 };
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
 
@@ -145,16 +145,7 @@ fn placed(text: &'static str, place: Place, host: Option<&str>) -> Cow<'static, 
 fn remedy_at(class: FaultClass, place: Place, code: &str) -> Option<&'static str> {
     match (class, place) {
         // These say more than what holds for any fault there.
-        _ if [
-            PROXY_AUTHENTICATION_REQUIRED,
-            PROXY_REFUSED,
-            TLS_EXPIRED,
-            TLS_NOT_YET_VALID,
-            TLS_NAME,
-            TLS_UNTRUSTED,
-        ]
-        .contains(&code) =>
-        {
+        _ if CERTIFICATE.contains(&code) || matches!(code, PROXY_AUTHENTICATION_REQUIRED | PROXY_REFUSED) => {
             None
         }
         (_, Place::Container) if code == "InvalidAnswer" => Some(

@@ -251,6 +251,13 @@ fn away() -> Arc<Scripted> {
     scripted((0..1000).map(|_| Act::Fail(FaultClass::Transient, "Connection")))
 }
 
+/// Runs one process until AWS has entitled its pod, and ends it: the receipt is on the volume.
+async fn entitle(pod: &str, at: Timestamp, store: &Store) {
+    let (mut watch, task, _) = start_pod(&scripted([]), pod, at, store);
+    until(&mut watch, State::Entitled).await;
+    task.abort();
+}
+
 /// Runs one process until its first answer has been judged, and ends it.
 async fn first_state(pod: &str, at: Timestamp, store: &Store) -> State {
     let (mut watch, task, _) = start_pod(&away(), pod, at, store);
@@ -266,9 +273,7 @@ async fn first_state(pod: &str, at: Timestamp, store: &Store) -> State {
 async fn a_kept_receipt_opens_for_its_own_pod_however_often_another_starts() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
-    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
-    until(&mut watch, State::Entitled).await;
-    task.abort();
+    entitle("pod-a", START, &store).await;
     for pod in ["pod-b", "pod-b", "pod-b", ""] {
         assert_eq!(first_state(pod, START, &store).await, State::Pending, "{pod}");
     }
@@ -281,9 +286,7 @@ async fn a_kept_receipt_opens_for_its_own_pod_however_often_another_starts() {
 async fn an_old_receipt_opens_for_two_hours_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
-    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
-    until(&mut watch, State::Entitled).await;
-    task.abort();
+    entitle("pod-a", START, &store).await;
     let months_later = START.plus(Duration::from_secs(100 * 24 * 3600));
     let minutes = |minutes: u64| months_later.plus(Duration::from_secs(60 * minutes));
     for (at, state) in [
@@ -297,9 +300,7 @@ async fn an_old_receipt_opens_for_two_hours_once() {
     ] {
         assert_eq!(first_state("pod-a", at, &store).await, state, "{at}");
     }
-    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", minutes(200), &store);
-    until(&mut watch, State::Entitled).await;
-    task.abort();
+    entitle("pod-a", minutes(200), &store).await;
     assert_eq!(first_state("pod-a", minutes(201), &store).await, State::Entitled, "AWS has answered");
 }
 
@@ -461,9 +462,7 @@ async fn dimensions_are_tried_behind_the_gate_and_within_the_quota() {
 async fn what_a_slow_disk_holds_counts_when_it_arrives() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path().to_owned());
-    let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
-    until(&mut watch, State::Entitled).await;
-    task.abort();
+    entitle("pod-a", START, &store).await;
     let slow = store.hold().await;
     let (mut watch, task, _) = start_pod(&away(), "pod-a", START, &store);
     watch.wait_for(|fact| fact.attempts > 2).await.unwrap();
@@ -484,9 +483,7 @@ async fn what_a_slow_disk_holds_is_older_than_awss_answer() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().to_owned());
-        let (mut watch, task, _) = start_pod(&scripted([]), "pod-a", START, &store);
-        until(&mut watch, State::Entitled).await;
-        task.abort();
+        entitle("pod-a", START, &store).await;
         let slow = store.hold().await;
         let (mut watch, task, _) = start_pod(&scripted([act, Act::Hang]), "pod-a", START, &store);
         until(&mut watch, state).await;

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use crate::commands::stdout;
-use crate::processes::{Emulator, Sidecar, command, post, refusing_addr};
+use crate::processes::{Emulator, Sidecar, command, configure_metered, post, refusing_addr};
 
 fn doctor(emulator: &Emulator, change: impl FnOnce(&mut Command)) -> (Option<i32>, serde_json::Value) {
     let mut doctor = command(&["doctor", "--json"]);
@@ -136,13 +136,7 @@ fn doctor_reads_the_web_identity_token_and_says_what_the_trust_policy_must_name(
 fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
     let emulator = Emulator::start();
     let state = tempfile::tempdir().unwrap();
-    let metered = |command: &mut Command| {
-        command
-            .env("TOLLGATE_MODE", "metered")
-            .env("TOLLGATE_PRODUCT_CODE", "demometered")
-            .env("TOLLGATE_DIMENSIONS", "requests")
-            .env("TOLLGATE_STATE_DIR", state.path());
-    };
+    let metered = |command: &mut Command| configure_metered(command, state.path());
     let (_, report) = doctor(&emulator, metered);
     assert_eq!(finding(&report, "ledger")["seen"], "none yet: the sidecar makes it", "{report}");
     assert_eq!(finding(&report, "free space")["verdict"], "ok", "{report}");

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::processes::{Emulator, PROGRAM, Sidecar, command, refusing_addr};
+use crate::processes::{Emulator, PROGRAM, Sidecar, command, configure_metered, refusing_addr};
 
 /// Runs to the end; the exit code, and the last line of standard error, or of standard output where that is silent.
 fn ended(mut command: Command) -> (Option<i32>, String) {
@@ -28,11 +28,7 @@ fn the_last_line_is_the_cause_of_each_exit_code() {
     let metered = |arguments: &[&str]| {
         let mut command = command(arguments);
         emulator.configure(&mut command, "pod-ledger");
-        command
-            .env("TOLLGATE_MODE", "metered")
-            .env("TOLLGATE_PRODUCT_CODE", "demometered")
-            .env("TOLLGATE_DIMENSIONS", "requests")
-            .env("TOLLGATE_STATE_DIR", folder.path());
+        configure_metered(&mut command, folder.path());
         command
     };
     let mut holder = Sidecar::start(metered(&["run"]));

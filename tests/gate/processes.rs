@@ -143,6 +143,15 @@ impl Emulator {
     }
 }
 
+/// Of the emulator's metered product, with its ledger in `state`.
+pub(crate) fn configure_metered(command: &mut Command, state: &Path) {
+    command
+        .env("TOLLGATE_MODE", "metered")
+        .env("TOLLGATE_PRODUCT_CODE", "demometered")
+        .env("TOLLGATE_DIMENSIONS", "requests")
+        .env("TOLLGATE_STATE_DIR", state);
+}
+
 impl Drop for Emulator {
     fn drop(&mut self) {
         let _ = self.process.kill();

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::credentials::{hold, without_keys};
-use crate::processes::{Emulator, Sidecar, post};
+use crate::processes::{Emulator, Sidecar, configure_metered, post};
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/shop/app";
 
@@ -203,11 +203,8 @@ fn every_fault_of_the_emulators_ecs_agent_is_told_as_what_it_is() {
 /// A pod that goes on calling after its gate is open.
 fn metered(emulator: &Emulator, folder: &Path) -> Command {
     let mut command = irsa(emulator, folder, "app-0");
+    configure_metered(&mut command, folder);
     command
-        .env("TOLLGATE_MODE", "metered")
-        .env("TOLLGATE_PRODUCT_CODE", "demometered")
-        .env("TOLLGATE_DIMENSIONS", "requests")
-        .env("TOLLGATE_STATE_DIR", folder)
         .env("TOLLGATE_CLOCK", format!("{}/_emulator/clock", emulator.endpoint()))
         .env_remove("TOLLGATE_PUBLIC_KEYS");
     command

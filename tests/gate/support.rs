@@ -1,7 +1,7 @@
 //! What a person is given to read and to send on: `explain`, `support-bundle`, the help.
 
 use crate::commands::stdout;
-use crate::processes::{Emulator, Sidecar, command, post};
+use crate::processes::{Emulator, Sidecar, command, configure_metered, post};
 
 #[test]
 fn a_code_is_explained_from_the_binary_alone() {
@@ -41,15 +41,11 @@ fn a_support_bundle_holds_what_support_asks_for_and_no_secret() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("app-token"), "bearer-token-of-the-app\n").unwrap();
     std::fs::write(path("web-identity"), "header.web-identity-claims.signature").unwrap();
-    let state = path("state");
     let configured = |arguments: &[&str]| {
         let mut command = command(arguments);
         emulator.configure(&mut command, "pod-bundle");
+        configure_metered(&mut command, &folder.path().join("state"));
         command
-            .env("TOLLGATE_MODE", "metered")
-            .env("TOLLGATE_PRODUCT_CODE", "demometered")
-            .env("TOLLGATE_DIMENSIONS", "requests")
-            .env("TOLLGATE_STATE_DIR", &state)
             .env("TOLLGATE_APP_TOKEN_FILE", path("app-token"))
             .env("AWS_SECRET_ACCESS_KEY", "secret-access-key")
             .env("AWS_SESSION_TOKEN", "session-token-of-the-pod")

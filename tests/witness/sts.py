@@ -287,6 +287,15 @@ class Sts(unittest.TestCase):
         world = {pod["name"]: pod for pod in self.emulator.admin("world")["pods"]}
         self.assertEqual(world["task-1"]["platform"], "ecs")
 
+    def test_a_task_that_was_moved_to_another_account_gets_a_role_of_that(self):
+        request = urllib.request.Request(f"{self.emulator.endpoint}/v2/credentials/task-3", headers={"authorization": "s3cret"})
+        roles = []
+        for order in ({}, {"account_id": "444455556666"}):
+            self.emulator.admin("pods", {"session": "task-3", **order})
+            with urllib.request.urlopen(request) as answer:
+                roles.append(json.load(answer)["RoleArn"])
+        self.assertEqual(roles, [f"arn:aws:iam::{account}:role/emulated-task" for account in ("111122223333", "444455556666")])
+
     def test_the_task_is_described(self):
         self.emulator.admin("pods", {"session": "task-2", "region": "eu-central-1", "platform": "ecs-fargate"})
         with urllib.request.urlopen(f"{self.emulator.endpoint}/v4/task-2/task") as answer:

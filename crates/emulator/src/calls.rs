@@ -13,6 +13,9 @@ const BYTES_MAX: usize = 32 << 20;
 /// Of a request's or an answer's text.
 const TEXT_BYTES_MAX: usize = 4096;
 
+/// Of the name that a caller gives itself: Kubernetes' longest, with a part of a UID, has 262.
+const POD_BYTES_MAX: usize = 512;
+
 /// What a call costs beside its texts.
 const CALL_BYTES: usize = 240;
 
@@ -70,8 +73,10 @@ pub(super) struct Wanted {
 
 impl Calls {
     pub(super) fn add(&mut self, mut call: Call) {
-        call.request = cut(call.request);
-        call.answer = cut(call.answer);
+        call.request = cut(call.request, TEXT_BYTES_MAX);
+        call.answer = cut(call.answer, TEXT_BYTES_MAX);
+        // Also of a call that is refused for it: the latest answer is kept by this name.
+        call.pod = cut(call.pod, POD_BYTES_MAX);
         self.total += 1;
         let kind = (call.operation, call.outcome.clone());
         if self.counts.len() < COUNTS_MAX || self.counts.contains_key(&kind) {
@@ -172,11 +177,11 @@ impl Call {
     }
 }
 
-fn cut(text: Box<str>) -> Box<str> {
-    if text.len() <= TEXT_BYTES_MAX {
+fn cut(text: Box<str>, bytes_max: usize) -> Box<str> {
+    if text.len() <= bytes_max {
         return text;
     }
-    let mut end = TEXT_BYTES_MAX;
+    let mut end = bytes_max;
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -229,6 +234,15 @@ mod tests {
         assert_eq!(json["calls"].as_array().unwrap().len(), 3);
         assert_eq!(json["calls"][2]["number"], 20_000);
         assert!(json["calls"][2]["request"].as_str().unwrap().ends_with("ü…"));
+    }
+
+    /// A session's name comes unsigned, in a form of up to 2 MiB.
+    #[test]
+    fn a_name_without_end_is_not_kept_whole() {
+        let mut calls = Calls::default();
+        calls.add(Call { pod: "ü".repeat(1 << 20).into(), ..call(1, "{}") });
+        let kept = calls.by_pod.keys().map(|pod| pod.len()).sum::<usize>();
+        assert!(kept <= POD_BYTES_MAX + "…".len(), "{kept} bytes");
     }
 
     #[test]

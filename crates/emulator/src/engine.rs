@@ -325,10 +325,12 @@ impl Engine {
         Ok(agent::credentials_reply(&session))
     }
 
+    /// The role that it has; once an order has moved it to another account, one of that account.
     fn task_role(&self, task: &str) -> Role {
         let state = self.state();
         let pod = state.service.world.pod(task);
-        pod.role_arn.and_then(Role::parse).unwrap_or_else(|| Role::of_task(pod.account_id))
+        let role = pod.role_arn.and_then(Role::parse).filter(|role| role.account_id() == pod.account_id);
+        role.unwrap_or_else(|| Role::of_task(pod.account_id))
     }
 
     /// New credentials for the pod that asks; from now on its account is the role's.

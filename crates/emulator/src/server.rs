@@ -139,7 +139,7 @@ impl Server {
     async fn sts(&self, parts: &Parts, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
         let number = self.0.number();
         let query = parts.uri.query().unwrap_or_default().as_bytes();
-        let parameters = Parameters::parse(if parts.method == Method::GET { query } else { bytes });
+        let parameters = Parameters::parse(query, bytes);
         let asked = parameters.action();
         let known = asked.clone().and_then(|action| match action {
             Action::GetCallerIdentity => {

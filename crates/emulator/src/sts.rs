@@ -19,10 +19,10 @@ use super::web_identity::{self, Token};
 pub(super) struct Parameters(BTreeMap<String, String>);
 
 impl Parameters {
-    /// Of a query or a form (`application/x-www-form-urlencoded`).
-    pub(super) fn parse(text: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(text);
-        let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    /// Of a query and a form (`application/x-www-form-urlencoded`), each of which may hold some or all.
+    pub(super) fn parse(query: &[u8], form: &[u8]) -> Self {
+        let texts = [query, form].map(String::from_utf8_lossy);
+        let pairs = texts.iter().flat_map(|text| text.split('&')).filter_map(|pair| pair.split_once('='));
         Self(pairs.map(|(name, value)| (decoded(name), decoded(value))).collect())
     }
 
@@ -45,11 +45,12 @@ impl Parameters {
         }
     }
 
-    /// As they are noted: a token without its signature, with which anybody could use it elsewhere.
+    /// As they are noted: a token without its signature, with which anybody could use it elsewhere, and nothing of what
+    /// signs a URL.
     pub(super) fn shown(&self) -> String {
         let shown = |name: &str, value: &str| match (name, Token::parse(value)) {
             ("WebIdentityToken", Some(token)) => format!("{}.…", token.shown()),
-            ("WebIdentityToken", None) => "…".to_owned(),
+            ("WebIdentityToken" | "X-Amz-Security-Token" | "X-Amz-Signature", _) => "…".to_owned(),
             _ => value.to_owned(),
         };
         let members = self.0.iter().map(|(name, value)| (name.clone(), Value::String(shown(name, value))));
@@ -328,10 +329,27 @@ mod tests {
     fn a_noted_token_has_no_signature() {
         let form =
             b"Action=AssumeRoleWithWebIdentity&WebIdentityToken=eyJhbGciOiJub25lIn0.e30.c2ln&RoleArn=a%26b";
-        let shown = Parameters::parse(form).shown();
+        let shown = Parameters::parse(b"", form).shown();
         assert!(shown.contains("eyJhbGciOiJub25lIn0.e30.…") && shown.contains("a&b"), "{shown}");
         assert!(!shown.contains("c2ln"), "{shown}");
-        assert!(!Parameters::parse(b"WebIdentityToken=secret").shown().contains("secret"));
+        for name in ["WebIdentityToken", "X-Amz-Security-Token", "X-Amz-Signature"] {
+            let query = format!("Action=GetCallerIdentity&{name}=secret");
+            assert!(!Parameters::parse(query.as_bytes(), b"").shown().contains("secret"), "{name}");
+        }
+    }
+
+    #[test]
+    fn parameters_stand_in_query_and_form() {
+        let action = |query: &[u8], form: &[u8]| Parameters::parse(query, form).action().map(Action::name);
+        for (query, form) in
+            [(&b"Action=GetCallerIdentity"[..], &b""[..]), (b"", b"Action=GetCallerIdentity")]
+        {
+            assert_eq!(action(query, form), Ok("GetCallerIdentity"));
+        }
+        assert_eq!(
+            action(b"", b"").map_err(|error| error.code.into_owned()),
+            Err("MissingAction".to_owned())
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use super::Complaint;
-use crate::api::listing::{Listing, Pages};
+use crate::api::listing::Listing;
 use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, Order, Refused, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
@@ -97,37 +97,42 @@ impl Source {
         Ok(Self::File { ledger: Box::new(ledger), repairs, window })
     }
 
-    /// All rows of a listing, oldest first.
-    pub(super) fn list(&self, listing: Listing, looked: Looked) -> Result<Vec<Value>, Complaint> {
-        let query = Query { looked, limit: usize::MAX, after: None };
+    /// All rows of a listing, oldest first, each as `form` makes it. A row as it is read takes kilobytes, and in a pod
+    /// this process shares the memory limit of the sidecar: so only that form is kept.
+    pub(super) fn list<T>(
+        &self,
+        listing: Listing,
+        looked: Looked,
+        form: impl Fn(Value) -> T,
+    ) -> Result<Vec<T>, Complaint> {
+        let mut rows = Vec::new();
+        let mut next = Some(Query { looked, limit: SHOWN_MAX, after: None });
+        while let Some(query) = next {
+            let (page, more) = self.page(listing, query)?;
+            rows.extend(page.into_iter().map(&form));
+            next = more;
+        }
+        listing.arrange(&mut rows);
+        Ok(rows)
+    }
+
+    /// Rows in the order in which they are read, and the query of those that come next.
+    fn page(&self, listing: Listing, query: Query) -> Result<(Vec<Value>, Option<Query>), Complaint> {
         let sidecar = match self {
             Self::File { ledger, .. } => {
-                let mut pages = Pages::of(query);
-                while let Some(query) = pages.wanted() {
-                    pages.add(listing.read(ledger, &query).map_err(|error| failed(&error))?);
-                }
-                return Ok(pages.end(listing).0);
+                return listing.read(ledger, &query).map_err(|error| failed(&error));
             }
             Self::Sidecar(sidecar) => sidecar,
         };
-        let (mut pages, mut next) = (Vec::new(), Some(Query { limit: SHOWN_MAX, ..query }));
-        while let Some(query) = next {
-            let document = sidecar.get(&format!("{}?{}", listing.path(), query.write()))?;
-            let page = document[listing.member()].as_array().cloned().unwrap_or_default();
-            pages.push(page);
-            next = match (document["before"].as_i64(), document["after"].as_str().and_then(From::parse)) {
-                (Some(id), _) => {
-                    Some(Query { looked: Looked { before: Some(id), ..query.looked.clone() }, ..query })
-                }
-                (None, Some(after)) => Some(Query { after: Some(after), ..query }),
-                (None, None) => None,
-            };
-        }
-        if listing != Listing::Open {
-            // The newest page came first.
-            pages.reverse();
-        }
-        Ok(pages.into_iter().flatten().collect())
+        let mut document = sidecar.get(&format!("{}?{}", listing.path(), query.write()))?;
+        let Value::Array(mut page) = document[listing.member()].take() else { return Ok((Vec::new(), None)) };
+        listing.arrange(&mut page);
+        let next = match (document["before"].as_i64(), document["after"].as_str().and_then(From::parse)) {
+            (Some(id), _) => Some(Query { looked: Looked { before: Some(id), ..query.looked }, ..query }),
+            (None, Some(after)) => Some(Query { after: Some(after), ..query }),
+            (None, None) => None,
+        };
+        Ok((page, next))
     }
 
     /// One record, whole.

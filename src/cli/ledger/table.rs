@@ -47,17 +47,26 @@ pub(super) fn sheet(record: &Value) -> String {
 
 /// Columns as wide as their widest value; where they do not fit the terminal, each row is a block of lines instead.
 pub(super) fn table(columns: &[&str], rows: &[Value], screen: Screen) -> String {
+    let lines: Vec<Vec<String>> = rows.iter().map(|row| cells(columns, row)).collect();
+    laid_out(columns, &lines, screen)
+}
+
+/// A row's cells.
+pub(super) fn cells(columns: &[&str], row: &Value) -> Vec<String> {
+    columns.iter().map(|column| cell(&row[*column])).collect()
+}
+
+/// [`table`] of cells.
+pub(super) fn laid_out(columns: &[&str], lines: &[Vec<String>], screen: Screen) -> String {
     let headings: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
-    let lines: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|column| cell(&row[*column])).collect()).collect();
     let width = |index: usize| {
-        let all = std::iter::once(&headings).chain(&lines);
+        let all = std::iter::once(&headings).chain(lines);
         all.map(|line: &Vec<String>| line[index].chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let whole = widths.iter().sum::<usize>() + GAP.len() * columns.len().saturating_sub(1);
-    if !rows.is_empty() && screen.columns.is_some_and(|columns| columns < whole) {
-        return blocks(&headings, &lines, screen);
+    if !lines.is_empty() && screen.columns.is_some_and(|columns| columns < whole) {
+        return blocks(&headings, lines, screen);
     }
     let joined = |line: &[String]| {
         let cells: Vec<String> =
@@ -65,7 +74,7 @@ pub(super) fn table(columns: &[&str], rows: &[Value], screen: Screen) -> String 
         cells.join(GAP).trim_end().to_owned()
     };
     let mut text = screen.styled(Style::Bold, &joined(&headings)) + "\n";
-    for line in &lines {
+    for line in lines {
         let _ = writeln!(text, "{}", joined(line));
     }
     text
