@@ -128,6 +128,7 @@ fn placed(text: &'static str, place: Place, host: Option<&str>) -> Cow<'static, 
     }
     let what = match place {
         Place::Metering => "AWS's metering service",
+        Place::LicenseManager => "AWS License Manager",
         Place::Sts => "STS",
         Place::Container => "the agent that hands out the task's credentials",
         Place::Imds => "the instance metadata service (IMDS)",
@@ -418,8 +419,15 @@ mod tests {
     fn the_last_remedy_promises_no_further_attempt() {
         let classes =
             [FaultClass::Denied, FaultClass::Misconfigured, FaultClass::Access, FaultClass::Transient];
-        let places =
-            [Place::Metering, Place::Sts, Place::Container, Place::Imds, Place::TaskMetadata, Place::Proxy];
+        let places = [
+            Place::Metering,
+            Place::LicenseManager,
+            Place::Sts,
+            Place::Container,
+            Place::Imds,
+            Place::TaskMetadata,
+            Place::Proxy,
+        ];
         for code in codes() {
             for (class, place) in classes.into_iter().flat_map(|class| places.map(|place| (class, place))) {
                 let fault = Fault::local(class, "", "detail").at(place, Some("host".to_owned()));

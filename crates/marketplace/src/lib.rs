@@ -11,6 +11,7 @@ pub mod customer;
 pub mod exceptions;
 pub mod fault;
 pub mod hour;
+pub mod license;
 pub mod operation;
 pub mod quantity;
 mod regions;
@@ -28,12 +29,13 @@ use serde::Serialize;
 pub use allocation::{Allocation, TagSet};
 pub use customer::Customer;
 pub use hour::Hour;
+pub use license::{KeyFingerprint, ProductId};
 pub use operation::{
     BatchMeterUsage, BatchMetered, Forwarded, HourUsage, Identified, MeterUsage, Metered, RecordStatus,
     RegisterUsage, Registered, ResolvedCustomer, Signing, UsageRecord,
 };
 pub use quantity::Quantity;
-pub use service::{Forward, Meter, Regional, Register, Resolve};
+pub use service::{Forward, License, Meter, Regional, Register, Resolve};
 pub use tollgate_receipt::{
     Invalid, NONCE_BYTES, NONCE_CHARS_MAX, Nonce, PRODUCT_CODE_CHARS_MAX, ProductCode, PublicKeyVersion,
 };
@@ -121,6 +123,8 @@ pub enum FaultClass {
 pub enum Place {
     /// The metering service.
     Metering,
+    /// License Manager.
+    LicenseManager,
     /// STS, which gives credentials for a web identity token.
     Sts,
     /// The endpoint in the container that hands out credentials: the ECS agent, or EKS Pod Identity's.

@@ -5,6 +5,10 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use super::license::{
+    CheckedIn, CheckedOut, CheckoutLicense, ConsumptionToken, Extended, LicenseUsage, ListReceivedLicenses,
+    ReceivedLicenses,
+};
 use super::{
     BatchMeterUsage, BatchMetered, Fault, Forwarded, Identified, MeterUsage, Metered, Region, RegisterUsage,
     Registered, ResolvedCustomer, Signing,
@@ -54,6 +58,35 @@ pub trait Meter: Regional {
 pub trait Resolve: Send + Sync {
     /// Turns a buyer's registration token into the customer.
     fn resolve_customer(&self, token: String) -> ServiceFuture<'_, ResolvedCustomer>;
+}
+
+/// For mode `contract`: License Manager.
+pub trait License: Regional {
+    /// All licenses of the product and issuer that this account has received, every page of them.
+    fn list_received_licenses(
+        &self,
+        request: ListReceivedLicenses,
+        signing: Signing,
+    ) -> ServiceFuture<'_, ReceivedLicenses>;
+
+    /// What is taken of a license.
+    fn get_license_usage(&self, license_arn: String, signing: Signing) -> ServiceFuture<'_, LicenseUsage>;
+
+    /// Takes part of a license.
+    fn checkout_license(&self, request: CheckoutLicense, signing: Signing) -> ServiceFuture<'_, CheckedOut>;
+
+    /// Keeps what was taken for longer.
+    fn extend_license_consumption(
+        &self,
+        token: ConsumptionToken,
+        signing: Signing,
+    ) -> ServiceFuture<'_, Extended>;
+
+    /// Gives back what was taken.
+    fn check_in_license(&self, token: ConsumptionToken, signing: Signing) -> ServiceFuture<'_, CheckedIn>;
+
+    /// The service's clock less ours in seconds, as [`Register::clock_skew`].
+    fn clock_skew(&self) -> Option<i64>;
 }
 
 /// For the AWS door.

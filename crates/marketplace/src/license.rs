@@ -1,0 +1,480 @@
+//! License Manager's vocabulary for products with contract pricing (AWS License Manager API reference, 2018-08-01).
+//!
+//! What a pod asks ([`CheckoutLicense`]) and what it is told ([`ReceivedLicense`], [`CheckedOut`]). Tokens that hold
+//! seats are never shown.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Invalid;
+use tollgate_time::Timestamp;
+
+/// Longest product ID, issuer's fingerprint or entitlement name that is taken; the service model states no limit.
+pub const TEXT_CHARS_MAX: usize = 255;
+
+/// Most entitlements of one product; a product in AWS Marketplace has at most so many dimensions.
+pub const ENTITLEMENTS_MAX: usize = super::DIMENSIONS_MAX;
+
+/// Longest token of a checkout that is kept; the service model states no limit.
+pub const CONSUMPTION_TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// The product ID of the AWS Marketplace Management Portal, which License Manager calls `ProductSKU`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ProductId(String);
+
+impl ProductId {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ProductId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let plain =
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        if text.is_empty() || text.len() > TEXT_CHARS_MAX || !plain {
+            return Err(Invalid("is no product ID, such as 2205b290-19e6-4c76-9eea-377d6bf7141a"));
+        }
+        if !text.contains('-') {
+            return Err(Invalid(
+                "is a product code; contract products are named by their product ID, which stands beside it in the AWS \
+                 Marketplace Management Portal",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for ProductId {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for ProductId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who issued a license: `KeyFingerprint`. Anybody can issue a license for a product ID in an account of their own;
+/// only this tells it from one that was bought.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct KeyFingerprint(Cow<'static, str>);
+
+impl KeyFingerprint {
+    /// Of licenses that were bought in AWS Marketplace.
+    pub const AWS_MARKETPLACE: Self =
+        Self(Cow::Borrowed("aws:294406891311:AWS/Marketplace:issuer-fingerprint"));
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KeyFingerprint {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let valid = match parts.as_slice() {
+            [partition, account, issuer, "issuer-fingerprint"] => {
+                partition.starts_with("aws")
+                    && account.len() == 12
+                    && account.bytes().all(|byte| byte.is_ascii_digit())
+                    && !issuer.is_empty()
+            }
+            _ => false,
+        };
+        if valid && text.len() <= TEXT_CHARS_MAX && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Ok(Self(text.to_owned().into()))
+        } else {
+            Err(Invalid(
+                "is no issuer's fingerprint, such as aws:294406891311:AWS/Marketplace:issuer-fingerprint",
+            ))
+        }
+    }
+}
+
+/// What an entitlement counts, in AWS's spelling (`EntitlementDataUnit`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Unit(&'static str);
+
+/// Every unit of the service model.
+const UNITS: [&str; 27] = [
+    "Count",
+    "None",
+    "Seconds",
+    "Microseconds",
+    "Milliseconds",
+    "Bytes",
+    "Kilobytes",
+    "Megabytes",
+    "Gigabytes",
+    "Terabytes",
+    "Bits",
+    "Kilobits",
+    "Megabits",
+    "Gigabits",
+    "Terabits",
+    "Percent",
+    "Bytes/Second",
+    "Kilobytes/Second",
+    "Megabytes/Second",
+    "Gigabytes/Second",
+    "Terabytes/Second",
+    "Bits/Second",
+    "Kilobits/Second",
+    "Megabits/Second",
+    "Gigabits/Second",
+    "Terabits/Second",
+    "Count/Second",
+];
+
+impl Unit {
+    /// Seats, users, nodes.
+    pub const COUNT: Self = Self("Count");
+
+    /// A tier: it is there or not, and its value is a text.
+    pub const NONE: Self = Self("None");
+
+    /// AWS's spelling.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+
+    /// A tier rather than a quantity.
+    #[must_use]
+    pub fn is_tier(self) -> bool {
+        self == Self::NONE
+    }
+}
+
+impl FromStr for Unit {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        UNITS.into_iter().find(|unit| *unit == text).map(Self).ok_or(Invalid(
+            "is no unit of License Manager: Count, None for a tier, Seconds, Bytes, Bytes/Second and others of its API \
+             reference, EntitlementDataUnit",
+        ))
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// How a checkout ends (`CheckoutType`). What was taken `PERPETUAL` never comes back; nothing here takes it so.
+pub const PROVISIONAL: &str = "PROVISIONAL";
+
+/// A license as `ListReceivedLicenses` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedLicense {
+    /// Its ARN.
+    pub arn: String,
+    /// Its product.
+    pub product_id: String,
+    /// Who issued it.
+    pub key_fingerprint: String,
+    /// Whether the issuer lets it be used.
+    pub status: LicenseStatus,
+    /// Whether this account has accepted and activated it.
+    pub received: Received,
+    /// From when it is valid, where the time can be read.
+    pub begin: Option<Timestamp>,
+    /// Until when; `None` for no end.
+    pub end: Option<Timestamp>,
+    /// What it entitles to.
+    pub entitlements: Vec<Entitlement>,
+    /// Where it was issued.
+    pub home_region: Option<String>,
+    /// How long a checkout lasts at most, where it says so.
+    pub time_to_live_max: Option<Duration>,
+}
+
+/// Whether a license may be used (`LicenseStatus`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LicenseStatus {
+    /// It may.
+    Available,
+    /// Not yet.
+    PendingAvailable,
+    /// Its issuer has switched it off, for a time or for good (`DEACTIVATED`, `SUSPENDED`).
+    Deactivated,
+    /// It has ended.
+    Expired,
+    /// It is gone, or about to be.
+    Deleted,
+    /// A word that this version does not know.
+    Unknown,
+}
+
+impl LicenseStatus {
+    /// From AWS's word.
+    #[must_use]
+    pub fn from_wire(word: &str) -> Self {
+        match word {
+            "AVAILABLE" => Self::Available,
+            "PENDING_AVAILABLE" => Self::PendingAvailable,
+            "DEACTIVATED" | "SUSPENDED" => Self::Deactivated,
+            "EXPIRED" => Self::Expired,
+            "PENDING_DELETE" | "DELETED" => Self::Deleted,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Whether the account that received a license uses it (`ReceivedStatus`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Received {
+    /// Accepted and activated.
+    Active,
+    /// Not accepted yet.
+    PendingAccept,
+    /// Accepted, and not activated, or no longer.
+    Disabled,
+    /// License Manager is at work on it.
+    InWork,
+    /// Rejected, deleted or failed.
+    Gone,
+    /// A word that this version does not know, or none.
+    Unknown,
+}
+
+impl Received {
+    /// From AWS's word.
+    #[must_use]
+    pub fn from_wire(word: &str) -> Self {
+        match word {
+            "ACTIVE" => Self::Active,
+            "PENDING_ACCEPT" => Self::PendingAccept,
+            "DISABLED" => Self::Disabled,
+            "PENDING_WORKFLOW" | "WORKFLOW_COMPLETED" => Self::InWork,
+            "REJECTED" | "DELETED" | "FAILED_WORKFLOW" => Self::Gone,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What a license entitles to, one dimension of the product.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entitlement {
+    /// The dimension's name.
+    pub name: String,
+    /// `None` for a unit that this version does not know.
+    pub unit: Option<Unit>,
+    /// How many; `None` or 0 is without limit.
+    pub max_count: Option<u64>,
+    /// The value of a tier.
+    pub value: Option<String>,
+    /// More may be taken than `max_count`.
+    pub overage: bool,
+    /// What was taken can be given back before it ends.
+    pub allow_check_in: bool,
+}
+
+/// What `ListReceivedLicenses` is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListReceivedLicenses {
+    /// Of this product.
+    pub product_id: ProductId,
+    /// Of this issuer.
+    pub key_fingerprint: KeyFingerprint,
+}
+
+/// Every page of `ListReceivedLicenses`, joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedLicenses {
+    /// The licenses.
+    pub licenses: Vec<ReceivedLicense>,
+    /// An answer carried the emulator's mark.
+    pub emulated: bool,
+}
+
+/// Part of a license, taken or to be taken (`EntitlementData`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntitlementData {
+    /// The dimension's name.
+    pub name: String,
+    /// AWS's spelling.
+    pub unit: String,
+    /// How many; `None` for a tier.
+    pub value: Option<u64>,
+}
+
+/// What `CheckoutLicense` is asked. The checkout is provisional: it ends by itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CheckoutLicense {
+    /// Of this product.
+    pub product_id: ProductId,
+    /// Of this issuer.
+    pub key_fingerprint: KeyFingerprint,
+    /// What is to be taken; all or nothing, but for tiers.
+    pub entitlements: Vec<EntitlementData>,
+    /// The same on every try of the same checkout.
+    pub client_token: String,
+}
+
+/// The token is not shown.
+impl fmt::Debug for CheckoutLicense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckoutLicense")
+            .field("product_id", &self.product_id)
+            .field("entitlements", &self.entitlements)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What holds the seats of a checkout: who knows it can give them back. Never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumptionToken(String);
+
+impl ConsumptionToken {
+    /// From AWS's answer; `None` for one that cannot be kept.
+    #[must_use]
+    pub fn new(text: String) -> Option<Self> {
+        (!text.is_empty() && text.len() <= CONSUMPTION_TOKEN_BYTES_MAX).then_some(Self(text))
+    }
+
+    /// For the call and the state file alone.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ConsumptionToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConsumptionToken(…)")
+    }
+}
+
+/// A definitive answer of `CheckoutLicense`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedOut {
+    /// What holds the seats.
+    pub token: ConsumptionToken,
+    /// What was taken; tiers that the license lacks are not in it.
+    pub allowed: Vec<EntitlementData>,
+    /// When the checkout ends by itself; `None` where the time cannot be read.
+    pub expiration: Option<Timestamp>,
+    /// The license that it was taken from.
+    pub license_arn: Option<String>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+}
+
+/// A definitive answer of `ExtendLicenseConsumption`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extended {
+    /// What holds the seats from now on.
+    pub token: ConsumptionToken,
+    /// As [`CheckedOut::expiration`].
+    pub expiration: Option<Timestamp>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+}
+
+/// A definitive answer of `CheckInLicense`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckedIn {
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+}
+
+/// A definitive answer of `GetLicenseUsage`: all that is taken of a license, by whomever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LicenseUsage {
+    /// By dimension.
+    pub entitlements: Vec<EntitlementUsage>,
+    /// The answer carried the emulator's mark.
+    pub emulated: bool,
+}
+
+/// What is taken of one dimension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntitlementUsage {
+    /// The dimension's name.
+    pub name: String,
+    /// AWS's spelling.
+    pub unit: String,
+    /// How much is taken.
+    pub consumed: u64,
+    /// Of how much; `None` without limit.
+    pub max_count: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_code_is_no_product_id() {
+        for good in ["2205b290-19e6-4c76-9eea-377d6bf7141a", "prod-bk2q5jwb4nvvg"] {
+            assert!(good.parse::<ProductId>().is_ok(), "{good}");
+        }
+        let code = "4h9bqmt5uxk8k7p6w6n9rfwkp".parse::<ProductId>().unwrap_err();
+        assert!(code.to_string().contains("is a product code"), "{code}");
+        for bad in ["", "a b-c", "a-b\n", &"a-".repeat(200)] {
+            assert!(bad.parse::<ProductId>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_issuer_has_an_account_and_a_name() {
+        let marketplace = KeyFingerprint::AWS_MARKETPLACE;
+        assert_eq!(marketplace.as_str().parse::<KeyFingerprint>().unwrap(), marketplace);
+        for (text, valid) in [
+            ("aws:111122223333:Seller:issuer-fingerprint", true),
+            ("aws:1111:Seller:issuer-fingerprint", false),
+            ("aws:111122223333::issuer-fingerprint", false),
+            ("aws:111122223333:Seller", false),
+            ("AWS/Marketplace", false),
+            ("", false),
+        ] {
+            assert_eq!(text.parse::<KeyFingerprint>().is_ok(), valid, "{text}");
+        }
+    }
+
+    #[test]
+    fn units_are_spelt_as_aws_does() {
+        assert!("Count".parse::<Unit>().is_ok_and(|unit| !unit.is_tier()));
+        assert!("None".parse::<Unit>().is_ok_and(Unit::is_tier));
+        for bad in ["count", "Seat", "Users", ""] {
+            assert!(bad.parse::<Unit>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_that_this_version_does_not_know_are_told_apart_from_none_of_ours() {
+        assert_eq!(LicenseStatus::from_wire("SUSPENDED"), LicenseStatus::Deactivated);
+        assert_eq!(LicenseStatus::from_wire("FROZEN"), LicenseStatus::Unknown);
+        assert_eq!(Received::from_wire("DISABLED"), Received::Disabled);
+        assert_eq!(Received::from_wire(""), Received::Unknown);
+    }
+
+    #[test]
+    fn what_holds_seats_is_never_shown() {
+        let token = ConsumptionToken::new("secret".to_owned()).unwrap();
+        assert!(!format!("{token:?}").contains("secret"));
+        assert!(ConsumptionToken::new(String::new()).is_none());
+        assert!(ConsumptionToken::new("x".repeat(CONSUMPTION_TOKEN_BYTES_MAX + 1)).is_none());
+    }
+}
