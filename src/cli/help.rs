@@ -142,7 +142,7 @@ mod tests {
             (&["run"], Mode::Hourly, "renew-every", false),
             (&["run"], Mode::Contract, "renew-every", true),
             (&["run"], Mode::Contract, "product-id", true),
-            (&["run"], Mode::Contract, "product-code", false),
+            (&["run"], Mode::Contract, "after-denial", false),
             (&["run"], Mode::Contract, "public-keys", false),
             (&["run"], Mode::Contract, "settle", false),
             (&["exec"], Mode::Hourly, "quit", false),
