@@ -181,6 +181,67 @@ impl fmt::Display for Unit {
     }
 }
 
+/// Most of one entitlement: `MaxCount` is a signed 64-bit number in the service model.
+pub const QUANTITY_MAX: u64 = i64::MAX.unsigned_abs();
+
+/// An entitlement that a product needs, as its seller writes it: `users:Count:10`, `users:Count`, `users`,
+/// `premium:None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The dimension's name.
+    pub name: String,
+    /// What it counts; `None` takes what the license says.
+    pub unit: Option<Unit>,
+    /// The least that the license must hold; at least 1, and never of a tier.
+    pub least: Option<u64>,
+}
+
+impl FromStr for Wanted {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let mut parts = text.split(':');
+        let (name, unit, least) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        if parts.next().is_some() {
+            return Err(Invalid(
+                "has more than three parts; write name:unit:quantity, such as users:Count:10",
+            ));
+        }
+        let spaced = name.starts_with(char::is_whitespace) || name.ends_with(char::is_whitespace);
+        if name.is_empty() || spaced || name.len() > TEXT_CHARS_MAX || name.chars().any(char::is_control) {
+            return Err(Invalid(
+                "begins with no name of an entitlement; write name:unit:quantity, such as users:Count:10",
+            ));
+        }
+        let unit: Option<Unit> = unit.map(str::parse).transpose()?;
+        let least = least.map(quantity).transpose()?;
+        if least.is_some() && unit.is_some_and(Unit::is_tier) {
+            return Err(Invalid(
+                "has a quantity, and unit None is a tier, which has none; write premium:None",
+            ));
+        }
+        Ok(Self { name: name.to_owned(), unit, least })
+    }
+}
+
+fn quantity(text: &str) -> Result<u64, Invalid> {
+    // A number's own parser takes a sign.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse::<u64>().ok().filter(|number| digits && (1..=QUANTITY_MAX).contains(number));
+    number.ok_or(Invalid("has a quantity that is no whole number from 1 to 9223372036854775807"))
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        let unit = self.unit.map(|unit| write!(f, ":{unit}"));
+        unit.transpose()?;
+        let least = self.least.map(|least| write!(f, ":{least}"));
+        least.transpose()?;
+        Ok(())
+    }
+}
+
 /// How a checkout ends (`CheckoutType`). What was taken `PERPETUAL` never comes back; nothing here takes it so.
 pub const PROVISIONAL: &str = "PROVISIONAL";
 
@@ -459,6 +520,44 @@ mod tests {
         assert!("None".parse::<Unit>().is_ok_and(Unit::is_tier));
         for bad in ["count", "Seat", "Users", ""] {
             assert!(bad.parse::<Unit>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wanted_entitlement_has_a_name_a_unit_and_a_quantity() {
+        let wanted = |name: &str, unit, least| Wanted { name: name.to_owned(), unit, least };
+        for (text, expected) in [
+            ("users:Count:10", wanted("users", Some(Unit::COUNT), Some(10))),
+            ("users:Count", wanted("users", Some(Unit::COUNT), None)),
+            ("users", wanted("users", None, None)),
+            ("premium:None", wanted("premium", Some(Unit::NONE), None)),
+            ("Gold tier:None", wanted("Gold tier", Some(Unit::NONE), None)),
+            ("users:Count:9223372036854775807", wanted("users", Some(Unit::COUNT), Some(QUANTITY_MAX))),
+        ] {
+            assert_eq!(text.parse::<Wanted>().as_ref(), Ok(&expected), "{text}");
+            assert_eq!(expected.to_string(), text);
+        }
+        for (text, why) in [
+            ("", "no name"),
+            (":Count", "no name"),
+            (" users", "no name"),
+            ("us\ners", "no name"),
+            ("u".repeat(TEXT_CHARS_MAX + 1).as_str(), "no name"),
+            ("users:count", "no unit"),
+            ("users:10", "no unit"),
+            ("users::10", "no unit"),
+            ("users:", "no unit"),
+            ("users:Count:", "no whole number"),
+            ("users:Count:0", "no whole number"),
+            ("users:Count:+1", "no whole number"),
+            ("users:Count:-1", "no whole number"),
+            ("users:Count:1.5", "no whole number"),
+            ("users:Count:9223372036854775808", "no whole number"),
+            ("users:Count:1:2", "more than three parts"),
+            ("premium:None:1", "is a tier"),
+        ] {
+            let problem = text.parse::<Wanted>().expect_err(text).to_string();
+            assert!(problem.contains(why), "{text}: {problem}");
         }
     }
 
