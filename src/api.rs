@@ -156,7 +156,7 @@ impl AppServer {
         };
         let (token, nonce) = match fact.standing.proof().map(AsRef::as_ref) {
             Some(Proof::Receipt(receipt)) => (json!(receipt.token()), json!(receipt.nonce().as_str())),
-            Some(Proof::Metered(_) | Proof::Permission(_) | Proof::Seller(_)) | None => {
+            Some(Proof::Metered(_) | Proof::Permission(_) | Proof::License(_) | Proof::Seller(_)) | None => {
                 (Value::Null, Value::Null)
             }
         };

@@ -18,4 +18,5 @@ pub mod probe;
 pub mod registration;
 pub mod runbook;
 pub mod shutdown;
+pub mod state_file;
 pub mod usage;
