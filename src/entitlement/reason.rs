@@ -229,6 +229,18 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
          this pod's service account as subject. tollgate doctor prints role and subject.",
     ),
     (
+        "LicenseTokenRefused",
+        "{at} does not accept the token in license_token_file.",
+        "The token ends a year after it was made, or with its license: make a new one in AWS Marketplace, Manage \
+         subscriptions, and replace the Kubernetes secret that the file comes from. Retries continue.",
+    ),
+    (
+        "LicenseRoleRefused",
+        "{at} does not give the role in AWS_ROLE_ARN for the license's token.",
+        "Check that the role exists, and its trust policy: openid-license-manager.amazonaws.com, and the account that made \
+         the token (condition amr).",
+    ),
+    (
         "CredentialsUnavailable",
         "The source of the pod's credentials does not answer.",
         "Run tollgate doctor in the pod: it names what is asked for credentials. Retries continue.",
