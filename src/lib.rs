@@ -17,4 +17,5 @@ pub mod probe;
 pub mod registration;
 pub mod runbook;
 pub mod shutdown;
+pub mod supervisor;
 pub mod usage;
