@@ -3,14 +3,14 @@
 //! The commands are shell scripts that say on standard output what they were told.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::processes::{Emulator, PROGRAM, Sidecar, command, configure_metered, get_local};
+use crate::processes::{Emulator, PROGRAM, Sidecar, command, configure_metered, get_local, http};
 
 /// No command here needs as long as a part of this for a line.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +42,18 @@ impl Supervised {
         let mut command = exec(emulator, pod, state.path(), &["/bin/sh", "-c", script]);
         change(&mut command);
         Self::of(command, state)
+    }
+
+    /// A script that waits for a line from the pipe that it has as `$0`; with the pipe's folder.
+    fn start_on_pipe(emulator: &Emulator, pod: &str, script: &str, grace: &str) -> (Self, PathBuf, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let state = tempfile::tempdir().unwrap();
+        let program = ["/bin/sh", "-c", script, pipe.to_str().unwrap()];
+        let mut command = exec(emulator, pod, state.path(), &program);
+        command.env("TOLLGATE_COMMAND_GRACE", grace);
+        (Self::of(command, state), pipe, folder)
     }
 
     fn of(mut command: Command, state: TempDir) -> Self {
@@ -104,7 +116,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn the_command_runs_beside_both_servers_and_its_code_is_the_exit_code() {
     let emulator = Emulator::start();
-    let script = r#"echo "$TOLLGATE_APP_ADDR ${TOLLGATE_MODE:-gone} $PPID"; trap "exit 7" USR1; while :; do sleep 1000 & wait $!; done"#;
+    let script = r#"trap "exit 7" USR1; echo "$TOLLGATE_APP_ADDR ${TOLLGATE_MODE:-gone} $PPID"; while :; do sleep 1000 & wait $!; done"#;
     let mut running = Supervised::start(&emulator, "pod-beside", script);
     running.sidecar.wait_for("entitled");
     let (app, parent) = (running.sidecar.app_addr.unwrap(), running.sidecar.process.id());
@@ -191,12 +203,7 @@ fn what_outlives_the_command_is_told_to_end_and_may_take_its_time() {
         read line < "$0"
         exit 4
     "#;
-    let folder = tempfile::tempdir().unwrap();
-    let pipe = folder.path().join("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let state = tempfile::tempdir().unwrap();
-    let program = ["/bin/sh", "-c", script, pipe.to_str().unwrap()];
-    let running = Supervised::of(exec(&emulator, "pod-outlives", state.path(), &program), state);
+    let (running, pipe, _folder) = Supervised::start_on_pipe(&emulator, "pod-outlives", script, "20s");
     running.says(&["up"]);
     std::fs::write(&pipe, "go\n").unwrap();
     running.says(&["told"]);
@@ -207,14 +214,7 @@ fn what_outlives_the_command_is_told_to_end_and_may_take_its_time() {
 fn what_outlives_the_command_and_does_not_end_is_killed() {
     let emulator = Emulator::start();
     let script = format!("sh -c '{IGNORES}' & read line < \"$0\"; exit 0");
-    let folder = tempfile::tempdir().unwrap();
-    let pipe = folder.path().join("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let state = tempfile::tempdir().unwrap();
-    let program = ["/bin/sh", "-c", script.as_str(), pipe.to_str().unwrap()];
-    let mut command = exec(&emulator, "pod-stays", state.path(), &program);
-    command.env("TOLLGATE_COMMAND_GRACE", "500ms");
-    let running = Supervised::of(command, state);
+    let (running, pipe, _folder) = Supervised::start_on_pipe(&emulator, "pod-stays", &script, "500ms");
     let pid = running.line();
     std::fs::write(&pipe, "go\n").unwrap();
     // Nothing failed: the command ended well.
@@ -226,9 +226,10 @@ fn what_outlives_the_command_and_does_not_end_is_killed() {
 #[test]
 fn a_command_that_forks_into_the_background_has_ended() {
     let emulator = Emulator::start();
-    let script = "setsid sh -c 'echo $$; exec sleep 1000 > /dev/null' & exit 0";
-    let running = Supervised::start(&emulator, "pod-daemon", script);
+    let script = "setsid sh -c 'echo $$; exec sleep 1000 > /dev/null 2>&1' & read line < \"$0\"; exit 0";
+    let (running, pipe, _folder) = Supervised::start_on_pipe(&emulator, "pod-daemon", script, "20s");
     let daemon = running.line();
+    std::fs::write(&pipe, "go\n").unwrap();
     assert_eq!(running.end().0, Some(0));
     assert!(exists(&daemon), "a session of its own is not the command's group");
     kill("KILL", &daemon);
@@ -238,8 +239,8 @@ fn a_command_that_forks_into_the_background_has_ended() {
 fn orphans_are_reaped_while_the_command_runs() {
     let emulator = Emulator::start();
     let script = r#"
-        sh -c 'sleep 0.05 & echo $!'
         trap 'exit 0' TERM
+        sh -c 'sleep 0.05 & echo $!'
         while :; do sleep 1000 & wait $!; done
     "#;
     let running = Supervised::start(&emulator, "pod-orphans", script);
@@ -309,12 +310,14 @@ fn before_the_gate_opens_no_command_runs_and_a_signal_ends_the_wait() {
     let state = tempfile::tempdir().unwrap();
     let mark = state.path().join("started");
     let touch = ["/bin/touch", mark.to_str().unwrap()];
-    emulator.admin("/_emulator/pods", r#"{"access_key":"pod-no","account_id":"444455556666"}"#);
+    let denied = r#"{"fault":"exception","exception":"CustomerNotEntitledException","operation":"MeterUsage"}"#;
+    emulator.admin("/_emulator/faults", denied);
     let output = exec(&emulator, "pod-no", state.path(), &touch).output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(77), "{log}");
     assert!(log.lines().last().unwrap().contains("denied: CustomerNotEntitledException: "), "{log}");
 
+    assert_eq!(http(emulator.addr, "DELETE", "/_emulator/faults", "").status, 200);
     emulator.admin("/_emulator/faults", r#"{"fault":"throttle"}"#);
     for (signal, code) in [("TERM", 143), ("INT", 143), ("HUP", 143)] {
         let mut waiting = Sidecar::start(exec(&emulator, "pod-wait", state.path(), &touch));
@@ -341,7 +344,7 @@ fn exec_is_not_for_products_that_the_seller_runs() {
 #[test]
 fn who_kills_tollgate_leaves_the_command_alone_unless_tollgate_is_pid_1() {
     let emulator = Emulator::start();
-    let script = "echo $$; exec sleep 1000 > /dev/null";
+    let script = "echo $$; exec sleep 1000 > /dev/null 2>&1";
     let running = Supervised::start(&emulator, "pod-killed", script);
     let pid = running.line();
     running.sidecar.signal("KILL");
@@ -409,7 +412,7 @@ fn as_pid_1_its_end_is_the_end_of_everything() {
         };
         names.filter(of_script).count()
     };
-    assert!(inside() >= 1);
+    wait_until("nothing runs in the namespace", || inside() > 0);
     kill("KILL", &first);
     running.sidecar.end();
     wait_until("something outlives PID 1", || inside() == 0);

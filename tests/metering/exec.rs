@@ -5,6 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{ChildStdout, Stdio};
 use std::time::Instant;
 
+use serde_json::json;
+
 use crate::bench::{AN_HOUR_AND_ALL, Bench, Running};
 use crate::processes::{Sidecar, http};
 
@@ -19,6 +21,9 @@ const REPORTS: &str = r#"
     report 1
     while :; do sleep 1000 > /dev/null & wait $!; done
 "#;
+
+const DENIED: &str =
+    r#"{"fault":"exception","exception":"CustomerNotEntitledException","operation":"MeterUsage"}"#;
 
 struct Commanded {
     running: Running,
@@ -64,8 +69,7 @@ fn what_the_command_reports_at_its_end_is_billed_although_each_call_takes_300_ms
 fn a_gate_that_shuts_later_does_not_end_the_command() {
     let bench = Bench::metered();
     let mut commanded = Commanded::start(&bench, &[("TOLLGATE_ON_LAPSE", "close-after:1s")]);
-    let denied = r#"{"fault":"exception","exception":"CustomerNotEntitledException","operation":"MeterUsage"}"#;
-    bench.fault(denied);
+    bench.fault(DENIED);
     commanded.running.pass(&bench, AN_HOUR_AND_ALL);
     commanded.running.sidecar.wait_for("denied");
     assert_eq!(commanded.running.sidecar.get("/readyz").status, 503);
@@ -92,7 +96,7 @@ fn a_refusal_after_grace_does_not_end_the_command_and_retries_continue() {
     let mut commanded = Commanded { running: Running::of(sidecar), out };
     commanded.says("reported 1");
     assert_eq!(http(bench.emulator.addr, "DELETE", "/_emulator/faults", "").status, 200);
-    bench.emulator.admin("/_emulator/pods", r#"{"access_key":"pod-1","account_id":"444455556666"}"#);
+    bench.fault(DENIED);
     commanded.running.sidecar.wait_for("denied");
     assert!(!commanded.running.sidecar.document()["next_attempt_at"].is_null());
     commanded.running.sidecar.signal("TERM");
@@ -105,12 +109,18 @@ fn a_refusal_after_grace_does_not_end_the_command_and_retries_continue() {
 fn a_ledger_that_breaks_asks_the_command_to_end_and_is_the_cause_of_the_exit() {
     let bench = Bench::metered();
     let mut commanded = Commanded::start(&bench, &[]);
+    // More than SQLite holds in memory: what it reads next comes from the file.
+    for request in 0..60 {
+        let event = |event| json!({"id": format!("{request}-{event}"), "dimension": "requests", "quantity": 1});
+        let events: Vec<_> = (0..1000).map(event).collect();
+        assert_eq!(commanded.running.usage(&json!(events)).status, 202);
+    }
     for name in ["usage.sqlite", "usage.sqlite-wal"] {
         let file = std::fs::OpenOptions::new().write(true).open(bench.state.path().join(name)).unwrap();
         let bytes = file.metadata().unwrap().len();
         std::os::unix::fs::FileExt::write_all_at(&file, &vec![0x5a; usize::try_from(bytes).unwrap()], 0).unwrap();
     }
-    commanded.running.pass(&bench, AN_HOUR_AND_ALL);
+    bench.emulator.admin("/_emulator/clock", &json!({"advance": AN_HOUR_AND_ALL}).to_string());
     commanded.running.sidecar.read_until(|line| line["event"] == "command_asked_to_end");
     let (status, last) = commanded.running.sidecar.end();
     assert_eq!(status.code(), Some(74), "{last}");
