@@ -202,8 +202,8 @@ async fn hung_up(signal: Option<&mut unix::Signal>) {
     }
 }
 
-/// Whether this process was started with the signal of this number ignored; Linux tells by the bits of a mask (proc(5)).
-/// Where it cannot be read, none is.
+/// Whether this process was started with the signal of this number ignored; Linux tells by the bits of a mask
+/// (proc(5)). Where it cannot be read, none is.
 #[must_use]
 pub fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -29,8 +29,8 @@ use crate::exit::Exit;
 use crate::shutdown::is_ignored;
 use tollgate_clock as clock;
 
-/// Passed on besides those that [`crate::shutdown::Signals`] hears: what others send to a process. What the kernel sends
-/// a process about itself (SIGSEGV, SIGPIPE, SIGXFSZ …) is about tollgate.
+/// Passed on besides those that [`crate::shutdown::Signals`] hears: what others send to a process. What the kernel
+/// sends a process about itself (SIGSEGV, SIGPIPE, SIGXFSZ …) is about tollgate.
 const PASSED: [Signal; 12] = [
     Signal::QUIT,
     Signal::USR1,

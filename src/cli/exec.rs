@@ -1,8 +1,8 @@
 //! `tollgate exec -- CMD ARGS…`: the gate inside the product's own image.
 //!
 //! Where nothing remains to be done once the gate is open it becomes CMD (`execve`): the process ID stays, nothing of
-//! tollgate stays resident. In every other mode it starts CMD as its child and stays beside it. While it waits it serves
-//! the probes, so that an operator can read why. When it is not entitled, CMD never starts.
+//! tollgate stays resident. In every other mode it starts CMD as its child and stays beside it. While it waits it
+//! serves the probes, so that an operator can read why. When it is not entitled, CMD never starts.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

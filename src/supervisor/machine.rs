@@ -1,8 +1,8 @@
 //! The deciding half of the supervisor: (state, event, now) in, what to do to the command's processes out.
 //!
 //! Invariants:
-//! - A signal goes to the command, which decides. SIGTERM and SIGINT ask for its end, as a failure of tollgate does, and
-//!   start `command_grace`, once; a repeated signal does not prolong it.
+//! - A signal goes to the command, which decides. SIGTERM and SIGINT ask for its end, as a failure of tollgate does,
+//!   and start `command_grace`, once; a repeated signal does not prolong it.
 //! - What is left of the command's process group when the command has ended is asked to end too, within the same grace.
 //!   Nothing of the group is left when usage is sent, unless the kernel cannot end it.
 //! - The command's end is told by its exit code, or by its signal. SIGKILL that is ours is told as ours.
@@ -300,10 +300,7 @@ mod tests {
     fn what_outlives_the_command_is_asked_to_end_and_then_killed() {
         let mut machine = started();
         machine.changed(Change::Ended(End::Code(3)));
-        assert_eq!(
-            machine.group(true, at(7)),
-            [Act::TellGroup(Signal::TERM), Act::TellGroup(Signal::CONT)]
-        );
+        assert_eq!(machine.group(true, at(7)), [Act::TellGroup(Signal::TERM), Act::TellGroup(Signal::CONT)]);
         assert_eq!(machine.group(true, at(8)), [], "it is told once");
         assert_eq!(machine.signal(Signal::USR1, at(9)), [Act::TellGroup(Signal::USR1)]);
         assert_eq!(machine.signal(Signal::TERM, at(9)), [Act::TellGroup(Signal::TERM)]);

@@ -8,9 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use rustix::process::{
-    Pid, WaitId, WaitIdOptions, getpgid, getpgrp, getppid, getsid, waitid,
-};
+use rustix::process::{Pid, WaitId, WaitIdOptions, getpgid, getpgrp, getppid, getsid, waitid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::config::OWN_PROGRAM;

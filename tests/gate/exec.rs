@@ -128,7 +128,10 @@ fn the_command_runs_beside_both_servers_and_its_code_is_the_exit_code() {
     assert_eq!(code, Some(7), "{last}");
     // Its end is no error of tollgate's.
     let told = (&last["event"], &last["level"], &last["exit_code"], &last["message"]);
-    assert_eq!(told, (&"exit".into(), &"INFO".into(), &7.into(), &"the command ended with exit code 7".into()));
+    assert_eq!(
+        told,
+        (&"exit".into(), &"INFO".into(), &7.into(), &"the command ended with exit code 7".into())
+    );
 }
 
 #[test]
@@ -310,7 +313,8 @@ fn before_the_gate_opens_no_command_runs_and_a_signal_ends_the_wait() {
     let state = tempfile::tempdir().unwrap();
     let mark = state.path().join("started");
     let touch = ["/bin/touch", mark.to_str().unwrap()];
-    let denied = r#"{"fault":"exception","exception":"CustomerNotEntitledException","operation":"MeterUsage"}"#;
+    let denied =
+        r#"{"fault":"exception","exception":"CustomerNotEntitledException","operation":"MeterUsage"}"#;
     emulator.admin("/_emulator/faults", denied);
     let output = exec(&emulator, "pod-no", state.path(), &touch).output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
@@ -385,7 +389,8 @@ fn as_pid_1_it_passes_signals_on_reaps_orphans_and_exits_with_the_commands_code(
     assert_eq!(running.line(), "1", "the command's parent");
     let first = pid_1_of(running.sidecar.process.id());
     // As the namespace's own `/proc` numbers it.
-    wait_until("the orphan stays a zombie", || !exists(&format!("{first}/root/proc/{orphan}")));
+    let processes = Path::new("/proc").join(&first).join("root").join("proc");
+    wait_until("the orphan stays a zombie", || !processes.join(&orphan).exists());
     kill("TERM", &first);
     running.says(&["TERM"]);
     let (code, last) = running.end();

@@ -111,18 +111,23 @@ fn a_ledger_that_breaks_asks_the_command_to_end_and_is_the_cause_of_the_exit() {
     let mut commanded = Commanded::start(&bench, &[]);
     // More than SQLite holds in memory: what it reads next comes from the file.
     for request in 0..60 {
-        let event = |event| json!({"id": format!("{request}-{event}"), "dimension": "requests", "quantity": 1});
+        let event =
+            |event| json!({"id": format!("{request}-{event}"), "dimension": "requests", "quantity": 1});
         let events: Vec<_> = (0..1000).map(event).collect();
         assert_eq!(commanded.running.usage(&json!(events)).status, 202);
     }
     for name in ["usage.sqlite", "usage.sqlite-wal"] {
         let file = std::fs::OpenOptions::new().write(true).open(bench.state.path().join(name)).unwrap();
         let bytes = file.metadata().unwrap().len();
-        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0x5a; usize::try_from(bytes).unwrap()], 0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![0x5a; usize::try_from(bytes).unwrap()], 0)
+            .unwrap();
     }
     bench.emulator.admin("/_emulator/clock", &json!({"advance": AN_HOUR_AND_ALL}).to_string());
     commanded.running.sidecar.read_until(|line| line["event"] == "command_asked_to_end");
     let (status, last) = commanded.running.sidecar.end();
     assert_eq!(status.code(), Some(74), "{last}");
-    assert!(last.contains("\"level\":\"ERROR\"") && last.contains("the usage ledger cannot be used"), "{last}");
+    assert!(
+        last.contains("\"level\":\"ERROR\"") && last.contains("the usage ledger cannot be used"),
+        "{last}"
+    );
 }
