@@ -27,7 +27,7 @@ use crate::config::{
     self as settings, Config, Flags, Installation, LogFormat, Mode, ProcessEnvironment, Role,
 };
 use crate::exit::Exit;
-use crate::{last_sentence, log};
+use crate::{last_sentence, log, supervisor};
 
 /// The entitlement and metering sidecar for container products on AWS Marketplace.
 #[derive(Debug, Parser)]
@@ -41,7 +41,7 @@ struct Cli {
 enum Command {
     /// Run the sidecar: register, verify, open the gate, serve the probes
     Run(run::RunArgs),
-    /// Register and verify, then run CMD in place of this program: the gate inside the paid image (mode hourly)
+    /// Register and verify, then run CMD: the gate inside the paid image (modes hourly, metered and contract)
     Exec(exec::ExecArgs),
     /// Wait until a running sidecar's gate is open, then run CMD in place of this program, or exit 0
     Await(await_gate::AwaitArgs),
@@ -67,6 +67,12 @@ enum Command {
     Ledger(ledger::LedgerArgs),
     /// Check the configuration, print it with its origins, or write a seller's first files
     Config(config::ConfigArgs),
+    /// Give the terminal of a command of `exec` that has ended to this process group: for tollgate itself
+    #[command(hide = true)]
+    TakeTerminal {
+        /// The process group
+        group: i32,
+    },
 }
 
 /// Parses the process's arguments and runs the subcommand.
@@ -134,6 +140,13 @@ fn dispatch(command: &Command) -> Exit {
         Command::Config(args) => {
             let (mut out, mut err) = (io::stdout(), io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)
+        }
+        Command::TakeTerminal { group } => {
+            if supervisor::take_terminal(*group) {
+                Exit::Done
+            } else {
+                Exit::Internal
+            }
         }
     }
 }

@@ -48,7 +48,7 @@ pub use self::env::{
     Environment, MapEnvironment, OWN_PROGRAM, ProcessEnvironment, arguments, restart_if_untidy,
 };
 pub use self::fault::{Fault, Faults, Origin};
-pub use self::flags::{Flags, USAGE_HEADING};
+pub use self::flags::Flags;
 pub use self::mode::Mode;
 pub use self::parse::{DURATION_MAX, duration};
 use self::reader::Reader;

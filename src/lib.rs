@@ -19,4 +19,5 @@ pub mod registration;
 pub mod runbook;
 pub mod shutdown;
 pub mod state_file;
+pub mod supervisor;
 pub mod usage;

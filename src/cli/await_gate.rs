@@ -62,7 +62,10 @@ pub fn run(args: &AwaitArgs) -> Exit {
     };
     let exit = runtime.block_on(wait(&gate, args));
     runtime.shutdown_background();
-    if exit == Exit::Done { exec::become_command(&args.command) } else { exit }
+    match exec::program(&args.command) {
+        Some(program) if exit == Exit::Done => exec::become_command(program),
+        _ => exit,
+    }
 }
 
 async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
