@@ -207,8 +207,11 @@ class Licenses(unittest.TestCase):
             with self.subTest(fault=fault):
                 self.setUp()
                 self.emulator.admin("faults", {"fault": fault, "operation": "CheckoutLicense", "count": 1})
-                with self.assertRaises((botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)):
-                    self.checkout("same", users(1))
+                try:
+                    # botocore makes an answer without members of what is no JSON.
+                    self.assertNotIn("LicenseConsumptionToken", self.checkout("same", users(1)))
+                except botocore.exceptions.BotoCoreError:
+                    self.assertNotEqual(fault, "invalid-json")
                 self.assertEqual(self.held()[0], 1)
                 token = self.checkout("same", users(1))["LicenseConsumptionToken"]
                 self.assertEqual(self.held(), (1, 1), "the same ClientToken takes nothing more")

@@ -5,7 +5,7 @@ mod checkout;
 mod create;
 mod listing;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use serde_json::{Value, json};
 

@@ -579,3 +579,40 @@ fn an_access_token_is_made_of_a_refresh_token() {
     assert_eq!(bench.code(Operation::GetAccessToken, &json!({"Token": refresh})), "AuthorizationException");
     assert_eq!(bench.service.bill.pods().count(), 0, "whoever brings a token is no pod yet");
 }
+
+/// One and the same story about License Manager, told by the answer that is in force.
+pub(crate) fn story(switch: &str, answer: &str) -> String {
+    let mut bench = Bench::with(switch, answer);
+    match switch {
+        "authorization_code" => {
+            let denied = [Operation::CheckoutLicense].into();
+            let pod = crate::world::Pod { denied, ..crate::world::Pod::default() };
+            bench.service.world.pods.insert("pod-1".to_owned(), pod);
+            bench.users("a", 1)
+        }
+        "client_token_life" | "repeated_client_token" => {
+            bench.users("a", 1);
+            bench.later(if switch == "client_token_life" { 10 } else { 1 });
+            bench.users("a", 1);
+            bench.held().0.to_string()
+        }
+        "expiration_format" => bench.take("a", &users(1)).unwrap()["Expiration"].to_string(),
+        "newest_license" => {
+            bench.order(&json!({
+                "license_arn": "arn:aws:license-manager::294406891311:license:l-second",
+                "product_id": "prod-democontract",
+                "entitlements": [{"name": "users", "max_count": 2}],
+            }));
+            bench.users("a", 3)
+        }
+        "other_region" => {
+            bench.region = "eu-central-1";
+            format!("{:?}", bench.take("a", &users(1)).map(|_| "ok"))
+        }
+        "unit_mismatch" => {
+            let unit = json!([{"Name": "users", "Unit": "None"}]);
+            bench.code(Operation::CheckoutLicense, &checkout("a", &unit))
+        }
+        other => panic!("no story tells the answers of {other:?} apart"),
+    }
+}
