@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::action::Action;
-use super::operation::{Operation, ServiceError};
+use super::operation::{Api, Operation, ServiceError};
 use super::token::Flaw;
 
 /// What goes wrong.
@@ -79,8 +79,17 @@ impl Kind {
 
     /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about metering
     /// and License Manager then.
-    const fn is_meant_for(&self, action: Action) -> bool {
-        self.fits(action) && (matches!(action, Action::Json(_)) || matches!(self, Self::ShortLived(_)))
+    fn is_meant_for(&self, action: Action) -> bool {
+        // An exception of metering alone would be a word that License Manager does not have.
+        let foreign = |code: &str| Api::Metering.has(code) && !Api::LicenseManager.has(code);
+        let meant = match (action, self) {
+            (Action::Json(operation), Self::Exception(error)) => {
+                operation.api() == Api::Metering || !foreign(&error.code)
+            }
+            (Action::Json(_), _) | (_, Self::ShortLived(_)) => true,
+            _ => false,
+        };
+        meant && self.fits(action)
     }
 }
 
@@ -400,6 +409,31 @@ mod tests {
         assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-B").unwrap().kind, Kind::Hang);
         assert_eq!(script.json()["rules"][0]["hits"], 2);
         assert_eq!(script.json()["rules"][0]["left"], 0);
+    }
+
+    #[test]
+    fn a_rule_without_operation_is_about_both_services_in_their_own_words() {
+        let hits =
+            |rule: &str, operation| script(&[rule]).hit(Action::Json(operation), "p").map(|hit| hit.kind);
+        let throttle = r#"{"fault":"throttle"}"#;
+        for (operation, code) in [
+            (Operation::MeterUsage, "ThrottlingException"),
+            (Operation::CheckoutLicense, "RateLimitExceededException"),
+        ] {
+            let hit = hits(throttle, operation);
+            assert!(matches!(hit, Some(Kind::Exception(error)) if error.code == code), "{operation:?}");
+        }
+        for (code, metering, licenses) in [
+            ("CustomerNotEntitledException", true, false),
+            ("AccessDeniedException", true, true),
+            ("MadeUpException", true, true),
+        ] {
+            let rule = format!(r#"{{"fault":"exception","exception":"{code}"}}"#);
+            assert_eq!(hits(&rule, Operation::MeterUsage).is_some(), metering, "{code}");
+            assert_eq!(hits(&rule, Operation::CheckoutLicense).is_some(), licenses, "{code}");
+        }
+        let pages = script(&[r#"{"fault":"empty-page"}"#]).json();
+        assert_eq!(pages["rules"][0]["operation"], "ListReceivedLicenses");
     }
 
     #[test]

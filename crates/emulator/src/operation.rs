@@ -59,7 +59,7 @@ impl Api {
     }
 
     /// Whether the service's model has the error.
-    fn has(self, code: &str) -> bool {
+    pub(super) fn has(self, code: &str) -> bool {
         let mut operations = Operation::ALL.into_iter().filter(|operation| operation.api() == self);
         operations.any(|operation| operation.exceptions().contains(&code))
     }
