@@ -170,6 +170,7 @@ impl App {
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,
+                license: None,
                 door: config.app.aws_door.then(|| {
                     // Only reports of this pod's own usage compete with the ledger's.
                     let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());

@@ -634,8 +634,11 @@ mod tests {
         let shown = |figures: &LicenseFigures| -> Vec<String> {
             metrics.license(figures);
             let text = metrics.encode(&entitlement(), Format::Text);
-            let mut lines: Vec<String> =
-                text.lines().filter(|line| line.starts_with("tollgate_license_")).map(str::to_owned).collect();
+            let mut lines: Vec<String> = text
+                .lines()
+                .filter(|line| line.starts_with("tollgate_license_"))
+                .map(str::to_owned)
+                .collect();
             lines.sort();
             lines
         };
