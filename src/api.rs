@@ -251,7 +251,12 @@ mod tests {
     #[test]
     fn a_request_that_took_too_long_may_be_sent_again() {
         let (_publisher, entitlement) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
-        let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap(), pod: None };
+        let subject = Subject {
+            mode: "metered",
+            product_code: Some("demo".parse().unwrap()),
+            product_id: None,
+            pod: None,
+        };
         let server = AppServer {
             subject: Arc::new(subject),
             room: BodyBudget::new(BODIES_BYTES_MAX),

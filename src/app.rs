@@ -31,7 +31,7 @@ pub(crate) use metering::repairs;
 use tollgate_aws::{Aws, Settings};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};
-use tollgate_marketplace::{Forward, Meter, Register};
+use tollgate_marketplace::{Forward, Meter, ProductCode, ProductId, Register};
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +115,8 @@ impl App {
         tracing::info!(
             event = "started",
             version = env!("CARGO_PKG_VERSION"), mode = config.product.mode.as_str(),
-            product_code = config.product.product_code.as_str(), %probe_addr,
+            product_code = config.product.product_code.as_ref().map(ProductCode::as_str),
+            product_id = config.product.product_id.as_ref().map(ProductId::as_str), %probe_addr,
             app_addr = app_addr.map(tracing::field::display),
             "tollgate started"
         );
@@ -135,6 +136,7 @@ impl App {
         let subject = Arc::new(Subject {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
+            product_id: config.product.product_id.clone(),
             pod: config.probe.pod_uid.clone(),
         });
         let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
@@ -171,28 +173,32 @@ impl App {
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,
                 license: None,
-                door: config.app.aws_door.then(|| {
-                    // Only reports of this pod's own usage compete with the ledger's.
-                    let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
-                    Door::new(
-                        Arc::clone(&aws) as Arc<dyn Forward>,
-                        metered.map(|usage| usage.part.clone()),
-                        config.product.product_code.clone(),
-                        registrations,
-                        clock.clone(),
-                        surroundings.notices.clone(),
-                    )
-                }),
+                door: config.product.product_code.clone().filter(|_| config.app.aws_door).map(
+                    |product_code| {
+                        // Only reports of this pod's own usage compete with the ledger's.
+                        let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
+                        Door::new(
+                            Arc::clone(&aws) as Arc<dyn Forward>,
+                            metered.map(|usage| usage.part.clone()),
+                            product_code,
+                            registrations,
+                            clock.clone(),
+                            surroundings.notices.clone(),
+                        )
+                    },
+                ),
                 quit: config.app.quit.then(|| quit.clone()),
             };
             parts.spawn("app server", http::serve(listener, app_limits, server, parts.stop()));
         }
 
         let draining = watch::Sender::new(false);
-        if config.product.mode.meters_own_pod() {
+        if let Some(product_code) = config.product.product_code.clone()
+            && config.product.mode.meters_own_pod()
+        {
             let trial = Trial {
                 aws: Arc::clone(&aws) as Arc<dyn Meter>,
-                product_code: config.product.product_code.clone(),
+                product_code,
                 clock: clock.clone(),
                 metrics: Arc::clone(&metrics),
             };
@@ -210,7 +216,13 @@ impl App {
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
         let (identity, notices) = (surroundings.identity.clone(), surroundings.notices.clone());
         let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
-        let registration = registration_config(config);
+        let Some(registration) = registration_config(config) else {
+            parts.spawn_deciding("registration", async move {
+                let _publisher = publisher;
+                std::future::pending().await
+            });
+            return Ok(Self { parts, signals, entitlement, quit, draining, drain, notices });
+        };
         parts.spawn_deciding("registration", async move {
             if let Some(mut open) = ledger_open {
                 // A gate that opens onto a ledger that cannot be written would lose what it lets through.
@@ -335,10 +347,11 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
 
 /// Only a signed answer attests.
 fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
-    config.product.mode.is_signed().then(|| {
+    let product_code = config.product.product_code.clone().filter(|_| config.product.mode.is_signed());
+    product_code.map(|product_code| {
         Arc::new(Attestation {
             aws: Arc::clone(&surroundings.aws) as Arc<dyn Register>,
-            product_code: config.product.product_code.clone(),
+            product_code,
             keys: config.product.keys.clone(),
             allow_emulated: config.product.allow_emulated,
             entitlement,
@@ -349,7 +362,8 @@ fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -
     })
 }
 
-fn registration_config(config: Config) -> registration::Config {
+/// `None` for products that License Manager is asked about.
+fn registration_config(config: Config) -> Option<registration::Config> {
     let (product, registration) = (config.product, config.registration);
     let versions = product.keys.versions().collect();
     let asking = match (product.mode, product.entitlement_dimension) {
@@ -359,8 +373,9 @@ fn registration_config(config: Config) -> registration::Config {
         (Mode::Metered, Some(dimension)) => Asking::ZeroReport(dimension),
         (Mode::Metered, None) => Asking::Permission(product.dimensions.into_iter().flatten().collect()),
         (Mode::Saas, _) => Asking::Seller,
+        (Mode::Contract, _) => return None,
     };
-    registration::Config {
+    Some(registration::Config {
         policy: Policy {
             unavailable_after: registration.unavailable_after,
             grace_period: registration.grace_period,
@@ -374,11 +389,11 @@ fn registration_config(config: Config) -> registration::Config {
             },
             ask_after_denial: registration.after_denial == AfterDenial::AskAgain,
         },
-        product_code: product.product_code,
+        product_code: product.product_code?,
         asking,
         allow_emulated: product.allow_emulated,
         docs_url: product.docs_url,
-    }
+    })
 }
 
 /// What every part is given.

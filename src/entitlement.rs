@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::exit::Exit;
-use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
+use tollgate_marketplace::{ProductCode, ProductId, PublicKeyVersion, Region};
 use tollgate_time::Timestamp;
 
 pub use proof::Proof;
@@ -283,10 +283,12 @@ pub fn channel(now: Timestamp) -> (Publisher, Watch) {
 /// What never changes while the process runs, for the document.
 #[derive(Debug, Clone)]
 pub struct Subject {
-    /// `hourly`, `metered` or `saas`.
+    /// `hourly`, `metered`, `contract` or `saas`.
     pub mode: &'static str,
-    /// The product.
-    pub product_code: ProductCode,
+    /// The product, by its code.
+    pub product_code: Option<ProductCode>,
+    /// In mode `contract`, by its ID.
+    pub product_id: Option<ProductId>,
     /// The pod whose gate it is (`TOLLGATE_POD_UID`), where the platform says so.
     pub pod: Option<String>,
 }
@@ -298,7 +300,10 @@ pub struct Document<'a> {
     gate: &'static str,
     proof: Option<&'static str>,
     mode: &'static str,
-    product_code: &'a ProductCode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    product_code: Option<&'a ProductCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    product_id: Option<&'a ProductId>,
     pod: Option<&'a str>,
     public_key_version: Option<PublicKeyVersion>,
     region: Option<&'a Region>,
@@ -322,7 +327,8 @@ impl<'a> Document<'a> {
             gate: if standing.gate_open() { "open" } else { "shut" },
             proof: standing.proof().map(|proof| proof.name()),
             mode: subject.mode,
-            product_code: &subject.product_code,
+            product_code: subject.product_code.as_ref(),
+            product_id: subject.product_id.as_ref(),
             pod: subject.pod.as_deref(),
             public_key_version: entitlement.public_key_version,
             region: entitlement.region.as_ref(),
