@@ -4,11 +4,14 @@
 //! It asks, publishes the fact and what it knows, remembers seats in the state folder, and gives them back at the end.
 //! It knows nothing of who reads the fact.
 
+pub mod counted;
+pub mod ending;
 pub mod judge;
 pub mod knowledge;
 pub mod machine;
 pub mod memory;
 mod stop;
+pub mod telling;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -22,7 +22,7 @@ const OF_APP_SERVER: [Setting; 3] = [Setting::AppAddr, Setting::AppTokenFile, Se
 const NOT_OF_EXEC: [Setting; 2] = [Setting::Quit, Setting::DrainQuiet];
 
 /// What the help ends with.
-const EXAMPLES: [(&[&str], &str); 14] = [
+const EXAMPLES: [(&[&str], &str); 15] = [
     (&["run"], "tollgate run --mode metered --product-code CODE --dimensions requests"),
     (&["exec"], "tollgate exec -- /app/server --port 8080"),
     (&["await"], "tollgate await --timeout 10m -- /app/server"),
@@ -37,6 +37,7 @@ const EXAMPLES: [(&[&str], &str); 14] = [
     (&["support-bundle"], "kubectl exec POD -c tollgate -- /tollgate support-bundle > bundle.json"),
     (&["ledger"], "tollgate ledger list --state dead --csv"),
     (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was mended'"),
+    (&["license"], "kubectl exec POD -c tollgate -- /tollgate license"),
     (&["config", "check"], "tollgate config check --json"),
     (&["config", "print"], "tollgate config print --config /etc/tollgate/tollgate.toml"),
     (&["config", "init"], "tollgate config init --mode metered --product-code CODE gate"),
