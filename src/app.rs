@@ -3,6 +3,7 @@
 
 mod clock_source;
 mod identity;
+mod licensing;
 mod metering;
 
 use std::io;
@@ -20,6 +21,7 @@ use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, On
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::last_sentence;
+use crate::license;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
@@ -31,6 +33,7 @@ use crate::shutdown::{Ended, Ending, First, Parts, Signals, until};
 use crate::supervisor::{self, Child};
 use crate::usage::notice::Notices;
 use identity::Identity;
+use licensing::Contract;
 pub(crate) use metering::repairs;
 use tollgate_aws::{Aws, Settings};
 use tollgate_clock::{self as clock, WallClock};
@@ -103,6 +106,8 @@ pub struct App {
     quit: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     drain: Option<metering::Drain>,
+    /// What a contract's pod holds.
+    seats: Option<license::Drain>,
     notices: Notices,
 }
 
@@ -165,6 +170,7 @@ impl App {
         };
         let metrics = Arc::clone(&surroundings.metrics);
         let usage = metering::start(&config, &surroundings, tell, &mut parts);
+        let contract = Contract::of(&config);
         let quit = watch::Sender::new(false);
         if let Some(listener) = app_listener {
             let attestation = attesting(&config, &surroundings, entitlement.clone());
@@ -178,7 +184,7 @@ impl App {
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,
-                license: None,
+                license: contract.as_ref().map(|contract| contract.part.clone()),
                 door: config.product.product_code.clone().filter(|_| config.app.aws_door).map(
                     |product_code| {
                         // Only reports of this pod's own usage compete with the ledger's.
@@ -222,13 +228,15 @@ impl App {
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
         let (identity, notices) = (surroundings.identity.clone(), surroundings.notices.clone());
         let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
-        let Some(registration) = registration_config(config) else {
-            parts.spawn_deciding("registration", async move {
-                let _publisher = publisher;
-                std::future::pending().await
-            });
-            return Ok(Self { parts, signals, entitlement, app_addr, quit, draining, drain, notices });
-        };
+        let seats = contract.as_ref().map(|contract| contract.drain.clone());
+        let app =
+            |parts| Self { parts, signals, entitlement, app_addr, quit, draining, drain, seats, notices };
+        if let Some(contract) = contract {
+            contract.start(&surroundings, publisher, &mut parts);
+            return Ok(app(parts));
+        }
+        // The configuration has a product's code wherever License Manager is not asked.
+        let Some(registration) = registration_config(config) else { return Ok(app(parts)) };
         parts.spawn_deciding("registration", async move {
             if let Some(mut open) = ledger_open {
                 // A gate that opens onto a ledger that cannot be written would lose what it lets through.
@@ -246,7 +254,7 @@ impl App {
             };
             Registration::new(registration, pod, surroundings).run().await
         });
-        Ok(Self { parts, signals, entitlement, app_addr, quit, draining, drain, notices })
+        Ok(app(parts))
     }
 
     /// Runs until a signal, an order to quit, or until the policy says to leave; drains; says how the process ends.
@@ -352,7 +360,7 @@ impl App {
 
     /// Drains, tells what remains, and says how the process ends: by `otherwise`, where nothing fails.
     async fn finish(mut self, ended: (Ended, Option<First>), otherwise: Ended) -> Exit {
-        let drain = self.drain.clone();
+        let (drain, seats) = (self.drain.clone(), self.seats.clone());
         let draining_now = self.draining.clone();
         let mut began = None;
         let draining = async {
@@ -361,9 +369,15 @@ impl App {
             if let Some(drain) = &drain {
                 drain.run().await;
             }
+            if let Some(seats) = &seats {
+                seats.run().await;
+            }
         };
         let mut ended = self.parts.finish(&mut self.signals, ended, draining).await;
         self.notices.tell_the_rest();
+        if let Some(seats) = &seats {
+            seats.tell_what_remains();
+        }
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
             // The end of the sender and that of the drain race; both tell of the ledger, and this one of what is in it.

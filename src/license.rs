@@ -335,8 +335,6 @@ impl Licensing {
         call: ServiceFuture<'_, T>,
     ) -> Result<T, Fault> {
         let answer = self.keep_published(machine, call).await;
-        let code = answer.as_ref().err().map_or("", |fault| fault.code.as_str());
-        self.metrics.license_called(operation, code);
         if let Err(fault) = &answer {
             if let Some(offset) = fault.clock_offset_seconds {
                 self.metrics.clock_skew(offset);

@@ -285,6 +285,11 @@ settings! {
             risk: "a pod that is cut off from AWS opens by the receipt of its last start",
             default: Is("on"), only: FOR_METERING, value_name: "ON|OFF",
         }
+
+        also {
+            /// A command runs beside, and a gate that shuts later does not end it.
+            stays_once_open: bool = runs_a_command(),
+        }
     }
 
     /// What a contract must hold, and how License Manager is asked.
@@ -336,11 +341,6 @@ settings! {
             risk: "nothing: AWS refuses a token that is not the buyer's",
             default: Absent("none"), owner: Owner::Operator, only: FOR_LICENSES, secret_path: true,
             sdk_variables: &["AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE", "AWS_LICENSE_ACCESS_FILE"],
-        }
-
-        also {
-            /// A command runs beside, and a gate that shuts later does not end it.
-            stays_once_open: bool = runs_a_command(),
         }
     }
 

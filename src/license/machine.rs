@@ -47,6 +47,8 @@ pub struct Policy {
     pub unavailable_after: Duration,
     /// Leave instead of asking again after a refusal (`on_denied = "exit"`).
     pub exit_when_refused: bool,
+    /// Not once the gate has opened: a command runs beside, and a gate that shuts later does not end it.
+    pub stays_once_open: bool,
 }
 
 /// A checkout lasts so long where neither answer nor license says: AWS's default.

@@ -27,6 +27,7 @@ fn config(model: Model) -> Config {
             renew_every: Duration::from_secs(900),
             unavailable_after: Duration::from_secs(1800),
             exit_when_refused: false,
+            stays_once_open: false,
         },
         allow_emulated: false,
         docs_url: Some("https://docs.example/".to_owned()),
@@ -53,7 +54,7 @@ fn start(service: &ScriptedSeats, config: Config, clock: &WallClock, store: Opti
     let (stop, drain) = Stop::within(GRACE);
     let metrics = Arc::new(Metrics::new());
     let surroundings = Surroundings {
-        service: Arc::new(service.clone()),
+        service: Arc::new(counted::Counted::new(Arc::new(service.clone()), Arc::clone(&metrics))),
         clock: clock.clone(),
         publisher,
         knowledge,

@@ -30,6 +30,7 @@ fn policy(model: Model) -> Policy {
         renew_every: 15 * MINUTE,
         unavailable_after: 30 * MINUTE,
         exit_when_refused: false,
+        stays_once_open: false,
     }
 }
 
