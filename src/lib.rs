@@ -18,4 +18,6 @@ pub mod probe;
 pub mod registration;
 pub mod runbook;
 pub mod shutdown;
+pub mod state_file;
+pub mod supervisor;
 pub mod usage;

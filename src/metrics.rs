@@ -136,10 +136,10 @@ metrics! {
         state: Family<StateLabel, Gauge> = Default::default() => "tollgate_entitlement_state" {
             help: "1 for the present entitlement state, 0 for the others",
             kind: "gauge, 0 or 1",
-            labels: "`state`: `pending`, `entitled`, `grace`, `lapsed`, `denied`, `unreported`, \
-                     `misconfigured`, `unverified`, `unavailable`",
+            labels: "`state`: `pending`, `entitled`, `grace`, `lapsed`, `denied`, `exhausted`, \
+                     `unreported`, `misconfigured`, `unverified`, `unavailable`",
             stability: "stable",
-            says: "1 for the present state, 0 for the eight others",
+            says: "1 for the present state, 0 for the nine others",
         }
 
         gate_open: Gauge = Default::default() => "tollgate_gate_open" {
@@ -634,8 +634,11 @@ mod tests {
         let shown = |figures: &LicenseFigures| -> Vec<String> {
             metrics.license(figures);
             let text = metrics.encode(&entitlement(), Format::Text);
-            let mut lines: Vec<String> =
-                text.lines().filter(|line| line.starts_with("tollgate_license_")).map(str::to_owned).collect();
+            let mut lines: Vec<String> = text
+                .lines()
+                .filter(|line| line.starts_with("tollgate_license_"))
+                .map(str::to_owned)
+                .collect();
             lines.sort();
             lines
         };

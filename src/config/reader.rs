@@ -112,8 +112,11 @@ impl<'a> Reader<'a> {
         self.peek(Setting::Mode, MODE.parse)
     }
 
-    /// Why the setting does nothing in this mode, if it does nothing.
+    /// Why the setting does nothing in this mode, or for this command, if it does nothing.
     pub(super) fn no_effect(&self, setting: Setting) -> Option<&'static str> {
+        if self.role == Role::Exec && matches!(setting, Setting::Quit | Setting::DrainQuiet) {
+            return Some("with exec the end of the command is the end, and nobody is left who reports");
+        }
         let only = setting.spec().only?;
         (!(only.used)(self.mode()?)).then_some(only.otherwise)
     }

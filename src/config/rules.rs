@@ -43,10 +43,10 @@ fn effects(reader: &mut Reader<'_>) {
 
 fn modes(reader: &mut Reader<'_>) {
     let Some(mode) = reader.mode() else { return };
-    if reader.role == Role::Exec && !mode.ends_when_open() {
+    if reader.role == Role::Exec && mode.is_run_by_seller() {
         reader.fault(
             Setting::Mode,
-            "cannot be used with exec, which only hourly products can; use run and await",
+            "cannot be used with exec: one tollgate reports for all replicas of the application; use run",
         );
     }
     // Otherwise a typing error in an event would be accepted here and lost at AWS.

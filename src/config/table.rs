@@ -285,6 +285,11 @@ settings! {
             risk: "a pod that is cut off from AWS opens by the receipt of its last start",
             default: Is("on"), only: FOR_METERING, value_name: "ON|OFF",
         }
+
+        also {
+            /// A command runs beside, and a gate that shuts later does not end it.
+            stays_once_open: bool = runs_a_command(),
+        }
     }
 
     /// What a contract must hold, and how License Manager is asked.
@@ -404,10 +409,10 @@ settings! {
             default: Is("2s"), owner: Owner::Operator, for_usage: true,
         }
 
-        /// Not in use yet: in mode `hourly`, the only one of `exec`, tollgate is replaced by the command and
-        /// stops nothing.
+        /// How long the command of `exec` may take to end after SIGTERM or SIGINT before it is killed;
+        /// `shutdown_grace` begins then. Not used in mode `hourly`, in which the command replaces tollgate.
         CommandGrace = "command_grace" => command_grace: Duration = read(STOP) {
-            risk: "nothing: it is not in use yet",
+            risk: "too short: the application is killed with usage that it has not reported",
             default: Is("20s"), owner: Owner::Operator,
         }
 
@@ -477,6 +482,11 @@ settings! {
             identity: PodIdentity = identity::read(),
         }
     }
+}
+
+/// `exec` starts a command.
+fn runs_a_command(reader: &mut Reader<'_>) -> Option<bool> {
+    Some(reader.role == Role::Exec)
 }
 
 /// A seller's file exists.

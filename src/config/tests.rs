@@ -186,7 +186,11 @@ fn on_denied_depends_on_who_asks_unless_it_is_set() {
     let exec = Case::hourly().role(Role::Exec);
     assert_eq!(exec.valid().registration.on_denied, OnDenied::Exit);
     assert_eq!(exec.flag(Setting::OnDenied, "hold").valid().registration.on_denied, OnDenied::Hold);
-    let faults = Case::metered().role(Role::Exec).faults();
+    let metered = Case::metered().role(Role::Exec).valid().registration;
+    assert!(metered.on_denied == OnDenied::Exit && metered.stays_once_open);
+    let quits = Case::metered().role(Role::Exec).flag(Setting::Quit, "true").load().unwrap().warnings;
+    assert!(quits.iter().any(|line| line.starts_with("quit (flag --quit) has no effect: ")), "{quits:?}");
+    let faults = Case::metered().env("TOLLGATE_MODE", "saas").role(Role::Exec).faults();
     assert!(faults.contains("cannot be used with exec"), "{faults}");
 }
 

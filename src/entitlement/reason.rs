@@ -344,6 +344,64 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "Remove the endpoint override, so that AWS itself is asked.",
     ),
     (
+        "NoLicense",
+        "This account has received no license of the product from its issuer.",
+        "Buy the product in AWS Marketplace with the account that runs this pod, or have the account that bought it grant this \
+         one its license (AWS License Manager, Granted licenses).",
+    ),
+    (
+        "LicenseNotActivated",
+        "The product's license is in this account and not in use.",
+        "Accept and activate the license in AWS License Manager, Granted licenses.",
+    ),
+    (
+        "LicenseDeactivated",
+        "The issuer has switched the product's license off.",
+        "Ask the seller of this product: an invoice may be unpaid, or the agreement cancelled.",
+    ),
+    (
+        "LicenseEnded",
+        "The contract for this product has ended.",
+        "Renew the contract in AWS Marketplace, Manage subscriptions. A renewal is seen within minutes.",
+    ),
+    (
+        "LicenseNotYetValid",
+        "The contract for this product has not begun yet.",
+        "Nothing to do until it begins. If it should have begun, check the node's clock (NTP).",
+    ),
+    (
+        "UnitMismatch",
+        "The license counts an entitlement in another unit than the product expects.",
+        "Tell the seller of this product; the seller corrects the unit in entitlements, or leaves it out.",
+    ),
+    (
+        "NameMismatch",
+        "The license lacks an entitlement that the product expects.",
+        "Tell the seller of this product; the seller compares entitlements with the API names of the dimensions. A contract \
+         that is older than the dimension needs an amendment.",
+    ),
+    (
+        "QuantityTooSmall",
+        "The license has less of an entitlement than the product needs.",
+        "Upgrade the contract in AWS Marketplace, or ask the seller of this product.",
+    ),
+    (
+        "SeatsExhausted",
+        "All seats of the license are taken.",
+        "Stop a pod that holds one, or buy more seats in AWS Marketplace. The seat of a pod that was killed without its volume \
+         comes free within an hour.",
+    ),
+    (
+        "LicenseCauseUnknown",
+        "AWS License Manager grants nothing of the license, and this pod may not look at it to see why.",
+        "Allow license-manager:ListReceivedLicenses in the policy of the pod's role: then the cause is told.",
+    ),
+    (
+        "LicenseStateNotKept",
+        "The license cannot be kept in state_dir, so no seat is taken: a restart would lose it.",
+        "Make room on the volume of state_dir, or let this process's user write there. Retries continue.",
+    ),
+    (
         "UsageUnreported",
         "AWS has not accepted this pod's usage for longer than the seller allows.",
         "Run `tollgate ledger list`: it names AWS's answer to each record. Restore the way to AWS, or replay the dead \

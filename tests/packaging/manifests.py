@@ -108,7 +108,9 @@ class Manifests(unittest.TestCase):
 
     def test_the_forms_without_a_lock_say_how_they_gate(self):
         pods = {name: template["spec"] for name, _, template in workloads() if "initContainers" not in template["spec"]}
-        self.assertEqual(set(pods), {"exec.yaml", "readiness.yaml", "saas.yaml"})
+        self.assertEqual(set(pods), {"exec-metered.yaml", "exec.yaml", "readiness.yaml", "saas.yaml"})
+        # tollgate stays beside the command: command_grace, then shutdown_grace.
+        self.assertGreater(pods["exec-metered.yaml"]["terminationGracePeriodSeconds"], 20 + 25)
         application, _ = pods["readiness.yaml"]["containers"]
         self.assertEqual(application["readinessProbe"]["httpGet"], {"path": "/readyz", "port": 19180})
         replicas = [document["spec"].get("replicas") for name, document, _ in workloads() if name == "saas.yaml"]

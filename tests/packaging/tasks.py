@@ -50,7 +50,7 @@ def documents(text):
 class Tasks(unittest.TestCase):
     def tasks(self):
         files = sorted(ECS.glob("task-*.json"))
-        self.assertEqual(len(files), 4)
+        self.assertEqual(len(files), 5)
         return {path.name: json.loads(path.read_text()) for path in files}
 
     def test_each_fits_the_ecs_model(self):
@@ -106,6 +106,9 @@ class Tasks(unittest.TestCase):
         # Nothing here replaces the application's entry point, but the gate that is in it.
         if len(containers) == 1:
             self.assertEqual((containers["app"]["command"][:3], waits), (["/tollgate", "exec", "--"], {}), name)
+            # tollgate stays beside the command where usage is reported: command_grace, then shutdown_grace.
+            stays = bool(containers["app"].get("mountPoints"))
+            self.assertEqual(containers["app"]["stopTimeout"] > 20 + 25, stays, name)
             return
         self.assertNotIn("command", containers["app"], name)
         if network == "bridge":
