@@ -5,7 +5,7 @@
 //! - The region is the configured one, else the pod's, until an answer names the license's own: then that one, which is
 //!   asked once at once, and by later calls. An answer names regions only: no call goes to a host that it chose.
 //! - Answers are checked: what is no license of the product and issuer that were asked for is left out, and a listing
-//!   that breaks AWS's model is a fault, never a shorter listing. Where something was taken, its token always comes back.
+//!   that breaks AWS's model is a fault, never a shorter listing. The token of what was taken always comes back.
 //! - What holds seats is shown nowhere, nor is any byte of an answer.
 
 mod answer;
