@@ -168,7 +168,8 @@ impl LicenseManager {
 
     /// A success's own bytes, and the region that gave it.
     async fn call(&self, operation: Operation<'_>, signing: Signing) -> Result<(Raw, Region), Fault> {
-        let ready = self.aws.ready(signing).await?;
+        // Without credentials nothing was sent, whatever refused them.
+        let ready = self.aws.ready(signing).await.map_err(Fault::unsent)?;
         let region = operation.region.cloned().or_else(|| self.known_region());
         let region = region.unwrap_or_else(|| ready.region.clone());
         let (raw, fault) = self.send(&ready, &region, &operation).await?;
@@ -190,7 +191,7 @@ impl LicenseManager {
         region: &Region,
         operation: &Operation<'_>,
     ) -> Result<(Raw, Option<Fault>), Fault> {
-        let url = endpoint_of(self.aws.settings(), region).await?;
+        let url = endpoint_of(self.aws.settings(), region).await.map_err(Fault::unsent)?;
         self.learnt.lock().expect("held for one move only, which cannot panic").host = host_of(&url);
         let settings = sdk::config::Builder::new()
             .region(sdk::config::Region::new(region.as_str().to_owned()))
