@@ -58,7 +58,7 @@ impl Source {
         let read_alone = there && repairs.is_none();
         if !mode.has_ledger() && !read_alone {
             let text = format!(
-                "mode: there is no ledger in mode {mode}, where AWS meters by itself; for another product set --mode"
+                "mode: there is no ledger in mode {mode}, which reports no usage; for another product set --mode"
             );
             return Err((Exit::Config, text));
         }
