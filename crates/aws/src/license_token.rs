@@ -1,5 +1,5 @@
-//! Credentials for License Manager outside AWS, where a pod has no role ("License Manager for Container Anywhere" of AWS
-//! Marketplace's seller guide): the buyer's refresh token of the license → an access token → the buyer's role.
+//! Credentials for License Manager outside AWS, where a pod has no role (AWS Marketplace seller guide, Container
+//! Anywhere products): the buyer's refresh token of the license → an access token → the buyer's role.
 //!
 //! Both calls are unsigned. They are tried last, and for License Manager alone. The token lies in a file that somebody
 //! may replace, so every load reads it anew. It is never shown, and neither is what it is exchanged for.
@@ -43,8 +43,8 @@ const TOKEN_REFUSED: &str = "LicenseTokenRefused";
 const ROLE_REFUSED: &str = "LicenseRoleRefused";
 
 impl Loader {
-    /// The pod's own credentials, or else those that the token in `file` gives; and where they were asked for. Without a
-    /// region of its own (`known`) the pod's credentials are of no use.
+    /// The pod's own credentials, or else those that the token in `file` gives; and where they were asked for. Without
+    /// a region of its own (`known`) the pod's credentials are of no use.
     pub(super) async fn credentials_or_token(
         &self,
         known: Result<Region, Fault>,
@@ -66,7 +66,8 @@ impl Loader {
 
     async fn by_token(&self, file: &Path, region: &Region, trail: &Trail) -> Result<Credentials, Fault> {
         let role = self.settings.role_arn.as_deref().ok_or_else(|| {
-            let text = "license_token_file is set without AWS_ROLE_ARN, the role that the license's secret names iam_role";
+            let text =
+                "license_token_file is set without AWS_ROLE_ARN, which is iam_role in the license's secret";
             Fault::local(FaultClass::Access, CREDENTIALS_INCOMPLETE, text).unsent()
         })?;
         let refresh_token = read_token(file)?;

@@ -605,6 +605,7 @@ async fn the_configured_region_comes_before_the_pods_and_stands_in_for_one_that_
     let manager = LicenseManager::new(Arc::new(Aws::for_tests(settings, Ok(keys()))), Settings::default());
     let fault = list(&manager).await.unwrap_err();
     assert_eq!((fault.class, fault.code.as_str()), (FaultClass::Access, "RegionUnknown"));
+    assert!(fault.never_sent && fault.seen.is_empty(), "no policy of License Manager's refused: {fault:?}");
 }
 
 // === outside AWS ===
@@ -638,7 +639,8 @@ fn given(expiration: &str) -> Vec<u8> {
     );
     let body = format!(
         "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
-         <AssumeRoleWithWebIdentityResult>{result}</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+         <AssumeRoleWithWebIdentityResult>{result}</AssumeRoleWithWebIdentityResult>\
+         </AssumeRoleWithWebIdentityResponse>"
     );
     answer("200 OK", "content-type: text/xml\r\n", &body)
 }
