@@ -172,6 +172,7 @@ impl App {
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,
+                license: None,
                 door: config.product.product_code.clone().filter(|_| config.app.aws_door).map(
                     |product_code| {
                         // Only reports of this pod's own usage compete with the ledger's.

@@ -192,12 +192,26 @@ pub fn load_probe(
     env: &dyn Environment,
     installed: &Installation<'_>,
 ) -> Result<Probe, Faults> {
+    load_part(flags, env, installed, Probe::read)
+}
+
+/// As [`load_probe`], of the application's server.
+pub fn load_app(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Result<App, Faults> {
+    load_part(flags, env, installed, App::read)
+}
+
+fn load_part<T>(
+    flags: &Flags,
+    env: &dyn Environment,
+    installed: &Installation<'_>,
+    read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+) -> Result<T, Faults> {
     let resolution = resolve::resolve(flags, env, installed);
     let mut reader = Reader::new(&resolution, env, installed, Role::Inspect);
-    let probe = Probe::read(&mut reader);
+    let part = read(&mut reader);
     let faults = reader.faults;
-    match probe {
-        Some(probe) if !resolution.file.is_broken() && !resolution.seller.is_broken() => Ok(probe),
+    match part {
+        Some(part) if !resolution.file.is_broken() && !resolution.seller.is_broken() => Ok(part),
         _ => Err(Faults(resolution.faults.into_iter().chain(faults).collect())),
     }
 }

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod entitlement;
 pub mod exit;
 pub mod last_sentence;
+pub mod license;
 pub mod log;
 pub mod metrics;
 pub mod probe;

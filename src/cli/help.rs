@@ -20,7 +20,7 @@ const OF_APP_SERVER: [Setting; 4] =
     [Setting::AppAddr, Setting::AppTokenFile, Setting::AwsDoor, Setting::Quit];
 
 /// What the help ends with.
-const EXAMPLES: [(&[&str], &str); 14] = [
+const EXAMPLES: [(&[&str], &str); 15] = [
     (&["run"], "tollgate run --mode metered --product-code CODE --dimensions requests"),
     (&["exec"], "tollgate exec -- /app/server --port 8080"),
     (&["await"], "tollgate await --timeout 10m -- /app/server"),
@@ -35,6 +35,7 @@ const EXAMPLES: [(&[&str], &str); 14] = [
     (&["support-bundle"], "kubectl exec POD -c tollgate -- /tollgate support-bundle > bundle.json"),
     (&["ledger"], "tollgate ledger list --state dead --csv"),
     (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was mended'"),
+    (&["license"], "kubectl exec POD -c tollgate -- /tollgate license"),
     (&["config", "check"], "tollgate config check --json"),
     (&["config", "print"], "tollgate config print --config /etc/tollgate/tollgate.toml"),
     (&["config", "init"], "tollgate config init --mode metered --product-code CODE gate"),
@@ -142,7 +143,7 @@ mod tests {
             (&["run"], Mode::Hourly, "renew-every", false),
             (&["run"], Mode::Contract, "renew-every", true),
             (&["run"], Mode::Contract, "product-id", true),
-            (&["run"], Mode::Contract, "product-code", false),
+            (&["run"], Mode::Contract, "after-denial", false),
             (&["run"], Mode::Contract, "public-keys", false),
             (&["run"], Mode::Contract, "settle", false),
             (&["exec"], Mode::Hourly, "quit", false),

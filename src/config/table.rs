@@ -141,8 +141,8 @@ settings! {
             sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"], chart_value: Some("region"),
         }
 
-        /// Where the metering service, in mode `contract` License Manager, is reached instead of AWS's own endpoint; in a
-        /// build with the emulator STS and the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` or
+        /// Where the metering service, in mode `contract` License Manager, is reached instead of AWS's own endpoint;
+        /// in a build with the emulator STS and the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` or
         /// `AWS_ENDPOINT_URL_LICENSE_MANAGER` (that service alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
             risk: "takes answers and usage to another server: free use",

@@ -102,8 +102,8 @@ pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bo
     }
 }
 
-/// The same for License Manager, which takes any credentials of the buyer's account whose policy allows the calls (AWS's
-/// pages show IRSA and the task role, and exclude nothing).
+/// The same for License Manager, which takes any credentials of the buyer's account whose policy allows the calls:
+/// AWS's pages show IRSA and the task role, and exclude nothing.
 fn of_contract(source: CredentialSource, container: Container, irsa: bool) -> Finding {
     let check = "credentials";
     let seen = source.describe();

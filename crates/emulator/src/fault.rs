@@ -43,6 +43,17 @@ pub(super) enum Kind {
     Unprocessed(usize),
     /// Credentials that end so soon, whatever was asked for.
     ShortLived(Duration),
+    /// ListReceivedLicenses: pages that no client should trust.
+    Pages(Pages),
+}
+
+/// Pages of a listing that no client should trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pages {
+    /// A page without licenses, and a token that leads to those that it should have had.
+    Empty,
+    /// A token on every page, the last included.
+    Endless,
 }
 
 impl Kind {
@@ -50,10 +61,11 @@ impl Kind {
     const fn fits(&self, action: Action) -> bool {
         match self {
             Self::NoSignature | Self::Token(_) => {
-                matches!(action, Action::Metering(Operation::RegisterUsage))
+                matches!(action, Action::Json(Operation::RegisterUsage))
             }
-            Self::Unprocessed(_) => matches!(action, Action::Metering(Operation::BatchMeterUsage)),
+            Self::Unprocessed(_) => matches!(action, Action::Json(Operation::BatchMeterUsage)),
             Self::ShortLived(_) => action.gives_credentials(),
+            Self::Pages(_) => matches!(action, Action::Json(Operation::ListReceivedLicenses)),
             _ => true,
         }
     }
@@ -65,15 +77,15 @@ impl Kind {
         first.filter(|_| fitting.next().is_none())
     }
 
-    /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about the
-    /// metering service then.
+    /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about metering
+    /// and License Manager then.
     const fn is_meant_for(&self, action: Action) -> bool {
-        self.fits(action) && (matches!(action, Action::Metering(_)) || matches!(self, Self::ShortLived(_)))
+        self.fits(action) && (matches!(action, Action::Json(_)) || matches!(self, Self::ShortLived(_)))
     }
 }
 
 /// The faults' names with what they do, for the page and the messages.
-pub(super) const NAMES: [(&str, &str); 15] = [
+pub(super) const NAMES: [(&str, &str); 17] = [
     ("throttle", "the service's error for too many calls; nothing is processed"),
     ("exception", "any exception, named by \"exception\"; nothing is processed"),
     ("http", "a page of HTML with \"status\" (503 unless stated); nothing is processed"),
@@ -89,12 +101,14 @@ pub(super) const NAMES: [(&str, &str); 15] = [
     ("token", "RegisterUsage: a bad token, named by \"token\""),
     ("unprocessed", "BatchMeterUsage: the last \"records\" (1 unless stated) are left unprocessed"),
     ("short-lived", "AssumeRoleWithWebIdentity, ContainerCredentials: credentials that end after \"delay\""),
+    ("empty-page", "ListReceivedLicenses: a page without licenses, and a token that leads to them"),
+    ("endless-pages", "ListReceivedLicenses: every page has a token"),
 ];
 
 /// A rule as it is kept.
 #[derive(Debug, Clone)]
 struct Rule {
-    /// Without it, every operation of the metering service that the fault fits.
+    /// Without it, every operation of metering and License Manager that the fault fits.
     action: Option<Action>,
     pod: Option<String>,
     kind: Kind,
@@ -309,6 +323,8 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
         "truncate" => Kind::Truncate,
         "invalid-json" => Kind::InvalidJson,
         "no-signature" => Kind::NoSignature,
+        "empty-page" => Kind::Pages(Pages::Empty),
+        "endless-pages" => Kind::Pages(Pages::Endless),
         "unprocessed" => Kind::Unprocessed(document.records.unwrap_or(1)),
         "token" => {
             let name = document.token.as_deref().ok_or("fault \"token\" needs \"token\", the flaw")?;
@@ -374,14 +390,14 @@ mod tests {
             r#"{"operation":"RegisterUsage","fault":"throttle","count":2,"skip":1}"#,
             r#"{"pod":"POD-B","fault":"hang"}"#,
         ]);
-        assert_eq!(script.hit(Action::Metering(Operation::MeterUsage), "POD-A"), None);
-        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-A"), None);
+        assert_eq!(script.hit(Action::Json(Operation::MeterUsage), "POD-A"), None);
+        assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-A"), None);
         for _ in 0..2 {
-            let hit = script.hit(Action::Metering(Operation::RegisterUsage), "POD-A").unwrap();
+            let hit = script.hit(Action::Json(Operation::RegisterUsage), "POD-A").unwrap();
             assert!(matches!(hit.kind, Kind::Exception(error) if error.code == "ThrottlingException"));
         }
-        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-A"), None);
-        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-B").unwrap().kind, Kind::Hang);
+        assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-A"), None);
+        assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-B").unwrap().kind, Kind::Hang);
         assert_eq!(script.json()["rules"][0]["hits"], 2);
         assert_eq!(script.json()["rules"][0]["left"], 0);
     }
@@ -391,7 +407,7 @@ mod tests {
         let run = || {
             let mut script = script(&[r#"{"fault":"hang","probability":0.5}"#]);
             (0..64)
-                .map(|_| script.hit(Action::Metering(Operation::MeterUsage), "p").is_some())
+                .map(|_| script.hit(Action::Json(Operation::MeterUsage), "p").is_some())
                 .collect::<Vec<_>>()
         };
         let first = run();

@@ -300,6 +300,19 @@ impl LicenseStatus {
             _ => Self::Unknown,
         }
     }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::PendingAvailable => "pending",
+            Self::Deactivated => "deactivated",
+            Self::Expired => "expired",
+            Self::Deleted => "deleted",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Whether the account that received a license uses it (`ReceivedStatus`).
@@ -330,6 +343,19 @@ impl Received {
             "PENDING_WORKFLOW" | "WORKFLOW_COMPLETED" => Self::InWork,
             "REJECTED" | "DELETED" | "FAILED_WORKFLOW" => Self::Gone,
             _ => Self::Unknown,
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::PendingAccept => "pending_accept",
+            Self::Disabled => "disabled",
+            Self::InWork => "in_work",
+            Self::Gone => "gone",
+            Self::Unknown => "unknown",
         }
     }
 }
