@@ -342,6 +342,7 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
         sealed: aws.sealed,
         imds_disabled: aws.imds_disabled,
         ca_bundle: aws.ca_bundle.clone(),
+        role_arn: aws.role_arn.clone(),
     }
 }
 

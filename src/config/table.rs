@@ -230,7 +230,8 @@ settings! {
     /// Where things are kept.
     #[derive(Debug, Clone, PartialEq, Eq)]
     State {
-        /// The folder for the kept receipt, the grace period and the usage ledger; `none` keeps nothing.
+        /// The folder for the kept receipt, the grace period, the seats that are held and the usage ledger; `none`
+        /// keeps nothing.
         StateDir = "state_dir" => dir: StateDir = state_dir(DIR) {
             risk: "begins with an empty ledger; what the old folder holds is not sent. So does a new volume, and nothing stops that",
             default: Is("/var/lib/tollgate"), owner: Owner::Operator, chart_value: Some("state.type"),
@@ -410,11 +411,12 @@ settings! {
             default: Is("20s"), owner: Owner::Operator,
         }
 
-        /// How long a stop may take; usage that is not sent by then stays in the ledger.
+        /// How long a stop may take; usage that is not sent by then stays in the ledger, and seats that are not given
+        /// back by then end with their checkout.
         ShutdownGrace = "shutdown_grace" => shutdown_grace: Duration = floored(STOP) {
-            risk: "the open hour stays on disk, and is lost with an `emptyDir`; at least 5 s",
+            risk: "the open hour stays on disk, and is lost with an `emptyDir`; seats stay taken for up to an hour; at least 5 s",
             // Less leaves no time to send the open hour.
-            default: Is("25s"), owner: Owner::Operator, floor: Some("5s"), for_usage: true,
+            default: Is("25s"), owner: Owner::Operator, floor: Some("5s"),
             chart_value: Some("shutdownGrace"),
         }
 

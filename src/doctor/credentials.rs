@@ -96,6 +96,7 @@ pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bo
         (CredentialSource::Environment | CredentialSource::Profile, _) => {
             unsupported(format!("{seen}: AWS does not support long-term keys for metering"), IRSA.to_owned())
         }
+        (CredentialSource::LicenseToken, _) => Finding::ok(check, format!("{seen}: for pods outside AWS")),
         (CredentialSource::Other, _) => {
             Finding::warning(check, seen, format!("It may not be what AWS accepts for metering. {IRSA}"))
         }

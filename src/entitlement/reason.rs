@@ -62,7 +62,7 @@ impl Reason {
     fn new(fault: &Fault) -> Self {
         let (code, class, place) = (&fault.code, fault.class, fault.place);
         let host = fault.host.as_deref();
-        let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
+        let (message, remedy) = text(code.as_str(), place).unwrap_or_else(|| fallback(class, place));
         let remedy = remedy_at(class, place, code.as_str()).unwrap_or(remedy);
         // The proxy may have taken the connection and got no further.
         let through_proxy = place == Place::Proxy && code.as_str() == "ConnectTimeout";
@@ -171,23 +171,31 @@ fn remedy_at(class: FaultClass, place: Place, code: &str) -> Option<&'static str
     }
 }
 
-/// Message and remedy of a code: AWS's names from their table, ours from the catalogue.
-fn text(code: &str) -> Option<(&'static str, &'static str)> {
-    let ours =
-        || CATALOGUE.iter().find(|(known, ..)| *known == code).map(|&(_, message, remedy)| (message, remedy));
-    exceptions::find(code).map(|exception| (exception.message, exception.remedy)).or_else(ours)
+/// Message and remedy of a code at a place: AWS's names from their table, ours from the catalogue.
+fn text(code: &str, place: Place) -> Option<(&'static str, &'static str)> {
+    let ours = || {
+        let entry = CATALOGUE.iter().find(|(known, ..)| *known == code);
+        entry.map(|&(_, message, remedy)| (message, exceptions::remedy(remedy, place)))
+    };
+    exceptions::text(code, place).or_else(ours)
 }
 
-const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
+fn fallback(class: FaultClass, place: Place) -> (&'static str, &'static str) {
     match class {
         FaultClass::Denied => {
             ("AWS refuses the use of this product.", "Check the subscription in AWS Marketplace.")
         }
+        FaultClass::Misconfigured if place == Place::LicenseManager => (
+            "AWS License Manager rejects the request.",
+            "Check product_id, key_fingerprint, entitlements and the region; the runbook explains the exception.",
+        ),
         FaultClass::Misconfigured => (
             "AWS rejects the request.",
             "Check product code, public key version and region; the runbook explains the exception.",
         ),
-        FaultClass::Access => ("AWS does not accept the credentials of this pod.", ROLE),
+        FaultClass::Access => {
+            ("AWS does not accept the credentials of this pod.", exceptions::remedy(ROLE, place))
+        }
         FaultClass::ExpiredSession => ("The session token has expired.", "Wait: it is being renewed."),
         FaultClass::Transient => ("AWS could not answer.", WAIT),
     }
@@ -219,6 +227,18 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "{at} refuses this pod the IAM role that AWS_ROLE_ARN names.",
         "Check that the role exists, and its trust policy: the cluster's OIDC provider, the audience sts.amazonaws.com, and \
          this pod's service account as subject. tollgate doctor prints role and subject.",
+    ),
+    (
+        "LicenseTokenRefused",
+        "{at} does not accept the token in license_token_file.",
+        "The token ends a year after it was made, or with its license: make a new one in AWS Marketplace, Manage \
+         subscriptions, and replace the Kubernetes secret that the file comes from. Retries continue.",
+    ),
+    (
+        "LicenseRoleRefused",
+        "{at} does not give the role in AWS_ROLE_ARN for the license's token.",
+        "Check that the role exists, and its trust policy: openid-license-manager.amazonaws.com, and the account that made \
+         the token (condition amr).",
     ),
     (
         "CredentialsUnavailable",
@@ -402,8 +422,9 @@ mod tests {
 
     #[test]
     fn every_text_fits_the_line_of_probe() {
-        for code in codes() {
-            let (message, remedy) = text(code).unwrap();
+        let places = [Place::Metering, Place::LicenseManager];
+        for (code, place) in codes().flat_map(|code| places.map(|place| (code, place))) {
+            let (message, remedy) = text(code, place).unwrap();
             let line = crate::entitlement::line(
                 "misconfigured",
                 Some((code, message, remedy)),

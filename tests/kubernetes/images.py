@@ -39,7 +39,8 @@ def build(root, folder, keys):
     archives = []
 
     def image(name, dockerfile, context):
-        run(*buildah, "bud", "--quiet", "--format", "docker", "--timestamp", "0", "--tag", name, "--file", dockerfile, context)
+        # Else `COPY --from` looks for its image in a registry, and waits 40 s for a network that is not there.
+        run(*buildah, "bud", "--pull=never", "--quiet", "--format", "docker", "--timestamp", "0", "--tag", name, "--file", dockerfile, context)
 
     def archive(name):
         path = folder / f"{name.rpartition('/')[2].replace(':', '-')}.tar"

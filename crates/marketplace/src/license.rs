@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Invalid;
+use super::{Invalid, Region};
 use tollgate_time::Timestamp;
 
 /// Longest product ID, issuer's fingerprint or entitlement name that is taken; the service model states no limit.
@@ -260,7 +260,7 @@ pub struct ReceivedLicense {
     pub received: Received,
     /// From when it is valid, where the time can be read.
     pub begin: Option<Timestamp>,
-    /// Until when; `None` for no end.
+    /// Until when; `None` for no end. A license whose end cannot be read has the status [`LicenseStatus::Unknown`].
     pub end: Option<Timestamp>,
     /// What it entitles to.
     pub entitlements: Vec<Entitlement>,
@@ -430,20 +430,39 @@ impl fmt::Debug for CheckoutLicense {
 }
 
 /// What holds the seats of a checkout: who knows it can give them back. Never shown.
+///
+/// It knows the region that gave it, which may be another than the configured one: only there is it known.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConsumptionToken(String);
+pub struct ConsumptionToken {
+    token: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    region: Option<Region>,
+}
 
 impl ConsumptionToken {
     /// From AWS's answer; `None` for one that cannot be kept.
     #[must_use]
     pub fn new(text: String) -> Option<Self> {
-        (!text.is_empty() && text.len() <= CONSUMPTION_TOKEN_BYTES_MAX).then_some(Self(text))
+        let kept = !text.is_empty() && text.len() <= CONSUMPTION_TOKEN_BYTES_MAX;
+        kept.then_some(Self { token: text, region: None })
+    }
+
+    /// The same, given in this region.
+    #[must_use]
+    pub fn given_in(self, region: Region) -> Self {
+        Self { region: Some(region), ..self }
+    }
+
+    /// Where it was given; `None` for the region that is asked anyway.
+    #[must_use]
+    pub const fn region(&self) -> Option<&Region> {
+        self.region.as_ref()
     }
 
     /// For the call and the state file alone.
     #[must_use]
     pub fn secret(&self) -> &str {
-        &self.0
+        &self.token
     }
 }
 
@@ -601,5 +620,9 @@ mod tests {
         assert!(!format!("{token:?}").contains("secret"));
         assert!(ConsumptionToken::new(String::new()).is_none());
         assert!(ConsumptionToken::new("x".repeat(CONSUMPTION_TOKEN_BYTES_MAX + 1)).is_none());
+        for token in [token.clone(), token.given_in("us-west-2".parse().unwrap())] {
+            let kept = serde_json::to_string(&token).unwrap();
+            assert!(serde_json::from_str::<ConsumptionToken>(&kept).unwrap() == token, "{kept}");
+        }
     }
 }
