@@ -3,20 +3,25 @@
 
 mod clock_source;
 mod identity;
+mod licensing;
 mod metering;
 
 use std::io;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::api::attestation::{self, Attestation};
 use crate::api::door::Door;
 use crate::api::{self, AppServer};
+use crate::config::setting::Setting;
 use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::last_sentence;
+use crate::license;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
@@ -24,14 +29,16 @@ use crate::registration::dimensions::Trial;
 use crate::registration::machine::Policy;
 use crate::registration::memory::Store;
 use crate::registration::{self, Asking, Registration};
-use crate::shutdown::{Ended, Parts, Signals, until};
+use crate::shutdown::{Ended, Ending, First, Parts, Signals, until};
+use crate::supervisor::{self, Child};
 use crate::usage::notice::Notices;
 use identity::Identity;
+use licensing::Contract;
 pub(crate) use metering::repairs;
 use tollgate_aws::{Aws, Settings};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};
-use tollgate_marketplace::{Forward, Meter, Register};
+use tollgate_marketplace::{Forward, Meter, ProductCode, ProductId, Register};
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +90,9 @@ impl StartError {
 /// What a process serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// The gate alone, for `exec`.
+    /// The gate alone, for an `exec` that becomes the command.
     Gate,
-    /// The application's server too, for `run`.
+    /// The application's server too, for `run` and for an `exec` that stays.
     Sidecar,
 }
 
@@ -94,9 +101,13 @@ pub struct App {
     parts: Parts,
     signals: Signals,
     entitlement: Watch,
+    /// The application's server, as it is bound.
+    app_addr: Option<Address>,
     quit: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     drain: Option<metering::Drain>,
+    /// What a contract's pod holds.
+    seats: Option<license::Drain>,
     notices: Notices,
 }
 
@@ -115,8 +126,9 @@ impl App {
         tracing::info!(
             event = "started",
             version = env!("CARGO_PKG_VERSION"), mode = config.product.mode.as_str(),
-            product_code = config.product.product_code.as_str(), %probe_addr,
-            app_addr = app_addr.map(tracing::field::display),
+            product_code = config.product.product_code.as_ref().map(ProductCode::as_str),
+            product_id = config.product.product_id.as_ref().map(ProductId::as_str), %probe_addr,
+            app_addr = app_addr.as_ref().map(tracing::field::display),
             "tollgate started"
         );
 
@@ -135,6 +147,7 @@ impl App {
         let subject = Arc::new(Subject {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
+            product_id: config.product.product_id.clone(),
             pod: config.probe.pod_uid.clone(),
         });
         let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
@@ -157,6 +170,7 @@ impl App {
         };
         let metrics = Arc::clone(&surroundings.metrics);
         let usage = metering::start(&config, &surroundings, tell, &mut parts);
+        let contract = Contract::of(&config);
         let quit = watch::Sender::new(false);
         if let Some(listener) = app_listener {
             let attestation = attesting(&config, &surroundings, entitlement.clone());
@@ -170,28 +184,33 @@ impl App {
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,
-                door: config.app.aws_door.then(|| {
-                    // Only reports of this pod's own usage compete with the ledger's.
-                    let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
-                    Door::new(
-                        Arc::clone(&aws) as Arc<dyn Forward>,
-                        metered.map(|usage| usage.part.clone()),
-                        config.product.product_code.clone(),
-                        registrations,
-                        clock.clone(),
-                        surroundings.notices.clone(),
-                    )
-                }),
+                license: contract.as_ref().map(|contract| contract.part.clone()),
+                door: config.product.product_code.clone().filter(|_| config.app.aws_door).map(
+                    |product_code| {
+                        // Only reports of this pod's own usage compete with the ledger's.
+                        let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
+                        Door::new(
+                            Arc::clone(&aws) as Arc<dyn Forward>,
+                            metered.map(|usage| usage.part.clone()),
+                            product_code,
+                            registrations,
+                            clock.clone(),
+                            surroundings.notices.clone(),
+                        )
+                    },
+                ),
                 quit: config.app.quit.then(|| quit.clone()),
             };
             parts.spawn("app server", http::serve(listener, app_limits, server, parts.stop()));
         }
 
         let draining = watch::Sender::new(false);
-        if config.product.mode.meters_own_pod() {
+        if let Some(product_code) = config.product.product_code.clone()
+            && config.product.mode.meters_own_pod()
+        {
             let trial = Trial {
                 aws: Arc::clone(&aws) as Arc<dyn Meter>,
-                product_code: config.product.product_code.clone(),
+                product_code,
                 clock: clock.clone(),
                 metrics: Arc::clone(&metrics),
             };
@@ -209,7 +228,15 @@ impl App {
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
         let (identity, notices) = (surroundings.identity.clone(), surroundings.notices.clone());
         let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
-        let registration = registration_config(config);
+        let seats = contract.as_ref().map(|contract| contract.drain.clone());
+        let app =
+            |parts| Self { parts, signals, entitlement, app_addr, quit, draining, drain, seats, notices };
+        if let Some(contract) = contract {
+            contract.start(&surroundings, publisher, &mut parts);
+            return Ok(app(parts));
+        }
+        // The configuration has a product's code wherever License Manager is not asked.
+        let Some(registration) = registration_config(config) else { return Ok(app(parts)) };
         parts.spawn_deciding("registration", async move {
             if let Some(mut open) = ledger_open {
                 // A gate that opens onto a ledger that cannot be written would lose what it lets through.
@@ -227,7 +254,7 @@ impl App {
             };
             Registration::new(registration, pod, surroundings).run().await
         });
-        Ok(Self { parts, signals, entitlement, quit, draining, drain, notices })
+        Ok(app(parts))
     }
 
     /// Runs until a signal, an order to quit, or until the policy says to leave; drains; says how the process ends.
@@ -238,7 +265,102 @@ impl App {
             tracing::info!(event = "draining", "asked to quit: draining");
             Exit::Done
         };
-        let drain = self.drain.clone();
+        let ended = self.parts.watch(&mut self.signals, quit).await;
+        self.finish(ended, Ended::by_policy(Exit::Done)).await
+    }
+
+    /// Runs until the gate opens; `Err` is how the process ends otherwise. Sockets are closed when it returns.
+    pub async fn run_until_open(mut self) -> Result<(), Exit> {
+        let done = || Ended::by_policy(Exit::Done);
+        let (ended, otherwise) = match self.wait_until_open().await {
+            Ok(()) => ((done(), None), done()),
+            Err(ended) => (ended, self.ended_before_open()),
+        };
+        match self.finish(ended, otherwise).await {
+            Exit::Done => Ok(()),
+            exit => Err(exit),
+        }
+    }
+
+    /// Waits for the gate, then runs `command` beside the servers, and drains when it has ended.
+    pub async fn run_beside(mut self, mut command: Command, grace: Duration) -> Exit {
+        if let Err(ended) = self.wait_until_open().await {
+            let before_open = self.ended_before_open();
+            return self.finish(ended, before_open).await;
+        }
+        if let Some(addr) = &self.app_addr {
+            command.env(Setting::AppAddr.spec().env, addr.to_string());
+        }
+        let mut child = match Child::start(&mut command, grace) {
+            Ok(child) => child,
+            Err(error) => {
+                let exit = supervisor::exit_of(&error);
+                let cause = supervisor::cannot_start(command.get_program(), &error.to_string());
+                return self.finish((Ended::because(exit, cause), None), Ended::by_policy(exit)).await;
+            }
+        };
+        let (mut first, mut failed) = (First::to_come(), None);
+        let end = loop {
+            if let Some(end) = child.over() {
+                break end;
+            }
+            tokio::select! {
+                () = child.next() => {}
+                signal = self.signals.next() => {
+                    tracing::info!(
+                        event = "signal_passed", signal = signal.as_str(), "signal passed on to the command"
+                    );
+                    if signal != Ending::HangUp {
+                        first = First::now(signal);
+                    }
+                    child.signal(signal.signal());
+                }
+                ended = self.parts.failure(), if failed.is_none() => {
+                    let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().last_line());
+                    if matches!(ended.exit, Exit::Internal | Exit::LedgerIo) {
+                        tracing::error!(
+                            event = "command_asked_to_end",
+                            "the command is asked to end, since tollgate cannot go on: {cause}"
+                        );
+                        child.ask_to_end();
+                        failed = Some(ended);
+                    } else {
+                        // A gate that shuts later ends no command.
+                        tracing::error!(event = "gate_not_asked_again", "the command runs on: {cause}");
+                    }
+                }
+            }
+        };
+        tracing::info!(event = "draining", "command ended: draining");
+        let ended = failed.unwrap_or_else(|| Ended::by_policy(Exit::Done));
+        self.finish((ended, Some(first)), Ended::of_command(end, child.killed_by_us().then_some(grace))).await
+    }
+
+    /// Waits for the open gate; `Err` is what came before it.
+    async fn wait_until_open(&mut self) -> Result<(), (Ended, Option<First>)> {
+        let mut entitlement = self.entitlement.clone();
+        let opened = async move {
+            match entitlement.wait_for(|fact| fact.standing.gate_open()).await {
+                Ok(_) => Exit::Done,
+                // The publisher went with the registration, whose own end says how the process ends.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        match self.parts.watch(&mut self.signals, opened).await {
+            (Ended { exit: Exit::Done, .. }, None) => Ok(()),
+            ended => Err(ended),
+        }
+    }
+
+    /// How a process ends that a signal ended while it waited for the gate.
+    fn ended_before_open(&self) -> Ended {
+        let line = self.entitlement.borrow().last_line();
+        Ended::because(Exit::Terminated, format!("a signal ended tollgate before the gate opened: {line}"))
+    }
+
+    /// Drains, tells what remains, and says how the process ends: by `otherwise`, where nothing fails.
+    async fn finish(mut self, ended: (Ended, Option<First>), otherwise: Ended) -> Exit {
+        let (drain, seats) = (self.drain.clone(), self.seats.clone());
         let draining_now = self.draining.clone();
         let mut began = None;
         let draining = async {
@@ -247,9 +369,15 @@ impl App {
             if let Some(drain) = &drain {
                 drain.run().await;
             }
+            if let Some(seats) = &seats {
+                seats.run().await;
+            }
         };
-        let mut ended = self.parts.supervise(&mut self.signals, quit, draining).await;
+        let mut ended = self.parts.finish(&mut self.signals, ended, draining).await;
         self.notices.tell_the_rest();
+        if let Some(seats) = &seats {
+            seats.tell_what_remains();
+        }
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
             // The end of the sender and that of the drain race; both tell of the ledger, and this one of what is in it.
@@ -259,42 +387,24 @@ impl App {
                 ended = Ended { exit: Exit::LedgerIo, cause: Some(cause) };
             }
         }
+        if ended.exit == Exit::Done {
+            ended = otherwise;
+        }
         self.last_line(&ended);
         ended.exit
     }
 
-    /// Runs until the gate opens; `Err` is how the process ends otherwise. Sockets are closed when it returns.
-    pub async fn run_until_open(mut self) -> Result<(), Exit> {
-        let mut entitlement = self.entitlement.clone();
-        let opened = async move {
-            match entitlement.wait_for(|fact| fact.standing.gate_open()).await {
-                Ok(_) => Exit::Done,
-                // The publisher went with the registration, whose own end says how the process ends.
-                Err(_) => std::future::pending().await,
-            }
-        };
-        let mut ended = self.parts.supervise(&mut self.signals, opened, std::future::ready(())).await;
-        let open = self.entitlement.borrow().standing.gate_open();
-        if ended.exit == Exit::Done {
-            if open {
-                return Ok(());
-            }
-            let line = self.entitlement.borrow().last_line();
-            ended = Ended {
-                exit: Exit::Terminated,
-                cause: Some(format!("a signal ended tollgate before the gate opened: {line}")),
-            };
-        }
-        self.last_line(&ended);
-        Err(ended.exit)
-    }
-
     /// Every exit that is not 0 ends with its cause: what the supervisor saw, or else the gate's state.
     fn last_line(&self, ended: &Ended) {
-        if ended.exit != Exit::Done {
-            let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().last_line());
-            tracing::error!(event = "exit", exit_code = ended.exit.code(), "{cause}");
-            last_sentence::leave(&cause);
+        match (ended.exit, &ended.cause) {
+            (Exit::Done, _) => {}
+            // The command's own end is no error of tollgate's, and the command may have left a sentence itself.
+            (Exit::Command(code), Some(cause)) => tracing::info!(event = "exit", exit_code = code, "{cause}"),
+            (exit, cause) => {
+                let cause = cause.clone().unwrap_or_else(|| self.entitlement.borrow().last_line());
+                tracing::error!(event = "exit", exit_code = exit.code(), "{cause}");
+                last_sentence::leave(&cause);
+            }
         }
     }
 }
@@ -329,15 +439,17 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
         sealed: aws.sealed,
         imds_disabled: aws.imds_disabled,
         ca_bundle: aws.ca_bundle.clone(),
+        role_arn: aws.role_arn.clone(),
     }
 }
 
 /// Only a signed answer attests.
 fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
-    config.product.mode.is_signed().then(|| {
+    let product_code = config.product.product_code.clone().filter(|_| config.product.mode.is_signed());
+    product_code.map(|product_code| {
         Arc::new(Attestation {
             aws: Arc::clone(&surroundings.aws) as Arc<dyn Register>,
-            product_code: config.product.product_code.clone(),
+            product_code,
             keys: config.product.keys.clone(),
             allow_emulated: config.product.allow_emulated,
             entitlement,
@@ -348,7 +460,8 @@ fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -
     })
 }
 
-fn registration_config(config: Config) -> registration::Config {
+/// `None` for products that License Manager is asked about.
+fn registration_config(config: Config) -> Option<registration::Config> {
     let (product, registration) = (config.product, config.registration);
     let versions = product.keys.versions().collect();
     let asking = match (product.mode, product.entitlement_dimension) {
@@ -358,12 +471,14 @@ fn registration_config(config: Config) -> registration::Config {
         (Mode::Metered, Some(dimension)) => Asking::ZeroReport(dimension),
         (Mode::Metered, None) => Asking::Permission(product.dimensions.into_iter().flatten().collect()),
         (Mode::Saas, _) => Asking::Seller,
+        (Mode::Contract, _) => return None,
     };
-    registration::Config {
+    Some(registration::Config {
         policy: Policy {
             unavailable_after: registration.unavailable_after,
             grace_period: registration.grace_period,
             exit_when_refused: registration.on_denied == OnDenied::Exit,
+            stays_once_open: registration.stays_once_open,
             versions,
             stated_version: product.public_key_version,
             renewed_hourly: matches!(asking, Asking::ZeroReport(_)),
@@ -373,11 +488,11 @@ fn registration_config(config: Config) -> registration::Config {
             },
             ask_after_denial: registration.after_denial == AfterDenial::AskAgain,
         },
-        product_code: product.product_code,
+        product_code: product.product_code?,
         asking,
         allow_emulated: product.allow_emulated,
         docs_url: product.docs_url,
-    }
+    })
 }
 
 /// What every part is given.

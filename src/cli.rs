@@ -12,9 +12,11 @@ pub mod explain;
 mod help;
 pub mod install;
 pub mod ledger;
+pub mod license;
 pub mod probe;
 pub mod run;
 mod screen;
+mod sidecar;
 pub mod support_bundle;
 pub mod verify;
 
@@ -27,7 +29,7 @@ use crate::config::{
     self as settings, Config, Flags, Installation, LogFormat, Mode, ProcessEnvironment, Role,
 };
 use crate::exit::Exit;
-use crate::{last_sentence, log};
+use crate::{last_sentence, log, supervisor};
 
 /// The entitlement and metering sidecar for container products on AWS Marketplace.
 #[derive(Debug, Parser)]
@@ -41,7 +43,7 @@ struct Cli {
 enum Command {
     /// Run the sidecar: register, verify, open the gate, serve the probes
     Run(run::RunArgs),
-    /// Register and verify, then run CMD in place of this program: the gate inside the paid image (mode hourly)
+    /// Register and verify, then run CMD: the gate inside the paid image (modes hourly, metered and contract)
     Exec(exec::ExecArgs),
     /// Wait until a running sidecar's gate is open, then run CMD in place of this program, or exit 0
     Await(await_gate::AwaitArgs),
@@ -65,8 +67,16 @@ enum Command {
     SupportBundle(support_bundle::BundleArgs),
     /// Show usage and repair dead letters: hour records, the balance, the audit (modes metered and saas)
     Ledger(ledger::LedgerArgs),
+    /// Show the contract's license: until when, how many seats are sold and taken, what this pod holds (mode contract)
+    License(license::LicenseArgs),
     /// Check the configuration, print it with its origins, or write a seller's first files
     Config(config::ConfigArgs),
+    /// Give the terminal of a command of `exec` that has ended to this process group: for tollgate itself
+    #[command(hide = true)]
+    TakeTerminal {
+        /// The process group
+        group: i32,
+    },
 }
 
 /// Parses the process's arguments and runs the subcommand.
@@ -131,9 +141,17 @@ fn dispatch(command: &Command) -> Exit {
             support_bundle::run(args, &ProcessEnvironment, &Installation::compiled_in())
         }
         Command::Ledger(args) => ledger::run(args),
+        Command::License(args) => license::run(args),
         Command::Config(args) => {
             let (mut out, mut err) = (io::stdout(), io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)
+        }
+        Command::TakeTerminal { group } => {
+            if supervisor::take_terminal(*group) {
+                Exit::Done
+            } else {
+                Exit::Internal
+            }
         }
     }
 }

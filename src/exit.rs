@@ -37,6 +37,10 @@ pub enum Exit {
     CannotExecute,
     /// The command of `exec` or `await` does not exist.
     CommandNotFound,
+    /// The command of `exec` has ended with this code, which is not about tollgate.
+    Command(u8),
+    /// The command of `exec` did not end within `command_grace` and was killed (128 + SIGKILL).
+    Killed,
 }
 
 impl Exit {
@@ -58,6 +62,8 @@ impl Exit {
             Self::CommandNotFound => 127,
             Self::Interrupted => 130,
             Self::Terminated => 143,
+            Self::Killed => 137,
+            Self::Command(code) => code,
         }
     }
 }

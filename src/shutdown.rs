@@ -7,11 +7,14 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::Signal;
+use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::exit::Exit;
+use crate::supervisor::machine::End;
 use tollgate_clock as clock;
 use tollgate_http::stopped;
 
@@ -40,6 +43,16 @@ impl Ending {
         }
     }
 
+    /// The signal, as it is passed on.
+    #[must_use]
+    pub const fn signal(self) -> Signal {
+        match self {
+            Self::Terminate => Signal::TERM,
+            Self::Interrupt => Signal::INT,
+            Self::HangUp => Signal::HUP,
+        }
+    }
+
     /// How a process ends that it ended: 128 and its number.
     const fn exit(self) -> Exit {
         match self {
@@ -59,12 +72,36 @@ pub struct Ended {
 }
 
 impl Ended {
-    const fn by_policy(exit: Exit) -> Self {
+    /// The gate's state tells the cause, or there is none to tell.
+    pub const fn by_policy(exit: Exit) -> Self {
         Self { exit, cause: None }
     }
 
-    fn because(exit: Exit, cause: impl Into<String>) -> Self {
+    /// With its cause.
+    pub fn because(exit: Exit, cause: impl Into<String>) -> Self {
         Self { exit, cause: Some(cause.into()) }
+    }
+
+    /// By the end of the command of `exec`, which had `grace` where it was killed.
+    #[must_use]
+    pub fn of_command(end: End, killed_after: Option<Duration>) -> Self {
+        match (end, killed_after) {
+            (End::Code(0), _) => Self::by_policy(Exit::Done),
+            (_, Some(grace)) => Self::because(
+                Exit::Killed,
+                format!(
+                    "the command did not end within command_grace ({grace:?}) and was killed: have it end sooner after \
+                     SIGTERM, or give it more time"
+                ),
+            ),
+            (End::Code(code), None) => {
+                Self::because(Exit::Command(code), format!("the command ended with exit code {code}"))
+            }
+            (End::Signal(signal), None) => Self::because(
+                Exit::Command(end.code()),
+                format!("the command was ended by signal {signal}{}", known_as(signal)),
+            ),
+        }
     }
 
     fn again(signal: Ending) -> Self {
@@ -72,19 +109,41 @@ impl Ended {
     }
 }
 
+/// The signal that asked for the end, and when it came.
+#[derive(Debug, Clone, Copy)]
+pub struct First {
+    signal: Option<Ending>,
+    at: Instant,
+}
+
+impl First {
+    /// It has just come.
+    #[must_use]
+    pub fn now(signal: Ending) -> Self {
+        Self { signal: Some(signal), at: clock::monotonic() }
+    }
+
+    /// Something else began the end, and the platform's signal may still come.
+    #[must_use]
+    pub fn to_come() -> Self {
+        Self { signal: None, at: clock::monotonic() }
+    }
+}
+
 /// The signals that end the process.
 #[derive(Debug)]
 pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
     /// Absent where the caller has it ignored, as `nohup` does.
-    hang_up: Option<Signal>,
+    hang_up: Option<unix::Signal>,
 }
 
 impl Signals {
     /// Takes the signals over from the system's default, which matters most to a PID 1.
     pub fn new() -> io::Result<Self> {
-        let hang_up = if hang_up_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        let ignored = is_ignored(Signal::HUP.as_raw());
+        let hang_up = if ignored { None } else { Some(signal(SignalKind::hangup())?) };
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hang_up })
     }
@@ -98,23 +157,43 @@ impl Signals {
         }
     }
 
-    /// Waits for the next one that is not the echo of `first`.
-    async fn second(&mut self, first: Option<(Ending, tokio::time::Instant)>) -> Ending {
+    /// Waits for a signal that comes after the first one and is not its echo.
+    async fn second(&mut self, first: &mut Option<First>) -> Ending {
         loop {
             let next = self.next().await;
-            let is_echo = first.is_some_and(|(signal, at)| {
-                signal == next && clock::monotonic().saturating_duration_since(at) < ECHO
-            });
             // A terminal that closes during a drain hurries nobody: whoever closed it did not ask for that.
-            if !is_echo && next != Ending::HangUp {
-                return next;
+            if next != Ending::HangUp {
+                match first {
+                    Some(First { signal: None, .. }) => *first = Some(First::now(next)),
+                    Some(First { signal: Some(signal), at })
+                        if *signal == next && clock::monotonic().saturating_duration_since(*at) < ECHO => {}
+                    _ => return next,
+                }
             }
             tracing::debug!(signal = next.as_str(), "this signal does not end the drain");
         }
     }
 }
 
-async fn hung_up(signal: Option<&mut Signal>) {
+/// The name of a signal that ends processes, for people.
+const fn known_as(signal: u8) -> &'static str {
+    match signal {
+        1 => " (SIGHUP)",
+        2 => " (SIGINT)",
+        3 => " (SIGQUIT)",
+        4 => " (SIGILL)",
+        6 => " (SIGABRT)",
+        7 => " (SIGBUS)",
+        8 => " (SIGFPE)",
+        9 => " (SIGKILL; the kernel sends it where memory runs out)",
+        11 => " (SIGSEGV)",
+        13 => " (SIGPIPE)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
+}
+
+async fn hung_up(signal: Option<&mut unix::Signal>) {
     match signal {
         Some(signal) => {
             signal.recv().await;
@@ -123,12 +202,14 @@ async fn hung_up(signal: Option<&mut Signal>) {
     }
 }
 
-/// Whether this process was started with SIGHUP ignored; Linux tells by the lowest bit of a mask (proc(5)). Where it
-/// cannot be read, a closed terminal ends the process.
-fn hang_up_is_ignored() -> bool {
+/// Whether this process was started with the signal of this number ignored; Linux tells by the bits of a mask
+/// (proc(5)). Where it cannot be read, none is.
+#[must_use]
+pub fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// The running parts of the process.
@@ -180,31 +261,37 @@ impl Parts {
         });
     }
 
-    /// Runs until a signal, `done`, or the end of a part; drains; and says how the process ends. `drain` runs before
-    /// the parts are told to stop, where nothing has failed.
-    pub async fn supervise(
+    /// Runs until a signal, `done`, or the end of a part, and says how the process ends.
+    pub async fn watch(
         &mut self,
         signals: &mut Signals,
         done: impl Future<Output = Exit>,
+    ) -> (Ended, Option<First>) {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(event = "draining", signal = signal.as_str(), "draining");
+                (Ended::by_policy(Exit::Done), Some(First::now(signal)))
+            }
+            exit = done => (Ended::by_policy(exit), None),
+            Some(ended) = self.tasks.join_next() => (part_ended(ended), None),
+        }
+    }
+
+    /// Drains after [`Parts::watch`], and says how the process ends. `drain` runs before the parts are told to stop,
+    /// where nothing has failed.
+    pub async fn finish(
+        &mut self,
+        signals: &mut Signals,
+        (ended, mut first): (Ended, Option<First>),
         drain: impl Future<Output = ()>,
     ) -> Ended {
-        let mut first = None;
-        let ended = tokio::select! {
-            signal = signals.next() => {
-                first = Some((signal, clock::monotonic()));
-                tracing::info!(event = "draining", signal = signal.as_str(), "draining");
-                Ended::by_policy(Exit::Done)
-            }
-            exit = done => Ended::by_policy(exit),
-            Some(ended) = self.tasks.join_next() => part_ended(ended),
-        };
         if ended.exit == Exit::Done {
             tokio::pin!(drain);
             // A part that fails while others drain is the cause of the end.
             let failed = tokio::select! {
                 () = &mut drain => None,
                 failed = self.failure() => Some(failed),
-                signal = signals.second(first) => return Ended::again(signal),
+                signal = signals.second(&mut first) => return Ended::again(signal),
             };
             if let Some(failed) = failed {
                 self.stop.send_replace(true);
@@ -214,12 +301,12 @@ impl Parts {
         self.stop.send_replace(true);
         tokio::select! {
             () = async { while self.tasks.join_next().await.is_some() {} } => ended,
-            signal = signals.second(first) => Ended::again(signal),
+            signal = signals.second(&mut first) => Ended::again(signal),
         }
     }
 
     /// Waits for a part that ends with anything but success.
-    async fn failure(&mut self) -> Ended {
+    pub async fn failure(&mut self) -> Ended {
         loop {
             match self.tasks.join_next().await.map(part_ended) {
                 Some(ended) if ended.exit != Exit::Done => return ended,

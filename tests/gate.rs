@@ -15,6 +15,8 @@ mod configuration;
 mod credentials;
 #[path = "gate/doctor.rs"]
 mod doctor;
+#[path = "gate/exec.rs"]
+mod exec;
 #[path = "gate/exits.rs"]
 mod exits;
 #[path = "gate/faults.rs"]

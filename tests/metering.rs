@@ -14,6 +14,8 @@ mod bench;
 mod damage;
 #[path = "metering/door.rs"]
 mod door;
+#[path = "metering/exec.rs"]
+mod exec;
 #[path = "metering/incidents.rs"]
 mod incidents;
 #[path = "gate/processes.rs"]

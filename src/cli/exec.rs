@@ -1,7 +1,8 @@
 //! `tollgate exec -- CMD ARGS…`: the gate inside the product's own image.
 //!
-//! Registers, verifies, and then becomes CMD (`execve`): the process ID stays, nothing of tollgate stays resident.
-//! While it waits it serves the probes, so that an operator can read why. When it is not entitled, CMD never starts.
+//! Where nothing remains to be done once the gate is open it becomes CMD (`execve`): the process ID stays, nothing of
+//! tollgate stays resident. In every other mode it starts CMD as its child and stays beside it. While it waits it
+//! serves the probes, so that an operator can read why. When it is not entitled, CMD never starts.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -9,28 +10,29 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::app::{App, Scope};
 use crate::cli::{end, load};
-use crate::config::{Environment as _, Flags, ProcessEnvironment, Role, USAGE_HEADING, setting};
+use crate::config::{Environment as _, Flags, ProcessEnvironment, Role, setting};
 use crate::exit::Exit;
+use crate::supervisor;
 
-/// Arguments of `exec`, which has no use for the settings of usage.
+/// Arguments of `exec`.
 #[derive(Debug, Args)]
-#[command(mut_args(|arg| if arg.get_help_heading() == Some(USAGE_HEADING) { arg.hide(true) } else { arg }))]
 pub struct ExecArgs {
     #[command(flatten)]
     flags: Flags,
-    /// The command to run in place of this program once the gate is open
+    /// The command to run once the gate is open: in mode hourly in place of this program, else as its child
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
-/// Waits for the gate, then does not return.
+/// Waits for the gate, then becomes the command, or runs it.
 pub fn run(args: &ExecArgs) -> Exit {
-    let config = match load(&args.flags, Role::Exec) {
+    let mut config = match load(&args.flags, Role::Exec) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
@@ -38,21 +40,37 @@ pub fn run(args: &ExecArgs) -> Exit {
     if let Err(exit) = look_for(&args.command) {
         return exit;
     }
+    let Some(program) = program(&args.command) else { return Exit::Done };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return end(Exit::Internal, &format!("cannot start a runtime: {error}")),
     };
-    let gate = runtime.block_on(async {
-        match App::start(config, Scope::Gate) {
-            Ok(app) => app.run_until_open().await,
-            Err(error) => Err(end(error.exit(), &error.to_string())),
+    if config.product.mode.ends_when_open() {
+        let gate = runtime.block_on(async {
+            match App::start(config, Scope::Gate) {
+                Ok(app) => app.run_until_open().await,
+                Err(error) => Err(end(error.exit(), &error.to_string())),
+            }
+        });
+        runtime.shutdown_background();
+        return match gate {
+            Ok(()) => become_command(program),
+            Err(exit) => exit,
+        };
+    }
+    // When usage is sent at the end, the command and its group have ended: nobody is left to wait for.
+    config.usage.drain_quiet = Duration::ZERO;
+    // The command's end is the end of the container.
+    config.app.quit = false;
+    let grace = config.usage.command_grace;
+    let exit = runtime.block_on(async {
+        match App::start(config, Scope::Sidecar) {
+            Ok(app) => app.run_beside(program, grace).await,
+            Err(error) => end(error.exit(), &error.to_string()),
         }
     });
     runtime.shutdown_background();
-    match gate {
-        Ok(()) => become_command(&args.command),
-        Err(exit) => exit,
-    }
+    exit
 }
 
 /// Says before the wait that `command` cannot start.
@@ -93,18 +111,12 @@ fn find(program: &OsStr) -> Result<(), (Exit, String)> {
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 
 fn cannot_start(exit: Exit, program: &OsStr, problem: &str) -> Exit {
-    end(
-        exit,
-        &format!("cannot start {program:?}: {problem}; check the command after `--` and its permissions"),
-    )
+    end(exit, &supervisor::cannot_start(program, problem))
 }
 
-/// Replaces this process by `command`, with its environment less tollgate's own variables. Returns only when that
-/// fails.
-///
-/// Sockets and files are close-on-exec, and the standard library puts the signals back to their defaults.
-pub(super) fn become_command(command: &[OsString]) -> Exit {
-    let Some((program, arguments)) = command.split_first() else { return Exit::Done };
+/// The command, with its environment less tollgate's own variables.
+pub(super) fn program(command: &[OsString]) -> Option<Command> {
+    let (program, arguments) = command.split_first()?;
     let mut process = Command::new(program);
     process.args(arguments);
     for name in ProcessEnvironment.names() {
@@ -112,10 +124,13 @@ pub(super) fn become_command(command: &[OsString]) -> Exit {
             process.env_remove(name);
         }
     }
-    let error = process.exec();
-    let exit = match error.kind() {
-        io::ErrorKind::NotFound => Exit::CommandNotFound,
-        _ => Exit::CannotExecute,
-    };
-    cannot_start(exit, program, &error.to_string())
+    Some(process)
+}
+
+/// Replaces this process by `program`. Returns only when that fails.
+///
+/// Sockets and files are close-on-exec, and the standard library puts the signals back to their defaults.
+pub(super) fn become_command(mut program: Command) -> Exit {
+    let error = program.exec();
+    cannot_start(supervisor::exit_of(&error), program.get_program(), &error.to_string())
 }

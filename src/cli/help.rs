@@ -15,12 +15,14 @@ const ALL: &str = "--help-all";
 const BY_MODE: [&[&str]; 6] =
     [&["run"], &["exec"], &["doctor"], &["support-bundle"], &["config", "check"], &["config", "print"]];
 
-/// Settings of the application's server, which `exec` does not start.
-const OF_APP_SERVER: [Setting; 4] =
-    [Setting::AppAddr, Setting::AppTokenFile, Setting::AwsDoor, Setting::Quit];
+/// Settings of the application's server, which an `exec` that becomes its command does not start.
+const OF_APP_SERVER: [Setting; 3] = [Setting::AppAddr, Setting::AppTokenFile, Setting::AwsDoor];
+
+/// Settings that `exec` does not read: the command's end is the end, and then nobody is left who reports.
+const NOT_OF_EXEC: [Setting; 2] = [Setting::Quit, Setting::DrainQuiet];
 
 /// What the help ends with.
-const EXAMPLES: [(&[&str], &str); 14] = [
+const EXAMPLES: [(&[&str], &str); 15] = [
     (&["run"], "tollgate run --mode metered --product-code CODE --dimensions requests"),
     (&["exec"], "tollgate exec -- /app/server --port 8080"),
     (&["await"], "tollgate await --timeout 10m -- /app/server"),
@@ -35,6 +37,7 @@ const EXAMPLES: [(&[&str], &str); 14] = [
     (&["support-bundle"], "kubectl exec POD -c tollgate -- /tollgate support-bundle > bundle.json"),
     (&["ledger"], "tollgate ledger list --state dead --csv"),
     (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was mended'"),
+    (&["license"], "kubectl exec POD -c tollgate -- /tollgate license"),
     (&["config", "check"], "tollgate config check --json"),
     (&["config", "print"], "tollgate config print --config /etc/tollgate/tollgate.toml"),
     (&["config", "init"], "tollgate config init --mode metered --product-code CODE gate"),
@@ -77,11 +80,19 @@ pub(super) fn shaped(command: Command, mode: Mode, all: bool) -> Command {
         return unhidden(command);
     }
     BY_MODE.into_iter().fold(command, |command, path| {
-        let exec = path == ["exec"];
+        let unread = |setting: Setting| match path {
+            ["exec"] => {
+                NOT_OF_EXEC.contains(&setting)
+                    || mode.ends_when_open()
+                        && (OF_APP_SERVER.contains(&setting) || setting == Setting::CommandGrace)
+            }
+            ["run"] => setting == Setting::CommandGrace,
+            _ => false,
+        };
         at(command, path, &|command: Command| {
             let listed = |arg: Arg| match Setting::by_name(arg.get_id().as_str()) {
                 Some(setting) => {
-                    let read = setting.spec().counts_in(mode) && !(exec && OF_APP_SERVER.contains(&setting));
+                    let read = setting.spec().counts_in(mode) && !unread(setting);
                     let hidden = arg.is_hide_set() || !read;
                     arg.hide(hidden)
                 }
@@ -139,8 +150,23 @@ mod tests {
             (&["run"], Mode::Metered, "settle", true),
             (&["run"], Mode::Metered, "on-unsent", true),
             (&["run"], Mode::Saas, "on-unsent", false),
+            (&["run"], Mode::Hourly, "renew-every", false),
+            (&["run"], Mode::Contract, "renew-every", true),
+            (&["run"], Mode::Contract, "product-id", true),
+            (&["run"], Mode::Contract, "after-denial", false),
+            (&["run"], Mode::Contract, "public-keys", false),
+            (&["run"], Mode::Contract, "settle", false),
             (&["exec"], Mode::Hourly, "quit", false),
+            (&["exec"], Mode::Hourly, "app-addr", false),
+            (&["exec"], Mode::Hourly, "command-grace", false),
+            (&["exec"], Mode::Hourly, "settle", false),
             (&["exec"], Mode::Hourly, "probe-addr", true),
+            (&["exec"], Mode::Metered, "app-addr", true),
+            (&["exec"], Mode::Metered, "command-grace", true),
+            (&["exec"], Mode::Metered, "settle", true),
+            (&["exec"], Mode::Metered, "quit", false),
+            (&["exec"], Mode::Metered, "drain-quiet", false),
+            (&["run"], Mode::Metered, "command-grace", false),
             (&["config", "check"], Mode::Hourly, "dimensions", false),
             (&["config", "print"], Mode::Saas, "dimensions", true),
             (&["support-bundle"], Mode::Hourly, "settle", false),

@@ -52,7 +52,7 @@ impl Args for Flags {
 const HEADING: &str = "Settings (each also TOLLGATE_… in the environment and a key in the file)";
 
 /// The heading of those that only products with custom dimensions need.
-pub const USAGE_HEADING: &str = "Settings for usage (modes metered and saas)";
+const USAGE_HEADING: &str = "Settings for usage (modes metered and saas)";
 
 fn arg(setting: Setting) -> Arg {
     let spec = setting.spec();

@@ -43,6 +43,22 @@ pub(super) fn given<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T
     Some(Some(value).filter(|_| reader.no_effect(setting).is_none()))
 }
 
+/// A setting that must be set in the modes where it has an effect: `Some(None)` in others.
+pub(super) fn needed<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T>) -> Option<Option<T>> {
+    let value = given(reader, setting, parse)?;
+    // What an unknown mode needs is unknown too.
+    if value.is_none() && reader.mode().is_some_and(|mode| setting.spec().counts_in(mode)) {
+        reader.missing(setting, "is required");
+        return None;
+    }
+    Some(value)
+}
+
+/// A list that may be left out: empty then.
+pub(super) fn listed<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<Vec<T>>) -> Option<Vec<T>> {
+    Some(given(reader, setting, parse)?.unwrap_or_default())
+}
+
 /// A path that may be left out; in a file it is relative to the file's folder.
 pub(super) fn given_path(
     reader: &mut Reader<'_>,
@@ -96,8 +112,11 @@ impl<'a> Reader<'a> {
         self.peek(Setting::Mode, MODE.parse)
     }
 
-    /// Why the setting does nothing in this mode, if it does nothing.
+    /// Why the setting does nothing in this mode, or for this command, if it does nothing.
     pub(super) fn no_effect(&self, setting: Setting) -> Option<&'static str> {
+        if self.role == Role::Exec && matches!(setting, Setting::Quit | Setting::DrainQuiet) {
+            return Some("with exec the end of the command is the end, and nobody is left who reports");
+        }
         let only = setting.spec().only?;
         (!(only.used)(self.mode()?)).then_some(only.otherwise)
     }

@@ -31,6 +31,8 @@ pub struct Policy {
     pub grace_period: Duration,
     /// Leave instead of asking again after a refusal (`on_denied = "exit"`).
     pub exit_when_refused: bool,
+    /// Stay once the gate has been open: a command runs beside, and a gate that shuts later does not end it.
+    pub stays_once_open: bool,
     /// Versions of the keys at hand, ascending; never empty.
     pub versions: Vec<PublicKeyVersion>,
     /// The version that the configuration names, if it does; then no other is tried.
@@ -324,7 +326,7 @@ impl<P> Machine<P> {
         self.verdict = Verdict::BadToken(reason);
         self.failing_since = None;
         let run = self.count(now, RunKind::Unverified);
-        if self.policy.exit_when_refused {
+        if self.leaves() {
             return Next::Leave(Exit::Unverified);
         }
         Next::AskIn(schedule::unverified(now.running.saturating_sub(run.since), now.draw))
@@ -437,7 +439,7 @@ impl<P> Machine<P> {
             FaultClass::Transient => {
                 self.unanswered(now, reason);
                 let run = self.count(now, RunKind::Transient);
-                if self.policy.exit_when_refused && self.overdue(now) {
+                if self.leaves() && self.overdue(now) {
                     return Next::Leave(self.standing(now).exit());
                 }
                 Next::AskIn(schedule::transient(now.running.saturating_sub(run.since), now.draw))
@@ -473,7 +475,7 @@ impl<P> Machine<P> {
             self.tried_clock_offset = true;
             return self.ask();
         }
-        if self.policy.exit_when_refused && self.overdue(now) {
+        if self.leaves() && self.overdue(now) {
             return Next::Leave(Exit::Config);
         }
         Next::AskIn(schedule::access(run.faults, now.draw))
@@ -482,7 +484,7 @@ impl<P> Machine<P> {
     fn refused(&mut self, now: Now, exit: Exit) -> Next {
         self.failing_since = None;
         self.run = Run { kind: RunKind::Transient, faults: 0, since: now.running };
-        if self.policy.exit_when_refused {
+        if self.leaves() {
             return Next::Leave(exit);
         }
         Next::AskIn(schedule::refused(now.draw))
@@ -496,6 +498,10 @@ impl<P> Machine<P> {
         if !refusal_stands {
             self.verdict = Verdict::Unanswered(Some(reason));
         }
+    }
+
+    const fn leaves(&self) -> bool {
+        self.policy.exit_when_refused && !(self.policy.stays_once_open && self.has_opened)
     }
 
     fn count(&mut self, now: Now, kind: RunKind) -> Run {

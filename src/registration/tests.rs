@@ -51,6 +51,7 @@ fn config(grace_period: Duration) -> Config {
             unavailable_after: Duration::from_secs(1800),
             grace_period,
             exit_when_refused: false,
+            stays_once_open: false,
             versions: keys.versions().collect(),
             stated_version: None,
             renewed_hourly: false,

@@ -151,14 +151,6 @@ fn exec_serves_the_probes_while_it_waits_and_a_signal_ends_it_without_success() 
 }
 
 #[test]
-fn exec_is_for_mode_hourly_only() {
-    let emulator = Emulator::start();
-    let output =
-        exec(&emulator, "pod-mode", &["/bin/true"]).env("TOLLGATE_MODE", "metered").output().unwrap();
-    assert_eq!(output.status.code(), Some(78));
-}
-
-#[test]
 fn await_waits_for_the_gate_and_becomes_the_command() {
     let emulator = Emulator::start();
     emulator.admin("/_emulator/faults", r#"{"fault":"throttle","count":1}"#);

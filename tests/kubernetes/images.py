@@ -75,13 +75,14 @@ def build(root, folder, keys):
     image("registry.example/your-app:1.0.0", context / "Dockerfile", context)
     archive("registry.example/your-app:1.0.0")
     # As exec.yaml says: the gate inside the paid image.
-    (context / "exec").write_text(
-        "FROM registry.example/your-app:1.0.0\nCOPY --from=registry.example/your-gate:1.0.0 /tollgate /tollgate\n"
-        "COPY --from=registry.example/your-gate:1.0.0 /usr/share/tollgate /usr/share/tollgate\n"
-        'ENTRYPOINT ["/tollgate", "exec", "--", "/your-app"]\n'
-    )
-    image("registry.example/your-exec:1.0.0", context / "exec", context)
-    archive("registry.example/your-exec:1.0.0")
+    for name, gate in (("exec", "your-gate"), ("exec-metered", "your-metered-gate")):
+        (context / name).write_text(
+            f"FROM registry.example/your-app:1.0.0\nCOPY --from=registry.example/{gate}:1.0.0 /tollgate /tollgate\n"
+            f"COPY --from=registry.example/{gate}:1.0.0 /usr/share/tollgate /usr/share/tollgate\n"
+            'ENTRYPOINT ["/tollgate", "exec", "--", "/your-app"]\n'
+        )
+        image(f"registry.example/your-{name}:1.0.0", context / name, context)
+        archive(f"registry.example/your-{name}:1.0.0")
     # A pod's first container, which holds its network: it only has to be there.
     (context / "pause").write_text('FROM scratch\nCOPY bin/ /bin/\nUSER 65535\nENTRYPOINT ["/bin/sleep", "2147483647"]\n')
     image("registry.example/pause:1", context / "pause", context)

@@ -110,8 +110,8 @@ def the_manifests_run_as_they_stand(stand):
                 space.kubectl("create", "secret", "generic", "tollgate-token", "--from-literal=token=a-token-of-some-length")
                 stand.volume(space, "usage-tollgate-0")
             text = path.read_text().replace("registry.example/your-gate:", f"registry.example/{image}:")
-            if name == "exec":
-                text = text.replace("registry.example/your-app:", "registry.example/your-exec:")
+            if name.startswith("exec"):
+                text = text.replace("registry.example/your-app:", f"registry.example/your-{name}:")
             space.kubectl("apply", "-f", "-", text=text)
             if name == "cronjob":
                 space.kubectl("create", "job", "--from=cronjob/your-job", "run")

@@ -50,7 +50,7 @@ def documents(text):
 class Tasks(unittest.TestCase):
     def tasks(self):
         files = sorted(ECS.glob("task-*.json"))
-        self.assertEqual(len(files), 4)
+        self.assertEqual(len(files), 5)
         return {path.name: json.loads(path.read_text()) for path in files}
 
     def test_each_fits_the_ecs_model(self):
@@ -106,6 +106,9 @@ class Tasks(unittest.TestCase):
         # Nothing here replaces the application's entry point, but the gate that is in it.
         if len(containers) == 1:
             self.assertEqual((containers["app"]["command"][:3], waits), (["/tollgate", "exec", "--"], {}), name)
+            # tollgate stays beside the command where usage is reported: command_grace, then shutdown_grace.
+            stays = bool(containers["app"].get("mountPoints"))
+            self.assertEqual(containers["app"]["stopTimeout"] > 20 + 25, stays, name)
             return
         self.assertNotIn("command", containers["app"], name)
         if network == "bridge":
@@ -139,11 +142,17 @@ class Tasks(unittest.TestCase):
                     self.assertEqual(ours.get(name), container.get(name), f"{container['Name']}: {name}")
 
     def test_the_least_role_and_no_more(self):
-        paid = {"RegisterUsage", "MeterUsage"}
-        for path, needed in ((ECS / "service.yaml", paid), (ECS / "iam.tf", paid | {"BatchMeterUsage", "ResolveCustomer"})):
-            text = path.read_text()
-            actions = {part.split('"')[0].split()[0].strip(",[]") for part in text.split("aws-marketplace:")[1:]}
-            self.assertEqual(actions, needed, path)
+        # `cargo test` compares the policies with what the sidecar calls.
+        policies = {path.stem: json.loads(path.read_text()) for path in (ROOT / "deploy/iam").glob("*.json")}
+        self.assertEqual(set(policies), {"hourly", "metered", "contract", "saas"})
+        needs = {}
+        for mode, policy in policies.items():
+            [statement] = policy["Statement"]
+            self.assertEqual((statement["Effect"], statement["Resource"]), ("Allow", "*"), mode)
+            needs[mode] = set(statement["Action"])
+        for path, modes in ((ECS / "service.yaml", ("hourly", "metered", "contract")), (ECS / "iam.tf", needs)):
+            actions = set(re.findall(r"(?:aws-marketplace|license-manager):\w+", path.read_text()))
+            self.assertEqual(actions, set().union(*(needs[mode] for mode in modes)), path)
 
     def test_terraform_binds_audience_and_subject(self):
         text = (ECS / "iam.tf").read_text()

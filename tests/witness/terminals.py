@@ -12,6 +12,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -69,6 +70,9 @@ class Terminal:
             self.seen += piece.decode()
         return self.seen.replace("\r\n", "\n")
 
+    def type(self, keys):
+        os.write(self.master, keys.encode())
+
     def close(self):
         """The window is closed."""
         with contextlib.suppress(OSError):
@@ -125,6 +129,67 @@ def exec_becomes_a_command_that_has_the_terminal(emulator):
     with Terminal(command, settings(emulator, "pod-exec")) as terminal:
         text = terminal.read()
         assert "/dev/pts/" in text and "the-command" in text, text
+        assert terminal.process.wait(PATIENCE) == 0
+
+
+@contextlib.contextmanager
+def metered(emulator, pod):
+    with tempfile.TemporaryDirectory() as state:
+        yield settings(
+            emulator, pod, TOLLGATE_MODE="metered", TOLLGATE_PRODUCT_CODE="demometered", TOLLGATE_DIMENSIONS="requests",
+            TOLLGATE_STATE_DIR=state, PS1="$ ",
+        )
+
+
+# Texts that do not stand in the command line, which a terminal shows too.
+LISTENS = """
+    trap 'printf "%s-%s\\n" got int' INT; trap 'printf "%s-%s\\n" got quit; exit 4' QUIT
+    printf "%s-%s\\n" now up; while :; do sleep 0.05; done
+"""
+
+
+def the_command_below_exec_has_the_keyboard(emulator):
+    with metered(emulator, "pod-keys") as environment, Terminal([PROGRAM, "exec", "--", "/bin/sh", "-c", LISTENS], environment) as terminal:
+        terminal.read("now-up")
+        terminal.type("\x03")
+        terminal.read("got-int")
+        # Nobody is above who could continue it: it is as if Ctrl-Z had been ignored.
+        terminal.type("\x1a")
+        terminal.type("\x1c")
+        text = terminal.read()
+        assert text.count("got-int") == 1 and "got-quit" in text, text
+        assert terminal.process.wait(PATIENCE) == 4
+    with metered(emulator, "pod-window") as environment, Terminal([PROGRAM, "exec", "--", "/bin/sh", "-c", LISTENS], environment) as terminal:
+        terminal.read("now-up")
+        terminal.close()
+        assert terminal.process.wait(PATIENCE) == 128 + signal.SIGHUP
+        nothing_is_left_of(terminal.process.pid)
+
+
+def exec_is_a_job_of_the_shell(emulator):
+    with metered(emulator, "pod-job") as environment, Terminal(["/bin/bash", "--norc", "--noprofile", "-i"], environment) as terminal:
+        job = "printf '%s-%s\\n' now up; read -r line; printf '%s-%s\\n' got \"$line\"; exit 3"
+        terminal.type(f"{PROGRAM} exec -- /bin/sh -c {shlex.quote(job)}\n")
+        terminal.read("now-up")
+        terminal.type("\x1a")
+        terminal.read("Stopped")
+        terminal.type("fg\n")
+        terminal.type("hello\n")
+        terminal.read("got-hello")
+        terminal.type("echo code-$?; read -r line; echo read-$line\n")
+        terminal.read("code-3")
+        terminal.type("again\n")
+        terminal.read("read-again")
+        terminal.type("exit\n")
+        assert terminal.process.wait(PATIENCE) == 0
+
+
+def a_script_has_the_terminal_again_after_exec(emulator):
+    script = '"$0" exec -- /bin/true; read -r line; echo "read-$line"'
+    with metered(emulator, "pod-script") as environment, Terminal(["/bin/sh", "-c", script, PROGRAM], environment) as terminal:
+        terminal.type("hello\n")
+        text = terminal.read()
+        assert "read-hello" in text, text
         assert terminal.process.wait(PATIENCE) == 0
 
 
@@ -233,6 +298,9 @@ with tempfile.TemporaryDirectory() as keys, Emulator(PROGRAM, "--keys", keys) as
         help_fits(program)
         readers_of_the_log_may_leave(program, emulator)
     exec_becomes_a_command_that_has_the_terminal(emulator)
+    the_command_below_exec_has_the_keyboard(emulator)
+    exec_is_a_job_of_the_shell(emulator)
+    a_script_has_the_terminal_again_after_exec(emulator)
     the_ledger_is_a_table_where_it_fits(emulator)
     nohup_keeps_it(emulator)
     the_demo_leaves_nothing_behind()

@@ -8,6 +8,7 @@ use tollgate_marketplace::FaultCode;
 
 const WALL: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A machine with a clock that the test moves.
 struct Bench {
@@ -26,6 +27,7 @@ fn policy() -> Policy {
         unavailable_after: 30 * MINUTE,
         grace_period: Duration::ZERO,
         exit_when_refused: false,
+        stays_once_open: false,
         versions: vec![version(1)],
         stated_version: None,
         renewed_hourly: false,
@@ -294,6 +296,24 @@ fn who_exits_when_refused_says_why_by_its_code() {
         bench.asks_in();
         bench.later(30 * MINUTE).fails(class, "AnyCode");
         assert_eq!(bench.next, Next::Leave(exit));
+    }
+}
+
+/// The gate opens in grace, the command of `exec` starts, and then AWS says no.
+#[test]
+fn who_exits_when_refused_stays_beside_a_command_once_the_gate_was_open() {
+    for (stays_once_open, grace_period, leaves) in
+        [(true, HOUR, false), (true, Duration::ZERO, true), (false, HOUR, true)]
+    {
+        let policy = Policy { exit_when_refused: true, stays_once_open, grace_period, ..policy() };
+        let mut bench = Bench::new(policy);
+        bench.fails(FaultClass::Transient, "Timeout");
+        assert_eq!(bench.open(), !grace_period.is_zero());
+        // What the loop publishes after each step.
+        bench.machine.entitlement(bench.now());
+        bench.later(2 * MINUTE).fails(FaultClass::Denied, "CustomerNotEntitledException");
+        assert_eq!(bench.state(), State::Denied);
+        assert_eq!(matches!(bench.next, Next::Leave(_)), leaves, "{stays_once_open} {grace_period:?}");
     }
 }
 
