@@ -1,4 +1,4 @@
-//! The application's server, on loopback or a Unix socket: entitlement, usage, records.
+//! The application's server, on loopback or a Unix socket: entitlement, license, usage, records.
 //!
 //! - A web page in somebody's browser must not reach it: a foreign `Host` and any `Origin` are refused, and bodies must
 //!   say that they are JSON.
@@ -9,6 +9,7 @@ mod admission;
 pub mod attestation;
 pub mod csv;
 pub mod door;
+pub mod license;
 pub mod listing;
 pub mod query;
 pub mod rate;
@@ -31,6 +32,7 @@ use crate::entitlement::{Document, Proof, Subject, Watch};
 use crate::runbook;
 use attestation::Attestation;
 use door::Door;
+use license::LicensePart;
 use route::{OfUsage, Route};
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, Handler, Limits, ReadBodyError};
@@ -74,6 +76,8 @@ pub struct AppServer {
     pub usage: Option<UsagePart>,
     /// In mode `hourly`.
     pub attestation: Option<Arc<Attestation>>,
+    /// In mode `contract`.
+    pub license: Option<LicensePart>,
     /// Where `aws_door` is on.
     pub door: Option<Door>,
     /// Turns true at `POST /v1/quit`, where that is switched on.
@@ -104,6 +108,7 @@ impl Handler for AppServer {
                     Box::pin(self.usage(usage, of_usage, &parts, body)).await
                 }
                 (Route::Entitlement, _) => Ok(self.entitlement()),
+                (Route::License, _) => Ok(self.license()),
                 (Route::OpenApi, _) => Ok(http::answer(StatusCode::OK, "application/json", OPENAPI)),
                 (Route::Quit, _) => Ok(self.quit()),
                 (Route::Attest, _) => Box::pin(self.attest(&parts.headers, body)).await,
@@ -156,13 +161,23 @@ impl AppServer {
         };
         let (token, nonce) = match fact.standing.proof().map(AsRef::as_ref) {
             Some(Proof::Receipt(receipt)) => (json!(receipt.token()), json!(receipt.nonce().as_str())),
-            Some(Proof::Metered(_) | Proof::Permission(_) | Proof::Seller(_)) | None => {
+            Some(Proof::Metered(_) | Proof::Permission(_) | Proof::License(_) | Proof::Seller(_)) | None => {
                 (Value::Null, Value::Null)
             }
         };
         document.insert("token".to_owned(), token);
         document.insert("nonce".to_owned(), nonce);
         http::json(StatusCode::OK, &document)
+    }
+
+    fn license(&self) -> Response<Body> {
+        match &self.license {
+            Some(license) => http::json(StatusCode::OK, &license.document(self.clock.now())),
+            None => {
+                let detail = "this product has no contract's license: the mode is not contract";
+                problem(StatusCode::NOT_FOUND, "NoContract", detail)
+            }
+        }
     }
 
     async fn attest(&self, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Abandoned> {
@@ -236,7 +251,12 @@ mod tests {
     #[test]
     fn a_request_that_took_too_long_may_be_sent_again() {
         let (_publisher, entitlement) = crate::entitlement::channel(Timestamp::from_unix_seconds(0));
-        let subject = Subject { mode: "metered", product_code: "demo".parse().unwrap(), pod: None };
+        let subject = Subject {
+            mode: "metered",
+            product_code: Some("demo".parse().unwrap()),
+            product_id: None,
+            pod: None,
+        };
         let server = AppServer {
             subject: Arc::new(subject),
             room: BodyBudget::new(BODIES_BYTES_MAX),
@@ -245,6 +265,7 @@ mod tests {
             token: None,
             usage: None,
             attestation: None,
+            license: None,
             door: None,
             quit: None,
         };

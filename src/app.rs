@@ -3,6 +3,7 @@
 
 mod clock_source;
 mod identity;
+mod licensing;
 mod metering;
 
 use std::io;
@@ -20,6 +21,7 @@ use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, On
 use crate::entitlement::{self, Subject, Watch, word};
 use crate::exit::Exit;
 use crate::last_sentence;
+use crate::license;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
@@ -31,11 +33,12 @@ use crate::shutdown::{Ended, Ending, First, Parts, Signals, until};
 use crate::supervisor::{self, Child};
 use crate::usage::notice::Notices;
 use identity::Identity;
+use licensing::Contract;
 pub(crate) use metering::repairs;
 use tollgate_aws::{Aws, Settings};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};
-use tollgate_marketplace::{Forward, Meter, Register};
+use tollgate_marketplace::{Forward, Meter, ProductCode, ProductId, Register};
 
 /// Why the process could not start; nothing is left half-started.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +106,8 @@ pub struct App {
     quit: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     drain: Option<metering::Drain>,
+    /// What a contract's pod holds.
+    seats: Option<license::Drain>,
     notices: Notices,
 }
 
@@ -121,7 +126,8 @@ impl App {
         tracing::info!(
             event = "started",
             version = env!("CARGO_PKG_VERSION"), mode = config.product.mode.as_str(),
-            product_code = config.product.product_code.as_str(), %probe_addr,
+            product_code = config.product.product_code.as_ref().map(ProductCode::as_str),
+            product_id = config.product.product_id.as_ref().map(ProductId::as_str), %probe_addr,
             app_addr = app_addr.as_ref().map(tracing::field::display),
             "tollgate started"
         );
@@ -141,6 +147,7 @@ impl App {
         let subject = Arc::new(Subject {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
+            product_id: config.product.product_id.clone(),
             pod: config.probe.pod_uid.clone(),
         });
         let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
@@ -163,6 +170,7 @@ impl App {
         };
         let metrics = Arc::clone(&surroundings.metrics);
         let usage = metering::start(&config, &surroundings, tell, &mut parts);
+        let contract = Contract::of(&config);
         let quit = watch::Sender::new(false);
         if let Some(listener) = app_listener {
             let attestation = attesting(&config, &surroundings, entitlement.clone());
@@ -176,28 +184,33 @@ impl App {
                 token: config.app.token.clone().map(Arc::new),
                 usage: usage.as_ref().map(|usage| usage.part.clone()),
                 attestation,
-                door: config.app.aws_door.then(|| {
-                    // Only reports of this pod's own usage compete with the ledger's.
-                    let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
-                    Door::new(
-                        Arc::clone(&aws) as Arc<dyn Forward>,
-                        metered.map(|usage| usage.part.clone()),
-                        config.product.product_code.clone(),
-                        registrations,
-                        clock.clone(),
-                        surroundings.notices.clone(),
-                    )
-                }),
+                license: contract.as_ref().map(|contract| contract.part.clone()),
+                door: config.product.product_code.clone().filter(|_| config.app.aws_door).map(
+                    |product_code| {
+                        // Only reports of this pod's own usage compete with the ledger's.
+                        let metered = usage.as_ref().filter(|_| config.product.mode.meters_own_pod());
+                        Door::new(
+                            Arc::clone(&aws) as Arc<dyn Forward>,
+                            metered.map(|usage| usage.part.clone()),
+                            product_code,
+                            registrations,
+                            clock.clone(),
+                            surroundings.notices.clone(),
+                        )
+                    },
+                ),
                 quit: config.app.quit.then(|| quit.clone()),
             };
             parts.spawn("app server", http::serve(listener, app_limits, server, parts.stop()));
         }
 
         let draining = watch::Sender::new(false);
-        if config.product.mode.meters_own_pod() {
+        if let Some(product_code) = config.product.product_code.clone()
+            && config.product.mode.meters_own_pod()
+        {
             let trial = Trial {
                 aws: Arc::clone(&aws) as Arc<dyn Meter>,
-                product_code: config.product.product_code.clone(),
+                product_code,
                 clock: clock.clone(),
                 metrics: Arc::clone(&metrics),
             };
@@ -215,7 +228,15 @@ impl App {
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
         let (identity, notices) = (surroundings.identity.clone(), surroundings.notices.clone());
         let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
-        let registration = registration_config(config);
+        let seats = contract.as_ref().map(|contract| contract.drain.clone());
+        let app =
+            |parts| Self { parts, signals, entitlement, app_addr, quit, draining, drain, seats, notices };
+        if let Some(contract) = contract {
+            contract.start(&surroundings, publisher, &mut parts);
+            return Ok(app(parts));
+        }
+        // The configuration has a product's code wherever License Manager is not asked.
+        let Some(registration) = registration_config(config) else { return Ok(app(parts)) };
         parts.spawn_deciding("registration", async move {
             if let Some(mut open) = ledger_open {
                 // A gate that opens onto a ledger that cannot be written would lose what it lets through.
@@ -233,7 +254,7 @@ impl App {
             };
             Registration::new(registration, pod, surroundings).run().await
         });
-        Ok(Self { parts, signals, entitlement, app_addr, quit, draining, drain, notices })
+        Ok(app(parts))
     }
 
     /// Runs until a signal, an order to quit, or until the policy says to leave; drains; says how the process ends.
@@ -339,7 +360,7 @@ impl App {
 
     /// Drains, tells what remains, and says how the process ends: by `otherwise`, where nothing fails.
     async fn finish(mut self, ended: (Ended, Option<First>), otherwise: Ended) -> Exit {
-        let drain = self.drain.clone();
+        let (drain, seats) = (self.drain.clone(), self.seats.clone());
         let draining_now = self.draining.clone();
         let mut began = None;
         let draining = async {
@@ -348,9 +369,15 @@ impl App {
             if let Some(drain) = &drain {
                 drain.run().await;
             }
+            if let Some(seats) = &seats {
+                seats.run().await;
+            }
         };
         let mut ended = self.parts.finish(&mut self.signals, ended, draining).await;
         self.notices.tell_the_rest();
+        if let Some(seats) = &seats {
+            seats.tell_what_remains();
+        }
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
             // The end of the sender and that of the drain race; both tell of the ledger, and this one of what is in it.
@@ -412,15 +439,17 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
         sealed: aws.sealed,
         imds_disabled: aws.imds_disabled,
         ca_bundle: aws.ca_bundle.clone(),
+        role_arn: aws.role_arn.clone(),
     }
 }
 
 /// Only a signed answer attests.
 fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
-    config.product.mode.is_signed().then(|| {
+    let product_code = config.product.product_code.clone().filter(|_| config.product.mode.is_signed());
+    product_code.map(|product_code| {
         Arc::new(Attestation {
             aws: Arc::clone(&surroundings.aws) as Arc<dyn Register>,
-            product_code: config.product.product_code.clone(),
+            product_code,
             keys: config.product.keys.clone(),
             allow_emulated: config.product.allow_emulated,
             entitlement,
@@ -431,7 +460,8 @@ fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -
     })
 }
 
-fn registration_config(config: Config) -> registration::Config {
+/// `None` for products that License Manager is asked about.
+fn registration_config(config: Config) -> Option<registration::Config> {
     let (product, registration) = (config.product, config.registration);
     let versions = product.keys.versions().collect();
     let asking = match (product.mode, product.entitlement_dimension) {
@@ -441,8 +471,9 @@ fn registration_config(config: Config) -> registration::Config {
         (Mode::Metered, Some(dimension)) => Asking::ZeroReport(dimension),
         (Mode::Metered, None) => Asking::Permission(product.dimensions.into_iter().flatten().collect()),
         (Mode::Saas, _) => Asking::Seller,
+        (Mode::Contract, _) => return None,
     };
-    registration::Config {
+    Some(registration::Config {
         policy: Policy {
             unavailable_after: registration.unavailable_after,
             grace_period: registration.grace_period,
@@ -457,11 +488,11 @@ fn registration_config(config: Config) -> registration::Config {
             },
             ask_after_denial: registration.after_denial == AfterDenial::AskAgain,
         },
-        product_code: product.product_code,
+        product_code: product.product_code?,
         asking,
         allow_emulated: product.allow_emulated,
         docs_url: product.docs_url,
-    }
+    })
 }
 
 /// What every part is given.

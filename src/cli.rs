@@ -12,9 +12,11 @@ pub mod explain;
 mod help;
 pub mod install;
 pub mod ledger;
+pub mod license;
 pub mod probe;
 pub mod run;
 mod screen;
+mod sidecar;
 pub mod support_bundle;
 pub mod verify;
 
@@ -65,6 +67,8 @@ enum Command {
     SupportBundle(support_bundle::BundleArgs),
     /// Show usage and repair dead letters: hour records, the balance, the audit (modes metered and saas)
     Ledger(ledger::LedgerArgs),
+    /// Show the contract's license: until when, how many seats are sold and taken, what this pod holds (mode contract)
+    License(license::LicenseArgs),
     /// Check the configuration, print it with its origins, or write a seller's first files
     Config(config::ConfigArgs),
     /// Give the terminal of a command of `exec` that has ended to this process group: for tollgate itself
@@ -137,6 +141,7 @@ fn dispatch(command: &Command) -> Exit {
             support_bundle::run(args, &ProcessEnvironment, &Installation::compiled_in())
         }
         Command::Ledger(args) => ledger::run(args),
+        Command::License(args) => license::run(args),
         Command::Config(args) => {
             let (mut out, mut err) = (io::stdout(), io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)

@@ -56,8 +56,10 @@ pub use self::report::{Report, Row, inspect, report};
 use self::resolve::Resolution;
 pub use self::resolve::{CONFIG_VARIABLE, POD_UID_VARIABLE};
 pub use self::secrets::secrets;
-pub use self::table::{App, Aws, Config, Log, Probe, Product, Registration, State, Usage};
+pub use self::table::{App, Aws, Config, License, Log, Probe, Product, Registration, State, Usage};
 pub use self::terminal::wants_colour;
+
+use tollgate_marketplace::{ProductCode, ProductId};
 
 #[cfg(test)]
 pub(crate) use self::tests::TEST_KEY_PEM;
@@ -167,6 +169,7 @@ fn load_resolved(
     match config {
         Some(mut config) if faults.is_empty() => {
             identity::keep_receipt_of_a_named_pod(&mut config, &mut warnings);
+            identity::warn_of_a_nameless_pod(&config, &mut warnings);
             warnings.splice(0..0, resolution.warnings.iter().cloned());
             let origins = report::rows(resolution, env, installed);
             Ok(Loaded { config, warnings, origins })
@@ -189,13 +192,36 @@ pub fn load_probe(
     env: &dyn Environment,
     installed: &Installation<'_>,
 ) -> Result<Probe, Faults> {
+    load_part(flags, env, installed, Probe::read)
+}
+
+/// As [`load_probe`], of the application's server.
+pub fn load_app(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Result<App, Faults> {
+    load_part(flags, env, installed, App::read)
+}
+
+fn load_part<T>(
+    flags: &Flags,
+    env: &dyn Environment,
+    installed: &Installation<'_>,
+    read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+) -> Result<T, Faults> {
     let resolution = resolve::resolve(flags, env, installed);
     let mut reader = Reader::new(&resolution, env, installed, Role::Inspect);
-    let probe = Probe::read(&mut reader);
+    let part = read(&mut reader);
     let faults = reader.faults;
-    match probe {
-        Some(probe) if !resolution.file.is_broken() && !resolution.seller.is_broken() => Ok(probe),
+    match part {
+        Some(part) if !resolution.file.is_broken() && !resolution.seller.is_broken() => Ok(part),
         _ => Err(Faults(resolution.faults.into_iter().chain(faults).collect())),
+    }
+}
+
+impl Product {
+    /// As AWS names it in this mode: its code, or its ID.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let code = self.product_code.as_ref().map(ProductCode::as_str);
+        code.or(self.product_id.as_ref().map(ProductId::as_str)).unwrap_or_default()
     }
 }
 
@@ -233,6 +259,15 @@ pub enum OnUnsent {
     Keep,
     /// The gate closes when the oldest such record is older than this; at least two hours.
     CloseAfter(Duration),
+}
+
+/// What a contract product takes of its license.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LicenseModel {
+    /// Nothing for longer than a check.
+    Check,
+    /// Seats, while the pod lives.
+    Floating,
 }
 
 /// Proxies as the usual variables name them; they may hold passwords.

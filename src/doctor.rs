@@ -96,7 +96,7 @@ impl Finding {
 /// The region that is asked, beside the one where the platform says that the pod runs.
 ///
 /// AWS wants `RegisterUsage` and `MeterUsage` called in the region of the pod or task (AWS Marketplace seller guide);
-/// the seller's own reports of mode `saas` may come from anywhere.
+/// the seller's own reports of mode `saas` may come from anywhere, and License Manager is asked where the license is.
 #[must_use]
 pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &str)>, mode: Mode) -> Finding {
     let check = "region";
@@ -122,7 +122,7 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
                 region.as_str(),
                 found.as_str()
             );
-            if mode.is_run_by_seller() {
+            if !mode.asks_where_it_runs() {
                 return Finding::ok(check, seen);
             }
             let remedy = format!("Set it to {}, or remove it so that it is discovered.", found.as_str());
@@ -206,6 +206,18 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
     }
 }
 
+/// What only the sidecar's own calls can show: `doctor` makes none that bills or takes.
+#[must_use]
+pub fn unchecked(mode: Option<Mode>) -> &'static str {
+    if mode.is_some_and(Mode::asks_license_manager) {
+        "not checked, since a checkout takes seats: whether one would be granted, and whether the role allows \
+         CheckoutLicense and CheckInLicense"
+    } else {
+        "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and whether the \
+         role allows the call"
+    }
+}
+
 /// The least that the role must allow for a mode.
 #[must_use]
 pub fn least_policy(mode: Mode) -> serde_json::Value {
@@ -229,6 +241,8 @@ mod tests {
         assert_eq!(verdict(set, None, Mode::Hourly), Verdict::Ok);
         assert_eq!(verdict(None, Some((&virginia, "IMDS")), Mode::Metered), Verdict::Ok);
         assert_eq!(verdict(set, Some((&virginia, "IMDS")), Mode::Saas), Verdict::Ok);
+        assert_eq!(verdict(set, Some((&virginia, "IMDS")), Mode::Contract), Verdict::Ok);
+        assert_eq!(verdict(None, None, Mode::Contract), Verdict::Fault);
         let unknown = region(None, None, Mode::Hourly);
         assert_eq!(unknown.docs.as_deref(), Some("tollgate explain RegionUnknown"));
         let other = region(set, Some((&virginia, "IMDS")), Mode::Hourly);

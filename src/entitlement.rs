@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::exit::Exit;
-use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
+use tollgate_marketplace::{ProductCode, ProductId, PublicKeyVersion, Region};
 use tollgate_time::Timestamp;
 
 pub use proof::Proof;
@@ -35,6 +35,8 @@ pub enum State {
     Lapsed,
     /// AWS says no.
     Denied,
+    /// All seats of the license are taken.
+    Exhausted,
     /// AWS has not accepted the pod's usage for longer than the seller allows.
     Unreported,
     /// The question or the asker is wrong.
@@ -47,12 +49,13 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of the metric's series.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pending,
         Self::Entitled,
         Self::Grace,
         Self::Lapsed,
         Self::Denied,
+        Self::Exhausted,
         Self::Unreported,
         Self::Misconfigured,
         Self::Unverified,
@@ -68,6 +71,7 @@ impl State {
             Self::Grace => "grace",
             Self::Lapsed => "lapsed",
             Self::Denied => "denied",
+            Self::Exhausted => "exhausted",
             Self::Unreported => "unreported",
             Self::Misconfigured => "misconfigured",
             Self::Unverified => "unverified",
@@ -90,7 +94,10 @@ impl State {
     /// Somebody has to act before the gate can open; time alone opens it in the other states.
     #[must_use]
     pub const fn is_refusal(self) -> bool {
-        matches!(self, Self::Denied | Self::Unreported | Self::Misconfigured | Self::Unverified)
+        matches!(
+            self,
+            Self::Denied | Self::Exhausted | Self::Unreported | Self::Misconfigured | Self::Unverified
+        )
     }
 
     /// The exit code of a process that gives up in this state.
@@ -99,7 +106,7 @@ impl State {
         match self {
             Self::Entitled | Self::Grace | Self::Lapsed => Exit::Done,
             Self::Pending | Self::Unavailable => Exit::Unavailable,
-            Self::Denied | Self::Unreported => Exit::NotEntitled,
+            Self::Denied | Self::Exhausted | Self::Unreported => Exit::NotEntitled,
             Self::Misconfigured => Exit::Config,
             Self::Unverified => Exit::Unverified,
         }
@@ -128,6 +135,8 @@ pub enum Standing<P = Proof> {
     Lapsed(Arc<P>, Reason),
     /// AWS says that the buyer is not entitled.
     Denied(Reason),
+    /// The license is good, and other pods hold all its seats.
+    Exhausted(Reason),
     /// It would be open, but for usage that AWS does not accept.
     Unreported(Reason),
     /// Somebody must correct something first.
@@ -146,6 +155,7 @@ impl<P> Clone for Standing<P> {
             Self::Grace(reason, until) => Self::Grace(reason.clone(), *until),
             Self::Lapsed(proof, reason) => Self::Lapsed(Arc::clone(proof), reason.clone()),
             Self::Denied(reason) => Self::Denied(reason.clone()),
+            Self::Exhausted(reason) => Self::Exhausted(reason.clone()),
             Self::Unreported(reason) => Self::Unreported(reason.clone()),
             Self::Misconfigured(rejected, reason) => Self::Misconfigured(*rejected, reason.clone()),
             Self::Unverified(reason) => Self::Unverified(reason.clone()),
@@ -164,6 +174,7 @@ impl<P> Standing<P> {
             Self::Grace(..) => State::Grace,
             Self::Lapsed(..) => State::Lapsed,
             Self::Denied(_) => State::Denied,
+            Self::Exhausted(_) => State::Exhausted,
             Self::Unreported(_) => State::Unreported,
             Self::Misconfigured(..) => State::Misconfigured,
             Self::Unverified(_) => State::Unverified,
@@ -194,6 +205,7 @@ impl<P> Standing<P> {
             Self::Grace(reason, _)
             | Self::Lapsed(_, reason)
             | Self::Denied(reason)
+            | Self::Exhausted(reason)
             | Self::Unreported(reason)
             | Self::Misconfigured(_, reason)
             | Self::Unverified(reason)
@@ -208,6 +220,7 @@ impl<P> Standing<P> {
             Self::Grace(reason, _)
             | Self::Lapsed(_, reason)
             | Self::Denied(reason)
+            | Self::Exhausted(reason)
             | Self::Unreported(reason)
             | Self::Misconfigured(_, reason)
             | Self::Unverified(reason)
@@ -283,10 +296,12 @@ pub fn channel(now: Timestamp) -> (Publisher, Watch) {
 /// What never changes while the process runs, for the document.
 #[derive(Debug, Clone)]
 pub struct Subject {
-    /// `hourly`, `metered` or `saas`.
+    /// `hourly`, `metered`, `contract` or `saas`.
     pub mode: &'static str,
-    /// The product.
-    pub product_code: ProductCode,
+    /// The product, by its code.
+    pub product_code: Option<ProductCode>,
+    /// In mode `contract`, by its ID.
+    pub product_id: Option<ProductId>,
     /// The pod whose gate it is (`TOLLGATE_POD_UID`), where the platform says so.
     pub pod: Option<String>,
 }
@@ -298,7 +313,10 @@ pub struct Document<'a> {
     gate: &'static str,
     proof: Option<&'static str>,
     mode: &'static str,
-    product_code: &'a ProductCode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    product_code: Option<&'a ProductCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    product_id: Option<&'a ProductId>,
     pod: Option<&'a str>,
     public_key_version: Option<PublicKeyVersion>,
     region: Option<&'a Region>,
@@ -322,7 +340,8 @@ impl<'a> Document<'a> {
             gate: if standing.gate_open() { "open" } else { "shut" },
             proof: standing.proof().map(|proof| proof.name()),
             mode: subject.mode,
-            product_code: &subject.product_code,
+            product_code: subject.product_code.as_ref(),
+            product_id: subject.product_id.as_ref(),
             pod: subject.pod.as_deref(),
             public_key_version: entitlement.public_key_version,
             region: entitlement.region.as_ref(),

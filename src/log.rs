@@ -152,6 +152,7 @@ fn sentence<P>(standing: &Standing<P>) -> String {
         }
         Standing::Pending(Some(reason))
         | Standing::Denied(reason)
+        | Standing::Exhausted(reason)
         | Standing::Unreported(reason)
         | Standing::Misconfigured(_, reason)
         | Standing::Unverified(reason)

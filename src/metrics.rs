@@ -60,6 +60,18 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LicenseCall {
+    operation: &'static str,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+struct LicenseSeats {
+    dimension: String,
+    kind: &'static str,
+}
+
 /// Distinct `code` values kept; AWS has about thirty, an impostor could send any number.
 const CODES_MAX: usize = 64;
 
@@ -76,6 +88,32 @@ pub struct LedgerFigures {
     pub bytes: u64,
 }
 
+/// What is known of the contract's license.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LicenseFigures {
+    /// Of each counted entitlement.
+    pub seats: Vec<SeatFigures>,
+    /// When the contract ends, if it is known and does.
+    pub end: Option<Timestamp>,
+    /// When License Manager last granted a round.
+    pub granted: Option<Timestamp>,
+    /// When somebody should look if no round is granted before.
+    pub alarm: Option<Timestamp>,
+}
+
+/// Seats of one entitlement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeatFigures {
+    /// Its name.
+    pub dimension: String,
+    /// How many there are; `None` without limit.
+    pub max: Option<u64>,
+    /// How many are taken by anybody, where License Manager says so.
+    pub used: Option<u64>,
+    /// How many this pod holds.
+    pub held: u64,
+}
+
 /// The process's metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -83,6 +121,8 @@ pub struct Metrics {
     series: Series,
     codes: std::sync::Mutex<std::collections::BTreeSet<String>>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
+    /// The series of seats that there are: those of an entitlement that a license no longer has are removed.
+    seats: std::sync::Mutex<std::collections::BTreeSet<LicenseSeats>>,
 }
 
 /// Seconds. AWS answers in a fraction of one; an attempt ends at 10.
@@ -96,10 +136,10 @@ metrics! {
         state: Family<StateLabel, Gauge> = Default::default() => "tollgate_entitlement_state" {
             help: "1 for the present entitlement state, 0 for the others",
             kind: "gauge, 0 or 1",
-            labels: "`state`: `pending`, `entitled`, `grace`, `lapsed`, `denied`, `unreported`, \
-                     `misconfigured`, `unverified`, `unavailable`",
+            labels: "`state`: `pending`, `entitled`, `grace`, `lapsed`, `denied`, `exhausted`, \
+                     `unreported`, `misconfigured`, `unverified`, `unavailable`",
             stability: "stable",
-            says: "1 for the present state, 0 for the eight others",
+            says: "1 for the present state, 0 for the nine others",
         }
 
         gate_open: Gauge = Default::default() => "tollgate_gate_open" {
@@ -178,6 +218,54 @@ metrics! {
             stability: "experimental",
             says: "AWS's clock less the node's, by the `Date` of AWS's latest answer; 0 until then, \
                    and again when the clock is right",
+        }
+    }
+
+    "License" {
+        license_seats: Family<LicenseSeats, Gauge> = Default::default() => "tollgate_license_seats" {
+            help: "Seats of the contract's license by dimension: sold, taken by anybody, held by this pod",
+            kind: "gauge, seats",
+            labels: "`dimension`; `kind`: `max` (sold; absent without a limit), `used` (taken by anybody; \
+                     absent while it is not known), `held` (by this pod; 0 in model `check`)",
+            stability: "stable",
+            says: "seats of each counted entitlement",
+        }
+
+        license_end: Gauge = Default::default() => "tollgate_license_end_timestamp_seconds" {
+            help: "When the contract ends; 0 while it is not known, or without an end",
+            kind: "gauge, seconds since the epoch",
+            labels: "–",
+            stability: "stable",
+            says: "when the contract ends; 0 while it is not known, or without an end",
+        }
+
+        license_granted: Gauge = Default::default() => "tollgate_license_granted_timestamp_seconds" {
+            help: "When License Manager last granted a round; 0 until then",
+            kind: "gauge, seconds since the epoch",
+            labels: "–",
+            stability: "experimental",
+            says: "when License Manager last granted a round; 0 until then",
+        }
+
+        license_alarm: Gauge = Default::default() => "tollgate_license_alarm_timestamp_seconds" {
+            help: "When somebody should look if no round is granted before: half of what the latest \
+                   grant lasts; 0 until there is one",
+            kind: "gauge, seconds since the epoch",
+            labels: "–",
+            stability: "experimental",
+            says: "when somebody should look if no round is granted before: after half of the time that the \
+                   seats (`floating`) or `grace_period` (`check`) last, and never before a round is overdue; \
+                   0 until one was granted",
+        }
+
+        license_calls: Family<LicenseCall, Counter> = Default::default() => "tollgate_license_calls" {
+            help: "Calls of License Manager by operation and code",
+            kind: "counter, calls",
+            labels: "`operation`: `ListReceivedLicenses`, `GetLicenseUsage`, `CheckoutLicense`, \
+                     `ExtendLicenseConsumption`, `CheckInLicense`; `code`: the fault's code, empty for a \
+                     success; at most 64 codes, those of `tollgate_registration_attempts_total` among them",
+            stability: "stable",
+            says: "calls of License Manager that ended",
         }
     }
 
@@ -328,15 +416,48 @@ impl Metrics {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", revision())]);
         registry.register("tollgate_build", "Version and source revision of this binary", build);
         let series = Series::register(&mut registry);
-        Self { registry, series, codes: std::sync::Mutex::default(), dimensions: std::sync::Mutex::default() }
+        let (codes, dimensions, seats) = Default::default();
+        Self { registry, series, codes, dimensions, seats }
+    }
+
+    fn known_code(&self, code: &str) -> String {
+        let mut codes = self.codes.lock().expect("held for a set insertion only, which cannot panic");
+        let known = codes.contains(code) || (codes.len() < CODES_MAX && codes.insert(code.to_owned()));
+        if known { code.to_owned() } else { "other".to_owned() }
+    }
+
+    /// A call of License Manager ended; `code` is the fault's, empty for a success.
+    pub fn license_called(&self, operation: &'static str, code: &str) {
+        let code = self.known_code(code);
+        self.series.license_calls.get_or_create(&LicenseCall { operation, code }).inc();
+    }
+
+    /// What is known of the license now.
+    pub fn license(&self, figures: &LicenseFigures) {
+        let seconds = |at: Option<Timestamp>| at.map_or(0, Timestamp::unix_seconds);
+        self.series.license_end.set(seconds(figures.end));
+        self.series.license_granted.set(seconds(figures.granted));
+        self.series.license_alarm.set(seconds(figures.alarm));
+        let mut shown = self.seats.lock().expect("held for set operations only, which cannot panic");
+        let mut vanished = std::mem::take(&mut *shown);
+        for seats in figures.seats.iter().take(DIMENSIONS_MAX) {
+            for (kind, count) in [("max", seats.max), ("used", seats.used), ("held", Some(seats.held))] {
+                let Some(count) = count else { continue };
+                let label = LicenseSeats { dimension: seats.dimension.clone(), kind };
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                self.series.license_seats.get_or_create(&label).set(count);
+                vanished.remove(&label);
+                shown.insert(label);
+            }
+        }
+        for label in vanished {
+            self.series.license_seats.remove(&label);
+        }
     }
 
     /// An attempt ended after `seconds`.
     pub fn attempted(&self, outcome: &'static str, code: &str, seconds: f64) {
-        let mut codes = self.codes.lock().expect("held for a set insertion only, which cannot panic");
-        let known = codes.contains(code) || (codes.len() < CODES_MAX && codes.insert(code.to_owned()));
-        drop(codes);
-        let code = if known { code.to_owned() } else { "other".to_owned() };
+        let code = self.known_code(code);
         self.series.attempts.get_or_create(&Attempt { outcome, code }).inc();
         self.series.duration.observe(seconds);
     }
@@ -499,6 +620,68 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");
         }
+    }
+
+    #[test]
+    fn seats_of_an_entitlement_that_the_license_no_longer_has_are_not_shown() {
+        let metrics = Metrics::new();
+        let seats = |dimension: &str, max, used, held| SeatFigures {
+            dimension: dimension.to_owned(),
+            max,
+            used,
+            held,
+        };
+        let shown = |figures: &LicenseFigures| -> Vec<String> {
+            metrics.license(figures);
+            let text = metrics.encode(&entitlement(), Format::Text);
+            let mut lines: Vec<String> = text
+                .lines()
+                .filter(|line| line.starts_with("tollgate_license_"))
+                .map(str::to_owned)
+                .collect();
+            lines.sort();
+            lines
+        };
+        let end = Some(Timestamp::from_unix_seconds(9000));
+        let both = vec![seats("users", Some(10), Some(4), 1), seats("nodes", None, None, 2)];
+        let [granted, alarm] = [60, 90].map(|at| Some(Timestamp::from_unix_seconds(at)));
+        assert_eq!(
+            shown(&LicenseFigures { seats: both, end, granted, alarm }),
+            [
+                "tollgate_license_alarm_timestamp_seconds 90",
+                "tollgate_license_end_timestamp_seconds 9000",
+                "tollgate_license_granted_timestamp_seconds 60",
+                "tollgate_license_seats{dimension=\"nodes\",kind=\"held\"} 2",
+                "tollgate_license_seats{dimension=\"users\",kind=\"held\"} 1",
+                "tollgate_license_seats{dimension=\"users\",kind=\"max\"} 10",
+                "tollgate_license_seats{dimension=\"users\",kind=\"used\"} 4",
+            ]
+        );
+        let one = vec![seats("users", Some(12), None, 0)];
+        let left = shown(&LicenseFigures { seats: one, ..LicenseFigures::default() });
+        assert_eq!(left.len(), 5, "{left:?}");
+        assert!(left.contains(&"tollgate_license_seats{dimension=\"users\",kind=\"max\"} 12".to_owned()));
+        assert!(left.contains(&"tollgate_license_end_timestamp_seconds 0".to_owned()));
+    }
+
+    #[test]
+    fn seats_have_as_many_series_as_a_product_has_dimensions() {
+        let metrics = Metrics::new();
+        let seats = (0..1000).map(|index| SeatFigures {
+            dimension: format!("d{index}"),
+            max: Some(1),
+            used: Some(1),
+            held: 1,
+        });
+        metrics.license(&LicenseFigures { seats: seats.collect(), ..LicenseFigures::default() });
+        metrics.license_called("CheckoutLicense", "");
+        for index in 0..1000 {
+            metrics.license_called("CheckoutLicense", &format!("Code{index}"));
+        }
+        let text = metrics.encode(&entitlement(), Format::Text);
+        let series = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(series("tollgate_license_seats{"), 3 * DIMENSIONS_MAX);
+        assert_eq!(series("tollgate_license_calls_total{"), CODES_MAX + 1);
     }
 
     /// Dimensions are whatever an application sends: one must not become a sample of its own.

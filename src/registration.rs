@@ -462,7 +462,7 @@ impl Registration {
                 let standing = machine.standing(now);
                 let receipt = standing.proof().and_then(|proof| match proof.as_ref() {
                     Proof::Receipt(receipt) => Some(receipt),
-                    Proof::Metered(_) | Proof::Permission(_) | Proof::Seller(_) => None,
+                    Proof::Metered(_) | Proof::Permission(_) | Proof::License(_) | Proof::Seller(_) => None,
                 });
                 let kept = receipt.filter(|_| self.config.asking.keeps_receipt());
                 self.write(|record| record.succeeded(&self.pod, kept, now.wall)).await
@@ -522,7 +522,7 @@ impl Registration {
     async fn recall(&mut self) -> Remembered<Proof> {
         let Some(store) = &self.store else { return Remembered::default() };
         let record = match store.recall().await {
-            Recalled::Read(record) => record,
+            Recalled::Read(record) => record.unwrap_or_else(Record::unknown),
             Recalled::Late(read) => {
                 self.late = Some(read);
                 Record::unknown()
@@ -581,7 +581,7 @@ async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<R
 }
 
 /// Whoever's clock is further off has usage in wrong hours, and a receipt of a wrong age.
-const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
+pub const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 
 /// How often the time is written while the gate is open by AWS's answer, for the age of the kept receipt under a clock
 /// that is set back later.

@@ -1,5 +1,6 @@
-//! What is made from something else: of the table of settings, tables in two documents and a part of the chart's schema; of
-//! the table of metrics, those of METRICS.md; of `cargo metadata`, the picture of the crates; of `docs/openapi.yaml`, the JSON that is served.
+//! What is made from something else: of the table of settings, tables in two documents and a part of the chart's schema;
+//! of the table of metrics, those of METRICS.md; of the modes, the policies of `deploy/iam` and what SECURITY-REVIEW.md
+//! says of them; of `cargo metadata`, the picture of the crates; of `docs/openapi.yaml`, the JSON that is served.
 //!
 //! `just generate` writes it. Most files hold words of people around what is generated: only a piece of them is replaced.
 
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use tollgate::config::Mode;
 use tollgate::config::setting::{Schema, Setting, Spec};
 use tollgate::metrics::SPECS;
 use yaml_rust2::{Yaml, YamlLoader};
@@ -23,7 +25,7 @@ struct Piece {
 }
 
 /// Values of the chart that take a setting's text as it is. Others have a form of their own.
-const PLAIN_CHART_VALUES: [&str; 3] = ["mode", "productCode", "region"];
+const PLAIN_CHART_VALUES: [&str; 5] = ["mode", "productCode", "productId", "licenseModel", "region"];
 
 fn pieces(root: &Path) -> Vec<Piece> {
     let specs = || Setting::ALL.iter().map(|setting| setting.spec());
@@ -76,6 +78,19 @@ fn pieces(root: &Path) -> Vec<Piece> {
             text: table("| name | type, unit | labels | stability | what it says |", metrics(group)),
         });
     }
+    for mode in Mode::ALL {
+        let actions = |line: fn(&&str) -> String| mode.actions().iter().map(line).collect::<Vec<_>>();
+        let json = actions(|action| format!("        {action:?}")).join(",\n") + "\n";
+        let text = actions(|action| format!("`{action}`")).join(", ") + "\n";
+        let (begin, end) = ("      \"Action\": [\n".to_owned(), "      ],\n");
+        pieces.push(Piece { path: policy_of(mode), begin, end, text: json });
+        pieces.push(Piece {
+            path: "docs/SECURITY-REVIEW.md",
+            begin: format!("<!-- actions: {mode} -->\n"),
+            end: "<!-- end of actions -->",
+            text,
+        });
+    }
     for &setting in Setting::ALL {
         if let Some(value) = setting.spec().chart_value.filter(|value| PLAIN_CHART_VALUES.contains(value)) {
             pieces.push(Piece {
@@ -93,6 +108,16 @@ fn row(spec: &Spec) -> String {
     let shown = spec.default_shown();
     let default = if spec.has_fixed_default() { format!("`{shown}`") } else { shown.to_owned() };
     format!("| `{}` | {default} | {} | {} |\n", spec.name, spec.owner.as_str(), spec.meaning)
+}
+
+/// The policy that a role of this mode needs.
+fn policy_of(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Hourly => "deploy/iam/hourly.json",
+        Mode::Metered => "deploy/iam/metered.json",
+        Mode::Contract => "deploy/iam/contract.json",
+        Mode::Saas => "deploy/iam/saas.json",
+    }
 }
 
 /// Rows of METRICS.md, each metric under the name that its samples have.

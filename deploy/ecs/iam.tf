@@ -1,11 +1,17 @@
-# The role of the pod or task, for those who keep roles in Terraform. RegisterUsage (hourly products), MeterUsage (metered ones) and what a
-# writer of mode saas calls stand apart, because AWS's managed policy for this purpose holds RegisterUsage alone: `metered` or `saas` takes
-# the one that your product needs.
+# The role of the pod or task, for those who keep roles in Terraform. RegisterUsage (hourly products), MeterUsage (metered ones), License
+# Manager (contract pricing) and what a writer of mode saas calls stand apart: AWS's managed policies hold RegisterUsage alone, and for
+# License Manager lack two actions. `metered`, `contract` or `saas` takes the one that your product needs.
 #
 # EKS: give oidc_provider_arn, namespace and service_account; annotate the service account with the output. ECS: leave them out.
 
 variable "metered" {
   description = "Whether the product has custom dimensions (MeterUsage)."
+  type        = bool
+  default     = false
+}
+
+variable "contract" {
+  description = "Whether the product has contract pricing (License Manager)."
   type        = bool
   default     = false
 }
@@ -36,8 +42,9 @@ variable "service_account" {
 
 locals {
   usage  = var.metered ? data.aws_iam_policy_document.meter_usage.json : data.aws_iam_policy_document.register_usage.json
-  policy = var.saas ? data.aws_iam_policy_document.batch_meter_usage.json : local.usage
-  eks = var.oidc_provider_arn != ""
+  buyer  = var.contract ? data.aws_iam_policy_document.license.json : local.usage
+  policy = var.saas ? data.aws_iam_policy_document.batch_meter_usage.json : local.buyer
+  eks    = var.oidc_provider_arn != ""
   # The issuer without https://, as the provider's ARN ends.
   issuer = replace(var.oidc_provider_arn, "/^.*:oidc-provider\\//", "")
 }
@@ -56,6 +63,21 @@ data "aws_iam_policy_document" "meter_usage" {
   statement {
     sid       = "Meter"
     actions   = ["aws-marketplace:MeterUsage"]
+    resources = ["*"]
+  }
+}
+
+data "aws_iam_policy_document" "license" {
+  statement {
+    sid = "License"
+    actions = [
+      "license-manager:CheckoutLicense",
+      "license-manager:CheckInLicense",
+      "license-manager:ExtendLicenseConsumption",
+      "license-manager:GetLicense",
+      "license-manager:GetLicenseUsage",
+      "license-manager:ListReceivedLicenses",
+    ]
     resources = ["*"]
   }
 }

@@ -1,21 +1,24 @@
 //! Any bytes as what AWS, or whoever stands in its place, answers: a success or a fault with its class, never a panic;
-//! nobody is refused or registered whom the answer does not name.
+//! nobody is refused or registered whom the answer does not name, and no license is listed that was not asked for.
 //!
 //! The first byte chooses the operation, the rest is the answer as it comes over the wire. The credentials are those of
 //! the environment: `just fuzz` sets some.
 
 #![no_main]
 
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tollgate_aws::licensing::{self, LicenseManager};
 use tollgate_aws::{Aws, Settings};
+use tollgate_marketplace::license::{CheckoutLicense, ENTITLEMENTS_MAX, ListReceivedLicenses};
 use tollgate_marketplace::{
-    BatchMeterUsage, Customer, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Forward as _, HourUsage, Meter as _,
-    MeterUsage, Nonce, PublicKeyVersion, Register as _, RegisterUsage, Resolve as _, Signing, UsageRecord,
+    BatchMeterUsage, Customer, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Forward as _, HourUsage,
+    KeyFingerprint, License as _, Meter as _, MeterUsage, Nonce, ProductId, PublicKeyVersion, Register as _,
+    RegisterUsage, Resolve as _, Signing, UsageRecord, exceptions,
 };
 use tollgate_receipt::{Expected, PublicKey, verify};
 use tollgate_time::Timestamp;
@@ -23,7 +26,8 @@ use tollgate_time::Timestamp;
 struct Stand {
     runtime: Runtime,
     listener: TcpListener,
-    aws: Aws,
+    aws: Arc<Aws>,
+    licenses: LicenseManager,
     key: PublicKey,
 }
 
@@ -35,41 +39,47 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
     let address = listener.local_addr().expect("it is bound");
-    let aws = Aws::new(Settings {
+    let aws = Arc::new(Aws::new(Settings {
         region: Some("us-east-1".parse().expect("a region")),
         endpoint_url: Some(format!("http://{address}")),
         imds_disabled: true,
         ..Settings::default()
-    });
+    }));
+    let licenses = LicenseManager::new(Arc::clone(&aws), licensing::Settings::default());
     let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
     let key = PublicKey::from_pem(pem).expect("the fixture is a key");
-    Mutex::new(Stand { runtime, listener, aws, key })
+    Mutex::new(Stand { runtime, listener, aws, licenses, key })
 });
 
 fuzz_target!(|input: &[u8]| {
     let Some((operation, answer)) = input.split_first() else { return };
     let stand = STAND.lock().expect("one thread");
-    let outcome = stand
-        .runtime
-        .block_on(async { tokio::join!(call(&stand, *operation), serve(&stand.listener, answer)).0 });
+    let outcome = stand.runtime.block_on(async {
+        tokio::select! {
+            outcome = call(&stand, *operation) => outcome,
+            () = serve(&stand.listener, answer) => unreachable!("it serves for ever"),
+        }
+    });
     if let Err(fault) = outcome {
         judge(&fault, answer);
     }
 });
 
-/// Reads one request, answers it, closes.
+/// Answers every request, each on a connection of its own: a listing has several pages.
 async fn serve(listener: &TcpListener, answer: &[u8]) {
-    let (mut stream, _) = listener.accept().await.expect("the client connects");
-    let mut request = Vec::new();
-    let mut buffer = [0; 4096];
-    while !whole(&request) {
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(n) => request.extend_from_slice(&buffer[..n]),
+    'connections: loop {
+        let (mut stream, _) = listener.accept().await.expect("the client connects");
+        let mut request = Vec::new();
+        let mut buffer = [0; 4096];
+        while !whole(&request) {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => continue 'connections,
+                Ok(n) => request.extend_from_slice(&buffer[..n]),
+            }
         }
+        let _ = stream.write_all(answer).await;
+        let _ = stream.shutdown().await;
     }
-    let _ = stream.write_all(answer).await;
-    let _ = stream.shutdown().await;
 }
 
 fn whole(request: &[u8]) -> bool {
@@ -86,7 +96,7 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
     let timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     let quantity = "2.5".parse().expect("a quantity");
     let usage = HourUsage { quantity, decimal: true, ..HourUsage::zero(timestamp) };
-    match operation % 5 {
+    match operation % 7 {
         0 => {
             let nonce: Nonce = "fuzz-nonce".parse().expect("a nonce");
             let public_key_version = PublicKeyVersion::FIRST;
@@ -130,6 +140,25 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
         3 => {
             stand.aws.resolve_customer("token".to_owned()).await?;
         }
+        5 => {
+            let request = ListReceivedLicenses { product_id: product_id(), key_fingerprint: ISSUER };
+            let listed = stand.licenses.list_received_licenses(request, Signing::default()).await?;
+            for license in listed.licenses {
+                assert_eq!(license.product_id, product_id().as_str());
+                assert_eq!(license.key_fingerprint, ISSUER.as_str());
+                assert!(license.entitlements.len() <= ENTITLEMENTS_MAX);
+            }
+        }
+        6 => {
+            let request = CheckoutLicense {
+                product_id: product_id(),
+                key_fingerprint: ISSUER,
+                entitlements: Vec::new(),
+                client_token: "token".to_owned(),
+            };
+            let taken = stand.licenses.checkout_license(request, Signing::default()).await?;
+            assert!(!taken.token.secret().is_empty() && taken.allowed.len() <= ENTITLEMENTS_MAX);
+        }
         _ => {
             let forwarded =
                 stand.aws.forward("AWSMPMeteringService.MeterUsage".to_owned(), b"{}".to_vec(), None).await?;
@@ -139,12 +168,20 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
     Ok(())
 }
 
+const ISSUER: KeyFingerprint = KeyFingerprint::AWS_MARKETPLACE;
+
+fn product_id() -> ProductId {
+    "2205b290-19e6-4c76-9eea-377d6bf7141a".parse().expect("a product ID")
+}
+
 fn judge(fault: &Fault, answer: &[u8]) {
     let code = fault.code.as_str();
     assert!((1..=FAULT_CODE_CHARS_MAX).contains(&code.len()));
     assert!(code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.'), "{code}");
     if fault.class == FaultClass::Denied {
-        let named = String::from_utf8_lossy(answer).contains("CustomerNotEntitledException");
+        let answer_text = String::from_utf8_lossy(answer);
+        let refusals = [exceptions::NOT_ENTITLED, exceptions::NO_ENTITLEMENTS, exceptions::NOT_FOUND];
+        let named = refusals.iter().any(|name| answer_text.contains(name));
         // In a body, JSON may write any of its letters as an escape.
         let escaped = answer.contains(&b'\\');
         assert!(named || escaped, "refused without AWS saying so");

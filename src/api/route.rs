@@ -12,6 +12,7 @@ use tollgate_http as http;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     Entitlement,
+    License,
     OpenApi,
     Quit,
     Attest,
@@ -40,6 +41,7 @@ impl<'a> Route<'a> {
     pub(super) fn of(path: &'a str, headers: &HeaderMap) -> Option<Self> {
         let of_usage = match path {
             "/v1/entitlement" => return Some(Self::Entitlement),
+            "/v1/license" => return Some(Self::License),
             "/openapi.json" => return Some(Self::OpenApi),
             "/v1/quit" => return Some(Self::Quit),
             "/v1/attestations" => return Some(Self::Attest),
@@ -60,6 +62,7 @@ impl<'a> Route<'a> {
     pub(super) const fn allow(self) -> &'static str {
         match self {
             Self::Entitlement
+            | Self::License
             | Self::OpenApi
             | Self::Usage(OfUsage::Reconciliation | OfUsage::List(_) | OfUsage::Record(_)) => "GET, HEAD",
             Self::Quit
@@ -98,7 +101,7 @@ mod tests {
                 assert_eq!(route.takes(&method), documented, "{method} {path}");
             }
         }
-        assert_eq!(found, 14, "all of this server's but the AWS door");
+        assert_eq!(found, 15, "all of this server's but the AWS door");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) struct Usage {
     pub(super) drain: Drain,
 }
 
-/// Starts what usage needs; `None` in mode `hourly`, where AWS meters by itself.
+/// Starts what usage needs; `None` in modes without: AWS meters `hourly` by itself, and a contract is not metered.
 pub(super) fn start(
     config: &Config,
     surroundings: &Surroundings,
@@ -51,10 +51,12 @@ pub(super) fn start(
     parts: &mut Parts,
 ) -> Option<Usage> {
     let outlet = match config.product.mode {
-        Mode::Hourly => return None,
+        Mode::Hourly | Mode::Contract => return None,
         Mode::Metered => Outlet::MeterUsage,
         Mode::Saas => Outlet::BatchMeterUsage,
     };
+    // The configuration has it wherever a report names it.
+    let product_code = config.product.product_code.clone()?;
     let (opened, open) = watch::channel(false);
     let (flushes, flushed) = mpsc::channel(1);
     let slot = Arc::new(OnceLock::new());
@@ -81,7 +83,7 @@ pub(super) fn start(
         quiet: config.usage.drain_quiet,
         seal_open_hour: config.usage.seal_on_shutdown,
     };
-    let plan = Plan::of(config, outlet);
+    let plan = Plan::of(config, outlet, product_code);
     let Surroundings { aws, clock, metrics, identity, notices } = surroundings.clone();
     let follows = matches!(config.clock, ClockSource::Follow(_));
     parts.spawn_explaining("usage", async move {
@@ -182,12 +184,12 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(config: &Config, outlet: Outlet) -> Self {
+    fn of(config: &Config, outlet: Outlet, product_code: ProductCode) -> Self {
         let (product, usage) = (&config.product, &config.usage);
         let zero = usage.on_zero_hour == OnZeroHour::Report && outlet == Outlet::MeterUsage;
         Self {
             outlet,
-            product_code: product.product_code.clone(),
+            product_code,
             zero_dimensions: product.dimensions.clone().filter(|_| zero).unwrap_or_default(),
             aws_door: config.app.aws_door && outlet == Outlet::MeterUsage,
             // The configuration has proven that the folder is there and can be written.

@@ -23,8 +23,8 @@ pub struct AwaitArgs {
     /// Give up after this long, such as 90s or 1h30m, with exit code 124 [default: wait for ever]
     #[arg(long, value_name = "DURATION", value_parser = |text: &str| config::duration(text))]
     timeout: Option<Duration>,
-    /// Exit once when a refusal (denied, misconfigured, unverified, unreported) is this old, with its code (76, 77 or
-    /// 78); an await that is started after that stays. At least 5s [default: stay]
+    /// Exit once when a refusal (denied, exhausted, misconfigured, unverified, unreported) is this old, with its code
+    /// (76, 77 or 78); an await that is started after that stays. At least 5s [default: stay]
     #[arg(long, value_name = "DURATION", value_parser = refusal_age)]
     refused_after: Option<Duration>,
     #[command(flatten)]

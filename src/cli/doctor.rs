@@ -18,7 +18,7 @@ use crate::cli::probe::Shut;
 use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::{complain, probe};
 use crate::config::{self, Config, Environment, Flags, Installation, Row};
-use crate::doctor::credentials::{Container, rule, web_identity};
+use crate::doctor::credentials::{Container, license_token, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
@@ -44,6 +44,8 @@ pub(super) struct Report {
     findings: Vec<Finding>,
     settings: Vec<Row>,
     least_policy: Option<Value>,
+    #[serde(skip)]
+    unchecked: &'static str,
 }
 
 /// Checks all, prints all; 0 when nothing is at fault, else 78.
@@ -60,8 +62,13 @@ pub fn run(args: &DoctorArgs, env: &dyn Environment, installed: &Installation<'_
 /// Everything that is looked at.
 pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Report {
     let (shown, config) = config::inspect(flags, env, installed);
-    let mut report =
-        Report { healthy: false, findings: Vec::new(), settings: shown.settings, least_policy: None };
+    let mut report = Report {
+        healthy: false,
+        findings: Vec::new(),
+        settings: shown.settings,
+        least_policy: None,
+        unchecked: doctor::unchecked(config.as_ref().ok().map(|config| config.product.mode)),
+    };
     let odd = !shown.warnings.is_empty();
     for warning in shown.warnings {
         report.findings.push(Finding::warning("configuration", warning, ""));
@@ -94,7 +101,8 @@ pub(super) async fn examined(flags: &Flags, env: &dyn Environment, installed: &I
 
 async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> {
     let product = &config.product;
-    let named = format!("{} (mode {})", product.product_code.as_str(), product.mode);
+    let name = product.name();
+    let named = format!("{name} (mode {})", product.mode);
     let mut findings = vec![Finding::ok("product", named), keys(config)];
     findings.extend(state::examine(config, installed.disk).await);
     let aws = Aws::new(aws_settings(&config.aws));
@@ -103,6 +111,8 @@ async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> 
 
     let origin = config.aws.region_origin.to_string();
     let configured = config.aws.region.as_ref().map(|region| (region, origin.as_str()));
+    let licenses = config.license.region.as_ref().map(|region| (region, "license_region"));
+    let configured = licenses.or(configured);
     let platform = aws.platform_region().await;
     let platform = platform.as_ref().map(|(region, source)| (region, *source));
     let region = doctor::region(configured, platform, mode);
@@ -147,6 +157,10 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
     if let Some(path) = token {
         let bytes = read_regular(path, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
         findings.push(web_identity(&path.display().to_string(), bytes.as_deref(), clock::system_now()));
+    }
+    if let Some(path) = &config.license.token_file {
+        let bytes = read_regular(path, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
+        findings.push(license_token(&path.display().to_string(), bytes.as_deref(), clock::system_now()));
     }
     if region.is_none() {
         let remedy = "Set the region first: STS is asked in it.";
@@ -262,7 +276,5 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
     if let Some(policy) = &report.least_policy {
         writeln!(out, "the least that the role must allow:\n{policy:#}")?;
     }
-    let unchecked = "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and \
-                     whether the role allows the call";
-    writeln!(out, "{}", screen.wrapped(unchecked, 0))
+    writeln!(out, "{}", screen.wrapped(report.unchecked, 0))
 }

@@ -76,10 +76,13 @@ Point any AWS SDK at it; every access key is one pod:
   export AWS_ENDPOINT_URL_MARKETPLACE_METERING=http://127.0.0.1:8090
   export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any
   aws meteringmarketplace register-usage --product-code demohourly --public-key-version 1
+  export AWS_ENDPOINT_URL_LICENSE_MANAGER=http://127.0.0.1:8090
+  aws license-manager list-received-licenses
 
 The world without --world: products demohourly (RegisterUsage), demometered (MeterUsage) and demosaas (BatchMeterUsage,
 ResolveCustomer), the last two with the dimensions requests and gigabytes; account 111122223333, subscribed, and
-444455556666, not subscribed; region us-east-1.
+444455556666, not subscribed; a license of the contract product prod-democontract with ten seats users (Count) and a
+tier premium (None), which 111122223333 received; region us-east-1.
 
 STS (AssumeRoleWithWebIdentity, GetCallerIdentity) and the ECS agent answer on the same port:
   export AWS_ENDPOINT_URL_STS=http://127.0.0.1:8090
@@ -99,11 +102,13 @@ Then, in a browser or with curl:
   POST   /_emulator/products   {\"product_code\":\"demohourly\",\"rotate\":true}
   POST   /_emulator/pods       {\"access_key\":\"pod-2\",\"platform\":\"node-role\"}
   POST   /_emulator/tokens     {\"account_id\":\"111122223333\"}, a registration token for ResolveCustomer
+  GET    /_emulator/licenses   contracts, who holds seats and until when, takes and returns
+  POST   /_emulator/licenses   {\"product_id\":\"prod-democontract\",\"received\":\"disabled\"}
   POST   /_emulator/switches   {\"dry_run\":\"exception\"}, an open question of AWS's documents answered
   POST   /_emulator/reset      everything as at the start; the keys stay
 
-With --json the first line of standard output is {\"endpoint\",\"product_code\",\"public_key_version\",\"public_keys\",
-\"clock\"}; public_keys is a folder of <version>.pem.
+With --json the first line of standard output is {\"endpoint\",\"product_code\",\"product_id\",
+\"public_key_version\",\"public_keys\",\"clock\"}; public_keys is a folder of <version>.pem.
 
 Exit codes: 0 ended by a signal, 78 wrong world file, address or folder.";
 
@@ -235,19 +240,19 @@ fn announce(facts: &Facts, args: &EmulatorArgs) {
         let line = serde_json::to_string(facts).expect("a struct of strings");
         return say(&format!("{line}\n"));
     }
-    let Facts { endpoint, product_code, public_key_version, public_keys, clock: _ } = facts;
+    let Facts { endpoint, product_code, product_id, public_key_version, public_keys, clock: _ } = facts;
     let tokens = match &args.web_identity_jwks {
         Some(_) => "verifies web identity tokens",
         None => "takes every well-formed web identity token: --web-identity-jwks verifies them",
     };
     say(&format!(
-        "tollgate emulator: AWS Marketplace metering at {endpoint}\n  \
-         product {product_code} with key version {public_key_version}\n  \
+        "tollgate emulator: AWS Marketplace metering and AWS License Manager at {endpoint}\n  \
+         product {product_code} with key version {public_key_version}, contract product {product_id}\n  \
          public keys in {}\n  \
          a page for browsers at {endpoint}/, the admin paths at {endpoint}/_emulator\n  \
          STS too, which {tokens}\n\
          point any AWS SDK at it; every access key is one pod:\n  \
-         export AWS_ENDPOINT_URL_MARKETPLACE_METERING={endpoint}\n  \
+         export AWS_ENDPOINT_URL_MARKETPLACE_METERING={endpoint} AWS_ENDPOINT_URL_LICENSE_MANAGER={endpoint}\n  \
          export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=pod-1 AWS_SECRET_ACCESS_KEY=any\n",
         public_keys.display()
     ));

@@ -22,7 +22,7 @@ const OF_APP_SERVER: [Setting; 3] = [Setting::AppAddr, Setting::AppTokenFile, Se
 const NOT_OF_EXEC: [Setting; 2] = [Setting::Quit, Setting::DrainQuiet];
 
 /// What the help ends with.
-const EXAMPLES: [(&[&str], &str); 14] = [
+const EXAMPLES: [(&[&str], &str); 15] = [
     (&["run"], "tollgate run --mode metered --product-code CODE --dimensions requests"),
     (&["exec"], "tollgate exec -- /app/server --port 8080"),
     (&["await"], "tollgate await --timeout 10m -- /app/server"),
@@ -37,6 +37,7 @@ const EXAMPLES: [(&[&str], &str); 14] = [
     (&["support-bundle"], "kubectl exec POD -c tollgate -- /tollgate support-bundle > bundle.json"),
     (&["ledger"], "tollgate ledger list --state dead --csv"),
     (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was mended'"),
+    (&["license"], "kubectl exec POD -c tollgate -- /tollgate license"),
     (&["config", "check"], "tollgate config check --json"),
     (&["config", "print"], "tollgate config print --config /etc/tollgate/tollgate.toml"),
     (&["config", "init"], "tollgate config init --mode metered --product-code CODE gate"),
@@ -149,6 +150,12 @@ mod tests {
             (&["run"], Mode::Metered, "settle", true),
             (&["run"], Mode::Metered, "on-unsent", true),
             (&["run"], Mode::Saas, "on-unsent", false),
+            (&["run"], Mode::Hourly, "renew-every", false),
+            (&["run"], Mode::Contract, "renew-every", true),
+            (&["run"], Mode::Contract, "product-id", true),
+            (&["run"], Mode::Contract, "after-denial", false),
+            (&["run"], Mode::Contract, "public-keys", false),
+            (&["run"], Mode::Contract, "settle", false),
             (&["exec"], Mode::Hourly, "quit", false),
             (&["exec"], Mode::Hourly, "app-addr", false),
             (&["exec"], Mode::Hourly, "command-grace", false),

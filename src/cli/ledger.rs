@@ -3,7 +3,7 @@
 //! A running sidecar holds its ledger alone, so it is asked over the app server; where none runs, the file is opened.
 
 pub(in crate::cli) mod source;
-mod table;
+pub(in crate::cli) mod table;
 
 use std::fmt::Write as _;
 
@@ -15,6 +15,7 @@ use crate::api::repair::{Action, OTHER_FORM, Order as Body};
 use crate::api::{csv, query};
 use crate::cli::complain;
 use crate::cli::screen::{Screen, print};
+use crate::cli::sidecar::Complaint;
 use crate::config::{self, Flags, Installation, ProcessEnvironment, Role};
 use crate::exit::Exit;
 use source::Source;
@@ -171,9 +172,6 @@ fn state(text: &str) -> Result<Standing, String> {
 
 const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or somebody else reported its hour. Compare \
                         with the seller's reports; to count it all the same add --accept-double-billing";
-
-/// What went wrong: the exit code and what is said.
-pub(in crate::cli) type Complaint = (Exit, String);
 
 /// Asks the sidecar, or else the file; prints.
 pub fn run(args: &LedgerArgs) -> Exit {

@@ -70,7 +70,9 @@ struct Shown {
     state: String,
     gate: String,
     mode: String,
-    product_code: String,
+    /// Its code; in mode `contract` its ID.
+    #[serde(rename = "product_code", alias = "product_id")]
+    product: String,
     version: String,
     pod: Option<String>,
     next_attempt_at: Option<String>,
@@ -282,7 +284,7 @@ fn other_pod(gate: &Gate, shown: &Shown) -> Shut {
         shown.pod.as_deref().unwrap_or("unknown"),
         gate.address,
         shown.mode,
-        shown.product_code,
+        shown.product,
         gate.pod_uid.as_deref().unwrap_or_default(),
     );
     let remedy = "Give both containers the same TOLLGATE_POD_UID (metadata.uid), and check probe_addr on host networks.";

@@ -13,8 +13,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::screen::print;
-use crate::cli::{complain, doctor, ledger, probe};
-use crate::config::{self, Environment, Flags, Installation, LedgerPlace};
+use crate::cli::sidecar::Sidecar;
+use crate::cli::{complain, doctor, ledger, license, probe};
+use crate::config::{self, App, Environment, Flags, Installation, LedgerPlace};
 use crate::exit::Exit;
 use tollgate_clock as clock;
 
@@ -45,6 +46,10 @@ pub fn run(args: &BundleArgs, env: &dyn Environment, installed: &Installation<'_
         Ok(place) => ledger_of(&place),
         Err(faults) => absent(faults.summary()),
     };
+    let license = match config::load_app(&args.flags, env, installed) {
+        Ok(app) => license_of(&app),
+        Err(faults) => absent(faults.summary()),
+    };
     let mut document = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "emulator_built_in": installed.emulator,
@@ -52,6 +57,7 @@ pub fn run(args: &BundleArgs, env: &dyn Environment, installed: &Installation<'_
         "doctor": runtime.block_on(doctor::examined(&args.flags, env, installed)),
         "sidecar": sidecar,
         "ledger": ledger,
+        "license": license,
     });
     runtime.shutdown_background();
     redact(&mut document, &config::secrets(&args.flags, env, installed));
@@ -100,6 +106,12 @@ fn own_samples(text: &str) -> Value {
 /// The balance of each dimension and the backlog.
 fn ledger_of(place: &LedgerPlace) -> Value {
     let read = ledger::source::Source::find(place).and_then(|source| source.reconciliation());
+    read.unwrap_or_else(|(_, text)| absent(text))
+}
+
+/// What the running sidecar knows of the contract's license.
+fn license_of(app: &App) -> Value {
+    let read = Sidecar::at(app).and_then(|sidecar| license::asked(&sidecar));
     read.unwrap_or_else(|(_, text)| absent(text))
 }
 

@@ -85,12 +85,20 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
     }
     addresses(reader);
     let mut gaps = Gaps::new();
+    // Outside AWS the license token is the other half of the role.
+    let licensed = license_token(reader);
     for [one, other] in PAIRS {
         let given = [one, other].map(|name| filled(reader.env, name).is_some());
+        if one == ROLE && given == [true, false] && licensed {
+            continue;
+        }
         if given[0] != given[1] {
             let (set, missing) = if given[0] { (one, other) } else { (other, one) };
             gaps.push(format!("{set} is set without {missing} and is ignored; set both, or neither"));
         }
+    }
+    if licensed && filled(reader.env, ROLE).is_none() {
+        gaps.push(format!("license_token_file is set without {ROLE} and is ignored; set both, or neither"));
     }
     let agent = asks_agent(reader);
     for name in [CONTAINER_TOKEN, CONTAINER_TOKEN_FILE] {
@@ -112,6 +120,12 @@ pub(super) fn check(reader: &mut Reader<'_>) -> Option<Gaps> {
     gaps.extend(profiles::check(reader));
     reader.warnings.extend(gaps.iter().cloned());
     Some(gaps)
+}
+
+/// Whether a license token may give credentials.
+fn license_token(reader: &Reader<'_>) -> bool {
+    let setting = Setting::LicenseTokenFile;
+    reader.is_given(setting) && reader.no_effect(setting).is_none()
 }
 
 /// Whether the SDK asks an agent, which alone its token is for.

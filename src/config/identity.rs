@@ -36,6 +36,17 @@ pub(super) fn keep_receipt_of_a_named_pod(config: &mut Config, warnings: &mut Ve
     }
 }
 
+/// The state file of a contract product belongs to a pod, and only the UID tells one from the next of its name.
+pub(super) fn warn_of_a_nameless_pod(config: &Config, warnings: &mut Vec<String>) {
+    let nameless = config.identity.kubernetes && config.identity.uid.is_none();
+    if config.product.mode.asks_license_manager() && nameless && config.state.dir.path().is_some() {
+        warnings.push(format!(
+            "{POD_UID_VARIABLE} is not set, so the next pod of this name on this volume is taken for this one; add to the \
+             container's env: {DOWNWARD_API}"
+        ));
+    }
+}
+
 /// The pod's UID, as the probe server's part holds it.
 pub(super) fn pod_uid(reader: &mut Reader<'_>) -> Option<Option<String>> {
     checked_uid(reader).map_err(|problem| reader.faults.push(Fault::of(POD_UID_VARIABLE, problem))).ok()

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::parse::{self, Problem};
 use super::{
-    AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
-    OnUnsent, OnZeroHour,
+    AfterDenial, ClockSource, EndpointUrl, LicenseModel, ListenAddr, LogFormat, Mode, OnDenied, OnExpired,
+    OnLapse, OnUnsent, OnZeroHour,
 };
-use tollgate_marketplace::{Invalid, ProductCode, PublicKeyVersion, Region};
+use tollgate_marketplace::license::Wanted;
+use tollgate_marketplace::{Invalid, KeyFingerprint, ProductCode, ProductId, PublicKeyVersion, Region};
 
 /// How a value is given on the command line and in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,7 @@ either! { ON_DENIED: OnDenied, "POLICY", "hold" => OnDenied::Hold, "exit" => OnD
 either! { AFTER_DENIAL: AfterDenial, "POLICY", "ask-again" => AfterDenial::AskAgain, "new-pod" => AfterDenial::NewPod }
 either! { ON_EXPIRED: OnExpired, "POLICY", "carry" => OnExpired::Carry, "dead-letter" => OnExpired::DeadLetter }
 either! { ON_ZERO_HOUR: OnZeroHour, "POLICY", "skip" => OnZeroHour::Skip, "report" => OnZeroHour::Report }
+either! { LICENSE_MODEL: LicenseModel, "MODEL", "check" => LicenseModel::Check, "floating" => LicenseModel::Floating }
 either! { LOG_FORMAT: LogFormat, "FORMAT", "json" => LogFormat::Json, "text" => LogFormat::Text }
 
 pub(super) const ADDR: Kind<ListenAddr> = Kind::text("ADDR", Schema::Any, parse::listen_addr);
@@ -111,8 +113,16 @@ pub(super) const DURATION: Kind<Duration> =
     Kind::text("DURATION", Schema::Duration, |text| parse::duration_within(text, "0s", "366d"));
 pub(super) const ENDPOINT_URL: Kind<EndpointUrl> =
     Kind::text("URL", Schema::Pattern("^https?://"), parse::endpoint_url);
+pub(super) const ENTITLEMENTS: Kind<Vec<Wanted>> = Kind {
+    value_name: "NAME:UNIT:QUANTITY,…",
+    form: Form::List,
+    schema: Schema::List,
+    parse: Parse::List(parse::entitlements),
+};
 /// In the chart an absolute path: a relative one is that of a working directory.
 pub(super) const FILE: Kind<PathBuf> = Kind::text("FILE", Schema::Pattern("^/"), parse::path);
+pub(super) const KEY_FINGERPRINT: Kind<KeyFingerprint> =
+    Kind::text("FINGERPRINT", Schema::Pattern("^aws.*:issuer-fingerprint$"), typed);
 pub(super) const LOG_FILTER: Kind<String> = Kind::text("FILTER", Schema::Any, parse::log_filter);
 pub(super) const MODE: Kind<Mode> = Kind::text("MODE", Schema::Words(&MODE_WORDS), parse::mode);
 pub(super) const ON_LAPSE: Kind<OnLapse> = Kind::text("POLICY", Schema::CloseAfter, parse::on_lapse);
@@ -120,8 +130,11 @@ pub(super) const ON_UNSENT: Kind<OnUnsent> = Kind::text("POLICY", Schema::CloseA
 pub(super) const PATH: Kind<PathBuf> = Kind::text("PATH", Schema::Any, parse::path);
 pub(super) const PRODUCT_CODE: Kind<ProductCode> =
     Kind::text("CODE", Schema::Pattern("^[-a-zA-Z0-9/=:_.@]{0,255}$"), typed);
+pub(super) const PRODUCT_ID: Kind<ProductId> =
+    Kind::text("ID", Schema::Pattern("^[-a-zA-Z0-9._]{0,255}$"), typed);
 pub(super) const REGION: Kind<Region> =
     Kind::text("REGION", Schema::Pattern("^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$"), typed);
+pub(super) const SEATS: Kind<u32> = Kind::text("N", Schema::Number, parse::seats);
 pub(super) const SIZE: Kind<u64> =
     Kind::text("SIZE", Schema::Pattern("^[0-9]+(B|KiB|MiB|GiB|TiB)$"), parse::size);
 pub(super) const SWITCH: Kind<bool> = Kind {

@@ -16,13 +16,15 @@ pub enum Mode {
     Hourly,
     /// `MeterUsage`: custom dimensions, from the buyer's account.
     Metered,
+    /// License Manager: a contract, checked or taken seat by seat.
+    Contract,
     /// `BatchMeterUsage`: custom dimensions, from the seller's account.
     Saas,
 }
 
 impl Mode {
     /// Every mode.
-    pub const ALL: [Self; 3] = [Self::Hourly, Self::Metered, Self::Saas];
+    pub const ALL: [Self; 4] = [Self::Hourly, Self::Metered, Self::Contract, Self::Saas];
 
     /// As it is configured.
     #[must_use]
@@ -30,7 +32,32 @@ impl Mode {
         match self {
             Self::Hourly => "hourly",
             Self::Metered => "metered",
+            Self::Contract => "contract",
             Self::Saas => "saas",
+        }
+    }
+
+    /// License Manager is asked, by the product's ID, and not the metering service, by its code.
+    #[must_use]
+    pub const fn asks_license_manager(self) -> bool {
+        match self {
+            Self::Contract => true,
+            Self::Hourly | Self::Metered | Self::Saas => false,
+        }
+    }
+
+    /// The metering service is asked, by the product's code.
+    #[must_use]
+    pub const fn asks_metering(self) -> bool {
+        !self.asks_license_manager()
+    }
+
+    /// AWS wants the call made in the region where the pod or task runs.
+    #[must_use]
+    pub const fn asks_where_it_runs(self) -> bool {
+        match self {
+            Self::Hourly | Self::Metered => true,
+            Self::Contract | Self::Saas => false,
         }
     }
 
@@ -39,7 +66,7 @@ impl Mode {
     pub const fn is_signed(self) -> bool {
         match self {
             Self::Hourly => true,
-            Self::Metered | Self::Saas => false,
+            Self::Metered | Self::Contract | Self::Saas => false,
         }
     }
 
@@ -49,7 +76,7 @@ impl Mode {
     pub const fn ends_when_open(self) -> bool {
         match self {
             Self::Hourly => true,
-            Self::Metered | Self::Saas => false,
+            Self::Metered | Self::Contract | Self::Saas => false,
         }
     }
 
@@ -57,7 +84,7 @@ impl Mode {
     #[must_use]
     pub const fn has_ledger(self) -> bool {
         match self {
-            Self::Hourly => false,
+            Self::Hourly | Self::Contract => false,
             Self::Metered | Self::Saas => true,
         }
     }
@@ -68,7 +95,7 @@ impl Mode {
     pub const fn meters_own_pod(self) -> bool {
         match self {
             Self::Metered => true,
-            Self::Hourly | Self::Saas => false,
+            Self::Hourly | Self::Contract | Self::Saas => false,
         }
     }
 
@@ -77,7 +104,7 @@ impl Mode {
     pub const fn is_run_by_seller(self) -> bool {
         match self {
             Self::Saas => true,
-            Self::Hourly | Self::Metered => false,
+            Self::Hourly | Self::Metered | Self::Contract => false,
         }
     }
 
@@ -87,6 +114,15 @@ impl Mode {
         match self {
             Self::Hourly => &["aws-marketplace:RegisterUsage"],
             Self::Metered => &["aws-marketplace:MeterUsage"],
+            // AWS's managed AWSLicenseManagerConsumptionPolicy lacks the last two.
+            Self::Contract => &[
+                "license-manager:CheckoutLicense",
+                "license-manager:CheckInLicense",
+                "license-manager:ExtendLicenseConsumption",
+                "license-manager:GetLicense",
+                "license-manager:GetLicenseUsage",
+                "license-manager:ListReceivedLicenses",
+            ],
             Self::Saas => &["aws-marketplace:BatchMeterUsage", "aws-marketplace:ResolveCustomer"],
         }
     }

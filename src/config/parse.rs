@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{ClockSource, EndpointUrl, ListenAddr, Mode, OnLapse, OnUnsent};
+use tollgate_marketplace::license::{ENTITLEMENTS_MAX, Wanted};
 use tollgate_marketplace::{DIMENSION_CHARS_MAX, DIMENSIONS_MAX, Invalid};
 
 /// What is wrong with a text.
@@ -95,16 +96,10 @@ pub(super) fn switch(text: &str) -> Result<bool, Problem> {
 }
 
 pub(super) fn mode(text: &str) -> Result<Mode, Problem> {
-    if let Some(mode) = Mode::ALL.into_iter().find(|mode| mode.as_str() == text) {
-        return Ok(mode);
-    }
-    Err(match text {
-        "contract" => {
-            "is not in this release (contract pricing needs License Manager); use hourly, metered or saas"
-        }
-        _ => "is not a mode; use hourly, metered or saas, as the product is priced",
-    }
-    .into())
+    Mode::ALL
+        .into_iter()
+        .find(|mode| mode.as_str() == text)
+        .ok_or("is not a mode; use hourly, metered, contract or saas, as the product is priced".into())
 }
 
 pub(super) fn on_lapse(text: &str) -> Result<OnLapse, Problem> {
@@ -246,6 +241,32 @@ pub(super) fn dimensions(items: &[String]) -> Result<Vec<String>, Problem> {
     Ok(names)
 }
 
+/// What a contract must hold: each entitlement once.
+pub(super) fn entitlements(items: &[String]) -> Result<Vec<Wanted>, Problem> {
+    if items.is_empty() || items.len() > ENTITLEMENTS_MAX {
+        return Err(format!("must hold 1 to {ENTITLEMENTS_MAX} entitlements").into());
+    }
+    let mut all: Vec<Wanted> = Vec::with_capacity(items.len());
+    for item in items {
+        let wanted: Wanted =
+            item.parse().map_err(|invalid: Invalid| format!("holds {item:?}, which {invalid}"))?;
+        if all.iter().any(|known| known.name == wanted.name) {
+            return Err(format!("names {:?} twice; remove one", wanted.name).into());
+        }
+        all.push(wanted);
+    }
+    Ok(all)
+}
+
+/// Most seats of one pod: more is a slip of the keyboard, or another unit.
+const SEATS_MAX: u32 = 1_000_000;
+
+pub(super) fn seats(text: &str) -> Result<u32, Problem> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let seats = text.parse::<u32>().ok().filter(|seats| digits && (1..=SEATS_MAX).contains(seats));
+    seats.ok_or_else(|| format!("is not a whole number from 1 to {SEATS_MAX}").into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,7 +344,8 @@ mod tests {
         assert!(
             on_lapse("close-after:").is_err() && on_lapse("close-after:6").is_err() && on_lapse("").is_err()
         );
-        assert!(mode("contract").unwrap_err().contains("not in this release"));
+        assert_eq!(mode("contract"), Ok(Mode::Contract));
+        assert!(mode("contracts").unwrap_err().contains("hourly, metered, contract or saas"));
         for text in ["on", "true"] {
             assert_eq!(switch(text), Ok(true));
         }
@@ -349,6 +371,30 @@ mod tests {
         assert_eq!(list(&["requests", "gigabytes"]).unwrap().len(), 2);
         for bad in [&[][..], &[""], &["a", "a"], &["a\n"], &["x"; 201]] {
             assert!(list(bad).is_err(), "{bad:?}");
+        }
+    }
+    #[test]
+    fn entitlements_stand_once_and_say_which_is_wrong() {
+        let list = |names: &[&str]| entitlements(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        assert_eq!(list(&["users:Count:10", "premium:None", "nodes"]).map(|all| all.len()), Ok(3));
+        for (bad, said) in [
+            (&[][..], "must hold 1 to 200"),
+            (&["users"; 201], "must hold 1 to 200"),
+            (&["users:Count", "users"], "names \"users\" twice"),
+            (&["users", "seats:Seats"], "holds \"seats:Seats\", which is no unit"),
+            (&["users:Count:0"], "holds \"users:Count:0\", which has a quantity"),
+            (&["users", ""], "holds \"\", which begins with no name"),
+        ] {
+            let problem = list(bad).unwrap_err();
+            assert!(problem.starts_with(said), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_pod_takes_a_number_of_seats() {
+        assert_eq!((seats("1"), seats("1000000")), (Ok(1), Ok(1_000_000)));
+        for bad in ["", "0", "-1", "+1", "1.5", "1000001", "99999999999"] {
+            assert!(seats(bad).is_err(), "{bad}");
         }
     }
 }

@@ -43,6 +43,22 @@ pub(super) fn given<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T
     Some(Some(value).filter(|_| reader.no_effect(setting).is_none()))
 }
 
+/// A setting that must be set in the modes where it has an effect: `Some(None)` in others.
+pub(super) fn needed<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<T>) -> Option<Option<T>> {
+    let value = given(reader, setting, parse)?;
+    // What an unknown mode needs is unknown too.
+    if value.is_none() && reader.mode().is_some_and(|mode| setting.spec().counts_in(mode)) {
+        reader.missing(setting, "is required");
+        return None;
+    }
+    Some(value)
+}
+
+/// A list that may be left out: empty then.
+pub(super) fn listed<T>(reader: &mut Reader<'_>, setting: Setting, parse: Parse<Vec<T>>) -> Option<Vec<T>> {
+    Some(given(reader, setting, parse)?.unwrap_or_default())
+}
+
 /// A path that may be left out; in a file it is relative to the file's folder.
 pub(super) fn given_path(
     reader: &mut Reader<'_>,

@@ -7,7 +7,7 @@
 //! - Where a seller's file exists, each setting comes from it or from its default, but for those that belong to the
 //!   operator ([`Owner`]) and those that the file hands on. It also seals when it cannot be read.
 //!
-//! This module must not know what a text means.
+//! This module must not know what a text means, but for the mode's: it says which service an endpoint is for.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use super::fault::{Fault, Origin, quoted, shown};
 use super::flags::{CONFIG_FLAG, Flags};
 use super::reader::{QUOTED, is_quoted};
 use super::setting::{ENV_PREFIX, Owner, Setting, Spec, did_you_mean};
+use super::{Mode, sdk};
 use tollgate_disk::Links;
 
 /// The variable that names the operator's file.
@@ -116,7 +117,8 @@ pub(super) fn resolve(flags: &Flags, env: &dyn Environment, installed: &Installa
         let allowed = resolution.check(setting, from_seller.as_ref(), &others, installed.emulator);
         let sdk = || {
             let honoured = !(setting == Setting::EndpointUrl && (ignore_endpoints || resolution.sealed()));
-            honoured.then(|| sdk_choice(setting, spec, env)).flatten()
+            let other = other_service(resolution.choice(Setting::Mode));
+            honoured.then(|| sdk_choice(setting, spec, env, other)).flatten()
         };
         let chosen =
             if allowed { others.into_iter().next().or(from_seller).or_else(sdk) } else { from_seller };
@@ -197,8 +199,14 @@ fn file_choice(entries: &[Entry], setting: Setting, file: &FileState) -> Option<
     Some((entry.raw.clone(), Origin::File { path: path.clone(), line: entry.line }))
 }
 
-fn sdk_choice(setting: Setting, spec: &'static Spec, env: &dyn Environment) -> Option<Choice> {
-    spec.sdk_variables.iter().find_map(|variable| {
+/// The endpoint variable of the service that this product's mode does not ask.
+fn other_service(mode: Option<&Choice>) -> &'static str {
+    let licensed = mode.is_some_and(|choice| choice.raw.to_text() == Mode::Contract.as_str());
+    if licensed { sdk::METERING_ENDPOINT } else { sdk::LICENSE_MANAGER_ENDPOINT }
+}
+
+fn sdk_choice(setting: Setting, spec: &'static Spec, env: &dyn Environment, other: &str) -> Option<Choice> {
+    spec.sdk_variables.iter().filter(|variable| **variable != other).find_map(|variable| {
         let raw = Raw::from_text(setting, &filled(env, variable)?);
         Some(Choice { raw, origin: Origin::Environment((*variable).into()) })
     })

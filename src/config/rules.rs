@@ -6,17 +6,21 @@ use std::net::SocketAddr;
 
 use super::fault::quoted;
 use super::kind::{
-    ADDR, DIMENSION, DIMENSIONS, ENDPOINT_URL, LOG_FILTER, ON_LAPSE, ON_UNSENT, REGION, SWITCH, TCP_ADDR,
+    ADDR, DIMENSION, DIMENSIONS, ENDPOINT_URL, ENTITLEMENTS, KEY_FINGERPRINT, LICENSE_MODEL, LOG_FILTER,
+    ON_LAPSE, ON_UNSENT, REGION, SWITCH, TCP_ADDR,
 };
 use super::reader::Reader;
 use super::setting::Setting;
 use super::table::STOP;
-use super::{ListenAddr, OnLapse, OnUnsent, Role, resolve, sdk};
+use super::{LicenseModel, ListenAddr, Mode, OnLapse, OnUnsent, Role, resolve, sdk};
+use tollgate_marketplace::KeyFingerprint;
+use tollgate_marketplace::license::Unit;
 
 /// Notes what does not fit together.
 pub(super) fn check(reader: &mut Reader<'_>) {
     effects(reader);
     modes(reader);
+    contract(reader);
     app_server(reader);
     shutdown(reader);
     addresses(reader);
@@ -66,6 +70,42 @@ fn modes(reader: &mut Reader<'_>) {
             "on_unsent closes the gate and on_lapse keeps it open: a pod that reports with the credentials of an account \
              that is not subscribed is denied by AWS, which counts for on_lapse alone; state \
              on_lapse = \"close-after:<duration>\" too"
+                .to_owned(),
+        );
+    }
+}
+
+/// What a contract product must not have, and what does nothing for it.
+fn contract(reader: &mut Reader<'_>) {
+    if !reader.mode().is_some_and(Mode::asks_license_manager) {
+        return;
+    }
+    if reader.is_given(Setting::ProductCode) {
+        reader.fault(
+            Setting::ProductCode,
+            "cannot be used in mode contract: contract products are named by product_id; remove it, and set product_id",
+        );
+    }
+    let issuer = reader.peek(Setting::KeyFingerprint, KEY_FINGERPRINT.parse);
+    let foreign = issuer.is_some_and(|issuer| issuer != KeyFingerprint::AWS_MARKETPLACE);
+    if foreign && !reader.installed.emulator {
+        reader.fault(
+            Setting::KeyFingerprint,
+            "is not AWS Marketplace's: anybody can issue a license for this product in an account of their own, so \
+             another issuer is possible only in tollgate-dev; remove it",
+        );
+    }
+    let floating = reader.peek(Setting::LicenseModel, LICENSE_MODEL.parse) == Some(LicenseModel::Floating);
+    if !floating && reader.is_given(Setting::SeatsPerPod) {
+        let origin = reader.origin(Setting::SeatsPerPod);
+        let line = format!("seats_per_pod ({origin}) has no effect: license_model check holds no seat");
+        reader.warnings.push(line);
+    }
+    let wanted = reader.peek(Setting::Entitlements, ENTITLEMENTS.parse).unwrap_or_default();
+    if floating && !wanted.is_empty() && wanted.iter().all(|one| one.unit.is_some_and(Unit::is_tier)) {
+        reader.warnings.push(
+            "license_model floating holds seats, and entitlements names tiers alone, which have none; name a counted \
+             entitlement, or use license_model check"
                 .to_owned(),
         );
     }
@@ -122,7 +162,7 @@ fn addresses(reader: &mut Reader<'_>) {
     for (name, addr) in [("app_addr", app), ("probe_addr", probe)] {
         if let Some(addr) = addr.filter(|addr| url.reaches(*addr)) {
             let problem =
-                format!("is this sidecar's own {name} {addr}; name the metering service, or remove it");
+                format!("is this sidecar's own {name} {addr}; name the service of AWS, or remove it");
             reader.fault(Setting::EndpointUrl, problem);
         }
     }
@@ -172,12 +212,14 @@ fn log_filter(reader: &mut Reader<'_>) {
 
 /// A new region must work without a new version; a wrong number is a name that never resolves.
 fn region(reader: &mut Reader<'_>) {
-    if let Some(region) = reader.peek(Setting::Region, REGION.parse).filter(|region| !region.is_listed()) {
-        let origin = reader.origin(Setting::Region);
-        reader.warnings.push(format!(
-            "region {region} ({origin}) is none of the AWS regions that this version knows; correct it, unless AWS has \
-             opened it since"
-        ));
+    for setting in [Setting::Region, Setting::LicenseRegion] {
+        if let Some(region) = reader.peek(setting, REGION.parse).filter(|region| !region.is_listed()) {
+            let (name, origin) = (setting.spec().name, reader.origin(setting));
+            reader.warnings.push(format!(
+                "{name} {region} ({origin}) is none of the AWS regions that this version knows; correct it, unless AWS \
+                 has opened it since"
+            ));
+        }
     }
 }
 

@@ -44,11 +44,17 @@ pub(super) fn role_arn(reader: &mut Reader<'_>) -> Option<Option<String>> {
 /// own variable for one service stays one service's.
 pub(super) fn stands_for_all(reader: &mut Reader<'_>) -> Option<bool> {
     let origin = reader.origin(Setting::EndpointUrl);
-    Some(reader.installed.emulator && origin != Origin::Environment(METERING_ENDPOINT_VARIABLE.into()))
+    let of_one = [METERING_ENDPOINT, LICENSE_MANAGER_ENDPOINT]
+        .into_iter()
+        .any(|variable| origin == Origin::Environment(variable.into()));
+    Some(reader.installed.emulator && !of_one)
 }
 
 /// The SDKs' variable for the endpoint of the metering service.
-const METERING_ENDPOINT_VARIABLE: &str = "AWS_ENDPOINT_URL_MARKETPLACE_METERING";
+pub(super) const METERING_ENDPOINT: &str = "AWS_ENDPOINT_URL_MARKETPLACE_METERING";
+
+/// The same of License Manager.
+pub(super) const LICENSE_MANAGER_ENDPOINT: &str = "AWS_ENDPOINT_URL_LICENSE_MANAGER";
 
 /// The variables of an agent that hands out credentials, where they are set.
 pub(super) fn container_credentials(reader: &mut Reader<'_>) -> Option<[Option<String>; 2]> {

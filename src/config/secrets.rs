@@ -32,9 +32,10 @@ pub fn secrets(flags: &Flags, env: &dyn Environment, installed: &Installation<'_
         }
     }
     let resolution = resolve::resolve(flags, env, installed);
-    let app_token = resolution.choice(Setting::AppTokenFile).map(|choice| choice.raw.to_text());
+    let ours = [Setting::AppTokenFile, Setting::LicenseTokenFile].into_iter();
+    let ours = ours.filter_map(|setting| Some(resolution.choice(setting)?.raw.to_text()));
     let tokens = [credentials::WEB_IDENTITY_TOKEN_FILE, credentials::CONTAINER_TOKEN_FILE];
-    for path in tokens.into_iter().filter_map(|name| filled(env, name)).chain(app_token) {
+    for path in tokens.into_iter().filter_map(|name| filled(env, name)).chain(ours) {
         let read = installed.disk.read(path.as_ref(), CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
         found.extend(read.ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()));
     }
@@ -50,6 +51,7 @@ mod tests {
     #[test]
     fn what_nobody_else_may_read_is_found() {
         let disk = MemoryDisk::default().with("/t", "bearer-token\n").with("/w", "web.identity.token");
+        let disk = disk.with("/l", "license.refresh.token\n");
         let installed = Installation { disk: &disk, ..Installation::compiled_in() };
         let env = MapEnvironment::from([
             ("AWS_SECRET_ACCESS_KEY", "the-long-key"),
@@ -58,6 +60,7 @@ mod tests {
             ("AWS_SESSION_TOKEN", "the-session"),
             ("AWS_WEB_IDENTITY_TOKEN_FILE", "/w"),
             ("HTTPS_PROXY", "http://user:pass-word@proxy:3128"),
+            ("AWS_LICENSE_ACCESS_FILE", "/l"),
             ("AWS_REGION", "us-east-1"),
             ("SHORT_PASSWORD", "abc"),
         ]);
@@ -68,6 +71,7 @@ mod tests {
             "app:data-base-word",
             "bearer-token",
             "data-base-word",
+            "license.refresh.token",
             "pass-word",
             "the-long-key",
             "the-session",

@@ -330,7 +330,16 @@ mod tests {
 
     #[test]
     fn what_decides_the_price_cannot_be_handed_on() {
-        for name in ["mode", "product_code", "public_keys", "endpoint_url", "clock", "allow_emulated"] {
+        for name in [
+            "mode",
+            "product_code",
+            "product_id",
+            "key_fingerprint",
+            "public_keys",
+            "endpoint_url",
+            "clock",
+            "allow_emulated",
+        ] {
             assert!(!Setting::by_name(name).unwrap().may_be_handed_on(), "{name}");
         }
         assert!(Setting::Settle.may_be_handed_on() && Setting::Quit.may_be_handed_on());

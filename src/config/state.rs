@@ -4,15 +4,19 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::disk::describe;
-use super::kind::{DURATION, Parse};
+use super::kind::{DURATION, LICENSE_MODEL, Parse};
 use super::reader::{Reader, given_path, read};
 use super::setting::Setting;
-use super::{Mode, Role, StateDir};
+use super::{LicenseModel, Mode, Role, StateDir};
 
 /// Why a writable folder is needed, if it is.
 fn need(reader: &Reader<'_>) -> Option<String> {
     let mode = reader.mode()?;
-    let grace = || reader.peek(Setting::GracePeriod, DURATION.parse).is_some_and(|grace| !grace.is_zero());
+    // By default it counts where there is a folder: AWS asks for it, and nobody chose it.
+    let grace = || {
+        reader.is_given(Setting::GracePeriod)
+            && reader.peek(Setting::GracePeriod, DURATION.parse).is_some_and(|grace| !grace.is_zero())
+    };
     if mode.has_ledger() {
         Some(format!("mode {mode} keeps its usage ledger there"))
     } else if grace() {
@@ -32,7 +36,14 @@ pub(super) fn state_dir(
     let (need, keep) = (need(reader), !matches!(reader.role, Role::Check | Role::Inspect));
     let path = read(reader, setting, parse)?;
     if path == Path::new("none") {
-        let Some(need) = need else { return Some(StateDir::None) };
+        let Some(need) = need else {
+            if holds_seats(reader) {
+                reader
+                    .warnings
+                    .push(format!("state_dir = \"none\": {LOST_SEATS}; name a folder on a volume"));
+            }
+            return Some(StateDir::None);
+        };
         reader.fault(setting, format!("keeps nothing, but {need}; name a folder on a volume"));
         return None;
     }
@@ -65,11 +76,21 @@ pub(super) fn state_dir(
         reader.fault(setting, format!("{problem}{because}; {remedy}"));
         return None;
     }
+    let lost = if holds_seats(reader) { LOST_SEATS } else { "nothing is kept over a restart" };
     reader.warnings.push(format!(
-        "state_dir {} {problem}; nothing is kept over a restart (mount a volume, or set state_dir = \"none\")",
+        "state_dir {} {problem}; {lost} (mount a volume, or set state_dir = \"none\")",
         path.display()
     ));
     Some(StateDir::None)
+}
+
+/// What a pod without a folder loses in license model `floating`.
+const LOST_SEATS: &str = "a container that restarts loses its seats until their checkout ends, an hour by default, and \
+                          takes others";
+
+fn holds_seats(reader: &Reader<'_>) -> bool {
+    reader.mode().is_some_and(Mode::asks_license_manager)
+        && reader.peek(Setting::LicenseModel, LICENSE_MODEL.parse) == Some(LicenseModel::Floating)
 }
 
 fn kept(path: PathBuf, explicit: bool) -> StateDir {

@@ -11,26 +11,37 @@ use super::fault::Origin;
 use super::identity;
 use super::keys::key_ring;
 use super::kind::{
-    ADDR, AFTER_DENIAL, CLOCK, DIMENSION, DIMENSIONS, DIR, DURATION, ENDPOINT_URL, FILE, Kind, LOG_FILTER,
-    LOG_FORMAT, MODE, ON_DENIED, ON_EXPIRED, ON_LAPSE, ON_UNSENT, ON_ZERO_HOUR, PATH, PRODUCT_CODE, REGION,
-    SIZE, SWITCH, Schema, TCP_ADDR, VERSION, WEB_PAGE,
+    ADDR, AFTER_DENIAL, CLOCK, DIMENSION, DIMENSIONS, DIR, DURATION, ENDPOINT_URL, ENTITLEMENTS, FILE,
+    KEY_FINGERPRINT, Kind, LICENSE_MODEL, LOG_FILTER, LOG_FORMAT, MODE, ON_DENIED, ON_EXPIRED, ON_LAPSE,
+    ON_UNSENT, ON_ZERO_HOUR, PATH, PRODUCT_CODE, PRODUCT_ID, REGION, SEATS, SIZE, SWITCH, Schema, TCP_ADDR,
+    VERSION, WEB_PAGE,
 };
 use super::parse::duration_within;
-use super::reader::{Reader, floored, given, read};
+use super::reader::{Reader, floored, given, listed, needed, read};
 use super::setting::DefaultText::{Absent, ByBuild, Depends, Is};
 use super::setting::{self, Only, Owner, Spec, settings};
 use super::state::state_dir;
-use super::token::bearer_token;
+use super::token::{bearer_token, license_token};
 use super::{
-    AfterDenial, ClockSource, EndpointUrl, ListenAddr, LogFormat, Mode, OnDenied, OnExpired, OnLapse,
-    OnUnsent, OnZeroHour, PodIdentity, Proxies, Role, Secret, StateDir, credentials, proxy, sdk,
+    AfterDenial, ClockSource, EndpointUrl, LicenseModel, ListenAddr, LogFormat, Mode, OnDenied, OnExpired,
+    OnLapse, OnUnsent, OnZeroHour, PodIdentity, Proxies, Role, Secret, StateDir, credentials, proxy, sdk,
 };
 use tollgate_aws::ca_bundle::CaBundle;
-use tollgate_marketplace::{ProductCode, PublicKeyVersion, Region};
+use tollgate_marketplace::license::Wanted;
+use tollgate_marketplace::{KeyFingerprint, ProductCode, ProductId, PublicKeyVersion, Region};
 use tollgate_receipt::KeyRing;
 
 const FOR_OWN_POD: Option<Only> =
     Some(Only { used: Mode::meters_own_pod, otherwise: "it is for mode metered" });
+
+const FOR_METERING: Option<Only> =
+    Some(Only { used: Mode::asks_metering, otherwise: "mode contract does not ask the metering service" });
+
+const FOR_LICENSES: Option<Only> =
+    Some(Only { used: Mode::asks_license_manager, otherwise: "it is for mode contract" });
+
+/// AWS's page for EKS and ECS renews every 15 minutes, that for Anywhere once a day.
+const ROUND: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "1m", "12h"));
 
 /// How long a part of a stop may take: Kubernetes and ECS end a process long before its limit.
 pub(super) const STOP: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
@@ -46,37 +57,55 @@ settings! {
     /// What is sold and how it proves that it was paid.
     #[derive(Debug)]
     Product {
-        /// How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage) or `saas`
-        /// (BatchMeterUsage).
+        /// How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage), `contract` (License
+        /// Manager) or `saas` (BatchMeterUsage).
         Mode = "mode" => mode: Mode = read(MODE) {
             risk: "asks AWS another question: an unsigned dry run in place of a signed answer",
             default: Is("hourly"), chart_value: Some("mode"),
         }
 
-        /// The product code from the AWS Marketplace Management Portal.
-        ProductCode = "product_code" => product_code: ProductCode = read(PRODUCT_CODE) {
+        /// The product code from the AWS Marketplace Management Portal; in mode `contract` `product_id` takes its
+        /// place.
+        ProductCode = "product_code" => product_code: Option<ProductCode> = needed(PRODUCT_CODE) {
             risk: "opens the gate for another product, perhaps a free one",
-            default: Absent("required"), owner: Owner::Rehearsal, chart_value: Some("productCode"),
+            default: Absent("required, but for mode contract"), owner: Owner::Rehearsal, only: FOR_METERING,
+            chart_value: Some("productCode"),
+        }
+
+        /// In mode `contract`, the product ID from the AWS Marketplace Management Portal, which License Manager calls
+        /// the product SKU.
+        ProductId = "product_id" => product_id: Option<ProductId> = needed(PRODUCT_ID) {
+            risk: "opens the gate for another product, perhaps a free one",
+            default: Absent("required in mode contract"), owner: Owner::Rehearsal, only: FOR_LICENSES,
+            chart_value: Some("productId"),
+        }
+
+        /// In mode `contract`, who must have issued the license; an issuer other than AWS Marketplace is possible only
+        /// in builds with the emulator.
+        KeyFingerprint = "key_fingerprint" => key_fingerprint: KeyFingerprint = read(KEY_FINGERPRINT) {
+            risk: "opens the gate by a license that the buyer issued",
+            default: Is("aws:294406891311:AWS/Marketplace:issuer-fingerprint"), owner: Owner::Rehearsal,
+            only: FOR_LICENSES,
         }
 
         /// The product's public keys: a folder of `<version>.pem`, or one PEM file; needed in mode `hourly`.
         PublicKeys = "public_keys" => keys: KeyRing = key_ring(PATH) {
             risk: "accepts tokens that somebody else signed",
-            owner: Owner::Rehearsal,
+            owner: Owner::Rehearsal, only: FOR_METERING,
         }
 
         /// The key version that AWS is asked to sign with.
         PublicKeyVersion = "public_key_version" => public_key_version: Option<PublicKeyVersion> = given(VERSION) {
             risk: "asks for a key that the product does not have, or no longer trusts; the gate stays shut",
-            default: Absent("the highest held"),
+            default: Absent("the highest held"), only: FOR_METERING,
         }
 
-        /// The usage dimensions of the product; usage of another dimension is rejected. Not used in mode
-        /// `hourly`.
+        /// The usage dimensions of the product; usage of another dimension is rejected. Not used in modes
+        /// `hourly` and `contract`.
         Dimensions = "dimensions" => dimensions: Option<Vec<String>> = given(DIMENSIONS) {
             risk: "usage of a dimension that is not listed is rejected, and not billed",
             default: Absent("required in modes metered and saas"),
-            only: Some(Only { used: Mode::has_ledger, otherwise: "AWS meters hourly products by itself" }),
+            only: Some(Only { used: Mode::has_ledger, otherwise: "no usage is reported in this mode" }),
             for_usage: true,
         }
 
@@ -112,12 +141,13 @@ settings! {
             sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"], chart_value: Some("region"),
         }
 
-        /// Where the metering service is reached instead of AWS's own endpoint; in a build with the emulator STS and
-        /// the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` (metering alone) and `AWS_ENDPOINT_URL`.
+        /// Where the metering service, in mode `contract` License Manager, is reached instead of AWS's own endpoint;
+        /// in a build with the emulator STS and the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` or
+        /// `AWS_ENDPOINT_URL_LICENSE_MANAGER` (that service alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
             risk: "takes answers and usage to another server: free use",
             owner: Owner::Rehearsal,
-            sdk_variables: &["AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL"],
+            sdk_variables: &[sdk::METERING_ENDPOINT, sdk::LICENSE_MANAGER_ENDPOINT, "AWS_ENDPOINT_URL"],
         }
 
         also {
@@ -187,7 +217,7 @@ settings! {
         /// Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can be pointed here.
         AwsDoor = "aws_door" => aws_door: bool = read(SWITCH) {
             risk: "a second way to report: it claims hours, and asks AWS beside the limits of attestations",
-            default: Is("false"), for_usage: true,
+            default: Is("false"), only: FOR_METERING, for_usage: true,
         }
 
         /// Serve `POST /v1/quit`, which ends the sidecar of a Job.
@@ -200,7 +230,8 @@ settings! {
     /// Where things are kept.
     #[derive(Debug, Clone, PartialEq, Eq)]
     State {
-        /// The folder for the kept receipt, the grace period and the usage ledger; `none` keeps nothing.
+        /// The folder for the kept receipt, the grace period, the seats that are held and the usage ledger; `none`
+        /// keeps nothing.
         StateDir = "state_dir" => dir: StateDir = state_dir(DIR) {
             risk: "begins with an empty ledger; what the old folder holds is not sent. So does a new volume, and nothing stops that",
             default: Is("/var/lib/tollgate"), owner: Owner::Operator, chart_value: Some("state.type"),
@@ -216,10 +247,14 @@ settings! {
             default: Is("30m"), owner: Owner::Operator,
         }
 
-        /// How long the gate may stay open while AWS is unreachable, counted from the first failed attempt.
+        /// How long the gate may stay open while AWS is unreachable, counted from the first failed attempt; in mode
+        /// `contract` from this pod's last granted round, which `state_dir` must hold.
         GracePeriod = "grace_period" => grace_period: Duration = read(DURATION) {
             risk: "the gate stays open longer without an answer of AWS",
-            default: Is("0s"),
+            // AWS asks sellers not to fail hard on one miss of License Manager.
+            default: Depends("0s, in mode contract 24h", |reader| {
+                if reader.mode().is_some_and(Mode::asks_license_manager) { "24h" } else { "0s" }
+            }),
         }
 
         /// When the buyer is not entitled: `hold` (keep running and retry every five minutes) or `exit`.
@@ -241,19 +276,71 @@ settings! {
         /// `new-pod`.
         AfterDenial = "after_denial" => after_denial: AfterDenial = read(AFTER_DENIAL) {
             risk: "a second answer, which may prove nothing, opens the gate of a refused pod",
-            default: Is("ask-again"),
+            default: Is("ask-again"), only: FOR_METERING,
         }
 
         /// Keep the verified receipt in `state_dir`, for a restart while AWS is unreachable: it opens the gate
         /// up to 24 h old, and for 2 h, once, when it is older.
         KeptReceipt = "kept_receipt" => kept_receipt: bool = read(SWITCH) {
             risk: "a pod that is cut off from AWS opens by the receipt of its last start",
-            default: Is("on"), value_name: "ON|OFF",
+            default: Is("on"), only: FOR_METERING, value_name: "ON|OFF",
         }
 
         also {
             /// A command runs beside, and a gate that shuts later does not end it.
             stays_once_open: bool = runs_a_command(),
+        }
+    }
+
+    /// What a contract must hold, and how License Manager is asked.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    License {
+        /// In mode `contract`, `check` (prove the license and hold nothing) or `floating` (hold seats while the pod
+        /// lives).
+        LicenseModel = "license_model" => model: LicenseModel = read(LICENSE_MODEL) {
+            risk: "with `check`, more pods run than seats were sold",
+            default: Is("check"), only: FOR_LICENSES, chart_value: Some("licenseModel"),
+        }
+
+        /// In mode `contract`, what the license must hold: names, each with its unit and a least quantity where it
+        /// matters, such as `users:Count:10` or `premium:None`.
+        Entitlements = "entitlements" => entitlements: Vec<Wanted> = listed(ENTITLEMENTS) {
+            risk: "a license for less, or for another tier, opens the gate",
+            default: Absent("all of the received license"), only: FOR_LICENSES,
+        }
+
+        /// In `floating`, how many seats of each counted entitlement a pod holds.
+        SeatsPerPod = "seats_per_pod" => seats_per_pod: u32 = read(SEATS) {
+            risk: "too few: more pods run than were sold; too many: pods that were paid for stay shut",
+            default: Is("1"), only: FOR_LICENSES,
+        }
+
+        /// In mode `contract`, how often the license is proved or the seats are renewed, with jitter and never later
+        /// than half of their remaining life: `1m` to `12h`.
+        RenewEvery = "renew_every" => renew_every: Duration = read(ROUND) {
+            risk: "too seldom: a contract that has ended is noticed late",
+            default: Is("15m"), only: FOR_LICENSES,
+        }
+
+        /// In mode `contract`, how long after its end a license still opens the gate: renewals are signed late.
+        LicenseEndGrace = "license_end_grace" => end_grace: Duration = read(DURATION) {
+            risk: "use goes on after the contract has ended",
+            default: Is("72h"), only: FOR_LICENSES,
+        }
+
+        /// In mode `contract`, the region where License Manager is asked.
+        LicenseRegion = "license_region" => region: Option<Region> = given(REGION) {
+            risk: "AWS refuses the call, or does not find the license",
+            default: Absent("the pod's region; us-east-1 where only license_token_file gives credentials"),
+            owner: Owner::Operator, only: FOR_LICENSES,
+        }
+
+        /// In mode `contract`, the file of the license token that AWS Marketplace gives buyers who run the product
+        /// outside AWS; used where nothing else gives credentials.
+        LicenseTokenFile = "license_token_file" => token_file: Option<PathBuf> = license_token(FILE) {
+            risk: "nothing: AWS refuses a token that is not the buyer's",
+            default: Absent("none"), owner: Owner::Operator, only: FOR_LICENSES, secret_path: true,
+            sdk_variables: &["AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE", "AWS_LICENSE_ACCESS_FILE"],
         }
     }
 
@@ -329,11 +416,12 @@ settings! {
             default: Is("20s"), owner: Owner::Operator,
         }
 
-        /// How long a stop may take; usage that is not sent by then stays in the ledger.
+        /// How long a stop may take; usage that is not sent by then stays in the ledger, and seats that are not given
+        /// back by then end with their checkout.
         ShutdownGrace = "shutdown_grace" => shutdown_grace: Duration = floored(STOP) {
-            risk: "the open hour stays on disk, and is lost with an `emptyDir`; at least 5 s",
+            risk: "the open hour stays on disk, and is lost with an `emptyDir`; seats stay taken for up to an hour; at least 5 s",
             // Less leaves no time to send the open hour.
-            default: Is("25s"), owner: Owner::Operator, floor: Some("5s"), for_usage: true,
+            default: Is("25s"), owner: Owner::Operator, floor: Some("5s"),
             chart_value: Some("shutdownGrace"),
         }
 
@@ -384,6 +472,8 @@ settings! {
             state: State = State::read(),
             /// How AWS is asked and what follows from its answers.
             registration: Registration = Registration::read(),
+            /// What a contract must hold, and how License Manager is asked.
+            license: License = License::read(),
             /// Custom metering.
             usage: Usage = Usage::read(),
             /// Log output.
@@ -425,6 +515,8 @@ mod tests {
                 "quit",
                 "state_dir",
                 "unavailable_after",
+                "license_region",
+                "license_token_file",
                 "drain_quiet",
                 "command_grace",
                 "shutdown_grace",
@@ -435,7 +527,15 @@ mod tests {
         );
         assert_eq!(
             owned_by(Owner::Rehearsal),
-            ["product_code", "public_keys", "allow_emulated", "endpoint_url", "clock"]
+            [
+                "product_code",
+                "product_id",
+                "key_fingerprint",
+                "public_keys",
+                "allow_emulated",
+                "endpoint_url",
+                "clock"
+            ]
         );
         assert_eq!(Spec::of(&SWITCH).owner, Owner::Seller);
     }

@@ -1,5 +1,6 @@
 //! Tests of the whole configuration, on files and variables that are given.
 
+mod contract;
 mod credentials;
 mod quotes;
 mod sealing;
@@ -56,6 +57,13 @@ impl Case {
             .env("TOLLGATE_PRODUCT_CODE", "demo")
             .env("TOLLGATE_MODE", "metered")
             .env("TOLLGATE_DIMENSIONS", "requests,gigabytes")
+    }
+
+    /// A valid configuration in mode `contract`.
+    fn contract() -> Self {
+        Self::empty()
+            .env("TOLLGATE_MODE", "contract")
+            .env("TOLLGATE_PRODUCT_ID", "2205b290-19e6-4c76-9eea-377d6bf7141a")
     }
 
     /// A valid image of a seller.
@@ -235,8 +243,8 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (Case::hourly().flag(Setting::Region, ""), "region = \"\" (flag --region): is not the name"),
         (
-            Case::hourly().flag(Setting::Mode, "contract"),
-            "mode = \"contract\" (flag --mode): is not in this release",
+            Case::hourly().flag(Setting::Mode, "contracts"),
+            "mode = \"contracts\" (flag --mode): is not a mode; use hourly, metered, contract or saas",
         ),
         (
             Case::hourly().env("TOLLGATE_STATE_DIR", "/ro").read_only("/ro"),
@@ -373,7 +381,7 @@ fn white_space_around_a_value_is_no_part_of_it() {
         .env("HTTPS_PROXY", "http://proxy:3128\n")
         .disk(FILE, "settle = ' 3m'");
     let config = case.valid();
-    assert_eq!(config.product.product_code.as_str(), "demo");
+    assert_eq!(config.product.name(), "demo");
     assert_eq!(config.app.token.unwrap().expose(), "0123456789abcdef");
     assert_eq!(config.aws.region.unwrap().as_str(), "us-east-1");
     assert_eq!(config.aws.proxies.https.unwrap().expose(), "http://proxy:3128");
@@ -761,7 +769,7 @@ proptest! {
             let config = loaded.config;
             prop_assert_eq!(setting.spec().owner, Owner::Operator);
             prop_assert!(setting != Setting::Settle);
-            prop_assert_eq!(config.product.product_code.as_str(), "demo");
+            prop_assert_eq!(config.product.name(), "demo");
             prop_assert_eq!(config.registration.grace_period, Duration::from_secs(420));
             prop_assert_eq!(config.usage.settle, Duration::from_secs(420));
         }

@@ -1,5 +1,6 @@
-//! The bearer token that the application's server asks for, from its file.
+//! Files that hold a token: that of the application's server, and the license token of AWS Marketplace.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::Secret;
@@ -44,4 +45,33 @@ pub(super) fn bearer_token(
             .push("the token in app_token_file has fewer than 16 characters and can be guessed".into());
     }
     Some(Some(Secret::new(token.to_owned())))
+}
+
+/// Largest license token that is sent: `GetAccessToken` takes no more (AWS License Manager API reference).
+const LICENSE_TOKEN_BYTES_MAX: usize = 4096;
+
+/// The file of the license token: it holds one now. The client reads it anew, since it may be replaced.
+pub(super) fn license_token(
+    reader: &mut Reader<'_>,
+    setting: Setting,
+    parse: Parse<PathBuf>,
+) -> Option<Option<PathBuf>> {
+    let Some(path) = given_path(reader, setting, parse)? else { return Some(None) };
+    // Kubernetes mounts the files of a Secret as links.
+    let problem = match reader.installed.disk.read(&path, LICENSE_TOKEN_BYTES_MAX, Links::Follow) {
+        Ok(bytes) => match bytes.trim_ascii() {
+            token if !token.is_empty() && token.iter().all(u8::is_ascii_graphic) => return Some(Some(path)),
+            _ => "holds no license token; write the token of AWS Marketplace into it, in one line".to_owned(),
+        },
+        // As a Secret is mounted.
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            "is a folder; name the file in it, which AWS Marketplace calls license_token".to_owned()
+        }
+        Err(error) => format!(
+            "cannot be read: {}; name the file of the license token that AWS Marketplace gave the buyer",
+            describe(&error)
+        ),
+    };
+    reader.fault(setting, problem);
+    None
 }

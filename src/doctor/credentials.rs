@@ -66,6 +66,9 @@ pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bo
             format!("{seen}; in mode saas any credentials of the seller's own account will do"),
         );
     }
+    if mode.asks_license_manager() {
+        return of_contract(source, container, irsa);
+    }
     let unsupported = |seen: String, remedy: String| {
         Finding::fault(check, exceptions::PLATFORM_NOT_SUPPORTED, seen, remedy)
     };
@@ -93,9 +96,34 @@ pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bo
         (CredentialSource::Environment | CredentialSource::Profile, _) => {
             unsupported(format!("{seen}: AWS does not support long-term keys for metering"), IRSA.to_owned())
         }
+        (CredentialSource::LicenseToken, _) => Finding::ok(check, format!("{seen}: for pods outside AWS")),
         (CredentialSource::Other, _) => {
             Finding::warning(check, seen, format!("It may not be what AWS accepts for metering. {IRSA}"))
         }
+    }
+}
+
+/// The same for License Manager, which takes any credentials of the buyer's account whose policy allows the calls:
+/// AWS's pages show IRSA and the task role, and exclude nothing.
+fn of_contract(source: CredentialSource, container: Container, irsa: bool) -> Finding {
+    let check = "credentials";
+    let seen = source.describe();
+    match (source, container) {
+        (CredentialSource::Container, Container::PodIdentity) => {
+            Finding::ok(check, "EKS Pod Identity: AWS excludes it for metering, not for License Manager")
+        }
+        (CredentialSource::Imds, _) => Finding::warning(
+            check,
+            "the node's role (IMDS), which every pod of the node has; without the policy License Manager answers \
+             AuthorizationException",
+            format!("Give the pod a role of its own. {IRSA}"),
+        ),
+        (CredentialSource::Environment | CredentialSource::Profile, _) if irsa => Finding::warning(
+            check,
+            format!("{seen}, before the web identity (IRSA) that is there too"),
+            "If the pod's own role is meant, remove the access keys or the profile from the container.",
+        ),
+        _ => Finding::ok(check, format!("{seen}; License Manager takes any of the buyer's account")),
     }
 }
 
@@ -142,9 +170,7 @@ pub fn web_identity(path: &str, read: Result<&[u8], &io::Error>, now: Timestamp)
             return invalid(&seen, "Look at the volume aws-iam-token.");
         }
     };
-    let payload = bytes.split(|byte| *byte == b'.').nth(1).unwrap_or_default();
-    let claims = URL_SAFE_NO_PAD.decode(payload).ok().and_then(|json| serde_json::from_slice(&json).ok());
-    let Some(Claims { iss, sub, aud, exp }) = claims else {
+    let Some(Claims { iss, sub, aud, exp }) = claims(bytes) else {
         return invalid(
             "is no token (JWT)",
             "Let EKS's webhook mount it: remove what else is mounted there.",
@@ -166,6 +192,42 @@ pub fn web_identity(path: &str, read: Result<&[u8], &io::Error>, now: Timestamp)
         return Finding::fault(check, exceptions::EXPIRED_TOKEN, format!("{seen}: it has expired"), remedy);
     }
     Finding::ok(check, format!("{seen}: what the role's trust policy must name, with audience {AUDIENCE}"))
+}
+
+fn claims(token: &[u8]) -> Option<Claims> {
+    let payload = token.split(|byte| *byte == b'.').nth(1)?;
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+}
+
+/// What the license token of AWS Marketplace says of itself (AWS Marketplace seller guide, "AWS License Manager for
+/// container products, Anywhere"): its audience is the license, and it lives for a year. Nothing is verified here.
+#[must_use]
+pub fn license_token(path: &str, read: Result<&[u8], &io::Error>, now: Timestamp) -> Finding {
+    let check = "license token";
+    let remedy = "Create a new token for the license in AWS License Manager, and replace the file.";
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let seen = format!("{path} cannot be read: {}", describe(error));
+            return Finding::fault(check, "CredentialsFileInvalid", seen, remedy);
+        }
+    };
+    let Some(Claims { aud, exp, .. }) = claims(bytes) else {
+        return Finding::warning(
+            check,
+            format!("{path} is no token (JWT), as AWS Marketplace's are"),
+            remedy,
+        );
+    };
+    let audience = aud.as_str().map_or_else(|| aud.to_string(), str::to_owned);
+    match exp.map(Timestamp::from_unix_seconds) {
+        Some(end) if end <= now => {
+            let seen = format!("{path} is for {audience} and has expired at {end}");
+            Finding::fault(check, exceptions::EXPIRED_TOKEN, seen, remedy)
+        }
+        Some(end) => Finding::ok(check, format!("{path} is for {audience}, until {end}")),
+        None => Finding::ok(check, format!("{path} is for {audience}")),
+    }
 }
 
 #[cfg(test)]
@@ -191,6 +253,20 @@ mod tests {
                 assert_eq!(finding.verdict, verdict, "{source:?} {container:?} {mode}");
                 assert_eq!(finding.remedy.is_empty(), verdict == Verdict::Ok);
             }
+        }
+        for (source, container, irsa, verdict) in [
+            (Source::WebIdentity, Container::None, true, Verdict::Ok),
+            (Source::Container, Container::Ecs, false, Verdict::Ok),
+            (Source::Container, Container::PodIdentity, false, Verdict::Ok),
+            (Source::Imds, Container::None, false, Verdict::Warning),
+            (Source::Environment, Container::None, false, Verdict::Ok),
+            (Source::Environment, Container::None, true, Verdict::Warning),
+            (Source::Profile, Container::None, true, Verdict::Warning),
+            (Source::Other, Container::None, false, Verdict::Ok),
+        ] {
+            let finding = rule(source, container, Mode::Contract, irsa);
+            assert_eq!(finding.verdict, verdict, "{source:?} {container:?} {irsa}");
+            assert_eq!(finding.remedy.is_empty(), verdict == Verdict::Ok);
         }
         let shadowed = rule(Source::Environment, Container::None, Mode::Hourly, true);
         assert!(shadowed.remedy.starts_with("Remove AWS_ACCESS_KEY_ID"), "{shadowed:?}");
@@ -235,5 +311,21 @@ mod tests {
             assert_eq!(finding.verdict, Verdict::Fault);
             assert_eq!(finding.remedy.contains("fsGroup"), kind == io::ErrorKind::PermissionDenied);
         }
+    }
+
+    #[test]
+    fn a_license_token_says_for_which_license_it_is() {
+        let now = Timestamp::from_unix_seconds(1_795_507_200);
+        let token = |claims: &str| format!("e30.{}.x\n", URL_SAFE_NO_PAD.encode(claims)).into_bytes();
+        let judged = |bytes: &[u8]| license_token("/token", Ok(bytes), now);
+        let license = "arn:aws:license-manager::294406891311:license:l-1";
+        let good = judged(&token(&format!(r#"{{"aud":"{license}","exp":1795507201}}"#)));
+        assert_eq!(good.verdict, Verdict::Ok);
+        assert_eq!(good.seen, format!("/token is for {license}, until 2026-11-24T08:00:01Z"));
+        let ended = judged(&token(&format!(r#"{{"aud":["{license}"],"exp":1795507200}}"#)));
+        assert_eq!(ended.docs.as_deref(), Some("tollgate explain ExpiredToken"), "{ended:?}");
+        assert_eq!(judged(b"no token").verdict, Verdict::Warning);
+        let gone = license_token("/token", Err(&io::ErrorKind::NotFound.into()), now);
+        assert!(gone.verdict == Verdict::Fault && !gone.remedy.is_empty(), "{gone:?}");
     }
 }

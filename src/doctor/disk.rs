@@ -15,8 +15,8 @@ pub struct Space {
 /// SQLite writes its log beside the ledger before it writes the ledger; below this a commit may fail.
 const BYTES_MIN: u64 = 8 << 20;
 
-/// Room for a kept receipt, a few kilobytes, in mode `hourly`.
-const RECEIPT_BYTES_MIN: u64 = 64 << 10;
+/// Room for what is kept without a ledger, a receipt or the seats: a few kilobytes.
+const KEPT_BYTES_MIN: u64 = 64 << 10;
 
 /// A ledger of a pod's whole window with allocations is far below this.
 const BYTES_ADVISED: u64 = 128 << 20;
@@ -36,8 +36,8 @@ pub fn space(space: Space, mode: Mode, bytes_max: u64) -> Finding {
         );
     }
     if !mode.has_ledger() {
-        if space.bytes < RECEIPT_BYTES_MIN {
-            return Finding::warning(check, format!("{seen}: no receipt can be kept for a restart"), remedy);
+        if space.bytes < KEPT_BYTES_MIN {
+            return Finding::warning(check, format!("{seen}: nothing can be kept for a restart"), remedy);
         }
         return Finding::ok(check, seen);
     }

@@ -5,6 +5,7 @@
 //! - [`Permission`]: AWS accepted a dry run of `MeterUsage`, which checks the permission and nothing more; whether the
 //!   account is subscribed shows with the first real report (AWS Marketplace API reference, MeterUsage, `DryRun`).
 //! - [`ZeroReport`]: AWS accepted a report of 0 in a dimension that is made for this and never billed.
+//! - [`Contract`]: License Manager shows a license that is good, and granted a checkout of it.
 //! - [`Seller`]: the seller's own account reports for its customers; there is no buyer to ask about.
 
 use tollgate_marketplace::{Identified, Metered};
@@ -19,6 +20,8 @@ pub enum Proof {
     Metered(ZeroReport),
     /// AWS lets the pod report usage.
     Permission(Permission),
+    /// License Manager grants the license.
+    License(Contract),
     /// The seller's own account reports.
     Seller(Seller),
 }
@@ -31,6 +34,7 @@ impl Proof {
             Self::Receipt(_) => "signature",
             Self::Metered(_) => "metering",
             Self::Permission(_) => "permission",
+            Self::License(_) => "license",
             Self::Seller(_) => "seller",
         }
     }
@@ -42,6 +46,7 @@ impl Proof {
             Self::Receipt(receipt) => receipt.emulated(),
             Self::Metered(report) => report.emulated(),
             Self::Permission(permission) => permission.emulated(),
+            Self::License(contract) => contract.emulated(),
             Self::Seller(seller) => seller.emulated(),
         }
     }
@@ -88,6 +93,33 @@ impl ZeroReport {
     }
 
     /// The emulator accepted it.
+    #[must_use]
+    pub const fn emulated(&self) -> bool {
+        self.emulated
+    }
+}
+
+/// License Manager granted a round.
+#[derive(Debug)]
+pub struct Contract {
+    license_arn: Option<String>,
+    emulated: bool,
+}
+
+impl Contract {
+    /// From the license that it granted; `None` where the pod's role may not look at licenses.
+    #[must_use]
+    pub fn of(license_arn: Option<&str>, emulated: bool) -> Self {
+        Self { license_arn: license_arn.map(ToOwned::to_owned), emulated }
+    }
+
+    /// The license, where AWS named it.
+    #[must_use]
+    pub fn license_arn(&self) -> Option<&str> {
+        self.license_arn.as_deref()
+    }
+
+    /// The emulator granted it.
     #[must_use]
     pub const fn emulated(&self) -> bool {
         self.emulated

@@ -62,7 +62,7 @@ impl Reason {
     fn new(fault: &Fault) -> Self {
         let (code, class, place) = (&fault.code, fault.class, fault.place);
         let host = fault.host.as_deref();
-        let (message, remedy) = text(code.as_str()).unwrap_or_else(|| fallback(class));
+        let (message, remedy) = text(code.as_str(), place).unwrap_or_else(|| fallback(class, place));
         let remedy = remedy_at(class, place, code.as_str()).unwrap_or(remedy);
         // The proxy may have taken the connection and got no further.
         let through_proxy = place == Place::Proxy && code.as_str() == "ConnectTimeout";
@@ -171,23 +171,31 @@ fn remedy_at(class: FaultClass, place: Place, code: &str) -> Option<&'static str
     }
 }
 
-/// Message and remedy of a code: AWS's names from their table, ours from the catalogue.
-fn text(code: &str) -> Option<(&'static str, &'static str)> {
-    let ours =
-        || CATALOGUE.iter().find(|(known, ..)| *known == code).map(|&(_, message, remedy)| (message, remedy));
-    exceptions::find(code).map(|exception| (exception.message, exception.remedy)).or_else(ours)
+/// Message and remedy of a code at a place: AWS's names from their table, ours from the catalogue.
+fn text(code: &str, place: Place) -> Option<(&'static str, &'static str)> {
+    let ours = || {
+        let entry = CATALOGUE.iter().find(|(known, ..)| *known == code);
+        entry.map(|&(_, message, remedy)| (message, exceptions::remedy(remedy, place)))
+    };
+    exceptions::text(code, place).or_else(ours)
 }
 
-const fn fallback(class: FaultClass) -> (&'static str, &'static str) {
+fn fallback(class: FaultClass, place: Place) -> (&'static str, &'static str) {
     match class {
         FaultClass::Denied => {
             ("AWS refuses the use of this product.", "Check the subscription in AWS Marketplace.")
         }
+        FaultClass::Misconfigured if place == Place::LicenseManager => (
+            "AWS License Manager rejects the request.",
+            "Check product_id, key_fingerprint, entitlements and the region; the runbook explains the exception.",
+        ),
         FaultClass::Misconfigured => (
             "AWS rejects the request.",
             "Check product code, public key version and region; the runbook explains the exception.",
         ),
-        FaultClass::Access => ("AWS does not accept the credentials of this pod.", ROLE),
+        FaultClass::Access => {
+            ("AWS does not accept the credentials of this pod.", exceptions::remedy(ROLE, place))
+        }
         FaultClass::ExpiredSession => ("The session token has expired.", "Wait: it is being renewed."),
         FaultClass::Transient => ("AWS could not answer.", WAIT),
     }
@@ -219,6 +227,18 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "{at} refuses this pod the IAM role that AWS_ROLE_ARN names.",
         "Check that the role exists, and its trust policy: the cluster's OIDC provider, the audience sts.amazonaws.com, and \
          this pod's service account as subject. tollgate doctor prints role and subject.",
+    ),
+    (
+        "LicenseTokenRefused",
+        "{at} does not accept the token in license_token_file.",
+        "The token ends a year after it was made, or with its license: make a new one in AWS Marketplace, Manage \
+         subscriptions, and replace the Kubernetes secret that the file comes from. Retries continue.",
+    ),
+    (
+        "LicenseRoleRefused",
+        "{at} does not give the role in AWS_ROLE_ARN for the license's token.",
+        "Check that the role exists, and its trust policy: openid-license-manager.amazonaws.com, and the account that made \
+         the token (condition amr).",
     ),
     (
         "CredentialsUnavailable",
@@ -324,6 +344,64 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "Remove the endpoint override, so that AWS itself is asked.",
     ),
     (
+        "NoLicense",
+        "This account has received no license of the product from its issuer.",
+        "Buy the product in AWS Marketplace with the account that runs this pod, or have the account that bought it grant this \
+         one its license (AWS License Manager, Granted licenses).",
+    ),
+    (
+        "LicenseNotActivated",
+        "The product's license is in this account and not in use.",
+        "Accept and activate the license in AWS License Manager, Granted licenses.",
+    ),
+    (
+        "LicenseDeactivated",
+        "The issuer has switched the product's license off.",
+        "Ask the seller of this product: an invoice may be unpaid, or the agreement cancelled.",
+    ),
+    (
+        "LicenseEnded",
+        "The contract for this product has ended.",
+        "Renew the contract in AWS Marketplace, Manage subscriptions. A renewal is seen within minutes.",
+    ),
+    (
+        "LicenseNotYetValid",
+        "The contract for this product has not begun yet.",
+        "Nothing to do until it begins. If it should have begun, check the node's clock (NTP).",
+    ),
+    (
+        "UnitMismatch",
+        "The license counts an entitlement in another unit than the product expects.",
+        "Tell the seller of this product; the seller corrects the unit in entitlements, or leaves it out.",
+    ),
+    (
+        "NameMismatch",
+        "The license lacks an entitlement that the product expects.",
+        "Tell the seller of this product; the seller compares entitlements with the API names of the dimensions. A contract \
+         that is older than the dimension needs an amendment.",
+    ),
+    (
+        "QuantityTooSmall",
+        "The license has less of an entitlement than the product needs.",
+        "Upgrade the contract in AWS Marketplace, or ask the seller of this product.",
+    ),
+    (
+        "SeatsExhausted",
+        "All seats of the license are taken.",
+        "Stop a pod that holds one, or buy more seats in AWS Marketplace. The seat of a pod that was killed without its volume \
+         comes free within an hour.",
+    ),
+    (
+        "LicenseCauseUnknown",
+        "AWS License Manager grants nothing of the license, and this pod may not look at it to see why.",
+        "Allow license-manager:ListReceivedLicenses in the policy of the pod's role: then the cause is told.",
+    ),
+    (
+        "LicenseStateNotKept",
+        "The license cannot be kept in state_dir, so no seat is taken: a restart would lose it.",
+        "Make room on the volume of state_dir, or let this process's user write there. Retries continue.",
+    ),
+    (
         "UsageUnreported",
         "AWS has not accepted this pod's usage for longer than the seller allows.",
         "Run `tollgate ledger list`: it names AWS's answer to each record. Restore the way to AWS, or replay the dead \
@@ -402,8 +480,9 @@ mod tests {
 
     #[test]
     fn every_text_fits_the_line_of_probe() {
-        for code in codes() {
-            let (message, remedy) = text(code).unwrap();
+        let places = [Place::Metering, Place::LicenseManager];
+        for (code, place) in codes().flat_map(|code| places.map(|place| (code, place))) {
+            let (message, remedy) = text(code, place).unwrap();
             let line = crate::entitlement::line(
                 "misconfigured",
                 Some((code, message, remedy)),

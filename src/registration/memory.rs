@@ -1,7 +1,6 @@
 //! What the state folder remembers of registration: the kept receipt, and since when attempts have failed.
 //!
-//! One JSON file, replaced whole (write, fsync, rename, fsync of the folder), mode 0600 since the token can be replayed
-//! to whoever trusts it. The receipt is verified again before it counts, and without it AWS is simply asked. What is
+//! One JSON file ([`crate::state_file`]), mode 0600 since the token can be replayed to whoever trusts it. The receipt is verified again before it counts, and without it AWS is simply asked. What is
 //! there and cannot be read (torn, foreign, too large, no file) may have said that grace is over: it counts as if it
 //! did, until AWS answers, for else each restart would begin grace anew.
 //!
@@ -15,27 +14,20 @@
 //! The receipt names its own pod: whoever else writes the file leaves it to that pod. Schema 1 (version 0.1.0) had one
 //! name for both; there the receipt counts only while no attempt has failed since, as only a success wrote both.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::registration::allowance::Known;
-use tollgate_disk::{Links, describe, read_regular};
+use crate::state_file::{self, StateFile};
 use tollgate_marketplace::{Nonce, ProductCode, PublicKeyVersion};
 use tollgate_receipt::Receipt;
 use tollgate_time::Timestamp;
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "registration.json";
-
-/// What is written before it takes that name.
-const TEMPORARY_NAME: &str = ".registration.json.new";
 
 /// A kept receipt is young for so long after AWS issued it; see also
 /// [`OLD_RECEIPT_OPENS_FOR`](super::allowance::OLD_RECEIPT_OPENS_FOR).
@@ -187,69 +179,42 @@ impl Record {
 }
 
 /// What came of reading the file.
-#[derive(Debug)]
-pub enum Recalled {
-    /// What it holds.
-    Read(Record),
-    /// The disk is slow: it will be here.
-    Late(watch::Receiver<Option<Record>>),
-}
+pub type Recalled = state_file::Recalled<Record>;
 
 /// The file in one state folder.
 #[derive(Debug, Clone)]
-pub struct Store {
-    folder: PathBuf,
-    /// Held while the disk is busy with the file.
-    busy: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// A disk that takes longer hangs, and must not hold up what registration has found out.
-const DISK_TIMEOUT: Duration = Duration::from_secs(5);
+pub struct Store(StateFile);
 
 impl Store {
     /// In `folder`, which exists.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, busy: Arc::default() }
+        Self(StateFile::new(folder, FILE_NAME, FILE_BYTES_MAX))
     }
 
     /// As [`Store::load`], on a thread that may block. A disk that takes longer than others goes on meanwhile.
     pub async fn recall(&self) -> Recalled {
-        let (store, busy) = (self.clone(), Arc::clone(&self.busy));
-        let (done, mut read) = watch::channel(None);
-        tokio::spawn(async move {
-            let turn = busy.lock_owned().await;
-            let loaded = tokio::task::spawn_blocking(move || {
-                let record = store.load();
-                drop(turn);
-                record
-            });
-            // A reading that panicked sends nothing; nobody may wait for it any more.
-            if let Ok(record) = loaded.await {
-                done.send_replace(Some(record));
-            }
-        });
-        let in_time = tokio::time::timeout(DISK_TIMEOUT, read.wait_for(Option::is_some)).await;
-        match in_time.map(|seen| seen.ok().and_then(|record| record.clone())) {
-            Ok(Some(record)) => Recalled::Read(record),
-            Ok(None) => Recalled::Read(self.unreadable("the reading broke off")),
-            Err(_) => {
+        let store = self.clone();
+        let recalled = self.0.recall(move || store.load()).await;
+        match &recalled {
+            Recalled::Read(Some(_)) => {}
+            Recalled::Read(None) => return Recalled::Read(Some(self.unreadable("the reading broke off"))),
+            Recalled::Late(_) => {
                 tracing::warn!(
                     event = "kept_registration_late",
-                    path = %self.folder.join(FILE_NAME).display(),
+                    path = %self.0.path().display(),
                     "the kept registration was not read within 5 s: the reading goes on, and until it is done neither \
                      grace nor a kept receipt opens the gate"
                 );
-                Recalled::Late(read)
             }
         }
+        recalled
     }
 
     fn unreadable(&self, problem: &str) -> Record {
-        let path = self.folder.join(FILE_NAME);
         tracing::warn!(
             event = "kept_registration_unreadable",
-            path = %path.display(), error = problem,
+            path = %self.0.path().display(), error = problem,
             "the kept registration cannot be read: until AWS answers, neither grace nor a kept receipt opens the gate, and \
              whether AWS refused this pod before is unknown"
         );
@@ -259,32 +224,13 @@ impl Store {
     /// Has the disk be slow for as long as the guard lives.
     #[cfg(test)]
     pub(super) async fn hold(&self) -> tokio::sync::OwnedMutexGuard<()> {
-        Arc::clone(&self.busy).lock_owned().await
+        self.0.hold().await
     }
 
     /// As [`Store::save`], on a thread that may block.
     pub async fn keep(&self, record: Record) -> io::Result<()> {
         let store = self.clone();
-        self.off_thread(move || store.save(&record)).await
-    }
-
-    /// Never on the thread that answers probes: opening and fsync take as long as the disk does. One at a time: a disk
-    /// that hangs for ever costs one thread.
-    async fn off_thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
-        let worked = async {
-            let turn = Arc::clone(&self.busy).lock_owned().await;
-            let work = tokio::task::spawn_blocking(move || {
-                let done = work();
-                drop(turn);
-                done
-            });
-            work.await.map_err(io::Error::other)?
-        };
-        let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer within 5 s"));
-        tokio::time::timeout(DISK_TIMEOUT, worked).await.unwrap_or_else(late)
+        self.0.off_thread(move || store.save(&record)).await
     }
 
     /// What the file holds; an absent file is an empty record.
@@ -294,61 +240,37 @@ impl Store {
     }
 
     fn read(&self) -> Result<Record, String> {
-        match read_regular(&self.folder.join(FILE_NAME), FILE_BYTES_MAX, Links::Refuse) {
-            Ok(bytes) => match serde_json::from_slice::<Record>(&bytes) {
-                Ok(record) if SCHEMAS_READ.contains(&record.schema) => Ok(record),
-                Ok(record) => Err(format!("has schema {}, which this version does not read", record.schema)),
-                Err(_) => Err("is torn, or was not written by tollgate".to_owned()),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
-            Err(error) => Err(describe(&error)),
+        let Some(bytes) = self.0.read()? else { return Ok(Record::default()) };
+        match serde_json::from_slice::<Record>(&bytes) {
+            Ok(record) if SCHEMAS_READ.contains(&record.schema) => Ok(record),
+            Ok(record) => Err(format!("has schema {}, which this version does not read", record.schema)),
+            Err(_) => Err("is torn, or was not written by tollgate".to_owned()),
         }
     }
 
     /// What keeps the file from being read or replaced, if anything; for `doctor`.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
-        let named = |name, problem: &str| format!("{} {problem}", self.folder.join(name).display());
-        if let Err(problem) = self.read() {
-            return Some(named(FILE_NAME, &problem));
+        match self.read() {
+            Err(problem) => Some(format!("{} {problem}", self.0.path().display())),
+            Ok(_) => self.0.obstacle(),
         }
-        let temporary = self.folder.join(TEMPORARY_NAME);
-        temporary.is_dir().then(|| named(TEMPORARY_NAME, "is a folder, not a file"))
     }
 
     /// Replaces the file.
     pub fn save(&self, record: &Record) -> io::Result<()> {
         let record = Record { schema: SCHEMA, ..record.clone() };
-        let bytes = serde_json::to_vec(&record)?;
-        let (path, temporary) = (self.folder.join(FILE_NAME), self.folder.join(TEMPORARY_NAME));
-        let at = |path: &Path| {
-            let path = path.display().to_string();
-            move |error: io::Error| io::Error::new(error.kind(), format!("{path}: {}", describe(&error)))
-        };
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&temporary)(error)),
-            _ => {}
-        }
-        let written = write_new(&temporary, &bytes).map_err(at(&temporary));
-        if let Err(error) = written.and_then(|()| fs::rename(&temporary, &path).map_err(at(&path))) {
-            // On a full disk it would take the room of the next one.
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(at(&self.folder))
+        self.0.replace(&serde_json::to_vec(&record)?)
     }
-}
-
-/// Made anew, never opened: what stands there may be a link to another file, or be open to others.
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    const TEMPORARY_NAME: &str = ".registration.json.new";
 
     #[test]
     fn what_is_saved_is_loaded_with_mode_0600() {

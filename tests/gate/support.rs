@@ -68,6 +68,7 @@ fn a_support_bundle_holds_what_support_asks_for_and_no_secret() {
     assert_eq!(document["sidecar"]["entitlement"]["state"], "entitled", "{text}");
     assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
     assert!(document["ledger"]["dimensions"].is_array(), "{text}");
+    assert!(document["license"]["absent"].as_str().unwrap().contains("its mode is not contract"), "{text}");
     let metrics = document["sidecar"]["metrics"].as_array().unwrap();
     assert!(metrics.iter().any(|line| line == "tollgate_gate_open 1"), "{text}");
     let settings = document["doctor"]["settings"].as_array().unwrap();

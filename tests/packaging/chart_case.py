@@ -21,6 +21,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HELM3 = sys.argv[1]
 
 METERED = {"mode": "metered", "productCode": "demo", "settings": {"dimensions": "requests"}, "state": {"type": "emptyDir"}}
+PRODUCT_ID = "2205b290-19e6-4c76-9eea-377d6bf7141a"
+CONTRACT = {"mode": "contract", "productId": PRODUCT_ID}
+FLOATING = {**CONTRACT, "licenseModel": "floating"}
 CLAIM = {**METERED, "state": {"type": "persistentVolumeClaim", "claimName": "usage"}}
 
 

@@ -11,7 +11,7 @@ import unittest
 import yaml
 
 import pod_rules
-from chart_case import CLAIM, METERED, ROOT, ChartCase, environment, pod_spec, setting_forms
+from chart_case import CLAIM, CONTRACT, FLOATING, METERED, PRODUCT_ID, ROOT, ChartCase, environment, pod_spec, setting_forms
 
 SIMPLE = """
 apiVersion: apps/v1
@@ -249,6 +249,72 @@ class Writers(ChartCase):
         self.assertEqual(len(documents), 2, error)
 
 
+class Contract(ChartCase):
+    def sidecar(self, values):
+        return pod_spec(self.workload({"tollgate": values}))["initContainers"][0]
+
+    def test_the_product_is_named_by_its_id(self):
+        given = {**CONTRACT, "settings": {"entitlements": ["users:Count:10", "premium"]}}
+        told = environment(self.sidecar(given))
+        self.assertEqual(told, {
+            "TOLLGATE_POD_UID": None, "TOLLGATE_MODE": "contract", "TOLLGATE_PRODUCT_ID": PRODUCT_ID,
+            "TOLLGATE_ENTITLEMENTS": "users:Count:10,premium",
+        })
+        self.assertEqual(environment(self.sidecar(FLOATING))["TOLLGATE_LICENSE_MODEL"], "floating")
+        # What the seller's file in the image says is said once.
+        self.assertEqual(environment(self.sidecar({"mode": "contract", "licenseModel": "floating"})), {"TOLLGATE_POD_UID": None})
+        self.refused({"tollgate": {"mode": "contract", "productCode": "demo"}}, "set tollgate.productId, and leave productCode out")
+        self.refused({"tollgate": {**CONTRACT, "productId": "4h9bqmt5uxk8k7p6w6n9rfwkp"}}, "productId 4h9bqmt5uxk8k7p6w6n9rfwkp is a product code")
+        for name, value in (("productId", PRODUCT_ID), ("licenseModel", "floating"), ("licenseSecret", "license")):
+            self.refused({"tollgate": {**METERED, name: value}}, f"{name} is for mode contract, and that of product tollgate is metered")
+        twice = {"products": [{**CONTRACT, "name": name} for name in "ab"]}
+        self.refused({"tollgate": twice}, f"two sidecars for one product (productId {PRODUCT_ID})")
+
+    def test_the_checkout_has_a_folder_that_outlives_the_container(self):
+        pod = pod_spec(self.workload({"tollgate": {"mode": "contract"}}))
+        self.assertEqual(pod["volumes"], [{"name": "tollgate-state", "emptyDir": {"sizeLimit": "2Gi"}}])
+        self.assertEqual(pod["initContainers"][0]["volumeMounts"], [{"name": "tollgate-state", "mountPath": "/var/lib/tollgate"}])
+        # The application's time, then that of the check-in.
+        self.assertEqual(pod["terminationGracePeriodSeconds"], 30 + 25 + 15)
+        self.refused({"tollgate": {**CONTRACT, "state": {"type": "none"}}}, "so that a restart finds its seats again: leave tollgate.state.type out")
+        kept = {**FLOATING, "state": {"type": "volumeClaimTemplate", "sizeLimit": "1Gi"}}
+        document = self.workload({"kind": "StatefulSet", "replicas": 3, "tollgate": kept})
+        self.assertEqual(document["spec"]["volumeClaimTemplates"][0]["metadata"]["name"], "tollgate-state")
+        claimed = {**FLOATING, "state": CLAIM["state"]}
+        self.assertEqual(self.workload({"tollgate": claimed})["spec"]["strategy"], {"type": "Recreate"})
+        self.refused({"replicas": 2, "tollgate": claimed}, "one pod at a time")
+
+    def test_a_rolling_update_waits_for_no_seat_that_an_old_pod_holds(self):
+        def strategy(values, spec=""):
+            (deployment,), error = self.of(simple(spec=spec), values)
+            return deployment["spec"].get("strategy"), error
+
+        ours = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "25%"}}
+        self.assertEqual(strategy({"mode": "contract", "licenseModel": "floating"})[0], ours)
+        self.assertEqual(strategy(FLOATING, "strategy: { type: RollingUpdate },")[0], ours)
+        self.assertEqual(strategy(FLOATING, "strategy: { type: Recreate },")[0], {"type": "Recreate"})
+        theirs = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 2}}
+        self.assertEqual(strategy(FLOATING, "strategy: { type: RollingUpdate, rollingUpdate: { maxSurge: 2 } },")[0], theirs)
+        self.assertEqual(strategy(CONTRACT)[0], None)
+
+    def test_outside_aws_the_sidecar_gets_the_license_and_nobody_else(self):
+        values = {**CONTRACT, "licenseSecret": "license"}
+        pod = pod_spec(self.workload({"tollgate": values}))
+        sidecar, lock = pod["initContainers"]
+        self.assertEqual(environment(sidecar)["AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE"], "/var/run/secrets/product-license/license_token")
+        role = next(entry for entry in sidecar["env"] if entry["name"] == "AWS_ROLE_ARN")
+        self.assertEqual(role["valueFrom"], {"secretKeyRef": {"name": "license", "key": "iam_role"}})
+        mount = {"name": "tollgate-license", "mountPath": "/var/run/secrets/product-license", "readOnly": True}
+        self.assertIn(mount, sidecar["volumeMounts"])
+        secret = {"secretName": "license", "items": [{"key": "license_token", "path": "license_token"}]}
+        self.assertIn({"name": "tollgate-license", "secret": secret}, pod["volumes"])
+        for container in (lock, *pod["containers"]):
+            self.assertNotIn("tollgate-license", [mount["name"] for mount in container.get("volumeMounts", [])])
+        self.refused({"tollgate": {**values, "settings": {"license_token_file": "/x"}}}, "leave settings.license_token_file out")
+        role = {"create": True, "roleArn": "arn:aws:iam::111122223333:role/app"}
+        self.refused({"tollgate": {**values, "serviceAccount": role}}, "leave serviceAccount.roleArn out outside AWS")
+
+
 class Settings(ChartCase):
     def told(self, settings, sentence):
         """The same sentence, wherever a setting was given past the schema."""
@@ -308,6 +374,7 @@ class Settings(ChartCase):
             ({"settle": "1h"}, "settle is 1h; choose between 0s and 59m"), ({"on_unsent": "close-after:90m"}, "on_unsent is close-after:90m; choose between 2h"),
             ({"on_unsent": "close-after:"}, "on_unsent is close-after:; choose"), ({"idempotency_window": "1h"}, "choose between 2h and 30d"),
             ({"grace_period": "367d"}, "choose between 0s and 366d"), ({"ledger_bytes_max": "8MiB"}, "ledger_bytes_max is 8MiB; choose 16MiB or more"),
+            ({"renew_every": "30s"}, "renew_every is 30s; choose between 1m and 12h"),
             ({"log_filter": "info,"}, "log_filter is info,; write off"), ({"drain_quiet": "61m"}, "choose between 0s and 1h"),
         ):
             self.refused({"tollgate": {"settings": settings}}, sentence)
@@ -419,7 +486,7 @@ spec:
 
     def test_the_options_know_the_words_of_the_schema(self):
         schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())["definitions"]
-        for option in ("gate", "position", "refused", "mode"):
+        for option in ("gate", "position", "refused", "mode", "licenseModel"):
             _, error = self.of(simple(), include=f'(list . "other" (dict "{option}" "else"))')
             self.assertIn(f"option {option} is else; give one of {', '.join(filter(None, schema[option]['enum']))}", error)
 

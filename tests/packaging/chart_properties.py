@@ -21,13 +21,15 @@ import kubernetes_validate
 
 import chart_values
 import pod_rules
-from chart_case import METERED, ChartCase, parsed, setting_forms, sorted_by_name
+from chart_case import FLOATING, METERED, ChartCase, parsed, setting_forms, sorted_by_name
 
 TOLLGATE = str(pathlib.Path(sys.argv[2]).resolve())
 SEED = 15
 # The oldest version that the charts take, and the newest that there are schemas of.
 VERSIONS = ["1.29", "1.37"]
 CUSTOM = {"PodMonitor", "PrometheusRule"}
+# Bounded settings that the sidecar reads in mode contract only.
+OF_CONTRACT = ["renew_every", "license_end_grace"]
 # A fault of a template, which tells nobody what to do.
 FAULT = re.compile(r"nil pointer|wrong type|invalid value|can't evaluate|not a function|%!|<nil>|error converting|unexpected EOF|out of range")
 # The last one: Helm 3 shows the template's text before the sentence that it makes.
@@ -51,7 +53,12 @@ class Properties(ChartCase):
         token = cls.folder / "token"
         token.write_text("0123456789abcdef" * 4)
         token.chmod(0o600)
-        cls.paths = {"TOLLGATE_PUBLIC_KEYS": keys, "TOLLGATE_APP_TOKEN_FILE": token, "AWS_CA_BUNDLE": certificate}
+        license_token = cls.folder / "license"
+        license_token.write_text("eyJhbGciOiJQUzM4NCJ9.eyJhdWQiOiJhcm46YXdzOmxpY2Vuc2UtbWFuYWdlciJ9.c2lnbmF0dXJl")
+        cls.paths = {
+            "TOLLGATE_PUBLIC_KEYS": keys, "TOLLGATE_APP_TOKEN_FILE": token, "AWS_CA_BUNDLE": certificate,
+            "TOLLGATE_LICENSE_TOKEN_FILE": license_token, "AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE": license_token,
+        }
 
     def rendered4(self, values, chart=None):
         """(documents, None), or (None, what Helm 4 says)."""
@@ -88,8 +95,8 @@ class Properties(ChartCase):
             for document in documents if document["kind"] in pod_rules.WORKLOADS
             for container in pod_rules.everyone(document) if pod_rules.role(container) == "run"
         ]
-        # Without a product code the seller's file in the image says what is missing.
-        judged = [values for values in environments if "TOLLGATE_PRODUCT_CODE" in values]
+        # Where nothing names the product the seller's file in the image says what is missing.
+        judged = [values for values in environments if {"TOLLGATE_PRODUCT_CODE", "TOLLGATE_PRODUCT_ID"} & set(values)]
         for values in judged:
             known = {name: value for name, value in values.items() if value is not None}
             ours = {name: str(path) for name, path in self.paths.items() if name in known}
@@ -156,12 +163,15 @@ class Properties(ChartCase):
     def test_the_bounds_of_the_templates_are_the_sidecars(self):
         def refused(name, value):
             """Whether the sidecar says of this setting that it is too long or too short."""
-            known = {"TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demo", "TOLLGATE_DIMENSIONS": "a", "TOLLGATE_STATE_DIR": str(self.folder)}
+            known = {"TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demo", "TOLLGATE_DIMENSIONS": "a"}
+            if name in OF_CONTRACT:
+                known = {"TOLLGATE_MODE": "contract", "TOLLGATE_PRODUCT_ID": "prod-demo"}
+            known["TOLLGATE_STATE_DIR"] = str(self.folder)
             environment = {**known, "TOLLGATE_POD_UID": "uid", f"TOLLGATE_{name.upper()}": value}
             done = subprocess.run([TOLLGATE, "config", "check"], env=environment, capture_output=True, text=True)
             return re.search(rf"{name}.*(longer than|shorter than|less than)", done.stdout + done.stderr, re.I) is not None
 
-        beyond = {"2h": "1h59m59s999ms"}
+        beyond = {"2h": "1h59m59s999ms", "1m": "59s999ms"}
         bounded = {name: form for name, form in setting_forms().items() if "most" in form}
         self.assertGreater(len(bounded), 7)
         for name, form in bounded.items():
@@ -200,6 +210,19 @@ class Properties(ChartCase):
         for name, mutate in mutations.items():
             with self.subTest(name):
                 broken = copy.deepcopy(sound)
+                mutate(broken)
+                self.assertNotEqual(pod_rules.set_violations(broken), [])
+        floating = self.documents4({"tollgate": {**FLOATING, "licenseSecret": "license"}})
+        self.assertEqual(pod_rules.set_violations(floating), [])
+        mutations = {
+            "no folder": lambda d: pod(d)["initContainers"][0]["volumeMounts"].pop(0),
+            "no license": lambda d: pod(d)["initContainers"][0]["volumeMounts"].pop(1),
+            "a product code": lambda d: pod(d)["initContainers"][0]["env"].append({"name": "TOLLGATE_PRODUCT_CODE", "value": "demo"}),
+            "a new pod before the old one": lambda d: d[place]["spec"].pop("strategy"),
+        }
+        for name, mutate in mutations.items():
+            with self.subTest(name):
+                broken = copy.deepcopy(floating)
                 mutate(broken)
                 self.assertNotEqual(pod_rules.set_violations(broken), [])
 

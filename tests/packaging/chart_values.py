@@ -30,6 +30,15 @@ SETTINGS = {
     "on_lapse": (["keep", "close-after:3h"], ["keep"]),
     "public_key_version": ([1, "2"], [3]),
 }
+# Those of mode contract.
+LICENSE = {
+    "entitlements": (["users:Count:10", ["users:Count", "premium:None"], ["premium"]], [[" "]]),
+    "seats_per_pod": ([1, "2"], [3]),
+    "renew_every": (["15m", "1h30m"], ["30s", "13h"]),
+    "license_end_grace": (["72h", "0s"], ["367d"]),
+    "license_region": (["eu-central-1"], ["us-east-1"]),
+    "license_token_file": (["/var/lib/tollgate/license"], ["/license"]),
+}
 RESOURCES = [
     {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "50m", "memory": "32Mi"}},
     {"limits": {"memory": "64Mi"}},
@@ -49,7 +58,7 @@ MOUNT = {"name": "more", "mountPath": "/more"}
 def state(draw, mode):
     """Where usage is kept."""
     lasting = ["persistentVolumeClaim", "volumeClaimTemplate"]
-    kept = {"type": pick(draw, ["emptyDir", "emptyDir", *lasting, *(["", "none"] if mode == "hourly" else [])], ["", "none"])}
+    kept = {"type": pick(draw, ["emptyDir", "emptyDir", *lasting, *(["", "none"] if mode == "hourly" else [""] if mode == "contract" else [])], ["", "none"])}
     if kept["type"] == "persistentVolumeClaim":
         kept["claimName"] = pick(draw, ["usage", "other"], [""])
     if draw.random() < 0.2:
@@ -61,19 +70,20 @@ def state(draw, mode):
 
 def settings(draw, mode):
     """Some settings; those that a mode needs, mostly."""
-    chosen = {name: pick(draw, usual, odd) for name, (usual, odd) in SETTINGS.items() if draw.random() < 0.12}
-    if mode != "hourly" and draw.random() > ODD:
+    known = {**SETTINGS, **LICENSE} if mode == "contract" else SETTINGS
+    chosen = {name: pick(draw, usual, odd) for name, (usual, odd) in known.items() if draw.random() < 0.12}
+    if mode in ("metered", "saas") and draw.random() > ODD:
         chosen["dimensions"] = pick(draw, *SETTINGS["dimensions"])
     return chosen
 
 
 def product(draw):
     """What both the common values and one of several products may say."""
-    mode = draw.choice(["hourly", "hourly", "metered", "metered", "saas"])
+    mode = draw.choice(["hourly", "hourly", "metered", "metered", "contract", "contract", "saas"])
     gate = draw.choice(["native", "native", "native", "readiness", "exec"])
     positions = ["last", "first"] if gate == "native" else ["last"]
     chosen = {"gate": gate, "mode": mode, "settings": settings(draw, mode)}
-    if mode != "hourly" or draw.random() < 0.3:
+    if mode in ("metered", "saas") or draw.random() < 0.3:
         chosen["state"] = state(draw, mode)
     choices = {
         "position": (0.3, positions, ["first"]),
@@ -94,12 +104,26 @@ def product(draw):
         "proxy": (0.2, [{"https": "http://proxy:3128"}, {"http": "proxy", "noProxy": "10.0.0.0/8"}], [{"https": "http://proxy:99999"}]),
     }
     chosen.update({name: pick(draw, usual, odd) for name, (chance, usual, odd) in choices.items() if draw.random() < chance})
+    if draw.random() < (1 - ODD if mode == "contract" else ODD / 4):
+        license_of(draw, chosen)
     if chosen.get("productCode") and mode == "hourly" and draw.random() > ODD:
         chosen["settings"]["public_keys"] = "/keys"
     if draw.random() < 0.15:
         chosen["extraVolumes"] = pick(draw, [[VOLUME]], [[VOLUME, VOLUME], [{"name": "tollgate-state", "emptyDir": {}}]])
         chosen["extraVolumeMounts"] = pick(draw, [[MOUNT]], [[{**MOUNT, "name": "absent"}], [{**MOUNT, "mountPath": "/var/lib/tollgate"}]])
     return chosen
+
+
+def license_of(draw, chosen):
+    """What names a product with contract pricing, in place of its code, and how its seats are held."""
+    if chosen.pop("productCode", None):
+        chosen["productId"] = pick(draw, ["prod-demo", "2205b290-19e6-4c76-9eea-377d6bf7141a"], ["demo", ""])
+    if draw.random() < 0.5:
+        chosen["licenseModel"] = draw.choice(["check", "floating"])
+    if draw.random() < 0.2:
+        chosen["licenseSecret"] = pick(draw, ["product-license"], [""])
+        if draw.random() > ODD:
+            chosen["settings"].pop("license_token_file", None)
 
 
 def products(draw):
@@ -111,6 +135,7 @@ def products(draw):
         if draw.random() > ODD:
             one["image"] = {"repository": f"gate-{len(one)}-{draw.randrange(10**6)}"}
             one.pop("productCode", None)
+            one.pop("productId", None)
         if draw.random() < 0.3:
             one["name"] = draw.choice(["one", "two", "three", "app", "one-await"])
     return several
@@ -150,11 +175,11 @@ def paths(values, above=()):
 # Every place of the library's values.yaml, so that null stands also where nobody chose anything.
 PLACES = [
     ("image",), ("image", "registry"), ("image", "repository"), ("image", "tag"), ("image", "digest"), ("image", "pullPolicy"), ("gate",),
-    ("position",), ("refused",), ("container",), ("command",), ("mode",), ("productCode",), ("region",), ("settings",), ("products",),
+    ("position",), ("refused",), ("container",), ("command",), ("mode",), ("productCode",), ("productId",), ("licenseModel",), ("region",), ("settings",), ("products",),
     ("serviceAccount",), ("serviceAccount", "create"), ("serviceAccount", "name"), ("state",), ("state", "type"), ("state", "sizeLimit"),
     ("ports",), ("ports", "probe"), ("ports", "app"), ("probes",), ("probes", "sidecarReadiness"), ("resources",), ("resources", "requests"),
     ("resources", "limits"), ("resources", "limits", "memory"), ("shutdownGrace",), ("terminationGraceExtraSeconds",),
-    ("applicationStopSeconds",), ("extraEnv",), ("extraVolumes",), ("extraVolumeMounts",), ("caConfigMap",), ("proxy",), ("proxy", "https"),
+    ("applicationStopSeconds",), ("extraEnv",), ("extraVolumes",), ("extraVolumeMounts",), ("caConfigMap",), ("licenseSecret",), ("proxy",), ("proxy", "https"),
     ("mesh",), ("networkPolicy",), ("networkPolicy", "enabled"), ("networkPolicy", "egress"), ("podMonitor",), ("prometheusRule",),
 ]
 
@@ -267,7 +292,7 @@ def workloads(seed, count):
         options = {}
         for name, chance, of in (
             ("gate", 0.4, ["native", "readiness", "exec"]), ("position", 0.1, ["first", "last"]), ("refused", 0.1, ["fail"]),
-            ("mode", 0.2, ["hourly", "metered"]), ("container", 0.15, ["helper", "app"]), ("command", 0.3, [["/other"], None]),
+            ("mode", 0.2, ["hourly", "metered", "contract"]), ("licenseModel", 0.1, ["floating"]), ("container", 0.15, ["helper", "app"]), ("command", 0.3, [["/other"], None]),
         ):
             if draw.random() < chance:
                 options[name] = draw.choice(of)

@@ -20,7 +20,7 @@ import helm_python
 import kubernetes_validate
 import yaml
 
-from chart_case import CLAIM, HELM3, METERED, ROOT, ChartCase, pod_spec, sorted_by_name
+from chart_case import CLAIM, CONTRACT, FLOATING, HELM3, METERED, ROOT, ChartCase, pod_spec, sorted_by_name
 from chart_values import KINDS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -34,6 +34,8 @@ CASES = {
     "code": {"productCode": "demo-1/x", "region": "eu-central-1", "settings": {"public_keys": "/keys"}},
     "metered": METERED,
     "claim": CLAIM,
+    "contract": {**CONTRACT, "settings": {"entitlements": ["users:Count:10", "premium"]}},
+    "floating": {**FLOATING, "licenseSecret": "product-license"},
     "account": {
         "serviceAccount": {"create": True, "name": "app", "roleArn": "arn:aws:iam::111122223333:role/app"},
         "networkPolicy": {"enabled": True, "egress": [{"ports": [{"port": 5432, "protocol": "TCP"}]}]},
@@ -99,6 +101,8 @@ class Charts(ChartCase):
             ({"probes": {"startupPeriod": 2}}, "startupPeriod"), ({"proxy": {"https_proxy": "x"}}, "https_proxy"),
             ({"prometheusRule": {"on": True}}, "on"), ({"state": {"type": "emptydir"}}, "state.type"),
             ({"state": {"sizeLimit": "2 GB"}}, "sizeLimit"), ({"position": "middle"}, "position"), ({"refused": "exit"}, "refused"),
+            ({"productId": "a b-c"}, "productId"), ({"licenseModel": "drawdown"}, "licenseModel"), ({"licenseSecret": "My Secret"}, "licenseSecret"),
+            ({"settings": {"product_id": "x-y"}}, "product_id"), ({"settings": {"license_model": "check"}}, "license_model"),
             ({"serviceAccount": {"automount": False}}, "automount"), ({"state": {"claimName": "My Claim"}}, "claimName"),
             ({"extraEnv": [{"name": "X", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}, "extraEnv"),
             ({"extraVolumes": [{"name": "x", "emptyDir": {}, "configMap": {"name": "x"}}]}, "extraVolumes"),
@@ -210,7 +214,7 @@ class Charts(ChartCase):
         self.assertFalse(addon["additionalProperties"] or gate["additionalProperties"])
         self.assertLessEqual(set(gate["properties"]), set(chart["properties"]))
         # What belongs to the seller is not among them.
-        self.assertTrue({"image", "mode", "productCode", "settings", "gate"}.isdisjoint(gate["properties"]))
+        self.assertTrue({"image", "mode", "productCode", "productId", "licenseModel", "settings", "gate"}.isdisjoint(gate["properties"]))
 
         def names(schema):
             for name, below in schema.get("properties", {}).items():
@@ -242,7 +246,7 @@ class Charts(ChartCase):
         document = (ROOT / "docs/CONFIGURATION.md").read_text()
         table = document[document.index("<!-- settings -->") : document.index("<!-- end of settings -->")]
         documented = set(re.findall(r"^\| `(\w+)` \|", table, re.M))
-        own = {"mode", "product_code", "region", "probe_addr", "app_addr", "state_dir", "shutdown_grace"}
+        own = {"mode", "product_code", "product_id", "license_model", "region", "probe_addr", "app_addr", "state_dir", "shutdown_grace"}
         self.assertLessEqual(own, documented)
         schema = json.loads((ROOT / "helm/tollgate/values.schema.json").read_text())
         self.assertEqual(set(schema["definitions"]["settings"]["properties"]), documented - own)
@@ -264,12 +268,13 @@ class Charts(ChartCase):
 
     def test_renderings_are_the_reviewed_ones(self):
         examples = {path.stem.removeprefix("values-"): yaml.safe_load(path.read_text()) for path in (ROOT / "helm/example").glob("values-*.yaml")}
-        self.assertEqual(set(examples), {"readiness", "exec", "job", "cronjob"})
+        self.assertEqual(set(examples), {"readiness", "exec", "job", "cronjob", "contract"})
         everything = {**CASES["surroundings"], **CASES["account"], "gate": "native"}
         cases = {
             "native": {}, **examples,
             "metered-statefulset": {"kind": "StatefulSet", "tollgate": CASES["claim"]},
             "two-products": {"tollgate": CASES["two-products"]},
+            "anywhere": {"tollgate": CASES["floating"]},
             "all-switches": {"tollgate": everything},
         }
         reviewed = {path.stem for path in GOLDEN.glob("*.yaml")}
@@ -296,7 +301,7 @@ class Documents(unittest.TestCase):
             (path.parent / target.partition("#")[0]).resolve()
             for path, text in documents.items() for target in re.findall(r"\]\(([^)#:]+)", text)
         }
-        for pattern in ("deploy/kubernetes/*.yaml", "deploy/ecs/*", "helm/example/values-*.yaml"):
+        for pattern in ("deploy/kubernetes/*.yaml", "deploy/ecs/*", "deploy/iam/*", "helm/example/values-*.yaml"):
             for path in ROOT.glob(pattern):
                 self.assertIn(path, linked, f"{path.name} is in no document")
 

@@ -103,7 +103,7 @@ class Manifests(unittest.TestCase):
             ends = [] if "Job" in document["kind"] else ["--refused-after", "30s"]
             self.assertEqual(lock["args"], ["await", *ends], name)
             seen[name] = document["kind"]
-        kinds = {"native.yaml": "Deployment", "metered.yaml": "Deployment", "job.yaml": "Job", "cronjob.yaml": "CronJob"}
+        kinds = {"native.yaml": "Deployment", "metered.yaml": "Deployment", "contract.yaml": "Deployment", "job.yaml": "Job", "cronjob.yaml": "CronJob"}
         self.assertEqual(seen, kinds)
 
     def test_the_forms_without_a_lock_say_how_they_gate(self):
@@ -121,6 +121,25 @@ class Manifests(unittest.TestCase):
             name: template["spec"]["initContainers"][-2] for name, _, template in workloads() if name == "metered.yaml"
         }
         self.assertIn({"name": "TOLLGATE_DRAIN_QUIET", "value": "0s"}, containers["metered.yaml"]["env"])
+
+    def test_a_floating_deployment_updates_without_surplus_pods(self):
+        path = ROOT / "deploy/kubernetes/contract.yaml"
+        self.assertEqual(yaml.safe_load(path.read_text())["spec"]["strategy"]["rollingUpdate"]["maxSurge"], 0)
+
+    def test_outside_aws_the_license_reaches_the_sidecar(self):
+        path = ROOT / "deploy/kubernetes/contract.yaml"
+        deployment, more = yaml.safe_load(path.read_text()), commented(path)
+        pod = deployment["spec"]["template"]["spec"]
+        [given] = more["initContainers"]
+        sidecar = next(container for container in pod["initContainers"] if container["name"] == given["name"])
+        pod["volumes"] += more["volumes"]
+        for name in ("volumeMounts", "env"):
+            sidecar[name] = sidecar[name] + given[name]
+        self.validate(deployment)
+        mounted = {mount["mountPath"] for mount in sidecar["volumeMounts"] if mount["name"] == more["volumes"][0]["name"]}
+        told = {entry["name"]: entry.get("value") for entry in sidecar["env"]}
+        self.assertEqual(told["AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE"], f"{mounted.pop()}/license_token")
+        self.assertIn("AWS_ROLE_ARN", told)
 
     def test_a_job_that_fails_when_refused_is_one_that_kubernetes_takes(self):
         path = ROOT / "deploy/kubernetes/job.yaml"

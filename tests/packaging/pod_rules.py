@@ -125,6 +125,19 @@ def workload_violations(document):
     if claim or kept & set(templates):
         must("fsGroup" in (pod.get("securityContext") or {}), "a volume that only root may write")
 
+    # A product with contract pricing: what holds its seats is on disk, and its license where the sidecar looks for it.
+    for sidecar in sidecars:
+        values, mounts = values_of(sidecar), {mount["mountPath"] for mount in sidecar.get("volumeMounts") or []}
+        contract = values.get("TOLLGATE_MODE") == "contract"
+        must(not contract or "/var/lib/tollgate" in mounts, "seats that a restart would lose")
+        must(not (contract and "TOLLGATE_PRODUCT_CODE" in values), "a product code in mode contract")
+        token = values.get("AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE")
+        must(not token or token.rpartition("/")[0] in mounts, "a license token that is not mounted")
+        if kind == "Deployment" and values.get("TOLLGATE_LICENSE_MODEL") == "floating":
+            strategy = spec.get("strategy") or {}
+            first = strategy.get("type") == "Recreate" or (strategy.get("rollingUpdate") or {}).get("maxSurge") == 0
+            must(first, "a new pod that waits for the seat of the old one")
+
     # Ports, environment, resources.
     ports = [port["containerPort"] for container in containers for port in container.get("ports") or [] if not port.get("hostPort")]
     ours = [sidecar["ports"][0]["containerPort"] for sidecar in sidecars]

@@ -49,7 +49,8 @@ class Clients(unittest.TestCase):
         program = os.path.join(os.path.dirname(sys.executable), "aws")
         done = subprocess.run([program, *arguments], env={**surroundings, **environment}, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
-        return json.loads(done.stdout)
+        # The CLI prints nothing of an answer without members.
+        return json.loads(done.stdout or "{}")
 
     def test_the_aws_cli_with_one_environment_variable(self):
         answer = self.cli("register-usage", "--product-code", "demohourly", "--public-key-version", "1")
@@ -64,6 +65,40 @@ class Clients(unittest.TestCase):
         self.assertEqual(answer["Results"][0]["Status"], "Success")
         answer = self.cli("resolve-customer", "--registration-token", self.token())
         self.assertEqual(answer["CustomerAWSAccountId"], "111122223333")
+
+    def test_the_aws_cli_takes_a_seat_and_gives_it_back(self):
+        keys = {
+            "AWS_ENDPOINT_URL_LICENSE_MANAGER": self.emulator.endpoint, "AWS_ACCESS_KEY_ID": "cli-pod",
+            "AWS_SECRET_ACCESS_KEY": "any",
+        }
+
+        def cli(*arguments):
+            return self.aws(keys, "license-manager", *arguments)
+
+        license = cli("list-received-licenses", "--filters", "Name=ProductSKU,Values=prod-democontract")["Licenses"][0]
+        arn = license["LicenseArn"]
+        taken = cli(
+            "checkout-license", "--product-sku", license["ProductSKU"], "--checkout-type", "PROVISIONAL",
+            "--key-fingerprint", license["Issuer"]["KeyFingerprint"], "--client-token", "token",
+            "--entitlements", "Name=users,Value=3,Unit=Count",
+        )
+        token = ("--license-consumption-token", taken["LicenseConsumptionToken"])
+        self.assertEqual(cli("extend-license-consumption", *token)["LicenseConsumptionToken"], token[1])
+        usage = cli("get-license-usage", "--license-arn", arn)["LicenseUsage"]["EntitlementUsages"][0]
+        self.assertEqual((usage["ConsumedValue"], usage["MaxCount"]), ("3", "10"))
+        cli("check-in-license", *token)
+        usage = cli("get-license-usage", "--license-arn", arn)["LicenseUsage"]["EntitlementUsages"][0]
+        self.assertEqual(usage["ConsumedValue"], "0")
+        self.assertEqual(cli("get-license", "--license-arn", arn)["License"]["ProductSKU"], "prod-democontract")
+        refresh = self.emulator.admin("refresh-tokens", {"license_arn": arn})["refresh_token"]
+        self.assertTrue(cli("get-access-token", "--token", refresh)["AccessToken"])
+        created = cli(
+            "create-license", "--license-name", "rehearsal", "--product-name", "demo", "--product-sku", "prod-rehearsal",
+            "--issuer", "Name=me", "--home-region", "us-east-1", "--validity", "Begin=2026-01-01T00:00:00Z",
+            "--entitlements", "Name=users,MaxCount=5,Unit=Count,AllowCheckIn=true", "--beneficiary", "111122223333",
+            "--consumption-configuration", "ProvisionalConfiguration={MaxTimeToLiveInMinutes=180}", "--client-token", "token",
+        )
+        self.assertEqual(created["Status"], "AVAILABLE")
 
     def test_the_aws_sdk_for_javascript(self):
         script = os.path.join(FOLDER, "calls.mjs")

@@ -58,6 +58,12 @@ class Page(unittest.TestCase):
             UsageQuantity=quantity,
         )
 
+    def take(self, pod, entitlements):
+        return self.client(pod, "license-manager").checkout_license(
+            ProductSKU="prod-democontract", CheckoutType="PROVISIONAL", ClientToken=pod, Entitlements=entitlements,
+            KeyFingerprint="aws:294406891311:AWS/Marketplace:issuer-fingerprint",
+        )
+
     def refuse(self, pod):
         self.emulator.admin("pods", {"access_key": pod, "account_id": "444455556666"})
         with self.assertRaises(botocore.exceptions.ClientError):
@@ -200,6 +206,31 @@ class Page(unittest.TestCase):
         wait.until(lambda b: self.tiles()[:3] == ["1", "0", "1"])
         self.assertEqual(self.emulator.admin("calls")["calls"][0]["number"], 1)
 
+    def test_it_shows_seats_and_who_holds_them(self):
+        wait = self.wait
+        wait.until(lambda b: "users: 0 of 10" in self.text("licenses"))
+        self.assertIn("nobody holds a seat", self.text("seats"))
+        users = [{"Name": "users", "Unit": "Count", "Value": "4"}]
+        token = self.take("seat-1", users)["LicenseConsumptionToken"]
+        self.take("seat-2", [*users, {"Name": "premium", "Unit": "None"}])
+        wait.until(lambda b: "users: 8 of 10" in self.text("licenses"))
+        wait.until(lambda b: "seat-2 premium" in self.text("seats"))
+        self.assertIn("seat-1 4 users prod-democontract 08:30:", self.text("seats"))
+        self.assertEqual(self.text("count-seats"), "8")
+        self.assertIn("prod-democontract: 4 users, premium", self.text("calls"))
+        self.client("seat-1", "license-manager").check_in_license(LicenseConsumptionToken=token)
+        wait.until(lambda b: "users: 4 of 10" in self.text("licenses"))
+        self.assertIn("Most that were held at once: 8 users", self.text("licenses-note"))
+        self.press("licenses", "Disable")
+        wait.until(lambda b: "not activated" in self.text("licenses"))
+        with self.assertRaises(botocore.exceptions.ClientError):
+            self.take("seat-3", users)
+        self.press("licenses", "Activate")
+        wait.until(lambda b: "in use" in self.text("licenses"))
+        self.emulator.admin("clock", {"advance": "1h"})
+        wait.until(lambda b: "ended by themselves 1" in self.text("seats-note"))
+        self.assertEqual(self.text("count-seats"), "0")
+
     def test_axe_finds_no_violation(self):
         with open(os.path.join(FOLDER, "node_modules/axe-core/axe.min.js")) as file:
             axe = file.read()
@@ -209,7 +240,9 @@ class Page(unittest.TestCase):
             if filled:
                 self.meter(8, "requests", 1)
                 self.refuse("refused-pod")
+                self.take("seat-1", [{"Name": "users", "Unit": "Count", "Value": "4"}])
                 self.emulator.admin("faults", {"fault": "throttle"})
+                self.wait.until(lambda b: "seat-1" in self.text("seats"))
                 self.wait.until(lambda b: "throttle" in self.text("rules") and "refused-pod" in self.text("pods"))
                 self.press("customers", "Token")
                 self.wait.until(lambda b: self.text("issued"))

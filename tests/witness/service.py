@@ -379,7 +379,7 @@ class State(unittest.TestCase):
     def test_the_line_for_scripts_is_the_one_of_the_contract(self):
         with Emulator(PROGRAM) as emulator:
             facts = emulator.facts
-            self.assertEqual(list(facts), ["endpoint", "product_code", "public_key_version", "public_keys", "clock"])
+            self.assertEqual(list(facts), ["endpoint", "product_code", "product_id", "public_key_version", "public_keys", "clock"])
             self.assertEqual((facts["product_code"], facts["public_key_version"]), ("demohourly", 1))
             self.assertEqual(os.listdir(facts["public_keys"]), ["1.pem"])
             with urllib.request.urlopen(facts["clock"]) as answer:

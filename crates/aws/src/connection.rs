@@ -21,6 +21,7 @@ use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt as _, Limited};
 
 use crate::ca_bundle::CaBundle;
+use crate::licensing;
 use tollgate_marketplace::Place;
 use tollgate_marketplace::fault::{
     CERTIFICATE, PROXY_AUTHENTICATION_REQUIRED, PROXY_REFUSED, TLS_EXPIRED, TLS_HANDSHAKE, TLS_NAME,
@@ -30,7 +31,7 @@ use tollgate_marketplace::fault::{
 /// Largest answer of the metering service: the answer of a batch repeats its records, which are below 1 MB.
 pub(super) const METERING_ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// Largest answer of anything else (STS, the agents, IMDS): a few kilobytes are expected.
+/// Largest answer of anything else (License Manager, STS, the agents, IMDS): a few kilobytes are expected.
 pub(super) const OTHER_ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Three ways out, each built when first needed.
@@ -208,12 +209,12 @@ pub(super) struct Trail(Arc<Mutex<Vec<Exchange>>>);
 const TRAIL_MAX: usize = 32;
 
 impl Trail {
-    fn begin(&self, uri: &str) -> Option<usize> {
+    fn begin(&self, uri: &str, target: Option<&str>) -> Option<usize> {
         let mut trail = self.0.lock().expect("held for a push only, which cannot panic");
         if trail.len() >= TRAIL_MAX {
             return None;
         }
-        let (place, host) = (place_of(uri), host_of(uri).unwrap_or_default());
+        let (place, host) = (place_of(uri, target), host_of(uri).unwrap_or_default());
         trail.push(Exchange { place, host, outcome: Outcome::Unanswered, seen: String::new() });
         Some(trail.len() - 1)
     }
@@ -254,9 +255,13 @@ impl Trail {
     }
 }
 
-/// What a URL belongs to, by the paths and hosts of AWS's documents: IMDS serves `/latest/…` only, STS has `sts` in its
-/// name or is the one other endpoint that is asked by POST to `/`; what remains hands out container credentials.
-fn place_of(uri: &str) -> Place {
+/// What is asked for credentials, by the paths and hosts of AWS's documents: IMDS serves `/latest/…` only, License
+/// Manager is the one that is asked by an operation's name, STS has `sts` in its name or is the one other endpoint that
+/// is asked by POST to `/`; what remains hands out container credentials.
+fn place_of(uri: &str, target: Option<&str>) -> Place {
+    if target.is_some_and(is_license_manager) {
+        return Place::LicenseManager;
+    }
     let Ok(parsed) = uri.parse::<hyper::Uri>() else { return Place::Metering };
     let host = parsed.host().unwrap_or_default();
     let path = parsed.path();
@@ -267,6 +272,11 @@ fn place_of(uri: &str) -> Place {
         return Place::Imds;
     }
     if matches!(path, "" | "/") { Place::Sts } else { Place::Container }
+}
+
+/// Whether `X-Amz-Target` names an operation of License Manager.
+fn is_license_manager(target: &str) -> bool {
+    target.starts_with(licensing::TARGET_PREFIX)
 }
 
 /// Where a request goes when `stand_in` is asked instead of AWS: one for STS's own name, or for the ECS agent's fixed
@@ -300,9 +310,10 @@ impl HttpConnector for Route {
             return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into())));
         }
         let uri = request.uri().to_owned();
-        let metering = request.headers().get("x-amz-target").is_some();
+        let target = request.headers().get("x-amz-target");
+        let metering = target.is_some_and(|target| !is_license_manager(target));
         let limit = if metering { METERING_ANSWER_BYTES_MAX } else { OTHER_ANSWER_BYTES_MAX };
-        let at = self.trail.begin(&uri);
+        let at = self.trail.begin(&uri, target);
         let trail = self.trail.clone();
         let call = self.routes.to(&uri).http_connector(&self.settings, &self.components).call(request);
         HttpConnectorFuture::new(async move {
@@ -486,8 +497,10 @@ mod tests {
             ("http://169.254.169.254/latest/api/token", Place::Imds),
             ("http://[fd00:ec2::254]/latest/api/token", Place::Imds),
         ] {
-            assert_eq!(place_of(uri), place, "{uri}");
+            assert_eq!(place_of(uri, None), place, "{uri}");
         }
+        let target = Some("AWSLicenseManager.GetAccessToken");
+        assert_eq!(place_of("http://127.0.0.1:4566/", target), Place::LicenseManager);
     }
 
     #[test]

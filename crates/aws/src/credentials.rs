@@ -24,6 +24,7 @@ use aws_credential_types::provider::ProvideCredentials as _;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_marketplacemetering as sdk;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::display::DisplayErrorContext;
@@ -31,7 +32,7 @@ use aws_smithy_types::retry::RetryConfig;
 use tokio::runtime;
 
 use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain, trusting};
-use super::{Settings, SigningClock, endpoint_of, timeouts};
+use super::{Settings, SigningClock, endpoint_of, licensing, timeouts};
 use crate::region;
 use tollgate_disk::{Links, describe, read_regular};
 use tollgate_marketplace::exceptions::{self, StsError};
@@ -51,6 +52,8 @@ pub enum CredentialSource {
     Environment,
     /// A profile file.
     Profile,
+    /// The token of a license, outside AWS: for License Manager alone.
+    LicenseToken,
     /// None of these.
     Other,
 }
@@ -65,6 +68,7 @@ impl CredentialSource {
             Self::Imds => "instance role (IMDS)",
             Self::Environment => "access keys in the environment",
             Self::Profile => "profile file",
+            Self::LicenseToken => "license token",
             Self::Other => "other",
         }
     }
@@ -103,6 +107,8 @@ pub struct Found {
 #[derive(Debug, Clone)]
 pub(super) struct Ready {
     pub(super) client: sdk::Client,
+    /// Where the credentials were asked for.
+    pub(super) region: Region,
     pub(super) expires_at: Option<SystemTime>,
     /// Told apart by address.
     identity: Arc<()>,
@@ -137,8 +143,10 @@ pub(super) struct Loader {
     found: Mutex<Option<Found>>,
     region: OnceLock<Region>,
     endpoint: OnceLock<String>,
+    /// Where License Manager is used: what else may tell the region and give credentials.
+    pub(super) license: OnceLock<licensing::Settings>,
     #[cfg(test)]
-    pub(super) fixed_credentials: Option<Credentials>,
+    pub(super) fixed_credentials: Option<Result<Credentials, Fault>>,
 }
 
 impl Loader {
@@ -151,6 +159,7 @@ impl Loader {
             found: Mutex::new(None),
             region: OnceLock::new(),
             endpoint: OnceLock::new(),
+            license: OnceLock::new(),
             #[cfg(test)]
             fixed_credentials: None,
         }
@@ -164,7 +173,7 @@ impl Loader {
 
     fn provider_config(&self, region: Option<&Region>, trail: &Trail) -> ProviderConfig {
         ProviderConfig::default()
-            .with_http_client(routes(&self.settings).client(trail.clone()))
+            .with_http_client(self.http_client(trail))
             .with_retry_config(RetryConfig::disabled())
             .with_timeout_config(timeouts())
             .with_use_fips(Some(self.settings.use_fips))
@@ -255,20 +264,29 @@ impl Loader {
     async fn load(&self) -> Result<Ready, Fault> {
         let trail = Trail::default();
         let loading = async {
-            let region = self.region().await?;
-            let credentials = self.credentials(&region, &trail).await?;
+            let license = self.license.get();
+            let elsewhere = license.and_then(|license| license.region.clone());
+            let region = self.region().await.or_else(|fault| elsewhere.ok_or(fault));
+            let (region, credentials) = match license.and_then(|license| license.token_file.as_deref()) {
+                Some(file) => self.credentials_or_token(region, file, &trail).await?,
+                None => {
+                    let region = region?;
+                    let credentials = self.credentials(&region, &trail).await?;
+                    (region, credentials)
+                }
+            };
             let expires_at = credentials.expiry();
             let client = self.client(&region, credentials).await?;
-            Ok(Ready { client, expires_at, identity: Arc::new(()) })
+            Ok(Ready { client, region, expires_at, identity: Arc::new(()) })
         };
         // Sooner than whoever waits for it gives up, so that the reason can say what was being asked.
         tokio::time::timeout(LOAD_TIMEOUT, loading).await.unwrap_or_else(|_| Err(took_too_long(&trail)))
     }
 
-    async fn credentials(&self, region: &Region, trail: &Trail) -> Result<Credentials, Fault> {
+    pub(super) async fn credentials(&self, region: &Region, trail: &Trail) -> Result<Credentials, Fault> {
         #[cfg(test)]
         if let Some(credentials) = &self.fixed_credentials {
-            return Ok(credentials.clone());
+            return credentials.clone();
         }
         // Access keys in the environment come first, and with them the SDK reads no file.
         if EnvironmentVariableCredentialsProvider::new().provide_credentials().await.is_err() {
@@ -285,12 +303,21 @@ impl Loader {
         let loaded = chain.provide_credentials().await;
         self.note_instance(trail);
         let credentials = loaded.map_err(|error| self.judge(&error, trail))?;
-        let source = CredentialSource::of(&credentials);
+        self.note(CredentialSource::of(&credentials), &credentials, trail);
+        Ok(credentials)
+    }
+
+    /// Credentials were found.
+    pub(super) fn note(&self, source: CredentialSource, credentials: &Credentials, trail: &Trail) {
         tracing::info!(event = "credentials_loaded", source = source.describe(), "credentials loaded");
         let account = credentials.account_id().map(|account| account.as_str().to_owned());
         *self.found.lock().expect("held for one copy only, which cannot panic") =
             Some(Found { source, hosts: trail.hosts(), account });
-        Ok(credentials)
+    }
+
+    /// A client on the loading thread's own connections, for a request that nobody signs.
+    pub(super) fn http_client(&self, trail: &Trail) -> SharedHttpClient {
+        routes(&self.settings).client(trail.clone())
     }
 
     async fn client(&self, region: &Region, credentials: Credentials) -> Result<sdk::Client, Fault> {
@@ -391,13 +418,13 @@ impl Loader {
 const LOAD_TIMEOUT: Duration = Duration::from_millis(5_500);
 
 /// Nothing in the pod could give credentials.
-const CREDENTIALS_MISSING: &str = "CredentialsMissing";
+pub(super) const CREDENTIALS_MISSING: &str = "CredentialsMissing";
 
 /// The same, where variables or files were meant to.
-const CREDENTIALS_INCOMPLETE: &str = "CredentialsIncomplete";
+pub(super) const CREDENTIALS_INCOMPLETE: &str = "CredentialsIncomplete";
 
 /// STS refuses the role, by whatever name.
-const ASSUME_ROLE_REFUSED: &str = "AssumeRoleRefused";
+pub(super) const ASSUME_ROLE_REFUSED: &str = "AssumeRoleRefused";
 
 const WEB_IDENTITY_TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
 const CONTAINER_TOKEN_FILE: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
@@ -442,7 +469,7 @@ pub fn token_problem(token: &[u8], in_header: bool) -> Option<&'static str> {
 }
 
 /// A file that a variable names for credentials holds none.
-const CREDENTIALS_FILE_INVALID: &str = "CredentialsFileInvalid";
+pub(super) const CREDENTIALS_FILE_INVALID: &str = "CredentialsFileInvalid";
 
 /// The time for credentials ran out, by what was being asked then.
 pub(super) fn took_too_long(trail: &Trail) -> Fault {
@@ -456,7 +483,7 @@ pub(super) fn took_too_long(trail: &Trail) -> Fault {
 }
 
 /// A source of credentials that is there and does not serve.
-fn unavailable(exchange: &Exchange, detail: &str) -> Fault {
+pub(super) fn unavailable(exchange: &Exchange, detail: &str) -> Fault {
     let code = match exchange.outcome {
         Outcome::Unanswered => "Timeout",
         Outcome::Failed(code, _) => code,
@@ -473,7 +500,7 @@ fn unavailable(exchange: &Exchange, detail: &str) -> Fault {
 }
 
 /// STS answered, and not with credentials.
-fn sts_fault(
+pub(super) fn sts_fault(
     status: u16,
     code: Option<&str>,
     message: Option<&str>,

@@ -1,18 +1,23 @@
-//! The metering service over the AWS SDK: the only crate that depends on it.
+//! The metering service and License Manager over the AWS SDK: the only crate that depends on it.
 //!
 //! - One call is one attempt: the SDK's retries are off, the schedule is ours.
 //! - Region, credentials and TLS are found on the first call, not before the ports are bound; native CA roots are read
 //!   on the first HTTPS connection, never for a plain-HTTP endpoint.
 //! - Every fault is mapped here, once, to a [`Fault`]; nothing of the SDK leaves this crate.
 //! - Link-local and loopback addresses (IMDS, ECS, the emulator) are never asked through a proxy.
+//! - License Manager ([`licensing`]) has no SDK of its own here: its seven operations are calls of the metering client
+//!   with another endpoint, signing name and body, as those that report usage are. That is half a megabyte of the image
+//!   less, and answers are read within our own limits: the SDK's types make more than 100 MB of one that is 1 MiB.
 
 pub mod ca_bundle;
+mod call;
 mod connection;
 mod credentials;
+mod license_token;
+pub mod licensing;
 pub mod region;
 mod usage;
 
-use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,27 +30,22 @@ use aws_smithy_async::time::TimeSource;
 use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
-use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::error::display::DisplayErrorContext;
-use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::timeout::TimeoutConfig;
 use tokio::sync::watch;
 
 use ca_bundle::CaBundle;
-use connection::{
-    Failure, PROXY_AUTHENTICATION, Trail, Way, answered, asked_for, direct, host_of, plain, trusting,
-};
+use call::{Asked, fault_of};
+use connection::{Failure, Trail, Way, direct, host_of, plain, trusting};
 pub use credentials::{CredentialSource, Found, token_problem};
 use credentials::{Loader, Ready, not_loaded};
 use tollgate_clock as clock;
 use tollgate_marketplace::exceptions;
-use tollgate_marketplace::fault::{
-    Answer, PROXY_AUTHENTICATION_REQUIRED, REGION_UNLISTED, REQUEST_NOT_BUILT, classify,
-};
+use tollgate_marketplace::fault::{REGION_UNLISTED, REQUEST_NOT_BUILT};
 use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
 use tollgate_marketplace::{
     BatchMeterUsage, BatchMetered, Fault, FaultClass, FaultCode, Forward, Forwarded, Identified, Meter,
@@ -105,6 +105,8 @@ pub struct Settings {
     pub imds_disabled: bool,
     /// The certificates of `AWS_CA_BUNDLE`, which replace the system's.
     pub ca_bundle: Option<CaBundle>,
+    /// `AWS_ROLE_ARN`, for the token of a license; the SDK reads it by itself for all else.
+    pub role_arn: Option<String>,
 }
 
 /// The metering service at AWS, or at an endpoint that stands in for it.
@@ -149,10 +151,10 @@ impl Aws {
     }
 
     #[cfg(test)]
-    fn for_tests(settings: Settings, credentials: Option<Credentials>) -> Self {
+    fn for_tests(settings: Settings, credentials: Result<Credentials, Fault>) -> Self {
         let aws = Self::new(settings);
         let mut loader = Loader::new(aws.loader.settings.clone(), aws.offset.clone());
-        loader.fixed_credentials = credentials;
+        loader.fixed_credentials = Some(credentials);
         Self { loader: Arc::new(loader), ..aws }
     }
 
@@ -161,7 +163,7 @@ impl Aws {
     }
 
     /// What a call needs before it can be made. When this takes too long, the call was not made, and that is told.
-    async fn ready(&self, signing: Signing) -> Result<sdk::Client, Fault> {
+    async fn ready(&self, signing: Signing) -> Result<Ready, Fault> {
         tokio::time::timeout(READY_TIMEOUT, self.prepare(signing)).await.unwrap_or_else(|_| {
             let text = "finding region and credentials took too long";
             Err(Fault::local(FaultClass::Transient, "CredentialsUnavailable", text).unsent())
@@ -172,27 +174,26 @@ impl Aws {
         self.ready.lock().expect("held for one copy only, which cannot panic").clone()
     }
 
-    async fn prepare(&self, signing: Signing) -> Result<sdk::Client, Fault> {
+    async fn prepare(&self, signing: Signing) -> Result<Ready, Fault> {
         let before = self.loaded();
         let usable = self.offset.now() + USABLE_FOR;
         match &before {
             Some(ready) if !signing.reload_credentials && ready.expires_at.is_none_or(|at| at > usable) => {
-                return Ok(ready.client.clone());
+                return Ok(ready.clone());
             }
             _ => {}
         }
         let turn = Arc::clone(&self.loading).lock_owned().await;
         // Who waited for another's load takes what it brought.
         if let Some(ready) = self.loaded().filter(|now| before.as_ref().is_none_or(|old| !now.is(old))) {
-            return Ok(ready.client);
+            return Ok(ready);
         }
         let (loader, kept) = (Arc::clone(&self.loader), Arc::clone(&self.ready));
         let loading = tokio::task::spawn_blocking(move || {
             let ready = loader.load_on_its_own_runtime()?;
-            let client = ready.client.clone();
-            *kept.lock().expect("held for one move only, which cannot panic") = Some(ready);
+            *kept.lock().expect("held for one move only, which cannot panic") = Some(ready.clone());
             drop(turn);
-            Ok(client)
+            Ok(ready)
         });
         loading.await.unwrap_or_else(|error| Err(not_loaded(&error).unsent()))
     }
@@ -323,7 +324,8 @@ impl Aws {
             Ok(Err(error)) => {
                 let failure = Failure::of(&error, url);
                 let detail = DisplayErrorContext(&error).to_string();
-                Err(placed(Fault::local(FaultClass::Transient, failure.code, detail), &failure, url))
+                let fault = Fault::local(FaultClass::Transient, failure.code, detail);
+                Err(placed(fault, &failure, Asked { place: Place::Metering, url, secrets: &[] }))
             }
             Err(_) => {
                 let fault = Fault::local(FaultClass::Transient, "Timeout", "no answer in time");
@@ -337,7 +339,7 @@ impl Aws {
         request: RegisterUsage,
         signing: Signing,
     ) -> Result<Registered, Fault> {
-        let client = self.ready(signing).await?;
+        let client = self.ready(signing).await?.client;
         let seen = self.seen();
         let answer = client
             .register_usage()
@@ -365,7 +367,10 @@ impl Aws {
                     ..Fault::local(FaultClass::Transient, "MissingSignature", "a 200 without Signature")
                 }),
             },
-            Err(error) => Err(self.sdk_fault(&error, seen)),
+            Err(error) => {
+                let url = self.loader.found_endpoint().unwrap_or_default();
+                Err(fault_of(&error, seen, Asked { place: Place::Metering, url: &url, secrets: &[] }))
+            }
         }
     }
 }
@@ -427,12 +432,20 @@ impl Forward for Aws {
     }
 }
 
+/// An attempt, as long as it may take.
+async fn in_time<T>(attempt: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(ATTEMPT_TIMEOUT, attempt)
+        .await
+        .unwrap_or_else(|_| Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out")))
+}
+
 impl Aws {
     async fn attempt<T>(&self, attempt: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-        let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
-            Err(Fault::local(FaultClass::Transient, "Timeout", "the attempt's time ran out"))
+        let answer = in_time(attempt).await;
+        let answer = answer.map_err(|fault| {
+            let region = self.loader.found_region();
+            self.at_a_known_region(self.located(fault), region.as_ref())
         });
-        let answer = answer.map_err(|fault| self.at_a_known_region(self.located(fault)));
         if let Err(fault) = &answer {
             self.learn(fault);
         }
@@ -454,11 +467,10 @@ impl Aws {
     }
 
     /// AWS's endpoints have names in regions that exist only.
-    fn at_a_known_region(&self, fault: Fault) -> Fault {
-        let region = self.loader.found_region();
+    fn at_a_known_region(&self, fault: Fault, region: Option<&Region>) -> Fault {
         let unlisted =
             region.is_some_and(|region| !region.is_listed()) && self.settings().endpoint_url.is_none();
-        let of_aws = matches!(fault.place, Place::Metering | Place::Sts);
+        let of_aws = matches!(fault.place, Place::Metering | Place::LicenseManager | Place::Sts);
         if unlisted && of_aws && fault.code.as_str() == "Dns" {
             return Fault { code: FaultCode::known(REGION_UNLISTED), ..fault };
         }
@@ -501,58 +513,13 @@ fn timeouts() -> TimeoutConfig {
 
 // === faults ===
 
-impl Aws {
-    fn sdk_fault<E>(&self, error: &SdkError<E, HttpResponse>, seen: Marks) -> Fault
-    where
-        E: ProvideErrorMetadata + StdError + 'static,
-    {
-        let judged = |status: u16, code| match (status, code) {
-            (PROXY_AUTHENTICATION, None) => {
-                (FaultClass::Transient, FaultCode::known(PROXY_AUTHENTICATION_REQUIRED))
-            }
-            (status, code) => classify(Answer { status, code }),
-        };
-        let url = self.loader.found_endpoint().unwrap_or_default();
-        let mut failure = None;
-        let (class, code) = match error {
-            SdkError::ServiceError(service) => judged(service.raw().status().as_u16(), service.err().code()),
-            SdkError::ResponseError(response) => judged(response.raw().status().as_u16(), None),
-            SdkError::TimeoutError(_) => (FaultClass::Transient, FaultCode::known("Timeout")),
-            SdkError::DispatchFailure(dispatch) => {
-                failure = dispatch.as_connector_error().map(|error| Failure::of(error, &url));
-                let code = failure.as_ref().map_or("Connection", |failure| failure.code);
-                (FaultClass::Transient, FaultCode::known(code))
-            }
-            _ => (FaultClass::Misconfigured, FaultCode::known(REQUEST_NOT_BUILT)),
-        };
-        let fault = Fault {
-            code,
-            clock_offset_seconds: seen.clock_offset_seconds,
-            emulated: seen.emulated,
-            never_sent: failure.as_ref().is_some_and(|failure| !failure.connected),
-            ..Fault::local(class, "", DisplayErrorContext(error).to_string())
-        };
-        let by_proxy = fault.code.as_str() == PROXY_AUTHENTICATION_REQUIRED;
-        // What an answer of AWS's means is in its code; a stranger's is told by its form.
-        let strange = fault.code.as_str() == "InvalidAnswer";
-        match failure {
-            Some(failure) => placed(fault, &failure, &url),
-            None if by_proxy => fault.at(Place::Proxy, proxy_host(&url)).seeing(asked_for(&url)),
-            None => {
-                let seen = error.raw_response().filter(|_| strange).map(answered).unwrap_or_default();
-                fault.at(Place::Metering, host_of(&url)).seeing(seen)
-            }
-        }
-    }
-}
-
-/// The fault with what failed on the way to `url`.
-fn placed(fault: Fault, failure: &Failure, url: &str) -> Fault {
+/// The fault with what failed on the way to whom was asked.
+fn placed(fault: Fault, failure: &Failure, asked: Asked<'_>) -> Fault {
     let fault = fault.seeing(failure.seen.clone());
     if failure.at_proxy {
-        fault.at(Place::Proxy, proxy_host(url))
+        fault.at(Place::Proxy, proxy_host(asked.url))
     } else {
-        fault.at(Place::Metering, host_of(url))
+        fault.at(asked.place, host_of(asked.url))
     }
 }
 
@@ -594,6 +561,11 @@ impl Aws {
 }
 
 impl Seen {
+    /// For a call whose `Date` nobody follows.
+    fn alone() -> Self {
+        Self { marks: Arc::default(), skew: watch::Sender::new(None) }
+    }
+
     fn take(&self) -> Marks {
         *self.marks.lock().expect("held for one copy only, which cannot panic")
     }

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::*;
 use tollgate_marketplace::{Nonce, PublicKeyVersion};
 
-fn client(endpoint_url: String, ca_bundle: Option<CaBundle>) -> Aws {
+pub(super) fn client(endpoint_url: String, ca_bundle: Option<CaBundle>) -> Aws {
     let settings = Settings {
         region: Some("us-east-1".parse().unwrap()),
         endpoint_url: Some(endpoint_url),
@@ -16,10 +16,10 @@ fn client(endpoint_url: String, ca_bundle: Option<CaBundle>) -> Aws {
         ca_bundle,
         ..Settings::default()
     };
-    Aws::for_tests(settings, Some(keys()))
+    Aws::for_tests(settings, Ok(keys()))
 }
 
-fn keys() -> Credentials {
+pub(super) fn keys() -> Credentials {
     Credentials::new("AKIDEXAMPLE", "secret", None, None, "test")
 }
 
@@ -33,7 +33,7 @@ async fn register(aws: &Aws) -> Result<Registered, Fault> {
 }
 
 /// What a server does with the one connection it gets.
-enum Act {
+pub(super) enum Act {
     Answer(Vec<u8>),
     Reset,
     Close,
@@ -46,14 +46,41 @@ async fn read_request(stream: &mut TcpStream) -> String {
         let n = stream.read(&mut buffer).await.unwrap();
         bytes.extend_from_slice(&buffer[..n]);
         let text = String::from_utf8_lossy(&bytes);
-        let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-        if n == 0 || body.is_some_and(|body| body.ends_with('}')) {
+        let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+            let length =
+                head.to_lowercase().split_once("content-length: ").map(|(_, length)| length.to_owned());
+            let length = length.and_then(|length| length.split("\r\n").next()?.parse().ok());
+            body.len() >= length.unwrap_or(0)
+        });
+        if n == 0 || whole {
             return text.into_owned();
         }
     }
 }
 
-async fn serve_once(act: Act) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+/// Serves these answers, each on a connection of its own; resolves to the requests.
+pub(super) async fn serve(answers: Vec<Vec<u8>>) -> (SocketAddr, tokio::task::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut requests = Vec::new();
+        for answer in answers {
+            requests.push(serve_on(&listener, &answer).await);
+        }
+        requests
+    });
+    (addr, task)
+}
+
+/// Answers one request.
+pub(super) async fn serve_on(listener: &TcpListener, answer: &[u8]) -> String {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let request = read_request(&mut stream).await;
+    stream.write_all(answer).await.unwrap();
+    request
+}
+
+pub(super) async fn serve_once(act: Act) -> (SocketAddr, tokio::task::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
@@ -69,8 +96,9 @@ async fn serve_once(act: Act) -> (SocketAddr, tokio::task::JoinHandle<String>) {
     (addr, task)
 }
 
-fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes()
+pub(super) fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    format!("{head}{headers}\r\n{body}").into_bytes()
 }
 
 async fn outcome(act: Act) -> Result<Registered, Fault> {
@@ -251,7 +279,7 @@ fn httpdate_now() -> String {
 #[tokio::test]
 async fn without_a_region_the_state_says_so() {
     let settings = Settings { imds_disabled: true, ..Settings::default() };
-    let aws = Aws::for_tests(settings, Some(keys()));
+    let aws = Aws::for_tests(settings, Ok(keys()));
     assert_eq!(class_and_code(register(&aws).await), (FaultClass::Access, "RegionUnknown".to_owned()));
 }
 
@@ -273,7 +301,7 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
         imds_disabled: true,
         ..Settings::default()
     };
-    let aws = Aws::for_tests(settings, Some(keys()));
+    let aws = Aws::for_tests(settings, Ok(keys()));
     let _ = register(&aws).await;
     assert_eq!(aws.region().unwrap().as_str(), "eu-central-1");
 }
@@ -289,7 +317,7 @@ fn a_load_runs_to_its_end_after_the_runtime_that_waits_for_it_is_shut_down() {
         imds_disabled: true,
         ..Settings::default()
     };
-    let aws = Arc::new(Aws::for_tests(settings, Some(keys())));
+    let aws = Arc::new(Aws::for_tests(settings, Ok(keys())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let waiting = Arc::clone(&aws);
     let accepted = runtime.block_on(async move {
@@ -319,9 +347,9 @@ async fn a_name_that_does_not_resolve_in_a_region_that_is_not_known_is_the_regio
         ("us-east-1", None, Place::Metering, "Dns"),
     ] {
         let settings = Settings { region: region.parse().ok(), endpoint_url, ..Settings::default() };
-        let aws = Aws::for_tests(settings, Some(keys()));
-        aws.loader.region().await.unwrap();
-        let fault = aws.at_a_known_region(dns().at(place, None));
+        let aws = Aws::for_tests(settings, Ok(keys()));
+        let known = aws.loader.region().await.unwrap();
+        let fault = aws.at_a_known_region(dns().at(place, None), Some(&known));
         assert_eq!((fault.code.as_str(), fault.never_sent), (code, true), "{region} {place:?}");
     }
 }
@@ -406,7 +434,7 @@ async fn what_breaks_tls_is_told_apart_from_a_certificate() {
 // === hostile answers ===
 
 /// Answers with `head` and then `piece` again and again, as fast as it is read; resolves to the bytes that were taken.
-async fn serve_endless(
+pub(super) async fn serve_endless(
     head: &'static str,
     piece: &'static [u8],
 ) -> (SocketAddr, tokio::task::JoinHandle<usize>) {
@@ -478,7 +506,7 @@ fn with_credentials(credentials: Credentials) -> Aws {
         endpoint_url: Some("http://127.0.0.1:9".to_owned()),
         ..Settings::default()
     };
-    Aws::for_tests(settings, Some(credentials))
+    Aws::for_tests(settings, Ok(credentials))
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,30 +1,19 @@
 //! The operations that report usage, and calls that are passed on.
 //!
-//! The SDK in hand does not know the decimal members of the newest service model, nor passes a foreign body on. So
-//! bodies are put in after the SDK has made its request and before it signs it, and where its types would drop members
-//! of the answer, the answer's own bytes are read.
+//! The SDK in hand does not know the decimal members of the newest service model, nor passes a foreign body on. So they
+//! are calls of [`crate::call`].
 
-use std::fmt;
-use std::marker::PhantomData;
-use std::sync::{Arc, Mutex};
-
-use aws_smithy_runtime_api::client::interceptors::Intercept;
-use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
-use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Aws;
+use super::call::{Asked, Call, Raw, body, elements, invalid_answer, read};
 use tollgate_marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, Customer, Fault, FaultClass, Forwarded, HourUsage, MeterUsage,
-    Metered, Quantity, RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
+    Metered, Place, Quantity, RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
 };
 use tollgate_time::Timestamp;
 
@@ -119,10 +108,7 @@ impl Aws {
     ) -> Result<Raw, Fault> {
         let (raw, fault) =
             self.send_raw(format!("{TARGET_PREFIX}{operation}"), body, signing, region).await?;
-        match fault {
-            Some(fault) if raw.status != 200 => Err(fault),
-            _ => Ok(raw),
-        }
+        raw.unless_refused(fault)
     }
 
     /// Any answer's own bytes, and the fault that the SDK saw in it; `Err` when there was no answer.
@@ -133,104 +119,15 @@ impl Aws {
         signing: Signing,
         region: Option<&Region>,
     ) -> Result<(Raw, Option<Fault>), Fault> {
-        let client = self.ready(signing).await?;
-        let elsewhere = self.elsewhere(region).await?;
-        let (seen, kept) = (self.seen(), KeptAnswer::default());
-        let mut call = client
-            .resolve_customer()
-            .registration_token("replaced")
-            .customize()
-            .interceptor(seen.clone())
-            .interceptor(kept.clone());
-        if let Some(elsewhere) = elsewhere {
-            call = call.config_override(elsewhere);
-        }
-        let answer = call
-            .mutate_request(move |http| {
-                http.headers_mut().insert("x-amz-target", target.clone());
-                replace_body(http, body.clone());
-            })
-            .send()
-            .await;
-        let marks = seen.take();
-        let fault = answer.err().map(|error| self.sdk_fault(&error, marks));
-        match (kept.take(), fault) {
-            (Some(raw), fault) => Ok((Raw { emulated: marks.emulated, ..raw }, fault)),
-            (None, Some(fault)) => Err(fault),
-            (None, None) => Err(invalid_answer()),
-        }
-    }
-}
-
-fn invalid_answer() -> Fault {
-    let text = "a 200 whose body is no JSON object";
-    Fault::local(FaultClass::Transient, "InvalidAnswer", text).seeing("HTTP 200, without AWS's JSON")
-}
-
-#[derive(Debug)]
-struct Raw {
-    status: u16,
-    headers: Vec<(String, String)>,
-    /// Read whole; it shares the SDK's bytes.
-    body: SdkBody,
-    emulated: bool,
-}
-
-impl Raw {
-    fn bytes(&self) -> &[u8] {
-        self.body.bytes().unwrap_or_default()
-    }
-
-    fn json(&self) -> Result<Map<String, Value>, Fault> {
-        serde_json::from_slice(self.bytes()).map_err(|_| invalid_answer())
-    }
-}
-
-/// Keeps the answer's bytes.
-#[derive(Debug, Clone, Default)]
-struct KeptAnswer(Arc<Mutex<Option<Raw>>>);
-
-impl KeptAnswer {
-    fn take(&self) -> Option<Raw> {
-        self.0.lock().expect("held for one move only, which cannot panic").take()
-    }
-}
-
-#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for KeptAnswer {
-    fn name(&self) -> &'static str {
-        "answer bytes"
-    }
-
-    fn read_after_deserialization(
-        &self,
-        context: &AfterDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), aws_smithy_runtime_api::box_error::BoxError> {
-        let response = context.response();
-        // A body that was cut is no answer.
-        if let Some(body) = response.body().bytes().and_then(|_| response.body().try_clone()) {
-            let headers = response.headers().iter();
-            let raw = Raw {
-                status: response.status().as_u16(),
-                headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-                body,
-                emulated: false,
-            };
-            *self.0.lock().expect("held for one move only, which cannot panic") = Some(raw);
-        }
-        Ok(())
+        let client = self.ready(signing).await?.client;
+        let settings = self.elsewhere(region).await?;
+        let url = self.loader.found_endpoint().unwrap_or_default();
+        let asked = Asked { place: Place::Metering, url: &url, secrets: &[] };
+        Call { target, body, settings, seen: self.seen() }.send(&client, asked).await
     }
 }
 
 // === bodies: written straight from the records, because a tree of values would take ten times the memory ===
-
-fn body(request: &impl Serialize) -> Bytes {
-    let text = serde_json::to_vec(request).expect("texts and numbers are JSON");
-    // Without the spare room that growing left.
-    text.into_boxed_slice().into()
-}
 
 /// `MeterUsage`'s body.
 struct Single<'a>(&'a MeterUsage);
@@ -392,48 +289,16 @@ struct Name<'a> {
     license_arn: Option<&'a RawValue>,
 }
 
-/// The elements of an array that are of this form, as far as there can be any for the records of a call.
-struct Elements<T>(Vec<T>);
-
 /// Twice a call's records: none is answered more often.
 const ELEMENTS_MAX: usize = 50;
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Elements<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
-            type Value = Elements<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
-                let mut elements = Vec::new();
-                while let Some(element) = array.next_element::<&'de RawValue>()? {
-                    if elements.len() < ELEMENTS_MAX {
-                        elements.extend(serde_json::from_str(element.get()));
-                    }
-                }
-                Ok(Elements(elements))
-            }
-        }
-        deserializer.deserialize_seq(Reader(PhantomData))
-    }
-}
-
-/// A value of the form that is wanted, if it is one.
-fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
-}
 
 /// What AWS said of each record, found by what it repeats of them: a call holds one record for each customer and
 /// dimension only. What it does not name may have been billed.
 fn statuses(subjects: &[Subject], answer: &[u8]) -> Result<Vec<RecordStatus>, Fault> {
-    let answer: BatchAnswer<'_> = serde_json::from_slice(answer).map_err(|_| invalid_answer())?;
-    let results = read(answer.results).map_or_else(Vec::new, |Elements::<RecordResult<'_>>(results)| results);
-    let unprocessed =
-        read(answer.unprocessed_records).map_or_else(Vec::new, |Elements::<Name<'_>>(names)| names);
+    let answer: BatchAnswer<'_> =
+        serde_json::from_slice(answer).map_err(|_| invalid_answer("without AWS's JSON"))?;
+    let results: Vec<RecordResult<'_>> = elements(answer.results, ELEMENTS_MAX).read;
+    let unprocessed: Vec<Name<'_>> = elements(answer.unprocessed_records, ELEMENTS_MAX).read;
     let results: Vec<(Option<Name<'_>>, RecordResult<'_>)> =
         results.into_iter().map(|result| (read(result.usage_record), result)).collect();
     let status = |subject: &Subject| {
@@ -476,11 +341,6 @@ impl Subject {
         };
         customer && is(name.dimension, &self.dimension)
     }
-}
-
-fn replace_body(request: &mut HttpRequest, bytes: Bytes) {
-    request.headers_mut().insert("content-length", bytes.len().to_string());
-    *request.body_mut() = SdkBody::from(bytes);
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use super::{agent, sts, wire};
 /// One thing that can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Of the metering service.
-    Metering(Operation),
+    /// Of the metering service or of License Manager.
+    Json(Operation),
     /// Of STS: credentials of a role for a web identity token, unsigned.
     AssumeRoleWithWebIdentity,
     /// Of STS: who signed.
@@ -21,11 +21,19 @@ pub(super) enum Action {
 }
 
 impl Action {
-    pub(super) const ALL: [Self; 8] = [
-        Self::Metering(Operation::RegisterUsage),
-        Self::Metering(Operation::MeterUsage),
-        Self::Metering(Operation::BatchMeterUsage),
-        Self::Metering(Operation::ResolveCustomer),
+    pub(super) const ALL: [Self; 16] = [
+        Self::Json(Operation::RegisterUsage),
+        Self::Json(Operation::MeterUsage),
+        Self::Json(Operation::BatchMeterUsage),
+        Self::Json(Operation::ResolveCustomer),
+        Self::Json(Operation::CheckoutLicense),
+        Self::Json(Operation::ExtendLicenseConsumption),
+        Self::Json(Operation::CheckInLicense),
+        Self::Json(Operation::ListReceivedLicenses),
+        Self::Json(Operation::GetLicense),
+        Self::Json(Operation::GetLicenseUsage),
+        Self::Json(Operation::GetAccessToken),
+        Self::Json(Operation::CreateLicense),
         Self::AssumeRoleWithWebIdentity,
         Self::GetCallerIdentity,
         Self::ContainerCredentials,
@@ -34,7 +42,7 @@ impl Action {
 
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Metering(operation) => operation.name(),
+            Self::Json(operation) => operation.name(),
             Self::AssumeRoleWithWebIdentity => "AssumeRoleWithWebIdentity",
             Self::GetCallerIdentity => "GetCallerIdentity",
             Self::ContainerCredentials => "ContainerCredentials",
@@ -50,7 +58,7 @@ impl Action {
     /// service has.
     pub(super) const fn exceptions(self) -> &'static [&'static str] {
         match self {
-            Self::Metering(operation) => operation.exceptions(),
+            Self::Json(operation) => operation.exceptions(),
             Self::AssumeRoleWithWebIdentity => &[
                 "ExpiredTokenException",
                 "IDPCommunicationError",
@@ -88,7 +96,7 @@ impl Action {
     /// The exception of a call above the quota.
     pub(super) const fn throttling(self) -> &'static str {
         match self {
-            Self::Metering(_) => "ThrottlingException",
+            Self::Json(operation) => operation.api().throttling(),
             _ => "Throttling",
         }
     }
@@ -101,7 +109,7 @@ impl Action {
     /// An error in the words of the service.
     pub(super) fn failure(self, error: ServiceError, request_id: &str) -> Reply {
         match self {
-            Self::Metering(_) => wire::reply(&Err(error), request_id),
+            Self::Json(operation) => wire::reply(operation.api(), &Err(error), request_id),
             Self::AssumeRoleWithWebIdentity | Self::GetCallerIdentity => sts::failure(&error, request_id),
             Self::ContainerCredentials | Self::TaskMetadata => agent::failure(&error),
         }

@@ -4,6 +4,8 @@
 //! another origin cannot give orders, and cannot read by DNS rebinding: a browser tells where a request comes from, and
 //! whom it takes us for.
 
+mod license;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use tollgate_http::{self as http, Body};
 use tollgate_time::Timestamp;
 
 /// The paths, for whoever asks for `/_emulator`.
-const PATHS: [(&str, &str); 18] = [
+const PATHS: [(&str, &str); 21] = [
     ("GET /_emulator/clock", "the emulated time"),
     ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),
     (
@@ -49,6 +51,15 @@ const PATHS: [(&str, &str); 18] = [
     ("POST /_emulator/products", "makes or changes a product; \"rotate\": true adds a key version"),
     ("POST /_emulator/customers", "makes or changes a customer"),
     ("POST /_emulator/pods", "declares or changes a pod"),
+    ("GET /_emulator/licenses", "contracts, who holds what of them, takes and returns; ?last=100 of these"),
+    (
+        "POST /_emulator/licenses",
+        "makes or changes a contract: {\"product_id\": \"prod-democontract\", \"received\": \"disabled\"}",
+    ),
+    (
+        "POST /_emulator/refresh-tokens",
+        "{\"license_arn\": …, \"life\": \"365d\"}: a token for GetAccessToken",
+    ),
     ("GET /_emulator/switches", "the questions that AWS's documents leave open, and the answers in force"),
     ("POST /_emulator/switches", "{\"dry_run\": \"exception\"}"),
     ("POST /_emulator/tokens", "{\"account_id\": \"111122223333\"}: a registration token"),
@@ -184,6 +195,9 @@ impl Query<'_> {
 /// Hours shown unless `last` says otherwise.
 const HOURS_SHOWN: u64 = 24;
 
+/// Takes and returns of licenses shown unless `last` says otherwise.
+const EVENTS_SHOWN: u64 = 100;
+
 /// Calls shown unless `limit` says otherwise.
 const CALLS_SHOWN: u64 = 100;
 
@@ -202,6 +216,11 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
                 pod: query.text("pod"),
                 outcome: query.text("outcome"),
             })
+        }
+        "licenses" => {
+            let last = query.number("last")?.unwrap_or(EVENTS_SHOWN);
+            drop(state);
+            license::shown(engine, usize::try_from(last).unwrap_or(usize::MAX))?
         }
         "faults" => {
             let mut faults = state.script.json();
@@ -242,12 +261,16 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
         ("POST", "products") => product(engine, body).await,
         ("POST", "customers") => customer(engine, body),
         ("POST", "pods") => pod(engine, body),
+        ("POST", "licenses") => license::order(engine, body),
+        ("POST", "refresh-tokens") => license::refresh_token(engine, body),
         ("POST", "switches") => switches(engine, body).await,
         ("POST", "tokens") => token(engine, body),
         (_, "faults") => Err(Refusal::Method("GET, HEAD, POST, DELETE")),
-        (_, "clock" | "world" | "switches") => Err(Refusal::Method("GET, HEAD, POST")),
+        (_, "clock" | "world" | "switches" | "licenses") => Err(Refusal::Method("GET, HEAD, POST")),
         (_, "" | "ledger" | "ledger/hours" | "calls") => Err(Refusal::Method("GET, HEAD")),
-        (_, "reset" | "products" | "customers" | "pods" | "tokens") => Err(Refusal::Method("POST")),
+        (_, "reset" | "products" | "customers" | "pods" | "tokens" | "refresh-tokens") => {
+            Err(Refusal::Method("POST"))
+        }
         _ => Err(Refusal::NotFound),
     }
 }

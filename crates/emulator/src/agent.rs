@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::action::Action;
 use super::credentials::Session;
+use super::hash::hex;
 use super::operation::ServiceError;
 use super::reply::Reply;
-use super::sigv4::hex;
 use super::world::PodView;
 
 /// What a path asks for, and of which task.

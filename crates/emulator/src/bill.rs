@@ -16,8 +16,9 @@ use names::{Name, Names};
 
 pub(super) use show::Filter;
 
-use super::change::{Allocation, Change, ClientToken, Digest, FormText, Recorded};
+use super::change::{Allocation, Change, ClientToken, FormText, Recorded};
 use super::decimal::Micros;
+use super::hash::Digest;
 use tollgate_time::Timestamp;
 
 /// What makes a record the same record.
@@ -268,7 +269,12 @@ impl Bill {
             | Change::Customer { .. }
             | Change::Pod { .. }
             | Change::Switches { .. }
-            | Change::Assumed { .. } => {}
+            | Change::Assumed { .. }
+            | Change::Contract { .. }
+            | Change::CheckedOut { .. }
+            | Change::Extended { .. }
+            | Change::CheckedIn { .. }
+            | Change::Lapsed { .. } => {}
         }
     }
 

@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::decimal::Micros;
+use super::hash::Digest;
+use super::world::contract::Contract;
 use super::world::switches::Switches;
 use super::world::{Assumed, Customer, Pod, Product, World};
 
@@ -77,6 +79,56 @@ pub(super) enum Change {
         token: String,
         at: i64,
     },
+    Contract {
+        license_arn: String,
+        contract: Contract,
+    },
+    /// Part of a contract was taken.
+    CheckedOut {
+        checkout: Box<Checkout>,
+    },
+    /// What was taken is kept for longer.
+    Extended {
+        checkout: u64,
+        expires: i64,
+    },
+    /// It was given back.
+    CheckedIn {
+        checkout: u64,
+        at: i64,
+    },
+    /// It ended by itself.
+    Lapsed {
+        checkout: u64,
+        at: i64,
+    },
+}
+
+/// What a pod took of a contract with one call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Checkout {
+    /// Checkouts are numbered from 0.
+    pub(super) number: u64,
+    pub(super) license_arn: String,
+    pub(super) account_id: String,
+    pub(super) pod: String,
+    pub(super) node_id: Option<String>,
+    pub(super) taken: Vec<Taken>,
+    pub(super) since: i64,
+    /// In milliseconds; none for what never comes back.
+    pub(super) expires: Option<i64>,
+    pub(super) client_token: ClientToken,
+}
+
+/// What was taken of one entitlement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Taken {
+    pub(super) name: String,
+    pub(super) unit: String,
+    /// None of a tier.
+    pub(super) quantity: Option<u64>,
+    /// Of a tier.
+    pub(super) value: Option<String>,
 }
 
 /// A billed record.
@@ -127,6 +179,3 @@ pub(super) struct ClientToken {
     pub(super) token: Digest,
     pub(super) request: Digest,
 }
-
-/// Half of a SHA-256: 2^64 tokens are needed for a collision by chance.
-pub(super) type Digest = [u64; 2];

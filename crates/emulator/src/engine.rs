@@ -18,9 +18,11 @@ use super::credentials::{Now, Role, Session, Sessions, id_of};
 use super::fault::{Hit, Kind, Script};
 use super::journal::Journal;
 use super::keys::KeyFolder;
+use super::license_token::{self, Bad, LicenseToken, Purpose};
 use super::operation::{Operation, ServiceError};
 use super::quota::Quotas;
 use super::reply::Reply;
+use super::seats::Seats;
 use super::service::{Answer, Decision, Request, Service};
 use super::sigv4::{self, Keyring, Signed, Signer};
 use super::sts::{self, AssumeRole, Parameters};
@@ -81,7 +83,7 @@ pub(super) enum Decided {
 
 impl Engine {
     pub(super) fn open(world: World, options: Options) -> Result<Self, StartError> {
-        let mut service = Service { world: world.clone(), bill: Bill::default() };
+        let mut service = Service { world: world.clone(), bill: Bill::default(), seats: Seats::default() };
         let mut clock = EmulatedClock::default();
         let journal = options.state.as_deref().map(|folder| {
             Journal::open(folder, |change| match change {
@@ -139,6 +141,11 @@ impl Engine {
         let endpoint = format!("http://{address}");
         Facts {
             product_code: product_code.to_owned(),
+            product_id: state
+                .service
+                .world
+                .showpiece_contract()
+                .map_or_else(String::new, |(_, contract)| contract.product_id.clone()),
             public_key_version: newest.unwrap_or(1),
             public_keys: self.keys.public_keys(product_code),
             clock: format!("{endpoint}/_emulator/clock"),
@@ -176,7 +183,8 @@ impl Engine {
         if let Some(journal) = &mut state.journal {
             journal.clear()?;
         }
-        state.service = Service { world: self.first_world.clone(), bill: Bill::default() };
+        state.service =
+            Service { world: self.first_world.clone(), bill: Bill::default(), seats: Seats::default() };
         state.clock = EmulatedClock::default();
         state.script = Script::new(self.seed);
         state.sessions = Sessions::default();
@@ -201,7 +209,7 @@ impl Engine {
         sigv4::check(signed, keyring)
     }
 
-    /// Decides a call of the metering service and makes its changes.
+    /// Decides a call of metering or License Manager and makes its changes.
     pub(super) fn decide(&self, pending: &Pending, operation: Operation, bytes: &[u8]) -> Decided {
         match self.try_decide(pending, operation, bytes) {
             Ok(Answer::Document(document)) => Decided::Done(Ok(document)),
@@ -219,7 +227,7 @@ impl Engine {
         let kind = pending.fault.as_ref().map(|hit| &hit.kind);
         let mut state = self.state();
         if self.quotas && !state.within_quota(pending, operation) {
-            return Err(ServiceError::new("ThrottlingException", "Rate exceeded"));
+            return Err(ServiceError::new(operation.api().throttling(), "Rate exceeded"));
         }
         let body = wire::parse(operation, bytes)?;
         let request = Request {
@@ -234,11 +242,15 @@ impl Engine {
                 Some(Kind::Unprocessed(records)) => *records,
                 _ => 0,
             },
+            pages: match kind {
+                Some(Kind::Pages(pages)) => Some(*pages),
+                _ => None,
+            },
         };
         let Decision { outcome, changes } = state.service.decide(&request);
         state.make(&changes).map_err(|error| {
             ServiceError::new(
-                "InternalServiceErrorException",
+                operation.api().internal_error(),
                 format!("the emulator cannot keep its state: {error}"),
             )
         })?;
@@ -279,7 +291,14 @@ impl Engine {
         parameters: &Parameters,
     ) -> Result<Reply, ServiceError> {
         let asked = AssumeRole::parse(parameters)?;
-        if let Some(web_identity) = &self.web_identity {
+        if asked.token.issuer() == license_token::ISSUER {
+            let text = parameters.get("WebIdentityToken");
+            let read = LicenseToken::read(text, Purpose::Access, self.present().emulated);
+            read.map_err(|bad| match bad {
+                Bad::Unknown => ServiceError::new("InvalidIdentityToken", "It is no token of GetAccessToken"),
+                Bad::Expired => ServiceError::new("ExpiredTokenException", "Token expired"),
+            })?;
+        } else if let Some(web_identity) = &self.web_identity {
             web_identity.verify(&asked.token, system_now()).await?;
         }
         let session = self.issue(pending, asked.session_name, asked.role.clone(), asked.duration, None)?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::action::Action;
-use super::operation::{Operation, ServiceError};
+use super::operation::{Api, Operation, ServiceError};
 use super::token::Flaw;
 
 /// What goes wrong.
@@ -43,6 +43,17 @@ pub(super) enum Kind {
     Unprocessed(usize),
     /// Credentials that end so soon, whatever was asked for.
     ShortLived(Duration),
+    /// ListReceivedLicenses: pages that no client should trust.
+    Pages(Pages),
+}
+
+/// Pages of a listing that no client should trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pages {
+    /// A page without licenses, and a token that leads to those that it should have had.
+    Empty,
+    /// A token on every page, the last included.
+    Endless,
 }
 
 impl Kind {
@@ -50,10 +61,11 @@ impl Kind {
     const fn fits(&self, action: Action) -> bool {
         match self {
             Self::NoSignature | Self::Token(_) => {
-                matches!(action, Action::Metering(Operation::RegisterUsage))
+                matches!(action, Action::Json(Operation::RegisterUsage))
             }
-            Self::Unprocessed(_) => matches!(action, Action::Metering(Operation::BatchMeterUsage)),
+            Self::Unprocessed(_) => matches!(action, Action::Json(Operation::BatchMeterUsage)),
             Self::ShortLived(_) => action.gives_credentials(),
+            Self::Pages(_) => matches!(action, Action::Json(Operation::ListReceivedLicenses)),
             _ => true,
         }
     }
@@ -65,15 +77,24 @@ impl Kind {
         first.filter(|_| fitting.next().is_none())
     }
 
-    /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about the
-    /// metering service then.
-    const fn is_meant_for(&self, action: Action) -> bool {
-        self.fits(action) && (matches!(action, Action::Metering(_)) || matches!(self, Self::ShortLived(_)))
+    /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about
+    /// metering and License Manager then.
+    fn is_meant_for(&self, action: Action) -> bool {
+        // An exception of metering alone would be a word that License Manager does not have.
+        let foreign = |code: &str| Api::Metering.has(code) && !Api::LicenseManager.has(code);
+        let meant = match (action, self) {
+            (Action::Json(operation), Self::Exception(error)) => {
+                operation.api() == Api::Metering || !foreign(&error.code)
+            }
+            (Action::Json(_), _) | (_, Self::ShortLived(_)) => true,
+            _ => false,
+        };
+        meant && self.fits(action)
     }
 }
 
 /// The faults' names with what they do, for the page and the messages.
-pub(super) const NAMES: [(&str, &str); 15] = [
+pub(super) const NAMES: [(&str, &str); 17] = [
     ("throttle", "the service's error for too many calls; nothing is processed"),
     ("exception", "any exception, named by \"exception\"; nothing is processed"),
     ("http", "a page of HTML with \"status\" (503 unless stated); nothing is processed"),
@@ -89,12 +110,14 @@ pub(super) const NAMES: [(&str, &str); 15] = [
     ("token", "RegisterUsage: a bad token, named by \"token\""),
     ("unprocessed", "BatchMeterUsage: the last \"records\" (1 unless stated) are left unprocessed"),
     ("short-lived", "AssumeRoleWithWebIdentity, ContainerCredentials: credentials that end after \"delay\""),
+    ("empty-page", "ListReceivedLicenses: a page without licenses, and a token that leads to them"),
+    ("endless-pages", "ListReceivedLicenses: every page has a token"),
 ];
 
 /// A rule as it is kept.
 #[derive(Debug, Clone)]
 struct Rule {
-    /// Without it, every operation of the metering service that the fault fits.
+    /// Without it, every operation of metering and License Manager that the fault fits.
     action: Option<Action>,
     pod: Option<String>,
     kind: Kind,
@@ -309,6 +332,8 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
         "truncate" => Kind::Truncate,
         "invalid-json" => Kind::InvalidJson,
         "no-signature" => Kind::NoSignature,
+        "empty-page" => Kind::Pages(Pages::Empty),
+        "endless-pages" => Kind::Pages(Pages::Endless),
         "unprocessed" => Kind::Unprocessed(document.records.unwrap_or(1)),
         "token" => {
             let name = document.token.as_deref().ok_or("fault \"token\" needs \"token\", the flaw")?;
@@ -374,16 +399,41 @@ mod tests {
             r#"{"operation":"RegisterUsage","fault":"throttle","count":2,"skip":1}"#,
             r#"{"pod":"POD-B","fault":"hang"}"#,
         ]);
-        assert_eq!(script.hit(Action::Metering(Operation::MeterUsage), "POD-A"), None);
-        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-A"), None);
+        assert_eq!(script.hit(Action::Json(Operation::MeterUsage), "POD-A"), None);
+        assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-A"), None);
         for _ in 0..2 {
-            let hit = script.hit(Action::Metering(Operation::RegisterUsage), "POD-A").unwrap();
+            let hit = script.hit(Action::Json(Operation::RegisterUsage), "POD-A").unwrap();
             assert!(matches!(hit.kind, Kind::Exception(error) if error.code == "ThrottlingException"));
         }
-        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-A"), None);
-        assert_eq!(script.hit(Action::Metering(Operation::RegisterUsage), "POD-B").unwrap().kind, Kind::Hang);
+        assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-A"), None);
+        assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-B").unwrap().kind, Kind::Hang);
         assert_eq!(script.json()["rules"][0]["hits"], 2);
         assert_eq!(script.json()["rules"][0]["left"], 0);
+    }
+
+    #[test]
+    fn a_rule_without_operation_is_about_both_services_in_their_own_words() {
+        let hits =
+            |rule: &str, operation| script(&[rule]).hit(Action::Json(operation), "p").map(|hit| hit.kind);
+        let throttle = r#"{"fault":"throttle"}"#;
+        for (operation, code) in [
+            (Operation::MeterUsage, "ThrottlingException"),
+            (Operation::CheckoutLicense, "RateLimitExceededException"),
+        ] {
+            let hit = hits(throttle, operation);
+            assert!(matches!(hit, Some(Kind::Exception(error)) if error.code == code), "{operation:?}");
+        }
+        for (code, metering, licenses) in [
+            ("CustomerNotEntitledException", true, false),
+            ("AccessDeniedException", true, true),
+            ("MadeUpException", true, true),
+        ] {
+            let rule = format!(r#"{{"fault":"exception","exception":"{code}"}}"#);
+            assert_eq!(hits(&rule, Operation::MeterUsage).is_some(), metering, "{code}");
+            assert_eq!(hits(&rule, Operation::CheckoutLicense).is_some(), licenses, "{code}");
+        }
+        let pages = script(&[r#"{"fault":"empty-page"}"#]).json();
+        assert_eq!(pages["rules"][0]["operation"], "ListReceivedLicenses");
     }
 
     #[test]
@@ -391,7 +441,7 @@ mod tests {
         let run = || {
             let mut script = script(&[r#"{"fault":"hang","probability":0.5}"#]);
             (0..64)
-                .map(|_| script.hit(Action::Metering(Operation::MeterUsage), "p").is_some())
+                .map(|_| script.hit(Action::Json(Operation::MeterUsage), "p").is_some())
                 .collect::<Vec<_>>()
         };
         let first = run();

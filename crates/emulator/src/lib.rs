@@ -1,4 +1,5 @@
-//! The emulator: a strict stand-in for AWS Marketplace's metering service, for laptops and tests.
+//! The emulator: a strict stand-in for AWS Marketplace's metering service and AWS License Manager, for laptops and
+//! tests.
 //!
 //! - It speaks AWS JSON 1.1 over plain HTTP, so that an unmodified AWS SDK needs one environment variable.
 //! - Its wire structs are its own: were they shared with the client side, a misspelt field would cancel out.
@@ -7,8 +8,8 @@
 //!   `server` and `admin` speak HTTP.
 //!
 //! Reading order: `wire` and `model` (what a request is), `world` (who exists), `service` (what is decided),
-//! `change` and `bill` (what is remembered), `engine`, `server`. The sidecar never imports it; they meet over HTTP
-//! only.
+//! `change`, `bill` and `seats` (what is remembered), `engine`, `server`. The sidecar never imports it; they meet over
+//! HTTP only.
 
 mod action;
 mod admin;
@@ -21,13 +22,16 @@ mod credentials;
 mod decimal;
 mod engine;
 mod fault;
+mod hash;
 mod host;
 mod journal;
 mod keys;
+mod license_token;
 mod model;
 mod operation;
 mod quota;
 mod reply;
+mod seats;
 mod server;
 mod service;
 mod sigv4;
@@ -146,6 +150,8 @@ pub struct Facts {
     pub endpoint: String,
     /// The product to try: the first that is sold by the hour.
     pub product_code: String,
+    /// The contract to try: the product of the first license.
+    pub product_id: String,
     /// Its newest key version.
     pub public_key_version: i32,
     /// The folder of its public keys.

@@ -1,4 +1,5 @@
-//! The service model `meteringmarketplace/2016-01-14` (as of botocore 1.44.8) as data, and its checker.
+//! The service models `meteringmarketplace/2016-01-14` and, in `license`, `license-manager/2018-08-01` (both as of
+//! botocore 1.44.8) as data, and their checker.
 //!
 //! - Every shape that a request can hold stands here once, in the model's own words: required members, lengths, ranges,
 //!   patterns. `tests/witness` walks the published model and compares what is accepted.
@@ -6,8 +7,11 @@
 //!   names all of them, as AWS's JSON 1.1 services answer. Unknown members are ignored, as they do.
 //! - It knows nothing of products or customers: that is `service`.
 
+mod license;
+
 use serde_json::Value;
 
+pub(super) use self::license::UNITS;
 use super::decimal::Micros;
 use super::operation::{Operation, ServiceError};
 
@@ -15,9 +19,24 @@ use super::operation::{Operation, ServiceError};
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Shape {
     Structure(&'static [Member]),
-    List { min: usize, max: usize, member: &'static Self },
-    Text { min: usize, max: usize, pattern: Option<Pattern> },
-    Integer { min: i64, max: i64 },
+    List {
+        min: usize,
+        max: usize,
+        member: &'static Self,
+    },
+    Text {
+        min: usize,
+        max: usize,
+        pattern: Option<Pattern>,
+    },
+    /// One of these texts.
+    Choice(&'static [&'static str]),
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    /// An integer of 64 bits.
+    Long,
     Boolean,
     Timestamp,
 }
@@ -149,6 +168,14 @@ pub(super) const fn input(operation: Operation) -> &'static Shape {
         Operation::MeterUsage => &METER_USAGE,
         Operation::BatchMeterUsage => &BATCH_METER_USAGE,
         Operation::ResolveCustomer => &RESOLVE_CUSTOMER,
+        Operation::CheckoutLicense => &license::CHECKOUT_LICENSE,
+        Operation::ExtendLicenseConsumption => &license::EXTEND_LICENSE_CONSUMPTION,
+        Operation::CheckInLicense => &license::CHECK_IN_LICENSE,
+        Operation::ListReceivedLicenses => &license::LIST_RECEIVED_LICENSES,
+        Operation::GetLicense => &license::GET_LICENSE,
+        Operation::GetLicenseUsage => &license::GET_LICENSE_USAGE,
+        Operation::GetAccessToken => &license::GET_ACCESS_TOKEN,
+        Operation::CreateLicense => &license::CREATE_LICENSE,
     }
 }
 
@@ -271,6 +298,14 @@ impl Checker {
                 }
                 Ok(())
             }
+            (Shape::Choice(choices), Value::String(text)) => {
+                if !choices.contains(&text.as_str()) {
+                    let rule = format!("Member must satisfy enum value set: [{}]", choices.join(", "));
+                    self.note(text, path, &rule);
+                }
+                Ok(())
+            }
+            (Shape::Long, Value::Number(number)) if number.as_i64().is_some() => Ok(()),
             (Shape::Integer { min, max }, Value::Number(number)) => {
                 // Integers of the protocol have 32 bits; a fraction or more bits cannot be read at all.
                 let integer = number.as_i64().filter(|integer| i32::try_from(*integer).is_ok());
@@ -292,7 +327,8 @@ impl Checker {
             }
             (Shape::Structure(_), _) => Err(unreadable(value, path, "a structure")),
             (Shape::List { .. }, _) => Err(unreadable(value, path, "a list")),
-            (Shape::Text { .. }, _) => Err(unreadable(value, path, "a string")),
+            (Shape::Text { .. } | Shape::Choice(_), _) => Err(unreadable(value, path, "a string")),
+            (Shape::Long, _) => Err(unreadable(value, path, "a 64-bit integer")),
             (Shape::Integer { .. }, _) => Err(unreadable(value, path, "an integer")),
             (Shape::Boolean, _) => Err(unreadable(value, path, "a boolean")),
             (Shape::Timestamp, _) => Err(unreadable(value, path, "a timestamp in seconds since 1970")),

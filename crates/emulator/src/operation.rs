@@ -1,4 +1,5 @@
-//! The operations of the metering service, and its errors as AWS's framework names them.
+//! The operations of the two services that speak AWS JSON 1.1, metering and License Manager, and their errors as AWS's
+//! framework names them.
 
 use std::borrow::Cow;
 
@@ -6,24 +7,113 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// The namespace of the service's shapes.
-const NAMESPACE: &str = "com.amazonaws.services.marketplacemetering";
-
 /// The namespace of what every service of AWS's framework answers by itself.
 const FRAMEWORK: &str = "com.amazon.coral.service";
 
-/// An operation of the service.
+/// A service that speaks AWS JSON 1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Api {
+    Metering,
+    LicenseManager,
+}
+
+impl Api {
+    /// The prefix of `X-Amz-Target`, up to the point.
+    const fn target(self) -> &'static str {
+        match self {
+            Self::Metering => "AWSMPMeteringService",
+            Self::LicenseManager => "AWSLicenseManager",
+        }
+    }
+
+    /// The namespace of the service's shapes.
+    const fn namespace(self) -> &'static str {
+        match self {
+            Self::Metering => "com.amazonaws.services.marketplacemetering",
+            Self::LicenseManager => "com.amazonaws.licensemanager",
+        }
+    }
+
+    /// The service's name in a credential scope and in IAM's actions.
+    pub(super) const fn signing_name(self) -> &'static str {
+        match self {
+            Self::Metering => "aws-marketplace",
+            Self::LicenseManager => "license-manager",
+        }
+    }
+
+    /// The error of a service that is itself at fault.
+    pub(super) const fn internal_error(self) -> &'static str {
+        match self {
+            Self::Metering => "InternalServiceErrorException",
+            Self::LicenseManager => "ServerInternalException",
+        }
+    }
+
+    /// The error of a call above the quota.
+    pub(super) const fn throttling(self) -> &'static str {
+        match self {
+            Self::Metering => "ThrottlingException",
+            Self::LicenseManager => "RateLimitExceededException",
+        }
+    }
+
+    /// Whether the service's model has the error.
+    pub(super) fn has(self, code: &str) -> bool {
+        let mut operations = Operation::ALL.into_iter().filter(|operation| operation.api() == self);
+        operations.any(|operation| operation.exceptions().contains(&code))
+    }
+}
+
+/// An operation of one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Operation {
     RegisterUsage,
     MeterUsage,
     BatchMeterUsage,
     ResolveCustomer,
+    CheckoutLicense,
+    ExtendLicenseConsumption,
+    CheckInLicense,
+    ListReceivedLicenses,
+    GetLicense,
+    GetLicenseUsage,
+    GetAccessToken,
+    CreateLicense,
 }
 
 impl Operation {
-    pub(super) const ALL: [Self; 4] =
-        [Self::RegisterUsage, Self::MeterUsage, Self::BatchMeterUsage, Self::ResolveCustomer];
+    pub(super) const ALL: [Self; 12] = [
+        Self::RegisterUsage,
+        Self::MeterUsage,
+        Self::BatchMeterUsage,
+        Self::ResolveCustomer,
+        Self::CheckoutLicense,
+        Self::ExtendLicenseConsumption,
+        Self::CheckInLicense,
+        Self::ListReceivedLicenses,
+        Self::GetLicense,
+        Self::GetLicenseUsage,
+        Self::GetAccessToken,
+        Self::CreateLicense,
+    ];
+
+    /// Whose it is.
+    pub(super) const fn api(self) -> Api {
+        match self {
+            Self::RegisterUsage | Self::MeterUsage | Self::BatchMeterUsage | Self::ResolveCustomer => {
+                Api::Metering
+            }
+            Self::CheckoutLicense
+            | Self::ExtendLicenseConsumption
+            | Self::CheckInLicense
+            | Self::ListReceivedLicenses
+            | Self::GetLicense
+            | Self::GetLicenseUsage
+            | Self::GetAccessToken
+            | Self::CreateLicense => Api::LicenseManager,
+        }
+    }
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -31,11 +121,25 @@ impl Operation {
             Self::MeterUsage => "MeterUsage",
             Self::BatchMeterUsage => "BatchMeterUsage",
             Self::ResolveCustomer => "ResolveCustomer",
+            Self::CheckoutLicense => "CheckoutLicense",
+            Self::ExtendLicenseConsumption => "ExtendLicenseConsumption",
+            Self::CheckInLicense => "CheckInLicense",
+            Self::ListReceivedLicenses => "ListReceivedLicenses",
+            Self::GetLicense => "GetLicense",
+            Self::GetLicenseUsage => "GetLicenseUsage",
+            Self::GetAccessToken => "GetAccessToken",
+            Self::CreateLicense => "CreateLicense",
         }
     }
 
     pub(super) fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|operation| operation.name() == name)
+    }
+
+    /// The operation that a value of `X-Amz-Target` names.
+    pub(super) fn of_target(target: &str) -> Option<Self> {
+        let (service, name) = target.split_once('.')?;
+        Self::of_name(name).filter(|operation| operation.api().target() == service)
     }
 
     /// The exceptions that the model gives the operation, in the model's order.
@@ -83,6 +187,70 @@ impl Operation {
                 "InternalServiceErrorException",
                 "DisabledApiException",
             ],
+            Self::CheckoutLicense => &[
+                "ValidationException",
+                "InvalidParameterValueException",
+                "ResourceNotFoundException",
+                "NoEntitlementsAllowedException",
+                "UnsupportedDigitalSignatureMethodException",
+                "RedirectException",
+                "AuthorizationException",
+                "AccessDeniedException",
+                "RateLimitExceededException",
+                "ServerInternalException",
+            ],
+            Self::ExtendLicenseConsumption => &[
+                "ValidationException",
+                "InvalidParameterValueException",
+                "AuthorizationException",
+                "AccessDeniedException",
+                "RateLimitExceededException",
+                "ServerInternalException",
+                "ResourceNotFoundException",
+            ],
+            Self::CheckInLicense => &[
+                "ValidationException",
+                "InvalidParameterValueException",
+                "ResourceNotFoundException",
+                "ConflictException",
+                "AuthorizationException",
+                "AccessDeniedException",
+                "RateLimitExceededException",
+                "ServerInternalException",
+            ],
+            Self::ListReceivedLicenses => &[
+                "ValidationException",
+                "InvalidParameterValueException",
+                "ResourceLimitExceededException",
+                "ServerInternalException",
+                "AuthorizationException",
+                "AccessDeniedException",
+                "RateLimitExceededException",
+            ],
+            Self::GetLicense | Self::GetLicenseUsage => &[
+                "ValidationException",
+                "InvalidParameterValueException",
+                "AuthorizationException",
+                "AccessDeniedException",
+                "RateLimitExceededException",
+                "ServerInternalException",
+            ],
+            Self::GetAccessToken => &[
+                "ValidationException",
+                "AuthorizationException",
+                "AccessDeniedException",
+                "RateLimitExceededException",
+                "ServerInternalException",
+            ],
+            Self::CreateLicense => &[
+                "ValidationException",
+                "InvalidParameterValueException",
+                "RedirectException",
+                "AuthorizationException",
+                "AccessDeniedException",
+                "RateLimitExceededException",
+                "ServerInternalException",
+            ],
         }
     }
 }
@@ -92,11 +260,13 @@ impl Operation {
 pub(super) struct ServiceError {
     pub(super) code: Cow<'static, str>,
     pub(super) message: String,
+    /// Where `RedirectException` leads.
+    pub(super) location: Option<String>,
 }
 
 impl ServiceError {
     pub(super) fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into() }
+        Self { code: code.into(), message: message.into(), location: None }
     }
 
     /// A value that breaks the model.
@@ -104,11 +274,11 @@ impl ServiceError {
         Self::new("ValidationException", message)
     }
 
-    /// 400 for every modelled error, `ThrottlingException` included, but 500 for the service's own (AWS Marketplace API
-    /// reference, "Errors" of each operation); 403 where AWS's list of common errors says so.
+    /// 400 for every modelled error, that of throttling included, but 500 for the service's own (AWS Marketplace API
+    /// reference, "Errors" of each operation; License Manager's model); 403 where AWS's list of common errors says so.
     pub(super) fn status(&self) -> StatusCode {
         match self.code.as_ref() {
-            "InternalServiceErrorException" => StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalServiceErrorException" | "ServerInternalException" => StatusCode::INTERNAL_SERVER_ERROR,
             "MissingAuthenticationTokenException"
             | "InvalidSignatureException"
             | "UnrecognizedClientException"
@@ -119,11 +289,18 @@ impl ServiceError {
         }
     }
 
-    pub(super) fn body(&self) -> Value {
-        let modelled =
-            Operation::ALL.iter().any(|operation| operation.exceptions().contains(&self.code.as_ref()));
-        let namespace = if modelled { NAMESPACE } else { FRAMEWORK };
-        json!({"__type": format!("{namespace}#{}", self.code), "message": self.message})
+    /// As the service writes it. License Manager's model spells the text's member with a capital.
+    pub(super) fn body(&self, api: Api) -> Value {
+        let (namespace, member) = match (api.has(&self.code), api) {
+            (true, Api::LicenseManager) => (api.namespace(), "Message"),
+            (true, Api::Metering) => (api.namespace(), "message"),
+            (false, _) => (FRAMEWORK, "message"),
+        };
+        let mut body = json!({"__type": format!("{namespace}#{}", self.code), member: self.message});
+        if let Some(location) = &self.location {
+            body["Location"] = json!(location);
+        }
+        body
     }
 }
 
@@ -134,16 +311,33 @@ mod tests {
     #[test]
     fn modelled_errors_are_400_but_the_services_own_is_500() {
         for operation in Operation::ALL {
+            let api = operation.api();
+            assert!(operation.exceptions().contains(&api.internal_error()), "{operation:?}");
+            assert!(operation.exceptions().contains(&api.throttling()), "{operation:?}");
             for code in operation.exceptions() {
                 let error = ServiceError::new(*code, "text");
-                let expected = if *code == "InternalServiceErrorException" { 500 } else { 400 };
+                let expected = if *code == api.internal_error() { 500 } else { 400 };
                 assert_eq!(error.status().as_u16(), expected, "{code}");
-                assert_eq!(error.body()["__type"], format!("{NAMESPACE}#{code}"));
+                assert_eq!(error.body(api)["__type"], format!("{}#{code}", api.namespace()));
             }
         }
-        assert_eq!(
-            ServiceError::validation("x").body()["__type"],
-            format!("{FRAMEWORK}#ValidationException")
-        );
+        let validation = ServiceError::validation("x");
+        assert_eq!(validation.body(Api::Metering)["__type"], format!("{FRAMEWORK}#ValidationException"));
+        assert_eq!(validation.body(Api::LicenseManager)["Message"], "x");
+    }
+
+    #[test]
+    fn a_target_names_the_operation_of_its_own_service() {
+        for (target, found) in [
+            ("AWSMPMeteringService.MeterUsage", Some(Operation::MeterUsage)),
+            ("AWSLicenseManager.CheckoutLicense", Some(Operation::CheckoutLicense)),
+            ("AWSLicenseManager.MeterUsage", None),
+            ("AWSMPMeteringService.CheckoutLicense", None),
+            ("AWSMPMeteringService.meterusage", None),
+            ("CheckoutLicense", None),
+            ("", None),
+        ] {
+            assert_eq!(Operation::of_target(target), found, "{target}");
+        }
     }
 }

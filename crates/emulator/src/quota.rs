@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::operation::Operation;
+use super::operation::{Api, Operation};
 use super::world::World;
 use super::world::switches::Switch;
 
@@ -14,7 +14,7 @@ const fn rate(operation: Operation) -> f64 {
     match operation {
         Operation::RegisterUsage => 5.0,
         // ResolveCustomer is not on AWS's list; it gets what the other two have.
-        Operation::MeterUsage | Operation::BatchMeterUsage | Operation::ResolveCustomer => 10.0,
+        _ => 10.0,
     }
 }
 
@@ -50,12 +50,15 @@ impl Quotas {
         region: &str,
         operation: Operation,
     ) -> bool {
-        if operation == Operation::ResolveCustomer && world.switches.second(Switch::ResolveQuota) {
+        // AWS tells no rates of License Manager.
+        let free = operation.api() == Api::LicenseManager
+            || (operation == Operation::ResolveCustomer && world.switches.second(Switch::ResolveQuota));
+        if free {
             return true;
         }
         let account_id = match operation {
-            Operation::RegisterUsage | Operation::MeterUsage => world.pod(pod).account_id,
             Operation::BatchMeterUsage | Operation::ResolveCustomer => &world.seller_account_id,
+            _ => world.pod(pod).account_id,
         };
         let at_once = if world.switches.second(Switch::QuotaBurst) { 1.0 } else { rate(operation) };
         self.take(now, account_id, region, operation, at_once)

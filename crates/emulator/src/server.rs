@@ -19,7 +19,7 @@ use super::bill::request_id;
 use super::calls::Call;
 use super::engine::{Decided, Engine, Pending};
 use super::fault::Kind;
-use super::operation::{Operation, ServiceError};
+use super::operation::{Api, Operation, ServiceError};
 use super::reply::Reply;
 use super::sigv4::{self, Signed, Signer};
 use super::sts::{self, Parameters};
@@ -57,7 +57,7 @@ impl Handler for Server {
 
 /// What a request asks of the emulated services.
 enum Asked {
-    Metering(Operation),
+    Json(Operation),
     Sts(Parameters),
     Agent(agent::Path),
 }
@@ -80,7 +80,7 @@ impl Server {
         }
         match (&parts.method, path) {
             (&Method::GET | &Method::POST, "/") if is_sts(&parts) => self.sts(&parts, &bytes).await,
-            (&Method::POST, "/") => self.metering(&parts, &bytes).await,
+            (&Method::POST, "/") => self.json(&parts, &bytes).await,
             (method, "/") if http::reads(method) => {
                 let mut page = http::answer(StatusCode::OK, "text/html; charset=utf-8", PAGE);
                 page.headers_mut().insert("content-security-policy", HeaderValue::from_static(PAGE_POLICY));
@@ -110,26 +110,36 @@ impl Server {
         if is_sts(parts) {
             return self.refuse(number, "", sts::failure(&error, &request_id), "");
         }
-        let operation = wire::operation(&parts.headers).map_or("", Operation::name);
-        self.refuse(number, operation, wire::reply(&Err(error), &request_id), "")
+        let asked = wire::operation(&parts.headers).ok();
+        let reply = wire::reply(asked.map_or(Api::Metering, Operation::api), &Err(error), &request_id);
+        self.refuse(number, asked.map_or("", Operation::name), reply, "")
     }
 
-    /// One call of the metering service.
-    async fn metering(&self, parts: &Parts, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
+    /// One call of the metering service or of License Manager.
+    async fn json(&self, parts: &Parts, bytes: &Bytes) -> Result<Response<Body>, Abandoned> {
         let number = self.0.number();
         let asked = wire::operation(&parts.headers);
         let signed = asked.clone().and_then(|operation| {
-            let signer = self.authenticate(sigv4::METERING, parts, bytes)?;
+            // The token is what proves who asks; a signature that is there has to be right all the same.
+            let unsigned =
+                operation == Operation::GetAccessToken && !parts.headers.contains_key(AUTHORIZATION);
+            let signer = if unsigned {
+                Signer::default()
+            } else {
+                self.authenticate(operation.api().signing_name(), parts, bytes)?
+            };
             Ok((operation, signer))
         });
-        let request = String::from_utf8_lossy(bytes);
+        let request = wire::shown(asked.clone().ok(), bytes);
         match signed {
             Ok((operation, signer)) => {
-                let pending = self.pending(number, Action::Metering(operation), signer);
-                self.call(&pending, Asked::Metering(operation), parts, bytes, &request).await
+                let pending = self.pending(number, Action::Json(operation), signer);
+                self.call(&pending, Asked::Json(operation), parts, bytes, &request).await
             }
             Err(error) => {
-                let reply = wire::reply(&Err(error), &request_id(number));
+                let asked = asked.ok();
+                let api = asked.map_or(Api::Metering, Operation::api);
+                let reply = wire::reply(api, &Err(error), &request_id(number));
                 Ok(self.refuse(number, asked.map_or("", Operation::name), reply, &request))
             }
         }
@@ -221,8 +231,9 @@ impl Server {
             Some(Kind::Html(status)) => return Ok(self.html(pending, request, *status)),
             Some(Kind::Exception(error)) => pending.action.failure(error.clone(), &request_id),
             _ => match asked {
-                Asked::Metering(operation) => {
-                    wire::reply(&self.outcome(pending, operation, bytes).await, &request_id)
+                Asked::Json(operation) => {
+                    let outcome = self.outcome(pending, operation, bytes).await;
+                    wire::reply(operation.api(), &outcome, &request_id)
                 }
                 Asked::Sts(_) if pending.action == Action::GetCallerIdentity => {
                     self.0.caller_identity(pending)

@@ -1,10 +1,11 @@
-//! What the metering service decides: (world, bill, request, now) in, answer and changes out. No sockets, no files, no
-//! clock, no keys: what is to be signed is part of the answer.
+//! What metering and License Manager decide: (world, bill, seats, request, now) in, answer and changes out. No sockets,
+//! no files, no clock, no keys: what is to be signed is part of the answer.
 //!
 //! The order of checks is AWS's as far as it is known: who asks and may they, then the shape of the request, then the
 //! place it comes from, then what it means.
 
 mod batch;
+mod license;
 mod meter;
 mod register;
 mod resolve;
@@ -15,18 +16,21 @@ use serde_json::Value;
 use super::bill::Bill;
 use super::change::Change;
 use super::credentials::Role;
-use super::operation::{Operation, ServiceError};
+use super::fault::Pages;
+use super::operation::{Api, Operation, ServiceError};
+use super::seats::Seats;
 use super::token::Claims;
 use super::wire;
 use super::world::switches::Switch;
 use super::world::{Platform, PodView, Product, World};
 use tollgate_time::Timestamp;
 
-/// Everything that the service remembers.
+/// Everything that the services remember.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) world: World,
     pub(super) bill: Bill,
+    pub(super) seats: Seats,
 }
 
 /// One authenticated request.
@@ -45,6 +49,8 @@ pub(super) struct Request<'a> {
     pub(super) call: u64,
     /// Of a batch, so many records at its end are left unprocessed, by order of a fault.
     pub(super) unprocessed: usize,
+    /// A listing comes in such pages, by order of a fault.
+    pub(super) pages: Option<Pages>,
 }
 
 /// What the service answers.
@@ -70,7 +76,11 @@ impl Service {
     pub(super) fn decide(&self, request: &Request<'_>) -> Decision {
         let mut changes = Vec::new();
         let outcome = self.judge(request, &mut changes);
-        if self.bill.first_call(request.pod).is_none() && self.bill.room(request.pod, &[]).is_ok() {
+        // Whoever brings a token in place of a signature is no pod yet.
+        if !request.pod.is_empty()
+            && self.bill.first_call(request.pod).is_none()
+            && self.bill.room(request.pod, &[]).is_ok()
+        {
             let seen = Change::Seen { pod: request.pod.to_owned(), at: request.now.unix_millis() };
             changes.insert(0, seen);
         }
@@ -98,6 +108,13 @@ impl Service {
                 self.world.pods.insert(name.clone(), pod.clone());
             }
             Change::Switches { switches } => self.world.switches = *switches,
+            Change::Contract { license_arn, contract } => {
+                self.world.contracts.insert(license_arn.clone(), contract.clone());
+            }
+            Change::CheckedOut { .. }
+            | Change::Extended { .. }
+            | Change::CheckedIn { .. }
+            | Change::Lapsed { .. } => self.seats.apply(change),
             Change::Clock { .. }
             | Change::Seen { .. }
             | Change::Registered { .. }
@@ -118,6 +135,7 @@ impl Service {
             Operation::MeterUsage => meter::decide(self, &pod, request, changes),
             Operation::BatchMeterUsage => batch::decide(self, request, changes),
             Operation::ResolveCustomer => resolve::decide(self, request, changes),
+            _ => license::decide(self, &pod, request, changes),
         }
     }
 
@@ -133,23 +151,22 @@ impl Service {
 
     fn denied(&self, pod: &PodView<'_>, request: &Request<'_>) -> ServiceError {
         let dry_run = request.body.get("DryRun") == Some(&Value::Bool(true));
-        let code = if dry_run && self.world.switches.second(Switch::DryRun) {
-            "UnauthorizedException"
-        } else {
-            "AccessDeniedException"
-        };
-        let action = request.operation.name();
-        ServiceError::new(
-            code,
-            format!(
-                "User: {} is not authorized to perform: aws-marketplace:{action} because no identity-based policy allows \
-                 the aws-marketplace:{action} action",
-                match pod.role_arn.and_then(Role::parse) {
-                    Some(role) => role.assumed(pod.name),
-                    None => format!("arn:aws:sts::{}:assumed-role/emulated/{}", pod.account_id, pod.name),
-                }
-            ),
-        )
+        let api = request.operation.api();
+        let action = format!("{}:{}", api.signing_name(), request.operation.name());
+        let message = format!(
+            "User: {} is not authorized to perform: {action} because no identity-based policy allows the {action} action",
+            match pod.role_arn.and_then(Role::parse) {
+                Some(role) => role.assumed(pod.name),
+                None => format!("arn:aws:sts::{}:assumed-role/emulated/{}", pod.account_id, pod.name),
+            }
+        );
+        match api {
+            Api::LicenseManager => self.unauthorized(message),
+            Api::Metering if dry_run && self.world.switches.second(Switch::DryRun) => {
+                ServiceError::new("UnauthorizedException", message)
+            }
+            Api::Metering => ServiceError::new("AccessDeniedException", message),
+        }
     }
 
     /// The product, when the operation belongs to it.

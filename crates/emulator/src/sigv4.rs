@@ -7,6 +7,7 @@ use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use super::credentials::{Now, PREFIX, Session, Sessions};
+use super::hash::hex;
 use super::operation::ServiceError;
 use super::world::{Secret, World};
 use tollgate_time::Timestamp;
@@ -68,9 +69,6 @@ fn incomplete(message: &str) -> ServiceError {
 fn unknown_key() -> ServiceError {
     ServiceError::new("UnrecognizedClientException", "The security token included in the request is invalid.")
 }
-
-/// The name of the metering service in a credential scope.
-pub(super) const METERING: &str = "aws-marketplace";
 
 /// The name of STS in a credential scope.
 pub(super) const STS: &str = "sts";
@@ -264,12 +262,6 @@ fn signing_key(secret: &str, scope: [&str; 3]) -> Vec<u8> {
         key = sign(&key, part.as_bytes()).as_ref().to_vec();
     }
     key
-}
-
-pub(super) fn hex(bytes: impl AsRef<[u8]>) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |value: u8| char::from(DIGITS.get(usize::from(value)).copied().unwrap_or(b'?'));
-    bytes.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// The bytes of an even number of hexadecimal digits.

@@ -1,7 +1,9 @@
-//! AWS JSON 1.1 over HTTP, as the metering service speaks it: how a request names its operation, how its members read,
-//! and what an error looks like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
+//! AWS JSON 1.1 over HTTP, as metering and License Manager speak it: how a request names its operation, how its members
+//! read, and what an error looks like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
 //!
 //! The structs are the emulator's own; the client side has others.
+
+pub(super) mod license;
 
 use std::borrow::Cow;
 
@@ -12,12 +14,9 @@ use serde_json::{Value, json};
 
 use super::decimal::Micros;
 use super::model;
-use super::operation::{Operation, ServiceError};
+use super::operation::{Api, Operation, ServiceError};
 use super::reply::Reply;
 use tollgate_time::Timestamp;
-
-/// The prefix of `X-Amz-Target`.
-const TARGET_PREFIX: &str = "AWSMPMeteringService.";
 
 /// The content type of every request and answer.
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
@@ -30,8 +29,7 @@ pub(super) fn operation(headers: &HeaderMap) -> Result<Operation, ServiceError> 
     if !media_type.eq_ignore_ascii_case(CONTENT_TYPE) {
         return Err(unknown("the Content-Type must be application/x-amz-json-1.1"));
     }
-    let name = header("x-amz-target").strip_prefix(TARGET_PREFIX);
-    name.and_then(Operation::of_name)
+    Operation::of_target(header("x-amz-target"))
         .ok_or_else(|| unknown("X-Amz-Target names no operation of this service"))
 }
 
@@ -182,16 +180,31 @@ fn timestamp(seconds: f64) -> Timestamp {
 pub(super) type Outcome = Result<Value, ServiceError>;
 
 /// An outcome as an answer.
-pub(super) fn reply(outcome: &Outcome, request_id: &str) -> Reply {
+pub(super) fn reply(api: Api, outcome: &Outcome, request_id: &str) -> Reply {
     let mut headers = vec![("x-amzn-requestid", request_id.to_owned())];
     let (code, status, body) = match outcome {
         Ok(value) => (Cow::Borrowed("ok"), StatusCode::OK, value.to_string()),
         Err(error) => {
             headers.push(("x-amzn-errortype", error.code.clone().into_owned()));
-            (error.code.clone(), error.status(), error.body().to_string())
+            (error.code.clone(), error.status(), error.body(api).to_string())
         }
     };
-    Reply { outcome: code, status, content_type: CONTENT_TYPE, body, headers, secrets: Vec::new() }
+    Reply {
+        outcome: code,
+        status,
+        content_type: CONTENT_TYPE,
+        body,
+        headers,
+        secrets: license::secrets(outcome),
+    }
+}
+
+/// A request as it is noted.
+pub(super) fn shown(operation: Option<Operation>, bytes: &[u8]) -> Cow<'_, str> {
+    match operation {
+        Some(Operation::GetAccessToken) => Cow::Borrowed(license::SHOWN_REFRESH),
+        _ => String::from_utf8_lossy(bytes),
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! Who exists in the emulated marketplace: products, customers with their licences, pods, regions.
+//! Who exists in the emulated marketplace: products, customers with their licences, contracts, pods, regions.
 //!
 //! - The world only changes by order: a world file (`document`) or the admin interface; and by the role that a pod
 //!   assumes. What other calls do is the bill's business.
 //! - Everything that a caller may name is bounded, so that no order can fill the memory.
 
+pub(super) mod contract;
 pub(super) mod document;
 pub(super) mod switches;
 
@@ -11,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use self::switches::Switches;
-use super::operation::Operation;
+use self::contract::{Contract, Contracts};
+use self::switches::{Switch, Switches};
+use super::operation::{Api, Operation};
 use tollgate_time::Timestamp;
 
 /// How a product is sold; AWS prescribes the operation for each.
@@ -35,6 +37,8 @@ impl Pricing {
             Operation::RegisterUsage => matches!(self, Self::Hourly),
             Operation::MeterUsage => matches!(self, Self::Metered),
             Operation::BatchMeterUsage | Operation::ResolveCustomer => matches!(self, Self::Saas),
+            // It knows product IDs, and no codes.
+            _ => matches!(operation.api(), Api::LicenseManager),
         }
     }
 }
@@ -249,6 +253,9 @@ pub(super) struct World {
     pub(super) products: BTreeMap<String, Product>,
     pub(super) customers: BTreeMap<String, Customer>,
     pub(super) pods: BTreeMap<String, Pod>,
+    /// What License Manager knows.
+    #[serde(default)]
+    pub(super) contracts: Contracts,
     /// By pod.
     #[serde(default)]
     pub(super) assumed: BTreeMap<String, Assumed>,
@@ -277,6 +284,7 @@ impl World {
             products: BTreeMap::new(),
             customers: BTreeMap::new(),
             pods: BTreeMap::new(),
+            contracts: BTreeMap::new(),
             assumed: BTreeMap::new(),
             disabled_regions: BTreeMap::new(),
             switches: Switches::default(),
@@ -351,11 +359,42 @@ impl World {
         found.map(|(code, _)| code.as_str())
     }
 
+    /// The contract that serves checkouts of an account: of several that could, the newest, or the oldest.
+    pub(super) fn contract(&self, wanted: &Wanted<'_>, now: Timestamp) -> Option<(&str, &Contract)> {
+        let all = self.contracts.iter().filter(|(_, contract)| {
+            contract.account_id == wanted.account_id
+                && contract.product_id == wanted.product_id
+                && contract.key_fingerprint == wanted.key_fingerprint
+                && contract.usable(now)
+        });
+        let number = |(_, contract): &(&String, &Contract)| contract.number;
+        let found = if self.switches.second(Switch::NewestLicense) {
+            all.min_by_key(number)
+        } else {
+            all.max_by_key(number)
+        };
+        found.map(|(arn, contract)| (arn.as_str(), contract))
+    }
+
+    /// The contract that a demonstration uses: the first.
+    pub(super) fn showpiece_contract(&self) -> Option<(&str, &Contract)> {
+        let first = self.contracts.iter().min_by_key(|(_, contract)| contract.number);
+        first.map(|(arn, contract)| (arn.as_str(), contract))
+    }
+
     /// The product that a demonstration uses: the first that is sold by the hour, else the first.
     pub(super) fn showpiece(&self) -> Option<(&str, &Product)> {
         let hourly = self.products.iter().find(|(_, product)| product.pricing == Pricing::Hourly);
         hourly.or_else(|| self.products.iter().next()).map(|(code, product)| (code.as_str(), product))
     }
+}
+
+/// Which contract a checkout is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) account_id: &'a str,
+    pub(super) product_id: &'a str,
+    pub(super) key_fingerprint: &'a str,
 }
 
 impl License {

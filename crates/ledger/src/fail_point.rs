@@ -14,7 +14,13 @@ const TRANSACTIONS: [&str; 13] = [
     "replay", "identify",
 ];
 
+/// What a contract's license passes; the sidecar's own loop reaches them.
+const LICENSE: [&str; 4] = ["before-checkout", "after-checkout", "after-keep", "before-check-in"];
+
 fn is_step(name: &str) -> bool {
+    if LICENSE.contains(&name) {
+        return true;
+    }
     let ends = ["-before-commit", "-after-commit"];
     ends.iter().filter_map(|end| name.strip_suffix(end)).any(|name| TRANSACTIONS.contains(&name))
 }

@@ -9,7 +9,7 @@
 //!
 //! Pure; it must not know who asks.
 
-use super::FaultClass;
+use super::{FaultClass, Place};
 
 /// One exception of AWS.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,15 @@ pub enum Kind {
     Throttled,
     /// AWS's own fault: the call may have been processed.
     Service,
+    /// The license gives nothing: not bought, not activated, ended, all taken, or another name or unit. Its listing
+    /// tells which.
+    NoEntitlements,
+    /// What the call names is not there: the license, or a checkout that has ended.
+    NotFound,
+    /// The call belongs to another region, which the answer names.
+    Redirect,
+    /// Another call about the same checkout is under way.
+    Conflict,
 }
 
 /// What a refusal of one record means for it.
@@ -72,11 +81,11 @@ impl Kind {
     #[must_use]
     pub const fn class(self) -> FaultClass {
         match self {
-            Self::NotEntitled => FaultClass::Denied,
-            Self::Request | Self::Record(_) => FaultClass::Misconfigured,
+            Self::NotEntitled | Self::NoEntitlements | Self::NotFound => FaultClass::Denied,
+            Self::Request | Self::Record(_) | Self::Redirect => FaultClass::Misconfigured,
             Self::Caller => FaultClass::Access,
             Self::Session => FaultClass::ExpiredSession,
-            Self::Throttled | Self::Service => FaultClass::Transient,
+            Self::Throttled | Self::Service | Self::Conflict => FaultClass::Transient,
         }
     }
 
@@ -103,6 +112,26 @@ pub fn find(name: &str) -> Option<&'static Exception> {
 #[must_use]
 pub fn kind(name: &str) -> Option<Kind> {
     find(name).map(|exception| exception.kind)
+}
+
+/// Message and remedy of `name` where `place` answers with it.
+#[must_use]
+pub fn text(name: &str, place: Place) -> Option<(&'static str, &'static str)> {
+    let special = SPECIAL.iter().find(|(special, _)| place == Place::LicenseManager && *special == name);
+    match special {
+        Some((_, text)) => Some(*text),
+        None => find(name).map(|exception| (exception.message, remedy(exception.remedy, place))),
+    }
+}
+
+/// A remedy where `place` refuses: it names the actions that are called there.
+#[must_use]
+pub fn remedy(remedy: &'static str, place: Place) -> &'static str {
+    match (place, remedy) {
+        (Place::LicenseManager, ROLE) => LICENSE_ROLE,
+        (Place::LicenseManager, ALLOW) => LICENSE_ALLOW,
+        _ => remedy,
+    }
 }
 
 /// Every exception, in the table's order.
@@ -140,6 +169,12 @@ pub const UNKNOWN_DIMENSION: &str = "InvalidUsageDimensionException";
 pub const REGION_DISABLED: &str = "RegionDisabledException";
 /// The call is none of the service's.
 pub const UNKNOWN_OPERATION: &str = "UnknownOperationException";
+/// The license gives nothing, for one of several reasons.
+pub const NO_ENTITLEMENTS: &str = "NoEntitlementsAllowedException";
+/// The license or the checkout is not there.
+pub const NOT_FOUND: &str = "ResourceNotFoundException";
+/// The license is kept in another region.
+pub const REDIRECT: &str = "RedirectException";
 
 /// What an error of STS's `AssumeRoleWithWebIdentity` means (AWS STS API reference, Errors).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +208,7 @@ pub fn sts(status: u16, code: Option<&str>, message: &str) -> StsError {
         _ => match kind(code).or(Kind::unnamed(status)) {
             Some(Kind::Session) => StsError::TokenExpired,
             Some(Kind::Throttled | Kind::Service) | None => StsError::Unavailable,
-            Some(Kind::NotEntitled | Kind::Request | Kind::Record(_) | Kind::Caller) => StsError::Refused,
+            Some(_) => StsError::Refused,
         },
     }
 }
@@ -193,6 +228,10 @@ pub const ROLE: &str = "Give the pod's service account (EKS: IRSA) or the task r
                         EKS Pod \
                         Identity do not work.";
 
+/// [`ROLE`] in mode `contract`.
+const LICENSE_ROLE: &str = "Give the pod an IAM role that allows the six license-manager actions of the install guide: IRSA or EKS Pod \
+                            Identity (EKS), a task role (ECS), or license_token_file elsewhere.";
+
 const REGION: (&str, &str) = (
     "AWS says that the call must be made in the region where the pod runs.",
     "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
@@ -200,6 +239,8 @@ const REGION: (&str, &str) = (
 const NOT_ALLOWED: &str = "The IAM role of this pod does not allow the call.";
 const ALLOW: &str = "Allow aws-marketplace:RegisterUsage (metered products: MeterUsage) in the policy of the pod's role. A VPC \
                      endpoint policy or an SCP can forbid it too.";
+const LICENSE_ALLOW: &str = "Allow it in the policy of the pod's role; EKS: check that the service account's role signs, not the \
+                             node's. A VPC endpoint policy or an SCP can forbid it too.";
 const UNKNOWN_KEY: &str = "AWS does not know the access key that signed the request.";
 const UNSIGNED: &str = "The request reached AWS without a signature.";
 const SIGNATURE_UNREADABLE: (&str, &str) = (
@@ -220,6 +261,21 @@ const UNPROCESSABLE: (&str, &str) = (
     "See the dead letters: tollgate ledger dead-letters. The report must be corrected before it is sent again.",
 );
 
+const LICENSE_REQUEST: (&str, &str) = (
+    "AWS License Manager rejects a value of the request.",
+    "Tell the seller of this product; the seller checks product_id, key_fingerprint and entitlements.",
+);
+
+/// Texts of License Manager, where a name of several services means something else there.
+const SPECIAL: &[(&str, (&str, &str))] = &[
+    ("ValidationException", LICENSE_REQUEST),
+    ("SerializationException", LICENSE_REQUEST),
+    (
+        UNKNOWN_OPERATION,
+        ("What was asked does not know the call.", "Check the endpoint: it must be AWS License Manager's."),
+    ),
+];
+
 const fn row(name: &'static str, kind: Kind, (message, remedy): (&'static str, &'static str)) -> Exception {
     Exception { name, kind, message, remedy }
 }
@@ -227,6 +283,7 @@ const fn row(name: &'static str, kind: Kind, (message, remedy): (&'static str, &
 /// By where the names come from.
 const TABLE: &[(&str, &[Exception])] = &[
     ("the service model of metering", METERING),
+    ("the service model of License Manager", LICENSE_MANAGER),
     ("STS", STS),
     ("who asks (AWS, Common Errors)", CALLER),
     ("the AWS SDKs' list of throttling names", THROTTLED),
@@ -342,6 +399,60 @@ const METERING: &[Exception] = &[
     ),
     row(THROTTLING, Kind::Throttled, BUSY),
     row("InternalServiceErrorException", Kind::Service, INTERNAL),
+];
+
+const LICENSE_MANAGER: &[Exception] = &[
+    row(
+        NO_ENTITLEMENTS,
+        Kind::NoEntitlements,
+        (
+            "AWS License Manager grants nothing of the product's license.",
+            "Buy the product in AWS Marketplace with the account that runs this pod, then accept and activate its license in \
+             AWS License Manager.",
+        ),
+    ),
+    row(
+        NOT_FOUND,
+        Kind::NotFound,
+        (
+            "AWS License Manager does not find the license of the product, or the checkout has ended.",
+            "Check in AWS License Manager, Granted licenses, that the account of this pod has received the license. \
+             Retries continue.",
+        ),
+    ),
+    row(
+        REDIRECT,
+        Kind::Redirect,
+        (
+            "AWS License Manager keeps the license in another region.",
+            "Set license_region to the home region that AWS License Manager shows for the license.",
+        ),
+    ),
+    row("InvalidParameterValueException", Kind::Request, LICENSE_REQUEST),
+    row(
+        "UnsupportedDigitalSignatureMethodException",
+        Kind::Request,
+        (
+            "AWS License Manager cannot sign the answer for this license.",
+            "Tell the seller of this product; the seller checks the license in AWS License Manager.",
+        ),
+    ),
+    row("AuthorizationException", Kind::Caller, (NOT_ALLOWED, LICENSE_ALLOW)),
+    row("RateLimitExceededException", Kind::Throttled, BUSY),
+    row("ServerInternalException", Kind::Service, INTERNAL),
+    row(
+        "ConflictException",
+        Kind::Conflict,
+        ("{at} is at work on another call about the same license.", WAIT),
+    ),
+    row(
+        "ResourceLimitExceededException",
+        Kind::Service,
+        (
+            "{at} says that a limit of the account is exceeded.",
+            "Look at the quotas of AWS License Manager in Service Quotas; retries continue.",
+        ),
+    ),
 ];
 
 const STS: &[Exception] = &[row(
@@ -465,10 +576,32 @@ mod tests {
     #[test]
     fn whatever_throttles_leaves_no_doubt() {
         let throttled: Vec<_> = all().filter(|exception| exception.kind == Kind::Throttled).collect();
-        assert_eq!(throttled.len(), 14, "as many as the AWS SDKs' standard retry mode lists");
+        assert_eq!(
+            throttled.len(),
+            15,
+            "as many as the AWS SDKs' standard retry mode lists, and License Manager's"
+        );
         for exception in throttled {
             assert_eq!(exception.kind.class(), FaultClass::Transient);
             assert!(!exception.kind.may_be_processed() && !exception.kind.concerns_the_record());
+        }
+    }
+
+    /// Whoever reads them in mode `contract` has no use for the actions of another service.
+    #[test]
+    fn license_managers_texts_speak_of_its_own_actions() {
+        for name in
+            ["AccessDeniedException", "AuthorizationException", "UnrecognizedClientException", "AuthFailure"]
+        {
+            let (message, remedy) = text(name, Place::LicenseManager).unwrap();
+            assert!(!remedy.contains("aws-marketplace"), "{name}: {message} {remedy}");
+        }
+        let (_, remedy) = text("AccessDeniedException", Place::Metering).unwrap();
+        assert!(remedy.contains("aws-marketplace:RegisterUsage"), "{remedy}");
+        for (name, ..) in SPECIAL {
+            let general = find(name).unwrap();
+            assert_ne!(text(name, Place::LicenseManager), Some((general.message, general.remedy)), "{name}");
+            assert_eq!(text(name, Place::Metering), Some((general.message, general.remedy)), "{name}");
         }
     }
 

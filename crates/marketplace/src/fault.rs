@@ -77,6 +77,7 @@ pub const NOT_SENT: [&str; 7] = [
 
 #[cfg(test)]
 mod tests {
+    use super::super::Place;
     use super::*;
 
     fn class(status: u16, code: &str) -> FaultClass {
@@ -99,6 +100,15 @@ mod tests {
             (400, "AccessDeniedException", Access),
             (403, "UnrecognizedClientException", Access),
             (403, "InvalidSignatureException", Access),
+            (400, "NoEntitlementsAllowedException", Denied),
+            (400, "ResourceNotFoundException", Denied),
+            (400, "RedirectException", Misconfigured),
+            (400, "InvalidParameterValueException", Misconfigured),
+            (400, "UnsupportedDigitalSignatureMethodException", Misconfigured),
+            (403, "AuthorizationException", Access),
+            (400, "RateLimitExceededException", Transient),
+            (400, "ConflictException", Transient),
+            (500, "ServerInternalException", Transient),
             (400, "ExpiredTokenException", ExpiredSession),
             (403, "ExpiredToken", ExpiredSession),
             (400, "ThrottlingException", Transient),
@@ -134,6 +144,28 @@ mod tests {
             "TimestampOutOfBoundsException",
         ] {
             assert!(exceptions::find(name).is_some(), "{name}");
+        }
+    }
+
+    /// What the six operations of License Manager that are called may answer, and `GetAccessToken`, by the same models.
+    #[test]
+    fn every_exception_of_license_managers_model_is_in_the_table() {
+        for name in [
+            "AccessDeniedException",
+            "AuthorizationException",
+            "ConflictException",
+            "InvalidParameterValueException",
+            "NoEntitlementsAllowedException",
+            "RateLimitExceededException",
+            "RedirectException",
+            "ResourceLimitExceededException",
+            "ResourceNotFoundException",
+            "ServerInternalException",
+            "UnsupportedDigitalSignatureMethodException",
+            "ValidationException",
+        ] {
+            assert!(exceptions::find(name).is_some(), "{name}");
+            assert!(exceptions::text(name, Place::LicenseManager).is_some(), "{name}");
         }
     }
 

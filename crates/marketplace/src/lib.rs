@@ -24,7 +24,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use allocation::{Allocation, TagSet};
 pub use customer::Customer;
@@ -52,7 +52,8 @@ pub const DIMENSIONS_MAX: usize = 200;
 /// An AWS region name such as `eu-central-1`: an area of the world, a direction and a number.
 ///
 /// A region of tomorrow is accepted where AWS's partitions foresee it ("ap-southeast-9"); a misspelled one is not.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Region(String);
 
 /// What names begin with in each of AWS's partitions, as its SDKs publish them.
@@ -91,6 +92,14 @@ impl FromStr for Region {
         } else {
             Err(Invalid("is not the name of an AWS region, such as us-east-1"))
         }
+    }
+}
+
+impl TryFrom<String> for Region {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
     }
 }
 

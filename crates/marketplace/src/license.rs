@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Invalid;
+use super::{Invalid, Region};
 use tollgate_time::Timestamp;
 
 /// Longest product ID, issuer's fingerprint or entitlement name that is taken; the service model states no limit.
@@ -181,6 +181,67 @@ impl fmt::Display for Unit {
     }
 }
 
+/// Most of one entitlement: `MaxCount` is a signed 64-bit number in the service model.
+pub const QUANTITY_MAX: u64 = i64::MAX.unsigned_abs();
+
+/// An entitlement that a product needs, as its seller writes it: `users:Count:10`, `users:Count`, `users`,
+/// `premium:None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The dimension's name.
+    pub name: String,
+    /// What it counts; `None` takes what the license says.
+    pub unit: Option<Unit>,
+    /// The least that the license must hold; at least 1, and never of a tier.
+    pub least: Option<u64>,
+}
+
+impl FromStr for Wanted {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let mut parts = text.split(':');
+        let (name, unit, least) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        if parts.next().is_some() {
+            return Err(Invalid(
+                "has more than three parts; write name:unit:quantity, such as users:Count:10",
+            ));
+        }
+        let spaced = name.starts_with(char::is_whitespace) || name.ends_with(char::is_whitespace);
+        if name.is_empty() || spaced || name.len() > TEXT_CHARS_MAX || name.chars().any(char::is_control) {
+            return Err(Invalid(
+                "begins with no name of an entitlement; write name:unit:quantity, such as users:Count:10",
+            ));
+        }
+        let unit: Option<Unit> = unit.map(str::parse).transpose()?;
+        let least = least.map(quantity).transpose()?;
+        if least.is_some() && unit.is_some_and(Unit::is_tier) {
+            return Err(Invalid(
+                "has a quantity, and unit None is a tier, which has none; write premium:None",
+            ));
+        }
+        Ok(Self { name: name.to_owned(), unit, least })
+    }
+}
+
+fn quantity(text: &str) -> Result<u64, Invalid> {
+    // A number's own parser takes a sign.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse::<u64>().ok().filter(|number| digits && (1..=QUANTITY_MAX).contains(number));
+    number.ok_or(Invalid("has a quantity that is no whole number from 1 to 9223372036854775807"))
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        let unit = self.unit.map(|unit| write!(f, ":{unit}"));
+        unit.transpose()?;
+        let least = self.least.map(|least| write!(f, ":{least}"));
+        least.transpose()?;
+        Ok(())
+    }
+}
+
 /// How a checkout ends (`CheckoutType`). What was taken `PERPETUAL` never comes back; nothing here takes it so.
 pub const PROVISIONAL: &str = "PROVISIONAL";
 
@@ -199,7 +260,7 @@ pub struct ReceivedLicense {
     pub received: Received,
     /// From when it is valid, where the time can be read.
     pub begin: Option<Timestamp>,
-    /// Until when; `None` for no end.
+    /// Until when; `None` for no end. A license whose end cannot be read has the status [`LicenseStatus::Unknown`].
     pub end: Option<Timestamp>,
     /// What it entitles to.
     pub entitlements: Vec<Entitlement>,
@@ -239,6 +300,19 @@ impl LicenseStatus {
             _ => Self::Unknown,
         }
     }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::PendingAvailable => "pending",
+            Self::Deactivated => "deactivated",
+            Self::Expired => "expired",
+            Self::Deleted => "deleted",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Whether the account that received a license uses it (`ReceivedStatus`).
@@ -269,6 +343,19 @@ impl Received {
             "PENDING_WORKFLOW" | "WORKFLOW_COMPLETED" => Self::InWork,
             "REJECTED" | "DELETED" | "FAILED_WORKFLOW" => Self::Gone,
             _ => Self::Unknown,
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::PendingAccept => "pending_accept",
+            Self::Disabled => "disabled",
+            Self::InWork => "in_work",
+            Self::Gone => "gone",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -343,20 +430,39 @@ impl fmt::Debug for CheckoutLicense {
 }
 
 /// What holds the seats of a checkout: who knows it can give them back. Never shown.
+///
+/// It knows the region that gave it, which may be another than the configured one: only there is it known.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConsumptionToken(String);
+pub struct ConsumptionToken {
+    token: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    region: Option<Region>,
+}
 
 impl ConsumptionToken {
     /// From AWS's answer; `None` for one that cannot be kept.
     #[must_use]
     pub fn new(text: String) -> Option<Self> {
-        (!text.is_empty() && text.len() <= CONSUMPTION_TOKEN_BYTES_MAX).then_some(Self(text))
+        let kept = !text.is_empty() && text.len() <= CONSUMPTION_TOKEN_BYTES_MAX;
+        kept.then_some(Self { token: text, region: None })
+    }
+
+    /// The same, given in this region.
+    #[must_use]
+    pub fn given_in(self, region: Region) -> Self {
+        Self { region: Some(region), ..self }
+    }
+
+    /// Where it was given; `None` for the region that is asked anyway.
+    #[must_use]
+    pub const fn region(&self) -> Option<&Region> {
+        self.region.as_ref()
     }
 
     /// For the call and the state file alone.
     #[must_use]
     pub fn secret(&self) -> &str {
-        &self.0
+        &self.token
     }
 }
 
@@ -463,6 +569,44 @@ mod tests {
     }
 
     #[test]
+    fn a_wanted_entitlement_has_a_name_a_unit_and_a_quantity() {
+        let wanted = |name: &str, unit, least| Wanted { name: name.to_owned(), unit, least };
+        for (text, expected) in [
+            ("users:Count:10", wanted("users", Some(Unit::COUNT), Some(10))),
+            ("users:Count", wanted("users", Some(Unit::COUNT), None)),
+            ("users", wanted("users", None, None)),
+            ("premium:None", wanted("premium", Some(Unit::NONE), None)),
+            ("Gold tier:None", wanted("Gold tier", Some(Unit::NONE), None)),
+            ("users:Count:9223372036854775807", wanted("users", Some(Unit::COUNT), Some(QUANTITY_MAX))),
+        ] {
+            assert_eq!(text.parse::<Wanted>().as_ref(), Ok(&expected), "{text}");
+            assert_eq!(expected.to_string(), text);
+        }
+        for (text, why) in [
+            ("", "no name"),
+            (":Count", "no name"),
+            (" users", "no name"),
+            ("us\ners", "no name"),
+            ("u".repeat(TEXT_CHARS_MAX + 1).as_str(), "no name"),
+            ("users:count", "no unit"),
+            ("users:10", "no unit"),
+            ("users::10", "no unit"),
+            ("users:", "no unit"),
+            ("users:Count:", "no whole number"),
+            ("users:Count:0", "no whole number"),
+            ("users:Count:+1", "no whole number"),
+            ("users:Count:-1", "no whole number"),
+            ("users:Count:1.5", "no whole number"),
+            ("users:Count:9223372036854775808", "no whole number"),
+            ("users:Count:1:2", "more than three parts"),
+            ("premium:None:1", "is a tier"),
+        ] {
+            let problem = text.parse::<Wanted>().expect_err(text).to_string();
+            assert!(problem.contains(why), "{text}: {problem}");
+        }
+    }
+
+    #[test]
     fn words_that_this_version_does_not_know_are_told_apart_from_none_of_ours() {
         assert_eq!(LicenseStatus::from_wire("SUSPENDED"), LicenseStatus::Deactivated);
         assert_eq!(LicenseStatus::from_wire("FROZEN"), LicenseStatus::Unknown);
@@ -476,5 +620,9 @@ mod tests {
         assert!(!format!("{token:?}").contains("secret"));
         assert!(ConsumptionToken::new(String::new()).is_none());
         assert!(ConsumptionToken::new("x".repeat(CONSUMPTION_TOKEN_BYTES_MAX + 1)).is_none());
+        for token in [token.clone(), token.given_in("us-west-2".parse().unwrap())] {
+            let kept = serde_json::to_string(&token).unwrap();
+            assert!(serde_json::from_str::<ConsumptionToken>(&kept).unwrap() == token, "{kept}");
+        }
     }
 }

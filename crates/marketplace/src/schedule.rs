@@ -73,6 +73,26 @@ pub fn unverified(waited: Duration, draw: Draw) -> Duration {
     draw.around((GROWTH * waited.as_secs_f64()).clamp(FLOOR_S, ceiling_s), JITTER)
 }
 
+/// The pause after a fault that is nobody's decision while the gate stands open all the same: as [`transient`], but it
+/// goes on growing to 30 minutes, as AWS asks of callers of License Manager.
+pub fn while_open(waited: Duration, draw: Draw) -> Duration {
+    let ceiling_s = WHILE_OPEN_MAX_S / (1.0 + JITTER);
+    draw.around((GROWTH * waited.as_secs_f64()).clamp(FLOOR_S, ceiling_s), JITTER)
+}
+
+/// The pause between two rounds that were granted: 80 to 100 % of `every`, and never longer than half of what is left
+/// of the seats that are held, so that a failed renewal can be tried again.
+pub fn renewal(every: Duration, left: Option<Duration>, draw: Draw) -> Duration {
+    let pause = draw.around(every.as_secs_f64() * RENEWAL_MIDDLE, RENEWAL_JITTER);
+    left.map_or(pause, |left| pause.min(left / 2)).max(RENEWAL_MIN)
+}
+
+/// The pause while all seats are taken: 48 to 72 seconds. A seat comes free when a pod ends, and the first to ask
+/// again has it.
+pub fn exhausted(draw: Draw) -> Duration {
+    draw.around(EXHAUSTED_S, REFUSED_JITTER)
+}
+
 /// The pause after AWS refused: 4 to 6 minutes. A subscription or a product is put right by people, and each question
 /// after a refusal takes from the quota that entitled pods of the same account need.
 pub fn refused(draw: Draw) -> Duration {
@@ -115,6 +135,22 @@ const JITTER: f64 = 0.3;
 
 /// The longest pause after a token that failed verification, jitter included.
 const UNVERIFIED_MAX_S: f64 = 300.0;
+
+/// The longest pause after a fault while the gate is open, jitter included.
+const WHILE_OPEN_MAX_S: f64 = 1800.0;
+
+/// Of the time between two rounds; with [`RENEWAL_JITTER`] from 0.8 to 1. Pods that started together drift apart, and
+/// none is later than the seller chose.
+const RENEWAL_MIDDLE: f64 = 0.9;
+
+/// See [`RENEWAL_MIDDLE`].
+const RENEWAL_JITTER: f64 = 1.0 / 9.0;
+
+/// Seats that are about to end are no reason to ask without a pause.
+const RENEWAL_MIN: Duration = Duration::from_secs(1);
+
+/// The middle of the pause while all seats are taken.
+const EXHAUSTED_S: f64 = 60.0;
 
 /// The middle of the pause after a refusal.
 const REFUSED_S: f64 = 300.0;
@@ -195,6 +231,32 @@ mod tests {
         assert!(refused(highest()) <= seconds(360.0));
     }
 
+    #[test]
+    fn an_open_gate_asks_ever_more_rarely_but_at_least_every_half_hour() {
+        assert_eq!(while_open(Duration::ZERO, Draw::MIDDLE), transient(Duration::ZERO, Draw::MIDDLE));
+        assert_eq!(while_open(seconds(1000.0), Draw::MIDDLE), seconds(650.0));
+        let longest = while_open(Duration::MAX, highest());
+        assert!(longest <= seconds(1800.0) && longest > seconds(1799.0), "{longest:?}");
+    }
+
+    #[test]
+    fn a_renewal_comes_before_half_of_what_is_left() {
+        let every = seconds(900.0);
+        assert_eq!(renewal(every, None, Draw::MIDDLE), seconds(810.0));
+        assert!(renewal(every, None, LOWEST) >= seconds(719.9) && renewal(every, None, highest()) <= every);
+        for left_s in [3600.0, 1800.0, 600.0, 60.0] {
+            let pause = renewal(every, Some(seconds(left_s)), highest());
+            assert!(pause <= seconds(left_s / 2.0) && pause <= every, "{left_s}: {pause:?}");
+        }
+        assert_eq!(renewal(every, Some(Duration::ZERO), highest()), seconds(1.0));
+    }
+
+    #[test]
+    fn a_pod_without_a_seat_asks_about_once_a_minute() {
+        assert_eq!(exhausted(Draw::MIDDLE), seconds(60.0));
+        assert!(exhausted(LOWEST) >= seconds(48.0) && exhausted(highest()) <= seconds(72.0));
+    }
+
     proptest! {
         #[test]
         fn every_pause_is_within_its_bounds(secs in any::<u64>(), nanos in 0u32..1_000_000_000, attempt in any::<u32>(), bits in any::<u64>()) {
@@ -205,6 +267,8 @@ mod tests {
                 let pause = unverified(waited, draw);
                 prop_assert!(pause >= seconds(1.54) && pause <= seconds(300.0), "{pause:?}");
             }
+            let pause = while_open(waited, draw);
+            prop_assert!(pause >= seconds(1.54) && pause <= seconds(1800.0), "{pause:?}");
             let pause = refused(draw);
             prop_assert!(pause >= seconds(240.0) && pause <= seconds(360.0), "{pause:?}");
             let pause = access(attempt, draw);

@@ -1,6 +1,8 @@
 //! The one double of the service for tests. It does with each call what its script says, keeps what it was asked, and
 //! bills as AWS does: one value for each customer, dimension and hour, whatever answers get lost.
 
+pub mod seats;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;

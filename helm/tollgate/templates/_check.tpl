@@ -1,11 +1,11 @@
 {{/* What cannot work is refused here, with what to do, rather than found in a cluster. */}}
 {{- define "tollgate.check" -}}
-{{- $workload := .workload -}}
-{{- $values := .values -}}
+{{- $workload := set .workload "account" .values.serviceAccount -}}
 {{- include "tollgate.checkPod" . -}}
 {{- range .products -}}
   {{- $in := dict "product" . "workload" $workload -}}
   {{- include "tollgate.checkGate" $in -}}
+  {{- include "tollgate.checkLicense" $in -}}
   {{- include "tollgate.checkUsage" $in -}}
   {{- include "tollgate.checkWriter" $in -}}
   {{- include "tollgate.checkResources" . -}}
@@ -48,7 +48,7 @@
 {{- range .products -}}
   {{- $which := include "tollgate.which" . -}}
   {{- with get $sold $which -}}
-    {{- fail (printf "tollgate: %s has two sidecars for one product (%s), and AWS counts a product once in a pod: leave one out, or give it the image or the productCode of another" $title $which) -}}
+    {{- fail (printf "tollgate: %s has two sidecars for one product (%s), and AWS counts a product once in a pod: leave one out, or give it the image, the productCode or the productId of another" $title $which) -}}
   {{- end -}}
   {{- $_ := set $sold $which true -}}
   {{- range $port := list .ports.probe .ports.app -}}
@@ -72,9 +72,9 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Which product a sidecar is for: by its code, or by the image that holds it. */}}
+{{/* Which product a sidecar is for: by its code or its ID, or by the image that holds it. */}}
 {{- define "tollgate.which" -}}
-{{- if .productCode -}}productCode {{ .productCode }}{{- else -}}image {{ include "tollgate.image" . }}{{- end -}}
+{{- if .productCode -}}productCode {{ .productCode }}{{- else if .productId -}}productId {{ .productId }}{{- else -}}image {{ include "tollgate.image" . }}{{- end -}}
 {{- end -}}
 
 {{/* Image and gate of one product. */}}
@@ -122,18 +122,46 @@
 {{- end -}}
 {{- end -}}
 
+{{/* How one product is named, and what only mode contract has. */}}
+{{- define "tollgate.checkLicense" -}}
+{{- $role := .workload.account.roleArn -}}
+{{- with .product -}}
+{{- if eq .mode "contract" -}}
+  {{- if .productCode -}}
+    {{- fail "tollgate: contract products are named by their product ID: set tollgate.productId, and leave productCode out" -}}
+  {{- else if and .productId (not (contains "-" .productId)) -}}
+    {{- fail (printf "tollgate: productId %s is a product code: write the product ID, which stands beside it in the AWS Marketplace Management Portal" .productId) -}}
+  {{- else if and .licenseSecret (hasKey .settings "license_token_file") -}}
+    {{- fail "tollgate: licenseSecret mounts the token and names its file: leave settings.license_token_file out" -}}
+  {{- else if and .licenseSecret $role -}}
+    {{- fail "tollgate: licenseSecret holds the role, too: leave serviceAccount.roleArn out outside AWS, and licenseSecret out on EKS" -}}
+  {{- end -}}
+{{- else -}}
+  {{- $given := dict "productId" .productId "licenseSecret" .licenseSecret "licenseModel" (ternary "" .licenseModel (eq .licenseModel "check")) -}}
+  {{- range $name, $value := $given -}}
+    {{- if $value -}}
+      {{- fail (printf "tollgate: %s is for mode contract, and that of product %s is %s: leave it out, or set tollgate.mode" $name $.product.name $.product.mode) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Settings of one product that its sidecar would refuse. */}}
 {{- define "tollgate.checkUsage" -}}
 {{- with .product -}}
 {{- $settings := .settings -}}
-{{- if and .productCode (ne .mode "hourly") (not $settings.dimensions) -}}
+{{- $ledger := has .mode (list "metered" "saas") -}}
+{{- if and .productCode $ledger (not $settings.dimensions) -}}
   {{- fail (printf "tollgate: mode %s needs the usage dimensions of the product: set tollgate.settings.dimensions, such as requests,gigabytes" .mode) -}}
 {{- end -}}
 {{- if and .productCode (eq .mode "hourly") (not $settings.public_keys) -}}
   {{- fail "tollgate: mode hourly verifies AWS's signature: leave productCode to the seller.toml in your image, which names the key, or set tollgate.settings.public_keys to the folder of the product's keys" -}}
 {{- end -}}
 {{- if has .state.type (list "" "none") -}}
-  {{- if ne .mode "hourly" -}}
+  {{- if eq .mode "contract" -}}
+    {{- fail "tollgate: mode contract keeps its checkout on disk, so that a restart finds its seats again: leave tollgate.state.type out" -}}
+  {{- else if $ledger -}}
     {{- fail (printf "tollgate: mode %s keeps usage on disk: set tollgate.state.type to emptyDir (lost with the pod), persistentVolumeClaim, or in a StatefulSet volumeClaimTemplate" .mode) -}}
   {{- end -}}
   {{- if not (regexMatch "^(0+(d|h|m|s|ms))+$" ($settings.grace_period | default "0s")) -}}
@@ -154,7 +182,7 @@
 {{- if and $settings.app_token_file (has (toString $settings.aws_door) (list "true" "on")) -}}
   {{- fail "tollgate: settings.aws_door cannot be used with app_token_file, for an AWS SDK sends its own Authorization: leave one out" -}}
 {{- end -}}
-{{- if and (or (ne .mode "hourly") $settings.ledger_bytes_max) (has .state.type (list "emptyDir" "volumeClaimTemplate")) -}}
+{{- if and (or $ledger $settings.ledger_bytes_max) (has .state.type (list "emptyDir" "volumeClaimTemplate")) -}}
   {{- $ledger := $settings.ledger_bytes_max | default "1GiB" -}}
   {{- if gt (include "tollgate.quantity" $ledger | float64) (include "tollgate.quantity" .state.sizeLimit | float64) -}}
     {{- fail (printf "tollgate: a ledger of %s does not fit into a volume of %s: set tollgate.state.sizeLimit above settings.ledger_bytes_max" $ledger .state.sizeLimit) -}}

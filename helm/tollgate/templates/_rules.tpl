@@ -68,6 +68,49 @@ groups:
         labels: { severity: critical }
         annotations:
           summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open on the emulator's word"
+      - alert: TollgateExhausted
+        expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state="exhausted"}[6m])) == 1
+        for: 10m
+        labels: { severity: critical }
+        annotations:
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has waited for a seat for ten minutes: all that the contract has are taken"
+          description: "tollgate license shows seats sold and taken. Scale something down, or buy more seats."
+      # One alert for all pods of a release, which have one contract.
+      - alert: TollgateLicenseEnding
+        expr: |-
+          min by (namespace, job) (tollgate_license_end_timestamp_seconds > 0) - time() < 14 * 86400
+          and min by (namespace, job) (tollgate_license_end_timestamp_seconds > 0) - time() > 0
+        for: 5m
+        labels: { severity: warning }
+        annotations:
+          summary: "the contract of {{ "{{" }} $labels.job {{ "}}" }} in {{ "{{" }} $labels.namespace {{ "}}" }} ends in {{ "{{" }} $value | humanizeDuration {{ "}}" }}"
+          description: "Renew it in AWS Marketplace, Manage subscriptions; pods see the new end by themselves."
+      - alert: TollgateLicenseEnded
+        expr: time() - min by (namespace, job) (tollgate_license_end_timestamp_seconds > 0) >= 0
+        for: 5m
+        labels: { severity: critical }
+        annotations:
+          summary: "the contract of {{ "{{" }} $labels.job {{ "}}" }} in {{ "{{" }} $labels.namespace {{ "}}" }} ended {{ "{{" }} $value | humanizeDuration {{ "}}" }} ago"
+          description: "Gates shut when license_end_grace has passed. Renew the contract in AWS Marketplace, Manage subscriptions."
+      - alert: TollgateLicenseNotRenewed
+        # The time is tollgate's own: half of what the latest grant lasts, and later than a round that is in time.
+        expr: |-
+          time() - tollgate_license_granted_timestamp_seconds
+          and tollgate_license_alarm_timestamp_seconds > 0 and time() > tollgate_license_alarm_timestamp_seconds
+        labels: { severity: critical }
+        annotations:
+          summary: "License Manager has granted {{ "{{" }} $labels.pod {{ "}}" }} nothing for {{ "{{" }} $value | humanizeDuration {{ "}}" }}, half of what the latest grant lasts"
+          description: "The code of tollgate_license_calls_total says why; docs/RUNBOOK.md explains it. A seat that ends goes to others."
+      - alert: TollgateLicenseSeatsLow
+        # Pods look at different times, so the highest number may be a quarter of an hour old: it must last.
+        expr: |-
+          max by (namespace, job, dimension) (tollgate_license_seats{kind="used"})
+            >= 0.9 * (max by (namespace, job, dimension) (tollgate_license_seats{kind="max"}) > 0)
+        for: 30m
+        labels: { severity: warning }
+        annotations:
+          summary: "{{ "{{" }} $value {{ "}}" }} seats of {{ "{{" }} $labels.dimension {{ "}}" }} are taken, nine tenths of what the contract of {{ "{{" }} $labels.job {{ "}}" }} in {{ "{{" }} $labels.namespace {{ "}}" }} has"
+          description: "The next pods may wait for a seat: buy more, or scale down."
       - alert: TollgateUsageUnsent
         # Half of AWS's window, whichever the mode has; the deadline is tollgate's own, with the end of a month in it.
         expr: |-

@@ -8,6 +8,13 @@ public_keys: {}
 public_key_version: { pattern: "^[1-9][0-9]*$", write: a version such as 2 }
 dimensions: { list: true }
 entitlement_dimension: {}
+entitlements: { list: true }
+seats_per_pod: { pattern: "^[1-9][0-9]*$", write: a number such as 1 }
+renew_every: { least: 1m, most: 12h }
+license_end_grace: { least: 0s, most: 366d }
+license_region: { pattern: "^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$", write: "a region, such as us-east-1" }
+license_token_file: { pattern: "^/", write: an absolute path }
+key_fingerprint: { pattern: "^aws.*:issuer-fingerprint$", write: "an issuer's fingerprint, which begins with aws:" }
 docs_url: { pattern: "^https?://.", write: "an address that begins with https://" }
 allow_emulated: { words: ["true", "false", "on", "off"] }
 endpoint_url: { pattern: "^https?://", write: "an address that begins with https:// or http://" }

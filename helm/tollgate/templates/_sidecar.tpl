@@ -25,11 +25,21 @@ image sets must stand nowhere else.
 - name: TOLLGATE_APP_ADDR
   value: {{ printf "127.0.0.1:%v" .ports.app | quote }}
 {{- end }}
-{{- if .productCode }}
+{{- if or .productCode .productId }}
 - name: TOLLGATE_MODE
   value: {{ .mode | quote }}
+{{- end }}
+{{- with .productCode }}
 - name: TOLLGATE_PRODUCT_CODE
-  value: {{ .productCode | quote }}
+  value: {{ . | quote }}
+{{- end }}
+{{- with .productId }}
+- name: TOLLGATE_PRODUCT_ID
+  value: {{ . | quote }}
+{{- end }}
+{{- if and .productId (ne .licenseModel "check") }}
+- name: TOLLGATE_LICENSE_MODEL
+  value: {{ .licenseModel | quote }}
 {{- end }}
 {{- if ne .shutdownGrace "25s" }}
 - name: TOLLGATE_SHUTDOWN_GRACE
@@ -40,7 +50,7 @@ image sets must stand nowhere else.
   value: none
 {{- end }}
 {{- /* A native sidecar is stopped after the application has ended: there is nobody left to wait for. */}}
-{{- if and (eq .gate "native") (ne .mode "hourly") (not (hasKey .settings "drain_quiet")) }}
+{{- if and (eq .gate "native") (has .mode (list "metered" "saas")) (not (hasKey .settings "drain_quiet")) }}
 - name: TOLLGATE_DRAIN_QUIET
   value: 0s
 {{- end }}
@@ -51,6 +61,13 @@ image sets must stand nowhere else.
 {{- if .caConfigMap }}
 - name: AWS_CA_BUNDLE
   value: /etc/tollgate-ca/ca.crt
+{{- end }}
+{{- with .licenseSecret }}
+- name: AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE
+  value: /var/run/secrets/product-license/license_token
+- name: AWS_ROLE_ARN
+  valueFrom:
+    secretKeyRef: { name: {{ . | quote }}, key: iam_role }
 {{- end }}
 {{- with .proxy.https }}
 - name: HTTPS_PROXY
@@ -106,6 +123,11 @@ securityContext:
 {{- if .caConfigMap }}
 - name: {{ .name }}-ca
   mountPath: /etc/tollgate-ca
+  readOnly: true
+{{- end }}
+{{- if .licenseSecret }}
+- name: {{ .name }}-license
+  mountPath: /var/run/secrets/product-license
   readOnly: true
 {{- end }}
 {{- with .extraVolumeMounts }}
@@ -180,6 +202,12 @@ env:
 {{- if .caConfigMap }}
 - name: {{ .name }}-ca
   configMap: { name: {{ .caConfigMap | quote }} }
+{{- end }}
+{{- with .licenseSecret }}
+- name: {{ $.name }}-license
+  secret:
+    secretName: {{ . | quote }}
+    items: [{ key: license_token, path: license_token }]
 {{- end }}
 {{- with .extraVolumes }}
 {{ toYaml . }}

@@ -11,6 +11,8 @@ container: ""
 command: []
 mode: hourly
 productCode: ""
+productId: ""
+licenseModel: check
 region: ""
 settings: {}
 products: []
@@ -28,6 +30,7 @@ extraEnv: []
 extraVolumes: []
 extraVolumeMounts: []
 caConfigMap: ""
+licenseSecret: ""
 proxy: { http: "", https: "", noProxy: "" }
 mesh: ""
 networkPolicy: { enabled: false, egress: [] }
@@ -61,9 +64,9 @@ not see them. (dict "options" … "known" (list …)).
 {{- if not (kindIs "map" .options) -}}
   {{- fail "tollgate: the last item of the include's list must be a dict, such as (dict \"gate\" \"exec\")" -}}
 {{- end -}}
-{{- $words := dict "gate" (list "native" "readiness" "exec") "position" (list "last" "first") "refused" (list "wait" "fail") "mode" (list "hourly" "metered" "saas") -}}
+{{- $words := dict "gate" (list "native" "readiness" "exec") "position" (list "last" "first") "refused" (list "wait" "fail") "mode" (list "hourly" "metered" "contract" "saas") "licenseModel" (list "check" "floating") -}}
 {{- $kinds := dict "command" "slice" "state" "map" "settings" "map" -}}
-{{- $patterns := dict "productCode" "^[-a-zA-Z0-9/=:_.@]{0,255}$" "region" "^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$" -}}
+{{- $patterns := dict "productCode" "^[-a-zA-Z0-9/=:_.@]{0,255}$" "productId" "^[-a-zA-Z0-9._]{0,255}$" "region" "^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$" -}}
 {{- range $key, $value := .options -}}
   {{- $allowed := get $words $key -}}
   {{- if not (has $key $.known) -}}
@@ -76,7 +79,7 @@ not see them. (dict "options" … "known" (list …)).
   {{- else if not (kindIs (get $kinds $key | default "string") $value) -}}
     {{- fail (printf "tollgate: the include's option %s must be a %s" $key (get (dict "slice" "list" "map" "dict") (get $kinds $key) | default "string")) -}}
   {{- else if not (regexMatch (get $patterns $key) (toString $value)) -}}
-    {{- fail (printf "tollgate: the include's option %s is %s, which is no %s" $key $value (ternary "AWS region, such as us-east-1" "product code" (eq $key "region"))) -}}
+    {{- fail (printf "tollgate: the include's option %s is %s, which is no %s" $key $value (get (dict "region" "AWS region, such as us-east-1" "productCode" "product code" "productId" "product ID") $key)) -}}
   {{- else if eq $key "state" -}}
     {{- $known := list "type" "claimName" "storageClassName" "sizeLimit" -}}
     {{- range $name, $text := $value -}}
@@ -130,8 +133,9 @@ The products: at least one, each laid over the common values, and the options of
     {{- $_ := set $product "ports" (dict "probe" (add $common.ports.probe $step) "app" (add $common.ports.app $step)) -}}
   {{- end -}}
   {{- $state := $product.state -}}
-  {{- if and (eq $product.mode "hourly") (not $state.type) -}}
-    {{- /* For the kept receipt: with it a product that ran before its node's reboot starts although AWS is down. */ -}}
+  {{- if and (has $product.mode (list "hourly" "contract")) (not $state.type) -}}
+    {{- /* For the kept receipt: with it a product that ran before its node's reboot starts although AWS is down. For the checkout:
+    with it a sidecar that restarts keeps its seats. */ -}}
     {{- $_ := set $state "type" "emptyDir" -}}
   {{- end -}}
   {{- if not $state.sizeLimit -}}

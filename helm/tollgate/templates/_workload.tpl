@@ -12,7 +12,7 @@ renders, such as a Service, passes through as it is. A third item holds values f
 {{- $root := index . 0 -}}
 {{- $name := index . 1 -}}
 {{- $options := slice . 2 | first | default dict -}}
-{{- include "tollgate.options" (dict "options" $options "known" (list "alias" "gate" "position" "refused" "container" "command" "mode" "productCode" "region" "settings" "state")) -}}
+{{- include "tollgate.options" (dict "options" $options "known" (list "alias" "gate" "position" "refused" "container" "command" "mode" "productCode" "productId" "licenseModel" "region" "settings" "state")) -}}
 {{- $values := include "tollgate.values" (dict "root" $root "alias" $options.alias) | fromYaml -}}
 {{- $products := (include "tollgate.products" (dict "values" $values "options" $options) | fromYaml).products -}}
 {{- $gated := 0 -}}
@@ -82,6 +82,13 @@ renders, such as a Service, passes through as it is. A third item holds values f
   {{- if and (eq $manifest.kind "Deployment") (or (eq .mode "saas") (eq .state.type "persistentVolumeClaim")) -}}
     {{- /* A rolling update would run the new writer beside the old one, and wait for it. */ -}}
     {{- $_ := set $spec "strategy" (dict "type" "Recreate") -}}
+  {{- else if and (eq $manifest.kind "Deployment") (eq .licenseModel "floating") -}}
+    {{- /* By Kubernetes' own default the new pod comes first. Where every seat is taken it would wait for one that the old pods, which
+    wait for it, do not give back. */ -}}
+    {{- $strategy := $spec.strategy | default dict -}}
+    {{- if and (eq ($strategy.type | default "RollingUpdate") "RollingUpdate") (not $strategy.rollingUpdate) -}}
+      {{- $_ := set $spec "strategy" (dict "type" "RollingUpdate" "rollingUpdate" (dict "maxSurge" 0 "maxUnavailable" "25%")) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- with concat $first ($pod.initContainers | default list) $last -}}

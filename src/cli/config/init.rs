@@ -11,7 +11,7 @@ use clap::Args;
 use crate::config::{Mode, SELLER_FILE};
 use crate::exit::Exit;
 use tollgate_disk::{Links, describe, read_regular};
-use tollgate_marketplace::ProductCode;
+use tollgate_marketplace::{ProductCode, ProductId};
 use tollgate_receipt::{PEM_BYTES_MAX, PublicKey};
 
 /// `tollgate config init`.
@@ -26,6 +26,9 @@ pub struct InitArgs {
     /// The product code, to be written into the seller's file.
     #[arg(long, value_name = "CODE")]
     product_code: Option<ProductCode>,
+    /// In mode contract, the product ID, in place of the product code.
+    #[arg(long, value_name = "ID")]
+    product_id: Option<ProductId>,
     /// The product's public key (PEM), to be copied to keys/1.pem.
     #[arg(long, value_name = "FILE")]
     public_key: Option<PathBuf>,
@@ -35,6 +38,29 @@ pub struct InitArgs {
 }
 
 impl InitArgs {
+    /// How AWS names the product in this mode: the setting, and its value where it was given.
+    fn name(&self) -> (&'static str, Option<&str>) {
+        if self.mode.asks_license_manager() {
+            ("product_id", self.product_id.as_ref().map(ProductId::as_str))
+        } else {
+            ("product_code", self.product_code.as_ref().map(ProductCode::as_str))
+        }
+    }
+
+    /// A flag that says nothing in this mode is a mistake of one of the two.
+    fn check(&self) -> Result<(), InitError> {
+        if self.mode.asks_license_manager() && self.product_code.is_some() {
+            return Err(InitError::Flag("mode contract names the product by its ID; use --product-id"));
+        }
+        if self.mode.asks_license_manager() && self.public_key.is_some() {
+            return Err(InitError::Flag("mode contract has no public key; leave --public-key out"));
+        }
+        if !self.mode.asks_license_manager() && self.product_id.is_some() {
+            return Err(InitError::Flag("--product-id is for mode contract; use --product-code"));
+        }
+        Ok(())
+    }
+
     fn has_keys(&self) -> bool {
         self.mode.is_signed() || self.public_key.is_some()
     }
@@ -65,9 +91,12 @@ enum InitError {
     Write { path: PathBuf, source: io::Error },
     #[error("{} is not usable as public key: {problem}", path.display())]
     Key { path: PathBuf, problem: String },
+    #[error("{0}")]
+    Flag(&'static str),
 }
 
 fn write_files(args: &InitArgs) -> Result<Vec<&'static str>, InitError> {
+    args.check()?;
     let mut files = vec![
         ("seller.toml", seller_file(args)),
         ("Dockerfile", dockerfile(args)),
@@ -105,17 +134,18 @@ fn read_key(path: &Path) -> Result<String, InitError> {
 }
 
 fn seller_file(args: &InitArgs) -> String {
-    let (mode, code) = (args.mode, args.product_code.as_ref().map(ProductCode::as_str).unwrap_or_default());
-    // A product code holds no character that TOML would have to escape.
+    let (mode, (setting, name)) = (args.mode, args.name());
+    let name = name.unwrap_or_default();
+    // Neither name holds a character that TOML would have to escape.
     let mut text = format!(
         "# The seller's file. Where it exists, every setting comes from it or from its default, except the operator's own\n\
          # (docs/CONFIGURATION.md, column owner). operator_settings = [\"settle\"] would hand one to the operator.\n\
          \n\
-         # As the product is priced: hourly, metered or saas.\n\
+         # As the product is priced: hourly, metered, contract or saas.\n\
          mode = \"{mode}\"\n\
          \n\
          # From the product's page in the AWS Marketplace Management Portal.\n\
-         product_code = \"{code}\"\n"
+         {setting} = \"{name}\"\n"
     );
     if args.has_keys() {
         text.push_str(SELLERS_KEYS);
@@ -126,9 +156,24 @@ fn seller_file(args: &InitArgs) -> String {
     if args.mode.meters_own_pod() {
         text.push_str(SELLERS_UNSENT);
     }
-    text.push_str(SELLERS_GRACE);
+    text.push_str(if mode.asks_license_manager() { SELLERS_CONTRACT } else { SELLERS_GRACE });
     text
 }
+
+const SELLERS_CONTRACT: &str = "
+# check proves the license and holds nothing; floating holds seats_per_pod of each counted entitlement while a pod lives.
+license_model = \"check\"
+# seats_per_pod = 1
+
+# What the license must hold, by the names of the product's dimensions: without it, whatever the license holds.
+# entitlements = [\"users:Count:10\", \"premium:None\"]
+
+# How long after its end a license still opens the gate: renewals are signed late.
+license_end_grace = \"72h\"
+
+# How long the gate may stay open while License Manager cannot be reached, counted from the pod's last granted round.
+grace_period = \"24h\"
+";
 
 const SELLERS_KEYS: &str = "
 # The product's public keys, one <version>.pem for each; the path is relative to this file.
@@ -167,6 +212,8 @@ fn values(args: &InitArgs) -> String {
              type: persistentVolumeClaim\n    # The claim's name; the chart asks for it. One pod uses it at a time.\n    claimName: \"\"\n",
             args.mode
         )
+    } else if args.mode.asks_license_manager() {
+        format!("  mode: {}\n", args.mode)
     } else {
         String::new()
     };
@@ -192,8 +239,12 @@ Portal shows it when the product is created. Further versions are 2.pem, 3.pem, 
 
 fn next_steps(args: &InitArgs) -> String {
     let mut steps = Vec::new();
-    if args.product_code.is_none() {
-        steps.push("set product_code in seller.toml".to_owned());
+    let (setting, name) = args.name();
+    if name.is_none() {
+        steps.push(format!("set {setting} in seller.toml"));
+    }
+    if args.mode.asks_license_manager() {
+        steps.push("decide license_model and entitlements in seller.toml".to_owned());
     }
     if args.mode.has_ledger() {
         steps.push("name the product's dimensions in seller.toml".to_owned());
@@ -256,7 +307,7 @@ mod tests {
         assert_eq!(out.lines().filter(|line| line.starts_with("wrote ")).count(), 4);
         let loaded = load_written(&target).unwrap();
         assert!(loaded.config.aws.sealed);
-        assert_eq!(loaded.config.product.product_code.as_str(), "demohourly");
+        assert_eq!(loaded.config.product.name(), "demohourly");
         let dockerfile = fs::read_to_string(target.join("Dockerfile")).unwrap();
         assert_eq!(dockerfile.lines().count(), 3);
         assert!(dockerfile.ends_with("COPY seller.toml /usr/share/tollgate/seller.toml\n"));
@@ -310,6 +361,43 @@ mod tests {
             assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
             assert!(!fs::read_to_string(dir.path().join("Dockerfile")).unwrap().contains("keys"));
         }
+    }
+
+    #[test]
+    fn a_contract_product_is_named_by_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().to_str().unwrap();
+        for (flags, said) in [
+            (&["--product-code", "demo"][..], "use --product-id"),
+            (&["--public-key", "k.pem"], "leave --public-key out"),
+        ] {
+            let (exit, _, err) = init(&[&[folder, "--mode", "contract"], flags].concat());
+            assert_eq!(exit, Exit::Usage);
+            assert!(err.contains(said), "{err}");
+        }
+        let (exit, _, err) = init(&[folder, "--product-id", "prod-demo"]);
+        assert!(exit == Exit::Usage && err.contains("use --product-code"), "{err}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let (exit, out, err) = init(&[folder, "--mode", "contract"]);
+        assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+        assert!(out.contains("next 1. set product_id in seller.toml\n"), "{out}");
+        let faults = load_written(dir.path()).unwrap_err().to_string();
+        assert!(faults.starts_with("product_id") && faults.lines().count() == 1, "{faults}");
+        let values = fs::read_to_string(dir.path().join("values.yaml")).unwrap();
+        assert!(values.ends_with("  mode: contract\n"), "{values}");
+
+        let file = dir.path().join("seller.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        // Every line that a seller may take the mark off is valid too.
+        let all = text.replace("product_id = \"\"", "product_id = \"prod-demo\"");
+        let all = all.replace("\"check\"", "\"floating\"").replace("\n# entitle", "\nentitle");
+        fs::write(&file, all.replace("\n# seats", "\nseats")).unwrap();
+        let loaded =
+            crate::config::load_sellers_file(&Flags::default(), &file, &Installation::compiled_in()).unwrap();
+        assert_eq!(loaded.warnings, [""; 0]);
+        assert_eq!(loaded.config.product.name(), "prod-demo");
+        assert_eq!(loaded.config.license.entitlements.len(), 2);
     }
 
     #[test]

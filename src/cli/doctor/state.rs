@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::app::address;
-use crate::config::{Config, Disk};
+use crate::config::{Config, Disk, LicenseModel};
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
 use crate::registration::memory::Store;
@@ -20,12 +20,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Room and ledger, as far as the mode has them.
 pub(super) async fn examine(config: &Config, writable: &dyn Disk) -> Vec<Finding> {
     let mode = config.product.mode;
+    let holds_seats = mode.asks_license_manager() && config.license.model == LicenseModel::Floating;
     let Some(folder) = config.state.dir.path() else {
-        return vec![Finding::warning(
-            "state folder",
-            "nothing is kept",
-            "After a restart while AWS cannot be reached the gate stays shut; mount a volume at state_dir to change that.",
-        )];
+        let remedy = if holds_seats {
+            "A container that restarts loses its seats until their checkout ends; mount a volume at state_dir to change \
+             that."
+        } else {
+            "After a restart while AWS cannot be reached the gate stays shut; mount a volume at state_dir to change that."
+        };
+        return vec![Finding::warning("state folder", "nothing is kept", remedy)];
     };
     let wrote = writable.try_write(folder, false).map_err(|error| describe(&error));
     let mut findings = vec![disk::folder(&folder.display().to_string(), wrote.err().as_deref(), mode)];

@@ -1,30 +1,21 @@
 //! Where the ledger is read and repaired: the sidecar that holds it, or the file where none runs.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::runtime::{Builder, Runtime};
 
-use super::Complaint;
 use crate::api::listing::Listing;
 use crate::api::query::{Query, SHOWN_MAX};
 use crate::api::repair::{Action, Order, Refused, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
-use crate::app::{address, repairs};
+use crate::app::repairs;
+use crate::cli::sidecar::{Complaint, Sidecar, read, says, unanswered};
 use crate::config::{App, Config, LedgerPlace, Mode, State};
 use crate::exit::Exit;
 use tollgate_clock as clock;
-use tollgate_http::Address;
-use tollgate_http::client::{Ask, ClientError, ask};
+use tollgate_http::client::Ask;
 use tollgate_ledger::repair::Repaired;
 use tollgate_ledger::view::{From, Looked};
 use tollgate_ledger::{Database, FILE_NAME, LedgerError};
 use tollgate_metering::policy::Window;
-
-/// Reading a page of records from a slow disk.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Who holds the ledger.
 pub(in crate::cli) enum Source {
@@ -32,12 +23,6 @@ pub(in crate::cli) enum Source {
     Sidecar(Sidecar),
     /// Nobody: the file is open here.
     File { ledger: Box<Database>, repairs: Option<Repairs>, window: Window },
-}
-
-pub(in crate::cli) struct Sidecar {
-    runtime: Runtime,
-    address: Address,
-    authorization: Option<String>,
 }
 
 impl Source {
@@ -58,24 +43,15 @@ impl Source {
         let read_alone = there && repairs.is_none();
         if !mode.has_ledger() && !read_alone {
             let text = format!(
-                "mode: there is no ledger in mode {mode}, where AWS meters by itself; for another product set --mode"
+                "mode: there is no ledger in mode {mode}, which reports no usage; for another product set --mode"
             );
             return Err((Exit::Config, text));
         }
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| (Exit::Internal, format!("cannot start a runtime: {error}")))?;
-        let authorization = app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
-        let sidecar = Sidecar { runtime, address: address(&app.addr), authorization };
-        match sidecar.ask(Ask::get("/v1/entitlement")) {
-            // The sidecar's own document, or its refusal where it asks for a token.
-            Ok(answer) if speaks_as_tollgate(&answer) => return Ok(Self::Sidecar(sidecar)),
-            Ok(answer) => return Err(stranger(answer.status())),
-            Err(ClientError::Connect { .. }) => {}
-            Err(error) => return Err((Exit::Unavailable, format!("app_addr: {error}"))),
+        let sidecar = Sidecar::at(app)?;
+        if sidecar.runs()? {
+            return Ok(Self::Sidecar(sidecar));
         }
-        let nobody = format!("no sidecar answers at app_addr {}", sidecar.address);
+        let nobody = sidecar.absence();
         if !there {
             let text = format!("{nobody}, and there is no ledger in {}", folder.display());
             return Err((Exit::LedgerIo, text));
@@ -194,51 +170,6 @@ impl Source {
             }
         }
     }
-}
-
-impl Sidecar {
-    fn ask(&self, question: Ask<'_>) -> Result<Response<Bytes>, ClientError> {
-        let question = Ask { authorization: self.authorization.as_deref(), ..question };
-        self.runtime.block_on(ask(&self.address, question, ANSWER_TIMEOUT))
-    }
-
-    fn get(&self, path: &str) -> Result<Value, Complaint> {
-        read(&self.ask(Ask::get(path)).map_err(|error| unanswered(&error))?)
-    }
-}
-
-fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
-    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let exit = match answer.status() {
-        StatusCode::OK => return Ok(document),
-        status if document["detail"].is_null() => return Err(stranger(status)),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Config,
-        status if status.is_client_error() => Exit::Usage,
-        _ => Exit::LedgerIo,
-    };
-    Err((exit, format!("{}: {}", answer.status(), document["detail"].as_str().unwrap_or_default())))
-}
-
-fn speaks_as_tollgate(answer: &Response<Bytes>) -> bool {
-    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    document["gate"].is_string() || document["code"].is_string() && document["detail"].is_string()
-}
-
-fn stranger(status: StatusCode) -> Complaint {
-    let text = format!(
-        "app_addr: {status}: what answers there is no tollgate; name the sidecar's address with --app-addr"
-    );
-    (Exit::Unavailable, text)
-}
-
-/// Whether the answer is the problem of this code.
-fn says(answer: &Response<Bytes>, code: &str) -> bool {
-    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    !answer.status().is_success() && document["code"] == code
-}
-
-fn unanswered(error: &ClientError) -> Complaint {
-    (Exit::Unavailable, format!("app_addr: {error}"))
 }
 
 fn failed(error: &LedgerError) -> Complaint {

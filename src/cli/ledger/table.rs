@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::cli::screen::{Screen, Style};
 
 /// A value in a table: a dash for nothing, and no character that would move the terminal's cursor.
-pub(super) fn cell(value: &Value) -> String {
+pub(in crate::cli) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) if text.is_empty() => "-".to_owned(),
@@ -57,7 +57,7 @@ pub(super) fn cells(columns: &[&str], row: &Value) -> Vec<String> {
 }
 
 /// [`table`] of cells.
-pub(super) fn laid_out(columns: &[&str], lines: &[Vec<String>], screen: Screen) -> String {
+pub(in crate::cli) fn laid_out(columns: &[&str], lines: &[Vec<String>], screen: Screen) -> String {
     let headings: Vec<String> = columns.iter().map(|column| column.to_uppercase()).collect();
     let width = |index: usize| {
         let all = std::iter::once(&headings).chain(lines);

@@ -5,7 +5,7 @@ use super::*;
 use crate::config::setting::DefaultText;
 
 /// The variables of others that are read here or by the AWS SDK, with a value that each takes.
-const OTHERS: [(&str, &str); 31] = [
+const OTHERS: [(&str, &str); 34] = [
     ("AWS_ACCESS_KEY_ID", "AKIA"),
     ("AWS_SECRET_ACCESS_KEY", "key"),
     ("AWS_SESSION_TOKEN", "token"),
@@ -16,6 +16,8 @@ const OTHERS: [(&str, &str); 31] = [
     ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1/credentials"),
     ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "token"),
     ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/token"),
+    ("AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE", "/token"),
+    ("AWS_LICENSE_ACCESS_FILE", "/token"),
     ("AWS_PROFILE", "app"),
     ("AWS_CONFIG_FILE", "/config"),
     ("AWS_SHARED_CREDENTIALS_FILE", "/credentials"),
@@ -24,6 +26,7 @@ const OTHERS: [(&str, &str); 31] = [
     ("AWS_DEFAULT_REGION", "us-east-1"),
     ("AWS_ENDPOINT_URL", "http://127.0.0.1:4566"),
     ("AWS_ENDPOINT_URL_MARKETPLACE_METERING", "http://127.0.0.1:4566"),
+    ("AWS_ENDPOINT_URL_LICENSE_MANAGER", "http://127.0.0.1:4566"),
     ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:4566"),
     ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1"),
     ("AWS_EC2_METADATA_DISABLED", "true"),
@@ -43,11 +46,14 @@ fn value_of(setting: Setting) -> &'static str {
     match setting {
         Setting::Mode => "metered",
         Setting::ProductCode => "demo",
+        Setting::ProductId => "prod-demo",
+        Setting::Entitlements => "users:Count:10",
+        Setting::GracePeriod => "1h",
         Setting::PublicKeys => "/keys",
         Setting::PublicKeyVersion => "1",
-        Setting::Region => "us-east-1",
+        Setting::Region | Setting::LicenseRegion => "us-east-1",
         Setting::EndpointUrl => "http://127.0.0.1:4566",
-        Setting::AppTokenFile => "/token",
+        Setting::AppTokenFile | Setting::LicenseTokenFile => "/token",
         Setting::Dimensions | Setting::EntitlementDimension => "requests",
         Setting::OnDenied => "hold",
         Setting::LedgerRepair => "true",
@@ -61,14 +67,15 @@ fn value_of(setting: Setting) -> &'static str {
     }
 }
 
-fn case() -> Case {
-    Case::metered()
-        .disk("/keys/1.pem", TEST_KEY_PEM)
-        .disk("/token", "hunter2hunter2hunter2")
-        .disk("/config", "[profile app]")
-        .disk("/credentials", "")
-        .disk("/file", "")
-        .disk("/ca.pem", include_str!("../testdata/authority.pem"))
+fn cases() -> [Case; 2] {
+    [Case::metered(), Case::contract()].map(|case| {
+        case.disk("/keys/1.pem", TEST_KEY_PEM)
+            .disk("/token", "hunter2hunter2hunter2")
+            .disk("/config", "[profile app]")
+            .disk("/credentials", "")
+            .disk("/file", "")
+            .disk("/ca.pem", include_str!("../testdata/authority.pem"))
+    })
 }
 
 fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -77,12 +84,14 @@ fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 #[test]
 fn stray_quotes_are_refused_with_one_sentence_wherever_they_stand() {
-    for (name, value) in rows() {
+    let all = cases().into_iter().flat_map(|case| rows().map(move |row| (case.clone(), row)));
+    for (case, (name, value)) in all {
         for quoted in [format!("\"{value}\""), format!("'{value}'"), format!("{value}\"")] {
-            let faults = case().env(name, &quoted).load().map(|_| name).unwrap_err();
+            let faults = case.clone().env(name, &quoted).load().map(|_| name).unwrap_err();
             let text = faults.to_string();
-            // Without its mode a configuration lacks more than that.
-            assert!(faults.as_slice().len() == 1 || name == "TOLLGATE_MODE", "{name}={quoted}: {text}");
+            // Without its mode a configuration lacks more than that, and a contract has no product code at all.
+            let more = ["TOLLGATE_MODE", "TOLLGATE_PRODUCT_CODE"].contains(&name);
+            assert!(faults.as_slice().len() == 1 || more, "{name}={quoted}: {text}");
             let says = text.contains("quotes") || text.contains("is neither true nor false");
             assert!(says, "{name}={quoted}: {text}");
         }
@@ -91,9 +100,11 @@ fn stray_quotes_are_refused_with_one_sentence_wherever_they_stand() {
 
 #[test]
 fn white_space_at_the_ends_is_taken_off_by_whoever_reads_a_setting() {
-    for setting in Setting::ALL {
+    let all =
+        cases().into_iter().flat_map(|case| Setting::ALL.iter().map(move |setting| (case.clone(), setting)));
+    for (case, setting) in all {
         let (name, value) = (setting.spec().env, value_of(*setting));
-        let load = |value: &str| match case().env(name, value).load() {
+        let load = |value: &str| match case.clone().env(name, value).load() {
             Ok(loaded) => format!("{:?}", loaded.config),
             Err(faults) => faults.to_string(),
         };

@@ -120,7 +120,7 @@ fn a_build_with_the_emulator_rehearses_a_sealed_product() {
         .disk("/emulator/1.pem", TEST_KEY_PEM)
         .flag(Setting::PublicKeys, "/emulator");
     let loaded = case.load().unwrap();
-    assert_eq!(loaded.config.product.product_code.as_str(), "demohourly");
+    assert_eq!(loaded.config.product.name(), "demohourly");
     assert!(loaded.config.aws.endpoint_url.is_some());
     assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
     assert!(loaded.warnings.iter().all(|line| line.contains("for rehearsals only")));

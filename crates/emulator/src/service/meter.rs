@@ -2,10 +2,11 @@
 
 use serde_json::json;
 
-use super::usage::{AHEAD_SECONDS_MAX, fingerprint, hour, read, repeats};
+use super::usage::{AHEAD_SECONDS_MAX, hour, read, repeats};
 use super::{Answer, Change, Decided, Request, Service, ServiceError, not_entitled, out_of_bounds};
 use crate::bill::{Known, record_id};
 use crate::change::{ClientToken, FormText, Recorded};
+use crate::hash;
 use crate::wire::MeterUsage;
 use crate::world::switches::Switch;
 use crate::world::{Platform, PodView};
@@ -158,8 +159,8 @@ fn client_token(
         if service.world.switches.second(Switch::ClientTokenScope) { pod.account_id } else { pod.name };
     let (quantity, allocations) = read(asked.quantity()?, asked.usage_allocations.as_deref())?;
     Ok(Some(ClientToken {
-        token: fingerprint(&[scope.as_bytes(), region.as_bytes(), token.as_bytes()]),
-        request: fingerprint(&[
+        token: hash::of(&[scope.as_bytes(), region.as_bytes(), token.as_bytes()]),
+        request: hash::of(&[
             asked.product_code.as_bytes(),
             asked.usage_dimension.as_bytes(),
             &asked.timestamp().unix_millis().to_be_bytes(),

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use ring::digest;
-
 use super::ServiceError;
 use crate::bill::Known;
-use crate::change::{Allocation, Digest, Recorded};
+use crate::change::{Allocation, Recorded};
 use crate::decimal::Micros;
 use crate::wire::{Tag, UsageAllocation, Written};
 use crate::world::switches::{Switch, Switches};
@@ -79,19 +77,4 @@ fn tags(tags: &[Tag<'_>]) -> Result<Vec<(String, String)>, ServiceError> {
 pub(super) fn repeats(known: &Known<'_>, report: &Recorded, switches: Switches) -> bool {
     known.quantity == report.quantity
         && (known.allocations == report.allocations || switches.second(Switch::AllocationsDiffer))
-}
-
-/// Half of the SHA-256 of some texts, each with its length, so that no two lists of texts run together.
-pub(super) fn fingerprint(parts: &[&[u8]]) -> Digest {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    let digest = context.finish();
-    let half = |range: std::ops::Range<usize>| {
-        let bytes = digest.as_ref().get(range).and_then(|bytes| bytes.try_into().ok());
-        u64::from_be_bytes(bytes.unwrap_or_default())
-    };
-    [half(0..8), half(8..16)]
 }

@@ -4,6 +4,7 @@
 //! - All faults of an order are told at once, each with its place; in a file, with its line.
 //! - Nothing is changed by an order with a fault.
 
+mod contract;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub(crate) use self::contract::ContractDocument;
 use self::place::Place;
+use super::contract::Contract;
 use super::{Agreements, Customer, KeyVersion, License, Platform, Pod, Pricing, Product, Secret, World};
 use crate::model;
 use crate::operation::Operation;
@@ -39,6 +42,8 @@ struct WorldDocument {
     products: Vec<ProductDocument>,
     #[serde(default)]
     customers: Vec<CustomerDocument>,
+    #[serde(default)]
+    licenses: Vec<ContractDocument>,
     #[serde(default)]
     pods: Vec<PodDocument>,
 }
@@ -111,8 +116,8 @@ pub(crate) struct PodDocument {
 const DIMENSIONS_MAX: usize = 200;
 /// Key versions of one product: each costs a private key in memory, and no product of AWS's is known to have two.
 const KEY_VERSIONS_MAX: usize = 16;
-/// Products, customers and pods that can be declared: more than any test needs, and some megabytes.
-const DECLARED_MAX: usize = 10_000;
+/// Products, customers, licenses and pods that can be declared: more than any test needs, and some megabytes.
+pub(crate) const DECLARED_MAX: usize = 10_000;
 /// Licences of one customer.
 const LICENSES_MAX: usize = 100;
 /// Names that the model does not bound: of pods, identifiers, regions.
@@ -167,6 +172,11 @@ impl World {
         let (account_id, mut customer) = Faults::of(|faults| order.customer(self, &Place::root(), faults))?;
         customer.note_ends(self.customers.get(&account_id), now);
         Ok((account_id, customer))
+    }
+
+    /// A contract as the order leaves it, and its ARN.
+    pub(crate) fn ordered_contract(&self, order: ContractDocument) -> Result<(String, Contract), OrderError> {
+        Faults::of(|faults| order.contract(self, &Place::root(), faults))
     }
 
     /// A pod as the order leaves it.
@@ -308,6 +318,16 @@ impl WorldDocument {
             }
         }
         world.declare(self.products, self.customers, self.pods, faults);
+        for (index, order) in self.licenses.into_iter().enumerate() {
+            let place = root.member("licenses").item(index);
+            let (arn, contract) = order.contract(&world, &place, faults);
+            if world.contracts.insert(arn, contract).is_some() {
+                faults.add(
+                    place,
+                    "the license is declared twice; another of the same product has a license_arn",
+                );
+            }
+        }
         world
     }
 }

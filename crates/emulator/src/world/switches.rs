@@ -14,26 +14,33 @@ pub(crate) enum Switch {
     AbsentNonce,
     AbsentRotation,
     AllocationsDiffer,
+    AuthorizationCode,
     BatchHours,
     ClaimCase,
+    ClientTokenLife,
     ClientTokenScope,
     DeprovisionedFlush,
     DryRun,
     DryRunChecks,
     EksFargate,
+    ExpirationFormat,
     ExpiredKey,
     HourBeforeStart,
     IdenticalBatchRecord,
     IssuedAt,
     LicenseWithProductCode,
+    NewestLicense,
+    OtherRegion,
     PodStart,
     PricingMismatch,
     QuotaBurst,
     RefusedPod,
+    RepeatedClientToken,
     ResolveQuota,
     RotationClaim,
     SaltLength,
     TokenResubmission,
+    UnitMismatch,
     UnknownCustomer,
 }
 
@@ -55,7 +62,7 @@ const fn entry(
 }
 
 /// All switches, in the order of the enum.
-pub(crate) const TABLE: [Entry; 24] = [
+pub(crate) const TABLE: [Entry; 31] = [
     entry(
         Switch::AbsentNonce,
         "absent_nonce",
@@ -75,6 +82,13 @@ pub(crate) const TABLE: [Entry; 24] = [
         "A repeat with the same quantity but other allocations: a conflict, or the same record?",
     ),
     entry(
+        Switch::AuthorizationCode,
+        "authorization_code",
+        &["Authorization", "AccessDenied"],
+        "License Manager for a role without the permission: AuthorizationException, as seen of a node's role, or \
+         AccessDeniedException? Its model has both.",
+    ),
+    entry(
         Switch::BatchHours,
         "batch_hours",
         &["rounded", "exact"],
@@ -85,6 +99,12 @@ pub(crate) const TABLE: [Entry; 24] = [
         "claim_case",
         &["camel", "pascal"],
         "The token's claims: productCode, as AWS's verifiers read them, or ProductCode, as its documents show them?",
+    ),
+    entry(
+        Switch::ClientTokenLife,
+        "client_token_life",
+        &["10m", "forever"],
+        "How long is a ClientToken of CheckoutLicense known? 10 minutes are documented for CreateToken alone.",
     ),
     entry(
         Switch::ClientTokenScope,
@@ -116,6 +136,12 @@ pub(crate) const TABLE: [Entry; 24] = [
         "eks_fargate",
         &["supported", "refused"],
         "Is a pod of platform eks-fargate served like one of platform eks?",
+    ),
+    entry(
+        Switch::ExpirationFormat,
+        "expiration_format",
+        &["zone", "none"],
+        "Times in License Manager's answers: with Z at their end, or without a zone? Clients were seen to read both.",
     ),
     entry(
         Switch::ExpiredKey,
@@ -150,6 +176,19 @@ pub(crate) const TABLE: [Entry; 24] = [
         "BatchMeterUsage with both ProductCode and LicenseArn: refused, or accepted and billed apart?",
     ),
     entry(
+        Switch::NewestLicense,
+        "newest_license",
+        &["wins", "oldest"],
+        "Two usable licenses of one product and issuer: which one serves every checkout, the newest or the oldest?",
+    ),
+    entry(
+        Switch::OtherRegion,
+        "other_region",
+        &["served", "redirect", "redirect-url"],
+        "CheckoutLicense in another region than the license's home: served, or RedirectException, whose Location is the \
+         region's name, or the URL of its endpoint?",
+    ),
+    entry(
         Switch::PodStart,
         "pod_start",
         &["unknown", "first-call"],
@@ -175,6 +214,12 @@ pub(crate) const TABLE: [Entry; 24] = [
          only the first call is judged?",
     ),
     entry(
+        Switch::RepeatedClientToken,
+        "repeated_client_token",
+        &["same-token", "new-seat"],
+        "CheckoutLicense again with the same ClientToken: the same LicenseConsumptionToken, or seats a second time?",
+    ),
+    entry(
         Switch::ResolveQuota,
         "resolve_quota",
         &["10-per-second", "none"],
@@ -198,6 +243,13 @@ pub(crate) const TABLE: [Entry; 24] = [
         &["accepted", "invalid", "expired"],
         "ResolveCustomer with a token that was resolved before: the same customer, as AWS's metering skill has it, \
          InvalidTokenException, or ExpiredTokenException, as its text has it?",
+    ),
+    entry(
+        Switch::UnitMismatch,
+        "unit_mismatch",
+        &["no-entitlements", "validation"],
+        "CheckoutLicense of an entitlement in another unit than the license's: NoEntitlementsAllowedException, as seen, or \
+         ValidationException?",
     ),
     entry(
         Switch::UnknownCustomer,

@@ -188,3 +188,62 @@ fn secrets_are_not_shown() {
         World::of_default().ordered_pod(order(r#"{"access_key":"a","secret_key":"hush"}"#)).unwrap();
     assert!(!format!("{pod:?}").contains("hush"));
 }
+
+#[test]
+fn a_license_is_named_by_its_product_or_by_its_arn() {
+    let world = World::of_default();
+    let order = |text: &str| serde_json::from_str::<ContractDocument>(text).unwrap();
+    let (arn, first) = world.showpiece_contract().unwrap();
+    let (named, changed) = world
+        .ordered_contract(order(
+            r#"{"product_id": "prod-democontract", "received": "disabled", "end": "never"}"#,
+        ))
+        .unwrap();
+    assert_eq!(named, arn);
+    assert_eq!(changed, Contract { received: crate::world::contract::Received::Disabled, ..first.clone() });
+    let (other, new) = world
+        .ordered_contract(order(
+            r#"{"product_id": "prod-x", "entitlements": [{"name": "users", "max_count": 1}]}"#,
+        ))
+        .unwrap();
+    assert_ne!(other, arn);
+    assert_eq!(new.number, first.number + 1);
+    for (text, told) in [
+        (r#"{}"#, "product_id: a license is of a product"),
+        (r#"{"product_id": "prod-x"}"#, "entitlements: a license has at least one"),
+        (r#"{"product_id": "prod-democontract", "end": "soon"}"#, "end: \"soon\" is no time"),
+        (
+            r#"{"product_id": "prod-democontract", "end": "2024-01-01T00:00:00Z"}"#,
+            "end: the license ends before",
+        ),
+        (r#"{"product_id": "prod-democontract", "time_to_live": "90s"}"#, "time_to_live: \"90s\""),
+        (r#"{"product_id": "prod-democontract", "key_fingerprint": "me"}"#, "key_fingerprint: \"me\""),
+        (r#"{"product_id": "prod-democontract", "home_region": "moon"}"#, "home_region: \"moon\""),
+        (
+            r#"{"product_id": "prod-democontract", "entitlements": [{"name": "a", "unit": "Seats"}]}"#,
+            "entitlements[0].unit: \"Seats\" is none of Count",
+        ),
+        (
+            r#"{"product_id": "prod-democontract", "entitlements": [{"name": "a"}, {"name": "a"}]}"#,
+            "entitlements[1].name: the entitlement is declared twice",
+        ),
+        (
+            r#"{"product_id": "prod-democontract", "entitlements": [{"name": "a", "unit": "None", "max_count": 1}]}"#,
+            "entitlements[0].max_count: a tier is not counted",
+        ),
+        (
+            r#"{"product_id": "prod-democontract", "entitlements": [{"name": "a", "value": "x"}]}"#,
+            "entitlements[0].value: only a tier",
+        ),
+    ] {
+        let faults = world.ordered_contract(order(text)).unwrap_err().0;
+        assert!(faults.iter().any(|fault| fault.starts_with(told)), "{text}: {faults:?}");
+    }
+    assert!(serde_json::from_str::<ContractDocument>(r#"{"received": "maybe"}"#).is_err());
+    let twice = format!("{}\n[[licenses]]\nproduct_id = \"prod-democontract\"\n", DEFAULT);
+    assert!(
+        faults(&twice).iter().any(|fault| fault.contains("the license is declared twice")),
+        "{:?}",
+        faults(&twice)
+    );
+}

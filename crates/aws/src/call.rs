@@ -1,0 +1,312 @@
+//! Calls whose bodies are ours, and whose answers are read from their own bytes.
+//!
+//! The SDK makes a request of one of its operations, and target and body are put in before it signs: so every call has
+//! its connections, signature, time limits and faults, also of operations and members that it does not know, and of
+//! License Manager. Answers are read here because the SDK's types drop members that they do not know, and grow to many
+//! times the bytes of an answer that is made for it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+
+use aws_sdk_marketplacemetering as sdk;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use bytes::Bytes;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::connection::{Failure, PROXY_AUTHENTICATION, answered, asked_for, chain, host_of};
+use super::{Marks, Seen, placed, proxy_host};
+use tollgate_marketplace::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify};
+use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
+
+/// Whom a call is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) place: Place,
+    pub(super) url: &'a str,
+    /// What must not be shown if the answer repeats it.
+    pub(super) secrets: &'a [&'a str],
+}
+
+/// One call.
+pub(super) struct Call {
+    /// `X-Amz-Target`.
+    pub(super) target: String,
+    pub(super) body: Bytes,
+    /// What differs from the client's own settings.
+    pub(super) settings: Option<sdk::config::Builder>,
+    pub(super) seen: Seen,
+}
+
+impl Call {
+    /// Any answer's own bytes, and the fault that the SDK saw in it; `Err` when there was no answer.
+    pub(super) async fn send(
+        self,
+        client: &sdk::Client,
+        asked: Asked<'_>,
+    ) -> Result<(Raw, Option<Fault>), Fault> {
+        let Self { target, body, settings, seen } = self;
+        let kept = KeptAnswer::default();
+        let mut call = client
+            .resolve_customer()
+            .registration_token("replaced")
+            .customize()
+            .interceptor(seen.clone())
+            .interceptor(kept.clone());
+        if let Some(settings) = settings {
+            call = call.config_override(settings);
+        }
+        let answer = call
+            .mutate_request(move |http| {
+                http.headers_mut().insert("x-amz-target", target.clone());
+                replace_body(http, body.clone());
+            })
+            .send()
+            .await;
+        let marks = seen.take();
+        let fault = answer.err().map(|error| fault_of(&error, marks, asked));
+        match (kept.take(), fault) {
+            (Some(raw), fault) => Ok((Raw { emulated: marks.emulated, ..raw }, fault)),
+            (None, Some(fault)) => Err(fault),
+            (None, None) => Err(invalid_answer("without AWS's JSON")),
+        }
+    }
+}
+
+/// A request's body.
+pub(super) fn body(request: &impl Serialize) -> Bytes {
+    let text = serde_json::to_vec(request).expect("texts and numbers are JSON");
+    // Without the spare room that growing left.
+    text.into_boxed_slice().into()
+}
+
+fn replace_body(request: &mut HttpRequest, bytes: Bytes) {
+    request.headers_mut().insert("content-length", bytes.len().to_string());
+    *request.body_mut() = SdkBody::from(bytes);
+}
+
+// === answers ===
+
+/// A success that says nothing that can be used; `seen` says what was wrong with it.
+pub(super) fn invalid_answer(seen: impl fmt::Display) -> Fault {
+    let text = "a 200 whose body is not what AWS documents";
+    Fault::local(FaultClass::Transient, "InvalidAnswer", text).seeing(format!("HTTP 200, {seen}"))
+}
+
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    /// Read whole; it shares the SDK's bytes.
+    body: SdkBody,
+    pub(super) emulated: bool,
+}
+
+impl Raw {
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.body.bytes().unwrap_or_default()
+    }
+
+    pub(super) fn json(&self) -> Result<Map<String, Value>, Fault> {
+        self.parse()
+    }
+
+    /// The answer in the form of `T`.
+    pub(super) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Fault> {
+        serde_json::from_slice(self.bytes()).map_err(|_| invalid_answer("without AWS's JSON"))
+    }
+
+    /// A success, or the fault that the SDK saw: in a success it looks for what is not there.
+    pub(super) fn unless_refused(self, fault: Option<Fault>) -> Result<Self, Fault> {
+        match fault {
+            Some(fault) if self.status != 200 => Err(fault),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// Keeps the answer's bytes.
+#[derive(Debug, Clone, Default)]
+struct KeptAnswer(Arc<Mutex<Option<Raw>>>);
+
+impl KeptAnswer {
+    fn take(&self) -> Option<Raw> {
+        self.0.lock().expect("held for one move only, which cannot panic").take()
+    }
+}
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for KeptAnswer {
+    fn name(&self) -> &'static str {
+        "answer bytes"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_smithy_runtime_api::box_error::BoxError> {
+        let response = context.response();
+        // A body that was cut is no answer.
+        if let Some(body) = response.body().bytes().and_then(|_| response.body().try_clone()) {
+            let headers = response.headers().iter();
+            let raw = Raw {
+                status: response.status().as_u16(),
+                headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+                body,
+                emulated: false,
+            };
+            *self.0.lock().expect("held for one move only, which cannot panic") = Some(raw);
+        }
+        Ok(())
+    }
+}
+
+/// The elements of an array.
+pub(super) struct Elements<T> {
+    /// Those of the form that is wanted.
+    pub(super) read: Vec<T>,
+    /// There is more, or something of another form.
+    pub(super) left_out: bool,
+}
+
+/// The first `max` elements of an array that are of the form that is wanted; none of what is no array.
+pub(super) fn elements<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, max: usize) -> Elements<T> {
+    struct Reader<T> {
+        max: usize,
+        form: PhantomData<T>,
+    }
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+        type Value = Elements<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+            let mut elements = Elements { read: Vec::new(), left_out: false };
+            while let Some(element) = array.next_element::<&'de RawValue>()? {
+                match serde_json::from_str::<T>(element.get()) {
+                    Ok(element) if elements.read.len() < self.max => elements.read.push(element),
+                    _ => elements.left_out = true,
+                }
+            }
+            Ok(elements)
+        }
+    }
+    let read = raw.and_then(|raw| {
+        let mut array = serde_json::Deserializer::from_str(raw.get());
+        array.deserialize_seq(Reader { max, form: PhantomData }).ok()
+    });
+    read.unwrap_or_else(|| Elements { read: Vec::new(), left_out: raw.is_some() })
+}
+
+/// A value of the form that is wanted, if it is one.
+pub(super) fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+}
+
+// === faults ===
+
+/// What it means that a call has no usable answer.
+pub(super) fn fault_of<E>(error: &SdkError<E, HttpResponse>, marks: Marks, asked: Asked<'_>) -> Fault
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    let judged = |status: u16, code| match (status, code) {
+        (PROXY_AUTHENTICATION, None) => {
+            (FaultClass::Transient, FaultCode::known(PROXY_AUTHENTICATION_REQUIRED))
+        }
+        (status, code) => classify(Answer { status, code }),
+    };
+    let mut failure = None;
+    let (class, code) = match error {
+        SdkError::ServiceError(service) => judged(service.raw().status().as_u16(), service.err().code()),
+        SdkError::ResponseError(response) => judged(response.raw().status().as_u16(), None),
+        SdkError::TimeoutError(_) => (FaultClass::Transient, FaultCode::known("Timeout")),
+        SdkError::DispatchFailure(dispatch) => {
+            failure = dispatch.as_connector_error().map(|error| Failure::of(error, asked.url));
+            let code = failure.as_ref().map_or("Connection", |failure| failure.code);
+            (FaultClass::Transient, FaultCode::known(code))
+        }
+        _ => (FaultClass::Misconfigured, FaultCode::known(REQUEST_NOT_BUILT)),
+    };
+    let fault = Fault {
+        code,
+        clock_offset_seconds: marks.clock_offset_seconds,
+        emulated: marks.emulated,
+        never_sent: failure.as_ref().is_some_and(|failure| !failure.connected),
+        ..Fault::local(class, "", detail(error, asked))
+    };
+    let by_proxy = fault.code.as_str() == PROXY_AUTHENTICATION_REQUIRED;
+    // What an answer of AWS's means is in its code; a stranger's is told by its form.
+    let strange = fault.code.as_str() == "InvalidAnswer";
+    match failure {
+        Some(failure) => placed(fault, &failure, asked),
+        None if by_proxy => fault.at(Place::Proxy, proxy_host(asked.url)).seeing(asked_for(asked.url)),
+        None => {
+            let seen = error.raw_response().filter(|_| strange).map(answered).unwrap_or_default();
+            fault.at(asked.place, host_of(asked.url)).seeing(seen)
+        }
+    }
+}
+
+/// What was seen, for the debug log. Answers of License Manager hold what seats are held by: none of their bytes are
+/// shown, and its texts without what was sent.
+fn detail<E>(error: &SdkError<E, HttpResponse>, asked: Asked<'_>) -> String
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    if asked.place != Place::LicenseManager {
+        return DisplayErrorContext(error).to_string();
+    }
+    let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
+    without(causes.join(": "), asked.secrets)
+}
+
+/// A text in which none of these stands.
+pub(super) fn without(text: String, secrets: &[&str]) -> String {
+    secrets.iter().filter(|secret| !secret.is_empty()).fold(text, |text, secret| text.replace(secret, "…"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_array_is_read_up_to_its_limit_and_without_what_has_another_form() {
+        for (text, read, left_out) in [
+            ("[1,3]", &[1, 3][..], false),
+            ("[1,3,4]", &[1, 3], true),
+            (r#"[1,"two",null,3]"#, &[1, 3], true),
+            ("{}", &[], true),
+            ("[]", &[], false),
+        ] {
+            let raw = RawValue::from_string(text.to_owned()).unwrap();
+            let found: Elements<u8> = elements(Some(&raw), 2);
+            assert_eq!((found.read.as_slice(), found.left_out), (read, left_out), "{text}");
+        }
+        assert!(!elements::<u8>(None, 2).left_out);
+    }
+
+    #[test]
+    fn what_must_not_be_shown_is_taken_out_of_a_text() {
+        assert_eq!(
+            without("no token abc or xyz here".to_owned(), &["abc", "xyz", ""]),
+            "no token … or … here"
+        );
+    }
+}

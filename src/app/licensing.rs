@@ -1,0 +1,103 @@
+//! The wiring of a contract's license: who asks License Manager, who tells of the license, and how seats are given back.
+
+use std::sync::Arc;
+
+use super::Surroundings;
+use crate::api::license::LicensePart;
+use crate::config::{ClockSource, Config, LicenseModel, OnDenied};
+use crate::entitlement::Publisher;
+use crate::license::counted::Counted;
+use crate::license::judge::{Model, Terms};
+use crate::license::machine::Policy;
+use crate::license::memory::Store;
+use crate::license::telling::{self, Rule};
+use crate::license::{self, Drain, KnowledgePublisher, Licensing, Stop, knowledge};
+use crate::shutdown::{Parts, until};
+use tollgate_aws::licensing::{LicenseManager, Settings};
+
+/// A contract's parts, before anything is asked.
+pub(super) struct Contract {
+    /// What the application is shown.
+    pub(super) part: LicensePart,
+    /// What gives seats back.
+    pub(super) drain: Drain,
+    config: license::Config,
+    rule: Rule,
+    settings: Settings,
+    store: Option<Store>,
+    follows: bool,
+    knowledge: KnowledgePublisher,
+    stop: Stop,
+}
+
+impl Contract {
+    /// What the configuration says; `None` for products that License Manager is not asked about.
+    pub(super) fn of(config: &Config) -> Option<Self> {
+        let (product, license, registration) = (&config.product, &config.license, &config.registration);
+        // The configuration has it wherever License Manager is asked.
+        let product_id = product.product_id.clone().filter(|_| product.mode.asks_license_manager())?;
+        let (model, name) = match license.model {
+            LicenseModel::Check => (Model::Check, "check"),
+            LicenseModel::Floating => (Model::Floating, "floating"),
+        };
+        let terms = Terms {
+            product_id,
+            key_fingerprint: product.key_fingerprint.clone(),
+            model,
+            wanted: license.entitlements.clone(),
+            seats_per_pod: license.seats_per_pod,
+            end_grace: license.end_grace,
+        };
+        let policy = Policy {
+            terms,
+            grace_period: registration.grace_period,
+            renew_every: license.renew_every,
+            unavailable_after: registration.unavailable_after,
+            exit_when_refused: registration.on_denied == OnDenied::Exit,
+            stays_once_open: registration.stays_once_open,
+        };
+        let rule = Rule {
+            renew_every: license.renew_every,
+            grace_period: registration.grace_period,
+            end_grace: license.end_grace,
+        };
+        let (knowledge, held) = knowledge::channel();
+        let (stop, drain) = Stop::within(config.usage.shutdown_grace);
+        Some(Self {
+            part: LicensePart { held, model: name },
+            drain,
+            config: license::Config {
+                policy,
+                allow_emulated: product.allow_emulated,
+                docs_url: product.docs_url.clone(),
+            },
+            rule,
+            settings: Settings { region: license.region.clone(), token_file: license.token_file.clone() },
+            store: config.state.dir.path().map(|folder| Store::new(folder.to_owned())),
+            follows: matches!(config.clock, ClockSource::Follow(_)),
+            knowledge,
+            stop,
+        })
+    }
+
+    /// Starts asking.
+    pub(super) fn start(self, surroundings: &Surroundings, publisher: Publisher, parts: &mut Parts) {
+        let Surroundings { aws, clock, metrics, identity, .. } = surroundings.clone();
+        let told = telling::follow(self.part.held, self.rule, clock.clone(), Arc::clone(&metrics));
+        parts.spawn("license notices", until(parts.stop(), told));
+        let service = Arc::new(LicenseManager::new(aws, self.settings));
+        let service = Arc::new(Counted::new(service, Arc::clone(&metrics)));
+        let (config, knowledge, store, stop, follows) =
+            (self.config, self.knowledge, self.store, self.stop, self.follows);
+        parts.spawn_deciding("license", async move {
+            if follows {
+                // Seats end by that clock.
+                clock.first_reading().await;
+            }
+            let pod = identity.resolve_soon().await;
+            let surroundings =
+                license::Surroundings { service, clock, publisher, knowledge, store, metrics, stop };
+            Licensing::new(config, pod, surroundings).run().await
+        });
+    }
+}

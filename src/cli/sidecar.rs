@@ -1,0 +1,102 @@
+//! The running sidecar, as commands ask it over its application server.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{Response, StatusCode};
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::app::address;
+use crate::config::App;
+use crate::exit::Exit;
+use tollgate_http::Address;
+use tollgate_http::client::{Ask, ClientError, ask};
+
+/// What went wrong: the exit code and what is said.
+pub(in crate::cli) type Complaint = (Exit, String);
+
+/// Reading a page of records from a slow disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where it answers, and what lets a command in.
+pub(in crate::cli) struct Sidecar {
+    runtime: Runtime,
+    address: Address,
+    authorization: Option<String>,
+}
+
+impl Sidecar {
+    /// The one that listens where `app_addr` says.
+    pub(in crate::cli) fn at(app: &App) -> Result<Self, Complaint> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| (Exit::Internal, format!("cannot start a runtime: {error}")))?;
+        let authorization = app.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+        Ok(Self { runtime, address: address(&app.addr), authorization })
+    }
+
+    /// Whether one runs there: nobody may listen, and whatever else answers is a complaint.
+    pub(in crate::cli) fn runs(&self) -> Result<bool, Complaint> {
+        match self.ask(Ask::get("/v1/entitlement")) {
+            // Its own document, or its refusal where it asks for a token.
+            Ok(answer) if speaks_as_tollgate(&answer) => Ok(true),
+            Ok(answer) => Err(stranger(answer.status())),
+            Err(ClientError::Connect { .. }) => Ok(false),
+            Err(error) => Err(unanswered(&error)),
+        }
+    }
+
+    /// What is said of a sidecar that does not run.
+    pub(in crate::cli) fn absence(&self) -> String {
+        format!("no sidecar answers at app_addr {}", self.address)
+    }
+
+    /// Any answer to any request.
+    pub(in crate::cli) fn ask(&self, question: Ask<'_>) -> Result<Response<Bytes>, ClientError> {
+        let question = Ask { authorization: self.authorization.as_deref(), ..question };
+        self.runtime.block_on(ask(&self.address, question, ANSWER_TIMEOUT))
+    }
+
+    /// A document.
+    pub(in crate::cli) fn get(&self, path: &str) -> Result<Value, Complaint> {
+        read(&self.ask(Ask::get(path)).map_err(|error| unanswered(&error))?)
+    }
+}
+
+/// The document of an answer, or what its problem says.
+pub(in crate::cli) fn read(answer: &Response<Bytes>) -> Result<Value, Complaint> {
+    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let exit = match answer.status() {
+        StatusCode::OK => return Ok(document),
+        status if document["detail"].is_null() => return Err(stranger(status)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Config,
+        status if status.is_client_error() => Exit::Usage,
+        _ => Exit::LedgerIo,
+    };
+    Err((exit, format!("{}: {}", answer.status(), document["detail"].as_str().unwrap_or_default())))
+}
+
+fn speaks_as_tollgate(answer: &Response<Bytes>) -> bool {
+    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    document["gate"].is_string() || document["code"].is_string() && document["detail"].is_string()
+}
+
+fn stranger(status: StatusCode) -> Complaint {
+    let text = format!(
+        "app_addr: {status}: what answers there is no tollgate; name the sidecar's address with --app-addr"
+    );
+    (Exit::Unavailable, text)
+}
+
+/// Whether the answer is the problem of this code.
+pub(in crate::cli) fn says(answer: &Response<Bytes>, code: &str) -> bool {
+    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    !answer.status().is_success() && document["code"] == code
+}
+
+/// There is no answer.
+pub(in crate::cli) fn unanswered(error: &ClientError) -> Complaint {
+    (Exit::Unavailable, format!("app_addr: {error}"))
+}

@@ -1,0 +1,415 @@
+//! Mode `contract`: proves the license by AWS License Manager, or holds seats of it. The loop performs what [`machine`]
+//! decides.
+//!
+//! It asks, publishes the fact and what it knows, remembers seats in the state folder, and gives them back at the end.
+//! It knows nothing of who reads the fact.
+
+pub mod counted;
+pub mod ending;
+pub mod judge;
+pub mod knowledge;
+pub mod machine;
+pub mod memory;
+mod stop;
+pub mod telling;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::time::Instant;
+
+use crate::entitlement::{Entitlement, Publisher, Reason, Standing, reason};
+use crate::exit::Exit;
+use crate::log::limited::{Limited, NextLine};
+use crate::metrics::Metrics;
+use crate::registration::CLOCK_SKEW_SECONDS_MAX;
+use crate::registration::machine::Now;
+use crate::state_file::Recalled;
+pub use knowledge::{Held, Knowledge, KnowledgePublisher};
+use machine::{Answer, Call, Event, Machine, Next, Note, Policy};
+use memory::{Record, Store};
+pub use stop::{Drain, Stop};
+use tollgate_clock::{self as clock, WallClock};
+use tollgate_marketplace::license::{CheckoutLicense, ListReceivedLicenses};
+use tollgate_marketplace::schedule::{self, Draw};
+use tollgate_marketplace::service::ServiceFuture;
+use tollgate_marketplace::{Fault, FaultClass, License, Signing};
+use tollgate_receipt::VerifyError;
+
+/// What the loop needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// What the seller chose.
+    pub policy: Policy,
+    /// Accept the emulator's answers.
+    pub allow_emulated: bool,
+    /// Where the seller publishes the runbook, if anywhere.
+    pub docs_url: Option<String>,
+}
+
+/// What the loop reads, writes and tells.
+pub struct Surroundings {
+    /// The service that is asked.
+    pub service: Arc<dyn License>,
+    /// Wall time.
+    pub clock: WallClock,
+    /// Where the fact is published.
+    pub publisher: Publisher,
+    /// Where what is known of the license is published.
+    pub knowledge: KnowledgePublisher,
+    /// The state folder, if there is one.
+    pub store: Option<Store>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// When to give everything back.
+    pub stop: Stop,
+}
+
+/// The loop.
+pub struct Licensing {
+    config: Config,
+    /// This pod or task, empty where nothing names it.
+    pod: String,
+    service: Arc<dyn License>,
+    clock: WallClock,
+    publisher: Publisher,
+    knowledge: KnowledgePublisher,
+    store: Option<Store>,
+    metrics: Arc<Metrics>,
+    stop: Stop,
+    /// Writes of the state folder that failed.
+    failures: Mutex<Limited>,
+    random: SystemRandom,
+    started: Instant,
+    emulated: bool,
+}
+
+impl Licensing {
+    /// Joins the parts; nothing is asked yet.
+    #[must_use]
+    pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
+        let Surroundings { service, clock, publisher, knowledge, store, metrics, stop } = surroundings;
+        Self {
+            config,
+            pod,
+            service,
+            clock,
+            publisher,
+            knowledge,
+            store,
+            metrics,
+            stop,
+            failures: Mutex::default(),
+            random: SystemRandom::new(),
+            started: clock::monotonic(),
+            emulated: false,
+        }
+    }
+
+    /// Runs until the process should end, and returns how.
+    pub async fn run(mut self) -> Exit {
+        let record = self.recall().await.adopted_by(&self.pod);
+        let seed = self.seed().await;
+        let mut machine = Machine::new(self.config.policy.clone(), record, seed, self.clock.now());
+        let (mut next, mut told) = (self.step(&mut machine, Event::Started), false);
+        loop {
+            if self.stop.is_ordered() && !std::mem::replace(&mut told, true) {
+                next = self.step(&mut machine, Event::Stopping);
+            }
+            self.publish(&mut machine);
+            let event = match next {
+                Next::Call(call, signing) => match self.ask(&mut machine, call, signing).await {
+                    Some(answer) => Event::Answered(answer),
+                    None => Event::Woke,
+                },
+                Next::Write(record) => {
+                    let holds = record.seat.is_some() || !record.give_back.is_empty();
+                    let written = self.write(*record).await;
+                    if holds {
+                        fail_point("after-keep");
+                    }
+                    Event::Written(written)
+                }
+                Next::WakeIn(delay) => {
+                    let mut jumps = self.clock.jumps();
+                    let ordered = self.stop.ordered();
+                    let woken = async {
+                        tokio::select! {
+                            () = tokio::time::sleep(delay) => {}
+                            _ = jumps.changed() => {}
+                            () = ordered, if !told => {}
+                        }
+                    };
+                    self.keep_published(&mut machine, woken).await;
+                    Event::Woke
+                }
+                Next::Stopped => {
+                    self.stop.done();
+                    self.keep_published(&mut machine, std::future::pending::<()>()).await;
+                    Event::Woke
+                }
+                Next::Leave(exit) => return exit,
+            };
+            next = self.step(&mut machine, event);
+        }
+    }
+
+    fn step(&self, machine: &mut Machine, event: Event) -> Next {
+        let (next, notes) = machine.step(self.now(), event);
+        for note in notes {
+            match note {
+                Note::AnswerLost(until) => tracing::warn!(
+                    event = "checkout_answer_lost",
+                    %until,
+                    "the answer to a checkout was lost and AWS no longer repeats it: seats that it took stay taken until \
+                     then at the latest"
+                ),
+                Note::NotGivenBack(code, expires) => tracing::warn!(
+                    event = "seats_not_given_back",
+                    %code, %expires,
+                    "seats could not be given back: unless a later try succeeds they stay taken until they end by themselves"
+                ),
+            }
+        }
+        next
+    }
+
+    fn now(&self) -> Now {
+        let mut bytes = [0; 8];
+        // A draw only spreads the retries: without entropy the middle of the range will do.
+        let draw = self
+            .random
+            .fill(&mut bytes)
+            .map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)));
+        Now { wall: self.clock.now(), running: clock::monotonic().duration_since(self.started), draw }
+    }
+
+    /// What this process's client tokens begin with: never another process's.
+    async fn seed(&self) -> String {
+        let began = clock::monotonic();
+        loop {
+            let mut bytes = [0; 16];
+            if self.random.fill(&mut bytes).is_ok() {
+                return format!("{:032x}", u128::from_ne_bytes(bytes));
+            }
+            self.publish_waiting(Reason::known("NoEntropy", FaultClass::Transient));
+            let waited = clock::monotonic().duration_since(began);
+            tokio::time::sleep(schedule::transient(waited, Draw::MIDDLE)).await;
+        }
+    }
+
+    // === what is told ===
+
+    /// Before the machine runs.
+    fn publish_waiting(&self, reason: Reason) {
+        let initial = Entitlement::initial(self.clock.now());
+        self.send(Entitlement { standing: Standing::Pending(Some(reason)), ..initial });
+    }
+
+    fn publish(&self, machine: &mut Machine) {
+        let mut fact = machine.entitlement(self.now());
+        fact.region = self.service.region();
+        fact.emulated |= self.emulated;
+        if let Some(offset) = self.service.clock_skew() {
+            self.metrics.clock_skew(offset);
+            // An open gate has no other reason to tell; a shut one has a nearer one.
+            if offset.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX
+                && let Standing::Entitled(proof, None) = &fact.standing
+            {
+                fact.standing = Standing::Entitled(Arc::clone(proof), Some(Reason::clock_skew(offset)));
+            }
+        }
+        let knowledge = Knowledge { emulated: fact.emulated, ..machine.knowledge() };
+        // Only what is new wakes its readers.
+        self.knowledge.send_if_modified(|known| {
+            let new = **known != knowledge;
+            if new {
+                *known = Arc::new(knowledge);
+            }
+            new
+        });
+        self.stop.leaves(machine);
+        self.send(fact);
+    }
+
+    fn send(&self, mut fact: Entitlement) {
+        if let (Some(url), Some(reason)) = (&self.config.docs_url, fact.standing.reason_mut()) {
+            reason.docs = format!("{url}{}", reason.code);
+        }
+        self.publisher.send_replace(Arc::new(fact));
+    }
+
+    /// Waits for `until` while publishing what time alone changes, and remembering it.
+    async fn keep_published<T>(&self, machine: &mut Machine, until: impl Future<Output = T>) -> T {
+        tokio::pin!(until);
+        let mut jumps = self.clock.jumps();
+        loop {
+            let changes_in = machine.changes_in(self.now());
+            let change = async {
+                match changes_in {
+                    // One tick late rather than early, so that it has really passed.
+                    Some(delay) => tokio::time::sleep(delay.saturating_add(Duration::from_millis(1))).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = &mut until => return done,
+                () = change => {}
+                _ = jumps.changed() => {}
+            }
+            // Written before it is published: who reads the fact may rely on the file.
+            if let Some(record) = machine.remember(self.now()) {
+                let written = self.write(record).await;
+                machine.remembered(written);
+            }
+            self.publish(machine);
+        }
+    }
+
+    // === what is asked ===
+
+    /// `None` where the process is to end and the answer would change nothing that is held.
+    async fn ask(&mut self, machine: &mut Machine, call: Call, signing: Signing) -> Option<Answer> {
+        let service = Arc::clone(&self.service);
+        let terms = &self.config.policy.terms;
+        let (product_id, key_fingerprint) = (terms.product_id.clone(), terms.key_fingerprint.clone());
+        let ordered = self.stop.ordered();
+        let (answer, emulated) = match call {
+            Call::List => {
+                let request = ListReceivedLicenses { product_id, key_fingerprint };
+                let call = service.list_received_licenses(request, signing);
+                let answer = tokio::select! {
+                    answer = self.timed(machine, "ListReceivedLicenses", call) => answer,
+                    () = ordered => return None,
+                };
+                let emulated = mark(&answer, |answer| answer.emulated);
+                (Answer::Listed(answer), emulated)
+            }
+            Call::Look(license_arn) => {
+                let call = service.get_license_usage(license_arn, signing);
+                let answer = tokio::select! {
+                    answer = self.timed(machine, "GetLicenseUsage", call) => answer,
+                    () = ordered => return None,
+                };
+                let emulated = mark(&answer, |answer| answer.emulated);
+                (Answer::Looked(answer), emulated)
+            }
+            Call::CheckOut { client_token, take } => {
+                fail_point("before-checkout");
+                let request =
+                    CheckoutLicense { product_id, key_fingerprint, entitlements: take, client_token };
+                let call = service.checkout_license(request, signing);
+                let answer = self.timed(machine, "CheckoutLicense", call).await;
+                fail_point("after-checkout");
+                let emulated = mark(&answer, |answer| answer.emulated);
+                (Answer::CheckedOut(answer), emulated)
+            }
+            Call::Extend(token) => {
+                let call = service.extend_license_consumption(token, signing);
+                let answer = self.timed(machine, "ExtendLicenseConsumption", call).await;
+                let emulated = mark(&answer, |answer| answer.emulated);
+                (Answer::Extended(answer), emulated)
+            }
+            Call::CheckIn(token) => {
+                fail_point("before-check-in");
+                let call = service.check_in_license(token, signing);
+                let answer = self.timed(machine, "CheckInLicense", call).await;
+                let emulated = mark(&answer, |answer| answer.emulated);
+                (Answer::CheckedIn(answer), emulated)
+            }
+        };
+        self.emulated |= emulated.0 || emulated.1;
+        if emulated.0 && !self.config.allow_emulated {
+            let code = VerifyError::EmulatedToken.code();
+            self.metrics.verification_failed(code);
+            return Some(Answer::Emulated(reason::unverified(code, None)));
+        }
+        Some(answer)
+    }
+
+    async fn timed<T>(
+        &self,
+        machine: &mut Machine,
+        operation: &'static str,
+        call: ServiceFuture<'_, T>,
+    ) -> Result<T, Fault> {
+        let answer = self.keep_published(machine, call).await;
+        if let Err(fault) = &answer {
+            if let Some(offset) = fault.clock_offset_seconds {
+                self.metrics.clock_skew(offset);
+            }
+            tracing::debug!(operation, code = %fault.code, detail = fault.detail, "call failed");
+        }
+        answer
+    }
+
+    // === what is remembered ===
+
+    async fn recall(&mut self) -> Record {
+        let Some(store) = &self.store else { return Record::default() };
+        let path = store.path();
+        match store.recall().await {
+            Recalled::Read(record) => record.unwrap_or_default(),
+            Recalled::Late(mut late) => {
+                tracing::warn!(
+                    event = "kept_license_late",
+                    path = %path.display(),
+                    "the kept license was not read within 5 s: where seats are held none is taken before it is, else this \
+                     process keeps nothing"
+                );
+                if self.config.policy.terms.model == judge::Model::Check {
+                    // What the file holds is not known, and must not be replaced.
+                    self.store = None;
+                    return Record::default();
+                }
+                self.publish_waiting(Reason::known("LicenseStateNotKept", FaultClass::Transient));
+                late.wait_for(Option::is_some)
+                    .await
+                    .ok()
+                    .and_then(|record| record.clone())
+                    .unwrap_or_default()
+            }
+        }
+    }
+
+    /// Whether a restart will know of it. Where nothing is kept there is nothing that it could limit either.
+    async fn write(&self, record: Record) -> bool {
+        let Some(store) = &self.store else { return true };
+        let written = store.keep(record).await;
+        if let Err(error) = &written {
+            self.metrics.state_write_failed();
+            let mut failures = self.failures.lock().expect("held for one change only, which cannot panic");
+            failures.count("write", 1);
+            // Failures that come before the next line are counted in the line of the first one after it.
+            if let NextLine::Line(counts) = failures.due(clock::monotonic()) {
+                tracing::warn!(
+                    event = "license_unwritable",
+                    %error, failures = counts.total(),
+                    "the license cannot be written to the state folder: no seat is taken, and there is no grace"
+                );
+            }
+        }
+        written.is_ok()
+    }
+}
+
+/// Whether an answer, and whether a fault, carries the emulator's mark.
+fn mark<T>(answer: &Result<T, Fault>, emulated: impl Fn(&T) -> bool) -> (bool, bool) {
+    match answer {
+        Ok(answer) => (emulated(answer), false),
+        Err(fault) => (false, fault.emulated),
+    }
+}
+
+/// A step at which the kill campaign ends the process.
+#[cfg(feature = "fail-points")]
+fn fail_point(name: &str) {
+    tollgate_ledger::fail_point::reach(name);
+}
+
+#[cfg(not(feature = "fail-points"))]
+const fn fail_point(_: &str) {}
+
+#[cfg(test)]
+mod tests;

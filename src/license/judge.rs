@@ -1,0 +1,346 @@
+//! Decides which license counts, what to take of it, and what AWS's answer to a checkout means.
+//!
+//! AWS refuses a checkout with one exception, whatever the cause: not bought, not activated, ended, another unit, another
+//! name, all taken. The listing tells them apart, since each has another remedy.
+//!
+//! - A license of another product or issuer counts as absent, whatever the service was asked for: anybody can issue one.
+//! - Any license that is good will do; of several the one that lasts longest is named.
+//! - Exhaustion refuses only who must hold seats ([`Model::Floating`]).
+//!
+//! Pure: no clock, no I/O.
+
+use std::time::Duration;
+
+use tollgate_marketplace::license::{
+    CheckedOut, Entitlement, EntitlementData, LicenseStatus, Received, ReceivedLicense, Unit, Wanted,
+};
+use tollgate_marketplace::{AHEAD_MAX, KeyFingerprint, ProductId};
+use tollgate_time::Timestamp;
+
+/// What is done with a license.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// It is proven, and nothing is held.
+    Check,
+    /// Seats are held while the pod lives.
+    Floating,
+}
+
+/// What the product asks of a license.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Its product.
+    pub product_id: ProductId,
+    /// Its issuer.
+    pub key_fingerprint: KeyFingerprint,
+    /// What is done with it.
+    pub model: Model,
+    /// What must be in it; empty takes all that it has.
+    pub wanted: Vec<Wanted>,
+    /// How many seats of each counted entitlement a pod holds, in [`Model::Floating`].
+    pub seats_per_pod: u32,
+    /// How long after its end it still counts.
+    pub end_grace: Duration,
+}
+
+/// What AWS showed of the licenses that the account has received.
+#[derive(Debug, Clone)]
+pub enum Listing {
+    /// All of them.
+    Shown(Vec<ReceivedLicense>),
+    /// The pod's role may not look.
+    Hidden,
+}
+
+/// What is to be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The license that was seen; `None` where none may be looked at.
+    arn: Option<String>,
+    /// Its end, where that has passed and it counts by `license_end_grace` alone.
+    ended: Option<Timestamp>,
+    /// What a checkout takes. Where it is empty, the listing alone is the proof.
+    pub take: Vec<EntitlementData>,
+    /// What was taken is held, and not given back at once.
+    pub holds: bool,
+}
+
+/// AWS has granted what was asked for. Made here only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    arn: Option<String>,
+    ended: Option<Timestamp>,
+}
+
+impl Granted {
+    /// The license, where AWS named it.
+    #[must_use]
+    pub fn arn(&self) -> Option<&str> {
+        self.arn.as_deref()
+    }
+
+    /// What is wrong all the same.
+    #[must_use]
+    pub fn note(&self) -> Option<Refused> {
+        self.ended.map(|end| Refusal::Ended.because(since(end)))
+    }
+}
+
+/// Why a license does not open the gate, by how near it is to doing so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// There is none.
+    NoLicense,
+    /// It has ended.
+    Ended,
+    /// Its issuer has switched it off.
+    Deactivated,
+    /// It begins later.
+    NotYetValid,
+    /// It is not accepted, or not activated.
+    NotActivated,
+    /// It lacks an entitlement.
+    NameMismatch,
+    /// An entitlement has another unit.
+    UnitMismatch,
+    /// It has too little of an entitlement.
+    QuantityTooSmall,
+    /// AWS refuses, and the listing cannot say why.
+    CauseUnknown,
+    /// All seats are taken.
+    Exhausted,
+}
+
+/// Who must act on a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The buyer.
+    Denied,
+    /// The seller, whose settings do not fit the product.
+    Misconfigured,
+    /// Nobody, if another pod gives its seats back.
+    Exhausted,
+}
+
+impl Refusal {
+    /// The code of its reason.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NoLicense => "NoLicense",
+            Self::Ended => "LicenseEnded",
+            Self::Deactivated => "LicenseDeactivated",
+            Self::NotYetValid => "LicenseNotYetValid",
+            Self::NotActivated => "LicenseNotActivated",
+            Self::NameMismatch => "NameMismatch",
+            Self::UnitMismatch => "UnitMismatch",
+            Self::QuantityTooSmall => "QuantityTooSmall",
+            Self::CauseUnknown => "LicenseCauseUnknown",
+            Self::Exhausted => "SeatsExhausted",
+        }
+    }
+
+    /// Who must act.
+    #[must_use]
+    pub const fn blame(self) -> Blame {
+        match self {
+            Self::NameMismatch | Self::UnitMismatch => Blame::Misconfigured,
+            Self::Exhausted => Blame::Exhausted,
+            _ => Blame::Denied,
+        }
+    }
+
+    fn because(self, seen: impl Into<String>) -> Refused {
+        Refused { why: self, seen: seen.into() }
+    }
+}
+
+/// A refusal with what was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// What it is.
+    pub why: Refusal,
+    /// In a few words that everybody may read.
+    pub seen: String,
+}
+
+impl Terms {
+    /// What to ask for, by what AWS shows. Where nothing is shown, only entitlements whose unit is written can be asked
+    /// for: `Ok(None)`.
+    pub fn choose(&self, listing: &Listing, now: Timestamp) -> Result<Option<Choice>, Refused> {
+        match listing {
+            Listing::Hidden => Ok(self.choose_unseen()),
+            Listing::Shown(licenses) => self.choose_of(licenses, now).map(Some),
+        }
+    }
+
+    fn choose_of(&self, licenses: &[ReceivedLicense], now: Timestamp) -> Result<Choice, Refused> {
+        let ours = licenses.iter().filter(|license| {
+            license.product_id == self.product_id.as_str()
+                && license.key_fingerprint == self.key_fingerprint.as_str()
+        });
+        let mut best: Option<(bool, Timestamp, Choice)> = None;
+        let mut nearest = Refusal::NoLicense.because("");
+        for license in ours {
+            match self.fit(license, now) {
+                Ok(choice) => {
+                    let lasts = license.end.unwrap_or(Timestamp::from_unix_millis(i64::MAX));
+                    let valid = choice.ended.is_none();
+                    if best.as_ref().is_none_or(|(was, until, _)| (*was, *until) < (valid, lasts)) {
+                        best = Some((valid, lasts, choice));
+                    }
+                }
+                Err(refused) if refused.why > nearest.why => nearest = refused,
+                Err(_) => {}
+            }
+        }
+        best.map(|(.., choice)| choice).ok_or(nearest)
+    }
+
+    /// Whether a license is good, and what to take of it.
+    fn fit(&self, license: &ReceivedLicense, now: Timestamp) -> Result<Choice, Refused> {
+        let end = license.end.filter(|end| *end <= now);
+        match license.received {
+            Received::PendingAccept | Received::Disabled => return Err(Refusal::NotActivated.because("")),
+            Received::Gone => return Err(Refusal::NoLicense.because("")),
+            // A word that is not known is left to the checkout to judge.
+            Received::Active | Received::InWork | Received::Unknown => {}
+        }
+        match license.status {
+            LicenseStatus::Deactivated => return Err(Refusal::Deactivated.because("")),
+            LicenseStatus::Deleted => return Err(Refusal::NoLicense.because("")),
+            LicenseStatus::PendingAvailable => return Err(Refusal::NotYetValid.because("")),
+            LicenseStatus::Expired if end.is_none() => return Err(Refusal::Ended.because("")),
+            LicenseStatus::Available | LicenseStatus::Expired | LicenseStatus::Unknown => {}
+        }
+        if let Some(begin) = license.begin.filter(|begin| *begin > now.plus(AHEAD_MAX)) {
+            return Err(Refusal::NotYetValid.because(format!("it begins at {begin}")));
+        }
+        if let Some(end) = end.filter(|end| end.plus(self.end_grace) <= now) {
+            return Err(Refusal::Ended.because(since(end)));
+        }
+        let entitlements = self.wanted_of(license)?;
+        let of_unit = |tier: bool| entitlements.iter().filter(move |(_, unit)| unit.is_tier() == tier);
+        let holds = self.model == Model::Floating && of_unit(false).next().is_some();
+        // What could not be given back at once would stay taken, though nothing is to be held.
+        let counted = of_unit(false).filter(|(entitlement, _)| holds || entitlement.allow_check_in);
+        let count = if holds { u64::from(self.seats_per_pod) } else { 1 };
+        let mut take: Vec<_> =
+            counted.map(|(entitlement, unit)| data(&entitlement.name, *unit, count)).collect();
+        if take.is_empty() {
+            take = of_unit(true).map(|(entitlement, unit)| data(&entitlement.name, *unit, count)).collect();
+        }
+        Ok(Choice { arn: Some(license.arn.clone()), ended: end, take, holds })
+    }
+
+    /// The entitlements of a license that count, with their units.
+    fn wanted_of<'a>(&self, license: &'a ReceivedLicense) -> Result<Vec<(&'a Entitlement, Unit)>, Refused> {
+        if self.wanted.is_empty() {
+            let known: Vec<_> = license
+                .entitlements
+                .iter()
+                .filter_map(|entitlement| Some((entitlement, entitlement.unit?)))
+                .collect();
+            if known.is_empty() {
+                return Err(Refusal::NameMismatch.because("it has no entitlement"));
+            }
+            for (entitlement, unit) in &known {
+                self.suffices(entitlement, *unit, None)?;
+            }
+            return Ok(known);
+        }
+        let find = |wanted: &Wanted| {
+            let mut named = license.entitlements.iter().filter(|found| found.name == wanted.name).peekable();
+            if named.peek().is_none() {
+                return Err(Refusal::NameMismatch.because(format!("it lacks {}", wanted.name)));
+            }
+            let fits = |unit: Unit| wanted.unit.is_none_or(|wanted| wanted == unit);
+            let found = named.find_map(|found| Some((found, found.unit.filter(|unit| fits(*unit))?)));
+            let (entitlement, unit) = found.ok_or_else(|| self.other_unit(license, wanted))?;
+            self.suffices(entitlement, unit, wanted.least)?;
+            Ok((entitlement, unit))
+        };
+        self.wanted.iter().map(find).collect()
+    }
+
+    fn other_unit(&self, license: &ReceivedLicense, wanted: &Wanted) -> Refused {
+        let found = license.entitlements.iter().find(|found| found.name == wanted.name);
+        let unit = found.and_then(|found| found.unit).map_or("a unit that is not known", Unit::as_str);
+        let wants = wanted.unit.map_or("", Unit::as_str);
+        Refusal::UnitMismatch.because(format!("{}: the license has {unit}, not {wants}", wanted.name))
+    }
+
+    fn suffices(&self, entitlement: &Entitlement, unit: Unit, least: Option<u64>) -> Result<(), Refused> {
+        let Some(max) = entitlement.max_count.filter(|max| *max > 0 && !unit.is_tier()) else {
+            return Ok(());
+        };
+        let held = u64::from(self.seats_per_pod);
+        let held = (self.model == Model::Floating && !entitlement.overage).then_some(held);
+        match least.max(held).filter(|least| *least > max) {
+            Some(least) => {
+                let seen = format!("{}: {max}, and {least} are needed", entitlement.name);
+                Err(Refusal::QuantityTooSmall.because(seen))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn choose_unseen(&self) -> Option<Choice> {
+        let units: Option<Vec<(&Wanted, Unit)>> =
+            self.wanted.iter().map(|wanted| Some((wanted, wanted.unit?))).collect();
+        let units = units.filter(|units| !units.is_empty())?;
+        let counted = units.iter().any(|(_, unit)| !unit.is_tier());
+        let holds = self.model == Model::Floating && counted;
+        let count = if holds { u64::from(self.seats_per_pod) } else { 1 };
+        let take = units.iter().filter(|(_, unit)| unit.is_tier() != counted);
+        let take = take.map(|(wanted, unit)| data(&wanted.name, *unit, count)).collect();
+        Some(Choice { arn: None, ended: None, take, holds })
+    }
+}
+
+impl Choice {
+    /// What an answer to its checkout means.
+    pub fn granted(&self, answer: &CheckedOut) -> Result<Granted, Refused> {
+        let allowed = |name: &str| answer.allowed.iter().any(|allowed| allowed.name == name);
+        if let Some(lacking) = self.take.iter().find(|taken| !allowed(&taken.name)) {
+            return Err(Refusal::NameMismatch.because(format!("AWS does not allow {}", lacking.name)));
+        }
+        let arn = answer.license_arn.clone().or_else(|| self.arn.clone());
+        Ok(Granted { arn, ended: self.ended })
+    }
+
+    /// What it means that AWS refuses the checkout, or that none is made.
+    pub fn without_checkout(&self) -> Result<Granted, Refused> {
+        if self.arn.is_none() {
+            return Err(Refusal::CauseUnknown.because("it lacks license-manager:ListReceivedLicenses"));
+        }
+        if self.holds && self.ended.is_none() {
+            return Err(Refusal::Exhausted.because(""));
+        }
+        Ok(self.kept())
+    }
+
+    /// Seats that are held already were renewed.
+    #[must_use]
+    pub fn kept(&self) -> Granted {
+        Granted { arn: self.arn.clone(), ended: self.ended }
+    }
+
+    /// The license that was chosen.
+    #[must_use]
+    pub fn arn(&self) -> Option<&str> {
+        self.arn.as_deref()
+    }
+}
+
+fn data(name: &str, unit: Unit, count: u64) -> EntitlementData {
+    let value = (!unit.is_tier()).then_some(count);
+    EntitlementData { name: name.to_owned(), unit: unit.as_str().to_owned(), value }
+}
+
+fn since(end: Timestamp) -> String {
+    format!("it ended at {end}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! What License Manager's answers do: to seats, to what is in doubt, and to the round.
+
+use super::{
+    Answer, Awaiting, CheckedIn, CheckedOut, ConsumptionToken, Duration, Extended, Fault, FaultClass, Kind,
+    Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, Seat, Step, Verdict, exceptions, schedule,
+    within_limit,
+};
+
+impl Machine {
+    pub(super) fn answered(&mut self, now: Now, answer: Answer) {
+        match answer {
+            Answer::Listed(answer) => self.listed(now, answer),
+            Answer::CheckedOut(Ok(answer)) => self.checked_out(now, answer),
+            Answer::CheckedOut(Err(fault)) => self.not_checked_out(now, fault),
+            Answer::Extended(answer) => self.extended(now, answer),
+            Answer::CheckedIn(answer) => self.checked_in(now, answer),
+            // For people only.
+            Answer::Looked(Ok(usage)) => self.known.usage = within_limit(usage.entitlements),
+            Answer::Looked(Err(_)) => {}
+            Answer::Emulated(reason) => {
+                self.allowance = None;
+                self.dirty = true;
+                self.verdict = Verdict::Emulated(reason);
+                let run = self.count(now, false);
+                self.rest(now, schedule::unverified(now.running.saturating_sub(run.since), now.draw));
+                self.leave_if_refused(now);
+            }
+        }
+    }
+
+    pub(super) fn listed(&mut self, now: Now, answer: Result<ReceivedLicenses, Fault>) {
+        self.step = Step::Prove;
+        match answer {
+            Ok(answer) => {
+                self.known.emulated |= answer.emulated;
+                self.known.licenses.clone_from(&answer.licenses);
+                self.known.known_at = Some(self.time(now));
+                self.listing = Some((Listing::Shown(answer.licenses), now.running));
+                self.look = true;
+            }
+            // License Manager forbids this call, and may allow the others.
+            Err(fault) if self.forbids_the_look(now, &fault) => {
+                self.listing = Some((Listing::Hidden, now.running));
+                self.hidden = Some(fault);
+            }
+            // Seats that are held end whatever became of the listing.
+            Err(fault) => self.missed = Some(fault),
+        }
+    }
+
+    pub(super) fn forbids_the_look(&self, now: Now, fault: &Fault) -> bool {
+        let forbidden = fault.class == FaultClass::Access && fault.place == Place::LicenseManager;
+        let shown_before = matches!(&self.listing, Some((Listing::Shown(_), _)));
+        // After a granted round it may be a fault of the moment.
+        let granted = shown_before && self.grace(now).is_some();
+        forbidden && !fault.never_sent && !fault.clock_is_off() && !granted
+    }
+
+    pub(super) fn checked_out(&mut self, now: Now, answer: CheckedOut) {
+        let Some(intent) = self.record.intent.clone() else { return };
+        self.forget_intent(now);
+        self.known.emulated |= answer.emulated;
+        let time = self.time(now);
+        let ends = time.plus(self.time_to_live(answer.license_arn.as_deref()));
+        let expires = answer.expiration.unwrap_or(ends);
+        let seat = Seat { token: answer.token.clone(), taken: intent.taken, expires, renewed: time };
+        let choice = self.choose(now).ok().flatten().filter(|choice| choice.take == seat.taken);
+        let Some(choice) = choice.filter(|_| !intent.foreign && !self.stopping) else {
+            // Another pod's, or no longer what is wanted: the round begins anew once it is given back.
+            self.record.give_back.push(seat);
+            self.step = if self.stopping { Step::Return } else { Step::ReturnFirst };
+            return;
+        };
+        match choice.granted(&answer) {
+            Err(refused) => {
+                self.record.give_back.push(seat);
+                self.refuse(now, refused);
+            }
+            Ok(granted) if choice.holds => {
+                let before = self.record.seat.replace(seat);
+                self.record.give_back.extend(before);
+                self.begin_grace(now);
+                self.awaiting = Awaiting::Seat(granted);
+            }
+            Ok(granted) => {
+                self.record.give_back.push(seat);
+                self.grant(now, &granted);
+            }
+        }
+    }
+
+    pub(super) fn not_checked_out(&mut self, now: Now, fault: Fault) {
+        if !matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) {
+            let throttled = exceptions::kind(fault.code.as_str()) == Some(Kind::Throttled);
+            self.in_doubt |= !fault.never_sent && !throttled && fault.class == FaultClass::Transient;
+            return self.fault(now, fault);
+        }
+        let asked = self.record.intent.as_ref().map(|intent| (intent.taken.clone(), intent.foreign));
+        self.forget_intent(now);
+        if fault.class == FaultClass::Misconfigured {
+            return self.reject(now, &fault);
+        }
+        let choice = match self.choose(now) {
+            Ok(Some(choice)) => choice,
+            Ok(None) => return self.reject(now, &fault),
+            Err(refused) => return self.refuse(now, refused),
+        };
+        if asked.is_none_or(|(taken, foreign)| foreign || taken != choice.take) {
+            // An earlier process asked for something else.
+            self.step = Step::Prove;
+            return;
+        }
+        match choice.without_checkout() {
+            Ok(granted) => self.grant(now, &granted),
+            // The contract has grown, and all of it is taken: what is held is kept.
+            Err(refused) if refused.why == Refusal::Exhausted && self.record.seat.is_some() => {
+                self.keep_smaller = true;
+                self.step = Step::Prove;
+            }
+            Err(refused) => self.refuse(now, refused),
+        }
+    }
+
+    pub(super) fn extended(&mut self, now: Now, answer: Result<Extended, Fault>) {
+        let missed = self.missed.take();
+        match answer {
+            Ok(answer) => {
+                self.known.emulated |= answer.emulated;
+                let (time, ends) = (self.time(now), self.time(now).plus(self.time_to_live(None)));
+                if let Some(seat) = &mut self.record.seat {
+                    seat.token = answer.token;
+                    seat.expires = answer.expiration.unwrap_or(ends);
+                    seat.renewed = time;
+                    self.dirty = true;
+                }
+                match (missed, self.choose(now)) {
+                    (Some(missed), _) => self.fault(now, missed),
+                    (None, Ok(Some(choice))) => self.grant(now, &choice.kept()),
+                    // Nothing of this has changed since it was asked for.
+                    (None, _) => self.step = Step::Prove,
+                }
+            }
+            Err(fault) if exceptions::kind(fault.code.as_str()) == Some(Kind::NotFound) => {
+                self.record.seat = None;
+                self.dirty = true;
+                self.step = Step::Prove;
+                self.missed = missed;
+            }
+            Err(fault) => self.fault(now, missed.unwrap_or(fault)),
+        }
+    }
+
+    // === what is given back ===
+
+    /// What is held is to be given back.
+    pub(super) fn give_back(&mut self, now: Now) {
+        if let Some(seat) = self.record.seat.take() {
+            self.record.give_back.push(seat);
+            self.dirty = true;
+            self.give_back_at = now.running;
+        }
+    }
+
+    pub(super) fn to_give_back(&mut self, now: Now) -> Option<ConsumptionToken> {
+        let time = self.time(now);
+        let before = self.record.give_back.len();
+        self.record.give_back.retain(|seat| seat.may_be_held(time));
+        self.dirty |= before != self.record.give_back.len();
+        if self.record.give_back.is_empty() {
+            self.give_back_since = None;
+            self.give_back_at = now.running;
+        }
+        let due = self.give_back_at <= now.running;
+        self.record.give_back.first().filter(|_| due && !self.dirty).map(|seat| seat.token.clone())
+    }
+
+    pub(super) fn checked_in(&mut self, now: Now, answer: Result<CheckedIn, Fault>) {
+        let Some(seat) = self.record.give_back.first() else { return };
+        let expires = seat.expires;
+        let fault = match answer {
+            Ok(answer) => {
+                self.known.emulated |= answer.emulated;
+                return self.returned(now);
+            }
+            Err(fault) => fault,
+        };
+        match (exceptions::kind(fault.code.as_str()), fault.class) {
+            (Some(Kind::NotFound), _) => self.returned(now),
+            (Some(Kind::Conflict), _) => {
+                self.returned(now);
+                self.look = true;
+            }
+            (_, FaultClass::Denied | FaultClass::Misconfigured) => {
+                self.notes.push(Note::NotGivenBack(fault.code, expires));
+                self.returned(now);
+            }
+            _ => {
+                let since = *self.give_back_since.get_or_insert(now.running);
+                if since == now.running {
+                    self.notes.push(Note::NotGivenBack(fault.code.clone(), expires));
+                }
+                self.reload_credentials |= fault.class != FaultClass::Transient;
+                self.give_back_fault = Some(fault);
+                let waited = now.running.saturating_sub(since);
+                self.give_back_at = now.running.saturating_add(schedule::transient(waited, now.draw));
+            }
+        }
+    }
+
+    pub(super) fn returned(&mut self, now: Now) {
+        self.record.give_back.remove(0);
+        self.dirty = true;
+        self.give_back_since = None;
+        self.give_back_at = now.running;
+    }
+
+    /// What is not given back.
+    pub fn left(&self) -> impl Iterator<Item = &Seat> {
+        self.record.seat.iter().chain(&self.record.give_back)
+    }
+
+    /// Whether a checkout may have been processed whose answer is not known.
+    #[must_use]
+    pub const fn in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
+    pub(super) fn stop(&mut self, now: Now) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            self.leaving = None;
+            self.awaiting = Awaiting::Nothing;
+            if !self.in_doubt && self.record.intent.is_some() {
+                self.forget_intent(now);
+            }
+            // What was said before is void, a write among it.
+            self.dirty = true;
+            self.record.give_back.extend(self.record.seat.take());
+            self.give_back_at = Duration::ZERO;
+            self.step = Step::Prove;
+        }
+    }
+}

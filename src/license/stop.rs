@@ -1,0 +1,138 @@
+//! How seats are given back when the process is told to end, and what is said of those that could not be.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::machine::Machine;
+use super::memory::Seat;
+use tollgate_clock as clock;
+
+/// What is kept of the time to stop for the last log line.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
+
+/// How far the loop is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was asked yet.
+    #[default]
+    NotBegun,
+    Running,
+    /// Everything that can be given back is.
+    Stopped,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct State {
+    phase: Phase,
+    /// What is held or not given back.
+    seats: Vec<Seat>,
+    /// A checkout's answer is not known.
+    in_doubt: bool,
+}
+
+/// The loop's end: it hears the order, and says what it holds.
+#[derive(Debug)]
+pub struct Stop {
+    order: watch::Receiver<bool>,
+    state: watch::Sender<State>,
+}
+
+/// The other end: it orders, waits, and tells what remains.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    order: watch::Sender<bool>,
+    state: watch::Receiver<State>,
+    grace: Duration,
+}
+
+impl Stop {
+    /// Both ends; giving back has to be done within `grace`.
+    #[must_use]
+    pub fn within(grace: Duration) -> (Self, Drain) {
+        let (order, ordered) = watch::channel(false);
+        let (told, state) = watch::channel(State::default());
+        (Self { order: ordered, state: told }, Drain { order, state, grace })
+    }
+
+    pub(super) fn is_ordered(&self) -> bool {
+        *self.order.borrow()
+    }
+
+    /// Waits for the order.
+    pub(super) fn ordered(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut order = self.order.clone();
+        async move {
+            // Nobody is left to order anything.
+            if order.wait_for(|ordered| *ordered).await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// What would be left if the process ended now.
+    pub(super) fn leaves(&self, machine: &Machine) {
+        let seats: Vec<Seat> = machine.left().cloned().collect();
+        let in_doubt = machine.in_doubt();
+        self.state.send_if_modified(|state| {
+            let phase = state.phase.max_running();
+            let now = State { phase, seats, in_doubt };
+            let new = *state != now;
+            *state = now;
+            new
+        });
+    }
+
+    pub(super) fn done(&self) {
+        self.state.send_modify(|state| state.phase = Phase::Stopped);
+    }
+}
+
+impl Phase {
+    /// The same, or running where nothing was asked before.
+    const fn max_running(self) -> Self {
+        match self {
+            Self::NotBegun | Self::Running => Self::Running,
+            Self::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl Drain {
+    /// Has everything given back that is held.
+    pub async fn run(&self) {
+        let until = clock::monotonic() + self.grace.saturating_sub(LAST_MOMENT);
+        self.order.send_replace(true);
+        let mut state = self.state.clone();
+        let stopped = state.wait_for(|state| state.phase != Phase::Running);
+        // What is not done by then is told. The loop may be gone, and then nothing more is done either.
+        let _ = tokio::time::timeout_at(until, stopped).await;
+    }
+
+    /// What was not given back, and until when it stays taken.
+    #[must_use]
+    pub fn what_remains(&self) -> Option<String> {
+        let state = self.state.borrow();
+        let seats = state.seats.iter().map(|seat| {
+            let quantity = |value: Option<u64>| value.map_or_else(String::new, |value| format!("={value}"));
+            let names: Vec<_> =
+                seat.taken.iter().map(|taken| format!("{}{}", taken.name, quantity(taken.value))).collect();
+            format!("{} until {}", names.join(" "), seat.expires)
+        });
+        let doubt = state.in_doubt.then(|| "a checkout whose answer was lost".to_owned());
+        let all: Vec<String> = seats.chain(doubt).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// The last line about them.
+    pub fn tell_what_remains(&self) {
+        if let Some(seats) = self.what_remains() {
+            tracing::warn!(
+                event = "seats_remain",
+                seats,
+                "seats of the license were not given back: they stay taken until they end by themselves, or until this pod \
+                 starts again on this volume"
+            );
+        }
+    }
+}
