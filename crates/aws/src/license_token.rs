@@ -31,7 +31,7 @@ use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Region};
 pub const TOKEN_BYTES_MAX: usize = 4096;
 
 /// Where tokens of licenses are exchanged if nothing names a region: AWS's own provider for these credentials does so.
-const REGION: &str = "us-east-1";
+pub const FALLBACK_REGION: &str = "us-east-1";
 
 /// What CloudTrail shows beside the role.
 const SESSION_NAME: &str = "tollgate";
@@ -52,7 +52,7 @@ impl Loader {
         trail: &Trail,
     ) -> Result<(Region, Credentials), Fault> {
         let region = known.as_ref().cloned();
-        let region = region.unwrap_or_else(|_| REGION.parse().expect("is the name of a region"));
+        let region = region.unwrap_or_else(|_| FALLBACK_REGION.parse().expect("is the name of a region"));
         let own = match self.credentials(&region, trail).await {
             Ok(credentials) => return known.map(|region| (region, credentials)),
             Err(fault) => fault,

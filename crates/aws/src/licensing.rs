@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use super::license_token::{TOKEN_BYTES_MAX, read_token};
+pub use super::license_token::{FALLBACK_REGION, TOKEN_BYTES_MAX, read_token};
 
 use super::call::{Asked, Call, Raw, body, invalid_answer};
 use super::connection::host_of;
@@ -128,6 +128,23 @@ impl LicenseManager {
             Place::Metering => Fault { place: Place::LicenseManager, ..fault },
             _ => fault,
         })
+    }
+
+    /// Whether the role may renew what a pod holds: a dry run about a token that nobody was given. For `doctor`.
+    pub async fn try_extension(&self) -> Result<(), Fault> {
+        const NAME: &str = "ExtendLicenseConsumption";
+        let operation =
+            Operation::new(NAME, &json!({"LicenseConsumptionToken": "tollgate-doctor", "DryRun": true}));
+        match self.attempt(NAME, self.call(operation, Signing::default())).await {
+            // It looked at the token.
+            Err(fault)
+                if fault.place == Place::LicenseManager
+                    && matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) =>
+            {
+                Ok(())
+            }
+            answer => answer.map(|_| ()),
+        }
     }
 
     fn known_region(&self) -> Option<Region> {
