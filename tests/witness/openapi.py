@@ -44,6 +44,9 @@ def main():
                 assert served == json.loads(json.dumps(document)), "src/api/openapi.json is not docs/openapi.yaml"
                 failed += run(folder, sidecar, f"app server, mode {mode}", sidecar.app, ["--exclude-path-regex", PROBE_PATHS])
                 failed += run(folder, sidecar, f"probe server, mode {mode}", sidecar.probe, ["--include-path-regex", PROBE_PATHS])
+                if mode == "contract":
+                    license = sidecar.ask("/v1/license")[1]
+                    assert [held["quantity"] for held in license["held"]] == [1], license
                 if mode in ("metered", "saas"):
                     rows = sidecar.ask("/v1/reconciliation")[1]["dimensions"]
                     assert all(row["balanced"] for row in rows), rows
