@@ -138,9 +138,9 @@ pub fn remedy(code: &'static str, place: Place, host: &str) -> String {
     Reason::of_fault(&fault).remedy.into_owned()
 }
 
-/// What answered at `host`, in the place of AWS's metering service.
+/// What answered at `host`, in the place of AWS's service.
 #[must_use]
-pub fn answer(host: &str, reached: &Reached) -> Finding {
+pub fn answer(place: Place, host: &str, reached: &Reached) -> Finding {
     let check = "answer";
     match reached {
         Reached { emulated: true, .. } => {
@@ -151,7 +151,7 @@ pub fn answer(host: &str, reached: &Reached) -> Finding {
             check,
             "InvalidAnswer",
             format!("{host} answers, and not as AWS does: {seen}"),
-            remedy("InvalidAnswer", Place::Metering, host),
+            remedy("InvalidAnswer", place, host),
         ),
     }
 }
@@ -265,7 +265,7 @@ mod tests {
         for (by_aws, emulated, verdict) in
             [(true, false, Verdict::Ok), (false, true, Verdict::Ok), (false, false, Verdict::Fault)]
         {
-            let finding = answer("metering.example", &reached(by_aws, emulated));
+            let finding = answer(Place::Metering, "metering.example", &reached(by_aws, emulated));
             assert_eq!(finding.verdict, verdict, "{finding:?}");
             assert!(finding.seen.contains("metering.example"), "{finding:?}");
         }

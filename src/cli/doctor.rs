@@ -7,21 +7,24 @@ mod endpoint;
 mod state;
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
+use self::endpoint::Service;
 use crate::app::aws_settings;
 use crate::cli::probe::Shut;
 use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::{complain, probe};
-use crate::config::{self, Config, Environment, Flags, Installation, Row};
+use crate::config::{self, Config, Environment, Flags, Installation, License, Row};
 use crate::doctor::credentials::{Container, license_token, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
+use tollgate_aws::licensing::{self, FALLBACK_REGION, LicenseManager};
 use tollgate_aws::{Aws, Found, region};
 use tollgate_clock as clock;
 use tollgate_disk::{Links, read_regular};
@@ -105,16 +108,25 @@ async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> 
     let named = format!("{name} (mode {})", product.mode);
     let mut findings = vec![Finding::ok("product", named), keys(config)];
     findings.extend(state::examine(config, installed.disk).await);
-    let aws = Aws::new(aws_settings(&config.aws));
+    let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
+    let licenses = product.mode.asks_license_manager().then(|| {
+        let License { region, token_file, .. } = config.license.clone();
+        LicenseManager::new(Arc::clone(&aws), licensing::Settings { region, token_file })
+    });
+    let service = licenses.as_ref().map_or(Service::Metering(&aws), Service::Licenses);
     let stand_in = config.aws.endpoint_url.is_some();
     let mode = config.product.mode;
 
     let origin = config.aws.region_origin.to_string();
     let configured = config.aws.region.as_ref().map(|region| (region, origin.as_str()));
-    let licenses = config.license.region.as_ref().map(|region| (region, "license_region"));
-    let configured = licenses.or(configured);
+    let of_licenses = config.license.region.as_ref().map(|region| (region, "license_region"));
+    let configured = of_licenses.or(configured);
     let platform = aws.platform_region().await;
     let platform = platform.as_ref().map(|(region, source)| (region, *source));
+    let fallback = config.license.token_file.as_ref().and_then(|_| FALLBACK_REGION.parse().ok());
+    let fallback =
+        fallback.as_ref().map(|region| (region, "where nothing else names one, for license_token_file"));
+    let configured = configured.or(fallback.filter(|_| platform.is_none()));
     let region = doctor::region(configured, platform, mode);
     // Whether both regions are one is AWS's rule; without any nothing is asked, whatever stands in for AWS.
     let known = configured.or(platform).is_some();
@@ -122,8 +134,8 @@ async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> 
     let region = configured.or(platform).map(|(region, _)| region.clone());
 
     findings.extend(credentials(&aws, config, region.as_ref()).await);
-    match aws.endpoint().await {
-        Ok(url) => findings.extend(endpoint::examine(&aws, config, &url).await),
+    match service.endpoint().await {
+        Ok(url) => findings.extend(endpoint::examine(&service, config, &url).await),
         // Said before: without a region there is no endpoint.
         Err(_) if region.is_none() => {}
         Err(fault) => findings.push(at_fault("endpoint", &fault)),

@@ -47,9 +47,6 @@ pub(super) fn bearer_token(
     Some(Some(Secret::new(token.to_owned())))
 }
 
-/// Largest license token that is sent: `GetAccessToken` takes no more (AWS License Manager API reference).
-const LICENSE_TOKEN_BYTES_MAX: usize = 4096;
-
 /// The file of the license token: it holds one now. The client reads it anew, since it may be replaced.
 pub(super) fn license_token(
     reader: &mut Reader<'_>,
@@ -58,20 +55,24 @@ pub(super) fn license_token(
 ) -> Option<Option<PathBuf>> {
     let Some(path) = given_path(reader, setting, parse)? else { return Some(None) };
     // Kubernetes mounts the files of a Secret as links.
-    let problem = match reader.installed.disk.read(&path, LICENSE_TOKEN_BYTES_MAX, Links::Follow) {
-        Ok(bytes) => match bytes.trim_ascii() {
-            token if !token.is_empty() && token.iter().all(u8::is_ascii_graphic) => return Some(Some(path)),
-            _ => "holds no license token; write the token of AWS Marketplace into it, in one line".to_owned(),
-        },
-        // As a Secret is mounted.
-        Err(error) if error.kind() == ErrorKind::IsADirectory => {
-            "is a folder; name the file in it, which AWS Marketplace calls license_token".to_owned()
-        }
-        Err(error) => format!(
-            "cannot be read: {}; name the file of the license token that AWS Marketplace gave the buyer",
-            describe(&error)
-        ),
-    };
+    let problem =
+        match reader.installed.disk.read(&path, tollgate_aws::licensing::TOKEN_BYTES_MAX, Links::Follow) {
+            Ok(bytes) => match bytes.trim_ascii() {
+                token if !token.is_empty() && token.iter().all(u8::is_ascii_graphic) => {
+                    return Some(Some(path));
+                }
+                _ => "holds no license token; write the token of AWS Marketplace into it, in one line"
+                    .to_owned(),
+            },
+            // As a Secret is mounted.
+            Err(error) if error.kind() == ErrorKind::IsADirectory => {
+                "is a folder; name the file in it, which AWS Marketplace calls license_token".to_owned()
+            }
+            Err(error) => format!(
+                "cannot be read: {}; name the file of the license token that AWS Marketplace gave the buyer",
+                describe(&error)
+            ),
+        };
     reader.fault(setting, problem);
     None
 }

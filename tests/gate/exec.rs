@@ -6,9 +6,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tollgate_clock as clock;
 
 use crate::processes::{Emulator, PROGRAM, Sidecar, command, configure_metered, get_local, http};
 
@@ -106,9 +107,9 @@ fn is_stopped(pid: &str) -> bool {
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
+    let began = clock::monotonic();
     while !holds() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
+        assert!(clock::monotonic().duration_since(began) < PATIENCE, "{what}");
         std::thread::yield_now();
     }
 }
@@ -175,12 +176,12 @@ fn a_command_that_does_not_end_is_killed_after_its_grace_with_its_children() {
         command.env("TOLLGATE_COMMAND_GRACE", "1s");
     });
     let pid = running.line();
-    let began = Instant::now();
+    let began = clock::monotonic();
     running.sidecar.signal("TERM");
     let (code, last) = running.end();
     assert_eq!((code, &last["level"]), (Some(137), &"ERROR".into()), "{last}");
     assert!(last["message"].as_str().unwrap().contains("did not end within command_grace (1s)"), "{last}");
-    assert!(began.elapsed() >= Duration::from_secs(1) && !exists(&pid));
+    assert!(clock::monotonic().duration_since(began) >= Duration::from_secs(1) && !exists(&pid));
 }
 
 #[test]

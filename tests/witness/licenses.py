@@ -4,6 +4,7 @@ answers, listings, and the way from a refresh token to a role.
 Usage: licenses.py PROGRAM
 """
 
+import concurrent.futures
 import http.client
 import json
 import sys
@@ -162,6 +163,18 @@ class Licenses(unittest.TestCase):
         self.assertEqual(self.held(), (10, 10))
         log = [(event["what"], event["held"]) for event in self.shown()["log"]]
         self.assertEqual(log, [("take", n + 1) for n in range(10)] + [("return", 9), ("take", 10)])
+
+    def test_of_forty_pods_at_once_ten_get_a_seat(self):
+        # Threads share the client, which botocore allows.
+        with concurrent.futures.ThreadPoolExecutor(40) as pool:
+            def take(n):
+                try:
+                    return self.checkout(f"t{n}", users(1)) and 1
+                except self.client.exceptions.NoEntitlementsAllowedException:
+                    return 0
+
+            self.assertEqual(sum(pool.map(take, range(40))), 10)
+        self.assertEqual(self.held(), (10, 10))
 
     def test_a_seat_lasts_as_long_as_it_is_extended(self):
         kept = self.checkout("kept", users(9))["LicenseConsumptionToken"]

@@ -273,9 +273,8 @@ where
     if asked.place != Place::LicenseManager {
         return DisplayErrorContext(error).to_string();
     }
-    let said = error.as_service_error().and_then(|error| error.message());
-    let causes = chain(error).map(ToString::to_string).chain(said.map(str::to_owned));
-    without(causes.collect::<Vec<_>>().join(": "), asked.secrets)
+    let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
+    without(causes.join(": "), asked.secrets)
 }
 
 /// A text in which none of these stands.

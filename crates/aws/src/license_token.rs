@@ -1,5 +1,5 @@
-//! Credentials for License Manager outside AWS, where a pod has no role ("License Manager for Container Anywhere" of AWS
-//! Marketplace's seller guide): the buyer's refresh token of the license → an access token → the buyer's role.
+//! Credentials for License Manager outside AWS, where a pod has no role (AWS Marketplace seller guide, Container
+//! Anywhere products): the buyer's refresh token of the license → an access token → the buyer's role.
 //!
 //! Both calls are unsigned. They are tried last, and for License Manager alone. The token lies in a file that somebody
 //! may replace, so every load reads it anew. It is never shown, and neither is what it is exchanged for.
@@ -31,7 +31,7 @@ use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Region};
 pub const TOKEN_BYTES_MAX: usize = 4096;
 
 /// Where tokens of licenses are exchanged if nothing names a region: AWS's own provider for these credentials does so.
-const REGION: &str = "us-east-1";
+pub const FALLBACK_REGION: &str = "us-east-1";
 
 /// What CloudTrail shows beside the role.
 const SESSION_NAME: &str = "tollgate";
@@ -43,8 +43,8 @@ const TOKEN_REFUSED: &str = "LicenseTokenRefused";
 const ROLE_REFUSED: &str = "LicenseRoleRefused";
 
 impl Loader {
-    /// The pod's own credentials, or else those that the token in `file` gives; and where they were asked for. Without a
-    /// region of its own (`known`) the pod's credentials are of no use.
+    /// The pod's own credentials, or else those that the token in `file` gives; and where they were asked for. Without
+    /// a region of its own (`known`) the pod's credentials are of no use.
     pub(super) async fn credentials_or_token(
         &self,
         known: Result<Region, Fault>,
@@ -52,7 +52,7 @@ impl Loader {
         trail: &Trail,
     ) -> Result<(Region, Credentials), Fault> {
         let region = known.as_ref().cloned();
-        let region = region.unwrap_or_else(|_| REGION.parse().expect("is the name of a region"));
+        let region = region.unwrap_or_else(|_| FALLBACK_REGION.parse().expect("is the name of a region"));
         let own = match self.credentials(&region, trail).await {
             Ok(credentials) => return known.map(|region| (region, credentials)),
             Err(fault) => fault,
@@ -66,7 +66,8 @@ impl Loader {
 
     async fn by_token(&self, file: &Path, region: &Region, trail: &Trail) -> Result<Credentials, Fault> {
         let role = self.settings.role_arn.as_deref().ok_or_else(|| {
-            let text = "license_token_file is set without AWS_ROLE_ARN, the role that the license's secret names iam_role";
+            let text =
+                "license_token_file is set without AWS_ROLE_ARN, which is iam_role in the license's secret";
             Fault::local(FaultClass::Access, CREDENTIALS_INCOMPLETE, text).unsent()
         })?;
         let refresh_token = read_token(file)?;

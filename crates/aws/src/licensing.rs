@@ -5,7 +5,7 @@
 //! - The region is the configured one, else the pod's, until an answer names the license's own: then that one, which is
 //!   asked once at once, and by later calls. An answer names regions only: no call goes to a host that it chose.
 //! - Answers are checked: what is no license of the product and issuer that were asked for is left out, and a listing
-//!   that breaks AWS's model is a fault, never a shorter listing. Where something was taken, its token always comes back.
+//!   that breaks AWS's model is a fault, never a shorter listing. The token of what was taken always comes back.
 //! - What holds seats is shown nowhere, nor is any byte of an answer.
 
 mod answer;
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use super::license_token::{TOKEN_BYTES_MAX, read_token};
+pub use super::license_token::{FALLBACK_REGION, TOKEN_BYTES_MAX, read_token};
 
 use super::call::{Asked, Call, Raw, body, invalid_answer};
 use super::connection::host_of;
@@ -130,6 +130,23 @@ impl LicenseManager {
         })
     }
 
+    /// Whether the role may renew what a pod holds: a dry run about a token that nobody was given. For `doctor`.
+    pub async fn try_extension(&self) -> Result<(), Fault> {
+        const NAME: &str = "ExtendLicenseConsumption";
+        let operation =
+            Operation::new(NAME, &json!({"LicenseConsumptionToken": "tollgate-doctor", "DryRun": true}));
+        match self.attempt(NAME, self.call(operation, Signing::default())).await {
+            // It looked at the token.
+            Err(fault)
+                if fault.place == Place::LicenseManager
+                    && matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) =>
+            {
+                Ok(())
+            }
+            answer => answer.map(|_| ()),
+        }
+    }
+
     fn known_region(&self) -> Option<Region> {
         let home = self.learnt.lock().expect("held for one copy only, which cannot panic").home.clone();
         home.or_else(|| self.region.clone())
@@ -168,7 +185,8 @@ impl LicenseManager {
 
     /// A success's own bytes, and the region that gave it.
     async fn call(&self, operation: Operation<'_>, signing: Signing) -> Result<(Raw, Region), Fault> {
-        let ready = self.aws.ready(signing).await?;
+        // Without credentials nothing was sent, whatever refused them.
+        let ready = self.aws.ready(signing).await.map_err(Fault::unsent)?;
         let region = operation.region.cloned().or_else(|| self.known_region());
         let region = region.unwrap_or_else(|| ready.region.clone());
         let (raw, fault) = self.send(&ready, &region, &operation).await?;
@@ -190,7 +208,7 @@ impl LicenseManager {
         region: &Region,
         operation: &Operation<'_>,
     ) -> Result<(Raw, Option<Fault>), Fault> {
-        let url = endpoint_of(self.aws.settings(), region).await?;
+        let url = endpoint_of(self.aws.settings(), region).await.map_err(Fault::unsent)?;
         self.learnt.lock().expect("held for one move only, which cannot panic").host = host_of(&url);
         let settings = sdk::config::Builder::new()
             .region(sdk::config::Region::new(region.as_str().to_owned()))

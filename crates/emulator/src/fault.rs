@@ -77,8 +77,8 @@ impl Kind {
         first.filter(|_| fitting.next().is_none())
     }
 
-    /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about metering
-    /// and License Manager then.
+    /// Whether a rule that names no operation is about calls of this action. Faults that fit everything are about
+    /// metering and License Manager then.
     fn is_meant_for(&self, action: Action) -> bool {
         // An exception of metering alone would be a word that License Manager does not have.
         let foreign = |code: &str| Api::Metering.has(code) && !Api::LicenseManager.has(code);

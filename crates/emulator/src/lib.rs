@@ -1,4 +1,5 @@
-//! The emulator: a strict stand-in for AWS Marketplace's metering service and AWS License Manager, for laptops and tests.
+//! The emulator: a strict stand-in for AWS Marketplace's metering service and AWS License Manager, for laptops and
+//! tests.
 //!
 //! - It speaks AWS JSON 1.1 over plain HTTP, so that an unmodified AWS SDK needs one environment variable.
 //! - Its wire structs are its own: were they shared with the client side, a misspelt field would cancel out.
@@ -7,8 +8,8 @@
 //!   `server` and `admin` speak HTTP.
 //!
 //! Reading order: `wire` and `model` (what a request is), `world` (who exists), `service` (what is decided),
-//! `change`, `bill` and `seats` (what is remembered), `engine`, `server`. The sidecar never imports it; they meet over HTTP
-//! only.
+//! `change`, `bill` and `seats` (what is remembered), `engine`, `server`. The sidecar never imports it; they meet over
+//! HTTP only.
 
 mod action;
 mod admin;

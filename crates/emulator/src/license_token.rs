@@ -1,9 +1,9 @@
 //! The tokens with which a container outside of AWS gets a role (AWS Marketplace seller guide, "Integrating AWS License
-//! Manager with AWS Marketplace for Container Anywhere products with AWS License Manager"): a refresh token that is given to it,
-//! and the access tokens that `GetAccessToken` makes of it, for `AssumeRoleWithWebIdentity`.
+//! Manager with AWS Marketplace for Container Anywhere products"): a refresh token that is given to it, and the access
+//! tokens that `GetAccessToken` makes of it, for `AssumeRoleWithWebIdentity`.
 //!
-//! They are JWTs that only the emulator takes: signed with HS256 and a key that everybody can read here. They come and go
-//! with nobody, so their times are those of the emulated clock.
+//! They are JWTs that only the emulator takes: signed with HS256 and a key that everybody can read here. No other
+//! machine's clock has a part in them, so their times are those of the emulated clock.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What metering and License Manager decide: (world, bill, seats, request, now) in, answer and changes out. No sockets, no files, no
-//! clock, no keys: what is to be signed is part of the answer.
+//! What metering and License Manager decide: (world, bill, seats, request, now) in, answer and changes out. No sockets,
+//! no files, no clock, no keys: what is to be signed is part of the answer.
 //!
 //! The order of checks is AWS's as far as it is known: who asks and may they, then the shape of the request, then the
 //! place it comes from, then what it means.

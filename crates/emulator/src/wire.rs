@@ -1,5 +1,5 @@
-//! AWS JSON 1.1 over HTTP, as metering and License Manager speak it: how a request names its operation, how its members read,
-//! and what an error looks like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
+//! AWS JSON 1.1 over HTTP, as metering and License Manager speak it: how a request names its operation, how its members
+//! read, and what an error looks like (`__type` with its namespace, `x-amzn-errortype`, `x-amzn-requestid`).
 //!
 //! The structs are the emulator's own; the client side has others.
 

@@ -7,10 +7,11 @@ use tokio::net::TcpStream;
 
 use crate::config::Config;
 use crate::doctor::{self, Finding};
-use tollgate_aws::{Aws, CONNECT_TIMEOUT};
+use tollgate_aws::licensing::LicenseManager;
+use tollgate_aws::{Aws, CONNECT_TIMEOUT, Reached};
 use tollgate_clock as clock;
-use tollgate_marketplace::Place;
 use tollgate_marketplace::fault::{CERTIFICATE, TLS_HANDSHAKE, TLS_UNTRUSTED};
+use tollgate_marketplace::{Fault, Place};
 
 /// A resolver that hangs must not hang the doctor.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,8 +19,38 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Addresses that are tried and shown: a load balancer has one for each zone.
 const ADDRESSES_MAX: usize = 4;
 
+/// The service of the product's mode.
+pub(super) enum Service<'a> {
+    Metering(&'a Aws),
+    Licenses(&'a LicenseManager),
+}
+
+impl Service<'_> {
+    /// The URL that is asked.
+    pub(super) async fn endpoint(&self) -> Result<String, Fault> {
+        match self {
+            Self::Metering(aws) => aws.endpoint().await,
+            Self::Licenses(manager) => manager.endpoint().await,
+        }
+    }
+
+    async fn reach(&self, url: &str) -> Result<Reached, Fault> {
+        match self {
+            Self::Metering(aws) => aws.reach(url).await,
+            Self::Licenses(manager) => manager.reach(url).await,
+        }
+    }
+
+    const fn place(&self) -> Place {
+        match self {
+            Self::Metering(_) => Place::Metering,
+            Self::Licenses(_) => Place::LicenseManager,
+        }
+    }
+}
+
 /// Walks to `url` as a call would.
-pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Finding> {
+pub(super) async fn examine(service: &Service<'_>, config: &Config, url: &str) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("endpoint", url)];
     let Ok(uri) = url.parse::<hyper::Uri>() else { return findings };
     let proxy = Aws::proxy(url);
@@ -30,7 +61,7 @@ pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Findin
         let seen = format!("{host}:{port}, which resolves the endpoint's name; NO_PROXY would spare it");
         findings.push(Finding::ok("proxy", seen));
     }
-    let place = if proxy.is_some() { Place::Proxy } else { Place::Metering };
+    let place = if proxy.is_some() { Place::Proxy } else { service.place() };
     let addresses = match resolve(&host, port, place).await {
         Ok((finding, addresses)) => {
             findings.push(finding);
@@ -53,12 +84,12 @@ pub(super) async fn examine(aws: &Aws, config: &Config, url: &str) -> Vec<Findin
     } else {
         "the system's authorities"
     };
-    match aws.reach(url).await {
+    match service.reach(url).await {
         Ok(reached) => {
             if tls {
                 findings.push(Finding::ok("TLS", format!("the certificate is trusted by {trusted}")));
             }
-            findings.push(doctor::answer(&host_of(&uri), &reached));
+            findings.push(doctor::answer(service.place(), &host_of(&uri), &reached));
             findings.push(doctor::clock(reached.clock_offset_seconds));
         }
         Err(fault) if fault.code.as_str() == TLS_UNTRUSTED => {

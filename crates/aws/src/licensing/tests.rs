@@ -605,6 +605,7 @@ async fn the_configured_region_comes_before_the_pods_and_stands_in_for_one_that_
     let manager = LicenseManager::new(Arc::new(Aws::for_tests(settings, Ok(keys()))), Settings::default());
     let fault = list(&manager).await.unwrap_err();
     assert_eq!((fault.class, fault.code.as_str()), (FaultClass::Access, "RegionUnknown"));
+    assert!(fault.never_sent && fault.seen.is_empty(), "no policy of License Manager's refused: {fault:?}");
 }
 
 // === outside AWS ===
@@ -638,7 +639,8 @@ fn given(expiration: &str) -> Vec<u8> {
     );
     let body = format!(
         "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
-         <AssumeRoleWithWebIdentityResult>{result}</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+         <AssumeRoleWithWebIdentityResult>{result}</AssumeRoleWithWebIdentityResult>\
+         </AssumeRoleWithWebIdentityResponse>"
     );
     answer("200 OK", "content-type: text/xml\r\n", &body)
 }
@@ -780,4 +782,21 @@ async fn a_license_token_is_not_used_where_the_pod_has_credentials() {
     let manager =
         LicenseManager::new(aws, Settings { region: None, token_file: Some(file.path().to_owned()) });
     assert_eq!(list(&manager).await.unwrap_err().code.as_str(), "RegionUnknown");
+}
+
+#[tokio::test]
+async fn whether_the_role_may_extend_is_tried_without_a_seat() {
+    let refused = |code: &str| refusal(&json!({"__type": code, "message": "no"}).to_string());
+    let answers = ["ResourceNotFoundException", "ValidationException", "AccessDeniedException"].map(refused);
+    let (addr, requests) = serve(answers.into()).await;
+    let manager = manager(format!("http://{addr}"));
+    assert_eq!(manager.try_extension().await, Ok(()), "it looked for the token");
+    assert_eq!(manager.try_extension().await, Ok(()), "it looked at the token");
+    let fault = manager.try_extension().await.unwrap_err();
+    assert_eq!((fault.code.as_str(), fault.class), ("AccessDeniedException", FaultClass::Access));
+    assert_eq!(fault.seen, "license-manager:ExtendLicenseConsumption");
+    for request in requests.await.unwrap() {
+        assert!(request.contains("AWSLicenseManager.ExtendLicenseConsumption"), "{request}");
+        assert_eq!(body_of(&request)["DryRun"], true);
+    }
 }

@@ -1,5 +1,5 @@
-//! License Manager (API reference, 2018-08-01): what an account received, who holds what of it, and tokens for containers
-//! outside of AWS. Whose account it is that asks, is known by the pod, as for metering.
+//! License Manager (API reference, 2018-08-01): what an account received, who holds what of it, and tokens for
+//! containers outside of AWS. The account that asks is the pod's, as for metering.
 
 mod checkout;
 mod create;

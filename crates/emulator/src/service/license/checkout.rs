@@ -118,8 +118,8 @@ fn contract<'a>(
             asked.product_sku, asked.key_fingerprint
         )));
     };
-    // "If the account that created the license is the same that is performing the check out, you must specify the account
-    // as the beneficiary" (API reference).
+    // "If the account that created the license is the same that is performing the check out, you must specify the
+    // account as the beneficiary" (API reference).
     let beneficiary = asked.beneficiary.as_deref();
     if contract.issuer().0 == account_id && beneficiary != Some(account_id) {
         return Err(invalid("The account that created the license must specify itself as the Beneficiary."));
@@ -234,8 +234,8 @@ fn answer(service: &Service, checkout_type: &str, checkout: &Checkout) -> Value 
     document
 }
 
-/// AWS documents neither format nor key, only that it has 4096 characters or more. This one has the form of an unsigned JWT
-/// and says that it is emulated.
+/// AWS documents neither format nor key, only that it has 4096 characters or more. This one has the form of an unsigned
+/// JWT and says that it is emulated.
 fn signed_token(checkout: &Checkout) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = part(&json!({"alg": "none", "typ": "JWT", "emulated": true}));

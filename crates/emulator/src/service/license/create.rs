@@ -1,5 +1,5 @@
-//! `CreateLicense`, with which a contract can be rehearsed at AWS, too. There it needs a grant, and that the other account
-//! accepts and activates it; here the account that `Beneficiary` names has it at once.
+//! `CreateLicense`, with which a contract can be rehearsed at AWS, too. There it needs a grant, and that the other
+//! account accepts and activates it; here the account that `Beneficiary` names has it at once.
 
 use serde_json::json;
 

@@ -25,12 +25,13 @@ struct Bench {
     pod: &'static str,
     region: &'static str,
     pages: Option<Pages>,
+    journal: Vec<String>,
 }
 
 impl Bench {
     fn new() -> Self {
         let service = Service { world: World::of_default(), bill: Bill::default(), seats: Seats::default() };
-        Self { service, now: NOW, pod: "pod-1", region: "us-east-1", pages: None }
+        Self { service, now: NOW, pod: "pod-1", region: "us-east-1", pages: None, journal: Vec::new() }
     }
 
     fn with(switch: &str, answer: &str) -> Self {
@@ -69,6 +70,7 @@ impl Bench {
             // What the journal keeps is what was decided.
             let line = serde_json::to_string(change).unwrap();
             self.service.apply(&serde_json::from_str(&line).unwrap());
+            self.journal.push(line);
         }
         decision.outcome.map(|answer| match answer {
             Answer::Document(document) | Answer::Sign { document, .. } => document,
@@ -102,6 +104,10 @@ impl Bench {
 
     fn shown(&self) -> Value {
         self.service.seats.json(&self.service.world, self.now, 100)
+    }
+
+    fn arn(&self) -> String {
+        self.service.world.showpiece_contract().unwrap().0.to_owned()
     }
 
     /// How many users are held, and the most that were.
@@ -578,6 +584,62 @@ fn an_access_token_is_made_of_a_refresh_token() {
     bench.later(366 * 24 * 60);
     assert_eq!(bench.code(Operation::GetAccessToken, &json!({"Token": refresh})), "AuthorizationException");
     assert_eq!(bench.service.bill.pods().count(), 0, "whoever brings a token is no pod yet");
+}
+
+/// Three pods take, extend, give back, repeat themselves and let time pass, in an order without sense.
+#[test]
+fn whatever_happens_no_more_is_held_than_was_sold_and_the_journal_tells_the_same() {
+    let mut bench = Bench::new();
+    let (mut random, mut tokens, mut refused) = (7_u64, Vec::<Value>::new(), 0);
+    let mut draw = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for step in 0..3000 {
+        bench.pod = ["pod-1", "pod-2", "pod-3"][usize::try_from(draw(3)).unwrap()];
+        let some = |tokens: &[Value], at: u64| {
+            let index = usize::try_from(at).unwrap().checked_rem(tokens.len())?;
+            Some(tokens[index].clone())
+        };
+        match draw(6) {
+            0 | 1 => {
+                // Now and then a client token that was used before.
+                let name = format!("token-{}", step + 3 - draw(3));
+                match bench.take(&name, &users(1 + draw(4))) {
+                    Ok(answer) => tokens.push(answer["LicenseConsumptionToken"].clone()),
+                    Err(error) => {
+                        assert!(
+                            [NONE_ALLOWED, "InvalidParameterValueException"].contains(&error.code.as_ref())
+                        );
+                        refused += 1;
+                    }
+                }
+            }
+            2 => bench.later(draw(20)),
+            3 => {
+                if let Some(token) = some(&tokens, draw(1000)) {
+                    bench.check_in(&token);
+                }
+            }
+            _ => {
+                if let Some(token) = some(&tokens, draw(1000)) {
+                    bench.extend(&token);
+                }
+            }
+        }
+        let held = bench.service.seats.held(bench.arn().as_str(), "users", bench.now);
+        assert!(held <= 10, "{held} in step {step}");
+    }
+    assert!(refused > 100, "{refused}");
+    let totals = &bench.shown()["totals"];
+    for what in ["takes", "returns", "lapses", "extensions"] {
+        assert!(totals[what].as_u64().unwrap() > 20, "{totals}");
+    }
+    assert_eq!(bench.held().1, 10);
+    let mut again = Bench::new();
+    bench.journal.iter().for_each(|line| again.service.apply(&serde_json::from_str(line).unwrap()));
+    again.now = bench.now;
+    assert_eq!(again.shown(), bench.shown());
 }
 
 /// One and the same story about License Manager, told by the answer that is in force.

@@ -119,7 +119,8 @@ impl ContractDocument {
         match (meant.next(), meant.next()) {
             (Some((arn, _)), None) => arn.clone(),
             (Some(_), Some(_)) => {
-                let text = format!("account {account_id} has two licenses of {product_id}; name one of them");
+                let text =
+                    format!("account {account_id:?} has two licenses of {product_id:?}; name one of them");
                 faults.add(at.member("license_arn"), text);
                 String::new()
             }
