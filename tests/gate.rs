@@ -11,6 +11,8 @@ mod causes;
 mod commands;
 #[path = "gate/configuration.rs"]
 mod configuration;
+#[path = "gate/contract.rs"]
+mod contract;
 #[path = "gate/credentials.rs"]
 mod credentials;
 #[path = "gate/doctor.rs"]

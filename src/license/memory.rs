@@ -6,7 +6,7 @@
 //! {"schema":1,"pod":"…","granted":{"at":"2026-11-24T08:00:00Z","latest":"2026-11-24T08:00:00Z","ended":false},
 //!  "intent":{"client_token":"…","taken":[{"name":"users","unit":"Count","value":1}],
 //!            "asked_at":"2026-11-24T08:00:00Z","foreign":false},
-//!  "seat":{"token":"…","taken":[…],"expires":"2026-11-24T09:00:00Z","renewed":"2026-11-24T08:00:00Z"},
+//!  "seat":{"token":{"token":"…","region":"us-east-1"},"taken":[…],"expires":"2026-11-24T09:00:00Z","renewed":"2026-11-24T08:00:00Z"},
 //!  "give_back":[…]}
 //! ```
 //!
