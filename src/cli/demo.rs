@@ -4,6 +4,7 @@
 //! HTTP.
 
 mod refusal;
+mod seats;
 mod usage;
 
 use std::io::{self, Write as _};
@@ -74,6 +75,7 @@ pub fn run(args: &DemoArgs) -> Exit {
 struct Facts {
     endpoint: String,
     product_code: String,
+    product_id: String,
     public_key_version: i32,
     public_keys: String,
     clock: String,
@@ -93,7 +95,7 @@ async fn call(addr: SocketAddr, question: Ask<'_>) -> io::Result<Value> {
 async fn tell(once: bool) -> io::Result<()> {
     let started = clock::monotonic();
     let mut steps = Steps::default();
-    say("tollgate demo: AWS's metering service (emulated) and the sidecar, each a process of its own");
+    say("tollgate demo: AWS's services (emulated) and the sidecar, each a process of its own");
     steps.say("emulator: making an RSA-3072 key, as large as AWS's …");
     let folder = tempfile::tempdir()?;
     let (_emulator, facts) = start_emulator(folder.path()).await?;
@@ -120,6 +122,7 @@ async fn tell(once: bool) -> io::Result<()> {
     say(&format!("The gate is open, {} ms after the demo began.", took.as_millis()));
     refusal::tell(&facts, &mut steps).await?;
     usage::tell(&facts, folder.path(), &mut steps).await?;
+    seats::tell(&facts, folder.path(), &mut steps).await?;
     if once {
         return Ok(());
     }
@@ -130,6 +133,7 @@ async fn tell(once: bool) -> io::Result<()> {
     say(&format!("  curl -s http://{probe_addr}/metrics"));
     say(&format!("  curl -s {}/_emulator/calls       # what AWS would have seen", facts.endpoint));
     say(&format!("  curl -s {}/_emulator/ledger      # what AWS would bill", facts.endpoint));
+    say(&format!("  curl -s {}/_emulator/licenses    # who holds which seats", facts.endpoint));
     say(&format!("  {}/                              # the same for a browser", facts.endpoint));
     let status = sidecar.wait().await?;
     Err(io::Error::other(format!("the sidecar ended: {status}")))

@@ -477,7 +477,8 @@ fn local(class: FaultClass, code: &'static str) -> Fault {
 }
 
 /// What a refusal tells the operator.
-fn reason_of(refused: &Refused) -> Reason {
+#[must_use]
+pub fn reason_of(refused: &Refused) -> Reason {
     Reason::of_fault(&local(FaultClass::Denied, refused.why.code()).seeing(refused.seen.clone()))
 }
 

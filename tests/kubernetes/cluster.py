@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -275,9 +274,16 @@ conf_dir = "{self.folder}/cni"
         self.spawn("kube-scheduler", self.program, "kube-scheduler", *known, f"--cert-dir={folder}")
 
     def start_containerd(self):
+        log = self.folder / "containerd.log"
+
+        def served():
+            """How often it has recovered its state and begun to serve: its last line before it does."""
+            return log.read_text(errors="replace").count("Start streaming server") if log.exists() else 0
+
+        before = served()
         self.spawn("containerd", "containerd", "--config", self.folder / "containerd.toml")
-        # A kubelet ends where there is no runtime yet behind the socket.
-        self.answers("containerd", lambda: re.search(r"v1 +cri +\S+ +ok", self.ctr("plugins", "ls", check=False).stdout))
+        # A kubelet ends where the runtime behind the socket is not initialized; after a reboot that takes a while.
+        self.answers("containerd", lambda: served() > before)
 
     def start_kubelet(self):
         self.spawn(

@@ -27,6 +27,7 @@ while :; do sleep 86400 & wait $!; done
 GATES = {
     "your-gate": 'mode = "hourly"\nproduct_code = "demohourly"\npublic_keys = "keys"\n',
     "your-metered-gate": 'mode = "metered"\nproduct_code = "demometered"\ndimensions = "requests,gigabytes"\non_unsent = "keep"\n',
+    "your-contract-gate": 'mode = "contract"\nproduct_id = "prod-democontract"\nlicense_model = "floating"\nentitlements = "users"\n',
     "your-saas-gate": 'mode = "saas"\nproduct_code = "demosaas"\ndimensions = "requests,gigabytes"\n',
 }
 

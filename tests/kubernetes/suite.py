@@ -18,6 +18,7 @@ import cluster as clusters
 import identity  # noqa: F401
 import images
 import lock  # noqa: F401
+import seats  # noqa: F401
 import usage  # noqa: F401
 import values  # noqa: F401
 import workloads  # noqa: F401

@@ -103,7 +103,7 @@ def the_manifests_run_as_they_stand(stand):
     ran = []
     for path in sorted((ROOT / "deploy/kubernetes").glob("*.yaml")):
         name = path.stem
-        image = {"metered": "your-metered-gate", "saas": "your-saas-gate"}.get(name, "your-gate")
+        image = {"metered": "your-metered-gate", "contract": "your-contract-gate", "saas": "your-saas-gate"}.get(name, "your-gate")
         with stand.namespace(f"manifest-{name}") as space:
             space.kubectl("create", "serviceaccount", "tollgate" if name == "saas" else "your-app")
             if name == "saas":

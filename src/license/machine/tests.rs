@@ -411,6 +411,23 @@ fn another_pods_lost_answer_is_asked_for_and_given_back() {
     assert!(held.len() == 1 && held[0].1.starts_with("new-"), "{held:?}");
 }
 
+/// The kill campaign found it: a stop that is cut short leaves the seat to be given back, and while that fails the next
+/// process must not take its own seat for somebody else's, which would end its grace.
+#[test]
+fn no_pod_is_refused_for_want_of_the_seat_that_it_could_not_give_back() {
+    let mut world = World::new(1);
+    let mut pod = Pod::start(&world, policy(Model::Floating));
+    pod.settle(&mut world);
+    pod.tell(&world, Event::Stopping);
+    pod.perform(&mut world);
+    assert_eq!((pod.disk.seat.is_none(), pod.disk.give_back.len()), (true, 1), "killed before the call");
+    world.meets("CheckIn", DOWN);
+    pod.restart(&world);
+    assert_eq!(pod.settle(&mut world), State::Grace);
+    assert_eq!(pod.pass(&mut world, MINUTE), State::Entitled);
+    assert_eq!(world.out().len(), 1);
+}
+
 #[test]
 fn exhaustion_is_tried_again_once_at_once_and_then_each_minute() {
     let mut world = World::new(1);
