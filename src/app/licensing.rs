@@ -1,4 +1,5 @@
-//! The wiring of a contract's license: who asks License Manager, who tells of the license, and how seats are given back.
+//! The wiring of a contract's license: who asks License Manager, who tells of the license, and how seats are given
+//! back.
 
 use std::sync::Arc;
 
