@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy fuzz-check tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (chaos "short") memory packaging kubernetes test
+ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (chaos "short") memory packaging kubernetes test
 
 # Formats the sources.
 fmt:
@@ -61,7 +61,11 @@ kill-campaign kills="200" mode="metered" seed="":
     set -euo pipefail
     cargo build --locked --package tollgate --features fail-points
     cp target/debug/tollgate target/tollgate-fail-points
-    python3 tests/campaign/kill.py target/tollgate-fail-points {{ mode }} {{ kills }} {{ seed }}
+    if [ {{ mode }} = contract ]; then
+        python3 tests/campaign/seats.py target/tollgate-fail-points {{ kills }} {{ seed }}
+    else
+        python3 tests/campaign/kill.py target/tollgate-fail-points {{ mode }} {{ kills }} {{ seed }}
+    fi
 
 # Simulated days of metering with restarts and a bad neighbour: memory and files flat, the bill exact.
 soak days="8":

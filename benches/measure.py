@@ -130,6 +130,23 @@ class Bench:
         port, process = self.sidecar(program=program)
         while not re.search(rb'"state":"(entitled|unverified)"', get(port, "/entitlement")):
             pass
+        return self.probed(port, process)
+
+    def memory_of_exec(self):
+        """The same of `exec` beside a command, which it has started."""
+        port, app = free_port(), free_port()
+        environment = {
+            **self.environment, "TOLLGATE_PROBE_ADDR": f"127.0.0.1:{port}", "TOLLGATE_APP_ADDR": f"127.0.0.1:{app}",
+            "TOLLGATE_MODE": "metered", "TOLLGATE_PRODUCT_CODE": "demometered", "TOLLGATE_DIMENSIONS": "requests",
+            "TOLLGATE_STATE_DIR": self.folder + "/exec",
+        }
+        os.mkdir(environment["TOLLGATE_STATE_DIR"])
+        command = [self.program, "exec", "--", "/bin/sh", "-c", "echo started; exec sleep 1000"]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout.readline() == "started\n"
+        return self.probed(port, process)
+
+    def probed(self, port, process):
         for _ in range(200):
             ask(port, "/readyz")
             ask(port, "/metrics")
@@ -172,6 +189,7 @@ def main():
             boto3.append(bench.boto3())
         resident, anonymous = bench.memory(released)
         open_resident, _ = bench.memory(program)
+        beside, beside_anonymous = bench.memory_of_exec()
         rate, failed = bench.probes("/readyz", hang=False)
         hanging_rate, hanging_failed = bench.probes("/livez", hang=True)
     finally:
@@ -183,6 +201,10 @@ def main():
         ("resident memory of the released build, idle", f"{resident / 1024:.1f} MiB", "≤ 9 MiB", resident <= 9 * 1024),
         ("of which anonymous", f"{anonymous / 1024:.1f} MiB", "≤ 2 MiB", anonymous <= 2 * 1024),
         ("resident memory of a build with the emulator, idle and open", f"{open_resident / 1024:.1f} MiB", "stated", True),
+        (
+            "the same, `exec` in mode `metered` beside its command (anonymous)",
+            f"{beside / 1024:.1f} MiB ({beside_anonymous / 1024:.1f})", "≤ 12 MiB", beside <= 12 * 1024,
+        ),
         ("probe answers a second, one core", f"{rate:,.0f}", "≥ 40,000", rate >= 40_000),
         ("probes that failed meanwhile", str(failed), "0", failed == 0),
         ("probes that failed while registration hangs", f"{hanging_failed} ({hanging_rate:,.0f}/s)", "0", hanging_failed == 0),

@@ -34,6 +34,7 @@ use crate::supervisor::{self, Child};
 use crate::usage::notice::Notices;
 use identity::Identity;
 use licensing::Contract;
+pub(crate) use licensing::{client_settings, terms};
 pub(crate) use metering::repairs;
 use tollgate_aws::{Aws, Settings};
 use tollgate_clock::{self as clock, WallClock};

@@ -4,6 +4,7 @@
 
 pub mod credentials;
 pub mod disk;
+pub mod license;
 
 use serde::Serialize;
 
@@ -64,6 +65,12 @@ impl Finding {
     ) -> Self {
         let docs = Some(runbook::command(code));
         Self { check, verdict: Verdict::Fault, seen: seen.into(), remedy: remedy.into(), docs }
+    }
+
+    /// It will not work.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        self.verdict == Verdict::Fault
     }
 
     /// The same with more of what was seen.

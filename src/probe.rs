@@ -115,7 +115,8 @@ const fn open_or_503(open: bool) -> StatusCode {
     if open { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// 200 open, 403 when AWS, the token, the license's seats or the seller's rule said no, 503 while there is no answer yet.
+/// 200 open, 403 when AWS, the token, the license's seats or the seller's rule said no, 503 while there is no answer
+/// yet.
 const fn entitlement_status(standing: &Standing) -> StatusCode {
     match standing {
         Standing::Entitled(..) | Standing::Grace(..) | Standing::Lapsed(..) => StatusCode::OK,

@@ -1,10 +1,11 @@
-//! The wiring of a contract's license: who asks License Manager, who tells of the license, and how seats are given back.
+//! The wiring of a contract's license: who asks License Manager, who tells of the license, and how seats are given
+//! back.
 
 use std::sync::Arc;
 
 use super::Surroundings;
 use crate::api::license::LicensePart;
-use crate::config::{ClockSource, Config, LicenseModel, OnDenied};
+use crate::config::{self, ClockSource, Config, LicenseModel, OnDenied};
 use crate::entitlement::Publisher;
 use crate::license::counted::Counted;
 use crate::license::judge::{Model, Terms};
@@ -14,6 +15,31 @@ use crate::license::telling::{self, Rule};
 use crate::license::{self, Drain, KnowledgePublisher, Licensing, Stop, knowledge};
 use crate::shutdown::{Parts, until};
 use tollgate_aws::licensing::{LicenseManager, Settings};
+
+/// What a license must have; `None` for products that License Manager is not asked about.
+#[must_use]
+pub(crate) fn terms(config: &Config) -> Option<Terms> {
+    let (product, license) = (&config.product, &config.license);
+    // The configuration has it wherever License Manager is asked.
+    let product_id = product.product_id.clone().filter(|_| product.mode.asks_license_manager())?;
+    Some(Terms {
+        product_id,
+        key_fingerprint: product.key_fingerprint.clone(),
+        model: match license.model {
+            LicenseModel::Check => Model::Check,
+            LicenseModel::Floating => Model::Floating,
+        },
+        wanted: license.entitlements.clone(),
+        seats_per_pod: license.seats_per_pod,
+        end_grace: license.end_grace,
+    })
+}
+
+/// What the client needs of the configuration.
+#[must_use]
+pub(crate) fn client_settings(license: &config::License) -> Settings {
+    Settings { region: license.region.clone(), token_file: license.token_file.clone() }
+}
 
 /// A contract's parts, before anything is asked.
 pub(super) struct Contract {
@@ -34,19 +60,10 @@ impl Contract {
     /// What the configuration says; `None` for products that License Manager is not asked about.
     pub(super) fn of(config: &Config) -> Option<Self> {
         let (product, license, registration) = (&config.product, &config.license, &config.registration);
-        // The configuration has it wherever License Manager is asked.
-        let product_id = product.product_id.clone().filter(|_| product.mode.asks_license_manager())?;
-        let (model, name) = match license.model {
-            LicenseModel::Check => (Model::Check, "check"),
-            LicenseModel::Floating => (Model::Floating, "floating"),
-        };
-        let terms = Terms {
-            product_id,
-            key_fingerprint: product.key_fingerprint.clone(),
-            model,
-            wanted: license.entitlements.clone(),
-            seats_per_pod: license.seats_per_pod,
-            end_grace: license.end_grace,
+        let terms = terms(config)?;
+        let model = match terms.model {
+            Model::Check => "check",
+            Model::Floating => "floating",
         };
         let policy = Policy {
             terms,
@@ -64,7 +81,7 @@ impl Contract {
         let (knowledge, held) = knowledge::channel();
         let (stop, drain) = Stop::within(config.usage.shutdown_grace);
         Some(Self {
-            part: LicensePart { held, model: name },
+            part: LicensePart { held, model },
             drain,
             config: license::Config {
                 policy,
@@ -72,7 +89,7 @@ impl Contract {
                 docs_url: product.docs_url.clone(),
             },
             rule,
-            settings: Settings { region: license.region.clone(), token_file: license.token_file.clone() },
+            settings: client_settings(license),
             store: config.state.dir.path().map(|folder| Store::new(folder.to_owned())),
             follows: matches!(config.clock, ClockSource::Follow(_)),
             knowledge,

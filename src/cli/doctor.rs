@@ -4,6 +4,7 @@
 //! account subscribed, is the product code right) it says.
 
 mod endpoint;
+mod license;
 mod state;
 
 use std::io::{self, Write};
@@ -15,16 +16,16 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::endpoint::Service;
-use crate::app::aws_settings;
+use crate::app::{aws_settings, client_settings, terms};
 use crate::cli::probe::Shut;
 use crate::cli::screen::{Screen, Style, printed};
 use crate::cli::{complain, probe};
-use crate::config::{self, Config, Environment, Flags, Installation, License, Row};
+use crate::config::{self, Config, Environment, Flags, Installation, Row};
 use crate::doctor::credentials::{Container, license_token, rule, web_identity};
 use crate::doctor::{self, Finding, Verdict};
 use crate::entitlement::Reason;
 use crate::exit::Exit;
-use tollgate_aws::licensing::{self, FALLBACK_REGION, LicenseManager};
+use tollgate_aws::licensing::{FALLBACK_REGION, LicenseManager};
 use tollgate_aws::{Aws, Found, region};
 use tollgate_clock as clock;
 use tollgate_disk::{Links, read_regular};
@@ -109,10 +110,9 @@ async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> 
     let mut findings = vec![Finding::ok("product", named), keys(config)];
     findings.extend(state::examine(config, installed.disk).await);
     let aws = Arc::new(Aws::new(aws_settings(&config.aws)));
-    let licenses = product.mode.asks_license_manager().then(|| {
-        let License { region, token_file, .. } = config.license.clone();
-        LicenseManager::new(Arc::clone(&aws), licensing::Settings { region, token_file })
-    });
+    let terms = terms(config);
+    let licenses =
+        terms.as_ref().map(|_| LicenseManager::new(Arc::clone(&aws), client_settings(&config.license)));
     let service = licenses.as_ref().map_or(Service::Metering(&aws), Service::Licenses);
     let stand_in = config.aws.endpoint_url.is_some();
     let mode = config.product.mode;
@@ -140,9 +140,18 @@ async fn examine(config: &Config, installed: &Installation<'_>) -> Vec<Finding> 
         Err(_) if region.is_none() => {}
         Err(fault) => findings.push(at_fault("endpoint", &fault)),
     }
+    // Without credentials, or without a way, License Manager has nothing more to say.
+    let reached = findings.iter().all(|finding| !ON_THE_WAY.contains(&finding.check) || !finding.is_fault());
+    if let (Some(licenses), Some(terms), true) = (&licenses, &terms, reached) {
+        findings.extend(license::examine(licenses, terms).await);
+    }
     findings.extend(sidecar(config).await);
     findings
 }
+
+/// Checks that each call of License Manager would fail by again.
+const ON_THE_WAY: [&str; 8] =
+    ["region", "credentials", "endpoint", "name", "connection", "TLS", "answer", "web identity token"];
 
 fn keys(config: &Config) -> Finding {
     let product = &config.product;

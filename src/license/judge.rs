@@ -1,9 +1,10 @@
 //! Decides which license counts, what to take of it, and what AWS's answer to a checkout means.
 //!
-//! AWS refuses a checkout with one exception, whatever the cause: not bought, not activated, ended, another unit, another
-//! name, all taken. The listing tells them apart, since each has another remedy.
+//! AWS refuses a checkout with one exception, whatever the cause: not bought, not activated, ended, another unit,
+//! another name, all taken. The listing tells them apart, since each has another remedy.
 //!
-//! - A license of another product or issuer counts as absent, whatever the service was asked for: anybody can issue one.
+//! - A license of another product or issuer counts as absent, whatever the service was asked for: anybody can issue
+//!   one.
 //! - Any license that is good will do; of several the one that lasts longest is named.
 //! - Exhaustion refuses only who must hold seats ([`Model::Floating`]).
 //!

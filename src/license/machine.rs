@@ -39,7 +39,8 @@ use tollgate_time::Timestamp;
 pub struct Policy {
     /// What a license must have.
     pub terms: Terms,
-    /// How long the gate stays open after the latest granted round while License Manager cannot be asked; zero is never.
+    /// How long the gate stays open after the latest granted round while License Manager cannot be asked; zero is
+    /// never.
     pub grace_period: Duration,
     /// The longest time between two rounds.
     pub renew_every: Duration,
@@ -476,7 +477,8 @@ fn local(class: FaultClass, code: &'static str) -> Fault {
 }
 
 /// What a refusal tells the operator.
-fn reason_of(refused: &Refused) -> Reason {
+#[must_use]
+pub fn reason_of(refused: &Refused) -> Reason {
     Reason::of_fault(&local(FaultClass::Denied, refused.why.code()).seeing(refused.seen.clone()))
 }
 

@@ -6,20 +6,22 @@
 //! {"schema":1,"pod":"…","granted":{"at":"2026-11-24T08:00:00Z","latest":"2026-11-24T08:00:00Z","ended":false},
 //!  "intent":{"client_token":"…","taken":[{"name":"users","unit":"Count","value":1}],
 //!            "asked_at":"2026-11-24T08:00:00Z","foreign":false},
-//!  "seat":{"token":{"token":"…","region":"us-east-1"},"taken":[…],"expires":"2026-11-24T09:00:00Z","renewed":"2026-11-24T08:00:00Z"},
+//!  "seat":{"token":{"token":"…","region":"us-east-1"},"taken":[…],
+//!          "expires":"2026-11-24T09:00:00Z","renewed":"2026-11-24T08:00:00Z"},
 //!  "give_back":[…]}
 //! ```
 //!
 //! Invariants:
 //! - A client token is here before `CheckoutLicense` is called with it, and stays until AWS has answered or
 //!   [`CLIENT_TOKEN_LIFE`] is over: a crash in between is repaired by the same call, which takes no second seat.
-//! - A consumption token is here before the gate opens by it, and leaves only when its seats were given back, have ended by
-//!   themselves, or AWS does not know it any more.
+//! - A consumption token is here before the gate opens by it, and leaves only when its seats were given back, have
+//!   ended by themselves, or AWS does not know it any more.
 //! - The file belongs to the pod that it names. Of another pod it grants nothing: no grace, and no seat to hold. That
 //!   pod's seats are given back, and its unknown outcome is asked about in order to give it back, before this pod takes
-//!   seats of its own. A replaced pod of a StatefulSet so finds the seat free that its forerunner held. This is safe: giving
-//!   back never makes more seats than were sold, and were the other pod alive after all, its next renewal would find
-//!   the seat gone and take a new one. Taking the seat over would not be safe: pods that share a folder would share one seat.
+//!   seats of its own. A replaced pod of a StatefulSet so finds the seat free that its forerunner held. This is safe:
+//!   giving back never makes more seats than were sold, and were the other pod alive after all, its next renewal
+//!   would find the seat gone and take a new one. Taking the seat over would not be safe: pods that share a folder
+//!   would share one seat.
 //! - A pod without a name cannot be told from the next one: to it, every file is another pod's.
 //! - A file that is there and cannot be read grants nothing either. Seats that it named stay taken until they end.
 
@@ -38,8 +40,8 @@ use tollgate_time::Timestamp;
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "license.json";
 
-/// So long AWS answers a repeated `CheckoutLicense` as it did before. AWS states it for `CreateToken` only; no more than
-/// that is assumed.
+/// So long AWS answers a repeated `CheckoutLicense` as it did before. AWS states it for `CreateToken` only; no more
+/// than that is assumed.
 pub const CLIENT_TOKEN_LIFE: Duration = Duration::from_secs(600);
 
 /// Seats that wait to be given back: more are not taken while so many could not be. One is the rule; restarts between

@@ -1,8 +1,9 @@
 //! What the state folder remembers of registration: the kept receipt, and since when attempts have failed.
 //!
-//! One JSON file ([`crate::state_file`]), mode 0600 since the token can be replayed to whoever trusts it. The receipt is verified again before it counts, and without it AWS is simply asked. What is
-//! there and cannot be read (torn, foreign, too large, no file) may have said that grace is over: it counts as if it
-//! did, until AWS answers, for else each restart would begin grace anew.
+//! One JSON file ([`crate::state_file`]), mode 0600 since the token can be replayed to whoever trusts it. The receipt
+//! is verified again before it counts, and without it AWS is simply asked. What is there and cannot be read (torn,
+//! foreign, too large, no file) may have said that grace is over: it counts as if it did, until AWS answers, for else
+//! each restart would begin grace anew.
 //!
 //! ```json
 //! {"schema":2,"pod":"…","first_failed_at":"2026-11-24T08:00:00Z","refused":false,"denied":false,

@@ -4,7 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use crate::commands::stdout;
-use crate::processes::{Emulator, Sidecar, command, configure_metered, post, refusing_addr};
+use crate::processes::{
+    Emulator, Sidecar, command, configure_contract, configure_metered, http, post, refusing_addr,
+};
 
 fn doctor(emulator: &Emulator, change: impl FnOnce(&mut Command)) -> (Option<i32>, serde_json::Value) {
     let mut doctor = command(&["doctor", "--json"]);
@@ -305,4 +307,92 @@ fn what_is_odd_about_the_configuration_is_not_called_valid() {
     let all = report["findings"].as_array().unwrap().iter();
     let told: Vec<_> = all.filter(|finding| finding["check"] == "configuration").collect();
     assert!(told.len() == 1 && told[0]["verdict"] == "warning", "{report}");
+}
+
+/// One exception of AWS's stands for all these causes; the listing tells them apart before a pod asks.
+#[test]
+fn doctor_judges_the_license_of_a_contract_and_takes_no_seat() {
+    let emulator = Emulator::start();
+    let contract = |more: &[(&str, &str)]| {
+        doctor(&emulator, |command| {
+            configure_contract(command);
+            command.envs(more.iter().copied());
+        })
+    };
+    let (code, report) = contract(&[]);
+    assert_eq!((code, &report["healthy"]), (Some(0), &true.into()), "{report}");
+    let checks = [
+        "region",
+        "credentials",
+        "endpoint",
+        "answer",
+        "license listing",
+        "license",
+        "seats",
+        "license extension",
+    ];
+    for check in checks {
+        assert_eq!(finding(&report, check)["verdict"], "ok", "{check}: {report}");
+    }
+    assert_eq!(finding(&report, "product")["seen"], "prod-democontract (mode contract)");
+    assert_eq!(finding(&report, "seats")["seen"], "users: 0 of 10 Count taken");
+    assert_eq!(report["least_policy"]["Statement"][0]["Action"].as_array().unwrap().len(), 6, "{report}");
+
+    for (settings, code) in [
+        (("TOLLGATE_PRODUCT_ID", "prod-unsold"), "NoLicense"),
+        (("TOLLGATE_ENTITLEMENTS", "users:None"), "UnitMismatch"),
+        (("TOLLGATE_ENTITLEMENTS", "seats:Count"), "NameMismatch"),
+        (("TOLLGATE_ENTITLEMENTS", "users:Count:11"), "QuantityTooSmall"),
+        (("TOLLGATE_KEY_FINGERPRINT", "aws:111122223333:Buyer:issuer-fingerprint"), "NoLicense"),
+    ] {
+        let (exit, report) = contract(&[settings]);
+        let license = finding(&report, "license");
+        assert_eq!((exit, &license["verdict"]), (Some(78), &"fault".into()), "{settings:?}: {report}");
+        assert_eq!(license["docs"], format!("tollgate explain {code}"), "{report}");
+    }
+    let change = r#"{"product_id": "prod-democontract", "received": "disabled"}"#;
+    emulator.admin("/_emulator/licenses", change);
+    let (_, report) = contract(&[]);
+    assert_eq!(finding(&report, "license")["docs"], "tollgate explain LicenseNotActivated", "{report}");
+
+    emulator.admin(
+        "/_emulator/pods",
+        r#"{"access_key": "pod-doctor", "denied": ["ListReceivedLicenses", "ExtendLicenseConsumption"]}"#,
+    );
+    let (exit, report) = contract(&[]);
+    for check in ["license listing", "license extension"] {
+        let refused = finding(&report, check);
+        assert_eq!((exit, &refused["verdict"]), (Some(78), &"fault".into()), "{report}");
+        assert!(refused["seen"].as_str().unwrap().contains("license-manager:"), "{report}");
+    }
+    let held = http(emulator.addr, "GET", "/_emulator/licenses", "").json().to_string();
+    assert!(held.contains(r#""held_max":0"#), "{held}");
+}
+
+#[test]
+fn doctor_finds_the_way_of_a_license_token() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("license_token");
+    let token =
+        emulator.admin("/_emulator/refresh-tokens", "{}")["refresh_token"].as_str().unwrap().to_owned();
+    std::fs::write(&path, &token).unwrap();
+    let (code, report) = doctor(&emulator, |command| {
+        configure_contract(command);
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env_remove("AWS_REGION")
+            .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/anywhere")
+            .env("AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE", &path);
+    });
+    assert_eq!((code, &report["healthy"]), (Some(0), &true.into()), "{report}");
+    assert!(finding(&report, "region")["seen"].as_str().unwrap().starts_with("us-east-1 (where"), "{report}");
+    assert!(
+        finding(&report, "credentials")["seen"].as_str().unwrap().starts_with("license token"),
+        "{report}"
+    );
+    assert_eq!(finding(&report, "license token")["verdict"], "ok", "{report}");
+    assert_eq!(finding(&report, "license")["verdict"], "ok", "{report}");
+    assert!(!report.to_string().contains(&token));
 }

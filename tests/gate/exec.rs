@@ -423,3 +423,33 @@ fn as_pid_1_its_end_is_the_end_of_everything() {
     running.sidecar.end();
     wait_until("something outlives PID 1", || inside() == 0);
 }
+
+/// What the emulator says of the seats that are held.
+fn held(emulator: &Emulator) -> u64 {
+    let licenses = http(emulator.addr, "GET", "/_emulator/licenses", "").json();
+    let find = |license: &serde_json::Value| license["product_id"] == "prod-democontract";
+    let all = licenses["licenses"].as_array().unwrap_or_else(|| panic!("{licenses}"));
+    let license = all.iter().find(|license| find(license)).unwrap_or_else(|| panic!("{licenses}"));
+    let counted = license["entitlements"].as_array().unwrap_or_else(|| panic!("{licenses}"));
+    counted.iter().filter_map(|entitlement| entitlement["held"].as_u64()).sum()
+}
+
+#[test]
+fn a_contracts_seat_is_held_while_the_command_runs_and_given_back_when_it_has_ended() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let mut command = exec(&emulator, "pod-seat", state.path(), &["/bin/sh", "-c", TELLS]);
+    for name in ["TOLLGATE_PRODUCT_CODE", "TOLLGATE_PUBLIC_KEYS", "TOLLGATE_DIMENSIONS"] {
+        command.env_remove(name);
+    }
+    command.env("TOLLGATE_MODE", "contract").env("TOLLGATE_PRODUCT_ID", "prod-democontract");
+    command.env("TOLLGATE_LICENSE_MODEL", "floating").env("TOLLGATE_ENTITLEMENTS", "users:Count");
+    let running = Supervised::of(command, state);
+    running.says(&["ready"]);
+    assert_eq!(held(&emulator), 1);
+    running.sidecar.signal("TERM");
+    running.says(&["TERM"]);
+    let (code, last) = running.end();
+    assert_eq!(code, Some(5), "{last}");
+    assert_eq!(held(&emulator), 0);
+}

@@ -152,6 +152,15 @@ pub(crate) fn configure_metered(command: &mut Command, state: &Path) {
         .env("TOLLGATE_STATE_DIR", state);
 }
 
+/// Of the emulator's contract product.
+pub(crate) fn configure_contract(command: &mut Command) {
+    command
+        .env_remove("TOLLGATE_PRODUCT_CODE")
+        .env_remove("TOLLGATE_PUBLIC_KEYS")
+        .env("TOLLGATE_MODE", "contract")
+        .env("TOLLGATE_PRODUCT_ID", "prod-democontract");
+}
+
 impl Drop for Emulator {
     fn drop(&mut self) {
         let _ = self.process.kill();

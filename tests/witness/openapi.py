@@ -38,13 +38,16 @@ def main():
         document = yaml.safe_load(file)
     failed = 0
     with Emulator(PROGRAM) as emulator, tempfile.TemporaryDirectory() as folder:
-        for mode in ("metered", "saas", "hourly"):
+        for mode in ("metered", "saas", "hourly", "contract"):
             with Sidecar(PROGRAM, emulator, mode) as sidecar:
                 served = sidecar.ask("/openapi.json")[1]
                 assert served == json.loads(json.dumps(document)), "src/api/openapi.json is not docs/openapi.yaml"
                 failed += run(folder, sidecar, f"app server, mode {mode}", sidecar.app, ["--exclude-path-regex", PROBE_PATHS])
                 failed += run(folder, sidecar, f"probe server, mode {mode}", sidecar.probe, ["--include-path-regex", PROBE_PATHS])
-                if mode != "hourly":
+                if mode == "contract":
+                    license = sidecar.ask("/v1/license")[1]
+                    assert [held["quantity"] for held in license["held"]] == [1], license
+                if mode in ("metered", "saas"):
                     rows = sidecar.ask("/v1/reconciliation")[1]["dimensions"]
                     assert all(row["balanced"] for row in rows), rows
     sys.exit(1 if failed else 0)

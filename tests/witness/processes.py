@@ -51,15 +51,22 @@ class Emulator(Process):
         return {(t["product_code"], t["account_id"], t["dimension"]): t["quantity"] for t in totals}
 
 
+def product(emulator, mode):
+    """The settings that name the emulator's product of a mode."""
+    if mode == "contract":
+        return {"TOLLGATE_PRODUCT_ID": emulator.facts["product_id"], "TOLLGATE_LICENSE_MODEL": "floating"}
+    code = {"TOLLGATE_PRODUCT_CODE": f"demo{mode}"}
+    return code if mode == "hourly" else {**code, "TOLLGATE_DIMENSIONS": "requests,gigabytes"}
+
+
 class Sidecar(Process):
-    """`tollgate run` in mode metered or saas, asking an emulator and following its clock."""
+    """`tollgate run`, asking an emulator and following its clock."""
 
     def __init__(self, program, emulator, mode, **settings):
         self.folder = tempfile.TemporaryDirectory()
         environment = {
             "TOLLGATE_MODE": mode,
-            "TOLLGATE_PRODUCT_CODE": f"demo{mode}",
-            **({} if mode == "hourly" else {"TOLLGATE_DIMENSIONS": "requests,gigabytes"}),
+            **product(emulator, mode),
             "TOLLGATE_ENDPOINT_URL": emulator.endpoint,
             "TOLLGATE_CLOCK": emulator.facts["clock"],
             "TOLLGATE_PROBE_ADDR": "127.0.0.1:0",

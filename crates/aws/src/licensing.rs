@@ -114,8 +114,8 @@ impl LicenseManager {
 
     /// The URL that is asked; for `doctor`.
     pub async fn endpoint(&self) -> Result<String, Fault> {
-        let known = self.known_region();
-        let region = match known {
+        // Credentials of a license's token come with a region of theirs.
+        let region = match self.region() {
             Some(region) => region,
             None => self.aws.loader.region().await?,
         };

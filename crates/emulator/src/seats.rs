@@ -71,8 +71,9 @@ const LIVE_MAX: usize = 100_000;
 /// Client tokens remembered; older ones are forgotten first.
 const CLIENT_TOKENS_MAX: usize = 1 << 16;
 
-/// Events remembered: some megabytes.
-const LOG_MAX: usize = 20_000;
+/// Events remembered: those of two hundred pods that prove their license every quarter of an hour for two days, and some
+/// tens of megabytes.
+const LOG_MAX: usize = 100_000;
 
 impl Seats {
     /// The number that the next checkout gets, or `None` when no more can be held.

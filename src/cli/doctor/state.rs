@@ -9,6 +9,7 @@ use crate::app::address;
 use crate::config::{Config, Disk, LicenseModel};
 use crate::doctor::Finding;
 use crate::doctor::disk::{self, Ledger, Space};
+use crate::license;
 use crate::registration::memory::Store;
 use tollgate_disk::describe;
 use tollgate_http::client::{Ask, ask};
@@ -32,13 +33,19 @@ pub(super) async fn examine(config: &Config, writable: &dyn Disk) -> Vec<Finding
     };
     let wrote = writable.try_write(folder, false).map_err(|error| describe(&error));
     let mut findings = vec![disk::folder(&folder.display().to_string(), wrote.err().as_deref(), mode)];
-    if let Some(seen) = Store::new(folder.to_owned()).obstacle() {
-        findings.push(Finding::warning(
-            "kept registration",
-            seen,
-            "Remove it: until AWS answers, neither grace nor a kept receipt opens the gate.",
-        ));
-    }
+    let (check, obstacle, remedy) = if mode.asks_license_manager() {
+        let obstacle = license::memory::Store::new(folder.to_owned()).obstacle();
+        (
+            "kept license",
+            obstacle,
+            "Remove it: seats that it held end with their checkout, and grace begins anew.",
+        )
+    } else {
+        let obstacle = Store::new(folder.to_owned()).obstacle();
+        let remedy = "Remove it: until AWS answers, neither grace nor a kept receipt opens the gate.";
+        ("kept registration", obstacle, remedy)
+    };
+    findings.extend(obstacle.map(|seen| Finding::warning(check, seen, remedy)));
     if let Some(found) = space(folder) {
         findings.push(disk::space(found, mode, config.usage.ledger_bytes_max));
     }

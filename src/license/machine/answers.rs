@@ -2,8 +2,8 @@
 
 use super::{
     Answer, Awaiting, CheckedIn, CheckedOut, ConsumptionToken, Duration, Extended, Fault, FaultClass, Kind,
-    Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, Seat, Step, Verdict, exceptions, schedule,
-    within_limit,
+    Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, Seat, Step, Verdict, exceptions, local,
+    schedule, within_limit,
 };
 
 impl Machine {
@@ -116,6 +116,11 @@ impl Machine {
             Err(refused) if refused.why == Refusal::Exhausted && self.record.seat.is_some() => {
                 self.keep_smaller = true;
                 self.step = Step::Prove;
+            }
+            // What is missing may be what this pod could not give back yet.
+            Err(refused) if refused.why == Refusal::Exhausted && !self.record.give_back.is_empty() => {
+                let fault = self.give_back_fault.clone();
+                self.fault(now, fault.unwrap_or_else(|| local(FaultClass::Transient, "Timeout")));
             }
             Err(refused) => self.refuse(now, refused),
         }

@@ -131,7 +131,9 @@ impl World {
     pub(crate) fn of_toml(text: &str) -> Result<Self, OrderError> {
         let document: WorldDocument = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| place::line(text, span.start));
-            OrderError(vec![format!("line {line}: {}", error.message())])
+            // A value that is quoted in it may have lines of its own.
+            let message = error.message().replace(['\n', '\r'], " ");
+            OrderError(vec![format!("line {line}: {message}")])
         })?;
         let mut faults = Faults::default();
         let world = document.world(&mut faults);

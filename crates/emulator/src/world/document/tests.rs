@@ -190,6 +190,19 @@ fn secrets_are_not_shown() {
 }
 
 #[test]
+fn each_fault_is_one_line_whatever_it_quotes() {
+    for text in [
+        "[[products]]\nproduct_code = \"p\"\npricing = \"a\\n\\nb\"\n",
+        "[[licenses]]\nproduct_id = \"a\\n\\nb\"\nreceived = \"a\\n\\nb\"\n",
+        "[[licenses]]\nproduct_id = \"a\\n\\nb\"\nkey_fingerprint = \"a\\n\\nb\"\nend = \"a\\n\\nb\"\n",
+    ] {
+        for fault in faults(text) {
+            assert!(fault.starts_with("line ") && fault.lines().count() == 1, "{fault:?}");
+        }
+    }
+}
+
+#[test]
 fn a_license_is_named_by_its_product_or_by_its_arn() {
     let world = World::of_default();
     let order = |text: &str| serde_json::from_str::<ContractDocument>(text).unwrap();
