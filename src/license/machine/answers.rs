@@ -120,7 +120,7 @@ impl Machine {
             // What is missing may be what this pod could not give back yet.
             Err(refused) if refused.why == Refusal::Exhausted && !self.record.give_back.is_empty() => {
                 let fault = self.give_back_fault.clone();
-                self.fault(now, fault.unwrap_or_else(|| local(FaultClass::Transient, "Timeout")));
+                self.fault(now, &fault.unwrap_or_else(|| local(FaultClass::Transient, "Timeout")));
             }
             Err(refused) => self.refuse(now, refused),
         }
