@@ -52,6 +52,8 @@ pub(crate) struct Report {
     pub(crate) deaths: u64,
     pub(crate) answers_lost: u64,
     pub(crate) calls: u64,
+    /// Pods that gave up: none should.
+    pub(crate) left: u64,
 }
 
 #[derive(Debug)]
@@ -219,7 +221,10 @@ impl Simulation {
                     return self.plan(delay.max(1), index, What::Wake);
                 }
                 Next::Stopped => return self.replace(index),
-                Next::Leave(exit) => panic!("it leaves with {exit:?}"),
+                Next::Leave(_) => {
+                    self.report.left += 1;
+                    return;
+                }
             }
         }
     }
