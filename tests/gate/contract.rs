@@ -182,3 +182,28 @@ fn pages_that_no_client_should_trust_take_no_seat() {
     let mut sidecar = Sidecar::start(contract(&empty, "pod-a", "check", Path::new("none")));
     sidecar.wait_for("entitled");
 }
+
+/// As the chart gives it where AWS is not the platform: a file, and a role in a variable.
+#[test]
+fn outside_aws_a_license_token_is_all_that_it_takes() {
+    let emulator = Emulator::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("license_token");
+    let issued = emulator.admin("/_emulator/refresh-tokens", "{}");
+    std::fs::write(&file, issued["refresh_token"].as_str().unwrap()).unwrap();
+    let mut command = contract(&emulator, "pod-a", "floating", folder.path());
+    command
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY")
+        .env("AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE", &file)
+        .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/anywhere");
+    let mut sidecar = Sidecar::start(command);
+    sidecar.wait_for("entitled");
+    assert_eq!(held(&emulator).0, 1);
+    let operations: Vec<Value> =
+        emulator.calls()["calls"].as_array().unwrap().iter().map(|call| call["operation"].clone()).collect();
+    assert_eq!(operations[..2], ["GetAccessToken", "AssumeRoleWithWebIdentity"], "{operations:?}");
+    sidecar.signal("TERM");
+    let (code, line) = exit_of(sidecar);
+    assert_eq!((code, held(&emulator).0), (Some(0), 0), "{line}");
+}

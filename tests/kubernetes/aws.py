@@ -45,8 +45,8 @@ class Webhook:
     """Stands for EKS's pod identity webhook, and names the emulator to every container of a pod.
 
     So charts and manifests are installed as they stand: nothing in them knows of this cluster. A namespace that is known here gives its
-    pods the emulator's address; a pod whose service account names a role gets a projected token as EKS projects it, every other one gets
-    static credentials of its own.
+    pods the emulator's address; a pod whose service account names a role gets a projected token as EKS projects it; a
+    container with a license token gets nothing more, as outside AWS; every other one gets static credentials of its own.
     """
 
     def __init__(self, cluster):
@@ -100,16 +100,19 @@ class Webhook:
         skipped = (pod["metadata"].get("annotations") or {}).get(SKIP, "").split(",")
         for container in spec.get("initContainers", []) + spec["containers"]:
             given = {"AWS_REGION": "us-east-1", **self.worlds[namespace]}
-            if role and container["name"] not in skipped:
+            present = container.setdefault("env", [])
+            names = {variable["name"] for variable in present}
+            licensed = "AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE" in names
+            if licensed:
+                given.update(AWS_EC2_METADATA_DISABLED="true")
+            elif role and container["name"] not in skipped:
                 given.update(AWS_ROLE_ARN=role, AWS_WEB_IDENTITY_TOKEN_FILE=f"{TOKEN_FOLDER}/token")
                 mounts = container.setdefault("volumeMounts", [])
                 mounts.append({"name": "aws-iam-token", "mountPath": TOKEN_FOLDER, "readOnly": True})
             elif not role:
                 given.update(AWS_SECRET_ACCESS_KEY="any", AWS_EC2_METADATA_DISABLED="true")
-            present = container.setdefault("env", [])
-            names = {variable["name"] for variable in present}
             present += [{"name": name, "value": value} for name, value in given.items() if name not in names]
-            if not role and "AWS_ACCESS_KEY_ID" not in names:
+            if not (role or licensed) and "AWS_ACCESS_KEY_ID" not in names:
                 # Every access key is a pod to the emulator.
                 present.append({"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
         if role:

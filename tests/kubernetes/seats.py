@@ -95,3 +95,16 @@ def a_rollout_goes_through_with_every_seat_taken(stand):
         space.kubectl("rollout", "status", "deployment/app", f"--timeout={PATIENCE}s")
         after = set(holders(space))
         assert len(after) == 3 and not before & after and seats(space) == (3, 3), (before, after, seats(space))
+
+
+@scenario()
+def outside_aws_the_licenses_secret_gives_the_seat(stand):
+    """Without a role or keys, `licenseSecret` is enough: the token in it becomes credentials, and they a seat."""
+    with stand.namespace("anywhere") as space:
+        token = space.aws.admin("refresh-tokens", {})["refresh_token"]
+        role = "arn:aws:iam::111122223333:role/anywhere"
+        space.kubectl("create", "secret", "generic", "product-license", f"--from-literal=license_token={token}", f"--from-literal=iam_role={role}")
+        space.install(tollgate={**FLOATING, "licenseSecret": "product-license"})
+        space.started()
+        assert len(holders(space)) == 1 and seats(space) == (1, 1), holders(space)
+        assert [call["outcome"] for call in space.aws.calls("GetAccessToken")] == ["ok"], space.aws.calls("GetAccessToken")
