@@ -208,6 +208,16 @@ fn each_cause_of_awss_one_exception_is_told() {
 }
 
 #[test]
+fn the_emulators_license_opens_nothing_where_it_is_not_accepted() {
+    let emulator = Emulator::start();
+    let mut command = contract(&emulator, "pod-a", "floating", Path::new("none"));
+    command.env("TOLLGATE_ALLOW_EMULATED", "false");
+    let mut sidecar = Sidecar::start(command);
+    sidecar.wait_for_code("unverified", "EmulatedToken");
+    assert_eq!((sidecar.get("/entitlement").status, held(&emulator).0), (403, 0));
+}
+
+#[test]
 fn pages_that_no_client_should_trust_take_no_seat() {
     let emulator = Emulator::start();
     emulator.admin(
