@@ -261,10 +261,18 @@ fn the_demo_tells_its_story_and_ends() {
     let story = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{story}");
     let refused = ["gate shut: /readyz answers 503", "CustomerNotEntitledException: "];
-    let seats = ["License Manager counts 10 taken", "SeatsExhausted: ", "the third takes them", "finds its own seats"];
+    let seats = [
+        "License Manager counts 10 taken",
+        "SeatsExhausted: ",
+        "the third takes them",
+        "finds its own seats",
+    ];
     let parts = ["nonce sent", "token received", "verified", "gate open", "proof signature"];
-    for part in
-        parts.into_iter().chain(refused).chain(seats).chain(["requests: acknowledged 150, on AWS's bill 150: equal"])
+    for part in parts
+        .into_iter()
+        .chain(refused)
+        .chain(seats)
+        .chain(["requests: acknowledged 150, on AWS's bill 150: equal"])
     {
         assert!(story.contains(part), "{part}: {story}");
     }

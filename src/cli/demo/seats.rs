@@ -75,7 +75,8 @@ impl Sidecar {
     async fn stop(mut self) -> io::Result<()> {
         let process = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         kill_process(process.ok_or_else(|| io::Error::other("the sidecar has ended"))?, Signal::TERM)?;
-        let status = tokio::time::timeout(PATIENCE, self.process.wait()).await.map_err(io::Error::other)??;
+        let status =
+            tokio::time::timeout(PATIENCE, self.process.wait()).await.map_err(io::Error::other)??;
         if status.success() { Ok(()) } else { Err(io::Error::other(format!("the sidecar ended: {status}"))) }
     }
 }
