@@ -324,7 +324,7 @@ impl Machine {
                 return Next::Write(Box::new(self.image(now)));
             }
             match self.step {
-                Step::ReturnFirst | Step::Return => match self.to_give_back(now) {
+                Step::ReturnFirst | Step::Return => match self.next_to_give_back(now) {
                     Some(token) => return self.call(Call::CheckIn(token)),
                     None if self.dirty => {}
                     None if self.step == Step::ReturnFirst => self.step = Step::List,
@@ -381,7 +381,7 @@ impl Machine {
             if let Some(seat) = self.record.seat.clone() {
                 return Some(self.call(Call::Extend(seat.token)));
             }
-            self.fault(now, missed);
+            self.fault(now, &missed);
             return None;
         }
         if let Some(next) = self.ask_again(now) {
@@ -396,7 +396,7 @@ impl Machine {
             Ok(None) => {
                 let unseen = local(FaultClass::Access, Refusal::CauseUnknown.code());
                 let hidden = self.hidden.clone().unwrap_or(unseen);
-                self.fault(now, hidden.seeing("license-manager:ListReceivedLicenses"));
+                self.fault(now, &hidden.seeing("license-manager:ListReceivedLicenses"));
                 return None;
             }
             Err(refused) => {
@@ -422,7 +422,7 @@ impl Machine {
         }
         if self.record.give_back.len() >= GIVE_BACK_MAX {
             let fault = self.give_back_fault.clone();
-            self.fault(now, fault.unwrap_or_else(|| local(FaultClass::Transient, "Timeout")));
+            self.fault(now, &fault.unwrap_or_else(|| local(FaultClass::Transient, "Timeout")));
             return None;
         }
         self.client_tokens += 1;

@@ -65,7 +65,7 @@ impl Stop {
         async move {
             // Nobody is left to order anything.
             if order.wait_for(|ordered| *ordered).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }

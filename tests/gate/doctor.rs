@@ -377,7 +377,7 @@ fn doctor_finds_the_way_of_a_license_token() {
     let token =
         emulator.admin("/_emulator/refresh-tokens", "{}")["refresh_token"].as_str().unwrap().to_owned();
     std::fs::write(&path, &token).unwrap();
-    let (code, report) = doctor(&emulator, |command| {
+    let anywhere = |command: &mut Command| {
         configure_contract(command);
         command
             .env_remove("AWS_ACCESS_KEY_ID")
@@ -385,7 +385,8 @@ fn doctor_finds_the_way_of_a_license_token() {
             .env_remove("AWS_REGION")
             .env("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/anywhere")
             .env("AWS_WEB_IDENTITY_REFRESH_TOKEN_FILE", &path);
-    });
+    };
+    let (code, report) = doctor(&emulator, anywhere);
     assert_eq!((code, &report["healthy"]), (Some(0), &true.into()), "{report}");
     assert!(finding(&report, "region")["seen"].as_str().unwrap().starts_with("us-east-1 (where"), "{report}");
     assert!(
@@ -394,5 +395,10 @@ fn doctor_finds_the_way_of_a_license_token() {
     );
     assert_eq!(finding(&report, "license token")["verdict"], "ok", "{report}");
     assert_eq!(finding(&report, "license")["verdict"], "ok", "{report}");
+    let mut bundle = command(&["support-bundle"]);
+    emulator.configure(&mut bundle, "pod-doctor");
+    anywhere(&mut bundle);
+    let bundle = stdout(&bundle.output().unwrap());
+    assert!(bundle.contains("prod-democontract") && !bundle.contains(&token), "{bundle}");
     assert!(!report.to_string().contains(&token));
 }

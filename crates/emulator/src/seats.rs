@@ -71,7 +71,7 @@ const LIVE_MAX: usize = 100_000;
 /// Client tokens remembered; older ones are forgotten first.
 const CLIENT_TOKENS_MAX: usize = 1 << 16;
 
-/// Events remembered: those of two hundred pods that prove their license every quarter of an hour for two days, and some
+/// Events remembered: those of two hundred pods that prove their license every quarter of an hour for two days, in some
 /// tens of megabytes.
 const LOG_MAX: usize = 100_000;
 

@@ -10,8 +10,8 @@ impl Machine {
     pub(super) fn answered(&mut self, now: Now, answer: Answer) {
         match answer {
             Answer::Listed(answer) => self.listed(now, answer),
-            Answer::CheckedOut(Ok(answer)) => self.checked_out(now, answer),
-            Answer::CheckedOut(Err(fault)) => self.not_checked_out(now, fault),
+            Answer::CheckedOut(Ok(answer)) => self.checked_out(now, &answer),
+            Answer::CheckedOut(Err(fault)) => self.not_checked_out(now, &fault),
             Answer::Extended(answer) => self.extended(now, answer),
             Answer::CheckedIn(answer) => self.checked_in(now, answer),
             // For people only.
@@ -56,7 +56,7 @@ impl Machine {
         forbidden && !fault.never_sent && !fault.clock_is_off() && !granted
     }
 
-    pub(super) fn checked_out(&mut self, now: Now, answer: CheckedOut) {
+    pub(super) fn checked_out(&mut self, now: Now, answer: &CheckedOut) {
         let Some(intent) = self.record.intent.clone() else { return };
         self.forget_intent(now);
         self.known.emulated |= answer.emulated;
@@ -71,7 +71,7 @@ impl Machine {
             self.step = if self.stopping { Step::Return } else { Step::ReturnFirst };
             return;
         };
-        match choice.granted(&answer) {
+        match choice.granted(answer) {
             Err(refused) => {
                 self.record.give_back.push(seat);
                 self.refuse(now, refused);
@@ -89,7 +89,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn not_checked_out(&mut self, now: Now, fault: Fault) {
+    pub(super) fn not_checked_out(&mut self, now: Now, fault: &Fault) {
         if !matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) {
             let throttled = exceptions::kind(fault.code.as_str()) == Some(Kind::Throttled);
             self.in_doubt |= !fault.never_sent && !throttled && fault.class == FaultClass::Transient;
@@ -98,11 +98,11 @@ impl Machine {
         let asked = self.record.intent.as_ref().map(|intent| (intent.taken.clone(), intent.foreign));
         self.forget_intent(now);
         if fault.class == FaultClass::Misconfigured {
-            return self.reject(now, &fault);
+            return self.reject(now, fault);
         }
         let choice = match self.choose(now) {
             Ok(Some(choice)) => choice,
-            Ok(None) => return self.reject(now, &fault),
+            Ok(None) => return self.reject(now, fault),
             Err(refused) => return self.refuse(now, refused),
         };
         if asked.is_none_or(|(taken, foreign)| foreign || taken != choice.take) {
@@ -120,7 +120,7 @@ impl Machine {
             // What is missing may be what this pod could not give back yet.
             Err(refused) if refused.why == Refusal::Exhausted && !self.record.give_back.is_empty() => {
                 let fault = self.give_back_fault.clone();
-                self.fault(now, fault.unwrap_or_else(|| local(FaultClass::Transient, "Timeout")));
+                self.fault(now, &fault.unwrap_or_else(|| local(FaultClass::Transient, "Timeout")));
             }
             Err(refused) => self.refuse(now, refused),
         }
@@ -139,7 +139,7 @@ impl Machine {
                     self.dirty = true;
                 }
                 match (missed, self.choose(now)) {
-                    (Some(missed), _) => self.fault(now, missed),
+                    (Some(missed), _) => self.fault(now, &missed),
                     (None, Ok(Some(choice))) => self.grant(now, &choice.kept()),
                     // Nothing of this has changed since it was asked for.
                     (None, _) => self.step = Step::Prove,
@@ -151,7 +151,7 @@ impl Machine {
                 self.step = Step::Prove;
                 self.missed = missed;
             }
-            Err(fault) => self.fault(now, missed.unwrap_or(fault)),
+            Err(fault) => self.fault(now, &missed.unwrap_or(fault)),
         }
     }
 
@@ -166,7 +166,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn to_give_back(&mut self, now: Now) -> Option<ConsumptionToken> {
+    pub(super) fn next_to_give_back(&mut self, now: Now) -> Option<ConsumptionToken> {
         let time = self.time(now);
         let before = self.record.give_back.len();
         self.record.give_back.retain(|seat| seat.may_be_held(time));

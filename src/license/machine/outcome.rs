@@ -67,10 +67,10 @@ impl Machine {
     }
 
     /// Nobody has answered, or AWS does not accept who asks.
-    pub(super) fn fault(&mut self, now: Now, fault: Fault) {
+    pub(super) fn fault(&mut self, now: Now, fault: &Fault) {
         self.missed = None;
         if matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) {
-            return self.reject(now, &fault);
+            return self.reject(now, fault);
         }
         let access = fault.class == FaultClass::Access;
         self.failing_since.get_or_insert(now.running);
@@ -79,7 +79,7 @@ impl Machine {
         let stands =
             matches!(self.verdict, Verdict::Refused(_) | Verdict::Rejected(_) | Verdict::Emulated(_));
         if access || !stands {
-            self.verdict = Verdict::Failing { access, reason: Reason::of_fault(&fault) };
+            self.verdict = Verdict::Failing { access, reason: Reason::of_fault(fault) };
         }
         let waited = now.running.saturating_sub(run.since);
         let skewed = fault.clock_is_off() && !std::mem::replace(&mut self.tried_clock_offset, true);
@@ -181,12 +181,12 @@ impl Machine {
             Awaiting::Seat(granted) if done => self.open(now, &granted),
             Awaiting::Intent => {
                 self.record.intent = None;
-                self.fault(now, local(FaultClass::Transient, NOT_KEPT));
+                self.fault(now, &local(FaultClass::Transient, NOT_KEPT));
             }
             Awaiting::Seat(_) => {
                 self.allowance = None;
                 self.give_back(now);
-                self.fault(now, local(FaultClass::Transient, NOT_KEPT));
+                self.fault(now, &local(FaultClass::Transient, NOT_KEPT));
             }
         }
     }
