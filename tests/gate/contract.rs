@@ -3,10 +3,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::processes::{Emulator, Sidecar, get_local, http};
+use crate::processes::{Emulator, Sidecar, command, get_local, http};
 
 const PRODUCT: &str = "prod-democontract";
 
@@ -80,6 +81,46 @@ fn a_seat_is_taken_shown_kept_over_a_death_and_given_back() {
     assert_eq!((code, held(&emulator).0), (Some(0), 0), "{line}");
     waiting.signal("TERM");
     assert_eq!(exit_of(waiting).0, Some(0));
+}
+
+#[test]
+fn the_operator_sees_the_license_in_the_log_the_metrics_and_the_command() {
+    let emulator = Emulator::start();
+    let end = tollgate_clock::system_now().plus(Duration::from_secs(50 * 3600));
+    let users = json!([{"name": "users", "unit": "Count", "max_count": 10}]);
+    license(&emulator, &json!({"end": end.to_string(), "entitlements": users}));
+    let state = tempfile::tempdir().unwrap();
+    let mut sidecar = Sidecar::start(contract(&emulator, "pod-a", "floating", state.path()));
+    let line = sidecar.read_until(|line| line["event"] == "license_ending");
+    assert_eq!(line["ends_at"], end.to_string(), "{line}");
+    let app = sidecar.app_addr.unwrap();
+    // Taken, and then counted by License Manager.
+    let known = (0..10_000).map(|_| get_local(app, "/v1/license").json());
+    let shown = known.into_iter().find(|shown| shown["entitlements"][0]["used"] == 1).expect("it is taken");
+    assert_eq!(shown["license"]["end"], end.to_string(), "{shown}");
+
+    let told = |arguments: &[&str]| {
+        let output = command(arguments).env("TOLLGATE_APP_ADDR", app.to_string()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = told(&["license"]);
+    assert!(text.contains("\nusers        Count  10    1      1         -\n"), "{text}");
+    assert!(text.contains("(ends in 2 days)\n") && text.contains("\nmodel         floating\n"), "{text}");
+    let document: Value = serde_json::from_str(&told(&["license", "--json"])).unwrap();
+    assert_eq!(document["held"], shown["held"]);
+
+    let metrics = sidecar.get("/metrics").body;
+    for sample in [
+        "tollgate_license_seats{dimension=\"users\",kind=\"held\"} 1".to_owned(),
+        "tollgate_license_seats{dimension=\"users\",kind=\"max\"} 10".to_owned(),
+        format!("tollgate_license_end_timestamp_seconds {}", end.unix_seconds()),
+        "tollgate_license_calls_total{operation=\"CheckoutLicense\",code=\"\"} 1".to_owned(),
+    ] {
+        assert!(metrics.lines().any(|line| line == sample), "{sample}: {metrics}");
+    }
+    sidecar.signal("TERM");
+    assert_eq!(exit_of(sidecar).0, Some(0));
 }
 
 #[test]
@@ -164,6 +205,16 @@ fn each_cause_of_awss_one_exception_is_told() {
         assert_eq!(exit_of(sidecar).0, Some(exit), "{code}");
     }
     assert_eq!(held(&emulator).0, 0, "never a seat taken");
+}
+
+#[test]
+fn the_emulators_license_opens_nothing_where_it_is_not_accepted() {
+    let emulator = Emulator::start();
+    let mut command = contract(&emulator, "pod-a", "floating", Path::new("none"));
+    command.env("TOLLGATE_ALLOW_EMULATED", "false");
+    let mut sidecar = Sidecar::start(command);
+    sidecar.wait_for_code("unverified", "EmulatedToken");
+    assert_eq!((sidecar.get("/entitlement").status, held(&emulator).0), (403, 0));
 }
 
 #[test]

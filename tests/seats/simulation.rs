@@ -52,6 +52,8 @@ pub(crate) struct Report {
     pub(crate) deaths: u64,
     pub(crate) answers_lost: u64,
     pub(crate) calls: u64,
+    /// Pods that gave up: none should.
+    pub(crate) left: u64,
 }
 
 #[derive(Debug)]
@@ -153,7 +155,7 @@ impl Simulation {
     fn happen(&mut self, index: usize, what: What) {
         match what {
             What::Start => self.start(index),
-            What::Serve(call) => self.serve(index, call),
+            What::Serve(call) => self.serve(index, &call),
             What::Hear(answer) => {
                 self.pods[index].calling = false;
                 self.drive(index, Event::Answered(answer));
@@ -219,19 +221,22 @@ impl Simulation {
                     return self.plan(delay.max(1), index, What::Wake);
                 }
                 Next::Stopped => return self.replace(index),
-                Next::Leave(exit) => panic!("it leaves with {exit:?}"),
+                Next::Leave(_) => {
+                    self.report.left += 1;
+                    return;
+                }
             }
         }
     }
 
-    fn serve(&mut self, index: usize, call: Call) {
+    fn serve(&mut self, index: usize, call: &Call) {
         self.report.calls += 1;
         let fate = self.below(1000);
         if fate < LOST_PER_THOUSAND {
-            return self.lose(index, &call);
+            return self.lose(index, call);
         }
         let now = self.now;
-        let answer = match &call {
+        let answer = match call {
             Call::List => Answer::Listed(Ok(self.service.list())),
             Call::Look(_) => Answer::Looked(Ok(self.service.look())),
             Call::CheckOut { client_token, take } => {
@@ -241,7 +246,7 @@ impl Simulation {
             Call::CheckIn(token) => Answer::CheckedIn(self.service.check_in(token, now)),
         };
         if fate < 2 * LOST_PER_THOUSAND {
-            return self.lose(index, &call);
+            return self.lose(index, call);
         }
         let delay = 20 + self.below(100);
         self.plan(delay, index, What::Hear(answer));

@@ -846,6 +846,19 @@ fn a_conflict_at_the_check_in_is_done_after_a_look() {
     assert_eq!(pod.machine.left().count(), 0);
 }
 
+#[test]
+fn an_answer_of_the_emulator_that_is_not_accepted_takes_no_seat() {
+    let mut world = World::new(1);
+    let mut pod = Pod::start(&world, policy(Model::Floating));
+    while !matches!(pod.next, Next::Call(Call::List, _)) {
+        pod.perform(&mut world);
+    }
+    let reason = Reason::known("EmulatedToken", FaultClass::Access);
+    pod.tell(&world, Event::Answered(Answer::Emulated(reason)));
+    assert_eq!(pod.settle(&mut world), State::Unverified);
+    assert_eq!((world.count("CheckOut"), pod.state(&world).exit()), (0, Exit::Unverified));
+}
+
 // === the model ===
 
 #[derive(Debug, Clone)]
