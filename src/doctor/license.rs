@@ -26,17 +26,18 @@ pub fn licenses(
         findings.push(Finding::ok("received license", format!("and {more} more")));
     }
     let check = "license";
-    let (verdict, arn) = match terms.choose(&Listing::Shown(listed), now) {
+    let chosen = terms.choose(&Listing::Shown(listed), now);
+    let (verdict, arn) = match chosen.and_then(|choice| choice.map(|choice| choice.listed()).transpose()) {
         Err(refused) => {
             let reason = reason_of(&refused);
             let seen = format!("{}: {}", reason.code, reason.message);
             (Finding::fault(check, reason.code.as_str(), seen, reason.remedy), None)
         }
         Ok(None) => (Finding::warning(check, "nothing says what to ask for", ""), None),
-        Ok(Some(choice)) => {
-            let arn = choice.arn().map(str::to_owned);
-            let counts = plain(choice.arn().unwrap_or_default());
-            let verdict = match choice.kept().note().as_ref().map(reason_of) {
+        Ok(Some(granted)) => {
+            let arn = granted.arn().map(str::to_owned);
+            let counts = plain(granted.arn().unwrap_or_default());
+            let verdict = match granted.note().as_ref().map(reason_of) {
                 Some(reason) => {
                     Finding::warning(check, format!("{counts}: {}", reason.message), reason.remedy)
                 }

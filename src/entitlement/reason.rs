@@ -347,7 +347,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "NoLicense",
         "This account has received no license of the product from its issuer.",
         "Buy the product in AWS Marketplace with the account that runs this pod, or have the account that bought it grant this \
-         one its license (AWS License Manager, Granted licenses).",
+         one its license (AWS License Manager, Granted licenses). Where it is there in another region, set license_region.",
     ),
     (
         "LicenseNotActivated",

@@ -64,6 +64,9 @@ pub struct Choice {
     pub take: Vec<EntitlementData>,
     /// What was taken is held, and not given back at once.
     pub holds: bool,
+    /// The listing shows no license that is good, only none that is bad: AWS's answer to the checkout decides, and this is
+    /// what its refusal means.
+    doubt: Option<Refused>,
 }
 
 /// AWS has granted what was asked for. Made here only.
@@ -170,7 +173,10 @@ impl Terms {
     /// for: `Ok(None)`.
     pub fn choose(&self, listing: &Listing, now: Timestamp) -> Result<Option<Choice>, Refused> {
         match listing {
-            Listing::Hidden => Ok(self.choose_unseen()),
+            Listing::Hidden => {
+                let unseen = Refusal::CauseUnknown.because("it lacks license-manager:ListReceivedLicenses");
+                Ok(self.choose_unseen(unseen))
+            }
             Listing::Shown(licenses) => self.choose_of(licenses, now).map(Some),
         }
     }
@@ -195,7 +201,12 @@ impl Terms {
                 Err(_) => {}
             }
         }
-        best.map(|(.., choice)| choice).ok_or(nearest)
+        match best {
+            Some((.., choice)) => Ok(choice),
+            // It may be held by another region, to which only a checkout is redirected.
+            None if nearest.why == Refusal::NoLicense => self.choose_unseen(nearest.clone()).ok_or(nearest),
+            None => Err(nearest),
+        }
     }
 
     /// Whether a license is good, and what to take of it.
@@ -231,7 +242,10 @@ impl Terms {
         if take.is_empty() {
             take = of_unit(true).map(|(entitlement, unit)| data(&entitlement.name, *unit, count)).collect();
         }
-        Ok(Choice { arn: Some(license.arn.clone()), ended: end, take, holds })
+        let unreadable = license.status == LicenseStatus::Unknown;
+        let doubt =
+            unreadable.then(|| Refusal::CauseUnknown.because("the license's status or end cannot be read"));
+        Ok(Choice { arn: Some(license.arn.clone()), ended: end, take, holds, doubt })
     }
 
     /// The entitlements of a license that count, with their units.
@@ -286,7 +300,7 @@ impl Terms {
         }
     }
 
-    fn choose_unseen(&self) -> Option<Choice> {
+    fn choose_unseen(&self, doubt: Refused) -> Option<Choice> {
         let units: Option<Vec<(&Wanted, Unit)>> =
             self.wanted.iter().map(|wanted| Some((wanted, wanted.unit?))).collect();
         let units = units.filter(|units| !units.is_empty())?;
@@ -295,7 +309,7 @@ impl Terms {
         let count = if holds { u64::from(self.seats_per_pod) } else { 1 };
         let take = units.iter().filter(|(_, unit)| unit.is_tier() != counted);
         let take = take.map(|(wanted, unit)| data(&wanted.name, *unit, count)).collect();
-        Some(Choice { arn: None, ended: None, take, holds })
+        Some(Choice { arn: None, ended: None, take, holds, doubt: Some(doubt) })
     }
 }
 
@@ -310,15 +324,18 @@ impl Choice {
         Ok(Granted { arn, ended: self.ended })
     }
 
-    /// What it means that AWS refuses the checkout, or that none is made.
+    /// What it means that AWS refuses the checkout.
     pub fn without_checkout(&self) -> Result<Granted, Refused> {
-        if self.arn.is_none() {
-            return Err(Refusal::CauseUnknown.because("it lacks license-manager:ListReceivedLicenses"));
-        }
+        let granted = self.listed()?;
         if self.holds && self.ended.is_none() {
             return Err(Refusal::Exhausted.because(""));
         }
-        Ok(self.kept())
+        Ok(granted)
+    }
+
+    /// What the listing alone proves.
+    pub fn listed(&self) -> Result<Granted, Refused> {
+        self.doubt.clone().map_or_else(|| Ok(self.kept()), Err)
     }
 
     /// Seats that are held already were renewed.

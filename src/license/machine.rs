@@ -414,10 +414,14 @@ impl Machine {
                 self.give_back(now);
             }
         }
-        let tried = !choice.holds && choice.arn().is_some() && !self.record.give_back.is_empty();
+        let listed = choice.listed();
+        let tried = !choice.holds && listed.is_ok() && !self.record.give_back.is_empty();
         if choice.take.is_empty() || tried {
             // The listing is the proof: nothing can be taken that would come back, or a checkout is still out.
-            self.grant(now, &choice.kept());
+            match listed {
+                Ok(granted) => self.grant(now, &granted),
+                Err(refused) => self.refuse(now, refused),
+            }
             return None;
         }
         if self.record.give_back.len() >= GIVE_BACK_MAX {

@@ -195,6 +195,25 @@ fn without_a_listing_only_written_units_can_be_asked_for() {
 }
 
 #[test]
+fn a_license_that_another_region_may_hold_is_asked_for_all_the_same() {
+    let terms = terms(Model::Floating, &["users:Count"]);
+    let choice = choose(&terms, &[]).unwrap();
+    assert_eq!((taken(&choice), choice.arn()), (vec![("users", "Count", Some(2))], None));
+    assert_eq!(choice.listed().unwrap_err().why, Refusal::NoLicense);
+    assert_eq!(choice.without_checkout().unwrap_err().why, Refusal::NoLicense);
+}
+
+#[test]
+fn a_license_whose_status_cannot_be_read_needs_a_checkout_that_is_granted() {
+    let unreadable = ReceivedLicense { status: LicenseStatus::Unknown, ..good() };
+    for model in [Model::Check, Model::Floating] {
+        let choice = choose(&terms(model, &["users"]), std::slice::from_ref(&unreadable)).unwrap();
+        assert_eq!(choice.listed().unwrap_err().why, Refusal::CauseUnknown);
+        assert_eq!(choice.without_checkout().unwrap_err().why, Refusal::CauseUnknown);
+    }
+}
+
+#[test]
 fn a_tier_that_aws_leaves_out_of_its_answer_is_not_granted() {
     let choice = choose(&terms(Model::Check, &["premium", "basic"]), &[good()]).unwrap();
     let answer = |names: &[&str]| CheckedOut {
