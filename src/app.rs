@@ -297,7 +297,10 @@ impl App {
             Err(error) => {
                 let exit = supervisor::exit_of(&error);
                 let cause = supervisor::cannot_start(command.get_program(), &error.to_string());
-                return self.finish((Ended::because(exit, cause), None), Ended::by_policy(exit)).await;
+                tracing::warn!(event = "draining", "{cause}; draining");
+                // Nothing of tollgate's failed: what is held and what is due ends as after the command's own end.
+                let drained = (Ended::by_policy(Exit::Done), Some(First::to_come()));
+                return self.finish(drained, Ended::because(exit, cause)).await;
             }
         };
         let (mut first, mut failed) = (First::to_come(), None);

@@ -6,7 +6,9 @@ use tokio::sync::watch;
 
 use super::machine::Machine;
 use super::memory::Seat;
+use crate::entitlement::Reason;
 use tollgate_clock as clock;
+use tollgate_marketplace::Fault;
 
 /// What is kept of the time to stop for the last log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
@@ -27,6 +29,8 @@ struct State {
     phase: Phase,
     /// What is held or not given back.
     seats: Vec<Seat>,
+    /// Why the latest try to give seats back failed.
+    fault: Option<Fault>,
     /// A checkout's answer is not known.
     in_doubt: bool,
 }
@@ -73,10 +77,10 @@ impl Stop {
     /// What would be left if the process ended now.
     pub(super) fn leaves(&self, machine: &Machine) {
         let seats: Vec<Seat> = machine.left().cloned().collect();
-        let in_doubt = machine.in_doubt();
+        let (fault, in_doubt) = (machine.not_given_back().cloned(), machine.in_doubt());
         self.state.send_if_modified(|state| {
             let phase = state.phase.max_running();
-            let now = State { phase, seats, in_doubt };
+            let now = State { phase, seats, fault, in_doubt };
             let new = *state != now;
             *state = now;
             new
@@ -127,11 +131,14 @@ impl Drain {
     /// The last line about them.
     pub fn tell_what_remains(&self) {
         if let Some(seats) = self.what_remains() {
+            // A refusal by policy names its action.
+            let reason = self.state.borrow().fault.as_ref().map(Reason::of_fault);
+            let why = reason.map_or_else(String::new, |why| format!(" ({}: {})", why.code, why.message));
             tracing::warn!(
                 event = "seats_remain",
                 seats,
-                "seats of the license were not given back: they stay taken until they end by themselves, or until this pod \
-                 starts again on this volume"
+                "seats of the license were not given back{why}: they stay taken until they end by themselves, or until \
+                 this pod starts again on this volume"
             );
         }
     }

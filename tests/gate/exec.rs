@@ -295,17 +295,9 @@ fn a_command_that_cannot_start_is_found_before_aws_is_asked() {
         assert_eq!(output.status.code(), Some(code));
         assert!(String::from_utf8(output.stderr).unwrap().starts_with("cannot start "));
     }
-    // It can be executed, and the kernel knows no way to: seen only when it is started.
-    let text = state.path().join("text");
-    std::fs::write(&text, "no program").unwrap();
-    assert!(Command::new("chmod").arg("755").arg(&text).status().unwrap().success());
     assert_eq!(emulator.calls()["total"], 0);
-    let output = exec(&emulator, "pod-126", state.path(), &[text.to_str().unwrap()]).output().unwrap();
-    let log = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(126), "{log}");
-    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
-    assert_eq!((&last["level"], &last["exit_code"]), (&"ERROR".into(), &126.into()), "{last}");
-    assert!(last["message"].as_str().unwrap().starts_with("cannot start "), "{last}");
+    let program = unstartable(state.path(), "no program");
+    not_started(&mut exec(&emulator, "pod-126", state.path(), &[program.to_str().unwrap()]), 126);
 }
 
 #[test]
@@ -434,16 +426,69 @@ fn held(emulator: &Emulator) -> u64 {
     counted.iter().filter_map(|entitlement| entitlement["held"].as_u64()).sum()
 }
 
-#[test]
-fn a_contracts_seat_is_held_while_the_command_runs_and_given_back_when_it_has_ended() {
-    let emulator = Emulator::start();
-    let state = tempfile::tempdir().unwrap();
-    let mut command = exec(&emulator, "pod-seat", state.path(), &["/bin/sh", "-c", TELLS]);
+fn exec_floating(emulator: &Emulator, pod: &str, state: &Path, program: &[&str]) -> Command {
+    let mut command = exec(emulator, pod, state, program);
     for name in ["TOLLGATE_PRODUCT_CODE", "TOLLGATE_PUBLIC_KEYS", "TOLLGATE_DIMENSIONS"] {
         command.env_remove(name);
     }
     command.env("TOLLGATE_MODE", "contract").env("TOLLGATE_PRODUCT_ID", "prod-democontract");
     command.env("TOLLGATE_LICENSE_MODEL", "floating").env("TOLLGATE_ENTITLEMENTS", "users:Count");
+    command
+}
+
+/// A file that may be executed, and that the kernel cannot: seen only when it is started.
+fn unstartable(folder: &Path, text: &str) -> PathBuf {
+    let path = folder.join("unstartable");
+    std::fs::write(&path, text).unwrap();
+    assert!(Command::new("chmod").arg("755").arg(&path).status().unwrap().success());
+    path
+}
+
+/// The last line of a run of `exec` whose command could not start.
+fn not_started(command: &mut Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{log}");
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["level"], &last["exit_code"]), (&"ERROR".into(), &code.into()), "{log}");
+    assert!(last["message"].as_str().unwrap().starts_with("cannot start "), "{last}");
+    log
+}
+
+#[test]
+fn a_contracts_seat_is_given_back_where_the_command_cannot_start() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    for (text, code) in [("#!/nope/interpreter\n", 127), ("no program", 126)] {
+        let program = unstartable(state.path(), text);
+        let program = [program.to_str().unwrap()];
+        let log = not_started(&mut exec_floating(&emulator, "pod-seat", state.path(), &program), code);
+        let shown = http(emulator.addr, "GET", "/_emulator/licenses", "").json();
+        assert_eq!((held(&emulator), &shown["checkouts_count"]), (0, &0.into()), "{shown}");
+        assert!(!log.contains("seats_remain"), "{log}");
+    }
+    let shown = http(emulator.addr, "GET", "/_emulator/licenses", "").json();
+    assert_eq!((&shown["totals"]["takes"], &shown["totals"]["returns"]), (&2.into(), &2.into()), "{shown}");
+}
+
+#[test]
+fn a_check_in_that_is_forbidden_is_named_in_the_last_line_about_the_seats() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    emulator.admin("/_emulator/pods", r#"{"access_key": "pod-kept", "denied": ["CheckInLicense"]}"#);
+    let mut command = exec_floating(&emulator, "pod-kept", state.path(), &["/bin/true"]);
+    let output = command.env("TOLLGATE_SHUTDOWN_GRACE", "5s").output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let remain = log.lines().find(|line| line.contains(r#""event":"seats_remain""#)).expect(&log);
+    assert!(remain.contains("license-manager:CheckInLicense"), "{remain}");
+    assert_eq!((output.status.code(), held(&emulator)), (Some(0), 1), "{log}");
+}
+
+#[test]
+fn a_contracts_seat_is_held_while_the_command_runs_and_given_back_when_it_has_ended() {
+    let emulator = Emulator::start();
+    let state = tempfile::tempdir().unwrap();
+    let command = exec_floating(&emulator, "pod-seat", state.path(), &["/bin/sh", "-c", TELLS]);
     let running = Supervised::of(command, state);
     running.says(&["ready"]);
     assert_eq!(held(&emulator), 1);

@@ -224,6 +224,11 @@ impl Machine {
         self.record.seat.iter().chain(&self.record.give_back)
     }
 
+    /// Why the latest try to give seats back failed, where they are not given back yet.
+    pub fn not_given_back(&self) -> Option<&Fault> {
+        self.give_back_fault.as_ref().filter(|_| self.give_back_since.is_some())
+    }
+
     /// Whether a checkout may have been processed whose answer is not known.
     #[must_use]
     pub const fn in_doubt(&self) -> bool {
