@@ -330,6 +330,7 @@ fn doctor_judges_the_license_of_a_contract_and_takes_no_seat() {
         "license",
         "seats",
         "license extension",
+        "license check-in",
     ];
     for check in checks {
         assert_eq!(finding(&report, check)["verdict"], "ok", "{check}: {report}");
@@ -357,13 +358,18 @@ fn doctor_judges_the_license_of_a_contract_and_takes_no_seat() {
 
     emulator.admin(
         "/_emulator/pods",
-        r#"{"access_key": "pod-doctor", "denied": ["ListReceivedLicenses", "ExtendLicenseConsumption"]}"#,
+        r#"{"access_key": "pod-doctor",
+            "denied": ["ListReceivedLicenses", "ExtendLicenseConsumption", "CheckInLicense"]}"#,
     );
     let (exit, report) = contract(&[]);
-    for check in ["license listing", "license extension"] {
+    for (check, action) in [
+        ("license listing", "license-manager:ListReceivedLicenses"),
+        ("license extension", "license-manager:ExtendLicenseConsumption"),
+        ("license check-in", "license-manager:CheckInLicense"),
+    ] {
         let refused = finding(&report, check);
         assert_eq!((exit, &refused["verdict"]), (Some(78), &"fault".into()), "{report}");
-        assert!(refused["seen"].as_str().unwrap().contains("license-manager:"), "{report}");
+        assert!(refused["seen"].as_str().unwrap().contains(action), "{report}");
     }
     let held = http(emulator.addr, "GET", "/_emulator/licenses", "").json().to_string();
     assert!(held.contains(r#""held_max":0"#), "{held}");

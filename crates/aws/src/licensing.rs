@@ -55,6 +55,9 @@ const LISTED_ENTITLEMENTS_MAX: usize = 5_000;
 /// Longest `NextToken` that is sent back; the service model states no limit.
 const NEXT_TOKEN_BYTES_MAX: usize = 8 * 1024;
 
+/// A consumption token that AWS gave to nobody.
+const TOKEN_OF_NOBODY: &str = "tollgate-doctor";
+
 /// What License Manager needs beyond the settings of [`Aws`].
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -132,10 +135,19 @@ impl LicenseManager {
 
     /// Whether the role may renew what a pod holds: a dry run about a token that nobody was given. For `doctor`.
     pub async fn try_extension(&self) -> Result<(), Fault> {
-        const NAME: &str = "ExtendLicenseConsumption";
-        let operation =
-            Operation::new(NAME, &json!({"LicenseConsumptionToken": "tollgate-doctor", "DryRun": true}));
-        match self.attempt(NAME, self.call(operation, Signing::default())).await {
+        let request = json!({"LicenseConsumptionToken": TOKEN_OF_NOBODY, "DryRun": true});
+        self.try_of_nobody("ExtendLicenseConsumption", &request).await
+    }
+
+    /// Whether the role may give seats back: a token that nobody was given gives none back. For `doctor`.
+    pub async fn try_check_in(&self) -> Result<(), Fault> {
+        self.try_of_nobody("CheckInLicense", &json!({"LicenseConsumptionToken": TOKEN_OF_NOBODY})).await
+    }
+
+    /// A call about [`TOKEN_OF_NOBODY`]: who is allowed it is told that there is no such token.
+    async fn try_of_nobody(&self, name: &'static str, request: &Value) -> Result<(), Fault> {
+        let operation = Operation::new(name, request);
+        match self.attempt(name, self.call(operation, Signing::default())).await {
             // It looked at the token.
             Err(fault)
                 if fault.place == Place::LicenseManager

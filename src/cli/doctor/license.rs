@@ -39,9 +39,14 @@ pub(super) async fn examine(manager: &LicenseManager, terms: &Terms) -> Vec<Find
             Err(fault) => super::at_fault("seats", &fault),
         });
     }
-    findings.push(match manager.try_extension().await {
-        Ok(()) => Finding::ok("license extension", "the role allows it"),
-        Err(fault) => super::at_fault("license extension", &fault),
-    });
+    for (check, tried) in [
+        ("license extension", manager.try_extension().await),
+        ("license check-in", manager.try_check_in().await),
+    ] {
+        findings.push(match tried {
+            Ok(()) => Finding::ok(check, "the role allows it"),
+            Err(fault) => super::at_fault(check, &fault),
+        });
+    }
     findings
 }

@@ -785,18 +785,32 @@ async fn a_license_token_is_not_used_where_the_pod_has_credentials() {
 }
 
 #[tokio::test]
-async fn whether_the_role_may_extend_is_tried_without_a_seat() {
+async fn whether_the_role_may_extend_and_give_back_is_tried_without_a_seat() {
     let refused = |code: &str| refusal(&json!({"__type": code, "message": "no"}).to_string());
-    let answers = ["ResourceNotFoundException", "ValidationException", "AccessDeniedException"].map(refused);
-    let (addr, requests) = serve(answers.into()).await;
-    let manager = manager(format!("http://{addr}"));
-    assert_eq!(manager.try_extension().await, Ok(()), "it looked for the token");
-    assert_eq!(manager.try_extension().await, Ok(()), "it looked at the token");
-    let fault = manager.try_extension().await.unwrap_err();
-    assert_eq!((fault.code.as_str(), fault.class), ("AccessDeniedException", FaultClass::Access));
-    assert_eq!(fault.seen, "license-manager:ExtendLicenseConsumption");
-    for request in requests.await.unwrap() {
-        assert!(request.contains("AWSLicenseManager.ExtendLicenseConsumption"), "{request}");
-        assert_eq!(body_of(&request)["DryRun"], true);
+    let codes = ["ResourceNotFoundException", "ValidationException", "InvalidParameterValueException"];
+    for (check_in, name) in [(false, "ExtendLicenseConsumption"), (true, "CheckInLicense")] {
+        let mut answers: Vec<_> = codes.iter().map(|code| refused(code)).collect();
+        answers.extend(["AccessDeniedException", "AuthorizationException"].map(refused));
+        let (addr, requests) = serve(answers).await;
+        let manager = manager(format!("http://{addr}"));
+        let tried = async || {
+            if check_in { manager.try_check_in().await } else { manager.try_extension().await }
+        };
+        for code in codes {
+            assert_eq!(tried().await, Ok(()), "{name}: it looked for the token: {code}");
+        }
+        for code in ["AccessDeniedException", "AuthorizationException"] {
+            let fault = tried().await.unwrap_err();
+            assert_eq!((fault.code.as_str(), fault.class), (code, FaultClass::Access));
+            assert_eq!(fault.seen, format!("license-manager:{name}"));
+        }
+        for request in requests.await.unwrap() {
+            assert!(request.contains(&format!("AWSLicenseManager.{name}\r")), "{request}");
+            let body = body_of(&request);
+            assert_eq!(
+                (body["DryRun"] == true, body["LicenseConsumptionToken"].is_string()),
+                (!check_in, true)
+            );
+        }
     }
 }
