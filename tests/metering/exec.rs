@@ -2,6 +2,7 @@
 //! the ledger meanwhile is told, and ends the command only where tollgate cannot go on.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{ChildStdout, Stdio};
 use std::time::Duration;
 
@@ -105,6 +106,25 @@ fn a_refusal_after_grace_does_not_end_the_command_and_retries_continue() {
     commanded.running.sidecar.signal("TERM");
     commanded.says("reported 5");
     assert_eq!(commanded.running.sidecar.end().0.code(), Some(3));
+}
+
+#[test]
+fn usage_of_an_earlier_start_is_billed_where_the_command_cannot_start() {
+    let bench = Bench::metered();
+    let (report, _) = REPORTS.split_once("trap").unwrap();
+    let dies = format!("{report} report 1; kill -s KILL $PPID");
+    let mut command = bench.command(&["exec", "--", "/bin/sh", "-c", &dies]);
+    command.env("PATH", "/usr/bin:/bin");
+    let (status, last) = Sidecar::start(command).end();
+    assert_eq!((status.code(), bench.billed().get("requests")), (None, None), "{last}");
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("unstartable");
+    std::fs::write(&program, "#!/nope/interpreter\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let command = bench.command(&["exec", "--", program.to_str().unwrap()]);
+    let (status, last) = Sidecar::start(command).end();
+    assert_eq!((status.code(), &bench.billed()["requests"]), (Some(127), &1_000_000), "{last}");
+    assert!(last.contains("cannot start "), "{last}");
 }
 
 /// Without its ledger tollgate cannot count; the container's restart is the remedy.
