@@ -379,9 +379,6 @@ impl App {
         };
         let mut ended = self.parts.finish(&mut self.signals, ended, draining).await;
         self.notices.tell_the_rest();
-        if let Some(seats) = &seats {
-            seats.tell_what_remains();
-        }
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
             // The end of the sender and that of the drain race; both tell of the ledger, and this one of what is in it.
@@ -393,6 +390,14 @@ impl App {
         }
         if ended.exit == Exit::Done {
             ended = otherwise;
+        }
+        if let Some(sentence) = seats.as_ref().and_then(license::Drain::what_remains) {
+            // A command's own end says more to whoever started it; then the seats are a line of their own.
+            if ended.exit == Exit::Done {
+                ended = Ended { exit: Exit::Unavailable, cause: Some(sentence) };
+            } else {
+                tracing::warn!(event = "seats_remain", "{sentence}");
+            }
         }
         self.last_line(&ended);
         ended.exit

@@ -117,7 +117,7 @@ impl Licensing {
             if self.stop.is_ordered() && !std::mem::replace(&mut told, true) {
                 next = self.step(&mut machine, Event::Stopping);
             }
-            self.publish(&mut machine);
+            self.keep_and_publish(&mut machine).await;
             let event = match next {
                 Next::Call(call, signing) => match self.ask(&mut machine, call, signing).await {
                     Some(answer) => Event::Answered(answer),
@@ -156,6 +156,7 @@ impl Licensing {
     }
 
     fn step(&self, machine: &mut Machine, event: Event) -> Next {
+        machine.hear_clock(self.service.clock_skew());
         let (next, notes) = machine.step(self.now(), event);
         for note in notes {
             match note {
@@ -258,13 +259,18 @@ impl Licensing {
                 () = change => {}
                 _ = jumps.changed() => {}
             }
-            // Written before it is published: who reads the fact may rely on the file.
-            if let Some(record) = machine.remember(self.now()) {
-                let written = self.write(record).await;
-                machine.remembered(written);
-            }
-            self.publish(machine);
+            self.keep_and_publish(machine).await;
         }
+    }
+
+    /// What time gives the state folder to remember is written before it is published: grace that a restart would not
+    /// know of would never be used up, and opens nothing.
+    async fn keep_and_publish(&self, machine: &mut Machine) {
+        if let Some(record) = machine.remember(self.now()) {
+            let written = self.write(record).await;
+            machine.remembered(written);
+        }
+        self.publish(machine);
     }
 
     // === what is asked ===

@@ -393,8 +393,9 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
     (
         "LicenseCauseUnknown",
-        "AWS License Manager grants nothing of the license, and this pod may not look at it to see why.",
-        "Allow license-manager:ListReceivedLicenses in the policy of the pod's role: then the cause is told.",
+        "AWS License Manager grants nothing of the license, and what it shows to this pod does not say why.",
+        "Allow license-manager:ListReceivedLicenses in the policy of the pod's role, if it is missing: then the cause is told. Else \
+         look at the license in AWS License Manager, Granted licenses.",
     ),
     (
         "LicenseStateNotKept",

@@ -64,8 +64,8 @@ pub struct Choice {
     pub take: Vec<EntitlementData>,
     /// What was taken is held, and not given back at once.
     pub holds: bool,
-    /// The listing shows no license that is good, only none that is bad: AWS's answer to the checkout decides, and this is
-    /// what its refusal means.
+    /// The listing shows no license that is surely good: AWS's answer to the checkout decides, and this is what its
+    /// refusal means.
     doubt: Option<Refused>,
 }
 
@@ -170,7 +170,7 @@ pub struct Refused {
 
 impl Terms {
     /// What to ask for, by what AWS shows. Where nothing is shown, only entitlements whose unit is written can be asked
-    /// for: `Ok(None)`.
+    /// for: `Ok(None)`. `now` is AWS's time, where it is known: the pod's clock is the buyer's.
     pub fn choose(&self, listing: &Listing, now: Timestamp) -> Result<Option<Choice>, Refused> {
         match listing {
             Listing::Hidden => {
@@ -242,9 +242,13 @@ impl Terms {
         if take.is_empty() {
             take = of_unit(true).map(|(entitlement, unit)| data(&entitlement.name, *unit, count)).collect();
         }
-        let unreadable = license.status == LicenseStatus::Unknown;
-        let doubt =
-            unreadable.then(|| Refusal::CauseUnknown.because("the license's status or end cannot be read"));
+        let doubt = match (license.received, license.status) {
+            (Received::InWork, _) => Some(Refusal::NotActivated.because("")),
+            (Received::Unknown, _) | (_, LicenseStatus::Unknown) => {
+                Some(Refusal::CauseUnknown.because("the license's status or end cannot be read"))
+            }
+            _ => None,
+        };
         Ok(Choice { arn: Some(license.arn.clone()), ended: end, take, holds, doubt })
     }
 
@@ -307,8 +311,12 @@ impl Terms {
         let counted = units.iter().any(|(_, unit)| !unit.is_tier());
         let holds = self.model == Model::Floating && counted;
         let count = if holds { u64::from(self.seats_per_pod) } else { 1 };
-        let take = units.iter().filter(|(_, unit)| unit.is_tier() != counted);
-        let take = take.map(|(wanted, unit)| data(&wanted.name, *unit, count)).collect();
+        // A checkout proves what it takes. The rest only a listing can show, and who hides it is the buyer.
+        let proven = |wanted: &Wanted, unit: Unit| unit.is_tier() != counted && wanted.least <= Some(count);
+        if !units.iter().all(|(wanted, unit)| proven(wanted, *unit)) {
+            return None;
+        }
+        let take = units.iter().map(|(wanted, unit)| data(&wanted.name, *unit, count)).collect();
         Some(Choice { arn: None, ended: None, take, holds, doubt: Some(doubt) })
     }
 }
@@ -327,10 +335,16 @@ impl Choice {
     /// What it means that AWS refuses the checkout.
     pub fn without_checkout(&self) -> Result<Granted, Refused> {
         let granted = self.listed()?;
-        if self.holds && self.ended.is_none() {
-            return Err(Refusal::Exhausted.because(""));
+        if self.ended.is_some() {
+            // AWS grants nothing any more.
+            return Ok(granted);
         }
-        Ok(granted)
+        if let Some(tier) = self.take.iter().find(|taken| taken.value.is_none()) {
+            // Nobody can have taken all of it.
+            let seen = format!("AWS refuses {}, which the license shows", tier.name);
+            return Err(Refusal::CauseUnknown.because(seen));
+        }
+        if self.holds { Err(Refusal::Exhausted.because("")) } else { Ok(granted) }
     }
 
     /// What the listing alone proves.

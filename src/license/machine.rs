@@ -31,7 +31,7 @@ use tollgate_marketplace::license::{
     CheckedIn, CheckedOut, ConsumptionToken, EntitlementData, EntitlementUsage, Extended, LicenseUsage,
     ReceivedLicense, ReceivedLicenses,
 };
-use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Signing, schedule};
+use tollgate_marketplace::{AHEAD_MAX, Fault, FaultClass, FaultCode, Place, Signing, schedule};
 use tollgate_time::Timestamp;
 
 /// What the seller chose.
@@ -213,6 +213,8 @@ pub struct Machine {
     look: bool,
     seed: String,
     client_tokens: u64,
+    /// See [`Machine::hear_clock`].
+    skew: Option<i64>,
     run: Run,
     /// When, in this process, faults began to follow each other.
     failing_since: Option<Duration>,
@@ -242,7 +244,9 @@ impl Machine {
     /// process, so that its client tokens are never used by another.
     #[must_use]
     pub fn new(policy: Policy, record: Record, seed: String, now: Timestamp) -> Self {
-        let known = record.granted.map(GrantedRound::known);
+        // A round that is still to come was written by a clock that was wrong, or by hand.
+        let granted = record.granted.filter(|round| !round.is_after(now.plus(AHEAD_MAX)));
+        let known = granted.map(GrantedRound::known);
         Self {
             allowance: known.map(|known| Allowance::new(policy.grace_period, None, known, now)),
             in_doubt: record.intent.is_some(),
@@ -262,6 +266,7 @@ impl Machine {
             look: false,
             seed,
             client_tokens: 0,
+            skew: None,
             run: Run::default(),
             failing_since: None,
             reload_credentials: false,
@@ -370,7 +375,19 @@ impl Machine {
 
     fn choose(&self, now: Now) -> Result<Option<Choice>, Refused> {
         let listing = self.listing.as_ref().map_or(&Listing::Hidden, |(listing, _)| listing);
-        self.policy.terms.choose(listing, self.time(now))
+        self.policy.terms.choose(listing, self.service_time(now))
+    }
+
+    /// The service's clock less the pod's in seconds, by its latest answer.
+    pub const fn hear_clock(&mut self, skew: Option<i64>) {
+        self.skew = skew;
+    }
+
+    /// The service's time, once it has answered: whoever sets the pod's clock must not choose when a contract ends.
+    fn service_time(&self, now: Now) -> Timestamp {
+        let Some(skew) = self.skew else { return self.time(now) };
+        let apart = Duration::from_secs(skew.unsigned_abs());
+        if skew < 0 { now.wall.minus(apart) } else { now.wall.plus(apart) }
     }
 
     // === what is asked ===

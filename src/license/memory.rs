@@ -95,7 +95,13 @@ impl GrantedRound {
         }
     }
 
-    /// The reverse.
+    /// Whether it is of a later time.
+    #[must_use]
+    pub fn is_after(self, time: Timestamp) -> bool {
+        self.at.max(self.latest) > time
+    }
+
+    /// The reverse of [`GrantedRound::known`].
     #[must_use]
     pub fn of(known: Known) -> Option<Self> {
         let at = known.first_failed_at?;

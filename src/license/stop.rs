@@ -113,7 +113,7 @@ impl Drain {
         let _ = tokio::time::timeout_at(until, stopped).await;
     }
 
-    /// What was not given back, and until when it stays taken.
+    /// A sentence about what was not given back, and until when it stays taken.
     #[must_use]
     pub fn what_remains(&self) -> Option<String> {
         let state = self.state.borrow();
@@ -125,21 +125,19 @@ impl Drain {
         });
         let doubt = state.in_doubt.then(|| "a checkout whose answer was lost".to_owned());
         let all: Vec<String> = seats.chain(doubt).collect();
-        (!all.is_empty()).then(|| all.join("; "))
-    }
-
-    /// The last line about them.
-    pub fn tell_what_remains(&self) {
-        if let Some(seats) = self.what_remains() {
-            // A refusal by policy names its action.
-            let reason = self.state.borrow().fault.as_ref().map(Reason::of_fault);
-            let why = reason.map_or_else(String::new, |why| format!(" ({}: {})", why.code, why.message));
-            tracing::warn!(
-                event = "seats_remain",
-                seats,
-                "seats of the license were not given back{why}: they stay taken until they end by themselves, or until \
-                 this pod starts again on this volume"
-            );
-        }
+        // A refusal by policy names its action.
+        let why = state.fault.as_ref().map(Reason::of_fault);
+        let why = why.map_or_else(String::new, |why| {
+            format!("; the last try: {}: {}", why.code, why.message.trim_end_matches('.'))
+        });
+        (!all.is_empty()).then(|| {
+            format!(
+                "seats of the license were not given back ({}{why}): they stay taken until they end by themselves, or until this \
+                 pod starts again on this volume; allow license-manager:CheckInLicense, if it is missing, and this process \
+                 {:?} before it is killed",
+                all.join("; "),
+                self.grace
+            )
+        })
     }
 }

@@ -146,8 +146,8 @@ const RENEWAL_MIDDLE: f64 = 0.9;
 /// See [`RENEWAL_MIDDLE`].
 const RENEWAL_JITTER: f64 = 1.0 / 9.0;
 
-/// Seats that are about to end are no reason to ask without a pause.
-const RENEWAL_MIN: Duration = Duration::from_secs(1);
+/// The least pause: by a clock that is ahead of AWS's every seat has ended already. A license lasts a minute at least.
+const RENEWAL_MIN: Duration = Duration::from_secs(20);
 
 /// The middle of the pause while all seats are taken.
 const EXHAUSTED_S: f64 = 60.0;
@@ -248,7 +248,7 @@ mod tests {
             let pause = renewal(every, Some(seconds(left_s)), highest());
             assert!(pause <= seconds(left_s / 2.0) && pause <= every, "{left_s}: {pause:?}");
         }
-        assert_eq!(renewal(every, Some(Duration::ZERO), highest()), seconds(1.0));
+        assert_eq!(renewal(every, Some(Duration::ZERO), highest()), RENEWAL_MIN);
     }
 
     #[test]

@@ -184,14 +184,39 @@ fn exhaustion_refuses_only_who_must_hold_seats() {
 }
 
 #[test]
-fn without_a_listing_only_written_units_can_be_asked_for() {
-    let unseen = |wanted: &[&str]| terms(Model::Check, wanted).choose(&Listing::Hidden, NOW).unwrap();
-    assert_eq!((unseen(&[]), unseen(&["users"]), unseen(&["users:Count", "premium"])), (None, None, None));
-    let choice = unseen(&["users:Count:10", "premium:None"]).unwrap();
-    assert_eq!(taken(&choice), [("users", "Count", Some(1))]);
+fn without_a_listing_only_what_a_checkout_proves_can_be_asked_for() {
+    let unseen = |model, wanted: &[&str]| terms(model, wanted).choose(&Listing::Hidden, NOW).unwrap();
+    for wanted in [
+        &[][..],
+        &["users"],
+        &["users:Count", "premium"],
+        &["users:Count", "premium:None"],
+        &["users:Count:10"],
+    ] {
+        assert_eq!(unseen(Model::Check, wanted), None, "{wanted:?}");
+    }
+    let choice = unseen(Model::Check, &["users:Count:1", "nodes:Count"]).unwrap();
+    assert_eq!(taken(&choice), [("users", "Count", Some(1)), ("nodes", "Count", Some(1))]);
     let refused = choice.without_checkout().unwrap_err();
     assert_eq!((refused.why, refused.why.blame()), (Refusal::CauseUnknown, Blame::Denied));
-    assert_eq!(taken(&unseen(&["premium:None"]).unwrap()), [("premium", "None", None)]);
+    assert_eq!(taken(&unseen(Model::Check, &["premium:None"]).unwrap()), [("premium", "None", None)]);
+    // A pod of two seats proves two of them.
+    assert!(unseen(Model::Floating, &["users:Count:2"]).is_some());
+}
+
+#[test]
+fn a_tier_that_aws_refuses_is_no_exhaustion() {
+    for model in [Model::Check, Model::Floating] {
+        let choice = choose(&terms(model, &["premium"]), &[good()]).unwrap();
+        assert_eq!(choice.without_checkout().unwrap_err().why, Refusal::CauseUnknown, "{model:?}");
+    }
+}
+
+#[test]
+fn a_license_that_is_not_active_yet_opens_by_nothing_but_a_checkout() {
+    let in_work = ReceivedLicense { received: Received::InWork, ..good() };
+    let choice = choose(&terms(Model::Check, &["users"]), &[in_work]).unwrap();
+    assert_eq!(choice.without_checkout().unwrap_err().why, Refusal::NotActivated);
 }
 
 #[test]

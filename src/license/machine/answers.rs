@@ -246,6 +246,8 @@ impl Machine {
             self.dirty = true;
             self.record.give_back.extend(self.record.seat.take());
             self.give_back_at = Duration::ZERO;
+            // There is little time: the pauses begin anew, with the shortest.
+            self.give_back_since = None;
             self.step = Step::Prove;
         }
     }

@@ -28,7 +28,7 @@ impl Machine {
         self.calm(now);
         self.exhausted = 0;
         self.tried_clock_offset = false;
-        let left = self.record.seat.as_ref().map(|seat| seat.expires.since(now.wall));
+        let left = self.record.seat.as_ref().map(|seat| seat.expires.since(self.service_time(now)));
         self.rest(now, schedule::renewal(self.policy.renew_every, left, now.draw));
     }
 
@@ -86,7 +86,7 @@ impl Machine {
         let pause = if skewed || (fault.class == FaultClass::ExpiredSession && run.faults == 1) {
             Duration::ZERO
         } else if self.grace(now).is_some() {
-            let left = self.record.seat.as_ref().map(|seat| seat.expires.since(self.time(now)) / 2);
+            let left = self.record.seat.as_ref().map(|seat| seat.expires.since(self.service_time(now)) / 2);
             let soon = schedule::transient(waited, now.draw);
             let calm = schedule::while_open(waited, now.draw);
             left.map_or(calm, |left| calm.min(left.max(soon)))

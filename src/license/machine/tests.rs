@@ -826,6 +826,36 @@ fn a_contract_that_ended_opens_for_its_grace_for_new_pods_too() {
     }
 }
 
+/// Else a clock set ahead of the contract's end would open any number of pods without a seat.
+#[test]
+fn whether_a_contract_has_ended_is_read_from_awss_clock() {
+    let mut world = World::new(1);
+    world.seats.licenses[0].end = Some(START.minus(HOUR));
+    let mut pod = Pod::start(&world, policy(Model::Floating));
+    pod.machine.hear_clock(Some(-2 * 3600));
+    assert_eq!(pod.settle(&mut world), State::Exhausted);
+}
+
+#[test]
+fn a_round_that_is_still_to_come_gives_no_grace() {
+    for (ahead, state) in [(Duration::ZERO, State::Grace), (24 * HOUR, State::Pending)] {
+        let mut world = World::new(1);
+        let mut pod = Pod::start(&world, policy(Model::Check));
+        pod.settle(&mut world);
+        let begun = START.plus(ahead);
+        let known = Known { first_failed_at: Some(begun), latest: Some(begun), ..Known::default() };
+        let mut record = Record::default();
+        record.granted = GrantedRound::of(known);
+        pod.machine = Machine::new(policy(Model::Check), record, "seed".to_owned(), START);
+        away(&mut world);
+        let now = Now { wall: START, running: Duration::ZERO, draw: Draw::MIDDLE };
+        let failed = Event::Answered(Answer::Listed(Err(fault(FaultClass::Transient, "Timeout"))));
+        pod.machine.step(now, Event::Started);
+        pod.machine.step(now, failed);
+        assert_eq!(pod.machine.standing(now).state(), state, "{ahead:?}");
+    }
+}
+
 #[test]
 fn a_clock_that_jumps_ahead_brings_the_round_forward() {
     let mut world = World::new(1);
