@@ -132,8 +132,8 @@ impl Drain {
         });
         (!all.is_empty()).then(|| {
             format!(
-                "seats of the license were not given back ({}{why}): they stay taken until they end by themselves, or until this \
-                 pod starts again on this volume; allow license-manager:CheckInLicense, if it is missing, and this process \
+                "seats of the license were not given back ({}): they stay taken until they end by themselves, or until this pod \
+                 starts again on this volume{why}; allow license-manager:CheckInLicense, if it is missing, and this process \
                  {:?} before it is killed",
                 all.join("; "),
                 self.grace
