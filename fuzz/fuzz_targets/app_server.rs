@@ -10,6 +10,7 @@ use conversation::{Server, folder};
 use libfuzzer_sys::fuzz_target;
 use tollgate::api::attestation::{Attestation, Calls, registrations};
 use tollgate::api::door::Door;
+use tollgate::api::license::LicensePart;
 use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
 use tollgate::entitlement::{self, Subject, word};
@@ -139,7 +140,12 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     let product_code: tollgate_marketplace::ProductCode = "demohourly".parse().expect("a product code");
     AppServer {
         room: BodyBudget::new(BODIES_BYTES_MAX),
-        subject: Arc::new(Subject { mode: "metered", product_code: product_code.clone(), pod: None }),
+        subject: Arc::new(Subject {
+            mode: "metered",
+            product_code: Some(product_code.clone()),
+            product_id: None,
+            pod: None,
+        }),
         entitlement: entitlement.clone(),
         clock: clock.clone(),
         token: None,
@@ -162,6 +168,7 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
             clock,
             notices,
         )),
+        license: Some(LicensePart { held: tollgate::license::knowledge::channel().1, model: "check" }),
         quit: None,
     }
 }

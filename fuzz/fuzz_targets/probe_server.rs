@@ -18,8 +18,8 @@ static SERVER: LazyLock<Mutex<Server>> = LazyLock::new(|| {
         let (publisher, entitlement) = entitlement::channel(now);
         // The fact stays as it is for as long as the process runs.
         std::mem::forget(publisher);
-        let product_code = "demohourly".parse().expect("a product code");
-        let subject = Subject { mode: "hourly", product_code, pod: Some("pod".to_owned()) };
+        let product_code = Some("demohourly".parse().expect("a product code"));
+        let subject = Subject { mode: "hourly", product_code, product_id: None, pod: Some("pod".to_owned()) };
         ProbeServer::new(Arc::new(subject), entitlement, Arc::new(Metrics::new()), WallClock::fixed(now))
     }))
 });
