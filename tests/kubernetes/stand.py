@@ -30,7 +30,7 @@ class Node:
         self.changed = threading.Condition()
         self.waiting = {"kubelet restart": 0, "reboot": 0}
         self.done = {"kubelet restart": 0, "reboot": 0}
-        self.busy = self.pods = 0
+        self.busy = self.pods = self.queued = 0
 
     def enter(self):
         with self.changed:
@@ -40,7 +40,13 @@ class Node:
     def room(self, pods):
         """Waits for room for so many pods; a scenario that has entered leaves with it."""
         with self.changed:
+            # Not busy meanwhile: the room may be held by scenarios that wait for the node to be disturbed.
+            self.busy -= 1
+            self.queued += 1
+            self.changed.notify_all()
             self.changed.wait_for(lambda: self.pods + pods <= PODS_MAX)
+            self.queued -= 1
+            self.busy += 1
             self.pods += pods
         try:
             yield
@@ -63,7 +69,7 @@ class Node:
         """Disturbs the node whenever all scenarios wait; returns when none is left."""
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: self.busy == 0)
+                self.changed.wait_for(lambda: self.busy == 0 and (any(self.waiting.values()) or not self.queued))
                 kind = next((kind for kind, waiting in self.waiting.items() if waiting), None)
                 if kind is None:
                     return
