@@ -27,8 +27,10 @@ from processes import Emulator, Sidecar
 PROGRAM = os.path.abspath(sys.argv[1])
 RELEASED = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else None
 PATIENCE = 60
-# What started this may ignore the signal of a closed terminal (nohup does), and what this starts would too.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# What started this may ignore the signals of a terminal (nohup does, and a shell for what it puts into the background), and what this
+# starts would too.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
 ESCAPE = "\x1b["
 
 
