@@ -389,16 +389,20 @@ def seal(program, short):
             wait("the hour to be sealed", sealed, patience=300)
             took = time.monotonic() - began
             longest, count = worst()
-            slept, written = worst(control)
+            beside = worst(control)
             time.sleep(SENDING_SECONDS)
             sending, _ = worst()
+            beside_sending = worst(control)
         finally:
             for watcher in (client, control):
                 watcher.stdin.close()
                 watcher.wait()
+
+        def alone(slept, written):
+            return f"woke up to {slept * 1e3:.0f} ms late, and its fdatasync took up to {written * 1e3:.0f} ms"
+
         told = (f"longest {longest * 1e3:.0f} ms of {count} in {took:.1f} s; before {before * 1e3:.0f} ms; a process beside it, which does nothing, "
-                f"woke up to {slept * 1e3:.0f} ms late, and its fdatasync took up to {written * 1e3:.0f} ms; "
-                f"in {SENDING_SECONDS} s of sending {sending * 1e3:.0f} ms; "
+                f"{alone(*beside)}; in {SENDING_SECONDS} s of sending {sending * 1e3:.0f} ms, where that process {alone(*beside_sending)}; "
                 f"peak {keeper.peak:.1f} MiB, {'enforced' if cgroup else 'NO CGROUP'}")
     # The short form is for machines that others use too: there the time is told, and memory is what must hold.
     assert short or max(longest, sending) <= ACKNOWLEDGEMENT_MAX, f"above {ACKNOWLEDGEMENT_MAX * 1e3:.0f} ms: {told}"

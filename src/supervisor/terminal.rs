@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, WaitId, WaitIdOptions, getpgid, getpgrp, getppid, getsid, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::config::OWN_PROGRAM;
@@ -34,7 +34,7 @@ impl Terminal {
 
     /// Gives it to the command's group, where tollgate has it.
     pub(super) fn give(&self, group: Pid) {
-        if self.belongs_to(getpgrp())
+        if own_group().is_some_and(|own| self.belongs_to(own))
             && let Err(error) = tcsetpgrp(&self.0, group)
         {
             tracing::debug!(%error, "the command does not get the terminal");
@@ -45,11 +45,9 @@ impl Terminal {
     pub(super) fn take_back(&self, command: Pid) {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let ended = matches!(waitid(WaitId::Pid(command), look), Ok(Some(_)));
-        if !ended || !self.belongs_to(command) {
-            return;
-        }
+        let Some(own) = own_group().filter(|_| ended && self.belongs_to(command)) else { return };
         let mut taker = Command::new(OWN_PROGRAM);
-        taker.args([TAKE, &getpgrp().as_raw_pid().to_string()]).process_group(command.as_raw_pid());
+        taker.args([TAKE, &own.as_raw_pid().to_string()]).process_group(command.as_raw_pid());
         taker.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if let Err(error) = taker.status() {
             tracing::debug!(%error, "the terminal is not taken back");
@@ -71,20 +69,46 @@ pub fn take(group: i32) -> bool {
 /// Whether a shell of this session can continue tollgate's process group once it has stopped. The kernel calls a group
 /// without one orphaned.
 pub(super) fn is_below_a_shell() -> bool {
-    let (group, session) = (getpgrp(), getsid(None));
-    let mut ancestor = getppid();
+    let Some(own) = Status::of("self") else { return false };
+    let (group, session) = (own.first(GROUP), own.first(SESSION));
+    let mut below = own;
     for _ in 0..ANCESTORS_MAX {
-        let Some(pid) = ancestor else { return false };
-        if getpgid(Some(pid)) != Ok(group) {
-            return session.is_ok() && getsid(Some(pid)) == session;
+        // 0 is outside the PID namespace.
+        let parent = below.first(PARENT).filter(|pid| *pid > 0);
+        let Some(ancestor) = parent.and_then(|pid| Status::of(&pid.to_string())) else { return false };
+        if ancestor.first(GROUP) != group {
+            return ancestor.first(SESSION) == session;
         }
-        ancestor = parent_of(pid);
+        below = ancestor;
     }
     false
 }
 
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    Pid::from_raw(parent.trim().parse().ok()?)
+/// `None` where it was made outside the PID namespace, in which it has no number.
+fn own_group() -> Option<Pid> {
+    Pid::from_raw(Status::of("self")?.numbers(GROUP).next_back()?)
+}
+
+const PARENT: &str = "PPid:";
+const GROUP: &str = "NSpgid:";
+const SESSION: &str = "NSsid:";
+
+/// What the kernel tells of a process (proc(5)). `rustix` asks the same by system calls, but takes 0 for impossible
+/// there, which is the number of what was made outside the PID namespace.
+struct Status(String);
+
+impl Status {
+    fn of(process: &str) -> Option<Self> {
+        fs::read_to_string(format!("/proc/{process}/status")).ok().map(Self)
+    }
+
+    /// The numbers in a line: from those of the PID namespace that `/proc` shows down to those of the process's own.
+    fn numbers(&self, name: &str) -> impl DoubleEndedIterator<Item = i32> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().filter_map(|number| number.parse().ok())
+    }
+
+    fn first(&self, name: &str) -> Option<i32> {
+        self.numbers(name).next()
+    }
 }

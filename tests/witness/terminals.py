@@ -1,8 +1,8 @@
 """The commands on a real terminal, on a narrow one, on one that goes away, and before readers that do.
 
-Usage: terminals.py PROGRAM [RELEASED]
+Usage: terminals.py PROGRAM [RELEASED | --exec]
 
-RELEASED is the release build, without the emulator; its sidecar asks PROGRAM's emulator.
+RELEASED is the release build, without the emulator; its sidecar asks PROGRAM's emulator. With --exec it looks at `exec` only.
 """
 
 import contextlib
@@ -25,7 +25,11 @@ import urllib.request
 from processes import Emulator, Sidecar
 
 PROGRAM = os.path.abspath(sys.argv[1])
-RELEASED = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else None
+EXEC_ONLY = sys.argv[2:] == ["--exec"]
+RELEASED = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 and not EXEC_ONLY else None
+# Whoever is started so is below processes, or in a process group, that have no numbers where it runs: as in a container whose runtime
+# makes no session, and in many a CI job.
+OUTSIDE = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
 PATIENCE = 60
 # What started this may ignore the signals of a terminal (nohup does, and a shell for what it puts into the background), and what this
 # starts would too.
@@ -143,10 +147,11 @@ def metered(emulator, pod):
         )
 
 
-# Texts that do not stand in the command line, which a terminal shows too.
+# Texts that do not stand in the command line, which a terminal shows too. It waits for a program in the background: dash starts one in
+# the foreground by vfork, and is stopped by nothing, and ends by nothing, while Ctrl-Z has stopped that child before its execve.
 LISTENS = """
     trap 'printf "%s-%s\\n" got int' INT; trap 'printf "%s-%s\\n" got quit; exit 4' QUIT
-    printf "%s-%s\\n" now up; while :; do sleep 0.05; done
+    printf "%s-%s\\n" now up; while :; do sleep 1000 & wait $!; done
 """
 
 
@@ -293,16 +298,37 @@ def the_demo_leaves_nothing_behind():
         nothing_is_left_of(terminal.process.pid)
 
 
+def exec_in_a_group_from_outside(emulator):
+    command = [*OUTSIDE, PROGRAM, "exec", "--", "/bin/sh", "-c", LISTENS]
+    with metered(emulator, "pod-outside") as environment, Terminal(command, environment) as terminal:
+        terminal.read("now-up")
+        # To the group that tollgate is in, which passes it on.
+        terminal.type("\x03")
+        text = terminal.read("got-int")
+        assert "panicked" not in text, text
+        terminal.close()
+        terminal.process.wait(PATIENCE)
+        nothing_is_left_of(terminal.process.pid)
+
+
+def exec_on_terminals(emulator):
+    exec_becomes_a_command_that_has_the_terminal(emulator)
+    the_command_below_exec_has_the_keyboard(emulator)
+    exec_is_a_job_of_the_shell(emulator)
+    a_script_has_the_terminal_again_after_exec(emulator)
+    exec_in_a_group_from_outside(emulator)
+
+
 with tempfile.TemporaryDirectory() as keys, Emulator(PROGRAM, "--keys", keys) as emulator:
+    exec_on_terminals(emulator)
+    if EXEC_ONLY:
+        sys.exit()
+    subprocess.run([*OUTSIDE, sys.executable, __file__, PROGRAM, "--exec"], check=True)
     for program in filter(None, (PROGRAM, RELEASED)):
         run_speaks_to_people(program, emulator)
         doctor_fits(program, emulator)
         help_fits(program)
         readers_of_the_log_may_leave(program, emulator)
-    exec_becomes_a_command_that_has_the_terminal(emulator)
-    the_command_below_exec_has_the_keyboard(emulator)
-    exec_is_a_job_of_the_shell(emulator)
-    a_script_has_the_terminal_again_after_exec(emulator)
     the_ledger_is_a_table_where_it_fits(emulator)
     nohup_keeps_it(emulator)
     the_demo_leaves_nothing_behind()
