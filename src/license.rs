@@ -156,7 +156,6 @@ impl Licensing {
     }
 
     fn step(&self, machine: &mut Machine, event: Event) -> Next {
-        machine.hear_clock(self.service.clock_skew());
         let (next, notes) = machine.step(self.now(), event);
         for note in notes {
             match note {
@@ -341,11 +340,16 @@ impl Licensing {
         call: ServiceFuture<'_, T>,
     ) -> Result<T, Fault> {
         let answer = self.keep_published(machine, call).await;
-        if let Err(fault) = &answer {
-            if let Some(offset) = fault.clock_offset_seconds {
-                self.metrics.clock_skew(offset);
+        let skew = match &answer {
+            Ok(_) => self.service.clock_skew(),
+            Err(fault) => {
+                tracing::debug!(operation, code = %fault.code, detail = fault.detail, "call failed");
+                fault.clock_offset_seconds
             }
-            tracing::debug!(operation, code = %fault.code, detail = fault.detail, "call failed");
+        };
+        if let Some(skew) = skew {
+            self.metrics.clock_skew(skew);
+            machine.hear_clock(self.now(), skew);
         }
         answer
     }

@@ -39,6 +39,8 @@ struct World {
     seats: Seats,
     /// Since [`START`].
     time: Duration,
+    /// How far the pods' clocks are ahead.
+    ahead: Duration,
     acts: Vec<(&'static str, Act)>,
     calls: Vec<&'static str>,
 }
@@ -49,7 +51,8 @@ impl World {
     }
 
     fn of(licenses: Vec<ReceivedLicense>) -> Self {
-        Self { seats: Seats::new(licenses), time: Duration::ZERO, acts: Vec::new(), calls: Vec::new() }
+        let (time, ahead) = (Duration::ZERO, Duration::ZERO);
+        Self { seats: Seats::new(licenses), time, ahead, acts: Vec::new(), calls: Vec::new() }
     }
 
     fn now(&self) -> Timestamp {
@@ -164,10 +167,15 @@ impl Pod {
     }
 
     fn at(&self, world: &World) -> Now {
-        Now { wall: world.now(), running: world.time - self.began, draw: Draw::MIDDLE }
+        let wall = world.now().plus(world.ahead);
+        Now { wall, running: world.time - self.began, draw: Draw::MIDDLE }
     }
 
     fn tell(&mut self, world: &World, event: Event) {
+        if matches!(event, Event::Answered(_)) {
+            let behind = i64::try_from(world.ahead.as_secs()).unwrap();
+            self.machine.hear_clock(self.at(world), -behind);
+        }
         let (next, notes) = self.machine.step(self.at(world), event);
         self.lost += notes.iter().filter(|note| matches!(note, Note::AnswerLost(_))).count();
         self.notes.extend(notes);
@@ -830,10 +838,33 @@ fn a_contract_that_ended_opens_for_its_grace_for_new_pods_too() {
 #[test]
 fn whether_a_contract_has_ended_is_read_from_awss_clock() {
     let mut world = World::new(1);
-    world.seats.licenses[0].end = Some(START.minus(HOUR));
+    let end = START.plus(2 * HOUR);
+    world.seats.licenses[0].end = Some(end);
+    let mut holder = Pod::start_on(&world, policy(Model::Floating), "holder", Record::default());
+    holder.settle(&mut world);
+    world.ahead = 3 * HOUR;
     let mut pod = Pod::start(&world, policy(Model::Floating));
-    pod.machine.hear_clock(Some(-2 * 3600));
     assert_eq!(pod.settle(&mut world), State::Exhausted);
+    // Set further between two answers, and past the grace: the next answer tells what it is worth.
+    world.ahead = 1000 * HOUR;
+    assert_eq!(pod.pass(&mut world, 5 * MINUTE), State::Exhausted);
+    assert_eq!(pod.pass(&mut world, 75 * HOUR), State::Denied);
+}
+
+/// Else each would stay taken until it ends by itself, a new one with each round.
+#[test]
+fn a_pod_whose_clock_is_ahead_gives_its_seats_back_too() {
+    for (model, held) in [(Model::Check, 0), (Model::Floating, 1)] {
+        let mut world = World::new(3);
+        world.ahead = 5 * HOUR;
+        let mut pod = Pod::start(&world, policy(model));
+        assert_eq!(pod.settle(&mut world), State::Entitled);
+        assert_eq!(pod.pass(&mut world, HOUR), State::Entitled);
+        assert_eq!(world.out().len(), held, "{model:?}");
+        pod.tell(&world, Event::Stopping);
+        pod.settle(&mut world);
+        assert_eq!((&pod.next, world.out().len()), (&Next::Stopped, 0), "{model:?}");
+    }
 }
 
 #[test]
