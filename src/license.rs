@@ -114,7 +114,8 @@ impl Licensing {
         let mut machine = Machine::new(self.config.policy.clone(), record, seed, self.clock.now());
         let (mut next, mut told) = (self.step(&mut machine, Event::Started), false);
         loop {
-            if self.stop.is_ordered() && !std::mem::replace(&mut told, true) {
+            if self.stop.is_ordered() && !told && !matches!(next, Next::Write(_)) {
+                told = true;
                 next = self.step(&mut machine, Event::Stopping);
             }
             self.keep_and_publish(&mut machine).await;

@@ -106,7 +106,7 @@ pub enum Event {
     Written(bool),
     /// The time of [`Next::WakeIn`] has come.
     Woke,
-    /// The process is to end: give everything back. What the step before said is void.
+    /// The process is to end: give everything back. What the step before said is void; a [`Next::Write`] is done first.
     Stopping,
 }
 
@@ -306,7 +306,7 @@ impl Machine {
             }
             Event::Written(done) => self.written(now, done),
             Event::Answered(answer) => self.answered(now, answer),
-            Event::Stopping => self.stop(now),
+            Event::Stopping => self.stop(),
         }
         let next = self.proceed(now);
         self.next_attempt_at = match &next {

@@ -236,15 +236,10 @@ impl Machine {
         self.in_doubt
     }
 
-    pub(super) fn stop(&mut self, now: Now) {
+    pub(super) fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
             self.leaving = None;
-            self.awaiting = Awaiting::Nothing;
-            if !self.in_doubt && self.record.intent.is_some() {
-                self.forget_intent(now);
-            }
-            // What was said before is void, a write among it.
-            self.dirty = true;
+            // The state folder may go on calling it held: were this process killed, the next one would find out.
             self.record.give_back.extend(self.record.seat.take());
             self.give_back_at = Duration::ZERO;
             // There is little time: the pauses begin anew, with the shortest.
