@@ -16,13 +16,13 @@ pub mod telling;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
 use crate::entitlement::{Entitlement, Publisher, Reason, Standing, reason};
 use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
+use crate::random;
 use crate::registration::CLOCK_SKEW_SECONDS_MAX;
 use crate::registration::machine::Now;
 use crate::state_file::Recalled;
@@ -80,7 +80,6 @@ pub struct Licensing {
     stop: Stop,
     /// Writes of the state folder that failed.
     failures: Mutex<Limited>,
-    random: SystemRandom,
     started: Instant,
     emulated: bool,
 }
@@ -101,7 +100,6 @@ impl Licensing {
             metrics,
             stop,
             failures: Mutex::default(),
-            random: SystemRandom::new(),
             started: clock::monotonic(),
             emulated: false,
         }
@@ -177,21 +175,15 @@ impl Licensing {
     }
 
     fn now(&self) -> Now {
-        let mut bytes = [0; 8];
-        // A draw only spreads the retries: without entropy the middle of the range will do.
-        let draw = self
-            .random
-            .fill(&mut bytes)
-            .map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)));
-        Now { wall: self.clock.now(), running: clock::monotonic().duration_since(self.started), draw }
+        let running = clock::monotonic().duration_since(self.started);
+        Now { wall: self.clock.now(), running, draw: random::draw() }
     }
 
     /// What this process's client tokens begin with: never another process's.
     async fn seed(&self) -> String {
         let began = clock::monotonic();
         loop {
-            let mut bytes = [0; 16];
-            if self.random.fill(&mut bytes).is_ok() {
+            if let Some(bytes) = random::bytes() {
                 return format!("{:032x}", u128::from_ne_bytes(bytes));
             }
             self.publish_waiting(Reason::known("NoEntropy", FaultClass::Transient));

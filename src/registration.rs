@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -23,14 +22,13 @@ use crate::entitlement::{Proof, Publisher, Reason, Standing, reason};
 use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
+use crate::random;
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Recalled, Record, Store};
 use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
-use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{
-    Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing,
-    exceptions,
+    Fault, FaultClass, Meter, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing, exceptions,
 };
 use tollgate_receipt::{self as receipt, Expected, KeyRing, Receipt};
 use tollgate_time::Timestamp;
@@ -115,7 +113,6 @@ pub struct Registration {
     arrived: AtomicBool,
     /// Writes of the state folder that failed.
     failures: Mutex<Limited>,
-    random: SystemRandom,
     started: Instant,
     emulated: bool,
 }
@@ -139,7 +136,6 @@ impl Registration {
             late: None,
             arrived: AtomicBool::new(false),
             failures: Mutex::default(),
-            random: SystemRandom::new(),
             started: clock::monotonic(),
             emulated: false,
         }
@@ -178,13 +174,8 @@ impl Registration {
     }
 
     fn now(&self) -> Now {
-        let mut bytes = [0; 8];
-        // A draw only spreads the retries: without entropy the middle of the range will do.
-        let draw = self
-            .random
-            .fill(&mut bytes)
-            .map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)));
-        Now { wall: self.clock.now(), running: clock::monotonic().duration_since(self.started), draw }
+        let running = clock::monotonic().duration_since(self.started);
+        Now { wall: self.clock.now(), running, draw: random::draw() }
     }
 
     fn publish(&self, machine: &mut Machine<Proof>) {
@@ -266,7 +257,8 @@ impl Registration {
     }
 
     async fn ask(&mut self, machine: &mut Machine<Proof>, question: Question) -> Answer<Proof> {
-        let Some(nonce) = self.nonce() else {
+        // New for every attempt.
+        let Some(nonce) = random::bytes().map(Nonce::from_random) else {
             let fault = Fault::local(FaultClass::Transient, "NoEntropy", "the system's random source failed");
             return Answer::Fault(fault);
         };
@@ -430,13 +422,6 @@ impl Registration {
             tracing::debug!(%error, "the token failed verification");
             error.code()
         })
-    }
-
-    /// New for every attempt; `None` when the system has no randomness to give.
-    fn nonce(&self) -> Option<Nonce> {
-        let mut bytes = [0; NONCE_BYTES];
-        self.random.fill(&mut bytes).ok()?;
-        Some(Nonce::from_random(bytes))
     }
 
     async fn note(&self, machine: &mut Machine<Proof>, notes: Notes) {
