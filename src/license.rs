@@ -14,7 +14,6 @@ mod stop;
 pub mod telling;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -23,7 +22,6 @@ use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use crate::random;
-use crate::registration::CLOCK_SKEW_SECONDS_MAX;
 use crate::registration::machine::Now;
 use crate::state_file::Recalled;
 pub use knowledge::{Held, Knowledge, KnowledgePublisher};
@@ -204,15 +202,6 @@ impl Licensing {
         let mut fact = machine.entitlement(self.now());
         fact.region = self.service.region();
         fact.emulated |= self.emulated;
-        if let Some(offset) = self.service.clock_skew() {
-            self.metrics.clock_skew(offset);
-            // An open gate has no other reason to tell; a shut one has a nearer one.
-            if offset.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX
-                && let Standing::Entitled(proof, None) = &fact.standing
-            {
-                fact.standing = Standing::Entitled(Arc::clone(proof), Some(Reason::clock_skew(offset)));
-            }
-        }
         let knowledge = Knowledge { emulated: fact.emulated, ..machine.knowledge() };
         // Only what is new wakes its readers.
         self.knowledge.send_if_modified(|known| {
@@ -226,10 +215,8 @@ impl Licensing {
         self.send(fact);
     }
 
-    fn send(&self, mut fact: Entitlement) {
-        if let (Some(url), Some(reason)) = (&self.config.docs_url, fact.standing.reason_mut()) {
-            reason.docs = format!("{url}{}", reason.code);
-        }
+    fn send(&self, fact: Entitlement) {
+        let fact = fact.completed(self.service.clock_skew(), self.config.docs_url.as_deref());
         self.publisher.send_replace(Arc::new(fact));
     }
 
@@ -239,16 +226,9 @@ impl Licensing {
         let mut jumps = self.clock.jumps();
         loop {
             let changes_in = machine.changes_in(self.now());
-            let change = async {
-                match changes_in {
-                    // One tick late rather than early, so that it has really passed.
-                    Some(delay) => tokio::time::sleep(delay.saturating_add(Duration::from_millis(1))).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 done = &mut until => return done,
-                () = change => {}
+                () = clock::passed(changes_in) => {}
                 _ = jumps.changed() => {}
             }
             self.keep_and_publish(machine).await;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
-use crate::entitlement::{Proof, Publisher, Reason, Standing, reason};
+use crate::entitlement::{Proof, Publisher, reason};
 use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
@@ -195,19 +195,11 @@ impl Registration {
         if self.config.asking.keys().is_none() {
             fact.public_key_version = None;
         }
-        if let Some(offset) = self.register.clock_skew() {
+        let skew = self.register.clock_skew();
+        if let Some(offset) = skew {
             self.metrics.clock_skew(offset);
-            // An open gate has no other reason to tell; a shut one has a nearer one.
-            if offset.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX
-                && let Standing::Entitled(proof, None) = &fact.standing
-            {
-                fact.standing = Standing::Entitled(Arc::clone(proof), Some(Reason::clock_skew(offset)));
-            }
         }
-        if let (Some(url), Some(reason)) = (&self.config.docs_url, fact.standing.reason_mut()) {
-            reason.docs = format!("{url}{}", reason.code);
-        }
-        self.publisher.send_replace(Arc::new(fact));
+        self.publisher.send_replace(Arc::new(fact.completed(skew, self.config.docs_url.as_deref())));
     }
 
     /// Waits for `until` while publishing what time alone changes, and remembering it.
@@ -222,16 +214,9 @@ impl Registration {
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
         loop {
             let changes_in = machine.changes_in(self.now());
-            let change = async {
-                match changes_in {
-                    // One tick late rather than early, so that it has really passed.
-                    Some(delay) => tokio::time::sleep(delay.saturating_add(Duration::from_millis(1))).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 done = &mut until => return done,
-                () = change => {}
+                () = clock::passed(changes_in) => {}
                 _ = jumps.changed() => {}
                 () = self.register.clock_skew_changed(skew) => skew = self.register.clock_skew(),
                 _ = hours.tick(), if self.store.is_some() && self.config.asking.keeps_receipt() => {
@@ -564,9 +549,6 @@ async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<R
         None => std::future::pending().await,
     }
 }
-
-/// Whoever's clock is further off has usage in wrong hours, and a receipt of a wrong age.
-pub const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 
 /// How often the time is written while the gate is open by AWS's answer, for the age of the kept receipt under a clock
 /// that is set back later.

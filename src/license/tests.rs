@@ -1,5 +1,7 @@
 //! The loop over paused time, with a double of License Manager that counts seats.
 
+use std::time::Duration;
+
 use super::judge::{Model, Terms};
 use super::*;
 use crate::entitlement::{self, State, Watch};
