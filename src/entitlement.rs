@@ -280,7 +280,25 @@ impl<P> Entitlement<P> {
             emulated: false,
         }
     }
+
+    /// With what is told in every mode: how far AWS's clock is ahead in seconds, and where the seller publishes the
+    /// runbook.
+    #[must_use]
+    pub fn completed(mut self, skew: Option<i64>, docs_url: Option<&str>) -> Self {
+        // An open gate has no other reason to tell; a shut one has a nearer one.
+        if let Standing::Entitled(_, reason @ None) = &mut self.standing {
+            let skew = skew.filter(|skew| skew.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX);
+            *reason = skew.map(Reason::clock_skew);
+        }
+        if let (Some(url), Some(reason)) = (docs_url, self.standing.reason_mut()) {
+            reason.docs = format!("{url}{}", reason.code);
+        }
+        self
+    }
 }
+
+/// Whoever's clock is further off has usage in wrong hours, and a receipt of a wrong age.
+const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 
 /// The publishing end.
 pub type Publisher = watch::Sender<Arc<Entitlement>>;

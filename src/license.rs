@@ -14,16 +14,14 @@ mod stop;
 pub mod telling;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
 use crate::entitlement::{Entitlement, Publisher, Reason, Standing, reason};
 use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
-use crate::registration::CLOCK_SKEW_SECONDS_MAX;
+use crate::random;
 use crate::registration::machine::Now;
 use crate::state_file::Recalled;
 pub use knowledge::{Held, Knowledge, KnowledgePublisher};
@@ -80,7 +78,6 @@ pub struct Licensing {
     stop: Stop,
     /// Writes of the state folder that failed.
     failures: Mutex<Limited>,
-    random: SystemRandom,
     started: Instant,
     emulated: bool,
 }
@@ -101,7 +98,6 @@ impl Licensing {
             metrics,
             stop,
             failures: Mutex::default(),
-            random: SystemRandom::new(),
             started: clock::monotonic(),
             emulated: false,
         }
@@ -114,7 +110,8 @@ impl Licensing {
         let mut machine = Machine::new(self.config.policy.clone(), record, seed, self.clock.now());
         let (mut next, mut told) = (self.step(&mut machine, Event::Started), false);
         loop {
-            if self.stop.is_ordered() && !std::mem::replace(&mut told, true) {
+            if self.stop.is_ordered() && !told && !matches!(next, Next::Write(_)) {
+                told = true;
                 next = self.step(&mut machine, Event::Stopping);
             }
             self.keep_and_publish(&mut machine).await;
@@ -156,7 +153,6 @@ impl Licensing {
     }
 
     fn step(&self, machine: &mut Machine, event: Event) -> Next {
-        machine.hear_clock(self.service.clock_skew());
         let (next, notes) = machine.step(self.now(), event);
         for note in notes {
             match note {
@@ -177,21 +173,15 @@ impl Licensing {
     }
 
     fn now(&self) -> Now {
-        let mut bytes = [0; 8];
-        // A draw only spreads the retries: without entropy the middle of the range will do.
-        let draw = self
-            .random
-            .fill(&mut bytes)
-            .map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)));
-        Now { wall: self.clock.now(), running: clock::monotonic().duration_since(self.started), draw }
+        let running = clock::monotonic().duration_since(self.started);
+        Now { wall: self.clock.now(), running, draw: random::draw() }
     }
 
     /// What this process's client tokens begin with: never another process's.
     async fn seed(&self) -> String {
         let began = clock::monotonic();
         loop {
-            let mut bytes = [0; 16];
-            if self.random.fill(&mut bytes).is_ok() {
+            if let Some(bytes) = random::bytes() {
                 return format!("{:032x}", u128::from_ne_bytes(bytes));
             }
             self.publish_waiting(Reason::known("NoEntropy", FaultClass::Transient));
@@ -212,15 +202,6 @@ impl Licensing {
         let mut fact = machine.entitlement(self.now());
         fact.region = self.service.region();
         fact.emulated |= self.emulated;
-        if let Some(offset) = self.service.clock_skew() {
-            self.metrics.clock_skew(offset);
-            // An open gate has no other reason to tell; a shut one has a nearer one.
-            if offset.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX
-                && let Standing::Entitled(proof, None) = &fact.standing
-            {
-                fact.standing = Standing::Entitled(Arc::clone(proof), Some(Reason::clock_skew(offset)));
-            }
-        }
         let knowledge = Knowledge { emulated: fact.emulated, ..machine.knowledge() };
         // Only what is new wakes its readers.
         self.knowledge.send_if_modified(|known| {
@@ -234,10 +215,8 @@ impl Licensing {
         self.send(fact);
     }
 
-    fn send(&self, mut fact: Entitlement) {
-        if let (Some(url), Some(reason)) = (&self.config.docs_url, fact.standing.reason_mut()) {
-            reason.docs = format!("{url}{}", reason.code);
-        }
+    fn send(&self, fact: Entitlement) {
+        let fact = fact.completed(self.service.clock_skew(), self.config.docs_url.as_deref());
         self.publisher.send_replace(Arc::new(fact));
     }
 
@@ -247,16 +226,9 @@ impl Licensing {
         let mut jumps = self.clock.jumps();
         loop {
             let changes_in = machine.changes_in(self.now());
-            let change = async {
-                match changes_in {
-                    // One tick late rather than early, so that it has really passed.
-                    Some(delay) => tokio::time::sleep(delay.saturating_add(Duration::from_millis(1))).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 done = &mut until => return done,
-                () = change => {}
+                () = clock::passed(changes_in) => {}
                 _ = jumps.changed() => {}
             }
             self.keep_and_publish(machine).await;
@@ -341,11 +313,16 @@ impl Licensing {
         call: ServiceFuture<'_, T>,
     ) -> Result<T, Fault> {
         let answer = self.keep_published(machine, call).await;
-        if let Err(fault) = &answer {
-            if let Some(offset) = fault.clock_offset_seconds {
-                self.metrics.clock_skew(offset);
+        let skew = match &answer {
+            Ok(_) => self.service.clock_skew(),
+            Err(fault) => {
+                tracing::debug!(operation, code = %fault.code, detail = fault.detail, "call failed");
+                fault.clock_offset_seconds
             }
-            tracing::debug!(operation, code = %fault.code, detail = fault.detail, "call failed");
+        };
+        if let Some(skew) = skew {
+            self.metrics.clock_skew(skew);
+            machine.hear_clock(self.now(), skew);
         }
         answer
     }

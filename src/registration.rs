@@ -13,24 +13,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::entitlement::proof::{Permission, Seller, ZeroReport};
 use crate::entitlement::word::Hear;
-use crate::entitlement::{Proof, Publisher, Reason, Standing, reason};
+use crate::entitlement::{Proof, Publisher, reason};
 use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
+use crate::random;
 use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
 use memory::{KeptReceipt, Recalled, Record, Store};
 use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
-use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{
-    Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing,
-    exceptions,
+    Fault, FaultClass, Meter, Nonce, ProductCode, Register, RegisterUsage, Registered, Signing, exceptions,
 };
 use tollgate_receipt::{self as receipt, Expected, KeyRing, Receipt};
 use tollgate_time::Timestamp;
@@ -115,7 +113,6 @@ pub struct Registration {
     arrived: AtomicBool,
     /// Writes of the state folder that failed.
     failures: Mutex<Limited>,
-    random: SystemRandom,
     started: Instant,
     emulated: bool,
 }
@@ -139,7 +136,6 @@ impl Registration {
             late: None,
             arrived: AtomicBool::new(false),
             failures: Mutex::default(),
-            random: SystemRandom::new(),
             started: clock::monotonic(),
             emulated: false,
         }
@@ -178,13 +174,8 @@ impl Registration {
     }
 
     fn now(&self) -> Now {
-        let mut bytes = [0; 8];
-        // A draw only spreads the retries: without entropy the middle of the range will do.
-        let draw = self
-            .random
-            .fill(&mut bytes)
-            .map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)));
-        Now { wall: self.clock.now(), running: clock::monotonic().duration_since(self.started), draw }
+        let running = clock::monotonic().duration_since(self.started);
+        Now { wall: self.clock.now(), running, draw: random::draw() }
     }
 
     fn publish(&self, machine: &mut Machine<Proof>) {
@@ -204,19 +195,11 @@ impl Registration {
         if self.config.asking.keys().is_none() {
             fact.public_key_version = None;
         }
-        if let Some(offset) = self.register.clock_skew() {
+        let skew = self.register.clock_skew();
+        if let Some(offset) = skew {
             self.metrics.clock_skew(offset);
-            // An open gate has no other reason to tell; a shut one has a nearer one.
-            if offset.unsigned_abs() >= CLOCK_SKEW_SECONDS_MAX
-                && let Standing::Entitled(proof, None) = &fact.standing
-            {
-                fact.standing = Standing::Entitled(Arc::clone(proof), Some(Reason::clock_skew(offset)));
-            }
         }
-        if let (Some(url), Some(reason)) = (&self.config.docs_url, fact.standing.reason_mut()) {
-            reason.docs = format!("{url}{}", reason.code);
-        }
-        self.publisher.send_replace(Arc::new(fact));
+        self.publisher.send_replace(Arc::new(fact.completed(skew, self.config.docs_url.as_deref())));
     }
 
     /// Waits for `until` while publishing what time alone changes, and remembering it.
@@ -231,16 +214,9 @@ impl Registration {
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
         loop {
             let changes_in = machine.changes_in(self.now());
-            let change = async {
-                match changes_in {
-                    // One tick late rather than early, so that it has really passed.
-                    Some(delay) => tokio::time::sleep(delay.saturating_add(Duration::from_millis(1))).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 done = &mut until => return done,
-                () = change => {}
+                () = clock::passed(changes_in) => {}
                 _ = jumps.changed() => {}
                 () = self.register.clock_skew_changed(skew) => skew = self.register.clock_skew(),
                 _ = hours.tick(), if self.store.is_some() && self.config.asking.keeps_receipt() => {
@@ -266,7 +242,8 @@ impl Registration {
     }
 
     async fn ask(&mut self, machine: &mut Machine<Proof>, question: Question) -> Answer<Proof> {
-        let Some(nonce) = self.nonce() else {
+        // New for every attempt.
+        let Some(nonce) = random::bytes().map(Nonce::from_random) else {
             let fault = Fault::local(FaultClass::Transient, "NoEntropy", "the system's random source failed");
             return Answer::Fault(fault);
         };
@@ -432,13 +409,6 @@ impl Registration {
         })
     }
 
-    /// New for every attempt; `None` when the system has no randomness to give.
-    fn nonce(&self) -> Option<Nonce> {
-        let mut bytes = [0; NONCE_BYTES];
-        self.random.fill(&mut bytes).ok()?;
-        Some(Nonce::from_random(bytes))
-    }
-
     async fn note(&self, machine: &mut Machine<Proof>, notes: Notes) {
         if notes.entitled_after_refusal {
             self.metrics.entitled_after_refusal();
@@ -579,9 +549,6 @@ async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<R
         None => std::future::pending().await,
     }
 }
-
-/// Whoever's clock is further off has usage in wrong hours, and a receipt of a wrong age.
-pub const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 
 /// How often the time is written while the gate is open by AWS's answer, for the age of the kept receipt under a clock
 /// that is set back later.

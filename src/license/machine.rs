@@ -106,7 +106,7 @@ pub enum Event {
     Written(bool),
     /// The time of [`Next::WakeIn`] has come.
     Woke,
-    /// The process is to end: give everything back. What the step before said is void.
+    /// The process is to end: give everything back. What the step before said is void; a [`Next::Write`] is done first.
     Stopping,
 }
 
@@ -213,8 +213,8 @@ pub struct Machine {
     look: bool,
     seed: String,
     client_tokens: u64,
-    /// See [`Machine::hear_clock`].
-    skew: Option<i64>,
+    /// The service's time at its latest answer, and [`Now::running`] then.
+    heard: Option<(Timestamp, Duration)>,
     run: Run,
     /// When, in this process, faults began to follow each other.
     failing_since: Option<Duration>,
@@ -266,7 +266,7 @@ impl Machine {
             look: false,
             seed,
             client_tokens: 0,
-            skew: None,
+            heard: None,
             run: Run::default(),
             failing_since: None,
             reload_credentials: false,
@@ -306,7 +306,7 @@ impl Machine {
             }
             Event::Written(done) => self.written(now, done),
             Event::Answered(answer) => self.answered(now, answer),
-            Event::Stopping => self.stop(now),
+            Event::Stopping => self.stop(),
         }
         let next = self.proceed(now);
         self.next_attempt_at = match &next {
@@ -378,16 +378,18 @@ impl Machine {
         self.policy.terms.choose(listing, self.service_time(now))
     }
 
-    /// The service's clock less the pod's in seconds, by its latest answer.
-    pub const fn hear_clock(&mut self, skew: Option<i64>) {
-        self.skew = skew;
+    /// An answer has just shown the service's clock less the pod's in seconds.
+    pub fn hear_clock(&mut self, now: Now, skew: i64) {
+        let apart = Duration::from_secs(skew.unsigned_abs());
+        let time = if skew < 0 { now.wall.minus(apart) } else { now.wall.plus(apart) };
+        self.heard = Some((time, now.running));
     }
 
-    /// The service's time, once it has answered: whoever sets the pod's clock must not choose when a contract ends.
+    /// The service's time, once it has answered: contracts and seats end by it, and whoever sets the pod's clock, also
+    /// between two answers, must not choose when.
     fn service_time(&self, now: Now) -> Timestamp {
-        let Some(skew) = self.skew else { return self.time(now) };
-        let apart = Duration::from_secs(skew.unsigned_abs());
-        if skew < 0 { now.wall.minus(apart) } else { now.wall.plus(apart) }
+        let since = |(time, at): (Timestamp, Duration)| time.plus(now.running.saturating_sub(at));
+        self.heard.map_or_else(|| self.time(now), since)
     }
 
     // === what is asked ===

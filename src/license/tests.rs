@@ -1,5 +1,7 @@
 //! The loop over paused time, with a double of License Manager that counts seats.
 
+use std::time::Duration;
+
 use super::judge::{Model, Terms};
 use super::*;
 use crate::entitlement::{self, State, Watch};
@@ -230,4 +232,27 @@ async fn floating_waits_for_a_slow_disk_and_check_does_not() {
         drop(busy);
         until(&mut running.watch, State::Entitled).await;
     }
+}
+
+/// A round waits for the disk twice at most, and giving back does not.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_holds_up_neither_renewals_nor_the_end() {
+    let clock = WallClock::fixed(START);
+    let (service, (_folder, store)) = (service(1, &clock), folder());
+    let mut running = start(&service, config(Model::Floating), &clock, Some(store.clone()));
+    until(&mut running.watch, State::Entitled).await;
+    running.held.wait_for(|known| !known.usage.is_empty()).await.unwrap();
+    let hung = store.hold().await;
+    tokio::time::sleep(2 * HOUR).await;
+    let renewals = service.calls().iter().filter(|call| **call == "ExtendLicenseConsumption").count();
+    let text = running.metrics.encode(&running.watch.borrow(), crate::metrics::Format::Text);
+    let failed = text.lines().find_map(|line| line.strip_prefix("tollgate_state_write_failures_total "));
+    let failed: usize = failed.unwrap().parse().unwrap();
+    assert_eq!(running.watch.borrow().standing.state(), State::Entitled);
+    assert!(renewals >= 8 && failed <= 2 * renewals, "{renewals} {failed}");
+    drop(hung);
+    tokio::time::sleep(HOUR).await;
+    let _hung = store.hold().await;
+    running.drain.run().await;
+    assert_eq!((running.drain.what_remains(), service.seats().out(START).len()), (None, 0));
 }

@@ -7,14 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
-
 use super::permission;
 use crate::entitlement::{Proof, Watch};
 use crate::metrics::Metrics;
+use crate::random;
 use tollgate_clock::{self as clock, WallClock};
-use tollgate_marketplace::schedule::{self, Draw};
-use tollgate_marketplace::{Fault, FaultClass, Meter, NONCE_BYTES, Nonce, ProductCode, Signing, exceptions};
+use tollgate_marketplace::schedule;
+use tollgate_marketplace::{Fault, FaultClass, Meter, Nonce, ProductCode, Signing, exceptions};
 
 /// AWS takes ten calls a second for each account and region, and the pods of an account start together: a pod takes
 /// half of that at most.
@@ -54,20 +53,19 @@ impl Trial {
             // The process ends.
             Err(_) => return,
         };
-        let random = SystemRandom::new();
         for dimension in untried {
-            self.try_one(&random, &dimension).await;
+            self.try_one(&dimension).await;
         }
         tracing::info!(event = "dimensions_tried", "every configured dimension was tried at AWS");
     }
 
     /// Asks until AWS has answered about this dimension, or has said what it would say of any.
-    async fn try_one(&self, random: &SystemRandom, dimension: &str) {
+    async fn try_one(&self, dimension: &str) {
         let began = clock::monotonic();
         loop {
-            let draw = draw(random);
+            let draw = random::draw();
             tokio::time::sleep(TRY_EVERY.mul_f64(1.0 + draw.fraction())).await;
-            let Some(fault) = self.dry_run(random, dimension).await else { return };
+            let Some(fault) = self.dry_run(dimension).await else { return };
             match fault.class {
                 _ if fault.code.as_str() == UNKNOWN => return name_unknown(&self.metrics, dimension),
                 // Said of the call, not of the dimension; the gate's own question and the reports tell it.
@@ -83,11 +81,9 @@ impl Trial {
         }
     }
 
-    async fn dry_run(&self, random: &SystemRandom, dimension: &str) -> Option<Fault> {
-        let mut bytes = [0; NONCE_BYTES];
+    async fn dry_run(&self, dimension: &str) -> Option<Fault> {
         // Nothing depends on the token of a dry run: without entropy it is the same one each time.
-        let _ = random.fill(&mut bytes);
-        let token = Nonce::from_random(bytes);
+        let token = Nonce::from_random(random::bytes().unwrap_or_default());
         let request = permission::dry_run(&self.product_code, dimension, self.clock.now(), token.as_str());
         self.aws.meter_usage(request, Signing::default()).await.err()
     }
@@ -102,9 +98,4 @@ fn untried(dimensions: Vec<String>, proof: Option<&Proof>) -> Vec<String> {
         _ => 0,
     };
     dimensions.into_iter().skip(answered).collect()
-}
-
-fn draw(random: &SystemRandom) -> Draw {
-    let mut bytes = [0; 8];
-    random.fill(&mut bytes).map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)))
 }

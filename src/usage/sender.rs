@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::entitlement::word::Tell;
 use crate::metrics::{LedgerFigures, Metrics};
+use crate::random;
 use alarm::Alarm;
 use call::Answer;
 use notes::Outcome;
@@ -157,7 +157,6 @@ pub struct Sender {
     metrics: Arc<Metrics>,
     tell: Tell,
     orders: mpsc::Receiver<FlushOrder>,
-    random: SystemRandom,
     began: Instant,
     began_wall: Timestamp,
     /// Time that passed by the wall clock only.
@@ -222,7 +221,6 @@ impl Sender {
             metrics,
             tell,
             orders,
-            random: SystemRandom::new(),
             began: clock::monotonic(),
             began_wall,
             skipped: Duration::ZERO,
@@ -321,12 +319,6 @@ impl Sender {
     /// When the uptime will be, or was, this.
     fn instant(&self, uptime: Duration) -> Instant {
         self.began + uptime.saturating_sub(self.skipped)
-    }
-
-    fn draw(&self) -> Draw {
-        let mut bytes = [0; 8];
-        let filled = self.random.fill(&mut bytes);
-        filled.map_or(Draw::MIDDLE, |()| Draw::from_bits(u64::from_ne_bytes(bytes)))
     }
 
     fn flush(&self) -> Flush {
@@ -680,7 +672,7 @@ impl Sender {
 
     fn failed(&mut self, records: Vec<Record>, started: Duration, fault: &Fault) {
         tracing::debug!(code = %fault.code, detail = fault.detail, "records not accepted");
-        let (now, draw, meaning) = (self.uptime(), self.draw(), Meaning::of(fault));
+        let (now, draw, meaning) = (self.uptime(), random::draw(), Meaning::of(fault));
         let access = matches!(fault.class, FaultClass::Access | FaultClass::ExpiredSession);
         self.signing.reload_credentials = access;
         match meaning {
@@ -758,7 +750,7 @@ impl Sender {
 
     /// An answer about a record, to be written down.
     fn note(&mut self, record: Record, answered: Answered, pause: Pause) {
-        let due_at = self.settings.policy.again(&record, pause, self.clock.now(), self.draw());
+        let due_at = self.settings.policy.again(&record, pause, self.clock.now(), random::draw());
         self.stale |= due_at.is_none() && matches!(answered, Answered::Refused(_) | Answered::Unknown(_));
         self.notes.push(Outcome { record, answered, due_at });
     }

@@ -202,7 +202,8 @@ impl Simulation {
             let pod = &mut self.pods[index];
             let Some(machine) = &mut pod.machine else { return };
             let (next, _) = machine.step(now, event);
-            if pod.stopping && !std::mem::replace(&mut pod.told, true) {
+            if pod.stopping && !pod.told && !matches!(next, Next::Write(_)) {
+                pod.told = true;
                 event = Event::Stopping;
                 continue;
             }

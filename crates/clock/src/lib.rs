@@ -30,6 +30,14 @@ pub fn system_now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
+/// Waits for so long, for ever without: one tick late rather than early, so that it has really passed.
+pub async fn passed(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time.saturating_add(Duration::from_millis(1))).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Wall time as the decisions see it.
 #[derive(Debug, Clone)]
 pub struct WallClock {
@@ -99,10 +107,9 @@ impl WallClock {
             if now >= at {
                 return;
             }
-            // A tick late rather than early; a clock that stands still moves by jumps only.
-            let left = at.since(now).saturating_add(Duration::from_millis(1));
+            // A clock that stands still moves by jumps only.
             tokio::select! {
-                () = tokio::time::sleep(left), if !self.fixed => {}
+                () = passed(Some(at.since(now))), if !self.fixed => {}
                 _ = jumps.changed() => {}
             }
         }

@@ -60,7 +60,7 @@ impl Machine {
         let Some(intent) = self.record.intent.clone() else { return };
         self.forget_intent(now);
         self.known.emulated |= answer.emulated;
-        let time = self.time(now);
+        let time = self.service_time(now);
         let ends = time.plus(self.time_to_live(answer.license_arn.as_deref()));
         let expires = answer.expiration.unwrap_or(ends);
         let seat = Seat { token: answer.token.clone(), taken: intent.taken, expires, renewed: time };
@@ -131,7 +131,8 @@ impl Machine {
         match answer {
             Ok(answer) => {
                 self.known.emulated |= answer.emulated;
-                let (time, ends) = (self.time(now), self.time(now).plus(self.time_to_live(None)));
+                let time = self.service_time(now);
+                let ends = time.plus(self.time_to_live(None));
                 if let Some(seat) = &mut self.record.seat {
                     seat.token = answer.token;
                     seat.expires = answer.expiration.unwrap_or(ends);
@@ -167,7 +168,7 @@ impl Machine {
     }
 
     pub(super) fn next_to_give_back(&mut self, now: Now) -> Option<ConsumptionToken> {
-        let time = self.time(now);
+        let time = self.service_time(now);
         let before = self.record.give_back.len();
         self.record.give_back.retain(|seat| seat.may_be_held(time));
         self.dirty |= before != self.record.give_back.len();
@@ -235,15 +236,10 @@ impl Machine {
         self.in_doubt
     }
 
-    pub(super) fn stop(&mut self, now: Now) {
+    pub(super) fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
             self.leaving = None;
-            self.awaiting = Awaiting::Nothing;
-            if !self.in_doubt && self.record.intent.is_some() {
-                self.forget_intent(now);
-            }
-            // What was said before is void, a write among it.
-            self.dirty = true;
+            // The state folder may go on calling it held: were this process killed, the next one would find out.
             self.record.give_back.extend(self.record.seat.take());
             self.give_back_at = Duration::ZERO;
             // There is little time: the pauses begin anew, with the shortest.

@@ -155,9 +155,12 @@ impl Machine {
         self.record.clone()
     }
 
-    /// What time alone gives the state folder to remember; call it whenever [`Machine::changes_in`] has passed, and say
-    /// then whether it was [written](Machine::remembered).
+    /// What time alone gives the state folder to remember, which is grace; call it whenever [`Machine::changes_in`] has
+    /// passed, and say then whether it was [written](Machine::remembered).
     pub fn remember(&mut self, now: Now) -> Option<Record> {
+        if !matches!(self.verdict, Verdict::Failing { .. }) {
+            return None;
+        }
         let open = self.open_by_grace(now);
         let allowance = self.allowance.as_mut()?;
         let known = allowance.to_write(now, open)?;

@@ -39,6 +39,8 @@ struct World {
     seats: Seats,
     /// Since [`START`].
     time: Duration,
+    /// How far the pods' clocks are ahead.
+    ahead: Duration,
     acts: Vec<(&'static str, Act)>,
     calls: Vec<&'static str>,
 }
@@ -49,7 +51,8 @@ impl World {
     }
 
     fn of(licenses: Vec<ReceivedLicense>) -> Self {
-        Self { seats: Seats::new(licenses), time: Duration::ZERO, acts: Vec::new(), calls: Vec::new() }
+        let (time, ahead) = (Duration::ZERO, Duration::ZERO);
+        Self { seats: Seats::new(licenses), time, ahead, acts: Vec::new(), calls: Vec::new() }
     }
 
     fn now(&self) -> Timestamp {
@@ -164,10 +167,20 @@ impl Pod {
     }
 
     fn at(&self, world: &World) -> Now {
-        Now { wall: world.now(), running: world.time - self.began, draw: Draw::MIDDLE }
+        let wall = world.now().plus(world.ahead);
+        Now { wall, running: world.time - self.began, draw: Draw::MIDDLE }
     }
 
     fn tell(&mut self, world: &World, event: Event) {
+        if matches!(event, Event::Stopping) {
+            while matches!(self.next, Next::Write(_)) {
+                self.write(world);
+            }
+        }
+        if matches!(event, Event::Answered(_)) {
+            let behind = i64::try_from(world.ahead.as_secs()).unwrap();
+            self.machine.hear_clock(self.at(world), -behind);
+        }
         let (next, notes) = self.machine.step(self.at(world), event);
         self.lost += notes.iter().filter(|note| matches!(note, Note::AnswerLost(_))).count();
         self.notes.extend(notes);
@@ -175,15 +188,23 @@ impl Pod {
         self.next = next;
     }
 
+    fn write(&mut self, world: &World) {
+        if let Next::Write(record) = std::mem::replace(&mut self.next, Next::Stopped) {
+            if self.writable {
+                self.disk = *record;
+            }
+            self.tell(world, Event::Written(self.writable));
+        }
+    }
+
     /// Performs what the machine said last, unless it sleeps; whether it did.
     fn perform(&mut self, world: &mut World) -> bool {
         let event = match std::mem::replace(&mut self.next, Next::Stopped) {
             Next::Call(call, _) => Event::Answered(answer(world, &call)),
-            Next::Write(record) => {
-                if self.writable {
-                    self.disk = *record;
-                }
-                Event::Written(self.writable)
+            write @ Next::Write(_) => {
+                self.next = write;
+                self.write(world);
+                return true;
             }
             Next::WakeIn(_) if self.wakes_at.is_some_and(|at| at <= world.time) => Event::Woke,
             other => {
@@ -411,21 +432,35 @@ fn another_pods_lost_answer_is_asked_for_and_given_back() {
     assert!(held.len() == 1 && held[0].1.starts_with("new-"), "{held:?}");
 }
 
-/// The kill campaign found it: a stop that is cut short leaves the seat to be given back, and while that fails the next
-/// process must not take its own seat for somebody else's, which would end its grace.
+/// The kill campaign found it: while a seat that is to be given back is not, the next process must not take it for
+/// somebody else's, which would end its grace.
 #[test]
 fn no_pod_is_refused_for_want_of_the_seat_that_it_could_not_give_back() {
     let mut world = World::new(1);
     let mut pod = Pod::start(&world, policy(Model::Floating));
     pod.settle(&mut world);
-    pod.tell(&world, Event::Stopping);
-    pod.perform(&mut world);
-    assert_eq!((pod.disk.seat.is_none(), pod.disk.give_back.len()), (true, 1), "killed before the call");
+    let seat = pod.disk.seat.take();
+    pod.disk.give_back.extend(seat);
     world.meets("CheckIn", DOWN);
     pod.restart(&world);
     assert_eq!(pod.settle(&mut world), State::Grace);
     assert_eq!(pod.pass(&mut world, MINUTE), State::Entitled);
     assert_eq!(world.out().len(), 1);
+}
+
+/// The state folder still has the seat.
+#[test]
+fn a_stop_that_is_cut_short_costs_the_next_process_nothing() {
+    for act in [DOWN, LOST] {
+        let mut world = World::new(1);
+        let mut pod = Pod::start(&world, policy(Model::Floating));
+        pod.settle(&mut world);
+        world.meets("CheckIn", act);
+        pod.tell(&world, Event::Stopping);
+        pod.settle(&mut world);
+        pod.restart(&world);
+        assert_eq!((pod.settle(&mut world), world.out().len()), (State::Entitled, 1));
+    }
 }
 
 #[test]
@@ -830,10 +865,33 @@ fn a_contract_that_ended_opens_for_its_grace_for_new_pods_too() {
 #[test]
 fn whether_a_contract_has_ended_is_read_from_awss_clock() {
     let mut world = World::new(1);
-    world.seats.licenses[0].end = Some(START.minus(HOUR));
+    let end = START.plus(2 * HOUR);
+    world.seats.licenses[0].end = Some(end);
+    let mut holder = Pod::start_on(&world, policy(Model::Floating), "holder", Record::default());
+    holder.settle(&mut world);
+    world.ahead = 3 * HOUR;
     let mut pod = Pod::start(&world, policy(Model::Floating));
-    pod.machine.hear_clock(Some(-2 * 3600));
     assert_eq!(pod.settle(&mut world), State::Exhausted);
+    // Set further between two answers, and past the grace: the next answer tells what it is worth.
+    world.ahead = 1000 * HOUR;
+    assert_eq!(pod.pass(&mut world, 5 * MINUTE), State::Exhausted);
+    assert_eq!(pod.pass(&mut world, 75 * HOUR), State::Denied);
+}
+
+/// Else each would stay taken until it ends by itself, a new one with each round.
+#[test]
+fn a_pod_whose_clock_is_ahead_gives_its_seats_back_too() {
+    for (model, held) in [(Model::Check, 0), (Model::Floating, 1)] {
+        let mut world = World::new(3);
+        world.ahead = 5 * HOUR;
+        let mut pod = Pod::start(&world, policy(model));
+        assert_eq!(pod.settle(&mut world), State::Entitled);
+        assert_eq!(pod.pass(&mut world, HOUR), State::Entitled);
+        assert_eq!(world.out().len(), held, "{model:?}");
+        pod.tell(&world, Event::Stopping);
+        pod.settle(&mut world);
+        assert_eq!((&pod.next, world.out().len()), (&Next::Stopped, 0), "{model:?}");
+    }
 }
 
 #[test]
