@@ -791,6 +791,8 @@ async fn whether_the_role_may_extend_and_give_back_is_tried_without_a_seat() {
     for (check_in, name) in [(false, "ExtendLicenseConsumption"), (true, "CheckInLicense")] {
         let mut answers: Vec<_> = codes.iter().map(|code| refused(code)).collect();
         answers.extend(["AccessDeniedException", "AuthorizationException"].map(refused));
+        let others = ["UnknownOperationException", "RedirectException", "MadeUpException"];
+        answers.extend(others.map(refused));
         let (addr, requests) = serve(answers).await;
         let manager = manager(format!("http://{addr}"));
         let tried = async || {
@@ -803,6 +805,13 @@ async fn whether_the_role_may_extend_and_give_back_is_tried_without_a_seat() {
             let fault = tried().await.unwrap_err();
             assert_eq!((fault.code.as_str(), fault.class), (code, FaultClass::Access));
             assert_eq!(fault.seen, format!("license-manager:{name}"));
+        }
+        for code in others {
+            assert_eq!(
+                tried().await.unwrap_err().code.as_str(),
+                code,
+                "{name}: nothing is known of the role"
+            );
         }
         for request in requests.await.unwrap() {
             assert!(request.contains(&format!("AWSLicenseManager.{name}\r")), "{request}");
