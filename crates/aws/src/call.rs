@@ -273,12 +273,16 @@ where
     if asked.place != Place::LicenseManager {
         return DisplayErrorContext(error).to_string();
     }
-    let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
-    without(causes.join(": "), asked.secrets)
+    causes(error, asked.secrets)
 }
 
-/// A text in which none of these stands.
-pub(super) fn without(text: String, secrets: &[&str]) -> String {
+/// The texts of an error and of its causes, in which none of the secrets stands.
+pub(super) fn causes(error: &(dyn StdError + 'static), secrets: &[&str]) -> String {
+    let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
+    without(causes.join(": "), secrets)
+}
+
+fn without(text: String, secrets: &[&str]) -> String {
     secrets.iter().filter(|secret| !secret.is_empty()).fold(text, |text, secret| text.replace(secret, "…"))
 }
 

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use super::license_token::{FALLBACK_REGION, TOKEN_BYTES_MAX, read_token};
+pub use super::license_token::{FALLBACK_REGION, TOKEN_BYTES_MAX, token_in};
 
 use super::call::{Asked, Call, Raw, body, invalid_answer};
 use super::connection::host_of;
