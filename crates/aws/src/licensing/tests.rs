@@ -387,81 +387,33 @@ fn a_region_is_all_that_is_taken_of_a_location() {
 
 #[tokio::test]
 async fn refusals_are_told_by_code_with_the_action_that_is_missing() {
+    use FaultClass::{Access, Denied, ExpiredSession, Misconfigured, Transient};
+    let named = |code: &str| json!({"__type": code, "Message": "role x"}).to_string();
+    let page = |text: &str| format!("<html>{text}</html>");
+    let action = "license-manager:CheckoutLicense";
+    let signature = "UnsupportedDigitalSignatureMethodException";
+    let authorization = "com.amazonaws.licensemanager#AuthorizationException";
     for (status, body, class, code, seen) in [
+        ("400 X", named("NoEntitlementsAllowedException"), Denied, "NoEntitlementsAllowedException", ""),
+        ("400 X", named("ResourceNotFoundException"), Denied, "ResourceNotFoundException", ""),
+        ("400 X", named("ValidationException"), Misconfigured, "ValidationException", ""),
         (
             "400 X",
-            r#"{"__type":"NoEntitlementsAllowedException"}"#,
-            FaultClass::Denied,
-            "NoEntitlementsAllowedException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"ResourceNotFoundException"}"#,
-            FaultClass::Denied,
-            "ResourceNotFoundException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"ValidationException"}"#,
-            FaultClass::Misconfigured,
-            "ValidationException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"InvalidParameterValueException"}"#,
-            FaultClass::Misconfigured,
+            named("InvalidParameterValueException"),
+            Misconfigured,
             "InvalidParameterValueException",
             "",
         ),
-        (
-            "400 X",
-            r#"{"__type":"UnsupportedDigitalSignatureMethodException"}"#,
-            FaultClass::Misconfigured,
-            "UnsupportedDigitalSignatureMethodException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"AccessDeniedException","Message":"role x"}"#,
-            FaultClass::Access,
-            "AccessDeniedException",
-            "license-manager:CheckoutLicense",
-        ),
-        (
-            "403 X",
-            r#"{"__type":"com.amazonaws.licensemanager#AuthorizationException"}"#,
-            FaultClass::Access,
-            "AuthorizationException",
-            "license-manager:CheckoutLicense",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"RateLimitExceededException"}"#,
-            FaultClass::Transient,
-            "RateLimitExceededException",
-            "",
-        ),
-        (
-            "500 X",
-            r#"{"__type":"ServerInternalException"}"#,
-            FaultClass::Transient,
-            "ServerInternalException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"ExpiredTokenException"}"#,
-            FaultClass::ExpiredSession,
-            "ExpiredTokenException",
-            "",
-        ),
-        ("503 X", "<html>busy</html>", FaultClass::Transient, "ServiceUnavailable", ""),
-        ("403 X", "<html>no</html>", FaultClass::Transient, "InvalidAnswer", "HTTP 403"),
+        ("400 X", named(signature), Misconfigured, signature, ""),
+        ("400 X", named("AccessDeniedException"), Access, "AccessDeniedException", action),
+        ("403 X", named(authorization), Access, "AuthorizationException", action),
+        ("400 X", named("RateLimitExceededException"), Transient, "RateLimitExceededException", ""),
+        ("500 X", named("ServerInternalException"), Transient, "ServerInternalException", ""),
+        ("400 X", named("ExpiredTokenException"), ExpiredSession, "ExpiredTokenException", ""),
+        ("503 X", page("busy"), Transient, "ServiceUnavailable", ""),
+        ("403 X", page("no"), Transient, "InvalidAnswer", "HTTP 403"),
     ] {
-        let (addr, _) = serve(vec![answer(status, "", body)]).await;
+        let (addr, _) = serve(vec![answer(status, "", &body)]).await;
         let fault = take(&manager(format!("http://{addr}"))).await.unwrap_err();
         assert_eq!((fault.class, fault.code.as_str(), fault.seen.as_str()), (class, code, seen));
         assert_eq!((fault.place, fault.host), (Place::LicenseManager, Some(addr.to_string())), "{code}");
@@ -702,6 +654,7 @@ async fn credentials_of_a_license_token_are_renewed_with_the_file_as_it_is_then(
 
 #[tokio::test]
 async fn what_is_wrong_outside_aws_is_told_by_what_refuses() {
+    use FaultClass::{Access, Transient};
     let sts = |code: &str| {
         let body = format!(
             "<ErrorResponse><Error><Code>{code}</Code><Message>access-1</Message></Error></ErrorResponse>"
@@ -710,46 +663,19 @@ async fn what_is_wrong_outside_aws_is_told_by_what_refuses() {
     };
     let access = || ok(r#"{"AccessToken":"access-1"}"#);
     let file = token_file();
+    let refused = |code: &str| vec![refusal(&json!({"__type": code, "Message": "refresh-1"}).to_string())];
+    let (role, license_manager, throttled) =
+        (Some(ROLE), Place::LicenseManager, "RateLimitExceededException");
     for (answers, role, class, code, place) in [
-        (
-            vec![refusal(r#"{"__type":"AccessDeniedException","Message":"refresh-1"}"#)],
-            Some(ROLE),
-            FaultClass::Access,
-            "LicenseTokenRefused",
-            Place::LicenseManager,
-        ),
-        (
-            vec![refusal(r#"{"__type":"ValidationException"}"#)],
-            Some(ROLE),
-            FaultClass::Access,
-            "LicenseTokenRefused",
-            Place::LicenseManager,
-        ),
-        (
-            vec![refusal(r#"{"__type":"RateLimitExceededException"}"#)],
-            Some(ROLE),
-            FaultClass::Transient,
-            "RateLimitExceededException",
-            Place::LicenseManager,
-        ),
-        (vec![ok("{}")], Some(ROLE), FaultClass::Transient, "InvalidAnswer", Place::LicenseManager),
-        (
-            vec![ok(r#"{"AccessToken":""}"#)],
-            Some(ROLE),
-            FaultClass::Transient,
-            "InvalidAnswer",
-            Place::LicenseManager,
-        ),
-        (
-            vec![access(), sts("AccessDenied")],
-            Some(ROLE),
-            FaultClass::Access,
-            "LicenseRoleRefused",
-            Place::Sts,
-        ),
-        (vec![access(), sts("Throttling")], Some(ROLE), FaultClass::Transient, "Throttling", Place::Sts),
-        (vec![access(), ok("<html>")], Some(ROLE), FaultClass::Transient, "InvalidAnswer", Place::Sts),
-        (Vec::new(), None, FaultClass::Access, "CredentialsIncomplete", Place::LicenseManager),
+        (refused("AccessDeniedException"), role, Access, "LicenseTokenRefused", license_manager),
+        (refused("ValidationException"), role, Access, "LicenseTokenRefused", license_manager),
+        (refused(throttled), role, Transient, throttled, license_manager),
+        (vec![ok("{}")], role, Transient, "InvalidAnswer", license_manager),
+        (vec![ok(r#"{"AccessToken":""}"#)], role, Transient, "InvalidAnswer", license_manager),
+        (vec![access(), sts("AccessDenied")], role, Access, "LicenseRoleRefused", Place::Sts),
+        (vec![access(), sts("Throttling")], role, Transient, "Throttling", Place::Sts),
+        (vec![access(), ok("<html>")], role, Transient, "InvalidAnswer", Place::Sts),
+        (Vec::new(), None, Access, "CredentialsIncomplete", license_manager),
     ] {
         let (addr, _) = serve(answers).await;
         let fault = list(&anywhere(format!("http://{addr}"), None, role, file.path())).await.unwrap_err();
@@ -761,7 +687,7 @@ async fn what_is_wrong_outside_aws_is_told_by_what_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let fault =
         list(&anywhere("http://127.0.0.1:9".to_owned(), None, Some(ROLE), folder.path())).await.unwrap_err();
-    assert_eq!((fault.class, fault.code.as_str()), (FaultClass::Access, "CredentialsFileInvalid"));
+    assert_eq!((fault.class, fault.code.as_str()), (Access, "CredentialsFileInvalid"));
     assert!(fault.detail.contains("name the file license_token in it"), "{}", fault.detail);
 }
 
