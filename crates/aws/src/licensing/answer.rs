@@ -125,7 +125,8 @@ fn license(listed: Listed, asked: &ListReceivedLicenses) -> Result<ReceivedLicen
     let validity = listed.validity.map(|validity| validity.0);
     let end = match &validity {
         Some(Some(validity)) => validity.end.as_ref().map(|end| end.0.as_deref().and_then(time)),
-        Some(None) | None => None,
+        Some(None) => Some(None),
+        None => None,
     };
     // Without an end that can be read only AWS's answer to a checkout is believed.
     let status = match end {

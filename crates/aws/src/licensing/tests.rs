@@ -193,12 +193,14 @@ async fn a_license_whose_end_cannot_be_read_is_of_unknown_status() {
         license["Validity"]["End"] = end;
         license
     };
-    let licenses = [end(Value::Null), end("soon".into()), end("".into()), end(7.into())];
+    let mut without_form = end(Value::Null);
+    without_form["Validity"] = json!(["2026-01-01", "2027-01-01", "2028-01-01"]);
+    let licenses = [end(Value::Null), end("soon".into()), end("".into()), end(7.into()), without_form];
     let (addr, _) = serve(vec![ok(&json!({"Licenses": licenses}).to_string())]).await;
     let found = list(&manager(format!("http://{addr}"))).await.unwrap();
     let status: Vec<_> = found.licenses.iter().map(|license| (license.status, license.end)).collect();
     let unknown = (LicenseStatus::Unknown, None);
-    assert_eq!(status, [(LicenseStatus::Available, None), unknown, unknown, unknown]);
+    assert_eq!(status, [(LicenseStatus::Available, None), unknown, unknown, unknown, unknown]);
 }
 
 #[tokio::test]
