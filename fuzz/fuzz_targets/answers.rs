@@ -14,7 +14,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tollgate_aws::licensing::{self, LicenseManager};
 use tollgate_aws::{Aws, Settings};
-use tollgate_marketplace::license::{CheckoutLicense, ENTITLEMENTS_MAX, ListReceivedLicenses};
+use tollgate_marketplace::license::{
+    CheckoutLicense, ConsumptionToken, ENTITLEMENTS_MAX, ListReceivedLicenses, QUANTITY_MAX,
+};
 use tollgate_marketplace::{
     BatchMeterUsage, Customer, FAULT_CODE_CHARS_MAX, Fault, FaultClass, Forward as _, HourUsage,
     KeyFingerprint, License as _, Meter as _, MeterUsage, Nonce, ProductId, PublicKeyVersion, Register as _,
@@ -96,7 +98,7 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
     let timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     let quantity = "2.5".parse().expect("a quantity");
     let usage = HourUsage { quantity, decimal: true, ..HourUsage::zero(timestamp) };
-    match operation % 7 {
+    match operation % 9 {
         0 => {
             let nonce: Nonce = "fuzz-nonce".parse().expect("a nonce");
             let public_key_version = PublicKeyVersion::FIRST;
@@ -158,6 +160,17 @@ async fn call(stand: &Stand, operation: u8) -> Result<(), Fault> {
             };
             let taken = stand.licenses.checkout_license(request, Signing::default()).await?;
             assert!(!taken.token.secret().is_empty() && taken.allowed.len() <= ENTITLEMENTS_MAX);
+        }
+        7 => {
+            let token = ConsumptionToken::new("token".to_owned()).expect("a token");
+            let extended = stand.licenses.extend_license_consumption(token, Signing::default()).await?;
+            assert!(!extended.token.secret().is_empty());
+        }
+        8 => {
+            let arn = "arn:aws:license-manager::294406891311:license:l-1".to_owned();
+            let usage = stand.licenses.get_license_usage(arn, Signing::default()).await?;
+            assert!(usage.entitlements.len() <= ENTITLEMENTS_MAX);
+            assert!(usage.entitlements.iter().all(|part| part.consumed <= QUANTITY_MAX));
         }
         _ => {
             let forwarded =

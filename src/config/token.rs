@@ -8,6 +8,7 @@ use super::disk::describe;
 use super::kind::Parse;
 use super::reader::{Reader, given_path};
 use super::setting::Setting;
+use tollgate_aws::licensing::{self, token_in};
 use tollgate_disk::Links;
 
 /// Largest token file: a bearer token travels in a request header.
@@ -55,24 +56,18 @@ pub(super) fn license_token(
 ) -> Option<Option<PathBuf>> {
     let Some(path) = given_path(reader, setting, parse)? else { return Some(None) };
     // Kubernetes mounts the files of a Secret as links.
-    let problem =
-        match reader.installed.disk.read(&path, tollgate_aws::licensing::TOKEN_BYTES_MAX, Links::Follow) {
-            Ok(bytes) => match bytes.trim_ascii() {
-                token if !token.is_empty() && token.iter().all(u8::is_ascii_graphic) => {
-                    return Some(Some(path));
-                }
-                _ => "holds no license token; write the token of AWS Marketplace into it, in one line"
-                    .to_owned(),
-            },
-            // As a Secret is mounted.
-            Err(error) if error.kind() == ErrorKind::IsADirectory => {
-                "is a folder; name the file in it, which AWS Marketplace calls license_token".to_owned()
-            }
-            Err(error) => format!(
-                "cannot be read: {}; name the file of the license token that AWS Marketplace gave the buyer",
-                describe(&error)
-            ),
-        };
+    let problem = match reader.installed.disk.read(&path, licensing::TOKEN_BYTES_MAX, Links::Follow) {
+        Ok(content) if token_in(&content).is_some() => return Some(Some(path)),
+        Ok(_) => "holds no license token; write the token of AWS Marketplace into it, in one line".to_owned(),
+        // As a Secret is mounted.
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            "is a folder; name the file in it, which AWS Marketplace calls license_token".to_owned()
+        }
+        Err(error) => format!(
+            "cannot be read: {}; name the file of the license token that AWS Marketplace gave the buyer",
+            describe(&error)
+        ),
+    };
     reader.fault(setting, problem);
     None
 }

@@ -191,6 +191,8 @@ class Licenses(unittest.TestCase):
         self.license(time_to_live="5m")
         self.checkout("short", users(1))
         self.emulator.admin("clock", {"advance": "5m"})
+        # Orders tell of the license as it is then, too.
+        self.assertEqual(self.license(time_to_live="60m")["entitlements"][0]["held"], 9)
         self.assertEqual(self.held()[0], 9)
 
     def test_a_repeated_client_token_in_all_four_ways(self):

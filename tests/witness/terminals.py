@@ -22,7 +22,7 @@ import termios
 import time
 import urllib.request
 
-from processes import Emulator, Sidecar
+from processes import Emulator, Sidecar, product
 
 PROGRAM = os.path.abspath(sys.argv[1])
 EXEC_ONLY = sys.argv[2:] == ["--exec"]
@@ -200,8 +200,13 @@ def a_script_has_the_terminal_again_after_exec(emulator):
         assert terminal.process.wait(PATIENCE) == 0
 
 
-def doctor_fits(program, emulator):
-    environment = settings(emulator, "pod-doctor")
+def contract(emulator, pod, **more):
+    environment = settings(emulator, pod, TOLLGATE_MODE="contract", **product(emulator, "contract"), **more)
+    del environment["TOLLGATE_PRODUCT_CODE"]
+    return environment
+
+
+def doctor_fits(program, environment):
     with Terminal([program, "doctor"], environment, 40) as terminal:
         text = terminal.read()
     assert ESCAPE in text and "panicked" not in text, text
@@ -214,13 +219,38 @@ def doctor_fits(program, emulator):
 
 
 def help_fits(program):
-    for command in (["--help"], ["run", "--help"], ["probe", "--help"], ["explain", "CustomerNotEntitledException"]):
+    commands = [[], ["run"], ["probe"], ["exec"], ["license"]]
+    for command in (*([*command, "--help"] for command in commands), ["explain", "CustomerNotEntitledException"]):
         with Terminal([program, *command], {"TERM": "xterm"}, 40) as terminal:
             text = re.sub(r"\x1b\[[0-9]*m", "", terminal.read())
         wide = [line for line in text.splitlines() if len(line) > 40 and "  " not in line.strip() and " " in line.strip()]
         # Usage and examples are to be copied whole; headings are not wrapped by clap.
         wide = [line for line in wide if not re.match(r" *(Usage|kubectl|tollgate|.*:$)", line)]
         assert not wide, (command, wide)
+
+
+def text_of(command, environment, columns=200):
+    with Terminal(command, environment, columns) as terminal:
+        return re.sub(r"\x1b\[[0-9]*m", "", terminal.read())
+
+
+def readers_may_leave(environment, *orders):
+    for order in orders:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([PROGRAM, *order], env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
+        os.close(write)
+        assert "panicked" not in done.stderr and done.returncode in (0, 1, 78), (order, done)
+
+
+def the_license_is_a_table_where_it_fits(emulator):
+    with Sidecar(PROGRAM, emulator, "contract") as sidecar:
+        environment = contract(emulator, "witness-pod", TOLLGATE_APP_ADDR=sidecar.app.removeprefix("http://"))
+        wide = text_of([PROGRAM, "license"], environment)
+        assert "\nENTITLEMENT  UNIT   SOLD  TAKEN  THIS POD  VALUE\nusers        Count  10 " in wide, wide
+        narrow = text_of([PROGRAM, "license"], environment, 40)
+        assert "\nENTITLEMENT  users\nUNIT         Count\nSOLD         10\n" in narrow, narrow
+        readers_may_leave(environment, ["license"], ["license", "--json"])
 
 
 def the_ledger_is_a_table_where_it_fits(emulator):
@@ -233,19 +263,13 @@ def the_ledger_is_a_table_where_it_fits(emulator):
             TOLLGATE_STATE_DIR=sidecar.folder.name,
         )
         command = [PROGRAM, "ledger", "reconcile"]
-        with Terminal(command, environment) as terminal:
-            wide = re.sub(r"\x1b\[[0-9]*m", "", terminal.read()).splitlines()
+        wide = text_of(command, environment).splitlines()
         assert wide[0].split()[:2] == ["DIMENSION", "ACCEPTED"], wide
         assert {line.index("12.5") for line in wide if "12.5" in line} == {wide[0].index("ACCEPTED")}, wide
-        with Terminal(command, environment, 40) as terminal:
-            narrow = re.sub(r"\x1b\[[0-9]*m", "", terminal.read())
+        narrow = text_of(command, environment, 40)
         assert narrow.startswith("DIMENSION  requests\nACCEPTED   12.5\n"), narrow
-        for order in (["ledger", "list"], ["ledger", "reconcile"], ["doctor"], ["config", "print"], ["explain"], ["probe", "ready"]):
-            read, write = os.pipe()
-            os.close(read)
-            done = subprocess.run([PROGRAM, *order], env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
-            os.close(write)
-            assert "panicked" not in done.stderr and done.returncode in (0, 1, 78), (order, done)
+        orders = ["ledger", "list"], ["ledger", "reconcile"], ["doctor"], ["config", "print"], ["explain"], ["probe", "ready"]
+        readers_may_leave(environment, *orders)
 
 
 def readers_of_the_log_may_leave(program, emulator):
@@ -326,10 +350,12 @@ with tempfile.TemporaryDirectory() as keys, Emulator(PROGRAM, "--keys", keys) as
     subprocess.run([*OUTSIDE, sys.executable, __file__, PROGRAM, "--exec"], check=True)
     for program in filter(None, (PROGRAM, RELEASED)):
         run_speaks_to_people(program, emulator)
-        doctor_fits(program, emulator)
+        for environment in (settings(emulator, "pod-doctor"), contract(emulator, "pod-doctor")):
+            doctor_fits(program, environment)
         help_fits(program)
         readers_of_the_log_may_leave(program, emulator)
     the_ledger_is_a_table_where_it_fits(emulator)
+    the_license_is_a_table_where_it_fits(emulator)
     nohup_keeps_it(emulator)
     the_demo_leaves_nothing_behind()
-print("terminals: run, exec, doctor, ledger and demo on terminals, before closed ones and closed pipes")
+print("terminals: run, exec, doctor, ledger, license and demo on terminals, before closed ones and closed pipes")

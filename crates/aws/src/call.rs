@@ -175,48 +175,62 @@ impl Intercept for KeptAnswer {
     }
 }
 
-/// The elements of an array.
-pub(super) struct Elements<T> {
-    /// Those of the form that is wanted.
+/// A member of the form that is wanted; one of another form says nothing, and spoils nothing else.
+#[derive(Debug)]
+pub(super) struct Loose<T>(pub(super) Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Of a member that is not there, too.
+        let raw = Option::<&'de RawValue>::deserialize(deserializer)?;
+        Ok(Self(raw.and_then(|raw| serde_json::from_str(raw.get()).ok())))
+    }
+}
+
+/// The first elements of an array that are of the form that is wanted; none of what is no array.
+#[derive(Debug)]
+pub(super) struct Elements<T, const MAX: usize> {
     pub(super) read: Vec<T>,
     /// There is more, or something of another form.
     pub(super) left_out: bool,
 }
 
-/// The first `max` elements of an array that are of the form that is wanted; none of what is no array.
-pub(super) fn elements<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, max: usize) -> Elements<T> {
-    struct Reader<T> {
-        max: usize,
-        form: PhantomData<T>,
+impl<T, const MAX: usize> Default for Elements<T, MAX> {
+    fn default() -> Self {
+        Self { read: Vec::new(), left_out: false }
     }
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
-        type Value = Elements<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
-            let mut elements = Elements { read: Vec::new(), left_out: false };
-            while let Some(element) = array.next_element::<&'de RawValue>()? {
-                match serde_json::from_str::<T>(element.get()) {
-                    Ok(element) if elements.read.len() < self.max => elements.read.push(element),
-                    _ => elements.left_out = true,
-                }
-            }
-            Ok(elements)
-        }
-    }
-    let read = raw.and_then(|raw| {
-        let mut array = serde_json::Deserializer::from_str(raw.get());
-        array.deserialize_seq(Reader { max, form: PhantomData }).ok()
-    });
-    read.unwrap_or_else(|| Elements { read: Vec::new(), left_out: raw.is_some() })
 }
 
-/// A value of the form that is wanted, if it is one.
-pub(super) fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Elements<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Some(raw) = Option::<&'de RawValue>::deserialize(deserializer)? else {
+            return Ok(Self::default());
+        };
+        let mut array = serde_json::Deserializer::from_str(raw.get());
+        let read = array.deserialize_seq(Reader(PhantomData));
+        Ok(read.unwrap_or_else(|_| Self { left_out: true, ..Self::default() }))
+    }
+}
+
+struct Reader<T, const MAX: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Reader<T, MAX> {
+    type Value = Elements<T, MAX>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Elements::default();
+        while let Some(element) = array.next_element::<&'de RawValue>()? {
+            let wanted =
+                if elements.read.len() < MAX { serde_json::from_str(element.get()).ok() } else { None };
+            elements.left_out |= wanted.is_none();
+            elements.read.extend(wanted);
+        }
+        Ok(elements)
+    }
 }
 
 // === faults ===
@@ -273,12 +287,16 @@ where
     if asked.place != Place::LicenseManager {
         return DisplayErrorContext(error).to_string();
     }
-    let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
-    without(causes.join(": "), asked.secrets)
+    causes(error, asked.secrets)
 }
 
-/// A text in which none of these stands.
-pub(super) fn without(text: String, secrets: &[&str]) -> String {
+/// The texts of an error and of its causes, in which none of the secrets stands.
+pub(super) fn causes(error: &(dyn StdError + 'static), secrets: &[&str]) -> String {
+    let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
+    without(causes.join(": "), secrets)
+}
+
+fn without(text: String, secrets: &[&str]) -> String {
     secrets.iter().filter(|secret| !secret.is_empty()).fold(text, |text, secret| text.replace(secret, "…"))
 }
 
@@ -294,12 +312,11 @@ mod tests {
             (r#"[1,"two",null,3]"#, &[1, 3], true),
             ("{}", &[], true),
             ("[]", &[], false),
+            ("null", &[], false),
         ] {
-            let raw = RawValue::from_string(text.to_owned()).unwrap();
-            let found: Elements<u8> = elements(Some(&raw), 2);
+            let found: Elements<u8, 2> = serde_json::from_str(text).unwrap();
             assert_eq!((found.read.as_slice(), found.left_out), (read, left_out), "{text}");
         }
-        assert!(!elements::<u8>(None, 2).left_out);
     }
 
     #[test]

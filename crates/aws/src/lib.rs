@@ -5,7 +5,7 @@
 //!   on the first HTTPS connection, never for a plain-HTTP endpoint.
 //! - Every fault is mapped here, once, to a [`Fault`]; nothing of the SDK leaves this crate.
 //! - Link-local and loopback addresses (IMDS, ECS, the emulator) are never asked through a proxy.
-//! - License Manager ([`licensing`]) has no SDK of its own here: its seven operations are calls of the metering client
+//! - License Manager ([`licensing`]) has no SDK of its own here: its six operations are calls of the metering client
 //!   with another endpoint, signing name and body, as those that report usage are. That costs 67 kB of the image
 //!   instead of 491, and answers are read within our own limits: the SDK's types make 180 MB of one that is 1 MiB.
 

@@ -16,8 +16,8 @@ use aws_smithy_types::retry::RetryConfig;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::call::{Asked, Call, body, invalid_answer, without};
-use super::connection::{Trail, chain, host_of};
+use super::call::{Asked, Call, body, causes, invalid_answer};
+use super::connection::{Trail, host_of};
 use super::credentials::{
     ASSUME_ROLE_REFUSED, CREDENTIALS_FILE_INVALID, CREDENTIALS_INCOMPLETE, CREDENTIALS_MISSING,
     CredentialSource, Loader, sts_fault, unavailable,
@@ -141,8 +141,7 @@ impl Loader {
             Ok(answer) => return answer.credentials.and_then(signing).ok_or_else(|| nothing(trail)),
             Err(error) => error,
         };
-        let causes: Vec<String> = chain(&error).map(ToString::to_string).collect();
-        let detail = without(causes.join(": "), &[access_token]);
+        let detail = causes(&error, &[access_token]);
         let last = trail.last();
         if let Some(refusal) = error.as_service_error() {
             let status = error.raw_response().map_or(0, |response| response.status().as_u16());
@@ -181,19 +180,21 @@ struct AccessToken {
     access_token: String,
 }
 
-/// The refresh token in `file`, or what is wrong with the file, for `config check` as for a load.
-pub fn read_token(file: &Path) -> Result<String, Fault> {
+/// The refresh token that a file's content is, for `config check` as for a load.
+#[must_use]
+pub fn token_in(content: &[u8]) -> Option<&str> {
+    let token = content.trim_ascii();
+    let whole = !token.is_empty() && token.iter().all(u8::is_ascii_graphic);
+    std::str::from_utf8(token).ok().filter(|_| whole)
+}
+
+/// The refresh token in `file`, or what is wrong with the file.
+fn read_token(file: &Path) -> Result<String, Fault> {
     let problem = match read_regular(file, TOKEN_BYTES_MAX, Links::Follow) {
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => {
-                let token = text.trim_ascii();
-                let plain = token.bytes().all(|byte| byte.is_ascii_graphic());
-                if plain && !token.is_empty() {
-                    return Ok(token.to_owned());
-                }
-                if token.is_empty() { "is empty" } else { "holds what is no token" }.to_owned()
-            }
-            Err(_) => "holds what is no token".to_owned(),
+        Ok(content) => match token_in(&content) {
+            Some(token) => return Ok(token.to_owned()),
+            None if content.trim_ascii().is_empty() => "is empty".to_owned(),
+            None => "holds what is no token".to_owned(),
         },
         // The whole secret is mounted as a folder.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use super::license_token::{FALLBACK_REGION, TOKEN_BYTES_MAX, read_token};
+pub use super::license_token::{FALLBACK_REGION, TOKEN_BYTES_MAX, token_in};
 
 use super::call::{Asked, Call, Raw, body, invalid_answer};
 use super::connection::host_of;
@@ -57,6 +57,10 @@ const NEXT_TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// A consumption token that AWS gave to nobody.
 const TOKEN_OF_NOBODY: &str = "tollgate-doctor";
+
+/// What License Manager answers to it where the role allows the call.
+const LOOKED_AT_THE_TOKEN: [&str; 3] =
+    [exceptions::NOT_FOUND, exceptions::VALIDATION, exceptions::INVALID_PARAMETER];
 
 /// What License Manager needs beyond the settings of [`Aws`].
 #[derive(Debug, Clone, Default)]
@@ -148,13 +152,7 @@ impl LicenseManager {
     async fn try_of_nobody(&self, name: &'static str, request: &Value) -> Result<(), Fault> {
         let operation = Operation::new(name, request);
         match self.attempt(name, self.call(operation, Signing::default())).await {
-            // It looked at the token.
-            Err(fault)
-                if fault.place == Place::LicenseManager
-                    && matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) =>
-            {
-                Ok(())
-            }
+            Err(fault) if LOOKED_AT_THE_TOKEN.contains(&fault.code.as_str()) => Ok(()),
             answer => answer.map(|_| ()),
         }
     }

@@ -6,11 +6,10 @@
 use bytes::Bytes;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Aws;
-use super::call::{Asked, Call, Raw, body, elements, invalid_answer, read};
+use super::call::{Asked, Call, Elements, Loose, Raw, body, invalid_answer};
 use tollgate_marketplace::{
     Allocation, BatchMeterUsage, BatchMetered, Customer, Fault, FaultClass, Forwarded, HourUsage, MeterUsage,
     Metered, Place, Quantity, RecordStatus, Region, ResolvedCustomer, Signing, UsageRecord, exceptions,
@@ -257,36 +256,28 @@ fn seconds(at: Timestamp) -> Value {
 /// `BatchMeterUsage`'s answer. What is of another form than AWS documents says nothing, and spoils nothing else.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct BatchAnswer<'a> {
-    #[serde(borrow)]
-    results: Option<&'a RawValue>,
-    #[serde(borrow)]
-    unprocessed_records: Option<&'a RawValue>,
+struct BatchAnswer {
+    results: Elements<RecordResult, ELEMENTS_MAX>,
+    unprocessed_records: Elements<Name, ELEMENTS_MAX>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct RecordResult<'a> {
-    #[serde(borrow)]
-    usage_record: Option<&'a RawValue>,
-    #[serde(borrow)]
-    status: Option<&'a RawValue>,
-    #[serde(borrow)]
-    metering_record_id: Option<&'a RawValue>,
+struct RecordResult {
+    usage_record: Loose<Name>,
+    status: Loose<String>,
+    metering_record_id: Loose<String>,
 }
 
 /// What names a record.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Name<'a> {
-    #[serde(borrow)]
-    dimension: Option<&'a RawValue>,
-    #[serde(borrow)]
-    customer_identifier: Option<&'a RawValue>,
-    #[serde(borrow, rename = "CustomerAWSAccountId")]
-    customer_account_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    license_arn: Option<&'a RawValue>,
+struct Name {
+    dimension: Loose<String>,
+    customer_identifier: Loose<String>,
+    #[serde(rename = "CustomerAWSAccountId")]
+    customer_account_id: Loose<String>,
+    license_arn: Loose<String>,
 }
 
 /// Twice a call's records: none is answered more often.
@@ -295,20 +286,16 @@ const ELEMENTS_MAX: usize = 50;
 /// What AWS said of each record, found by what it repeats of them: a call holds one record for each customer and
 /// dimension only. What it does not name may have been billed.
 fn statuses(subjects: &[Subject], answer: &[u8]) -> Result<Vec<RecordStatus>, Fault> {
-    let answer: BatchAnswer<'_> =
+    let answer: BatchAnswer =
         serde_json::from_slice(answer).map_err(|_| invalid_answer("without AWS's JSON"))?;
-    let results: Vec<RecordResult<'_>> = elements(answer.results, ELEMENTS_MAX).read;
-    let unprocessed: Vec<Name<'_>> = elements(answer.unprocessed_records, ELEMENTS_MAX).read;
-    let results: Vec<(Option<Name<'_>>, RecordResult<'_>)> =
-        results.into_iter().map(|result| (read(result.usage_record), result)).collect();
     let status = |subject: &Subject| {
-        let about = |name: &Option<Name<'_>>| name.as_ref().is_some_and(|name| subject.is_named(name));
-        let Some((_, result)) = results.iter().find(|(name, _)| about(name)) else {
-            let named = unprocessed.iter().any(|name| subject.is_named(name));
+        let is_about = |name: &Loose<Name>| name.0.as_ref().is_some_and(|name| subject.is_named(name));
+        let Some(result) = answer.results.read.iter().find(|result| is_about(&result.usage_record)) else {
+            let named = answer.unprocessed_records.read.iter().any(|name| subject.is_named(name));
             return if named { RecordStatus::Unprocessed } else { RecordStatus::Unanswered };
         };
-        match read::<String>(result.status).as_deref() {
-            Some("Success") => RecordStatus::Success(read(result.metering_record_id)),
+        match result.status.0.as_deref() {
+            Some("Success") => RecordStatus::Success(result.metering_record_id.0.clone()),
             Some("CustomerNotSubscribed") => RecordStatus::CustomerNotSubscribed,
             Some("DuplicateRecord") => RecordStatus::DuplicateRecord,
             _ => RecordStatus::Unanswered,
@@ -329,17 +316,17 @@ impl Subject {
     }
 
     /// AWS may add the other form of the customer to its answer; what was asked with must be equal.
-    fn is_named(&self, name: &Name<'_>) -> bool {
-        let is = |found: Option<&RawValue>, value: &str| read::<String>(found).as_deref() == Some(value);
+    fn is_named(&self, name: &Name) -> bool {
+        let is = |found: &Loose<String>, value: &str| found.0.as_deref() == Some(value);
         let customer = match &self.customer {
             Customer::Own => true,
-            Customer::Identifier(identifier) => is(name.customer_identifier, identifier),
+            Customer::Identifier(identifier) => is(&name.customer_identifier, identifier),
             Customer::Account { account_id, license_arn } => {
-                is(name.customer_account_id, account_id)
-                    && license_arn.as_deref().is_none_or(|arn| is(name.license_arn, arn))
+                is(&name.customer_account_id, account_id)
+                    && license_arn.as_deref().is_none_or(|arn| is(&name.license_arn, arn))
             }
         };
-        customer && is(name.dimension, &self.dimension)
+        customer && is(&name.dimension, &self.dimension)
     }
 }
 

@@ -21,24 +21,14 @@ pub(super) enum Action {
 }
 
 impl Action {
-    pub(super) const ALL: [Self; 16] = [
-        Self::Json(Operation::RegisterUsage),
-        Self::Json(Operation::MeterUsage),
-        Self::Json(Operation::BatchMeterUsage),
-        Self::Json(Operation::ResolveCustomer),
-        Self::Json(Operation::CheckoutLicense),
-        Self::Json(Operation::ExtendLicenseConsumption),
-        Self::Json(Operation::CheckInLicense),
-        Self::Json(Operation::ListReceivedLicenses),
-        Self::Json(Operation::GetLicense),
-        Self::Json(Operation::GetLicenseUsage),
-        Self::Json(Operation::GetAccessToken),
-        Self::Json(Operation::CreateLicense),
-        Self::AssumeRoleWithWebIdentity,
-        Self::GetCallerIdentity,
-        Self::ContainerCredentials,
-        Self::TaskMetadata,
-    ];
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Operation::ALL.into_iter().map(Self::Json).chain([
+            Self::AssumeRoleWithWebIdentity,
+            Self::GetCallerIdentity,
+            Self::ContainerCredentials,
+            Self::TaskMetadata,
+        ])
+    }
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -51,7 +41,7 @@ impl Action {
     }
 
     pub(super) fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|action| action.name() == name)
+        Self::all().find(|action| action.name() == name)
     }
 
     /// The errors that can be scripted by name: those of the model, and of STS and the agent also the ones that every

@@ -230,7 +230,7 @@ fn read(engine: &Engine, path: &str, query: &Query<'_>) -> Answered {
             faults["faults"] = table(&mut NAMES.into_iter());
             faults["tokens"] = table(&mut Flaw::ALL.into_iter().map(|(_, name, what)| (name, what)));
             faults["exceptions"] =
-                Action::ALL.iter().map(|action| (action.name(), json!(action.exceptions()))).collect();
+                Action::all().map(|action| (action.name(), json!(action.exceptions()))).collect();
             faults
         }
         "switches" => switches_json(&state.service.world),

@@ -72,7 +72,7 @@ impl Kind {
 
     /// The action that alone it can happen to.
     fn only(&self) -> Option<Action> {
-        let mut fitting = Action::ALL.into_iter().filter(|action| self.fits(*action));
+        let mut fitting = Action::all().filter(|action| self.fits(*action));
         let first = fitting.next();
         first.filter(|_| fitting.next().is_none())
     }
@@ -266,7 +266,7 @@ fn rule(document: RuleDocument) -> Result<Rule, String> {
     let action = match &document.operation {
         None => None,
         Some(name) => Some(Action::of_name(name).ok_or_else(|| {
-            let names = Action::ALL.map(Action::name).join(", ");
+            let names = Action::all().map(Action::name).collect::<Vec<_>>().join(", ");
             format!("operation {name:?} is none of {names}")
         })?),
     };

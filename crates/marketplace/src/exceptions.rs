@@ -169,6 +169,10 @@ pub const UNKNOWN_DIMENSION: &str = "InvalidUsageDimensionException";
 pub const REGION_DISABLED: &str = "RegionDisabledException";
 /// The call is none of the service's.
 pub const UNKNOWN_OPERATION: &str = "UnknownOperationException";
+/// What the call says breaks the service's model.
+pub const VALIDATION: &str = "ValidationException";
+/// The model allows what the call says, and it makes no sense.
+pub const INVALID_PARAMETER: &str = "InvalidParameterValueException";
 /// The license gives nothing, for one of several reasons.
 pub const NO_ENTITLEMENTS: &str = "NoEntitlementsAllowedException";
 /// The license or the checkout is not there.
@@ -268,7 +272,7 @@ const LICENSE_REQUEST: (&str, &str) = (
 
 /// Texts of License Manager, where a name of several services means something else there.
 const SPECIAL: &[(&str, (&str, &str))] = &[
-    ("ValidationException", LICENSE_REQUEST),
+    (VALIDATION, LICENSE_REQUEST),
     ("SerializationException", LICENSE_REQUEST),
     (
         UNKNOWN_OPERATION,
@@ -428,7 +432,7 @@ const LICENSE_MANAGER: &[Exception] = &[
             "Set license_region to the home region that AWS License Manager shows for the license.",
         ),
     ),
-    row("InvalidParameterValueException", Kind::Request, LICENSE_REQUEST),
+    row(INVALID_PARAMETER, Kind::Request, LICENSE_REQUEST),
     row(
         "UnsupportedDigitalSignatureMethodException",
         Kind::Request,
@@ -529,7 +533,7 @@ const UNREADABLE: &[Exception] = &[
     row("RequestEntityTooLargeException", Kind::Record(Verdict::Never), UNPROCESSABLE),
     row("RequestTooLargeException", Kind::Record(Verdict::Never), UNPROCESSABLE),
     row("SerializationException", Kind::Record(Verdict::Never), UNPROCESSABLE),
-    row("ValidationException", Kind::Record(Verdict::Never), UNPROCESSABLE),
+    row(VALIDATION, Kind::Record(Verdict::Never), UNPROCESSABLE),
     row(
         UNKNOWN_OPERATION,
         Kind::Request,

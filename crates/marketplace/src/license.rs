@@ -113,7 +113,7 @@ impl FromStr for KeyFingerprint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Unit(&'static str);
 
-/// Every unit of the service model.
+/// Every unit of the service model. The emulator has a list of its own, so that one mistake does not cancel the other.
 const UNITS: [&str; 27] = [
     "Count",
     "None",

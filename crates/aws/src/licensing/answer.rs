@@ -6,9 +6,8 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::call::{Raw, elements, invalid_answer, read};
+use crate::call::{Elements, Loose, Raw, invalid_answer};
 use tollgate_marketplace::license::{
     CheckedOut, ConsumptionToken, ENTITLEMENTS_MAX, Entitlement, EntitlementData, EntitlementUsage, Extended,
     LicenseStatus, LicenseUsage, ListReceivedLicenses, QUANTITY_MAX, Received, ReceivedLicense,
@@ -38,34 +37,24 @@ pub(super) struct Page {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct PageAnswer<'a> {
-    #[serde(borrow)]
-    licenses: Option<&'a RawValue>,
-    #[serde(borrow)]
-    next_token: Option<&'a RawValue>,
+struct PageAnswer {
+    licenses: Elements<Listed, PAGE_SIZE>,
+    next_token: Loose<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Listed<'a> {
-    #[serde(borrow)]
-    license_arn: Option<&'a RawValue>,
-    #[serde(borrow, rename = "ProductSKU")]
-    product_sku: Option<&'a RawValue>,
-    #[serde(borrow)]
-    issuer: Option<&'a RawValue>,
-    #[serde(borrow)]
-    home_region: Option<&'a RawValue>,
-    #[serde(borrow)]
-    status: Option<&'a RawValue>,
-    #[serde(borrow)]
-    validity: Option<&'a RawValue>,
-    #[serde(borrow)]
-    entitlements: Option<&'a RawValue>,
-    #[serde(borrow)]
-    consumption_configuration: Option<&'a RawValue>,
-    #[serde(borrow)]
-    received_metadata: Option<&'a RawValue>,
+struct Listed {
+    license_arn: Loose<String>,
+    #[serde(rename = "ProductSKU")]
+    product_sku: Loose<String>,
+    issuer: Loose<Issuer>,
+    home_region: Loose<String>,
+    status: Loose<String>,
+    validity: Option<Loose<Validity>>,
+    entitlements: Elements<ListedEntitlement, ENTITLEMENTS_MAX>,
+    consumption_configuration: Loose<Consumption>,
+    received_metadata: Loose<Metadata>,
 }
 
 #[derive(Deserialize)]
@@ -74,30 +63,22 @@ struct Issuer {
     key_fingerprint: String,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Validity<'a> {
-    #[serde(borrow)]
-    begin: Option<&'a RawValue>,
-    #[serde(borrow)]
-    end: Option<&'a RawValue>,
+struct Validity {
+    begin: Loose<String>,
+    end: Option<Loose<String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct ListedEntitlement<'a> {
-    #[serde(borrow)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    value: Option<&'a RawValue>,
-    #[serde(borrow)]
-    max_count: Option<&'a RawValue>,
-    #[serde(borrow)]
-    overage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    unit: Option<&'a RawValue>,
-    #[serde(borrow)]
-    allow_check_in: Option<&'a RawValue>,
+struct ListedEntitlement {
+    name: Loose<String>,
+    value: Loose<String>,
+    max_count: Option<Loose<u64>>,
+    overage: Loose<bool>,
+    unit: Loose<String>,
+    allow_check_in: Loose<bool>,
 }
 
 #[derive(Deserialize)]
@@ -120,74 +101,72 @@ struct Metadata {
 
 /// The licenses on a page that are of the product and issuer that were asked for, whatever AWS has filtered.
 pub(super) fn page(raw: &Raw, asked: &ListReceivedLicenses) -> Result<Page, Fault> {
-    let answer: PageAnswer<'_> = raw.parse()?;
-    let listed = elements::<Listed<'_>>(answer.licenses, PAGE_SIZE);
-    if listed.left_out {
+    let PageAnswer { licenses, next_token } = raw.parse()?;
+    if licenses.left_out {
         return Err(invalid_answer("with more than a page of licenses, or with what is none"));
     }
-    let wanted = listed.read.iter().filter(|license| is_asked_for(license, asked));
-    let licenses: Result<Vec<ReceivedLicense>, Fault> = wanted.map(license).collect();
-    let next = read::<String>(answer.next_token).filter(|next| !next.is_empty());
-    Ok(Page { licenses: licenses?, next })
+    let wanted = licenses.read.into_iter().filter(|license| is_asked_for(license, asked));
+    let licenses = wanted.map(|listed| license(listed, asked)).collect::<Result<_, _>>()?;
+    Ok(Page { licenses, next: next_token.0.filter(|next| !next.is_empty()) })
 }
 
-fn is_asked_for(license: &Listed<'_>, asked: &ListReceivedLicenses) -> bool {
-    read::<String>(license.product_sku).as_deref() == Some(asked.product_id.as_str())
-        && read::<Issuer>(license.issuer)
-            .is_some_and(|issuer| issuer.key_fingerprint == asked.key_fingerprint.as_str())
+fn is_asked_for(license: &Listed, asked: &ListReceivedLicenses) -> bool {
+    let issuer = license.issuer.0.as_ref();
+    license.product_sku.0.as_deref() == Some(asked.product_id.as_str())
+        && issuer.is_some_and(|issuer| issuer.key_fingerprint == asked.key_fingerprint.as_str())
 }
 
-fn license(listed: &Listed<'_>) -> Result<ReceivedLicense, Fault> {
-    let arn = read::<String>(listed.license_arn).filter(|arn| is_text(arn, ARN_CHARS_MAX));
-    let validity: Validity<'_> = read(listed.validity).unwrap_or_default();
-    let end = read::<String>(validity.end);
-    let entitlements = elements::<ListedEntitlement<'_>>(listed.entitlements, ENTITLEMENTS_MAX);
-    if entitlements.left_out {
+fn license(listed: Listed, asked: &ListReceivedLicenses) -> Result<ReceivedLicense, Fault> {
+    if listed.entitlements.left_out {
         return Err(invalid_answer("with more entitlements than a product has, or with what is none"));
     }
-    let known_end = end.as_deref().and_then(time);
-    // Without an end that can be read only AWS's answer to a checkout is believed.
-    let status = match validity.end {
-        Some(_) if known_end.is_none() => LicenseStatus::Unknown,
-        _ => LicenseStatus::from_wire(&read::<String>(listed.status).unwrap_or_default()),
+    let arn = listed.license_arn.0.filter(|arn| is_text(arn, ARN_CHARS_MAX));
+    // `Some` of what there is, and of that what can be read.
+    let validity = listed.validity.map(|validity| validity.0);
+    let end = match &validity {
+        Some(Some(validity)) => validity.end.as_ref().map(|end| end.0.as_deref().and_then(time)),
+        Some(None) => Some(None),
+        None => None,
     };
-    let received = read::<Metadata>(listed.received_metadata).map(|metadata| metadata.received_status);
-    let minutes = read::<Consumption>(listed.consumption_configuration)
+    // Without an end that can be read only AWS's answer to a checkout is believed.
+    let status = match end {
+        Some(None) => LicenseStatus::Unknown,
+        _ => LicenseStatus::from_wire(&listed.status.0.unwrap_or_default()),
+    };
+    let received = listed.received_metadata.0.map(|metadata| metadata.received_status);
+    let minutes = listed
+        .consumption_configuration
+        .0
         .map(|consumption| u64::from(consumption.provisional_configuration.max_time_to_live_in_minutes));
     Ok(ReceivedLicense {
         arn: arn.ok_or_else(|| invalid_answer("with a license without ARN"))?,
-        product_id: read(listed.product_sku).unwrap_or_default(),
-        key_fingerprint: read::<Issuer>(listed.issuer)
-            .map(|issuer| issuer.key_fingerprint)
-            .unwrap_or_default(),
+        product_id: asked.product_id.as_str().to_owned(),
+        key_fingerprint: asked.key_fingerprint.as_str().to_owned(),
         status,
         received: Received::from_wire(&received.unwrap_or_default()),
-        begin: read::<String>(validity.begin).as_deref().and_then(time),
-        end: known_end,
-        entitlements: entitlements.read.iter().map(entitlement).collect::<Result<_, _>>()?,
-        home_region: read::<String>(listed.home_region).filter(|region| is_text(region, TEXT_CHARS_MAX)),
+        begin: validity.flatten().and_then(|validity| validity.begin.0).as_deref().and_then(time),
+        end: end.flatten(),
+        entitlements: listed.entitlements.read.into_iter().map(entitlement).collect::<Result<_, _>>()?,
+        home_region: listed.home_region.0.filter(|region| is_text(region, TEXT_CHARS_MAX)),
         time_to_live_max: minutes
             .filter(|minutes| *minutes > 0)
             .map(|minutes| Duration::from_secs(60 * minutes)),
     })
 }
 
-fn entitlement(listed: &ListedEntitlement<'_>) -> Result<Entitlement, Fault> {
-    let name = read::<String>(listed.name).filter(|name| is_text(name, TEXT_CHARS_MAX));
-    let max_count = match listed.max_count {
-        None => None,
-        Some(count) => {
-            let count = read::<u64>(Some(count)).filter(|count| *count <= QUANTITY_MAX);
-            Some(count.ok_or_else(|| invalid_answer("with a MaxCount that counts nothing"))?)
-        }
-    };
+fn entitlement(listed: ListedEntitlement) -> Result<Entitlement, Fault> {
+    let name = listed.name.0.filter(|name| is_text(name, TEXT_CHARS_MAX));
+    let max_count = listed.max_count.map(|count| {
+        let count = count.0.filter(|count| *count <= QUANTITY_MAX);
+        count.ok_or_else(|| invalid_answer("with a MaxCount that counts nothing"))
+    });
     Ok(Entitlement {
         name: name.ok_or_else(|| invalid_answer("with an entitlement without a name"))?,
-        unit: read::<String>(listed.unit).and_then(|unit| unit.parse::<Unit>().ok()),
-        max_count,
-        value: read::<String>(listed.value).map(|value| value.chars().take(TEXT_CHARS_MAX).collect()),
-        overage: read(listed.overage).unwrap_or_default(),
-        allow_check_in: read(listed.allow_check_in).unwrap_or_default(),
+        unit: listed.unit.0.and_then(|unit| unit.parse::<Unit>().ok()),
+        max_count: max_count.transpose()?,
+        value: listed.value.0.map(|value| value.chars().take(TEXT_CHARS_MAX).collect()),
+        overage: listed.overage.0.unwrap_or_default(),
+        allow_check_in: listed.allow_check_in.0.unwrap_or_default(),
     })
 }
 
@@ -195,15 +174,11 @@ fn entitlement(listed: &ListedEntitlement<'_>) -> Result<Entitlement, Fault> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct CheckoutAnswer<'a> {
-    #[serde(borrow)]
-    license_consumption_token: Option<&'a RawValue>,
-    #[serde(borrow)]
-    entitlements_allowed: Option<&'a RawValue>,
-    #[serde(borrow)]
-    expiration: Option<&'a RawValue>,
-    #[serde(borrow)]
-    license_arn: Option<&'a RawValue>,
+struct CheckoutAnswer {
+    license_consumption_token: Loose<String>,
+    entitlements_allowed: Elements<Part, ENTITLEMENTS_MAX>,
+    expiration: Loose<String>,
+    license_arn: Loose<String>,
 }
 
 /// A part of a license (service model, `EntitlementData`, `EntitlementUsage`).
@@ -219,55 +194,51 @@ struct Part {
 
 /// Whatever else cannot be read: the token comes back, so that what it holds can be given back.
 pub(super) fn checked_out(raw: &Raw, region: Region) -> Result<CheckedOut, Fault> {
-    let answer: CheckoutAnswer<'_> = raw.parse()?;
-    let allowed = elements::<Part>(answer.entitlements_allowed, ENTITLEMENTS_MAX).read.into_iter();
-    let allowed = allowed.filter(is_named).map(|part| {
+    let answer: CheckoutAnswer = raw.parse()?;
+    let allowed = answer.entitlements_allowed.read.into_iter().filter(is_named).map(|part| {
         let value = part.value.as_deref().and_then(quantity);
         EntitlementData { name: part.name, unit: part.unit, value }
     });
     Ok(CheckedOut {
         token: token(answer.license_consumption_token, region)?,
         allowed: allowed.collect(),
-        expiration: read::<String>(answer.expiration).as_deref().and_then(time),
-        license_arn: read::<String>(answer.license_arn).filter(|arn| is_text(arn, ARN_CHARS_MAX)),
+        expiration: answer.expiration.0.as_deref().and_then(time),
+        license_arn: answer.license_arn.0.filter(|arn| is_text(arn, ARN_CHARS_MAX)),
         emulated: raw.emulated,
     })
 }
 
 /// The same of a renewal, which may bring another token.
 pub(super) fn extended(raw: &Raw, region: Region) -> Result<Extended, Fault> {
-    let answer: CheckoutAnswer<'_> = raw.parse()?;
+    let answer: CheckoutAnswer = raw.parse()?;
     Ok(Extended {
         token: token(answer.license_consumption_token, region)?,
-        expiration: read::<String>(answer.expiration).as_deref().and_then(time),
+        expiration: answer.expiration.0.as_deref().and_then(time),
         emulated: raw.emulated,
     })
 }
 
-fn token(raw: Option<&RawValue>, region: Region) -> Result<ConsumptionToken, Fault> {
-    let token = read::<String>(raw).and_then(ConsumptionToken::new);
+fn token(token: Loose<String>, region: Region) -> Result<ConsumptionToken, Fault> {
+    let token = token.0.and_then(ConsumptionToken::new);
     token.map(|token| token.given_in(region)).ok_or_else(|| invalid_answer("without a consumption token"))
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct UsageAnswer<'a> {
-    #[serde(borrow)]
-    license_usage: Option<&'a RawValue>,
+struct UsageAnswer {
+    license_usage: Loose<Usage>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase")]
-struct Usage<'a> {
-    #[serde(borrow)]
-    entitlement_usages: Option<&'a RawValue>,
+struct Usage {
+    entitlement_usages: Elements<Part, ENTITLEMENTS_MAX>,
 }
 
 /// What all pods have taken; what of it cannot be read is left out, and is unknown.
 pub(super) fn usage(raw: &Raw) -> Result<LicenseUsage, Fault> {
-    let answer: UsageAnswer<'_> = raw.parse()?;
-    let usage = read::<Usage<'_>>(answer.license_usage);
-    let parts = elements::<Part>(usage.and_then(|usage| usage.entitlement_usages), ENTITLEMENTS_MAX).read;
+    let answer: UsageAnswer = raw.parse()?;
+    let parts = answer.license_usage.0.unwrap_or_default().entitlement_usages.read;
     let entitlements = parts.into_iter().filter(is_named).filter_map(|part| {
         let consumed = quantity(part.consumed_value.as_deref()?)?;
         let max_count = part.max_count.as_deref().and_then(quantity).filter(|count| *count > 0);

@@ -193,12 +193,14 @@ async fn a_license_whose_end_cannot_be_read_is_of_unknown_status() {
         license["Validity"]["End"] = end;
         license
     };
-    let licenses = [end(Value::Null), end("soon".into()), end("".into()), end(7.into())];
+    let mut without_form = end(Value::Null);
+    without_form["Validity"] = json!(["2026-01-01", "2027-01-01", "2028-01-01"]);
+    let licenses = [end(Value::Null), end("soon".into()), end("".into()), end(7.into()), without_form];
     let (addr, _) = serve(vec![ok(&json!({"Licenses": licenses}).to_string())]).await;
     let found = list(&manager(format!("http://{addr}"))).await.unwrap();
     let status: Vec<_> = found.licenses.iter().map(|license| (license.status, license.end)).collect();
     let unknown = (LicenseStatus::Unknown, None);
-    assert_eq!(status, [(LicenseStatus::Available, None), unknown, unknown, unknown]);
+    assert_eq!(status, [(LicenseStatus::Available, None), unknown, unknown, unknown, unknown]);
 }
 
 #[tokio::test]
@@ -387,81 +389,33 @@ fn a_region_is_all_that_is_taken_of_a_location() {
 
 #[tokio::test]
 async fn refusals_are_told_by_code_with_the_action_that_is_missing() {
+    use FaultClass::{Access, Denied, ExpiredSession, Misconfigured, Transient};
+    let named = |code: &str| json!({"__type": code, "Message": "role x"}).to_string();
+    let page = |text: &str| format!("<html>{text}</html>");
+    let action = "license-manager:CheckoutLicense";
+    let signature = "UnsupportedDigitalSignatureMethodException";
+    let authorization = "com.amazonaws.licensemanager#AuthorizationException";
     for (status, body, class, code, seen) in [
+        ("400 X", named("NoEntitlementsAllowedException"), Denied, "NoEntitlementsAllowedException", ""),
+        ("400 X", named("ResourceNotFoundException"), Denied, "ResourceNotFoundException", ""),
+        ("400 X", named("ValidationException"), Misconfigured, "ValidationException", ""),
         (
             "400 X",
-            r#"{"__type":"NoEntitlementsAllowedException"}"#,
-            FaultClass::Denied,
-            "NoEntitlementsAllowedException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"ResourceNotFoundException"}"#,
-            FaultClass::Denied,
-            "ResourceNotFoundException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"ValidationException"}"#,
-            FaultClass::Misconfigured,
-            "ValidationException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"InvalidParameterValueException"}"#,
-            FaultClass::Misconfigured,
+            named("InvalidParameterValueException"),
+            Misconfigured,
             "InvalidParameterValueException",
             "",
         ),
-        (
-            "400 X",
-            r#"{"__type":"UnsupportedDigitalSignatureMethodException"}"#,
-            FaultClass::Misconfigured,
-            "UnsupportedDigitalSignatureMethodException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"AccessDeniedException","Message":"role x"}"#,
-            FaultClass::Access,
-            "AccessDeniedException",
-            "license-manager:CheckoutLicense",
-        ),
-        (
-            "403 X",
-            r#"{"__type":"com.amazonaws.licensemanager#AuthorizationException"}"#,
-            FaultClass::Access,
-            "AuthorizationException",
-            "license-manager:CheckoutLicense",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"RateLimitExceededException"}"#,
-            FaultClass::Transient,
-            "RateLimitExceededException",
-            "",
-        ),
-        (
-            "500 X",
-            r#"{"__type":"ServerInternalException"}"#,
-            FaultClass::Transient,
-            "ServerInternalException",
-            "",
-        ),
-        (
-            "400 X",
-            r#"{"__type":"ExpiredTokenException"}"#,
-            FaultClass::ExpiredSession,
-            "ExpiredTokenException",
-            "",
-        ),
-        ("503 X", "<html>busy</html>", FaultClass::Transient, "ServiceUnavailable", ""),
-        ("403 X", "<html>no</html>", FaultClass::Transient, "InvalidAnswer", "HTTP 403"),
+        ("400 X", named(signature), Misconfigured, signature, ""),
+        ("400 X", named("AccessDeniedException"), Access, "AccessDeniedException", action),
+        ("403 X", named(authorization), Access, "AuthorizationException", action),
+        ("400 X", named("RateLimitExceededException"), Transient, "RateLimitExceededException", ""),
+        ("500 X", named("ServerInternalException"), Transient, "ServerInternalException", ""),
+        ("400 X", named("ExpiredTokenException"), ExpiredSession, "ExpiredTokenException", ""),
+        ("503 X", page("busy"), Transient, "ServiceUnavailable", ""),
+        ("403 X", page("no"), Transient, "InvalidAnswer", "HTTP 403"),
     ] {
-        let (addr, _) = serve(vec![answer(status, "", body)]).await;
+        let (addr, _) = serve(vec![answer(status, "", &body)]).await;
         let fault = take(&manager(format!("http://{addr}"))).await.unwrap_err();
         assert_eq!((fault.class, fault.code.as_str(), fault.seen.as_str()), (class, code, seen));
         assert_eq!((fault.place, fault.host), (Place::LicenseManager, Some(addr.to_string())), "{code}");
@@ -702,6 +656,7 @@ async fn credentials_of_a_license_token_are_renewed_with_the_file_as_it_is_then(
 
 #[tokio::test]
 async fn what_is_wrong_outside_aws_is_told_by_what_refuses() {
+    use FaultClass::{Access, Transient};
     let sts = |code: &str| {
         let body = format!(
             "<ErrorResponse><Error><Code>{code}</Code><Message>access-1</Message></Error></ErrorResponse>"
@@ -710,46 +665,19 @@ async fn what_is_wrong_outside_aws_is_told_by_what_refuses() {
     };
     let access = || ok(r#"{"AccessToken":"access-1"}"#);
     let file = token_file();
+    let refused = |code: &str| vec![refusal(&json!({"__type": code, "Message": "refresh-1"}).to_string())];
+    let (role, license_manager, throttled) =
+        (Some(ROLE), Place::LicenseManager, "RateLimitExceededException");
     for (answers, role, class, code, place) in [
-        (
-            vec![refusal(r#"{"__type":"AccessDeniedException","Message":"refresh-1"}"#)],
-            Some(ROLE),
-            FaultClass::Access,
-            "LicenseTokenRefused",
-            Place::LicenseManager,
-        ),
-        (
-            vec![refusal(r#"{"__type":"ValidationException"}"#)],
-            Some(ROLE),
-            FaultClass::Access,
-            "LicenseTokenRefused",
-            Place::LicenseManager,
-        ),
-        (
-            vec![refusal(r#"{"__type":"RateLimitExceededException"}"#)],
-            Some(ROLE),
-            FaultClass::Transient,
-            "RateLimitExceededException",
-            Place::LicenseManager,
-        ),
-        (vec![ok("{}")], Some(ROLE), FaultClass::Transient, "InvalidAnswer", Place::LicenseManager),
-        (
-            vec![ok(r#"{"AccessToken":""}"#)],
-            Some(ROLE),
-            FaultClass::Transient,
-            "InvalidAnswer",
-            Place::LicenseManager,
-        ),
-        (
-            vec![access(), sts("AccessDenied")],
-            Some(ROLE),
-            FaultClass::Access,
-            "LicenseRoleRefused",
-            Place::Sts,
-        ),
-        (vec![access(), sts("Throttling")], Some(ROLE), FaultClass::Transient, "Throttling", Place::Sts),
-        (vec![access(), ok("<html>")], Some(ROLE), FaultClass::Transient, "InvalidAnswer", Place::Sts),
-        (Vec::new(), None, FaultClass::Access, "CredentialsIncomplete", Place::LicenseManager),
+        (refused("AccessDeniedException"), role, Access, "LicenseTokenRefused", license_manager),
+        (refused("ValidationException"), role, Access, "LicenseTokenRefused", license_manager),
+        (refused(throttled), role, Transient, throttled, license_manager),
+        (vec![ok("{}")], role, Transient, "InvalidAnswer", license_manager),
+        (vec![ok(r#"{"AccessToken":""}"#)], role, Transient, "InvalidAnswer", license_manager),
+        (vec![access(), sts("AccessDenied")], role, Access, "LicenseRoleRefused", Place::Sts),
+        (vec![access(), sts("Throttling")], role, Transient, "Throttling", Place::Sts),
+        (vec![access(), ok("<html>")], role, Transient, "InvalidAnswer", Place::Sts),
+        (Vec::new(), None, Access, "CredentialsIncomplete", license_manager),
     ] {
         let (addr, _) = serve(answers).await;
         let fault = list(&anywhere(format!("http://{addr}"), None, role, file.path())).await.unwrap_err();
@@ -761,7 +689,7 @@ async fn what_is_wrong_outside_aws_is_told_by_what_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let fault =
         list(&anywhere("http://127.0.0.1:9".to_owned(), None, Some(ROLE), folder.path())).await.unwrap_err();
-    assert_eq!((fault.class, fault.code.as_str()), (FaultClass::Access, "CredentialsFileInvalid"));
+    assert_eq!((fault.class, fault.code.as_str()), (Access, "CredentialsFileInvalid"));
     assert!(fault.detail.contains("name the file license_token in it"), "{}", fault.detail);
 }
 
@@ -791,6 +719,8 @@ async fn whether_the_role_may_extend_and_give_back_is_tried_without_a_seat() {
     for (check_in, name) in [(false, "ExtendLicenseConsumption"), (true, "CheckInLicense")] {
         let mut answers: Vec<_> = codes.iter().map(|code| refused(code)).collect();
         answers.extend(["AccessDeniedException", "AuthorizationException"].map(refused));
+        let others = ["UnknownOperationException", "RedirectException", "MadeUpException"];
+        answers.extend(others.map(refused));
         let (addr, requests) = serve(answers).await;
         let manager = manager(format!("http://{addr}"));
         let tried = async || {
@@ -803,6 +733,13 @@ async fn whether_the_role_may_extend_and_give_back_is_tried_without_a_seat() {
             let fault = tried().await.unwrap_err();
             assert_eq!((fault.code.as_str(), fault.class), (code, FaultClass::Access));
             assert_eq!(fault.seen, format!("license-manager:{name}"));
+        }
+        for code in others {
+            assert_eq!(
+                tried().await.unwrap_err().code.as_str(),
+                code,
+                "{name}: nothing is known of the role"
+            );
         }
         for request in requests.await.unwrap() {
             assert!(request.contains(&format!("AWSLicenseManager.{name}\r")), "{request}");

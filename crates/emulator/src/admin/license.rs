@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::{Answered, Refusal, parse};
 use crate::change::Change;
-use crate::engine::Engine;
+use crate::engine::{Engine, State};
 use crate::license_token::{LicenseToken, Purpose};
 use crate::world::document::ContractDocument;
+use tollgate_time::Timestamp;
 
 /// What is posted to `/_emulator/refresh-tokens`.
 #[derive(Deserialize)]
@@ -24,18 +25,25 @@ pub(super) fn order(engine: &Engine, body: &[u8]) -> Answered {
     let order: ContractDocument = parse(body)?;
     let mut state = engine.state();
     let (license_arn, contract) = state.service.world.ordered_contract(order)?;
-    let json = state.service.seats.license_json(&license_arn, &contract, state.clock.now());
+    let now = lapsed(&mut state)?;
+    let json = state.service.seats.license_json(&license_arn, &contract, now);
     state.make(&[Change::Contract { license_arn, contract }])?;
     Ok(json)
 }
 
-/// Contracts and checkouts. What has ended by itself is noted before it is shown.
+/// Contracts and checkouts.
 pub(super) fn shown(engine: &Engine, last: usize) -> Answered {
     let mut state = engine.state();
+    let now = lapsed(&mut state)?;
+    Ok(state.service.seats.json(&state.service.world, now, last))
+}
+
+/// Notes what has ended by itself, which is done before seats are shown; and the time.
+fn lapsed(state: &mut State) -> Result<Timestamp, Refusal> {
     let now = state.clock.now();
     let lapses = state.service.seats.lapses(now);
     state.make(&lapses)?;
-    Ok(state.service.seats.json(&state.service.world, now, last))
+    Ok(now)
 }
 
 /// Issues a token for `GetAccessToken`.

@@ -28,7 +28,8 @@ const DATE_TIME: Shape = Shape::Text {
     }),
 };
 
-/// What entitlements count: `EntitlementUnit` and `EntitlementDataUnit`, which are the same.
+/// What entitlements count: `EntitlementUnit` and `EntitlementDataUnit`, which are the same. The sidecar has a list of
+/// its own, so that one mistake does not cancel the other.
 pub(crate) const UNITS: &[&str] = &[
     "Count",
     "None",

@@ -12,23 +12,26 @@ use crate::world::{Agreements, Pod};
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_509_000);
 const HOUR: i64 = 3600;
 
-/// A service, its clock, and the number of its last call.
-struct Bench {
-    service: Service,
-    now: Timestamp,
+/// The services, their clock, the number of their last call, who asks, and what was decided.
+pub(super) struct Bench {
+    pub(super) service: Service,
+    pub(super) now: Timestamp,
     call: u64,
-    pod: &'static str,
-    region: &'static str,
+    pub(super) pod: &'static str,
+    pub(super) region: &'static str,
     unprocessed: usize,
+    pub(super) pages: Option<Pages>,
+    journal: Vec<String>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let service = Service { world: World::of_default(), bill: Bill::default(), seats: Seats::default() };
-        Self { service, now: NOW, call: 0, pod: "pod-1", region: "us-east-1", unprocessed: 0 }
+        let (pod, region) = ("pod-1", "us-east-1");
+        Self { service, now: NOW, call: 0, pod, region, unprocessed: 0, pages: None, journal: Vec::new() }
     }
 
-    fn with(switch: &str, answer: &str) -> Self {
+    pub(super) fn with(switch: &str, answer: &str) -> Self {
         let mut bench = Self::new();
         bench.service.world.switches.set(switch, answer).unwrap();
         bench
@@ -40,7 +43,7 @@ impl Bench {
         bench
     }
 
-    fn ask(&mut self, operation: Operation, body: &Value) -> Result<Answer, ServiceError> {
+    fn decide(&mut self, operation: Operation, body: &Value) -> Result<Answer, ServiceError> {
         self.call += 1;
         let text = body.to_string();
         let body = wire::parse(operation, text.as_bytes())?;
@@ -53,28 +56,37 @@ impl Bench {
             now: self.now,
             call: self.call,
             unprocessed: self.unprocessed,
-            pages: None,
+            pages: self.pages,
         };
         let decision = self.service.decide(&request);
         for change in &decision.changes {
             // What the journal keeps is what was decided.
             let line = serde_json::to_string(change).unwrap();
             self.service.apply(&serde_json::from_str(&line).unwrap());
+            self.journal.push(line);
         }
         decision.outcome
     }
 
-    fn answer(&mut self, operation: Operation, body: &Value) -> Value {
-        match self.ask(operation, body).unwrap() {
+    pub(super) fn ask(&mut self, operation: Operation, body: &Value) -> Result<Value, ServiceError> {
+        self.decide(operation, body).map(|answer| match answer {
             Answer::Document(document) | Answer::Sign { document, .. } => document,
-        }
+        })
     }
 
-    fn code(&mut self, operation: Operation, body: &Value) -> String {
-        match self.ask(operation, body) {
-            Ok(_) => "ok".to_owned(),
-            Err(error) => error.code.into_owned(),
-        }
+    fn answer(&mut self, operation: Operation, body: &Value) -> Value {
+        self.ask(operation, body).unwrap()
+    }
+
+    pub(super) fn code(&mut self, operation: Operation, body: &Value) -> String {
+        self.ask(operation, body).map_or_else(|error| error.code.into_owned(), |_| "ok".to_owned())
+    }
+
+    /// The services as the journal alone makes them.
+    pub(super) fn replayed(&self) -> Self {
+        let mut again = Self { now: self.now, ..Self::new() };
+        self.journal.iter().for_each(|line| again.service.apply(&serde_json::from_str(line).unwrap()));
+        again
     }
 
     fn register(&mut self, change: Value) -> String {
@@ -107,11 +119,8 @@ impl Bench {
     }
 
     fn resolve(&mut self, token: &str) -> Result<Value, String> {
-        match self.ask(Operation::ResolveCustomer, &json!({"RegistrationToken": token})) {
-            Ok(Answer::Document(document)) => Ok(document),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error.code.into_owned()),
-        }
+        let answer = self.ask(Operation::ResolveCustomer, &json!({"RegistrationToken": token}));
+        answer.map_err(|error| error.code.into_owned())
     }
 
     fn issue(&mut self, product_code: &str) -> String {
@@ -194,7 +203,7 @@ const LICENSE: &str = "arn:aws:license-manager::111122223333:license:l-demo";
 fn registration_is_signed_with_what_was_asked() {
     let mut bench = Bench::new();
     let body = json!({"ProductCode": "demohourly", "PublicKeyVersion": 1, "Nonce": "n"});
-    let Answer::Sign { claims, document } = bench.ask(Operation::RegisterUsage, &body).unwrap() else {
+    let Answer::Sign { claims, document } = bench.decide(Operation::RegisterUsage, &body).unwrap() else {
         panic!("not signed");
     };
     assert_eq!((claims.product_code.as_str(), claims.public_key_version), ("demohourly", 1));
@@ -321,7 +330,7 @@ fn switches_shape_the_claims() {
         bench.service.world.switches.set(switch, answer).unwrap();
     }
     let body = json!({"ProductCode": "demohourly", "PublicKeyVersion": 1});
-    let Answer::Sign { claims, .. } = bench.ask(Operation::RegisterUsage, &body).unwrap() else {
+    let Answer::Sign { claims, .. } = bench.decide(Operation::RegisterUsage, &body).unwrap() else {
         panic!("not signed");
     };
     assert!(claims.pascal_case && claims.null_nonce && !claims.with_issued_at && claims.nonce.is_none());
@@ -866,28 +875,10 @@ fn new_integrations_get_no_customer_identifier() {
 #[test]
 fn replaying_the_changes_gives_the_same_bill() {
     let mut bench = Bench::new();
-    let mut journal: Vec<Change> = Vec::new();
-    for body in
-        [metered(NOW, json!({})), metered(NOW, json!({"UsageDimension": "gigabytes", "ClientToken": "t"}))]
-    {
-        bench.call += 1;
-        let request = Request {
-            operation: Operation::MeterUsage,
-            pod: "pod-1",
-            region: "us-east-1",
-            body: &body,
-            body_bytes: 0,
-            now: NOW,
-            call: bench.call,
-            unprocessed: 0,
-            pages: None,
-        };
-        let decision = bench.service.decide(&request);
-        decision.changes.iter().for_each(|change| bench.service.apply(change));
-        journal.extend(decision.changes);
+    for change in [json!({}), json!({"UsageDimension": "gigabytes", "ClientToken": "t"})] {
+        assert_eq!(bench.meter(change), "ok");
     }
-    let mut again = Bench::new();
-    journal.iter().for_each(|change| again.service.apply(change));
+    let mut again = bench.replayed();
     let all = crate::bill::Filter::default();
     assert_eq!(again.service.bill.ledger_json(&all), bench.service.bill.ledger_json(&all));
     assert_eq!(again.service.bill.first_call("pod-1"), Some(NOW));
@@ -926,7 +917,7 @@ fn story(switch: &str, answer: &str) -> String {
     match switch {
         "absent_nonce" | "absent_rotation" | "claim_case" | "issued_at" | "rotation_claim"
         | "salt_length" => {
-            format!("{:?}", bench.ask(Operation::RegisterUsage, &register))
+            format!("{:?}", bench.decide(Operation::RegisterUsage, &register))
         }
         "allocations_differ" => {
             let split = json!({"UsageAllocations": [{"AllocatedUsageQuantity": 17}]});

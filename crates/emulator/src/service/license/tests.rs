@@ -2,44 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::bill::Bill;
 use crate::change::Change;
 use crate::fault::Pages;
 use crate::license_token::{LicenseToken, Purpose};
 use crate::operation::{Operation, ServiceError};
-use crate::seats::Seats;
-use crate::service::{Answer, Request, Service};
-use crate::wire;
-use crate::world::World;
+use crate::service::tests::Bench;
 use tollgate_time::Timestamp;
 
-/// 2026-11-24T08:30:00Z
-const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_509_000);
 const MARKETPLACE: &str = "aws:294406891311:AWS/Marketplace:issuer-fingerprint";
 const MINUTE: u64 = 60;
 
-/// The services, their clock, and who asks.
-struct Bench {
-    service: Service,
-    now: Timestamp,
-    pod: &'static str,
-    region: &'static str,
-    pages: Option<Pages>,
-    journal: Vec<String>,
-}
-
 impl Bench {
-    fn new() -> Self {
-        let service = Service { world: World::of_default(), bill: Bill::default(), seats: Seats::default() };
-        Self { service, now: NOW, pod: "pod-1", region: "us-east-1", pages: None, journal: Vec::new() }
-    }
-
-    fn with(switch: &str, answer: &str) -> Self {
-        let mut bench = Self::new();
-        bench.service.world.switches.set(switch, answer).unwrap();
-        bench
-    }
-
     fn order(&mut self, order: &Value) -> String {
         let order = serde_json::from_value(order.clone()).unwrap();
         let (license_arn, contract) = self.service.world.ordered_contract(order).unwrap();
@@ -49,36 +22,6 @@ impl Bench {
 
     fn later(&mut self, minutes: u64) {
         self.now = self.now.plus(std::time::Duration::from_secs(minutes * MINUTE));
-    }
-
-    fn ask(&mut self, operation: Operation, body: &Value) -> Result<Value, ServiceError> {
-        let text = body.to_string();
-        let body = wire::parse(operation, text.as_bytes())?;
-        let request = Request {
-            operation,
-            pod: self.pod,
-            region: self.region,
-            body: &body,
-            body_bytes: text.len(),
-            now: self.now,
-            call: 1,
-            unprocessed: 0,
-            pages: self.pages,
-        };
-        let decision = self.service.decide(&request);
-        for change in &decision.changes {
-            // What the journal keeps is what was decided.
-            let line = serde_json::to_string(change).unwrap();
-            self.service.apply(&serde_json::from_str(&line).unwrap());
-            self.journal.push(line);
-        }
-        decision.outcome.map(|answer| match answer {
-            Answer::Document(document) | Answer::Sign { document, .. } => document,
-        })
-    }
-
-    fn code(&mut self, operation: Operation, body: &Value) -> String {
-        self.ask(operation, body).map_or_else(|error| error.code.into_owned(), |_| "ok".to_owned())
     }
 
     fn take(&mut self, token: &str, entitlements: &Value) -> Result<Value, ServiceError> {
@@ -636,10 +579,7 @@ fn whatever_happens_no_more_is_held_than_was_sold_and_the_journal_tells_the_same
         assert!(totals[what].as_u64().unwrap() > 20, "{totals}");
     }
     assert_eq!(bench.held().1, 10);
-    let mut again = Bench::new();
-    bench.journal.iter().for_each(|line| again.service.apply(&serde_json::from_str(line).unwrap()));
-    again.now = bench.now;
-    assert_eq!(again.shown(), bench.shown());
+    assert_eq!(bench.replayed().shown(), bench.shown());
 }
 
 /// One and the same story about License Manager, told by the answer that is in force.
