@@ -142,7 +142,7 @@ pub struct Signals {
 impl Signals {
     /// Takes the signals over from the system's default, which matters most to a PID 1.
     pub fn new() -> io::Result<Self> {
-        let ignored = is_ignored(Signal::HUP.as_raw());
+        let ignored = Ignored::read().has(Signal::HUP);
         let hang_up = if ignored { None } else { Some(signal(SignalKind::hangup())?) };
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hang_up })
@@ -202,14 +202,24 @@ async fn hung_up(signal: Option<&mut unix::Signal>) {
     }
 }
 
-/// Whether this process was started with the signal of this number ignored; Linux tells by the bits of a mask
-/// (proc(5)). Where it cannot be read, none is.
-#[must_use]
-pub fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask >> (signal - 1) & 1 == 1
+/// The signals that this process was started with ignored; Linux tells them by the bits of a mask (proc(5)).
+#[derive(Debug, Clone, Copy)]
+pub struct Ignored(u64);
+
+impl Ignored {
+    /// Where the mask cannot be read, none is.
+    #[must_use]
+    pub fn read() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        Self(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub const fn has(self, signal: Signal) -> bool {
+        self.0 >> (signal.as_raw() - 1) & 1 == 1
+    }
 }
 
 /// The running parts of the process.
