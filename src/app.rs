@@ -266,8 +266,10 @@ impl App {
             tracing::info!(event = "draining", "asked to quit: draining");
             Exit::Done
         };
-        let ended = self.parts.watch(&mut self.signals, quit).await;
-        self.finish(ended, Ended::by_policy(Exit::Done)).await
+        let (ended, first) = self.parts.watch(&mut self.signals, quit).await;
+        // Who asked to quit ends too, and then the platform ends the rest.
+        let first = first.unwrap_or_else(First::to_come);
+        self.finish((ended, Some(first)), Ended::by_policy(Exit::Done)).await
     }
 
     /// Runs until the gate opens; `Err` is how the process ends otherwise. Sockets are closed when it returns.

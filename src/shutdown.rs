@@ -271,7 +271,7 @@ impl Parts {
         });
     }
 
-    /// Runs until a signal, `done`, or the end of a part, and says how the process ends.
+    /// Runs until a signal, `done`, or the end of a part, and says how the process ends; without a signal after `done`.
     pub async fn watch(
         &mut self,
         signals: &mut Signals,
@@ -283,7 +283,7 @@ impl Parts {
                 (Ended::by_policy(Exit::Done), Some(First::now(signal)))
             }
             exit = done => (Ended::by_policy(exit), None),
-            Some(ended) = self.tasks.join_next() => (part_ended(ended), None),
+            Some(ended) = self.tasks.join_next() => (part_ended(ended), Some(First::to_come())),
         }
     }
 
