@@ -369,10 +369,12 @@ impl App {
         let (drain, seats) = (self.drain.clone(), self.seats.clone());
         let draining_now = self.draining.clone();
         let mut began = None;
+        let failed = ended.0.exit != Exit::Done;
         let draining = async {
             draining_now.send_replace(true);
-            began = Some(clock::monotonic());
-            if let Some(drain) = &drain {
+            // Usage waits in the ledger for the next start; seats are kept from others meanwhile.
+            if let Some(drain) = drain.as_ref().filter(|_| !failed) {
+                began = Some(clock::monotonic());
                 drain.run().await;
             }
             if let Some(seats) = &seats {

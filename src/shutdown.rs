@@ -287,28 +287,23 @@ impl Parts {
         }
     }
 
-    /// Drains after [`Parts::watch`], and says how the process ends. `drain` runs before the parts are told to stop,
-    /// where nothing has failed.
+    /// Drains after [`Parts::watch`], and says how the process ends. `drain` runs before the parts are told to stop.
     pub async fn finish(
         &mut self,
         signals: &mut Signals,
         (ended, mut first): (Ended, Option<First>),
         drain: impl Future<Output = ()>,
     ) -> Ended {
-        if ended.exit == Exit::Done {
-            tokio::pin!(drain);
+        let failed = tokio::select! {
+            () = drain => None,
             // A part that fails while others drain is the cause of the end.
-            let failed = tokio::select! {
-                () = &mut drain => None,
-                failed = self.failure() => Some(failed),
-                signal = signals.second(&mut first) => return Ended::again(signal),
-            };
-            if let Some(failed) = failed {
-                self.stop.send_replace(true);
-                return failed;
-            }
-        }
+            failed = self.failure(), if ended.exit == Exit::Done => Some(failed),
+            signal = signals.second(&mut first) => return Ended::again(signal),
+        };
         self.stop.send_replace(true);
+        if let Some(failed) = failed {
+            return failed;
+        }
         tokio::select! {
             () = async { while self.tasks.join_next().await.is_some() {} } => ended,
             signal = signals.second(&mut first) => Ended::again(signal),
@@ -351,5 +346,29 @@ pub async fn until(mut stop: watch::Receiver<bool>, part: impl Future<Output = (
     tokio::select! {
         () = part => {}
         () = stopped(&mut stop) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seats that are held are others' as soon as they are given back.
+    #[tokio::test]
+    async fn what_is_held_is_given_back_although_a_part_has_failed() {
+        let (mut parts, mut signals) = (Parts::new(), Signals::new().unwrap());
+        let mut stop = parts.stop();
+        parts.spawn("sound", async move { stopped(&mut stop).await });
+        parts.spawn("broken", async {});
+        let ended = parts.watch(&mut signals, std::future::pending()).await;
+        let running = parts.stop();
+        let mut drained = false;
+        let drain = async {
+            drained = !*running.borrow();
+        };
+        let ended = parts.finish(&mut signals, ended, drain).await;
+        assert!(drained, "before the parts are told to stop");
+        assert_eq!(ended.exit, Exit::Internal);
+        assert!(ended.cause.is_some_and(|cause| cause.contains("broken")));
     }
 }
