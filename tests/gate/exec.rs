@@ -162,13 +162,17 @@ fn a_signal_that_the_caller_has_ignored_is_ignored_by_the_command_too() {
     let script = "grep SigIgn /proc/self/status; exit 0";
     let inner = exec(&emulator, "pod-ignored", state.path(), &["/bin/sh", "-c", script]);
     let mut outer = Command::new("env");
-    outer.args(["--ignore-signal=HUP", "--ignore-signal=USR2", PROGRAM]).args(inner.get_args()).env_clear();
+    outer
+        .args(["--ignore-signal=HUP", "--ignore-signal=INT", "--ignore-signal=USR2", PROGRAM])
+        .args(inner.get_args())
+        .env_clear();
     outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
     let running = Supervised::of(outer, state);
     let line = running.line();
     let mask = u64::from_str_radix(line.split_whitespace().last().unwrap(), 16).unwrap();
-    let ignored = [1, 10, 12, 15].map(|signal: u32| mask >> (signal - 1) & 1 == 1);
-    assert_eq!(ignored, [true, false, true, false], "HUP, USR1, USR2, TERM: {line}");
+    let ignored = [1, 2, 10, 12, 15].map(|signal: u32| mask >> (signal - 1) & 1 == 1);
+    // SIGINT asks for the end all the same, as SIGTERM does.
+    assert_eq!(ignored, [true, false, false, true, false], "HUP, INT, USR1, USR2, TERM: {line}");
     assert_eq!(running.end().0, Some(0));
 }
 
