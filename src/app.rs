@@ -266,8 +266,10 @@ impl App {
             tracing::info!(event = "draining", "asked to quit: draining");
             Exit::Done
         };
-        let ended = self.parts.watch(&mut self.signals, quit).await;
-        self.finish(ended, Ended::by_policy(Exit::Done)).await
+        let (ended, first) = self.parts.watch(&mut self.signals, quit).await;
+        // Who asked to quit ends too, and then the platform ends the rest.
+        let first = first.unwrap_or_else(First::to_come);
+        self.finish((ended, Some(first)), Ended::by_policy(Exit::Done)).await
     }
 
     /// Runs until the gate opens; `Err` is how the process ends otherwise. Sockets are closed when it returns.
@@ -367,10 +369,12 @@ impl App {
         let (drain, seats) = (self.drain.clone(), self.seats.clone());
         let draining_now = self.draining.clone();
         let mut began = None;
+        let failed = ended.0.exit != Exit::Done;
         let draining = async {
             draining_now.send_replace(true);
-            began = Some(clock::monotonic());
-            if let Some(drain) = &drain {
+            // Usage waits in the ledger for the next start; seats are kept from others meanwhile.
+            if let Some(drain) = drain.as_ref().filter(|_| !failed) {
+                began = Some(clock::monotonic());
                 drain.run().await;
             }
             if let Some(seats) = &seats {

@@ -215,13 +215,20 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
 
 /// What only the sidecar's own calls can show: `doctor` makes none that bills or takes.
 #[must_use]
-pub fn unchecked(mode: Option<Mode>) -> &'static str {
-    if mode.is_some_and(Mode::asks_license_manager) {
-        "not checked, since a checkout takes seats: whether one would be granted, and whether the role allows \
-         CheckoutLicense and CheckInLicense"
-    } else {
-        "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and whether the \
-         role allows the call"
+pub const fn unchecked(mode: Option<Mode>) -> &'static str {
+    match mode {
+        Some(Mode::Contract) => {
+            "not checked, since a checkout takes seats: whether one would be granted, and whether the role allows \
+             CheckoutLicense"
+        }
+        Some(Mode::Metered | Mode::Saas) => {
+            "not checked, since doctor reports no usage: subscription, product code, dimensions, and whether the role \
+             allows the calls"
+        }
+        Some(Mode::Hourly) | None => {
+            "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and whether the \
+             role allows the call"
+        }
     }
 }
 
@@ -310,6 +317,20 @@ mod tests {
         }
         assert_eq!(clock(Some(301)).seen, "301 s behind the endpoint's");
         assert_eq!(clock(Some(-301)).seen, "301 s ahead of the endpoint's");
+    }
+
+    #[test]
+    fn what_is_not_checked_is_said_of_the_mode_that_is_asked_about() {
+        for (mode, says, never) in [
+            (Mode::Hourly, "RegisterUsage", "CheckoutLicense"),
+            (Mode::Metered, "dimensions", "RegisterUsage"),
+            (Mode::Saas, "dimensions", "RegisterUsage"),
+            // It tries to give back what nobody holds.
+            (Mode::Contract, "CheckoutLicense", "CheckInLicense"),
+        ] {
+            let said = unchecked(Some(mode));
+            assert!(said.contains(says) && !said.contains(never), "{mode}: {said}");
+        }
     }
 
     #[test]

@@ -142,7 +142,7 @@ pub struct Signals {
 impl Signals {
     /// Takes the signals over from the system's default, which matters most to a PID 1.
     pub fn new() -> io::Result<Self> {
-        let ignored = is_ignored(Signal::HUP.as_raw());
+        let ignored = Ignored::read().has(Signal::HUP);
         let hang_up = if ignored { None } else { Some(signal(SignalKind::hangup())?) };
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hang_up })
@@ -202,14 +202,24 @@ async fn hung_up(signal: Option<&mut unix::Signal>) {
     }
 }
 
-/// Whether this process was started with the signal of this number ignored; Linux tells by the bits of a mask
-/// (proc(5)). Where it cannot be read, none is.
-#[must_use]
-pub fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask >> (signal - 1) & 1 == 1
+/// The signals that this process was started with ignored; Linux tells them by the bits of a mask (proc(5)).
+#[derive(Debug, Clone, Copy)]
+pub struct Ignored(u64);
+
+impl Ignored {
+    /// Where the mask cannot be read, none is.
+    #[must_use]
+    pub fn read() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        Self(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub const fn has(self, signal: Signal) -> bool {
+        self.0 >> (signal.as_raw() - 1) & 1 == 1
+    }
 }
 
 /// The running parts of the process.
@@ -261,7 +271,7 @@ impl Parts {
         });
     }
 
-    /// Runs until a signal, `done`, or the end of a part, and says how the process ends.
+    /// Runs until a signal, `done`, or the end of a part, and says how the process ends; without a signal after `done`.
     pub async fn watch(
         &mut self,
         signals: &mut Signals,
@@ -273,32 +283,27 @@ impl Parts {
                 (Ended::by_policy(Exit::Done), Some(First::now(signal)))
             }
             exit = done => (Ended::by_policy(exit), None),
-            Some(ended) = self.tasks.join_next() => (part_ended(ended), None),
+            Some(ended) = self.tasks.join_next() => (part_ended(ended), Some(First::to_come())),
         }
     }
 
-    /// Drains after [`Parts::watch`], and says how the process ends. `drain` runs before the parts are told to stop,
-    /// where nothing has failed.
+    /// Drains after [`Parts::watch`], and says how the process ends. `drain` runs before the parts are told to stop.
     pub async fn finish(
         &mut self,
         signals: &mut Signals,
         (ended, mut first): (Ended, Option<First>),
         drain: impl Future<Output = ()>,
     ) -> Ended {
-        if ended.exit == Exit::Done {
-            tokio::pin!(drain);
+        let failed = tokio::select! {
+            () = drain => None,
             // A part that fails while others drain is the cause of the end.
-            let failed = tokio::select! {
-                () = &mut drain => None,
-                failed = self.failure() => Some(failed),
-                signal = signals.second(&mut first) => return Ended::again(signal),
-            };
-            if let Some(failed) = failed {
-                self.stop.send_replace(true);
-                return failed;
-            }
-        }
+            failed = self.failure(), if ended.exit == Exit::Done => Some(failed),
+            signal = signals.second(&mut first) => return Ended::again(signal),
+        };
         self.stop.send_replace(true);
+        if let Some(failed) = failed {
+            return failed;
+        }
         tokio::select! {
             () = async { while self.tasks.join_next().await.is_some() {} } => ended,
             signal = signals.second(&mut first) => Ended::again(signal),
@@ -341,5 +346,29 @@ pub async fn until(mut stop: watch::Receiver<bool>, part: impl Future<Output = (
     tokio::select! {
         () = part => {}
         () = stopped(&mut stop) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seats that are held are others' as soon as they are given back.
+    #[tokio::test]
+    async fn what_is_held_is_given_back_although_a_part_has_failed() {
+        let (mut parts, mut signals) = (Parts::new(), Signals::new().unwrap());
+        let mut stop = parts.stop();
+        parts.spawn("sound", async move { stopped(&mut stop).await });
+        parts.spawn("broken", async {});
+        let ended = parts.watch(&mut signals, std::future::pending()).await;
+        let running = parts.stop();
+        let mut drained = false;
+        let drain = async {
+            drained = !*running.borrow();
+        };
+        let ended = parts.finish(&mut signals, ended, drain).await;
+        assert!(drained, "before the parts are told to stop");
+        assert_eq!(ended.exit, Exit::Internal);
+        assert!(ended.cause.is_some_and(|cause| cause.contains("broken")));
     }
 }

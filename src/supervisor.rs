@@ -26,7 +26,7 @@ use self::machine::{Act, Change, End, Machine, Stop};
 use self::terminal::Terminal;
 pub use self::terminal::take as take_terminal;
 use crate::exit::Exit;
-use crate::shutdown::is_ignored;
+use crate::shutdown::Ignored;
 use tollgate_clock as clock;
 
 /// Passed on besides those that [`crate::shutdown::Signals`] hears: what others send to a process. What the kernel
@@ -73,10 +73,10 @@ impl Child {
             tracing::debug!(%error, "orphans of the command are not reaped here");
         }
         let ended = signal(SignalKind::child())?;
-        let mut passed = Vec::new();
+        let (ignored, mut passed) = (Ignored::read(), Vec::new());
         for number in PASSED {
             // What the caller has it ignore, the command ignores too.
-            if !is_ignored(number.as_raw()) {
+            if !ignored.has(number) {
                 passed.push((number, signal(SignalKind::from_raw(number.as_raw()))?));
             }
         }

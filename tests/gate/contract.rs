@@ -7,19 +7,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::processes::{Emulator, Sidecar, command, get_local, http};
+use crate::processes::{Emulator, Sidecar, command, configure_contract, get_local, http};
 
 const PRODUCT: &str = "prod-democontract";
 
 fn contract(emulator: &Emulator, pod: &str, model: &str, state: &Path) -> Command {
     let mut command = emulator.sidecar(pod);
-    command
-        .env_remove("TOLLGATE_PRODUCT_CODE")
-        .env_remove("TOLLGATE_PUBLIC_KEYS")
-        .env("TOLLGATE_MODE", "contract")
-        .env("TOLLGATE_PRODUCT_ID", PRODUCT)
-        .env("TOLLGATE_LICENSE_MODEL", model)
-        .env("TOLLGATE_STATE_DIR", state);
+    configure_contract(&mut command);
+    command.env("TOLLGATE_LICENSE_MODEL", model).env("TOLLGATE_STATE_DIR", state);
     command
 }
 
@@ -34,7 +29,8 @@ fn seats(emulator: &Emulator, seats: u64) {
     license(emulator, &json!({"entitlements": [{"name": "users", "unit": "Count", "max_count": seats}]}));
 }
 
-fn held(emulator: &Emulator) -> (u64, Value) {
+/// Checkouts that are out, and how many there were.
+pub(crate) fn held(emulator: &Emulator) -> (u64, Value) {
     let shown = http(emulator.addr, "GET", "/_emulator/licenses", "").json();
     (shown["checkouts_count"].as_u64().unwrap(), shown["totals"].clone())
 }

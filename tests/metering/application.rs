@@ -148,6 +148,28 @@ fn a_job_can_ask_for_the_end() {
     assert_eq!(bench.billed()["requests"], 4_000_000);
 }
 
+/// As the kubelet ends a native sidecar as soon as the work has ended, which asked for the end just before.
+#[test]
+fn a_signal_after_the_jobs_word_hurries_nobody_and_a_second_one_does() {
+    for (signals, hurried) in [(&["TERM"][..], false), (&["TERM", "INT"], true)] {
+        let bench = Bench::metered();
+        let patient = [("TOLLGATE_QUIT", "true"), ("TOLLGATE_DRAIN_QUIET", "2s")];
+        let mut running = bench.start_with(&patient);
+        running.report("requests", "4");
+        assert_eq!(post(running.app, "/v1/quit", "").status, 202);
+        running.sidecar.read_until(|line| line["event"] == "draining");
+        signals.iter().for_each(|signal| running.sidecar.signal(signal));
+        let (status, last) = running.sidecar.end();
+        assert_eq!(
+            (status.code() != Some(0), last.contains("a second signal")),
+            (hurried, hurried),
+            "{last}"
+        );
+        let billed = bench.billed().get("requests").copied();
+        assert_eq!(billed, (!hurried).then_some(4_000_000), "{last}");
+    }
+}
+
 #[test]
 fn an_app_server_on_a_unix_socket_serves_the_same() {
     let bench = Bench::metered();

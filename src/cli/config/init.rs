@@ -213,7 +213,7 @@ fn values(args: &InitArgs) -> String {
             args.mode
         )
     } else if args.mode.asks_license_manager() {
-        format!("  mode: {}\n", args.mode)
+        format!("  mode: {}\n{VALUES_CONTRACT}", args.mode)
     } else {
         String::new()
     };
@@ -223,13 +223,20 @@ fn values(args: &InitArgs) -> String {
 const VALUES: &str = "\
 # The block for the values of a chart that uses the tollgate library chart. Mode, product code and keys are sealed into
 # the image; what stays is where the image is. A product priced by use also states mode and state.type, for the chart
-# chooses the volume of the usage ledger by them.
+# chooses the volume of the usage ledger by them, and a contract product its mode.
 tollgate:
   image:
     # The repository that you push the image of the Dockerfile to: its host, then its path.
     registry: \"\"
     repository: \"\"
     tag: \"\"
+";
+
+/// Only the chart can replace pods one for one, and what is sealed into the image is not seen there.
+const VALUES_CONTRACT: &str = "  \
+  # Where seller.toml has license_model = \"floating\": an update then ends old pods before it starts new ones, which
+  # would wait for their seats.
+  # licenseModel: floating
 ";
 
 const KEYS_README: &str = "\
@@ -385,7 +392,10 @@ mod tests {
         let faults = load_written(dir.path()).unwrap_err().to_string();
         assert!(faults.starts_with("product_id") && faults.lines().count() == 1, "{faults}");
         let values = fs::read_to_string(dir.path().join("values.yaml")).unwrap();
-        assert!(values.ends_with("  mode: contract\n"), "{values}");
+        assert!(
+            values.contains("\n  mode: contract\n") && values.ends_with("\n  # licenseModel: floating\n"),
+            "{values}"
+        );
 
         let file = dir.path().join("seller.toml");
         let text = fs::read_to_string(&file).unwrap();
