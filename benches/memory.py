@@ -325,6 +325,26 @@ while True:
         worst, count = 0.0, 0
 """
 
+# Does nothing but wake up every few milliseconds and write one page to the same disk: how long the machine alone keeps it waiting.
+CONTROL = """
+import json, os, select, sys, time
+file, slept, written = open(sys.argv[1], "wb", buffering=0), 0.0, 0.0
+while True:
+    began = time.perf_counter()
+    asked = select.select([sys.stdin], [], [], 0.003)[0]
+    woke = time.perf_counter()
+    os.pwrite(file.fileno(), bytes(4096), 0)
+    os.fdatasync(file.fileno())
+    written = max(written, time.perf_counter() - woke)
+    if asked:
+        if not sys.stdin.readline():
+            break
+        print(json.dumps([slept, written]), flush=True)
+        slept = written = 0.0
+    else:
+        slept = max(slept, woke - began - 0.003)
+"""
+
 
 def metric(keeper, name):
     """The sum of a metric's series, from the probe server: that reads no ledger."""
@@ -340,21 +360,24 @@ def seal(program, short):
     case = Case("", "saas", dimensions, customers, lambda: (
         {"dimension": name, "customer": licensed(customer)} for customer in range(customers) for name in dimensions))
     books, expected = Books(), customers * len(dimensions)
-    with stand(program, case.mode, dimensions, customers, short) as (emulator, keeper, cgroup):
+    with (stand(program, case.mode, dimensions, customers, short) as (emulator, keeper, cgroup),
+          tempfile.NamedTemporaryFile(dir=os.environ.get("BENCH_FOLDER")) as own):
         books.feed(keeper, case.events())
         mark = json.dumps({"dimension": dimensions[0], "customer": licensed(0)})
-        command = [sys.executable, "-c", CLIENT, keeper.sidecar.app, mark]
-        client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        watchers = [[CLIENT, keeper.sidecar.app, mark], [CONTROL, own.name]]
+        client, control = (subprocess.Popen([sys.executable, "-c", *watcher], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                           for watcher in watchers)
 
-        def worst():
-            client.stdin.write("\n")
-            client.stdin.flush()
-            return json.loads(client.stdout.readline())
+        def worst(of=client):
+            of.stdin.write("\n")
+            of.stdin.flush()
+            return json.loads(of.stdout.readline())
 
         try:
             worst()
             time.sleep(5)
             before, _ = worst()
+            worst(control)
             emulator.admin("clock", {"now": "2026-11-24T09:05:00Z"})
             began = time.monotonic()
 
@@ -366,12 +389,15 @@ def seal(program, short):
             wait("the hour to be sealed", sealed, patience=300)
             took = time.monotonic() - began
             longest, count = worst()
+            slept, written = worst(control)
             time.sleep(SENDING_SECONDS)
             sending, _ = worst()
         finally:
-            client.stdin.close()
-            client.wait()
-        told = (f"longest {longest * 1e3:.0f} ms of {count} in {took:.1f} s; before {before * 1e3:.0f} ms; "
+            for watcher in (client, control):
+                watcher.stdin.close()
+                watcher.wait()
+        told = (f"longest {longest * 1e3:.0f} ms of {count} in {took:.1f} s; before {before * 1e3:.0f} ms; a process beside it, which does nothing, "
+                f"woke up to {slept * 1e3:.0f} ms late, and its fdatasync took up to {written * 1e3:.0f} ms; "
                 f"in {SENDING_SECONDS} s of sending {sending * 1e3:.0f} ms; "
                 f"peak {keeper.peak:.1f} MiB, {'enforced' if cgroup else 'NO CGROUP'}")
     # The short form is for machines that others use too: there the time is told, and memory is what must hold.
