@@ -58,7 +58,7 @@ enum Command {
     /// Run emulator and sidecar together, and show how the gate opens and usage is billed
     #[cfg(feature = "emulator")]
     Demo(demo::DemoArgs),
-    /// Serve a stand-in for AWS Marketplace's metering service, for laptops and tests
+    /// Serve a stand-in for AWS Marketplace's metering service and License Manager, for laptops and tests
     #[cfg(feature = "emulator")]
     Emulator(emulator::EmulatorArgs),
     /// Check step by step what the gate needs to open: settings, credentials, network, clock, disk

@@ -101,8 +101,7 @@ impl Reason {
 pub(super) const START_AGAIN: &str = "Start it again once it answers.";
 
 /// What remedies say of tollgate's own further attempts.
-const PROMISES: [&str; 5] =
-    [WAIT, "; retries continue", "Retries continue.", "It is asked again.", "Wait: it is being renewed."];
+const PROMISES: [&str; 4] = [WAIT, "; retries continue", "Retries continue.", "Wait: it is being renewed."];
 
 /// The clock of the node is off.
 pub const CLOCK_SKEW: &str = "ClockSkew";
@@ -347,7 +346,8 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "NoLicense",
         "This account has received no license of the product from its issuer.",
         "Buy the product in AWS Marketplace with the account that runs this pod, or have the account that bought it grant this \
-         one its license (AWS License Manager, Granted licenses). Where it is there in another region, set license_region.",
+         one its license (AWS License Manager, Granted licenses). Where it is there in another region, set license_region; \
+         in this one, the seller checks product_id.",
     ),
     (
         "LicenseNotActivated",
@@ -362,7 +362,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "LicenseEnded",
         "The contract for this product has ended.",
-        "Renew the contract in AWS Marketplace, Manage subscriptions. A renewal is seen within minutes.",
+        "Renew the contract in AWS Marketplace, Manage subscriptions.",
     ),
     (
         "LicenseNotYetValid",
@@ -389,7 +389,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "SeatsExhausted",
         "All seats of the license are taken.",
         "Stop a pod that holds one, or buy more seats in AWS Marketplace. The seat of a pod that was killed without its volume \
-         comes free within an hour.",
+         comes free when its checkout ends, as a rule within an hour.",
     ),
     (
         "LicenseCauseUnknown",
@@ -517,7 +517,7 @@ mod tests {
                     "{reason:?}"
                 );
                 let last = reason.last_remedy();
-                for promise in ["retries", "continue", "asked again", "Wait", "  "] {
+                for promise in ["retries", "continue", "asked again", "is seen", "Wait", "  "] {
                     assert!(!last.contains(promise) && last.ends_with('.'), "{code}: {last}");
                 }
             }

@@ -304,13 +304,15 @@ conf_dir = "{self.folder}/cni"
         self.start_kubelet()
 
     def reboot(self):
-        """What a node loses when it is switched off: every container, and all of /run. Disks stay: emptyDirs, images."""
+        """What a node loses when it is switched off: every container with its cgroups, and all of /run. Disks stay: emptyDirs, images."""
         self.stop("kubelet")
         self.stop("containerd")
         for process in pathlib.Path("/proc").iterdir():
             if process.name.isdigit() and self.in_a_container(process):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(process.name), signal.SIGKILL)
+        # A kubelet that finds those of containers that are no more asks for each of them for 3 s before it starts a pod.
+        remove_cgroups(f"{self.cgroup}/kubepods")
         for mount in reversed(pathlib.Path("/proc/mounts").read_text().splitlines()):
             path = mount.split()[1]
             if path.startswith(("/run/", "/var/lib/cni/")):

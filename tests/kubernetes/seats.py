@@ -1,7 +1,5 @@
 """Seats of a product with contract pricing, one for each pod: what restarts, evictions and too many replicas do to them."""
 
-import json
-
 from cluster import wait
 from scenarios import scenario
 from stand import entitlement, name_of, running, status
@@ -53,9 +51,7 @@ def an_evicted_pod_leaves_its_seat_to_its_successor(stand):
         space.aws.admin("licenses", {"product_id": PRODUCT, "entitlements": [one]})
         space.install(tollgate=FLOATING)
         first = name_of(space.started())
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": first, "namespace": space.name}}
-        path = f"/api/v1/namespaces/{space.name}/pods/{first}/eviction"
-        space.kubectl("create", "--raw", path, "-f", "-", text=json.dumps(eviction))
+        space.evict(first)
         second = space.wait_for_pod("a successor that runs", lambda pod: name_of(pod) != first and running(pod, "app"), PATIENCE)
         assert list(holders(space)) == [name_of(second)], holders(space)
         assert seats(space) == (1, 1), seats(space)

@@ -257,6 +257,12 @@ class Namespace:
         self.stand.cluster.ctr("task", "kill", "--signal", "SIGKILL", identifier)
         return identifier
 
+    def evict(self, pod, **options):
+        """As a drained node does it: `gracePeriodSeconds=2` leaves the pod so long."""
+        name = name_of(pod)
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": self.name}, "deleteOptions": options}
+        self.kubectl("create", "--raw", f"/api/v1/namespaces/{self.name}/pods/{name}/eviction", "-f", "-", text=json.dumps(eviction))
+
     def process(self, pod, container):
         """The number of a container's first process."""
         identifier = status(pod, container)["containerID"].removeprefix("containerd://")

@@ -1,7 +1,6 @@
 """Usage: what a stop sends in the time that Kubernetes leaves, and what a volume keeps for the next pod."""
 
 import contextlib
-import json
 import time
 from decimal import Decimal
 
@@ -51,10 +50,7 @@ def an_application_that_ignores_sigterm_is_billed(stand):
 def an_eviction_with_two_seconds_is_billed(stand):
     """An eviction that leaves the pod 2 s: usage is billed, AWS being 300 ms away."""
     with stopping(stand, "evicted", "report") as (space, pod):
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": space.name},
-                    "deleteOptions": {"gracePeriodSeconds": 2}}
-        path = f"/api/v1/namespaces/{space.name}/pods/{pod}/eviction"
-        space.kubectl("create", "--raw", path, "-f", "-", text=json.dumps(eviction))
+        space.evict(pod, gracePeriodSeconds=2)
 
 
 @scenario(pods=2)

@@ -102,10 +102,12 @@ groups:
           summary: "License Manager has granted {{ "{{" }} $labels.pod {{ "}}" }} nothing for {{ "{{" }} $value | humanizeDuration {{ "}}" }}, half of what the latest grant lasts"
           description: "The code of tollgate_license_calls_total says why; docs/RUNBOOK.md explains it. A seat that ends goes to others."
       - alert: TollgateLicenseSeatsLow
-        # Pods look at different times, so the highest number may be a quarter of an hour old: it must last.
+        # Pods look at different times, so the highest number may be a quarter of an hour old: it must last. Where pods hold no seat
+        # (`check`), none waits for one.
         expr: |-
           max by (namespace, job, dimension) (tollgate_license_seats{kind="used"})
             >= 0.9 * (max by (namespace, job, dimension) (tollgate_license_seats{kind="max"}) > 0)
+          and max by (namespace, job, dimension) (tollgate_license_seats{kind="held"}) > 0
         for: 30m
         labels: { severity: warning }
         annotations:
