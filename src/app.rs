@@ -68,10 +68,10 @@ fn listen_remedy(source: &io::Error, setting: &str) -> String {
             format!("another container of this pod may hold it: stop it, or set {setting} to a free address")
         }
         io::ErrorKind::NotFound => {
-            format!("make the socket's folder, or set {setting} to a path in one that exists")
+            format!("create the socket's folder, or set {setting} to a path in an existing folder")
         }
         io::ErrorKind::PermissionDenied => {
-            format!("this process's user may not listen there: set {setting} to a place where it may")
+            format!("this process's user may not listen there: set {setting} to an address that it may use")
         }
         _ => format!("set {setting} to an address of this host"),
     }
@@ -326,13 +326,13 @@ impl App {
                     if matches!(ended.exit, Exit::Internal | Exit::LedgerIo) {
                         tracing::error!(
                             event = "command_asked_to_end",
-                            "the command is asked to end, since tollgate cannot go on: {cause}"
+                            "tollgate cannot continue and sends SIGTERM to the command: {cause}"
                         );
                         child.ask_to_end();
                         failed = Some(ended);
                     } else {
                         // A gate that shuts later ends no command.
-                        tracing::error!(event = "gate_not_asked_again", "the command runs on: {cause}");
+                        tracing::error!(event = "gate_not_asked_again", "AWS is not asked again; the command keeps running: {cause}");
                     }
                 }
             }

@@ -94,7 +94,7 @@ impl Finding {
     pub fn before_a_stand_in(mut self) -> Self {
         if self.verdict == Verdict::Fault {
             self.verdict = Verdict::Warning;
-            self.seen.push_str(" (here something stands in for AWS, which may be less strict)");
+            self.seen.push_str(" (endpoint_url names a stand-in for AWS, which may be less strict)");
         }
         self
     }
@@ -118,7 +118,7 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
         (None, Some((region, source))) => Finding::ok(check, format!("{}, from {source}", region.as_str())),
         (Some((region, origin)), None) => Finding::ok(
             check,
-            format!("{} ({origin}); nothing here tells where the pod runs, to compare", region.as_str()),
+            format!("{} ({origin}); not compared: the platform does not say where the pod runs", region.as_str()),
         ),
         (Some((region, origin)), Some((found, source))) if region == found => {
             Finding::ok(check, format!("{} ({origin}), as {source} says", region.as_str()))
@@ -157,7 +157,7 @@ pub fn answer(place: Place, host: &str, reached: &Reached) -> Finding {
         Reached { seen, .. } => Finding::fault(
             check,
             "InvalidAnswer",
-            format!("{host} answers, and not as AWS does: {seen}"),
+            format!("{host} does not answer as AWS does: {seen}"),
             remedy("InvalidAnswer", place, host),
         ),
     }
@@ -201,7 +201,7 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
     };
     let side = if offset > 0 { "behind" } else { "ahead of" };
     let seen = match offset {
-        0 => "as the endpoint's".to_owned(),
+        0 => "the same as the endpoint's".to_owned(),
         _ => format!("{} s {side} the endpoint's", offset.unsigned_abs()),
     };
     if offset.abs() > SKEW_SECONDS_MAX {
@@ -218,15 +218,15 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
 pub const fn unchecked(mode: Option<Mode>) -> &'static str {
     match mode {
         Some(Mode::Contract) => {
-            "not checked, since a checkout takes seats: whether one would be granted, and whether the role allows \
+            "not checked, because a checkout takes seats: whether AWS would grant one, and whether the role allows \
              CheckoutLicense"
         }
         Some(Mode::Metered | Mode::Saas) => {
-            "not checked, since doctor reports no usage: subscription, product code, dimensions, and whether the role \
+            "not checked, because doctor reports no usage: subscription, product code, dimensions, and whether the role \
              allows the calls"
         }
         Some(Mode::Hourly) | None => {
-            "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and whether the \
+            "not checked, because RegisterUsage starts the billing: subscription, product code, key version, and whether the \
              role allows the call"
         }
     }

@@ -240,7 +240,7 @@ impl<P> Standing<P> {
 pub struct Entitlement<P = Proof> {
     /// Where the pod stands.
     pub standing: Standing<P>,
-    /// Since when it has this state.
+    /// When the current state began.
     pub since: Timestamp,
     /// The gate was open at some time since the process started.
     pub has_opened: bool,
@@ -383,7 +383,7 @@ const GATE_OPEN: &str = "GateOpen";
 
 /// The reason while there is none.
 const NO_ANSWER: (&str, &str, &str) =
-    ("NoAnswerYet", "AWS has not answered yet.", "Nothing to do: it is being asked.");
+    ("NoAnswerYet", "AWS has not answered yet.", "Nothing to do: the call is under way.");
 
 /// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`.
 #[must_use]
@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(line("entitled", None, None), "entitled: GateOpen: The gate is open. Nothing to do.");
         assert_eq!(
             line("pending", None, None),
-            "pending: NoAnswerYet: AWS has not answered yet. Nothing to do: it is being asked."
+            "pending: NoAnswerYet: AWS has not answered yet. Nothing to do: the call is under way."
         );
     }
 }

@@ -19,7 +19,7 @@ pub fn leave(sentence: &str) {
 fn leave_at(path: &Path, sentence: &str) {
     let end = sentence.floor_char_boundary(BYTES_MAX);
     if let Err(error) = disk::overwrite_regular(path, &sentence.as_bytes()[..end]) {
-        tracing::debug!(%error, "no last sentence is left for the kubelet");
+        tracing::debug!(%error, "the termination message could not be written");
     }
 }
 

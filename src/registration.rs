@@ -463,8 +463,8 @@ impl Registration {
                 tracing::warn!(
                     event = "registration_unwritable",
                     %error, failures = counts.total(),
-                    "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
-                     grace period nor a receipt older than a day opens the gate"
+                    "the registration cannot be written to the state folder and would be lost in a restart, so \
+                     neither the grace period nor a receipt older than a day opens the gate"
                 );
             }
         }
@@ -480,7 +480,7 @@ impl Registration {
         let record = record.unwrap_or_else(Record::unknown);
         self.arrived.store(true, Ordering::Release);
         if machine.recall(self.remembered(&record), self.now()) {
-            tracing::info!(event = "kept_registration_read_late", "the kept registration was read at last");
+            tracing::info!(event = "kept_registration_read_late", "the kept registration was read after all, and is used");
             *self.record.lock().expect("held for one change only, which cannot panic") = record;
         } else {
             let written = self.write(|_| {}).await;

@@ -90,8 +90,8 @@ impl Ended {
             (_, Some(grace)) => Self::because(
                 Exit::Killed,
                 format!(
-                    "the command did not end within command_grace ({grace:?}) and was killed: have it end sooner after \
-                     SIGTERM, or give it more time"
+                    "the command did not end within command_grace ({grace:?}) and was killed: make it end sooner \
+                     after SIGTERM, or raise command_grace"
                 ),
             ),
             (End::Code(code), None) => {

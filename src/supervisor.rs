@@ -139,7 +139,7 @@ impl Child {
                 if acts.contains(&Act::TellGroup(Signal::KILL)) {
                     tracing::warn!(
                         event = "command_killed",
-                        "the command, or what it left behind, did not end within command_grace: killed"
+                        "the command, or a process that it started, did not end within command_grace: killed"
                     );
                 }
                 self.perform(acts);

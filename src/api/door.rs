@@ -236,7 +236,8 @@ impl Door {
                 (id, false)
             }
             Claimed::Taken => {
-                let text = "this hour of the dimension has another value already: from /v1/usage, or from an earlier call";
+                let text = "this hour of the dimension has another value already: from /v1/usage, or from an \
+                            earlier call";
                 return Ok(ours(StatusCode::BAD_REQUEST, DUPLICATE_REQUEST, text));
             }
         };
@@ -293,7 +294,7 @@ fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
     }
     // A report that cannot be read cannot claim its hour, and AWS signs over the bytes that it is sent.
     if !matches!(text(&CONTENT_ENCODING).to_ascii_lowercase().as_str(), "" | "identity") {
-        let text = "switch the compression of requests off (disable_request_compression)";
+        let text = "disable the compression of requests (disable_request_compression)";
         return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
     }
     Ok((operation, target))

@@ -200,7 +200,7 @@ impl UsagePart {
             return;
         };
         if let Err(error) = open.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
-            tracing::warn!(event = "customer_not_noted", %error, "the account of a customer identifier was not noted");
+            tracing::warn!(event = "customer_not_noted", %error, "the account of a customer identifier could not be saved");
         }
     }
 }
@@ -218,7 +218,7 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(notices) = self.0 {
             notices
-                .refused(Refused::Unanswered, "the request was not answered in time, or the client has gone");
+                .refused(Refused::Unanswered, "the request was not answered in time, or the client disconnected");
         }
     }
 }
@@ -226,7 +226,7 @@ impl Drop for Unfinished<'_> {
 const NOT_WHOLE: &str =
     "an event of the request is rejected, and strict_usage is set: nothing of it is counted";
 const STARTING: &str = "the ledger is being opened; send the request again";
-const NO_ROOM: &str = "4 MiB of requests are being worked on; send this one again";
+const NO_ROOM: &str = "4 MiB of requests are being processed; send this one again";
 
 /// Of a request with a rejected event under `strict_usage`: the problem, and what would have become of each event.
 fn not_whole(results: &[Outcome]) -> Response<Body> {

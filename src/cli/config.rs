@@ -34,7 +34,7 @@ enum ConfigCommand {
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// Check a seller's file by itself, before an image holds it; no variable and no other file counts.
+    /// Check only this seller's file, before it is in an image. Environment variables and other files are ignored.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     seller_file: Option<PathBuf>,
     #[command(flatten)]

@@ -58,7 +58,7 @@ pub fn run(args: &DemoArgs) -> Exit {
     runtime.block_on(async {
         let mut signals = match Signals::new() {
             Ok(signals) => signals,
-            Err(error) => return complain(Exit::Internal, &format!("cannot take signals over: {error}")),
+            Err(error) => return complain(Exit::Internal, &format!("cannot install signal handlers: {error}")),
         };
         tokio::select! {
             told = tell(args.once) => match told {
@@ -127,7 +127,7 @@ async fn tell(once: bool) -> io::Result<()> {
         return Ok(());
     }
     say("");
-    say("It stays up; try in another terminal, and end it with Ctrl-C:");
+    say("The demo keeps running. Try in another terminal, and end it with Ctrl-C:");
     say(&format!("  curl -i http://{probe_addr}/readyz         # what the kubelet asks"));
     say(&format!("  curl -s http://{probe_addr}/entitlement    # the whole story"));
     say(&format!("  curl -s http://{probe_addr}/metrics"));

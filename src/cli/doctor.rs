@@ -184,8 +184,8 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         findings.push(license_token(&path.display().to_string(), bytes.as_deref(), clock::system_now()));
     }
     if region.is_none() {
-        let remedy = "Set the region first: STS is asked in it.";
-        findings.push(Finding::warning("credentials", "not looked for: the region is unknown", remedy));
+        let remedy = "Set the region first: STS is called in that region.";
+        findings.push(Finding::warning("credentials", "not checked: the region is unknown", remedy));
         return findings;
     }
     match aws.inspect_credentials().await {
@@ -253,10 +253,10 @@ async fn sidecar(config: &Config) -> Vec<Finding> {
     findings.push(match said {
         Ok(()) => Finding::ok("sidecar", "the gate is open"),
         Err(Shut { reason: Some(reason), line, refusal: Some(_) }) => {
-            Finding::fault("sidecar", &reason.code, line, "The gate stays shut until this is mended.")
+            Finding::fault("sidecar", &reason.code, line, "The gate stays shut until this is fixed.")
         }
         Err(shut) => {
-            Finding::warning("sidecar", shut.line, "Only the sidecar's own registration shows what AWS says.")
+            Finding::warning("sidecar", shut.line, "Only the sidecar's own call shows what AWS answers.")
         }
     });
     findings
@@ -295,7 +295,7 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
         writeln!(out, "{:INDENT$}{shown}", "")?;
     }
     if let Some(policy) = &report.least_policy {
-        writeln!(out, "the least that the role must allow:\n{policy:#}")?;
+        writeln!(out, "the smallest policy for the role:\n{policy:#}")?;
     }
     writeln!(out, "{}", screen.wrapped(report.unchecked, 0))
 }

@@ -36,7 +36,7 @@ const EXAMPLES: [(&[&str], &str); 15] = [
     (&["doctor"], "kubectl exec POD -c tollgate -- /tollgate doctor"),
     (&["support-bundle"], "kubectl exec POD -c tollgate -- /tollgate support-bundle > bundle.json"),
     (&["ledger"], "tollgate ledger list --state dead --csv"),
-    (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was mended'"),
+    (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was fixed'"),
     (&["license"], "kubectl exec POD -c tollgate -- /tollgate license"),
     (&["config", "check"], "tollgate config check --json"),
     (&["config", "print"], "tollgate config print --config /etc/tollgate/tollgate.toml"),

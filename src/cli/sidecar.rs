@@ -85,7 +85,7 @@ fn speaks_as_tollgate(answer: &Response<Bytes>) -> bool {
 
 fn stranger(status: StatusCode) -> Complaint {
     let text = format!(
-        "app_addr: {status}: what answers there is no tollgate; name the sidecar's address with --app-addr"
+        "app_addr: {status}: something other than tollgate answers there; give the sidecar's address with --app-addr"
     );
     (Exit::Unavailable, text)
 }

@@ -52,7 +52,7 @@ pub struct VerifyArgs {
     /// Print JSON, which is the default
     #[arg(long)]
     json: bool,
-    /// The token; `-` or nothing reads it from standard input
+    /// The token; if it is `-` or missing, it is read from standard input
     #[arg(value_name = "TOKEN", default_value = "-")]
     token: String,
 }

@@ -84,7 +84,7 @@ pub(super) fn floored<T: PartialOrd>(
     let floor = setting.spec().floor.filter(|_| reader.resolution.is_operators_own(setting));
     match floor.map(|floor| (floor, parsed(&Raw::from_text(setting, floor), parse))) {
         Some((floor, Ok(least))) if value < least => {
-            let problem = format!("is below {floor}, the least beside a seller's file; choose more");
+            let problem = format!("is below {floor}, the minimum with a seller's file; choose more");
             reader.fault(setting, problem);
             None
         }
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
     /// Why the setting does nothing in this mode, or for this command, if it does nothing.
     pub(super) fn no_effect(&self, setting: Setting) -> Option<&'static str> {
         if self.role == Role::Exec && matches!(setting, Setting::Quit | Setting::DrainQuiet) {
-            return Some("with exec the end of the command is the end, and nobody is left who reports");
+            return Some("exec ends with its command, and nothing reports usage after that");
         }
         let only = setting.spec().only?;
         (!(only.used)(self.mode()?)).then_some(only.otherwise)

@@ -169,13 +169,13 @@ impl Resolution {
 
 fn rehearsed(spec: &'static Spec, choice: &Choice) -> String {
     format!(
-        "{} ({}) counts instead of the seller's file: this build contains the emulator, and is for rehearsals only",
+        "{} ({}) overrides the seller's file: this build contains the emulator, and is for rehearsals only",
         spec.name, choice.origin
     )
 }
 
 fn overruled(spec: &'static Spec, choice: &Choice, seller: &Choice) -> String {
-    format!("{} ({}) is ignored: the {} sets it, and wins", spec.name, choice.origin, seller.origin)
+    format!("{} ({}) is ignored: the {} sets it too, and takes precedence", spec.name, choice.origin, seller.origin)
 }
 
 const NO_EMULATOR: &str = "cannot be set: this build does not contain the emulator; remove it";
@@ -289,7 +289,7 @@ fn check_variables(env: &dyn Environment, resolution: &mut Resolution) {
                 value: filled(env, &name).map(|value| quoted(&value)),
                 ..Fault::of(
                     name,
-                    "may not be set beside a seller's file: it leads requests away from AWS; remove it",
+                    "may not be set together with a seller's file: it redirects requests away from AWS; remove it",
                 )
             });
         } else if name.starts_with(ENV_PREFIX)

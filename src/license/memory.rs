@@ -219,8 +219,8 @@ impl Store {
             tracing::warn!(
                 event = "kept_license_unreadable",
                 path = %self.path().display(), error = problem,
-                "the kept license cannot be read: seats that it names stay taken until they end by themselves, and there is \
-                 no grace until License Manager grants a round"
+                "the kept license cannot be read: seats that it names stay taken until their checkout ends, and \
+                 there is no grace period until License Manager grants a round"
             );
             Record::default()
         })

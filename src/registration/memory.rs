@@ -204,8 +204,8 @@ impl Store {
                 tracing::warn!(
                     event = "kept_registration_late",
                     path = %self.0.path().display(),
-                    "the kept registration was not read within 5 s: the reading goes on, and until it is done neither \
-                     grace nor a kept receipt opens the gate"
+                    "the kept registration was not read within 5 s: reading continues, and until it is done neither \
+                     the grace period nor a kept receipt opens the gate"
                 );
             }
         }
@@ -216,8 +216,8 @@ impl Store {
         tracing::warn!(
             event = "kept_registration_unreadable",
             path = %self.0.path().display(), error = problem,
-            "the kept registration cannot be read: until AWS answers, neither grace nor a kept receipt opens the gate, and \
-             whether AWS refused this pod before is unknown"
+            "the kept registration cannot be read: until AWS answers, neither the grace period nor a kept receipt \
+             opens the gate, and whether AWS refused this pod before is unknown"
         );
         Record::unknown()
     }

@@ -462,7 +462,7 @@ pub fn token_problem(token: &[u8], in_header: bool) -> Option<&'static str> {
     if token.trim_ascii().is_empty() {
         Some("is empty")
     } else if in_header && token.iter().any(|byte| !(b' '..=b'~').contains(byte)) {
-        Some("holds a line end, or what is no printable ASCII")
+        Some("holds a line end, or a character that is not printable ASCII")
     } else {
         None
     }

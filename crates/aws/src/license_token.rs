@@ -194,7 +194,7 @@ fn read_token(file: &Path) -> Result<String, Fault> {
         Ok(content) => match token_in(&content) {
             Some(token) => return Ok(token.to_owned()),
             None if content.trim_ascii().is_empty() => "is empty".to_owned(),
-            None => "holds what is no token".to_owned(),
+            None => "does not hold a token".to_owned(),
         },
         // The whole secret is mounted as a folder.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
@@ -232,8 +232,8 @@ mod tests {
             ("absent", "does not exist"),
             ("folder", "name the file license_token in it"),
             ("empty", "is empty"),
-            ("two", "no token"),
-            ("binary", "no token"),
+            ("two", "does not hold a token"),
+            ("binary", "does not hold a token"),
             ("huge", "is too large"),
         ] {
             let fault = read_token(&file(name)).unwrap_err();

@@ -81,7 +81,7 @@ impl WallClock {
         })
     }
 
-    /// Sets the present, as read from the clock that is followed. Differences below [`JUMP_MIN`] are the noise of
+    /// Sets the present, as read from the clock source. Differences below [`JUMP_MIN`] are the noise of
     /// reading over HTTP and are left alone.
     pub fn follow(&self, now: Timestamp) {
         if now.millis_since(self.now()).unsigned_abs() >= JUMP_MIN.as_millis().try_into().unwrap_or(u64::MAX)
@@ -115,7 +115,7 @@ impl WallClock {
         }
     }
 
-    /// Waits until the clock that is followed was read once. Before, the present is the system's, and may lie ahead.
+    /// Waits until the clock source was read once. Before, the present is the system's, and may lie ahead.
     pub async fn first_reading(&self) {
         let _ = self.read.subscribe().wait_for(|read| *read).await;
     }

@@ -1,4 +1,4 @@
-//! One request over plain HTTP/1.1: for `probe`, `await`, the ECS metadata endpoint and the clock that is followed.
+//! One request over plain HTTP/1.1: for `probe`, `await`, the ECS metadata endpoint and the clock source.
 //!
 //! Everything it talks to is on this machine or link-local, so there is no TLS, no proxy, no redirect and no retry.
 //! Calls to AWS go through the SDK.

@@ -118,7 +118,7 @@ pub enum LedgerError {
         min_reader: i64,
     },
     /// It is not a ledger, or damaged.
-    #[error("{path} is damaged or no ledger ({detail}); a start that sees it sets it aside and keeps it")]
+    #[error("{path} is damaged or not a ledger ({detail}); the sidecar renames it at its next start and keeps it")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -144,11 +144,12 @@ pub enum LedgerError {
     )]
     Old(PathBuf),
     /// Nothing was ever committed to it.
-    #[error("{0} is empty: no usage was counted in it; the sidecar begins a ledger there at its next start")]
+    #[error("{0} is empty: no usage was counted in it; the sidecar creates a ledger there at its next start")]
     Empty(PathBuf),
     /// It is a database, but none of ours.
     #[error(
-        "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was written to it)"
+        "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was \
+         written to it)"
     )]
     Foreign(PathBuf),
     /// What lies under one of its names is no file.

@@ -30,7 +30,7 @@ impl Mark {
         let file = match opened {
             Ok(file) => file,
             Err(error) => {
-                tracing::warn!(event = "ledger_mark_unopened", %error, "the ledger's mark cannot be opened: a missing end would not be noticed");
+                tracing::warn!(event = "ledger_mark_unopened", %error, "the ledger's mark file cannot be opened: a truncated ledger would not be noticed");
                 return Ok(Self(None));
             }
         };
@@ -73,7 +73,7 @@ fn check(connection: &Connection, path: &Path, file: &File) -> Result<(), Ledger
         (Some((marked_id, _)), Some((id, _))) if marked_id != id => {
             tracing::warn!(
                 event = "ledger_mark_replaced",
-                "the ledger's mark is another ledger's, and is written anew"
+                "the ledger's mark file belongs to another ledger and is written again"
             );
         }
         (Some((_, marked)), Some((_, held))) if marked > held => {

@@ -39,7 +39,7 @@ impl Note {
     pub fn new(text: &str) -> Result<Self, &'static str> {
         let text = text.trim();
         if text.is_empty() {
-            return Err("the note must say something: it is all that a later reader has");
+            return Err("the note must not be empty: the audit shows why the record was repaired");
         }
         if text.chars().count() > NOTE_CHARS_MAX || text.contains(char::is_control) {
             return Err("the note must be one line of at most 1,000 characters");
@@ -85,7 +85,7 @@ pub enum Repaired {
     NotFound,
     /// It may have been billed, and nobody accepted that.
     InDoubt,
-    /// Usage of its account was counted in the other form, by licence or without it, in the current hour: AWS would
+    /// Usage of its account was counted in the other form, by license or without it, in the current hour: AWS would
     /// bill both.
     OtherForm,
 }

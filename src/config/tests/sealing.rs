@@ -81,7 +81,7 @@ fn floors_hold_for_the_operator_beside_a_sellers_file_and_nowhere_else() {
         ] {
             let faults = case.faults();
             assert!(
-                faults.starts_with(name) && faults.contains("the least beside a seller's file"),
+                faults.starts_with(name) && faults.contains("the minimum with a seller's file"),
                 "{faults}"
             );
         }
@@ -168,7 +168,7 @@ fn a_sellers_file_refuses_every_other_endpoint() {
     for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS"] {
         let case = Case::sealed("").env(name, "http://127.0.0.1:8090");
         assert!(
-            case.faults().starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set beside"))
+            case.faults().starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set together"))
         );
         let ignored = case.env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
         assert_eq!(ignored.faults().lines().count(), 1);
@@ -184,7 +184,7 @@ fn a_sellers_file_refuses_every_other_endpoint() {
     let profile =
         "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
     let metadata = Case::sealed("").env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
-    assert!(metadata.faults().contains("may not be set beside"));
+    assert!(metadata.faults().contains("may not be set together"));
     let metadata = Case::sealed("").env("AWS_CONFIG_FILE", "/c");
     let metadata = metadata.disk("/c", "[default]\nec2_metadata_service_endpoint = http://127.0.0.1:1\n");
     assert!(metadata.faults().contains("/c:2: sets an endpoint"));

@@ -50,7 +50,8 @@ impl Alarm {
             event = "records_overdue",
             records, record = oldest.id, dimension = oldest.dimension, hour = %oldest.hour, code = oldest.code,
             window_closes = %closes,
-            "records are unsent after half of AWS's window; find out why before the window closes. The oldest is named"
+            "records are still unsent after half of AWS's window: find out why before it closes. This line names \
+             the oldest"
         );
         Ok(())
     }

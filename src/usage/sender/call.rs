@@ -50,7 +50,7 @@ impl Request {
             (_, first) => {
                 let licensed = records.iter().any(|record| is_licensed(&record.customer));
                 Self::Batch(BatchMeterUsage {
-                    // Under Concurrent Agreements the licence names the product.
+                    // Under Concurrent Agreements the license names the product.
                     product_code: (!licensed).then_some(product_code),
                     records: first.into_iter().chain(reports).map(usage_record).collect(),
                     region,
