@@ -396,7 +396,7 @@ impl App {
             ended = otherwise;
         }
         if let Some(sentence) = seats.as_ref().and_then(license::Drain::what_remains) {
-            // A command's own end says more to whoever started it; then the seats are a line of their own.
+            // The exit code of the command is more useful to its caller, so the seats get a log line of their own.
             if ended.exit == Exit::Done {
                 ended = Ended { exit: Exit::Unavailable, cause: Some(sentence) };
             } else {
@@ -515,6 +515,6 @@ struct Surroundings {
     clock: WallClock,
     metrics: Arc<Metrics>,
     identity: Identity,
-    /// Usage that was not taken, told in the same lines by all parts.
+    /// Usage that was not taken; all parts log it in the same lines.
     notices: Notices,
 }

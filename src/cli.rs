@@ -102,7 +102,7 @@ pub fn main() -> Exit {
         Err(error) => {
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    // A closed pipe is nobody's fault.
+                    // A closed pipe is no error.
                     let _ = error.print();
                     Exit::Done
                 }
@@ -176,7 +176,7 @@ fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
 
 /// Says on standard error why the process ends, and returns how.
 fn complain(exit: Exit, message: &str) -> Exit {
-    // Nobody may read it: the exit code says the rest.
+    // The write may fail, and nothing is lost: the exit code says the rest.
     let _ = writeln!(io::stderr(), "{message}");
     exit
 }

@@ -1,4 +1,4 @@
-//! What `tollgate doctor` makes of what it saw: facts in, findings out. Pure; the command gathers the facts.
+//! Decides the findings of `tollgate doctor`: facts in, findings out. Pure; the command gathers the facts.
 //!
 //! It must not know how the facts were gathered. Texts are for operators; codes lead to the runbook.
 
@@ -89,7 +89,7 @@ impl Finding {
         self
     }
 
-    /// What is a fault before AWS may be right before whatever stands in for it; AWS's rule is still worth reading.
+    /// What AWS would refuse may work with a stand-in for AWS; the finding stays, as a warning.
     #[must_use]
     pub fn before_a_stand_in(mut self) -> Self {
         if self.verdict == Verdict::Fault {
@@ -187,7 +187,7 @@ pub fn account_of(arn: &str) -> Option<&str> {
     arn.split(':').nth(4).filter(|account| !account.is_empty())
 }
 
-/// Requests are valid for five minutes; a minute is a clock that nobody looks after.
+/// Requests are valid for five minutes; a clock that is a minute off is not synchronised.
 const SKEW_SECONDS_ODD: i64 = 60;
 const SKEW_SECONDS_MAX: i64 = 300;
 

@@ -191,7 +191,7 @@ impl Licensing {
         }
     }
 
-    // === what is told ===
+    // === what is published ===
 
     /// Before the machine runs.
     fn publish_waiting(&self, reason: Reason) {
@@ -246,7 +246,7 @@ impl Licensing {
         self.publish(machine);
     }
 
-    // === what is asked ===
+    // === calls ===
 
     /// `None` where the process is to end and the answer would change nothing that is held.
     async fn ask(&mut self, machine: &mut Machine, call: Call, signing: Signing) -> Option<Answer> {

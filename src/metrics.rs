@@ -1,6 +1,7 @@
-//! Metrics: each stands once, in a row of the table below; `just generate` writes the rows into `docs/METRICS.md`.
+//! Metrics: each is defined once, in a row of the table below; `just generate` writes the rows into `docs/METRICS.md`.
 //!
-//! Whoever measures holds the handles of this struct; nobody decides by them. Labels have closed or bounded sets.
+//! The parts of the sidecar set them through this struct; no decision depends on them. Labels have closed or bounded
+//! sets.
 
 mod format;
 mod row;

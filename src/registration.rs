@@ -1,7 +1,7 @@
 //! The registration loop: performs what [`machine`] decides.
 //!
-//! It asks AWS, verifies the answer, publishes the fact, remembers it in the state folder, and sleeps as told. It knows
-//! nothing of usage, nor of who reads the fact.
+//! It calls AWS, verifies the answer, publishes the result, saves it in the state folder, and sleeps until the
+//! machine wants the next attempt. It knows nothing about usage, nor about the readers of the result.
 
 pub mod allowance;
 pub mod dimensions;
@@ -90,7 +90,7 @@ pub struct Surroundings {
     pub store: Option<Store>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// AWS's word from elsewhere.
+    /// AWS's answers about the entitlement from other parts of the sidecar.
     pub hear: Hear,
 }
 
@@ -179,7 +179,7 @@ impl Registration {
     }
 
     fn publish(&self, machine: &mut Machine<Proof>) {
-        // Each time, so that a gate never opens on a fact from before this word.
+        // Each time, so that a gate never opens on a fact from before this answer.
         let emulated = {
             let word = self.hear.borrow();
             machine.hear_unreported(word.unreported);
@@ -208,7 +208,7 @@ impl Registration {
         let mut jumps = self.clock.jumps();
         let mut hear = self.hear.clone();
         let mut late = self.late.clone().filter(|_| self.is_late());
-        // Whoever told may be gone, or never have been: then there is nothing to hear.
+        // The sender may have been dropped, or never have existed: then no message will come.
         let mut telling = true;
         let mut skew = self.register.clock_skew();
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
@@ -511,7 +511,7 @@ impl Registration {
             kept,
             known: record.known(),
             refused: record.refused,
-            // A pod without a name cannot be told from the next one.
+            // A pod without a name cannot be distinguished from the next one.
             denied: record.denied && same_pod && !self.pod.is_empty(),
         }
     }

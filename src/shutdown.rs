@@ -1,5 +1,5 @@
 //! Signals and supervision: the first SIGTERM, SIGINT or SIGHUP drains, a second one ends at once, and a part that ends
-//! by itself ends the process, so that a half-dead gate cannot go on answering.
+//! by itself ends the process, so that no part of the gate answers when another has failed.
 //!
 //! `timeout` and some init systems send one signal twice, to the process and to its group: the same signal within
 //! [`ECHO`] of the first is the first.
@@ -161,7 +161,7 @@ impl Signals {
     async fn second(&mut self, first: &mut Option<First>) -> Ending {
         loop {
             let next = self.next().await;
-            // A terminal that closes during a drain hurries nobody: whoever closed it did not ask for that.
+            // A terminal that closes during a drain does not shorten the drain: closing it is not a second signal.
             if next != Ending::HangUp {
                 match first {
                     Some(First { signal: None, .. }) => *first = Some(First::now(next)),
@@ -287,7 +287,7 @@ impl Parts {
         }
     }
 
-    /// Drains after [`Parts::watch`], and says how the process ends. `drain` runs before the parts are told to stop.
+    /// Drains after [`Parts::watch`], and returns how the process ends. `drain` runs before the parts are stopped.
     pub async fn finish(
         &mut self,
         signals: &mut Signals,

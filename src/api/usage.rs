@@ -30,7 +30,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// A token of AWS has some hundred characters.
 pub(super) const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Seconds after which a full or failing ledger is worth another try.
+/// Seconds after which the client should try a full or failing ledger again.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// The ledger, once it is open.
@@ -51,13 +51,13 @@ pub struct UsagePart {
     pub activity: Activity,
     /// For `ResolveCustomer`, in mode `saas`.
     pub aws: Option<Arc<dyn Resolve>>,
-    /// Where AWS's word about the entitlement is told.
+    /// Where AWS's answers about the entitlement are sent.
     pub tell: Tell,
     /// Hours go by it.
     pub clock: WallClock,
     /// How long AWS takes a record.
     pub window: Window,
-    /// What the application was told when nothing was taken.
+    /// The answer to the application when nothing was taken.
     pub notices: Notices,
     /// Which repairs of records are taken.
     pub repairs: Repairs,

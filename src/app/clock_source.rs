@@ -9,8 +9,8 @@ use tollgate_time::Timestamp;
 /// How often the clock source is read; the contract is at least every 100 ms.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
 
-/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) for ever. While it cannot be read,
-/// `clock` runs on from what it said last.
+/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) until the process ends. While it
+/// cannot be read, `clock` continues from the last time read.
 pub(super) async fn follow(clock: WallClock, url: String) {
     #[derive(serde::Deserialize)]
     struct Reading {

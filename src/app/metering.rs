@@ -385,7 +385,7 @@ mod tests {
         );
     }
 
-    /// Signals are heard no more by then: only SIGKILL ended the process.
+    /// Signals are no longer handled by then: only SIGKILL ended the process.
     #[tokio::test]
     async fn a_disk_that_hangs_keeps_the_last_line_back_for_seconds_only() {
         let (_folder, writer, drain) = drain();

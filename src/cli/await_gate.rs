@@ -1,5 +1,5 @@
 //! `tollgate await [--timeout D] [--refused-after D] [-- CMD…]`: waits for a running sidecar's gate, then becomes CMD
-//! or exits 0. As a plain init container it is the lock of a pod; `waiting` decides.
+//! or exits 0. As a plain init container it holds back the pod's application; `waiting` decides.
 
 mod waiting;
 
@@ -52,7 +52,7 @@ pub fn run(args: &AwaitArgs) -> Exit {
         Ok(probe) => probe::Gate::of(&probe),
         Err(faults) => return end(Exit::Config, &faults.told()),
     };
-    // The wait may take hours, and whoever mistyped the command is there now.
+    // The wait may take hours: a mistyped command is reported now, while the operator is watching.
     if let Err(exit) = exec::look_for(&args.command) {
         return exit;
     }
@@ -93,7 +93,7 @@ async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
     };
     match waiting.latest {
         _ if exit == Exit::Done => complain(exit, GATE_IS_OPEN),
-        // Said before, perhaps long ago; the last line of an exit is its true cause.
+        // It was printed before, perhaps long ago; the last line must be the cause of the exit.
         Some(shut) => end(exit, &format!("{why}{}", shut.line)),
         None => end(exit, &format!("{why}the sidecar has not answered yet")),
     }

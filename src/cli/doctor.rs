@@ -1,7 +1,7 @@
-//! `tollgate doctor`: everything between this container and an open gate, checked step by step.
+//! `tollgate doctor`: checks everything between this container and an open gate, step by step.
 //!
-//! It registers nothing: on AWS a call of RegisterUsage starts the billing. What it cannot know without one (is the
-//! account subscribed, is the product code right) it says.
+//! It registers nothing, because on AWS a call of RegisterUsage starts the billing. It says what it cannot check
+//! without one: whether the account is subscribed, and whether the product code is right.
 
 mod endpoint;
 mod license;
@@ -240,7 +240,7 @@ fn at_fault(check: &'static str, fault: &Fault) -> Finding {
 /// The sidecar's metrics are a few kilobytes, put together at once.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The running sidecar, if there is one: the last word on the gate is its own.
+/// The running sidecar, if there is one: only it decides about the gate.
 async fn sidecar(config: &Config) -> Vec<Finding> {
     let gate = probe::Gate::of(&config.probe);
     let said = gate.ready().await;

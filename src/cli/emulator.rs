@@ -259,8 +259,8 @@ fn announce(facts: &Facts, args: &EmulatorArgs) {
     ));
 }
 
-/// Writes to standard output, for the person or the script that started it. Whoever reads no further than the first
-/// line does not end the emulator by that.
+/// Writes to standard output, for the person or the script that started it. A reader that stops after the first line
+/// does not end the emulator.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -18,7 +18,7 @@ const BY_MODE: [&[&str]; 6] =
 /// Settings of the application's server, which an `exec` that becomes its command does not start.
 const OF_APP_SERVER: [Setting; 3] = [Setting::AppAddr, Setting::AppTokenFile, Setting::AwsDoor];
 
-/// Settings that `exec` does not read: the command's end is the end, and then nobody is left who reports.
+/// Settings that `exec` does not read: the container ends with its command, and nothing reports usage after that.
 const NOT_OF_EXEC: [Setting; 2] = [Setting::Quit, Setting::DrainQuiet];
 
 /// What the help ends with.

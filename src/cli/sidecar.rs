@@ -37,7 +37,7 @@ impl Sidecar {
         Ok(Self { runtime, address: address(&app.addr), authorization })
     }
 
-    /// Whether one runs there: nobody may listen, and whatever else answers is a complaint.
+    /// Whether one runs there; an answer of something else is an error.
     pub(in crate::cli) fn runs(&self) -> Result<bool, Complaint> {
         match self.ask(Ask::get("/v1/entitlement")) {
             // Its own document, or its refusal where it asks for a token.

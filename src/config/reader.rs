@@ -1,7 +1,7 @@
 //! Reads the chosen texts one after the other, and collects what is wrong with them instead of stopping at the first.
 //!
-//! The functions of this page return `None` when they noted a fault. Reading goes on to the next setting and gives up
-//! only at the end, so that one run shows an operator everything.
+//! The functions of this page return `None` when they noted a fault. Reading continues with the next setting and
+//! fails only at the end, so that one run shows an operator all faults.
 
 use std::path::{Path, PathBuf};
 

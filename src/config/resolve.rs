@@ -1,9 +1,9 @@
-//! Which text counts for each setting: the seller's file, else a flag, else the environment, else the operator's file,
+//! Which text is used for each setting: the seller's file, else a flag, else the environment, else the operator's file,
 //! else a variable of the AWS SDK where the setting has one, else the default.
 //!
-//! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer is
-//!   told, not overruled in silence. Of a setting that belongs to the operator it is a warning: charts and manifests
-//!   set some of them for every pod, and none of those must keep a seller's image from starting.
+//! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer
+//!   gets an error and is not overruled silently. Of a setting that belongs to the operator it is a warning: charts
+//!   and manifests set some of them for every pod, and none of those must keep a seller's image from starting.
 //! - Where a seller's file exists, each setting comes from it or from its default, but for those that belong to the
 //!   operator ([`Owner`]) and those that the file hands on. It also seals when it cannot be read.
 //!

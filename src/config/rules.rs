@@ -225,6 +225,6 @@ fn region(reader: &mut Reader<'_>) {
 
 /// Variables that no part holds.
 fn surroundings(reader: &mut Reader<'_>) {
-    // Read where endpoints are chosen; a value that is neither would leave them in force without a word.
+    // Read where endpoints are chosen; a value that is neither would silently leave them in force.
     sdk::switch(reader, resolve::IGNORE_ENDPOINTS_VARIABLE);
 }

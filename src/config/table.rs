@@ -1,8 +1,8 @@
 //! The settings: the one place where a setting is declared, and with it everything that is made from it.
 //!
-//! A new setting is a row here and whatever asks its field; `just generate` brings the documents and the chart's schema
-//! up to date. How a row is written stands at [`settings`]; kinds of values are in [`super::kind`]. What joins two
-//! settings is a rule of [`super::rules`].
+//! A new setting is a row here and the code that reads its field; `just generate` updates the documents and the
+//! chart's schema. [`settings`] describes how a row is written; kinds of values are in [`super::kind`]. A rule that
+//! joins two settings is in [`super::rules`].
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -507,7 +507,7 @@ mod tests {
         Setting::ALL.iter().map(|s| s.spec()).filter(|s| s.owner == owner).map(|s| s.name).collect()
     }
 
-    /// These lists are the decision: whoever adds a name to one says that no payment depends on it.
+    /// These lists are the decision: adding a name to one states that no payment depends on the setting.
     #[test]
     fn everything_is_the_sellers_but_these() {
         assert_eq!(

@@ -140,7 +140,7 @@ struct Claims {
 /// STS's name as an audience (EKS user guide, "IAM roles for service accounts").
 const AUDIENCE: &str = "sts.amazonaws.com";
 
-/// What the projected token of IRSA is worth. Nothing is verified here: STS does, and this says what it will look at.
+/// Checks the projected token of IRSA. Nothing is verified here, since STS does that; this reports what STS will check.
 #[must_use]
 pub fn web_identity(path: &str, read: Result<&[u8], &io::Error>, now: Timestamp) -> Finding {
     let check = "web identity token";

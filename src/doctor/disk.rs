@@ -1,4 +1,4 @@
-//! Whether the state folder has room, and whether the ledger in it is whole.
+//! Whether the state folder has free space, and whether the ledger in it is intact.
 
 use super::Finding;
 use crate::config::Mode;
@@ -129,7 +129,7 @@ pub enum Ledger {
     Unusable(String),
 }
 
-/// The ledger's own word, of whoever holds it.
+/// What the ledger says about itself, or the sidecar that holds it.
 #[must_use]
 pub fn ledger(ledger: &Ledger) -> Finding {
     let check = "ledger";

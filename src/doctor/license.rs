@@ -1,4 +1,4 @@
-//! What the licenses that AWS lists are worth to this product, and how much of the one that counts is taken.
+//! Whether one of the licenses that AWS lists is valid for this product, and how much of it is taken.
 
 use super::{Finding, remedy};
 use crate::license::judge::{Listing, Model, Refusal, Terms};

@@ -1,7 +1,7 @@
 //! Why the gate is shut and what to do, by fault code: AWS's names from their table, ours from the catalogue below.
 //!
-//! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these are shown to whoever can reach
-//! the probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
+//! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these texts are shown to everybody
+//! who can reach the probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
 
 use std::borrow::Cow;
 
@@ -429,7 +429,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// A token that failed verification; `code` is the verifier's own word for what is wrong.
+/// A token that failed verification; `code` is the verifier's code.
 #[must_use]
 pub fn unverified(code: &'static str, host: Option<&str>) -> Reason {
     if let Some(&(_, message, remedy)) = CATALOGUE.iter().find(|(known, ..)| *known == code) {

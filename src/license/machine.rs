@@ -1,13 +1,13 @@
 //! The deciding half of mode `contract`: (state, event, now) in, what to write, to ask and to publish out.
 //!
 //! A round lists the licenses, and then takes, renews or merely tries a checkout. Invariants:
-//! - `CheckoutLicense` is never called with a client token that the state folder was not told, where there is one and
-//!   seats are held; and an answer that got lost is asked for with the same token before another is used.
+//! - `CheckoutLicense` is never called with a client token that is not saved in the state folder, if there is a
+//!   folder and seats are held. After a lost answer the same token is used again before a new one.
 //! - Seats are known to the state folder before the gate opens by them, and until they were given back.
 //! - In [`Model::Check`] nothing is held: a checkout is given back at once, and none is made while one waits for that.
 //! - The gate opens by a granted round, or by grace, which is counted from this pod's latest granted round and ends for
 //!   good; a refusal ends it at once.
-//! - No seat is taken by a pod that is told to stop.
+//! - A pod that was told to stop takes no seat.
 //!
 //! No clock, no socket, no file: [`Now`] is an argument.
 
@@ -44,7 +44,7 @@ pub struct Policy {
     pub grace_period: Duration,
     /// The longest time between two rounds.
     pub renew_every: Duration,
-    /// Transient faults for so long make the state `unavailable`.
+    /// How long transient faults may last before the state is `unavailable`.
     pub unavailable_after: Duration,
     /// Leave instead of asking again after a refusal (`on_denied = "exit"`).
     pub exit_when_refused: bool,
@@ -52,7 +52,7 @@ pub struct Policy {
     pub stays_once_open: bool,
 }
 
-/// A checkout lasts so long where neither answer nor license says: AWS's default.
+/// How long a checkout lasts if neither the answer nor the license says so: AWS's default.
 pub const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 
 /// The second try of a pod that finds all seats taken: a pod that was replaced gives its own back in that time.
@@ -157,7 +157,7 @@ enum Awaiting {
     Seat(Granted),
 }
 
-/// The latest word on where the pod stands, less what only time changes.
+/// The pod's latest state, without what only time changes.
 #[derive(Debug)]
 enum Verdict {
     Unanswered,
@@ -188,7 +188,7 @@ struct Run {
 pub struct Machine {
     policy: Policy,
     record: Record,
-    /// The record differs from what the state folder was told.
+    /// The record differs from the state folder.
     dirty: bool,
     /// The latest write failed.
     unsaved: bool,
@@ -209,7 +209,7 @@ pub struct Machine {
     keep_smaller: bool,
     /// The listing failed in this round.
     missed: Option<Fault>,
-    /// The listing came in this round: then what is taken is worth a look.
+    /// The listing came in this round: then look at the seats that are taken.
     look: bool,
     seed: String,
     client_tokens: u64,
@@ -240,7 +240,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine that has not asked yet. `record` is this pod's ([`Record::adopted_by`]); `seed` is drawn anew for each
+    /// A machine that has not asked yet. `record` is this pod's ([`Record::adopted_by`]); `seed` is drawn for each
     /// process, so that its client tokens are never used by another.
     #[must_use]
     pub fn new(policy: Policy, record: Record, seed: String, now: Timestamp) -> Self {
@@ -385,16 +385,16 @@ impl Machine {
         self.heard = Some((time, now.running));
     }
 
-    /// The service's time, once it has answered: contracts and seats end by it, and whoever sets the pod's clock, also
-    /// between two answers, must not choose when.
+    /// The service's time, once it has answered: contracts and seats end by it, so that setting the pod's clock, also
+    /// between two answers, does not change when they end.
     fn service_time(&self, now: Now) -> Timestamp {
         let since = |(time, at): (Timestamp, Duration)| time.plus(now.running.saturating_sub(at));
         self.heard.map_or_else(|| self.time(now), since)
     }
 
-    // === what is asked ===
+    // === calls ===
 
-    /// What proves the license in this round; `None` where the round goes on without a call.
+    /// What proves the license in this round; `None` where the round continues without a call.
     fn prove(&mut self, now: Now) -> Option<Next> {
         if let Some(missed) = self.missed.clone().filter(|_| !self.stopping) {
             if let Some(seat) = self.record.seat.clone() {

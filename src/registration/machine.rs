@@ -4,9 +4,10 @@
 //! - The gate opens by a proof, by the kept receipt while AWS cannot be reached, or by the seller's grace period; by
 //!   nothing else.
 //! - A refusal, a bad token or a misconfiguration ends grace, and only a proof undoes a refusal.
-//! - Every question has its own nonce (the shell draws it) and comes no earlier than the schedule allows.
-//! - An open gate is never asked about again (AWS: `RegisterUsage` once per pod), unless the proof is a report of one
-//!   hour; a refusal after it opened is a lapse, and a lapse shuts it only where the seller says so.
+//! - Every attempt has its own nonce (the loop draws it) and comes no earlier than the schedule allows.
+//! - While the gate is open AWS is not asked again (AWS: `RegisterUsage` once per pod), unless the proof is a report
+//!   of one hour. A refusal after the gate opened is a lapse, and a lapse shuts the gate only if the seller
+//!   configured that.
 //!
 //! No clock, no socket, no file: `Now` is an argument, and so is the random draw that spreads the retries.
 
@@ -25,7 +26,7 @@ use tollgate_time::Timestamp;
 /// What the seller chose.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Transient faults for so long make the state `unavailable`.
+    /// How long transient faults may last before the state is `unavailable`.
     pub unavailable_after: Duration,
     /// How long the gate is open from the first failed attempt while AWS cannot be reached; zero is never.
     pub grace_period: Duration,
@@ -39,7 +40,7 @@ pub struct Policy {
     pub stated_version: Option<PublicKeyVersion>,
     /// The proof is a report of this hour only, and is asked for again in each.
     pub renewed_hourly: bool,
-    /// A refusal after the gate has opened shuts it after so long; `None` is never.
+    /// How long after a refusal an open gate is shut; `None`: never.
     pub close_lapsed_after: Option<Duration>,
     /// A pod that AWS has called not entitled asks again; otherwise only a new pod does.
     pub ask_after_denial: bool,
@@ -107,7 +108,7 @@ pub enum Event<P> {
 pub struct Question {
     /// The key version to ask for.
     pub version: PublicKeyVersion,
-    /// Load the credentials anew first.
+    /// Reload the credentials first.
     pub reload_credentials: bool,
 }
 
@@ -165,7 +166,7 @@ pub struct Machine<P> {
     unreported: Option<Unreported>,
 }
 
-/// The latest word on where the pod stands, less what only time changes.
+/// The pod's latest state, without what only time changes.
 #[derive(Debug)]
 enum Verdict<P> {
     Unanswered(Option<Reason>),
@@ -332,7 +333,7 @@ impl<P> Machine<P> {
         Next::AskIn(schedule::unverified(now.running.saturating_sub(run.since), now.draw))
     }
 
-    /// AWS's word from outside registration, about a gate that is or was open: a refusal, or its end.
+    /// An answer of AWS from outside registration, about a gate that is or was open: a refusal, or its end.
     pub fn hear(&mut self, now: Now, refusal: Option<&FaultCode>) {
         self.verdict = match (std::mem::replace(&mut self.verdict, Verdict::Unanswered(None)), refusal) {
             (Verdict::Proven(proof, _), Some(code)) => {
@@ -470,7 +471,7 @@ impl<P> Machine<P> {
         self.failing_since.get_or_insert(now.running);
         self.question.reload_credentials = true;
         let run = self.count(now, RunKind::Access);
-        // The client signs by AWS's clock from now on; that is worth one try at once.
+        // The client signs with AWS's clock from now on, so try once more at once.
         if fault.clock_is_off() && !self.tried_clock_offset {
             self.tried_clock_offset = true;
             return self.ask();

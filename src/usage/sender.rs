@@ -1,5 +1,6 @@
 //! Sends sealed records until AWS has answered. It performs what `policy`, `pace`, `health` and `queue` decide, and
-//! keeps nothing in memory that the ledger does not hold: kill it at any moment and the next one goes on.
+//! keeps nothing in memory that the ledger does not hold: it can be killed at any moment, and the next process
+//! continues.
 //!
 //! - No record waits for another: each has its own back-off, on disk; calls overlap, within AWS's quota.
 //! - An attempt is on disk before its call leaves.
@@ -40,14 +41,14 @@ use tollgate_time::Timestamp;
 /// that stops answering leaves few records in doubt.
 const CALLS_MAX: usize = 8;
 
-/// A call is noted on disk so long before its turn: what a disk, or a long piece of other work, takes is no part of the
-/// pace. Less than the pace's interval, so that one call waits for its turn at most.
+/// How long before its turn a call is noted on disk, so that a slow disk or other work does not slow the pace.
+/// Shorter than the pace's interval, so that at most one call waits for its turn.
 const AHEAD: Duration = Duration::from_millis(90);
 
 /// Hours are looked at so often; a jump of the clock is looked at at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The same while nothing waits to be sent and nobody uses the ledger: a sidecar whose application rests should cost
+/// The same while nothing waits to be sent and the ledger is not used: a sidecar of an idle application should cost
 /// nothing, so the ledger itself is asked only where something is new (see [`Seen`]). What an hour held is sealed so
 /// much later, well within the time that its records wait for their turn.
 const LOOK_AT_REST: Duration = Duration::from_secs(60);
@@ -191,7 +192,7 @@ pub struct Sender {
     /// How the next call is signed: after a fault of access with new credentials, and once with AWS's clock.
     signing: Signing,
     tried_clock_offset: bool,
-    /// AWS's latest word is that the pod's own customer is not entitled; `None` until the ledger was asked.
+    /// AWS's latest answer is that the pod's own customer is not entitled; `None` until the ledger was asked.
     unsubscribed: Option<bool>,
     /// So many of what waits need not wait any longer: AWS answers again after an outage, or an order wants it sent.
     to_release: usize,
@@ -289,7 +290,7 @@ impl Sender {
         }
     }
 
-    /// The wall clock jumped: what is due is decided anew.
+    /// The wall clock jumped: decide again what is due.
     fn jumped(&mut self) {
         self.queue.clear();
         (self.look_at, self.sweep_at) = (Duration::ZERO, Duration::ZERO);
@@ -625,7 +626,7 @@ impl Sender {
             let landed = match begun {
                 Ok(records) if records.is_empty() => Ok(None),
                 Ok(records) => {
-                    // The request is made at once, and what it was made of goes: then it waits for its turn.
+                    // The request is built at once and the records are dropped; then it waits for its turn.
                     let (records, call) = call::call(&settings, aws, records, signing);
                     tokio::time::sleep_until(at).await;
                     Ok(Some((records, call.await)))
@@ -641,7 +642,7 @@ impl Sender {
         let (number, landed) = match landed {
             Ok(landed) => landed,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Nobody cancels a call.
+            // Calls are not cancelled.
             Err(_) => return Ok(()),
         };
         let Some(flight) = self.flights.remove(&number) else { return Ok(()) };
@@ -738,7 +739,7 @@ impl Sender {
         self.pace.failed(started, now, refused, draw);
     }
 
-    /// AWS answered about the entitlement; only a pod that reports for itself hears of its own.
+    /// AWS answered about the entitlement; only a pod that reports for itself gets this answer.
     fn heard(&mut self, refusal: Option<FaultCode>, emulated: bool) {
         self.tell.send_if_modified(|word| {
             let before = word.clone();
@@ -760,7 +761,7 @@ impl Sender {
         self.notes.push(Outcome { record, answered, due_at: None });
     }
 
-    /// Puts on disk what was heard and decided, in one commit; then it is told.
+    /// Writes answers and decisions to disk in one commit, then publishes them.
     async fn write_notes(&mut self) -> Result<(), LedgerError> {
         if self.notes.is_empty() {
             return Ok(());

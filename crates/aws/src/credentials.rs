@@ -279,7 +279,7 @@ impl Loader {
             let client = self.client(&region, credentials).await?;
             Ok(Ready { client, region, expires_at, identity: Arc::new(()) })
         };
-        // Sooner than whoever waits for it gives up, so that the reason can say what was being asked.
+        // Shorter than the caller's limit, so that the reason can name the source that was asked.
         tokio::time::timeout(LOAD_TIMEOUT, loading).await.unwrap_or_else(|_| Err(took_too_long(&trail)))
     }
 

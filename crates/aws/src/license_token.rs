@@ -1,8 +1,8 @@
 //! Credentials for License Manager outside AWS, where a pod has no role (AWS Marketplace seller guide, Container
 //! Anywhere products): the buyer's refresh token of the license → an access token → the buyer's role.
 //!
-//! Both calls are unsigned. They are tried last, and for License Manager alone. The token lies in a file that somebody
-//! may replace, so every load reads it anew. It is never shown, and neither is what it is exchanged for.
+//! Both calls are unsigned. They are tried last, and for License Manager alone. The token is in a file that may be
+//! replaced, so every load reads it again. It is never shown, and neither are the tokens that it is exchanged for.
 
 use std::io;
 use std::path::Path;
@@ -58,7 +58,7 @@ impl Loader {
             Err(fault) => fault,
         };
         let given = self.by_token(file, &region, trail).await;
-        // Where something else was meant to give credentials, its fault is the one to mend.
+        // If another source of credentials is configured, its fault is the one to fix.
         let unset = [CREDENTIALS_MISSING, CREDENTIALS_INCOMPLETE].contains(&own.code.as_str());
         let fault = |fault| if unset || own.place == Place::Imds { fault } else { own };
         given.map(|credentials| (region, credentials)).map_err(fault)

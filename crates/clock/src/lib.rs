@@ -30,7 +30,8 @@ pub fn system_now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
-/// Waits for so long, for ever without: one tick late rather than early, so that it has really passed.
+/// Waits for this time, or without an end if there is none: one tick late rather than early, so that it has really
+/// passed.
 pub async fn passed(time: Option<Duration>) {
     match time {
         Some(time) => tokio::time::sleep(time.saturating_add(Duration::from_millis(1))).await,
@@ -120,7 +121,7 @@ impl WallClock {
         let _ = self.read.subscribe().wait_for(|read| *read).await;
     }
 
-    /// Changes whenever the present jumped, so that whoever sleeps until a wall time looks again.
+    /// Changes whenever the present jumped, so that a task that sleeps until a wall time checks again.
     #[must_use]
     pub fn jumps(&self) -> watch::Receiver<u64> {
         self.jumps.subscribe()

@@ -1,8 +1,8 @@
 //! The admin interface under `/_emulator/…`: the clock, faults, the world, and what happened.
 //!
-//! Orders are JSON; what is wrong with one is told as `{"error"}` with 400, and then nothing is changed. A page of
-//! another origin cannot give orders, and cannot read by DNS rebinding: a browser tells where a request comes from, and
-//! whom it takes us for.
+//! Orders are JSON; a wrong one is answered with `{"error"}` and 400, and changes nothing. A page of another origin
+//! cannot give orders, nor read by DNS rebinding: the browser's `Origin` and `Host` headers show where a request
+//! comes from.
 
 mod license;
 
@@ -33,7 +33,7 @@ use super::world::switches::TABLE;
 use tollgate_http::{self as http, Body};
 use tollgate_time::Timestamp;
 
-/// The paths, for whoever asks for `/_emulator`.
+/// The paths, as `/_emulator` lists them.
 const PATHS: [(&str, &str); 21] = [
     ("GET /_emulator/clock", "the emulated time"),
     ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),

@@ -25,7 +25,7 @@ pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens there, or the connection broke.
+    /// Nothing listens there, or the connection broke.
     #[error("cannot connect to {address}: {source}")]
     Connect {
         /// Whom was asked.

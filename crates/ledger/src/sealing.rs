@@ -239,7 +239,7 @@ impl DueSlots<'_> {
         let one = |sql: &str, hour: Hour| -> rusqlite::Result<Option<i64>> {
             connection.prepare_cached(sql)?.query_row([hour.number()], |row| row.get(0)).optional()
         };
-        // Until AWS's answer to a report of the application's own, nobody knows whether its hour is free.
+        // Until AWS's answer to a report of the application's own, it is unknown whether its hour is free.
         let closed = one(
             "SELECT id FROM slots WHERE hour <= ?1 AND NOT EXISTS (SELECT 1 FROM records
                  WHERE records.pod = slots.pod AND records.customer = slots.customer

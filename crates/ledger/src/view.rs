@@ -78,7 +78,7 @@ impl Standing {
         }
     }
 
-    /// Its word.
+    /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -66,7 +66,7 @@ pub struct Metered {
 /// How to sign the next call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Signing {
-    /// Load the credentials anew first.
+    /// Reload the credentials first.
     pub reload_credentials: bool,
 }
 

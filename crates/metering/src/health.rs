@@ -1,9 +1,9 @@
 //! Whether AWS answers, and so how many records may be at risk. Pure: times are durations since the sender began.
 //!
-//! A call without an answer leaves its record in doubt. So while nobody knows whether AWS answers, fresh records leave
-//! one at a time, each as different as possible from those that got no answer; records that are in doubt already risk
-//! nothing by being sent again. When several records of different dimensions and customers in a row got no answer, the
-//! service is down: then one call at a time asks, with a record in doubt, on a schedule.
+//! A call without an answer leaves its record in doubt. So while it is unknown whether AWS answers, fresh records are
+//! sent one at a time, each as different as possible from those that got no answer; records that are already in doubt
+//! can be sent again without a risk. When several records of different dimensions and customers in a row get no
+//! answer, the service is down: then one call at a time, with a record in doubt, is made on a schedule.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::suspects::Suspects;
 use tollgate_marketplace::schedule::{self, Draw};
 
-/// After so long without an answer nobody knows whether AWS still answers.
+/// After this time without an answer it is unknown whether AWS still answers.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 
 /// So many different records in a row without an answer, and the service is down.
@@ -37,7 +37,7 @@ pub struct Subject {
 pub enum Standing {
     /// It answers: as many calls as the quota allows.
     Certain,
-    /// Nobody knows: one fresh record at a time.
+    /// Unknown: one fresh record at a time.
     Uncertain,
     /// It does not answer: one call at a time, on a schedule.
     Down,

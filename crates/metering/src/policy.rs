@@ -4,8 +4,8 @@
 //! - A record is this pod's, or it is not sent: AWS tells reports apart by the pod.
 //! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what
 //!   is in doubt may have been billed, is asked about once more, and becomes a dead letter.
-//! - Usage of a customer whom AWS calls unsubscribed is a dead letter when the window closes: carried, it would be
-//!   offered for ever, and billed months later.
+//! - Usage of a customer whom AWS calls unsubscribed is a dead letter when the window closes: if it were carried, it
+//!   would be sent again and again, and billed months later.
 //! - Each record has its own back-off. A fault of the caller, and a throttle, slow the sender instead.
 //! - AWS's clock decides about windows, not ours: a record of a time that our clock has not reached is sent.
 
@@ -28,7 +28,7 @@ pub struct Policy {
     pub window: Window,
     /// Carry what expired and is certainly not billed, rather than keep it as a dead letter.
     pub carry_expired: bool,
-    /// An hour closes so long after its end.
+    /// How long after its end an hour closes.
     pub settle: Duration,
     /// And is sent so much later, so that the pods of an account do not all report at once.
     pub phase: Duration,
@@ -475,8 +475,8 @@ mod tests {
         assert_eq!(out, Answered::Dead("in_doubt".into()), "the first call may have been billed");
     }
 
-    /// Every exception of the service model for the two operations, those of every AWS service, and one to come: what it
-    /// means for a record, for one in doubt, and whether the others would fare better.
+    /// Every exception of the service model for the two operations, those of every AWS service, and one to come: what
+    /// it means for a record, for one in doubt, and whether the others would fare better.
     #[test]
     fn every_exception_of_aws_has_its_meaning() {
         #[derive(Debug, PartialEq)]

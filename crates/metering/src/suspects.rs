@@ -1,10 +1,10 @@
-//! Whose calls got no answer. Pure.
+//! Which customers and dimensions get no answer from AWS. Pure.
 //!
-//! - Nobody knows which record of a silent batch it was. Until a call with a customer's record is answered, each of
-//!   that customer's records goes alone: one that is never answered costs others one time-out at most. Of a pod's own
-//!   records, which have no other customer, the same holds for each dimension.
+//! - When a batch gets no answer, it is unknown which record is the reason. Until a call with a customer's record is
+//!   answered, each of that customer's records goes alone: a record that never gets an answer costs the others one
+//!   time-out at most. Of a pod's own records, which have no other customer, the same holds for each dimension.
 //! - A record that went alone and got no answer says more: it is this customer's use of this dimension. It goes alone
-//!   until such a record is answered, whatever is heard of the customer meanwhile.
+//!   until such a record is answered, whatever other answers about the customer come meanwhile.
 //! - Where that happened to several customers, and the dimension was never answered since, it is the dimension: all its
 //!   records go alone, one after the other, also those of customers who have not used it yet.
 

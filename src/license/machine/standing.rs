@@ -1,4 +1,4 @@
-//! Where the pod stands, and what is known of the license.
+//! The pod's state, and what is known about the license.
 
 use super::{
     Arc, Blame, Duration, Entitlement, HeldSeats, Knowledge, Machine, Now, Rejected, Standing, Timestamp,

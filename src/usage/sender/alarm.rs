@@ -1,5 +1,5 @@
-//! Half of AWS's window has passed and records are unsent: somebody should look while there is time. One line for all
-//! of them, and not often: sixty thousand records are one trouble.
+//! Warns when half of AWS's window has passed and records are unsent, while there is still time to act. One log line
+//! for all of them, and rarely: sixty thousand records are one problem.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One call: from records to a request, and to what AWS said of each of them.
+//! One call: from records to a request, and from AWS's answer to an outcome for each record.
 
 use std::sync::Arc;
 

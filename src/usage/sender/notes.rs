@@ -1,4 +1,4 @@
-//! What became of records, for the ledger, the log and the metrics.
+//! Writes the outcome of records to the ledger, the log and the metrics.
 
 use crate::metrics::Metrics;
 use tollgate_metering::record::{Answered, Noted, Record};

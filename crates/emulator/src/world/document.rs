@@ -1,7 +1,7 @@
 //! Orders that change the world: the world file (TOML) and the bodies of the admin interface (JSON), in the same words.
 //!
 //! - An order names what it changes and only the members that change; what is new starts with defaults.
-//! - All faults of an order are told at once, each with its place; in a file, with its line.
+//! - All faults of an order are reported at once, each with its place; in a file, with its line.
 //! - Nothing is changed by an order with a fault.
 
 mod contract;
