@@ -118,7 +118,10 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
         (None, Some((region, source))) => Finding::ok(check, format!("{}, from {source}", region.as_str())),
         (Some((region, origin)), None) => Finding::ok(
             check,
-            format!("{} ({origin}); not compared: the platform does not say where the pod runs", region.as_str()),
+            format!(
+                "{} ({origin}); not compared: the platform does not say where the pod runs",
+                region.as_str()
+            ),
         ),
         (Some((region, origin)), Some((found, source))) if region == found => {
             Finding::ok(check, format!("{} ({origin}), as {source} says", region.as_str()))

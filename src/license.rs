@@ -83,7 +83,7 @@ pub struct Licensing {
 }
 
 impl Licensing {
-    /// Joins the parts; nothing is asked yet.
+    /// Joins the parts; no call is made yet.
     #[must_use]
     pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
         let Surroundings { service, clock, publisher, knowledge, store, metrics, stop } = surroundings;
@@ -357,7 +357,7 @@ impl Licensing {
         }
     }
 
-    /// Whether a restart will know of it. Where nothing is kept there is nothing that it could limit either.
+    /// Whether it is saved for a restart. If nothing is kept, there is nothing to limit either.
     async fn write(&self, record: Record) -> bool {
         let Some(store) = &self.store else { return true };
         let written = store.keep(record).await;

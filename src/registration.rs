@@ -48,7 +48,7 @@ pub struct Config {
     pub docs_url: Option<String>,
 }
 
-/// Which proof opens the gate, and what it takes to ask for it.
+/// Which proof opens the gate, and what is needed to get it.
 #[derive(Debug)]
 pub enum Asking {
     /// `hourly`: a signed answer of `RegisterUsage`.
@@ -76,7 +76,7 @@ impl Asking {
     }
 }
 
-/// What registration reads, writes and tells.
+/// What registration reads, writes and publishes.
 pub struct Surroundings {
     /// The service that is asked.
     pub register: Arc<dyn Register>,
@@ -109,7 +109,7 @@ pub struct Registration {
     record: Mutex<Record>,
     /// The state folder's content, while a slow disk reads it.
     late: Option<watch::Receiver<Option<Record>>>,
-    /// It has come.
+    /// It was read.
     arrived: AtomicBool,
     /// Writes of the state folder that failed.
     failures: Mutex<Limited>,
@@ -118,7 +118,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Joins the parts; nothing is asked yet.
+    /// Joins the parts; no call is made yet.
     #[must_use]
     pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
         let Surroundings { register, meter, clock, publisher, store, metrics, hear } = surroundings;
@@ -233,7 +233,7 @@ impl Registration {
                     machine.hear(self.now(), refusal.as_ref());
                 }
             }
-            // Written before it is published: who reads the fact may rely on the file.
+            // Written before it is published: readers of the fact may rely on the file.
             if let Some(remember) = machine.remember(self.now()) {
                 self.remember(machine, remember).await;
             }
@@ -279,8 +279,8 @@ impl Registration {
         self.judge_unsigned(proof, seconds_since(asked_at))
     }
 
-    /// A dimension that AWS does not know is the seller's mistake, and no reason to refuse the buyer: the next one is
-    /// tried. The last one's answer stands for all.
+    /// A dimension that AWS does not know is the seller's mistake and no reason to refuse the buyer: the next one is
+    /// tried. The answer to the last one is used.
     async fn ask_for_permission(
         &self,
         dimensions: &[String],
@@ -303,7 +303,7 @@ impl Registration {
         }
     }
 
-    /// An answer that nothing signs is taken as it came, but for the emulator's.
+    /// An unsigned answer is accepted as it is, except the emulator's.
     fn judge_unsigned(&mut self, outcome: Result<Proof, Fault>, seconds: f64) -> Answer<Proof> {
         match outcome {
             Ok(proof) if proof.emulated() && !self.config.allow_emulated => {
@@ -365,7 +365,7 @@ impl Registration {
         }
     }
 
-    /// What a good answer still gives reason to say.
+    /// Warnings about a good answer.
     fn warn_of(&self, question: Question, receipt: &Receipt, rotation: Option<Timestamp>) {
         if let Some(at) = rotation {
             let version = question.version;
@@ -441,7 +441,7 @@ impl Registration {
         machine.remembered(written);
     }
 
-    /// Whether a restart will know of it. Where nothing is kept there is nothing that it could limit either.
+    /// Whether it is saved for a restart. If nothing is kept, there is nothing to limit either.
     async fn write(&self, change: impl FnOnce(&mut Record)) -> bool {
         let record = {
             let mut record = self.record.lock().expect("held for one change only, which cannot panic");
@@ -475,12 +475,15 @@ impl Registration {
         self.late.is_some() && !self.arrived.load(Ordering::Acquire)
     }
 
-    /// The state folder's content has come at last: it counts unless AWS has answered, and then the answer is written.
+    /// The state folder was read late: its content counts unless AWS has answered; then the answer is written.
     async fn arrived(&self, machine: &mut Machine<Proof>, record: Option<Record>) {
         let record = record.unwrap_or_else(Record::unknown);
         self.arrived.store(true, Ordering::Release);
         if machine.recall(self.remembered(&record), self.now()) {
-            tracing::info!(event = "kept_registration_read_late", "the kept registration was read after all, and is used");
+            tracing::info!(
+                event = "kept_registration_read_late",
+                "the kept registration was read after all, and is used"
+            );
             *self.record.lock().expect("held for one change only, which cannot panic") = record;
         } else {
             let written = self.write(|_| {}).await;
@@ -542,7 +545,7 @@ impl Registration {
     }
 }
 
-/// What was read late; `None` where the reading broke off.
+/// What was read late; `None` if reading failed.
 async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<Record> {
     match late {
         Some(read) => read.wait_for(Option::is_some).await.ok().and_then(|record| record.clone()),

@@ -18,7 +18,7 @@ use crate::supervisor::machine::End;
 use tollgate_clock as clock;
 use tollgate_http::stopped;
 
-/// The same signal again within this time is no second one.
+/// The same signal again within this time does not count as a second one.
 pub const ECHO: Duration = Duration::from_secs(1);
 
 /// A signal that ends the process.
@@ -140,7 +140,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from the system's default, which matters most to a PID 1.
+    /// Installs handlers for the signals, which matters most for PID 1.
     pub fn new() -> io::Result<Self> {
         let ignored = Ignored::read().has(Signal::HUP);
         let hang_up = if ignored { None } else { Some(signal(SignalKind::hangup())?) };

@@ -217,8 +217,10 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(notices) = self.0 {
-            notices
-                .refused(Refused::Unanswered, "the request was not answered in time, or the client disconnected");
+            notices.refused(
+                Refused::Unanswered,
+                "the request was not answered in time, or the client disconnected",
+            );
         }
     }
 }

@@ -59,7 +59,9 @@ pub fn run(args: &DemoArgs) -> Exit {
     runtime.block_on(async {
         let mut signals = match Signals::new() {
             Ok(signals) => signals,
-            Err(error) => return complain(Exit::Internal, &format!("cannot install signal handlers: {error}")),
+            Err(error) => {
+                return complain(Exit::Internal, &format!("cannot install signal handlers: {error}"));
+            }
         };
         tokio::select! {
             told = tell(args.once) => match told {

@@ -65,7 +65,9 @@ fn load(disk: &dyn Disk, path: &Path, stated: Option<PublicKeyVersion>) -> Resul
             return Ok(ring);
         }
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            return Err(vec!["is a folder of more than 256 files; put the keys into a folder of their own".into()]);
+            return Err(vec![
+                "is a folder of more than 256 files; put the keys into a folder of their own".into(),
+            ]);
         }
         Err(error) => {
             return Err(vec![format!("cannot be read: {}; {REMEDY}", describe(&error)).into()]);

@@ -175,7 +175,10 @@ fn rehearsed(spec: &'static Spec, choice: &Choice) -> String {
 }
 
 fn overruled(spec: &'static Spec, choice: &Choice, seller: &Choice) -> String {
-    format!("{} ({}) is ignored: the {} sets it too, and takes precedence", spec.name, choice.origin, seller.origin)
+    format!(
+        "{} ({}) is ignored: the {} sets it too, and takes precedence",
+        spec.name, choice.origin, seller.origin
+    )
 }
 
 const NO_EMULATOR: &str = "cannot be set: this build does not contain the emulator; remove it";

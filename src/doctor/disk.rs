@@ -79,8 +79,7 @@ pub fn folder(path: &str, problem: Option<&str>, mode: Mode) -> Finding {
 pub fn fill(bytes: u64, bytes_max: u64) -> Finding {
     let check = "ledger size";
     let seen = format!("{bytes} of {bytes_max} bytes (ledger_bytes_max)");
-    let remedy =
-        "Raise ledger_bytes_max and enlarge the volume, or fix what keeps usage from being sent (docs/SIZING.md).";
+    let remedy = "Raise ledger_bytes_max and enlarge the volume, or fix what keeps usage from being sent (docs/SIZING.md).";
     if bytes >= bytes_max {
         Finding::fault(check, "LedgerUnavailable", format!("{seen}: full, usage is refused"), remedy)
     } else if bytes >= bytes_max / 5 * 4 {
@@ -146,8 +145,7 @@ pub fn ledger(ledger: &Ledger) -> Finding {
             return Finding::fault(check, "LedgerUnavailable", why, remedy);
         }
         Ledger::Damaged(why) => {
-            let remedy =
-                "Keep the file and give it to the seller. The sidecar renames a damaged ledger and starts a new one.";
+            let remedy = "Keep the file and give it to the seller. The sidecar renames a damaged ledger and starts a new one.";
             return Finding::fault(check, "LedgerDamaged", why, remedy);
         }
         Ledger::Read(rows) => ("its structure is intact", rows),
@@ -158,7 +156,10 @@ pub fn ledger(ledger: &Ledger) -> Finding {
     if odd.is_empty() {
         return Finding::ok(check, format!("{how}; {} dimensions balance", rows.len()));
     }
-    let seen = format!("{how}, but accepted does not equal billed + pending + dead + discarded in {}", odd.join(", "));
+    let seen = format!(
+        "{how}, but accepted does not equal billed + pending + dead + discarded in {}",
+        odd.join(", ")
+    );
     Finding::fault(check, "LedgerDamaged", seen, "Keep the file and give it to the seller.")
 }
 

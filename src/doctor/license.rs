@@ -33,7 +33,10 @@ pub fn licenses(
             let seen = format!("{}: {}", reason.code, reason.message);
             (Finding::fault(check, reason.code.as_str(), seen, reason.remedy), None)
         }
-        Ok(None) => (Finding::warning(check, "the license and the settings name no entitlement to check out", ""), None),
+        Ok(None) => (
+            Finding::warning(check, "the license and the settings name no entitlement to check out", ""),
+            None,
+        ),
         Ok(Some(granted)) => {
             let arn = granted.arn().map(str::to_owned);
             let counts = plain(granted.arn().unwrap_or_default());
@@ -208,9 +211,6 @@ mod tests {
             assert!(finding.seen.starts_with(&format!("users: {consumed} of 10 Count taken")), "{finding:?}");
             assert!(!finding.seen.contains("premium"));
         }
-        assert_eq!(
-            seats(&terms(Model::Floating, "nodes"), &usage(10)).seen,
-            "no counted entitlement"
-        );
+        assert_eq!(seats(&terms(Model::Floating, "nodes"), &usage(10)).seen, "no counted entitlement");
     }
 }

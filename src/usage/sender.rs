@@ -45,24 +45,24 @@ const CALLS_MAX: usize = 8;
 /// Shorter than the pace's interval, so that at most one call waits for its turn.
 const AHEAD: Duration = Duration::from_millis(90);
 
-/// Hours are looked at so often; a jump of the clock is looked at at once.
+/// How often hours are checked; a jump of the clock is handled at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The same while nothing waits to be sent and the ledger is not used: a sidecar of an idle application should cost
-/// nothing, so the ledger itself is asked only where something is new (see [`Seen`]). What an hour held is sealed so
-/// much later, well within the time that its records wait for their turn.
+/// nothing, so the ledger is read only if something is new (see [`Seen`]). An hour is sealed later by this time, well
+/// within the time that its records wait for their turn.
 const LOOK_AT_REST: Duration = Duration::from_secs(60);
 
-/// The wall clock may be corrected by so much; what it gains beyond that is time for which the machine slept.
+/// Corrections of the wall clock up to this are ignored; a larger gain is time for which the machine slept.
 const SLEPT_MIN: Duration = Duration::from_secs(5);
 
-/// Records whose window closes are looked for so often: twice in the minute that is kept of each window.
+/// How often records whose window closes are looked for: twice in the minute that is kept of each window.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
-/// At a shutdown the ledger is asked for due records no more often.
+/// How often, at most, a shutdown reads due records from the ledger.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 
-/// The ledger's figures are read so often where nothing changed.
+/// How often the ledger's figures are read if nothing changed.
 const SHOW_EVERY: Duration = Duration::from_secs(15);
 
 /// After a fault of the disk.
@@ -135,11 +135,11 @@ impl Flight {
     }
 }
 
-/// What became of a call: the records that were still unsent, and had room in it, and AWS's answer about them; nothing
-/// where somebody else had settled them all, and no call was made.
+/// The result of a call: its records, and AWS's answer about them. `None` if all records were settled meanwhile, and
+/// no call was made.
 type Landed = (u64, Result<Option<(Vec<Record>, Result<Answer, Fault>)>, LedgerError>);
 
-/// What the outcome of a look hangs on, where nothing waits to be sent: while it is the same, another look finds the
+/// What decides the result of a check while nothing waits to be sent: while it is unchanged, another check finds the
 /// same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
@@ -194,7 +194,7 @@ pub struct Sender {
     tried_clock_offset: bool,
     /// AWS's latest answer is that the pod's own customer is not entitled; `None` until the ledger was asked.
     unsubscribed: Option<bool>,
-    /// So many of what waits need not wait any longer: AWS answers again after an outage, or an order wants it sent.
+    /// How many waiting records are sent now: AWS answers again after an outage, or a shutdown wants them sent.
     to_release: usize,
     /// The order that is carried out.
     order: Option<FlushOrder>,
@@ -385,7 +385,7 @@ impl Sender {
             return Ok(retry);
         }
         if let Some(order) = self.order.take() {
-            // The one who ordered may be gone.
+            // The receiver may have been dropped.
             let _ = order.done.send(());
         }
         Ok(None)
@@ -425,7 +425,7 @@ impl Sender {
         self.stale = true;
         let look_in = if sealing.more { Duration::ZERO } else { LOOK_EVERY };
         self.look_at = self.uptime() + look_in;
-        // Before an alarm, so that its readers find the figures.
+        // Before an alarm, so that the figures are current when it is read.
         self.show().await?;
         if sweeps {
             self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
@@ -439,7 +439,8 @@ impl Sender {
         Ok(())
     }
 
-    /// No pause of the whole sender costs a record its window: each hour that is about to close is asked about once.
+    /// No pause of the whole sender lets a record miss its window: the records of each hour that is about to close
+    /// are tried once more.
     async fn end_pause_for_last_try(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         if self.pace.ready_at().max(self.health.ask_at()) <= self.uptime() + LOOK_EVERY {
             return Ok(());
@@ -646,7 +647,7 @@ impl Sender {
             Err(_) => return Ok(()),
         };
         let Some(flight) = self.flights.remove(&number) else { return Ok(()) };
-        // What could not be noted, was settled by somebody else, or had no room, is looked at again.
+        // Records that could not be noted, were settled meanwhile, or had no room are read again.
         let asked = landed.as_ref().ok().and_then(Option::as_ref).map_or(0, |(records, _)| records.len());
         self.stale |= asked < flight.load.ids.len();
         let Some((records, outcome)) = landed? else { return Ok(()) };
@@ -706,7 +707,7 @@ impl Sender {
         }
         let pause = meaning.pause(records.len());
         for record in records {
-            // A whole call that was refused says of no record that it is the one.
+            // The refusal of a whole call does not say which record is the cause.
             let answered = if halved {
                 Answered::Refused(fault.code.as_str().to_owned())
             } else {
@@ -723,7 +724,7 @@ impl Sender {
         }
     }
 
-    /// AWS does not accept who calls, or for whom: nothing else would fare better.
+    /// AWS does not accept the caller, or the account: no other call would succeed.
     fn caller_refused(&mut self, fault: &Fault, started: Duration, now: Duration, draw: Draw) {
         self.health.unsure();
         if fault.class == FaultClass::Denied {

@@ -276,8 +276,7 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body)
-        .map_err(|error| format!("the body does not fit this path: {error}"))
+    serde_json::from_slice(body).map_err(|error| format!("the body does not fit this path: {error}"))
 }
 
 fn set_clock(engine: &Engine, body: &[u8]) -> Answered {

@@ -106,7 +106,7 @@ pub enum StartError {
     Bind {
         /// The address.
         address: Address,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The state folder cannot be used.
@@ -114,7 +114,7 @@ pub enum StartError {
     State {
         /// The folder.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The key folder cannot be used.
@@ -122,7 +122,7 @@ pub enum StartError {
     Keys {
         /// The folder.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The world file is wrong; each line names one fault.

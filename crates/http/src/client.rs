@@ -30,7 +30,7 @@ pub enum ClientError {
     Connect {
         /// Whom was asked.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The peer does not speak HTTP, or broke off.

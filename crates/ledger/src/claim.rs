@@ -83,7 +83,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.write("settle", |transaction, settings| {
-            // What was in doubt before this call is no freer for its refusal.
+            // A refusal of this call does not end the doubt about an earlier one.
             let sql = match settled {
                 Settled::Refused => {
                     transaction.execute(
@@ -141,7 +141,7 @@ const BILLED: &str =
         metering_record_id = coalesce(?3, metering_record_id), region = coalesce(region, ?4)
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 
-/// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
+/// Claims whose process ended before AWS's answer: they may be billed, and the ledger keeps asking.
 pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute(
         "UPDATE records SET state = 'sealed', in_doubt = 1, attempting = 0 WHERE state = 'claimed'",

@@ -118,7 +118,9 @@ pub enum LedgerError {
         min_reader: i64,
     },
     /// It is not a ledger, or damaged.
-    #[error("{path} is damaged or not a ledger ({detail}); the sidecar renames it at its next start and keeps it")]
+    #[error(
+        "{path} is damaged or not a ledger ({detail}); the sidecar renames it at its next start and keeps it"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

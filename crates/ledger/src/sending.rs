@@ -106,7 +106,7 @@ impl Ledger {
         })
     }
 
-    /// Lets unsent records wait until these times.
+    /// Makes unsent records wait until these times.
     pub fn defer(&mut self, until: &[(i64, Timestamp)]) -> Result<(), LedgerError> {
         self.write("defer", |transaction, _| {
             let mut defer = transaction

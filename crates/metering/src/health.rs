@@ -14,13 +14,13 @@ use tollgate_marketplace::schedule::{self, Draw};
 /// After this time without an answer it is unknown whether AWS still answers.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 
-/// So many different records in a row without an answer, and the service is down.
+/// After this many different records in a row without an answer the service counts as down.
 const SILENT_MIN: usize = 3;
 
-/// No more are remembered: they only tell that there are enough.
+/// No more are remembered: it only matters that there are enough.
 const SILENT_MAX: usize = 16;
 
-/// In an outage a fresh record is tried so often: those in doubt may all have a fault of their own.
+/// How often a fresh record is tried in an outage: those in doubt may all have a fault of their own.
 const FRESH_EVERY: Duration = Duration::from_secs(1800);
 
 /// What a record is about, as far as a fault may be about it.
@@ -89,7 +89,7 @@ impl Health {
         }
         let enough =
             (self.distinct(|subject| &subject.customer), self.distinct(|subject| &subject.dimension));
-        // One customer's, or one dimension's, silence says nothing of the others while there are others to ask.
+        // Missing answers for one customer or dimension say nothing about the others while others can be tried.
         let another = enough != (true, true)
             && waiting.into_iter().any(|(customer, dimension)| {
                 (!enough.0 && self.is_new(customer, |subject| &subject.customer))
@@ -106,7 +106,7 @@ impl Health {
         self.silent.iter().all(|subject| part(subject) != name)
     }
 
-    /// How much a record has in common with those that got no answer; the one with the least is asked about first.
+    /// How much a record has in common with those that got no answer; the one with the least is sent first.
     pub fn likeness(&self, customer: &str, dimension: &str) -> u8 {
         let same = |name: &str, part: fn(&Subject) -> &String| u8::from(!self.is_new(name, part));
         // Every record of a pod has the same customer, so that says nothing.
@@ -146,7 +146,7 @@ impl Health {
         }
     }
 
-    /// AWS does not accept who calls: the next call finds out whether it does again.
+    /// AWS does not accept the caller: the next call finds out whether it does again.
     pub const fn unsure(&mut self) {
         self.answered_at = None;
     }

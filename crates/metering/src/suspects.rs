@@ -15,10 +15,10 @@ use crate::record::Record;
 /// No more names are remembered, and no more pairs, some 100 KiB each; calls in flight together have 200 records.
 const SUSPECTS_MAX: usize = 1000;
 
-/// So many customers' records of a dimension got no answer, and it is the dimension.
+/// If records of this many customers in one dimension get no answer, the dimension is the cause.
 const CUSTOMERS_MIN: usize = 2;
 
-/// What is known of them.
+/// What is known about them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspects {
     names: BTreeSet<String>,
@@ -66,7 +66,7 @@ impl Suspects {
             {
                 self.pairs.entry(dimension.to_owned()).or_default().customers.insert(customer);
             }
-            // It says nothing new of the customer's other records.
+            // It says nothing new about the customer's other records.
             if known {
                 return;
             }
@@ -78,7 +78,7 @@ impl Suspects {
         }
     }
 
-    /// A call with these records got one.
+    /// A call with these records got an answer.
     pub fn remove(&mut self, records: &[Record]) {
         for record in records {
             if self.names.is_empty() && self.pairs.is_empty() {
@@ -97,7 +97,7 @@ impl Suspects {
     }
 }
 
-/// Whom a fault may be about: the customer; of a pod's own records, which have no other, the dimension.
+/// What a fault may be about: the customer, or for a pod's own records, which have one customer, the dimension.
 fn name<'a>(customer: &'a str, dimension: &'a str) -> &'a str {
     if customer.is_empty() { dimension } else { customer }
 }

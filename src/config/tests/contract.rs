@@ -187,7 +187,8 @@ fn seats_need_a_model_that_holds_them_and_a_folder_that_keeps_them() {
     assert_eq!((floating.valid().license.seats_per_pod, floating.warnings().len()), (2, 0));
     let tiers = floating.clone().env("TOLLGATE_ENTITLEMENTS", "premium:None,gold:None");
     assert!(
-        tiers.warnings()[0].starts_with("license_model floating holds seats, but entitlements names only tiers")
+        tiers.warnings()[0]
+            .starts_with("license_model floating holds seats, but entitlements names only tiers")
     );
     assert!(tiers.env("TOLLGATE_ENTITLEMENTS", "premium:None,users").warnings().is_empty());
     for case in

@@ -168,7 +168,8 @@ fn a_sellers_file_refuses_every_other_endpoint() {
     for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS"] {
         let case = Case::sealed("").env(name, "http://127.0.0.1:8090");
         assert!(
-            case.faults().starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set together"))
+            case.faults()
+                .starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set together"))
         );
         let ignored = case.env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
         assert_eq!(ignored.faults().lines().count(), 1);

@@ -43,7 +43,7 @@ impl Machine {
                 self.listing = Some((Listing::Hidden, now.running));
                 self.hidden = Some(fault);
             }
-            // Seats that are held end whatever became of the listing.
+            // Seats that are held end, whatever the result of the listing.
             Err(fault) => self.missed = Some(fault),
         }
     }
@@ -51,7 +51,7 @@ impl Machine {
     pub(super) fn forbids_the_look(&self, now: Now, fault: &Fault) -> bool {
         let forbidden = fault.class == FaultClass::Access && fault.place == Place::LicenseManager;
         let shown_before = matches!(&self.listing, Some((Listing::Shown(_), _)));
-        // After a granted round it may be a fault of the moment.
+        // After a granted round it may be a temporary fault.
         let granted = shown_before && self.grace(now).is_some();
         forbidden && !fault.never_sent && !fault.clock_is_off() && !granted
     }
