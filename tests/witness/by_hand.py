@@ -34,7 +34,7 @@ class ByHand(unittest.TestCase):
         self.environment = {
             "PATH": os.environ["PATH"],
             "AWS_ENDPOINT_URL_MARKETPLACE_METERING": self.emulator.endpoint,
-            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": self._testMethodName,
             "AWS_SECRET_ACCESS_KEY": "any",
             # One attempt a call: an outage is longer than the SDK's own attempts.
