@@ -271,7 +271,7 @@ fn an_endpoint_of_license_manager_is_its_own_alone() {
     assert_eq!(endpoint(&url), (Some(8093), true));
 
     let refused = sealed("").env(variable, "http://127.0.0.1:8091").faults();
-    assert!(refused.starts_with(&format!("{variable} = \"http://127.0.0.1:8091\": may not be set beside")));
+    assert!(refused.starts_with(&format!("{variable} = \"http://127.0.0.1:8091\": may not be set together")));
     let profile = "[default]\nservices = s\n[services s]\nlicense_manager =\n  endpoint_url = http://x\n";
     let refused = sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", profile).faults();
     assert!(refused.contains("/c:5: sets an endpoint for AWS requests, which a seller's file forbids"));

@@ -37,7 +37,7 @@ fn what_the_seller_sets_of_the_operators_settings_wins_and_lets_the_pod_start() 
     assert_eq!(
         warnings,
         ["flag --drain-quiet", "environment TOLLGATE_DRAIN_QUIET"].map(|origin| format!(
-            "drain_quiet ({origin}) is ignored: the seller's file {SELLER}:3 sets it, and wins"
+            "drain_quiet ({origin}) is ignored: the seller's file {SELLER}:3 sets it too, and takes precedence"
         ))
     );
     for setting in Setting::ALL.iter().filter(|setting| setting.spec().owner == Owner::Operator) {
@@ -259,7 +259,7 @@ fn a_sellers_file_of_mode_metered_is_asked_for_on_unsent() {
 fn a_sealed_close_after_beside_a_gate_that_stays_open_after_a_denial_is_named() {
     let warned = |more: &str| {
         let case = Case::sealed(&format!("mode = 'metered'\ndimensions = ['a']\n{more}"));
-        case.role(Role::Inspect).warnings().iter().any(|line| line.contains("state on_lapse = "))
+        case.role(Role::Inspect).warnings().iter().any(|line| line.contains("set on_lapse = "))
     };
     assert!(warned("on_unsent = 'close-after:4h'"));
     assert!(warned("on_unsent = 'close-after:4h'\non_lapse = 'keep'"));
