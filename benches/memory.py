@@ -160,7 +160,7 @@ class Books:
 
 
 def licensed(number):
-    """A hundred licences an account, as the emulator takes them; each licence is a customer."""
+    """A hundred licenses an account, as the emulator takes them; each license is a customer."""
     account = f"9{number // 100:011}"
     return {"account_id": account, "license_arn": f"arn:aws:license-manager::{account}:license:l-{number % 100}"}
 

@@ -1,4 +1,4 @@
-//! What comes of a round: when the gate opens, what shuts it, and when the next round is due.
+//! The outcome of a round: when the gate opens, what shuts it, and when the next round is due.
 
 use super::{
     Allowance, Arc, Awaiting, Contract, Duration, Fault, FaultClass, Granted, GrantedRound, Known, Machine,
@@ -66,7 +66,7 @@ impl Machine {
         self.leave_if_refused(now);
     }
 
-    /// Nobody has answered, or AWS does not accept who asks.
+    /// There was no answer, or AWS does not accept the caller.
     pub(super) fn fault(&mut self, now: Now, fault: &Fault) {
         self.missed = None;
         if matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) {

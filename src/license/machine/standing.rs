@@ -1,4 +1,4 @@
-//! Where the pod stands, and what is known of the license.
+//! The pod's state, and what is known about the license.
 
 use super::{
     Arc, Blame, Duration, Entitlement, HeldSeats, Knowledge, Machine, Now, Rejected, Standing, Timestamp,
@@ -19,7 +19,7 @@ impl Machine {
         waited.is_some_and(|waited| waited >= self.policy.unavailable_after)
     }
 
-    /// Where the pod stands at `now`.
+    /// The pod's state at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing {
         match &self.verdict {
@@ -41,7 +41,7 @@ impl Machine {
         }
     }
 
-    /// The whole fact at `now`, less what only the shell knows (region); call it after each step and whenever
+    /// The whole fact at `now`, without what only the shell knows (region); call it after each step and whenever
     /// [`Machine::changes_in`] has passed.
     pub fn entitlement(&mut self, now: Now) -> Entitlement {
         if let Some(allowance) = &mut self.allowance {

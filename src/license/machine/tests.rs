@@ -407,7 +407,7 @@ fn a_stop_before_anything_was_asked_takes_nothing() {
     }
 }
 
-/// A StatefulSet's replaced pod on the same volume would be locked out by the seat of its forerunner.
+/// A StatefulSet's replaced pod on the same volume would be locked out by the seat of its predecessor.
 #[test]
 fn another_pods_seat_is_given_back_first_and_never_held() {
     let mut world = World::new(1);
@@ -1000,8 +1000,8 @@ fn hold(world: &mut World, pods: &mut [Pod]) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Deaths at any step, lost answers, outages, restarts, stops and replaced pods: no seat is held that no disk knows,
-    /// but for answers that were given up; who stops holds nothing; and no pod is locked out by itself.
+    /// Deaths at any step, lost answers, outages, restarts, stops and replaced pods: no seat is held that no disk
+    /// knows, but for answers that were given up; who stops holds nothing; and no pod is locked out by itself.
     #[test]
     fn no_seat_is_lost_and_no_pod_locks_itself_out(
         ops in prop::collection::vec(op(), 1..150),
