@@ -40,12 +40,12 @@ def kept(promise, output):
     return promise in lines if promise.isdigit() else promise in output
 
 
-def run(commands, home, **environment):
-    """Runs the steps in one shell, so that what is set stays; gives how many ran and how many failed."""
+def run(commands, home, within=(), **environment):
+    """Runs the steps in one shell (started by `within`), so that what is set stays; gives how many ran and how many failed."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     environment = {"PATH": path, "HOME": home, "AWS_PAGER": "", **environment}
     shell = subprocess.Popen(
-        ["bash", "-e", "-o", "pipefail"], cwd=home, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*within, "bash", "-e", "-o", "pipefail"], cwd=home, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     shell.stdin.write('curl() { command curl --fail-with-body "$@"; }\n')
     ran = failed = 0
