@@ -40,6 +40,14 @@ doc:
 site:
     python3 site/build.py mdbook target/site
 
+# Draws the pictures of the documents anew; `site` compares.
+pictures:
+    python3 site/pictures.py
+
+# Takes the documents' pictures of the emulator's page anew, by the browser test.
+screenshots:
+    PICTURES="$PWD/docs/pictures" tests/witness/run target/debug/tollgate page
+
 # All tests and documentation tests: the README's command.
 test:
     cargo test --locked

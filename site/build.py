@@ -16,6 +16,8 @@ import sys
 import tempfile
 import urllib.parse
 
+import pictures
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HERE = ROOT / "site"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -161,7 +163,7 @@ def main():
     source.mkdir(parents=True)
     for name in ("book.toml", "tables.css"):
         shutil.copyfile(HERE / name, folder / name)
-    wrong = stage(source)
+    wrong = pictures.stale() + stage(source)
     subprocess.run([mdbook, "build", folder], check=True, env={**os.environ, "RUST_LOG": "warn"})
     dead, pages, links = check(folder / "book")
     wrong += dead
