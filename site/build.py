@@ -165,6 +165,8 @@ def main():
         shutil.copyfile(HERE / name, folder / name)
     wrong = pictures.stale() + stage(source)
     subprocess.run([mdbook, "build", folder], check=True, env={**os.environ, "RUST_LOG": "warn"})
+    if not any("CustomerNotEntitledException" in index.read_text() for index in folder.glob("book/searchindex*.js")):
+        wrong.append("the search does not find a code of the runbook")
     dead, pages, links = check(folder / "book")
     wrong += dead
     for line in wrong:
