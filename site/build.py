@@ -75,6 +75,13 @@ def stage(source):
             return re.sub(r"README\.md(#|$)", r"index.md\1", target) if place in pages else target
 
         pieces = re.split(f"({FENCE.pattern})", text, flags=FENCE.flags)
+        for at in range(1, len(pieces), 2):
+            # mdBook draws no graphs; GitHub does.
+            if pieces[at].startswith("```mermaid\n"):
+                drawing = (source / page).with_suffix(f".{at}.svg")
+                drawing.parent.mkdir(parents=True, exist_ok=True)
+                drawing.write_text(pictures.graph(pieces[at]).svg())
+                pieces[at] = f"![A graph]({drawing.name})"
         for at in range(0, len(pieces), 2):
             pieces[at] = LINK.sub(lambda link: f"]({found(link[1])})", pieces[at])
             for target in ATTRIBUTE.findall(pieces[at]):

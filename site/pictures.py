@@ -184,6 +184,32 @@ def hour():
     return picture
 
 
+def graph(mermaid):
+    """A small `graph TD` of a document: each box below all that need it."""
+    edges = [(line.split()[0], line.split()[-1], "-.->" in line) for line in mermaid.splitlines() if ">" in line]
+    names = sorted({name for edge in edges for name in edge[:2]})
+
+    def depth(name):
+        return max((depth(a) + 1 for a, b, _ in edges if b == name), default=0)
+
+    rows = {}
+    for name in names:
+        rows.setdefault(depth(name), []).append(name)
+    # A box stands under those that need it, as far as its row has room.
+    places = {}
+    for row in sorted(rows):
+        above = lambda name: [places[a] for a, b, _ in edges if b == name and a in places]
+        ordered = sorted(rows[row], key=lambda name: sum(above(name)) / max(len(above(name)), 1))
+        for number, name in enumerate(ordered):
+            places[name] = 450 + 190 * (number - (len(ordered) - 1) / 2) + (60 if row % 2 else -60) * (len(ordered) == 1)
+    picture = Picture(900, 90 * len(rows) + 10, "The crates", "An arrow leads to what a crate needs; a dashed one is an option.")
+    for a, b, optional in edges:
+        picture.line([(places[a], 90 * depth(a) + 54), (places[b], 90 * depth(b) + 20)], optional)
+    for name in names:
+        picture.box(places[name] - 65, 90 * depth(name) + 20, 130, 34, [name])
+    return picture
+
+
 PICTURES = {"sequence": sequence, "states": states, "hour": hour}
 
 
