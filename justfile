@@ -46,7 +46,7 @@ pictures:
 
 # Takes the documents' pictures of the emulator's page anew, by the browser test.
 screenshots:
-    PICTURES="$PWD/docs/pictures" tests/witness/run target/debug/tollgate page
+    PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page
 
 # All tests and documentation tests: the README's command.
 test:

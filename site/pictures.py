@@ -1,6 +1,6 @@
 """The pictures of the documents, as SVG that is light or dark as the reader's screen is.
 
-Usage: pictures.py [FOLDER] writes them, into docs/pictures unless told otherwise. `just site` compares what stands there with this.
+Usage: pictures.py [FOLDER] writes them, into docs/images unless told otherwise. `just site` compares what stands there with this.
 """
 
 import html
@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "docs/pictures"
+FOLDER = ROOT / "docs/images"
 STYLE = """
   .ground { fill: #ffffff } .word { fill: #1b1f24 } .small { fill: #4b5563 } .label { stroke: #ffffff } .line { stroke: #4b5563 } .tip { fill: #4b5563 }
   .box { fill: #f3f4f6; stroke: #9ca3af } .open { fill: #dcfce7; stroke: #15803d } .shut { fill: #fee2e2; stroke: #b91c1c }
@@ -221,7 +221,7 @@ def made():
 def stale():
     """Pictures that are not what this makes."""
     there = {path.name: path.read_text() for path in FOLDER.glob("*.svg")}
-    return [f"docs/pictures/{name} is not what site/pictures.py makes; run `just pictures`" for name, text in made().items() if there.get(name) != text]
+    return [f"docs/images/{name} is not what site/pictures.py makes; run `just pictures`" for name, text in made().items() if there.get(name) != text]
 
 
 if __name__ == "__main__":
