@@ -8,7 +8,6 @@ Usage: quickstarts.py HELM TOLLGATE AWS [PAGE…]. Needs root and iproute2, for 
 
 import os
 import pathlib
-import re
 import shutil
 import sys
 import tempfile
@@ -20,22 +19,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/witness"))
 import pages  # noqa: E402
 
-NOT_RUN = "**Not run here**"
 RUNS = {"hourly", "metered", "contract", "saas", "eks-helm", "eks-manifests", "fargate", "ecs-ec2", "compose"}
-
-
-def runnable(text):
-    """The page without the blocks that cannot run here, and how many those are."""
-    parts, left_out = re.split(r"(```sh\n.*?```)", text, flags=re.S), 0
-    for at in range(1, len(parts), 2):
-        if NOT_RUN in parts[at - 1].rstrip().rpartition("\n\n")[2]:
-            parts[at], left_out = "", left_out + 1
-    return "".join(parts), left_out
 
 
 def run(page, tools):
     """Runs one page in a fresh folder; gives how many steps ran, failed, and cannot run here."""
-    text, left_out = runnable(pages.read(f"quickstart/{page}.md"))
+    text, left_out = pages.runnable(pages.read(f"quickstart/{page}.md"))
     with tempfile.TemporaryDirectory() as home:
         for folder in ("deploy", "helm"):
             shutil.copytree(ROOT / folder, pathlib.Path(home) / folder)

@@ -32,6 +32,15 @@ def steps(text, language="sh"):
             yield "\n".join(command), ""
 
 
+def runnable(text):
+    """The page without the blocks that cannot run here, and how many those are: "Not run here" stands in the paragraph before each."""
+    parts, left_out = re.split(r"(```sh\n.*?```)", text, flags=re.S), 0
+    for at in range(1, len(parts), 2):
+        if "**Not run here**" in parts[at - 1].rstrip().rpartition("\n\n")[2]:
+            parts[at], left_out = "", left_out + 1
+    return "".join(parts), left_out
+
+
 def kept(promise, output):
     """Whether the output holds what the document promises."""
     lines = output.splitlines()
