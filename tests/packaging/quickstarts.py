@@ -1,4 +1,4 @@
-"""Copies the commands of docs/quickstart into a shell, page by page, as far as they can run without AWS, a cluster and a registry.
+"""Copies the commands of docs/quickstart and docs/KEYS.md into a shell, page by page, as far as they can run without AWS, a cluster and a registry.
 
 A block that cannot run here stands behind a paragraph with "Not run here"; every other `sh` block runs, in a folder with the release's
 `deploy` and `helm`, and in a network of its own, so that the ports are those of the page.
@@ -19,12 +19,18 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/witness"))
 import pages  # noqa: E402
 
-RUNS = {"hourly", "metered", "contract", "saas", "eks-helm", "eks-manifests", "fargate", "ecs-ec2", "compose"}
+RUNS = {
+    "KEYS": "KEYS.md",
+    **{
+        name: f"quickstart/{name}.md"
+        for name in ("hourly", "metered", "contract", "saas", "eks-helm", "eks-manifests", "fargate", "ecs-ec2", "compose")
+    },
+}
 
 
 def run(page, tools):
     """Runs one page in a fresh folder; gives how many steps ran, failed, and cannot run here."""
-    text, left_out = pages.runnable(pages.read(f"quickstart/{page}.md"))
+    text, left_out = pages.runnable(pages.read(RUNS[page]))
     with tempfile.TemporaryDirectory() as home:
         for folder in ("deploy", "helm"):
             shutil.copytree(ROOT / folder, pathlib.Path(home) / folder)
@@ -37,9 +43,9 @@ def run(page, tools):
 
 def main():
     programs = dict(zip(("helm", "tollgate", "aws"), sys.argv[1:4]))
-    chosen = set(sys.argv[4:]) or RUNS
-    there = {path.stem for path in (ROOT / "docs/quickstart").glob("*.md")}
-    assert there == RUNS, there ^ RUNS
+    chosen = set(sys.argv[4:]) or set(RUNS)
+    there = {f"quickstart/{path.name}" for path in (ROOT / "docs/quickstart").glob("*.md")}
+    assert there <= set(RUNS.values()), there - set(RUNS.values())
     failures = 0
     with tempfile.TemporaryDirectory() as tools:
         for name, program in programs.items():
