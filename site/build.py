@@ -165,6 +165,8 @@ def refuses_what_is_wrong():
 def main():
     refuses_what_is_wrong()
     mdbook, folder = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
+    if not shutil.which(mdbook):
+        sys.exit(f"site: {mdbook} is not installed; pip install --require-hashes -r .ci/tools.txt brings it")
     source = folder / "source"
     shutil.rmtree(folder, ignore_errors=True)
     source.mkdir(parents=True)
