@@ -258,6 +258,32 @@ pub struct Entitlement<P = Proof> {
     pub emulated: bool,
 }
 
+/// What a machine has shown of itself: its state, since when, and whether it was ever open.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown {
+    state: State,
+    since: Timestamp,
+    /// The gate was open at some time since the process started.
+    pub has_opened: bool,
+}
+
+impl Shown {
+    /// As a process begins.
+    #[must_use]
+    pub const fn at(now: Timestamp) -> Self {
+        Self { state: State::Pending, since: now, has_opened: false }
+    }
+
+    /// Shows where the pod stands now.
+    pub fn show<P>(&mut self, standing: Standing<P>, now: Timestamp) -> Entitlement<P> {
+        if self.state != standing.state() {
+            (self.state, self.since) = (standing.state(), now);
+        }
+        self.has_opened |= standing.gate_open();
+        Entitlement::of(standing, *self)
+    }
+}
+
 impl<P> Clone for Entitlement<P> {
     fn clone(&self) -> Self {
         Self { standing: self.standing.clone(), region: self.region.clone(), ..*self }
@@ -268,10 +294,16 @@ impl<P> Entitlement<P> {
     /// Before anything is known.
     #[must_use]
     pub const fn initial(now: Timestamp) -> Self {
+        Self::of(Standing::Pending(None), Shown::at(now))
+    }
+
+    /// With what a machine has shown until now; it adds what else it knows.
+    #[must_use]
+    pub const fn of(standing: Standing<P>, shown: Shown) -> Self {
         Self {
-            standing: Standing::Pending(None),
-            since: now,
-            has_opened: false,
+            standing,
+            since: shown.since,
+            has_opened: shown.has_opened,
             attempts: 0,
             next_attempt_at: None,
             public_key_version: None,

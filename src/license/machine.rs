@@ -22,7 +22,7 @@ use super::judge::{Blame, Choice, Granted, Listing, Model, Refusal, Refused, Ter
 use super::knowledge::{HeldSeats, Knowledge};
 use super::memory::{CLIENT_TOKEN_LIFE, GIVE_BACK_MAX, GrantedRound, Intent, Record, Seat};
 use crate::entitlement::proof::Contract;
-use crate::entitlement::{Entitlement, Proof, Reason, Rejected, Standing, State};
+use crate::entitlement::{Entitlement, Proof, Reason, Rejected, Shown, Standing};
 use crate::exit::Exit;
 use crate::registration::allowance::{Allowance, Known};
 use crate::registration::machine::Now;
@@ -235,8 +235,7 @@ pub struct Machine {
     stopping: bool,
     attempts: u64,
     next_attempt_at: Option<Timestamp>,
-    shown: (State, Timestamp),
-    has_opened: bool,
+    shown: Shown,
     notes: Vec<Note>,
 }
 
@@ -282,8 +281,7 @@ impl Machine {
             stopping: false,
             attempts: 0,
             next_attempt_at: None,
-            shown: (State::Pending, now),
-            has_opened: false,
+            shown: Shown::at(now),
             notes: Vec::new(),
         }
     }
@@ -513,4 +511,4 @@ fn within_limit(mut usage: Vec<EntitlementUsage>) -> Vec<EntitlementUsage> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::allowance::{Allowance, Known};
 use crate::entitlement::reason::{self, Reason};
 use crate::entitlement::word::Unreported;
-use crate::entitlement::{Entitlement, Rejected, Standing, State};
+use crate::entitlement::{Entitlement, Rejected, Shown, Standing};
 use crate::exit::Exit;
 use tollgate_marketplace::schedule::{self, Draw};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
@@ -159,8 +159,7 @@ pub struct Machine<P> {
     tried_clock_offset: bool,
     attempts: u64,
     next_attempt_at: Option<Timestamp>,
-    shown: (State, Timestamp),
-    has_opened: bool,
+    shown: Shown,
     rotation: Option<Timestamp>,
     /// AWS has not accepted this pod's usage for longer than the seller allows.
     unreported: Option<Unreported>,
@@ -232,8 +231,7 @@ impl<P> Machine<P> {
             tried_clock_offset: false,
             attempts: 0,
             next_attempt_at: None,
-            shown: (State::Pending, now),
-            has_opened: false,
+            shown: Shown::at(now),
             rotation: None,
             unreported: None,
         }
@@ -502,7 +500,7 @@ impl<P> Machine<P> {
     }
 
     const fn leaves(&self) -> bool {
-        self.policy.exit_when_refused && !(self.policy.stays_once_open && self.has_opened)
+        self.policy.exit_when_refused && !(self.policy.stays_once_open && self.shown.has_opened)
     }
 
     fn count(&mut self, now: Now, kind: RunKind) -> Run {
@@ -568,20 +566,12 @@ impl<P> Machine<P> {
     pub fn entitlement(&mut self, now: Now) -> Entitlement<P> {
         self.allowance.pass(now);
         let standing = self.standing(now);
-        if self.shown.0 != standing.state() {
-            self.shown = (standing.state(), now.wall);
-        }
-        self.has_opened |= standing.gate_open();
         Entitlement {
-            standing,
-            since: self.shown.1,
-            has_opened: self.has_opened,
             attempts: self.attempts,
             next_attempt_at: self.next_attempt_at,
             public_key_version: Some(self.question.version),
-            region: None,
             public_key_rotation_timestamp: self.rotation,
-            emulated: false,
+            ..self.shown.show(standing, now.wall)
         }
     }
 

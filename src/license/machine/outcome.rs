@@ -123,7 +123,7 @@ impl Machine {
     }
 
     pub(super) fn leave_if_refused(&mut self, now: Now) {
-        if self.policy.exit_when_refused && !(self.policy.stays_once_open && self.has_opened) {
+        if self.policy.exit_when_refused && !(self.policy.stays_once_open && self.shown.has_opened) {
             self.leaving = Some(self.standing(now).exit());
         }
     }

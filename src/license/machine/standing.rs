@@ -48,20 +48,11 @@ impl Machine {
             allowance.pass(now);
         }
         let standing = self.standing(now);
-        if self.shown.0 != standing.state() {
-            self.shown = (standing.state(), now.wall);
-        }
-        self.has_opened |= standing.gate_open();
         Entitlement {
-            standing,
-            since: self.shown.1,
-            has_opened: self.has_opened,
             attempts: self.attempts,
             next_attempt_at: self.next_attempt_at,
-            public_key_version: None,
-            region: None,
-            public_key_rotation_timestamp: None,
             emulated: self.known.emulated,
+            ..self.shown.show(standing, now.wall)
         }
     }
 

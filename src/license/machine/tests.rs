@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::entitlement::State;
 use tollgate_marketplace::KeyFingerprint;
 use tollgate_marketplace::license::{LicenseStatus, Received};
 use tollgate_marketplace::schedule::Draw;
@@ -16,7 +17,7 @@ const LOST: Act = Act::Lose;
 const DOWN: Act = Act::Fail(FaultClass::Transient, "ServerInternalException");
 const FORBIDDEN: Act = Act::Fail(FaultClass::Access, "AccessDeniedException");
 
-fn policy(model: Model) -> Policy {
+pub(in crate::license) fn policy(model: Model) -> Policy {
     Policy {
         terms: Terms {
             product_id: PRODUCT_ID.parse().unwrap(),
