@@ -185,7 +185,7 @@ mod tests {
             ("78", "meaning: wrong configuration"),
             ("127", "cannot be started"),
             ("143", "a second signal"),
-            ("record_dead", "when: a record will not be billed"),
+            ("record_dead", "when: a record is a dead letter"),
         ] {
             assert!(row_of(name).join("\n").contains(says), "{name}: {:?}", row_of(name));
         }

@@ -69,6 +69,15 @@ class Charts(ChartCase):
                         continue
                     yield f"{kind} {gate} {name}", values
 
+    def test_what_the_upgrade_guide_calls_refused_is_refused_in_its_words(self):
+        table = (ROOT / "docs/UPGRADE.md").read_text().partition("<!-- refused")[2].partition("<!-- end of refused")[0]
+        rows = re.findall(r"(?m)^\| `(.*)` \| (.*) \|$", table)
+        self.assertEqual(len(rows), table.count("\n| `"), "a row in another form")
+        self.assertGreater(len(rows), 10)
+        for values, sentence in rows:
+            with self.subTest(values):
+                self.refused(yaml.safe_load(values), sentence)
+
     def test_every_rendering_is_valid_in_every_version_and_alike_in_both_engines(self):
         rendered, validated = 0, set()
         for name, values in self.matrix():

@@ -158,7 +158,7 @@ class Page(unittest.TestCase):
         mark = browser.find_element(By.CSS_SELECTOR, "#pods .mark.bad")
         self.assertEqual(mark.text, "CustomerNotEntitledException")
         self.assertIn("irsa-pod 111122223333, shop/app", self.text("pods"))
-        self.assertIn("STS takes every well-formed web identity token", self.text("tokens"))
+        self.assertIn("STS accepts every well-formed web identity token", self.text("tokens"))
         self.assertEqual(self.tiles()[:3], ["3", "1", "3"])
 
         def found():
