@@ -421,11 +421,11 @@ class Containers(unittest.TestCase):
         )
         wait("health over TLS", lambda: self.health("trusting") == "healthy")
 
-    def compose(self, *files, **variables):
-        """Runs docker-compose with our file; everything is removed at the end of the test."""
+    def compose(self, *files, first="deploy/compose.yaml", **variables):
+        """Runs docker-compose with a file of ours; everything is removed at the end of the test."""
         # A port of its own: the file's might be taken.
         environment = {**self.environment, "EMULATOR_PORT": "0", **variables}
-        command = ["docker-compose", "-f", str(ROOT / "deploy/compose.yaml")]
+        command = ["docker-compose", "-f", str(ROOT / first)]
         for file in files:
             command += ["-f", str(file)]
         self.addCleanup(subprocess.run, [*command, "down", "-v", "-t", "5"], env=environment, capture_output=True)
@@ -459,10 +459,8 @@ class Containers(unittest.TestCase):
         seller = self.folder / "seller.toml"
         seller.write_text('product_code = "your-product-code"\npublic_keys = "keys"\n')
         rehearsal = ROOT / "deploy/rehearsal"
-        compose = self.compose(
-            rehearsal / "compose.yaml", SELLER_TOML=str(seller), WORLD_TOML=str(rehearsal / "world.toml"),
-            PUBLIC_KEYS="/keys/public_keys/your-product-code",
-        )
+        files = {"SELLER_TOML": str(seller), "WORLD_TOML": str(rehearsal / "world.toml")}
+        compose = self.compose(first="deploy/rehearsal/compose.yaml", PRODUCT_CODE="your-product-code", **files)
         compose("up", "-d")
         application, sidecar = self.composed("application"), self.composed("tollgate")
         wait("the application", lambda: self.inspect(application, ".State.Status") == "exited")
