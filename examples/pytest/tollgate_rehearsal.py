@@ -126,15 +126,22 @@ class Sidecar:
         self.process.wait()
 
 
+@pytest.fixture(scope="session")
+def tollgate_keys(tmp_path_factory):
+    """The keys of all emulators of a session: to make one takes seconds."""
+    return tmp_path_factory.mktemp("keys")
+
+
 @pytest.fixture
-def emulator():
+def emulator(tollgate_keys):
     """An emulator without past; one that runs already is reset."""
     if endpoint := os.environ.get("TOLLGATE_EMULATOR"):
         running = Emulator(endpoint.rstrip("/"))
         running.admin("reset", {})
         yield running
         return
-    with subprocess.Popen([PROGRAM, "emulator", "--addr", "127.0.0.1:0", "--json"], stdout=subprocess.PIPE, text=True) as process:
+    command = [PROGRAM, "emulator", "--addr", "127.0.0.1:0", "--keys", str(tollgate_keys), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             # Its first line comes when it is ready.
             yield Emulator(json.loads(process.stdout.readline())["endpoint"])

@@ -1,7 +1,8 @@
-"""docs/REHEARSAL.md: the example chart with its values for a rehearsal, and the scripts that a seller and a seller's CI run, as they stand."""
+"""docs/REHEARSAL.md: its commands with the example chart, and the script of its recipes for CI with a chart of a seller's own."""
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -19,24 +20,28 @@ entitlement_dimension = "access"
 on_unsent = "keep"
 """
 
+# What a buyer would set in a chart that `helm create` made.
+CREATED = """
+fullnameOverride: shop
+image: { repository: registry.example/your-app, tag: 1.0.0 }
+podLabels: { app: shop }
+livenessProbe: null
+readinessProbe: null
+resources: { requests: { cpu: 100m, memory: 64Mi }, limits: { memory: 128Mi } }
+podSecurityContext: { runAsNonRoot: true, seccompProfile: { type: RuntimeDefault } }
+securityContext: { runAsUser: 10001, allowPrivilegeEscalation: false, capabilities: { drop: [ALL] } }
+tollgate:
+  mode: metered
+  state: { type: emptyDir }
+"""
+
 
 class Repository:
-    """A seller's repository as docs/REHEARSAL.md lays it out, and a machine with kubectl and helm; nothing in it knows of this cluster."""
+    """A seller's repository, and a machine with kubectl and helm; nothing in it knows of this cluster."""
 
-    def __init__(self, stand, space, settings, values=""):
-        self.space = space
-        self.folder = stand.folder / f"{space.name}-repository"
-        shutil.copytree(ROOT / "deploy/rehearsal", self.folder / "rehearsal")
-        shutil.copy(ROOT / "helm/example/values-rehearsal.yaml", self.folder / "rehearsal")
-        shutil.copytree(stand.folder / "example", self.folder / "chart")
-        for folder in ("gate", "bin"):
-            (self.folder / folder).mkdir()
-        (self.folder / "gate/seller.toml").write_text(settings)
-        (self.folder / "gate/values.yaml").write_text(values)
-        world = self.folder / "rehearsal/world.toml"
-        if "metered" in settings:
-            priced = world.read_text().replace('pricing = "hourly"', 'pricing = "metered"')
-            world.write_text(priced.replace('# dimensions = ["requests"]', 'dimensions = ["requests", "access"]'))
+    def __init__(self, stand, space):
+        self.space, self.folder = space, stand.folder / f"{space.name}-repository"
+        (self.folder / "bin").mkdir(parents=True)
         self.tool("kubectl", f"{stand.cluster.program} kubectl --kubeconfig={stand.cluster.kubeconfig}")
         self.tool("helm", f"{stand.helms['4.3.1']} --kubeconfig {stand.cluster.kubeconfig}")
 
@@ -44,6 +49,22 @@ class Repository:
         path = self.folder / "bin" / name
         path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         path.chmod(0o755)
+
+    def write(self, path, text):
+        path = self.folder / path
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    def create_chart(self, library):
+        """A chart of the seller's own, as `helm create` makes it, with the library chart as its README says."""
+        self.run("helm", "create", "app")
+        chart = (self.folder / "app").rename(self.folder / "chart")
+        shutil.copytree(library, chart / "charts/tollgate")
+        with (chart / "Chart.yaml").open("a") as described:
+            described.write("\ndependencies: [{ name: tollgate, version: '*' }]\n")
+        template = chart / "templates/deployment.yaml"
+        gated = '{{- include "tollgate.workload" (list . "app.deployment") }}'
+        template.write_text(f'{{{{- define "app.deployment" -}}}}\n{template.read_text()}\n{{{{- end -}}}}\n{gated}\n')
 
     def run(self, *command):
         environment = {
@@ -56,16 +77,30 @@ class Repository:
         return done.stdout
 
 
+def commands():
+    """The commands of the page's section about a cluster, block by block."""
+    section = (ROOT / "docs/REHEARSAL.md").read_text().split("\n## In a cluster\n")[1].split("\n## ")[0]
+    return re.findall(r"```sh\n(.*?)```", section, re.S)
+
+
 @scenario(pods=3)
 def a_seller_rehearses_in_a_cluster(stand):
-    """helm/example with values-rehearsal.yaml and rehearse.sh: not entitled, throttled; what is sealed stays sealed; `remove` leaves nothing."""
-    with stand.bare_namespace("rehearsal") as space:
-        seller = Repository(stand, space, HOURLY)
-        seller.run("rehearsal/rehearse.sh", "prepare", "gate/seller.toml", "rehearsal/world.toml")
-        seller.run("helm", "install", "shop", "chart", "--namespace", space.name, "--values", "rehearsal/values-rehearsal.yaml")
-        told = seller.run("rehearsal/rehearse.sh", "not-entitled", "app=shop")
-        assert "denied: CustomerNotEntitledException" in told, told
-        told += seller.run("rehearsal/rehearse.sh", "throttled", "app=shop")
+    """The page's commands with helm/example: not entitled, throttled; what is sealed stays sealed; `remove` leaves nothing."""
+    with stand.bare_namespace("shop") as space:
+        seller = Repository(stand, space)
+        (seller.folder / "deploy").symlink_to(ROOT / "deploy")
+        shutil.copytree(stand.folder / "example", seller.folder / "your-chart")
+        shutil.copy(ROOT / "helm/example/values-rehearsal.yaml", seller.folder)
+        shutil.copy(ROOT / "deploy/rehearsal/world.toml", seller.folder)
+        seller.write("seller.toml", HOURLY)
+        seller.write("your-values.yaml", "")
+        told = ""
+        for block in commands():
+            # The namespace is there; a forwarded port has no end; a day of hours is the other scenario.
+            kept = [line for line in block.splitlines() if not any(word in line for word in ("create namespace", "port-forward", " day "))]
+            told += seller.run("bash", "-euc", "\n".join(kept))
+        for words in ("denied: CustomerNotEntitledException", "refused pods did not start", "three calls were throttled", '"RegisterUsage"'):
+            assert words in told, told
         pod = space.started(app="shop")
         # What a development build leaves to the operator is told; the seller's other settings are refused, as in production.
         log = space.logs(pod, "tollgate")
@@ -74,7 +109,7 @@ def a_seller_rehearses_in_a_cluster(stand):
         for flag in ("--grace-period=1h", "--mode=metered"):
             done = space.kubectl("exec", name_of(pod), "-c", "tollgate", "--", "/tollgate", "config", "check", flag, check=False)
             assert done.returncode != 0 and "seller's file" in done.stdout + done.stderr, done
-        seller.run("rehearsal/rehearse.sh", "remove")
+        seller.run("deploy/rehearsal/rehearse.sh", "remove")
         wait("the emulator to be gone", lambda: not space.pods(app="tollgate-emulator"))
         assert [one["metadata"]["name"] for one in space.get("configmaps")["items"]] == ["kube-root-ca.crt"], space.get("configmaps")
         return "; ".join(line.removeprefix("rehearse: ") for line in told.splitlines() if "refused pods" in line or "throttled:" in line)
@@ -82,9 +117,16 @@ def a_seller_rehearses_in_a_cluster(stand):
 
 @scenario(pods=3)
 def a_sellers_ci_rehearses_its_chart(stand):
-    """ci.sh, which the recipes for GitHub and GitLab call, with a metered product: all three rehearsals, and a bill of 24 hours."""
+    """ci.sh, which the recipes for GitHub and GitLab call, with a chart of `helm create` and a metered product: a bill of 24 hours."""
     with stand.bare_namespace("ci") as space:
-        seller = Repository(stand, space, METERED, "tollgate: { mode: metered, state: { type: emptyDir } }\n")
+        seller = Repository(stand, space)
+        seller.create_chart(ROOT / "helm/tollgate")
+        shutil.copytree(ROOT / "deploy/rehearsal", seller.folder / "rehearsal")
+        shutil.copy(ROOT / "helm/example/values-rehearsal.yaml", seller.folder / "rehearsal")
+        world = (ROOT / "deploy/rehearsal/world.toml").read_text().replace('pricing = "hourly"', 'pricing = "metered"')
+        seller.write("rehearsal/world.toml", world.replace('# dimensions = ["requests"]', 'dimensions = ["requests", "access"]'))
+        seller.write("gate/seller.toml", METERED)
+        seller.write("gate/values.yaml", CREATED)
         told = seller.run("rehearsal/ci.sh")
         assert told.splitlines()[-1] == "ci: the bill is right", told
         bill = [line.split(",") for line in (seller.folder / "bill.csv").read_text().splitlines()[1:]]

@@ -1,4 +1,5 @@
-"""The rehearsals of examples/pytest and examples/go against the built binary: with an emulator of their own, and with one that runs already.
+"""The rehearsals of examples/pytest and examples/go, and the test on docs/REHEARSAL.md, against the built binary: with an emulator of their
+own, and with one that runs already.
 
 Usage: fixtures.py PROGRAM
 
@@ -6,6 +7,9 @@ Each is shown to fail, too: with a program that is no tollgate.
 """
 
 import os
+import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,39 +17,40 @@ import tempfile
 from processes import Emulator
 
 PROGRAM = os.path.abspath(sys.argv[1])
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
-# What a run says of the three rehearsals that have passed.
-COMMANDS = {
-    "pytest": ([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/pytest"], ROOT, "3 passed"),
-    "go test": (["go", "test", "-count=1", "-v", "."], os.path.join(ROOT, "examples/go"), "--- PASS: TestADayOfHours"),
-}
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def run(name, **environment):
-    """Whether all of a command's rehearsals passed, and what it said."""
-    command, folder, promise = COMMANDS[name]
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment}, capture_output=True, text=True
-    )
+def run(command, folder, promise, **environment):
+    """Whether a command ends well and says what it promises; what it said."""
+    more = {"PYTHONDONTWRITEBYTECODE": "1", **environment}
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **more}, capture_output=True, text=True)
     return done.returncode == 0 and promise in done.stdout, done.stdout + done.stderr
 
 
 def main():
     failed = 0
     with Emulator(PROGRAM) as emulator, tempfile.TemporaryDirectory() as folder:
-        other = os.path.join(folder, "tollgate")
-        os.symlink("/bin/true", other)
-        for name in COMMANDS:
+        folder = pathlib.Path(folder)
+        (folder / "other").symlink_to("/bin/true")
+        # The examples and the page's test, side by side.
+        tests = shutil.copytree(ROOT / "examples/pytest", folder / "pytest")
+        (test,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/REHEARSAL.md").read_text(), re.S)
+        (tests / "test_page.py").write_text(test)
+        commands = {
+            "pytest": ([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."], tests, "4 passed"),
+            "go test": (["go", "test", "-count=1", "-v", "."], ROOT / "examples/go", "--- PASS: TestADayOfHours"),
+        }
+        for name, command in commands.items():
             for what, environment, good in (
                 ("an emulator of its own", {"TOLLGATE": PROGRAM}, True),
                 ("one that runs", {"TOLLGATE": PROGRAM, "TOLLGATE_EMULATOR": emulator.endpoint}, True),
-                ("no tollgate", {"TOLLGATE": other}, False),
+                ("no tollgate", {"TOLLGATE": str(folder / "other")}, False),
             ):
-                passed, said = run(name, **environment)
+                passed, said = run(*command, **environment)
                 if passed != good:
                     failed += 1
                     print(f"FAILED: {name}, {what}:\n{said[-4000:]}")
-    print(f"fixtures: {', '.join(COMMANDS)}: {failed} failures")
+    print(f"fixtures: {', '.join(commands)}: {failed} failures")
     sys.exit(1 if failed else 0)
 
 
