@@ -8,7 +8,7 @@ import subprocess
 
 from cluster import wait
 from scenarios import scenario
-from stand import name_of
+from stand import entitlement, name_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOURLY = 'mode = "hourly"\nproduct_code = "your-product-code"\npublic_keys = "keys"\n'
@@ -20,6 +20,7 @@ entitlement_dimension = "access"
 on_unsent = "keep"
 """
 
+CONTRACT = 'mode = "contract"\nproduct_id = "prod-your-product"\nentitlements = ["users:Count:10"]\n'
 # What a buyer would set in a chart that `helm create` made.
 CREATED = """
 fullnameOverride: shop
@@ -113,6 +114,25 @@ def a_seller_rehearses_in_a_cluster(stand):
         wait("the emulator to be gone", lambda: not space.pods(app="tollgate-emulator"))
         assert [one["metadata"]["name"] for one in space.get("configmaps")["items"]] == ["kube-root-ca.crt"], space.get("configmaps")
         return "; ".join(line.removeprefix("rehearse: ") for line in told.splitlines() if "refused pods" in line or "throttled:" in line)
+
+
+@scenario(pods=3)
+def a_seller_rehearses_a_contract_in_a_cluster(stand):
+    """Contract pricing: with its license disabled a product does not start, and throttled it waits; then it starts."""
+    with stand.bare_namespace("contract-shop") as space:
+        seller = Repository(stand, space)
+        shutil.copytree(ROOT / "deploy/rehearsal", seller.folder / "rehearsal")
+        products, licenses = (ROOT / "deploy/rehearsal/world.toml").read_text().split("# [[licenses]]")
+        seller.write("rehearsal/world.toml", products + "[[licenses]]" + licenses.replace("\n# ", "\n"))
+        seller.write("seller.toml", CONTRACT)
+        seller.run("rehearsal/rehearse.sh", "prepare", "seller.toml")
+        values = ("--set", "tollgate.mode=contract", "--values", str(ROOT / "helm/example/values-rehearsal.yaml"))
+        seller.run("helm", "install", "shop", str(stand.folder / "example"), "--namespace", space.name, *values)
+        told = seller.run("rehearsal/rehearse.sh", "not-entitled", "app=shop", "prod-your-product")
+        assert "denied: " in told, told
+        told += seller.run("rehearsal/rehearse.sh", "throttled", "app=shop")
+        assert entitlement(space.started(app="shop"))["gate"] == "open"
+        return "; ".join(line.removeprefix("rehearse: ") for line in told.splitlines())
 
 
 @scenario(pods=3)
