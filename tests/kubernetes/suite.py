@@ -18,11 +18,13 @@ import cluster as clusters
 import identity  # noqa: F401
 import images
 import lock  # noqa: F401
+import rehearsals  # noqa: F401
 import seats  # noqa: F401
 import usage  # noqa: F401
 import values  # noqa: F401
 import workloads  # noqa: F401
 from aws import Emulator, Webhook
+from names import Names
 from scenarios import SCENARIOS
 from stand import Api, Stand
 
@@ -50,6 +52,7 @@ def main():
             cluster.ctr("images", "import", archive)
     cluster.get = Api(cluster).get
     webhook = Webhook(cluster)
+    Names(cluster)
     cluster.kubectl("apply", "-f", "-", text=json.dumps(webhook.configuration()))
     shutil.copytree(ROOT / "helm/example", cluster.folder / "example")
     shutil.copytree(ROOT / "helm/tollgate", cluster.folder / "example/charts/tollgate")
