@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy fuzz-check tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (chaos "short") memory packaging kubernetes release-test test
+ci: fmt-check clippy doc site crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (chaos "short") memory packaging kubernetes release-test test
 
 # Formats the sources.
 fmt:
@@ -35,6 +35,18 @@ clippy:
 # Builds the documentation, private items too: every link between modules must hold.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+# The site of the documents, by mdBook, in target/site/book; every link and anchor of it must lead somewhere. Needs no network.
+site:
+    python3 site/build.py mdbook target/site
+
+# Draws the pictures of the documents anew; `site` compares.
+pictures:
+    python3 site/pictures.py
+
+# Takes the documents' pictures of the emulator's page anew, by the browser test.
+screenshots:
+    PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page
 
 # All tests and documentation tests: the README's command.
 test:

@@ -204,13 +204,28 @@ fn alerts_of_one_side(project: &Project) -> Vec<String> {
         .concat()
 }
 
-/// What holds each threat exists.
+/// Each attack, and each rule for listings, has a mark and a row of tests at the end of its document, and the tests exist.
 fn absent_defences(project: &Project) -> Vec<String> {
-    let attacks = section(project.text("docs/THREATS.md"), "## Attacks");
-    let cells = attacks.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once(" | "));
-    let named =
-        cells.flat_map(|(_, cell)| cell.split('`').skip(1).step_by(2)).filter(|name| !defines(project, name));
-    named.map(|name| format!("docs/THREATS.md names {name}, which does not exist")).collect()
+    let marks = |text: &str| -> BTreeSet<String> {
+        let first = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        let marks = first.filter(|cell| {
+            cell.strip_prefix(|c: char| c.is_ascii_uppercase())
+                .is_some_and(|number| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()))
+        });
+        marks.map(str::to_owned).collect()
+    };
+    let mut found = Vec::new();
+    for path in ["docs/THREATS.md", "docs/LISTING.md"] {
+        let (told, tests) = project.text(path).split_once("\n## The tests\n").unwrap_or_default();
+        found.extend(differences((path, &marks(told)), (&format!("{path}, the tests"), &marks(tests))));
+        let named = tests
+            .lines()
+            .filter(|line| line.starts_with("| "))
+            .flat_map(|line| line.split('`').skip(1).step_by(2));
+        let absent = named.filter(|name| !defines(project, name));
+        found.extend(absent.map(|name| format!("{path} names {name}, which does not exist")));
+    }
+    found
 }
 
 /// `docs/SEMANTICS.md` says what the comments of its tests say, however it is wrapped.

@@ -1,8 +1,8 @@
 //! The admin interface under `/_emulator/…`: the clock, faults, the world, and what happened.
 //!
-//! Orders are JSON; what is wrong with one is told as `{"error"}` with 400, and then nothing is changed. A page of
-//! another origin cannot give orders, and cannot read by DNS rebinding: a browser tells where a request comes from, and
-//! whom it takes us for.
+//! Orders are JSON; a wrong one is answered with `{"error"}` and 400, and changes nothing. A page of another origin
+//! cannot give orders, nor read by DNS rebinding: the browser's `Origin` and `Host` headers show where a request
+//! comes from.
 
 mod license;
 
@@ -33,7 +33,7 @@ use super::world::switches::TABLE;
 use tollgate_http::{self as http, Body};
 use tollgate_time::Timestamp;
 
-/// The paths, for whoever asks for `/_emulator`.
+/// The paths, as `/_emulator` lists them.
 const PATHS: [(&str, &str); 21] = [
     ("GET /_emulator/clock", "the emulated time"),
     ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),
@@ -43,7 +43,7 @@ const PATHS: [(&str, &str); 21] = [
     ),
     ("GET /_emulator/ledger/hours", "its sums by product, dimension and hour; ?last=24 of them"),
     ("GET /_emulator/calls", "requests and answers; ?limit= ?after= ?operation= ?pod= ?outcome="),
-    ("GET /_emulator/faults", "the rules and what they did"),
+    ("GET /_emulator/faults", "the rules, and how often each applied"),
     ("POST /_emulator/faults", "a rule, a list of rules, or {\"seed\": 7}"),
     ("DELETE /_emulator/faults", "removes all rules"),
     ("GET /_emulator/world", "products, customers, pods, switches"),
@@ -121,8 +121,8 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
     let query = Query(parts.uri.query().unwrap_or_default());
     let reads = http::reads(&parts.method);
     if !host::is_ours(&parts.headers) {
-        let error = "the Host must be an address, localhost, or a name of a private network: a web page may have been \
-                     led here by its own name";
+        let error = "the Host must be an address, localhost, or a name of a private network, as a protection \
+                     against DNS rebinding";
         return http::json(StatusCode::MISDIRECTED_REQUEST, &json!({"error": error}));
     }
     if !reads && foreign(parts) {
@@ -155,7 +155,7 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
         Err(Refusal::Order(message)) => (StatusCode::BAD_REQUEST, message),
         Err(Refusal::State(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         Err(Refusal::NotFound) => {
-            (StatusCode::NOT_FOUND, "there is no such path; GET /_emulator lists those there are".to_owned())
+            (StatusCode::NOT_FOUND, "there is no such path; GET /_emulator lists all paths".to_owned())
         }
     };
     http::json(status, &json!({"error": message}))
@@ -276,8 +276,7 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body)
-        .map_err(|error| format!("the body is not the order that belongs here: {error}"))
+    serde_json::from_slice(body).map_err(|error| format!("the body does not fit this path: {error}"))
 }
 
 fn set_clock(engine: &Engine, body: &[u8]) -> Answered {
