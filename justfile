@@ -240,6 +240,26 @@ image: image-context
 dev-binary:
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --package tollgate --target {{ target }}
 
+# 0.1.0 from this repository's history, where it has no tag: its charts, and its binary with the emulator. The test of an upgrade begins with them.
+first_release := "ae060240622decdf4cd75fccaf8ee0cec68bd70a"
+
+first-release:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    folder=target/first-release
+    if [ ! -e $folder/source ]; then
+        git cat-file -e {{ first_release }} 2>/dev/null ||
+            { echo "first-release: the history of this clone does not reach back to 0.1.0; run \`git fetch --unshallow\`" >&2; exit 1; }
+        rm -rf $folder && mkdir -p $folder/part
+        git archive {{ first_release }} | tar -x -C $folder/part
+        # No member of the workspace that it lies below.
+        printf '\n[workspace]\n' >> $folder/part/Cargo.toml
+        mv $folder/part $folder/source
+    fi
+    # Among our builds: most of what others wrote is the same, and compiled already. `dev-binary` puts our program back in its place.
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --manifest-path $folder/source/Cargo.toml --target {{ target }} --target-dir target
+    strip -o $folder/tollgate target/{{ target }}/debug/tollgate
+
 # The development image in docker.
 image-dev: dev-binary image-context
     docker build --tag tollgate-dev --file deploy/Dockerfile.dev dist/image
@@ -253,7 +273,7 @@ packaging: release-binary dev-binary image
     tests/packaging/run
 
 # The charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another one.
-kubernetes *scenarios: release-binary dev-binary image-context
+kubernetes *scenarios: release-binary first-release dev-binary image-context
     tests/kubernetes/run {{ scenarios }}
 
 # Writes the alert rules into the library chart.

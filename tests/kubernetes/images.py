@@ -1,10 +1,14 @@
 """The images of the suite, under the names that charts and manifests have: a seller's gates, FROM the development image, and an application."""
 
+import pathlib
 import re
 import shutil
 import subprocess
 
 from cluster import run
+
+# What `just first-release` makes.
+FIRST_RELEASE = pathlib.Path(__file__).resolve().parents[2] / "target/first-release"
 
 # What `COMMAND` in a manifest may ask the application to do. A shell, so that each behaviour is a line.
 APPLICATION = r"""#!/bin/sh
@@ -63,6 +67,13 @@ def build(root, folder, keys):
         (context / "Dockerfile").write_text("FROM localhost/tollgate-dev\nCOPY seller/ /usr/share/tollgate/\n")
         image(f"registry.example/{name}:1.0.0", context / "Dockerfile", context)
         archive(f"registry.example/{name}:1.0.0")
+    # 0.1.0, to upgrade from: nobody's file seals it, for with one it cannot be pointed at the emulator.
+    context = folder / "first-release"
+    context.mkdir()
+    shutil.copy(FIRST_RELEASE / "tollgate", context)
+    (context / "Dockerfile").write_text("FROM localhost/tollgate-dev\nCOPY tollgate /tollgate\n")
+    image("registry.example/your-metered-gate:0.1.0", context / "Dockerfile", context)
+    archive("registry.example/your-metered-gate:0.1.0")
     # As released, to measure it: nobody's file seals it, so that it can be pointed at the emulator, whose word it does not take.
     context = folder / "release"
     shutil.copytree(keys / "public_keys/demohourly", context / "keys")

@@ -191,11 +191,11 @@ class Namespace:
 
     # === charts ===
 
-    def install(self, release="app", helm="4.3.1", wait=None, check=True, **values):
-        """`helm install` of the example chart, with values as a file has them: `tollgate={"gate": "exec"}`."""
+    def install(self, release="app", helm="4.3.1", wait=None, check=True, order="install", chart="example", **values):
+        """`helm install`, or another order, of the example chart, with values as a file has them: `tollgate={"gate": "exec"}`."""
         file = self.stand.folder / f"{self.name}-{release}.json"
         file.write_text(json.dumps({"tollgate": {}, **values}))
-        command = ["install", release, self.stand.folder / "example", "--namespace", self.name, "--values", file]
+        command = [order, release, self.stand.folder / chart, "--namespace", self.name, "--values", file]
         return self.helm(helm, *command, *(["--wait", "--timeout", wait] if wait else []), check=check)
 
     def helm(self, version, *arguments, check=True):

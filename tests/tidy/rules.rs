@@ -20,6 +20,21 @@ const EMPTY_NAMES: [&str; 8] = ["util", "common", "helper", "constant", "const",
 /// The bare prefix is how names are put together; the revision is read when the binary is built, not when it runs.
 const NOT_SETTINGS: [&str; 2] = ["TOLLGATE_", "TOLLGATE_REVISION"];
 
+/// Where this version stands: below a path, behind a text. What follows and is no version is none of this rule's business.
+const STATED: [(&str, &str); 8] = [
+    ("", "tollgate:"),
+    ("", "tollgate-"),
+    ("Cargo.toml", "version = \""),
+    ("docs/openapi.yaml", " version: "),
+    ("docs/quickstart/", " version: "),
+    ("helm/", "ersion: "),
+    ("helm/tollgate/", "tag: "),
+    ("helm/tollgate/README.md", "`image.tag` | `\""),
+];
+
+/// They tell of several versions.
+const OF_SEVERAL: [&str; 2] = ["CHANGELOG.md", "docs/UPGRADE.md"];
+
 macro_rules! by_name {
     ($($rule:ident),*) => { &[$((stringify!($rule), $rule)),*] };
 }
@@ -32,7 +47,7 @@ type Rule = fn(&Project) -> Vec<String>;
 pub(crate) const RULES: &[(&str, Rule)] = by_name![
     forbidden_words, silent_files, forbidden_texts, long_lines, empty_names, dead_links, unknown_variables,
     unnamed_events, alerts_of_one_side, absent_defences, unsaid_semantics, forgotten_targets, other_exceptions,
-    unsupported_versions
+    other_versions, unsupported_versions
 ];
 
 /// What the architecture's table of imports forbids: for each file, words that stand in no path and no import of it; for
@@ -283,6 +298,30 @@ fn other_exceptions(project: &Project) -> Vec<String> {
         );
     }
     found
+}
+
+/// Documents, charts and manifests name the version that `Cargo.toml` has.
+fn other_versions(project: &Project) -> Vec<String> {
+    let version = project.text("Cargo.toml").split("\nversion = \"").nth(1).map_or("", number);
+    assert!(!version.is_empty(), "Cargo.toml has no version");
+    let mut found = Vec::new();
+    for (path, text) in project.texts.iter().filter(|(path, _)| !OF_SEVERAL.contains(&path.as_str())) {
+        for (place, before) in STATED.iter().filter(|(place, _)| path.starts_with(place)) {
+            // What others wrote has versions of its own.
+            let ours = |line: &&str| *place != "Cargo.toml" || line.starts_with("tollgate-");
+            let stated = text.lines().filter(ours).flat_map(|line| line.split(before).skip(1)).map(number);
+            let other = stated.filter(|stated| !stated.is_empty() && *stated != version);
+            found.extend(other.map(|other| format!("{path}: {before}{other}: Cargo.toml has {version}")));
+        }
+    }
+    found
+}
+
+/// The version at the start of a text, three numbers, or nothing.
+fn number(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number = text[..end].trim_end_matches('.');
+    if number.split('.').filter(|part| !part.is_empty()).count() == 3 { number } else { "" }
 }
 
 /// Names that only one of two files has.
