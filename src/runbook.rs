@@ -199,8 +199,7 @@ mod tests {
 
     #[test]
     fn what_kubectl_shows_of_a_pod_is_explained() {
-        for shown in ["Init:0/2", "Init:1/2", "init:crashloopbackoff", "Init:Error", "Init:ImagePullBackOff"]
-        {
+        for shown in ["Init:0/2", "Init:1/2", "init:crashloopbackoff", "Init:Error", "Init:ErrImagePull"] {
             let (entry, other) = find(shown).expect(shown);
             assert!(entry.code.to_lowercase().contains(&shown.to_lowercase()), "{shown}: {entry:?}");
             assert!(entry.text.len() > 100 && other.is_none(), "{shown}: {entry:?}");

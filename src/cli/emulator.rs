@@ -101,6 +101,7 @@ Then, in a browser or with curl:
   DELETE /_emulator/faults     remove all faults
   POST   /_emulator/customers  {\"account_id\":\"111122223333\",\"subscribed\":false}
   POST   /_emulator/products   {\"product_code\":\"demohourly\",\"rotate\":true}
+  GET    /_emulator/public-keys/demohourly/1.pem   the public key of a product's version
   POST   /_emulator/pods       {\"access_key\":\"pod-2\",\"platform\":\"node-role\"}
   POST   /_emulator/tokens     {\"account_id\":\"111122223333\"}, a registration token for ResolveCustomer
   GET    /_emulator/licenses   contracts, who holds seats and until when, checkouts and check-ins

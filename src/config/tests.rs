@@ -486,7 +486,8 @@ fn a_region_of_the_right_form_that_is_not_known_is_a_warning_that_names_it() {
     let warnings = |region: &str| Case::hourly().env("AWS_REGION", region).warnings();
     let unknown = warnings("us-east-9");
     assert!(
-        unknown.len() == 1 && unknown[0].starts_with("region us-east-9 (environment AWS_REGION) is not an AWS region"),
+        unknown.len() == 1
+            && unknown[0].starts_with("region us-east-9 (environment AWS_REGION) is not an AWS region"),
         "{unknown:?}"
     );
     assert!(warnings("us-east-1").is_empty());

@@ -103,7 +103,7 @@ fn clean(text: &str) -> String {
     lines.join("\n").trim_matches('\n').to_owned()
 }
 
-/// What `cargo` prints for the workspace at `root`.
+/// What `cargo` prints for the workspace at `root`. Where only this test was compiled, cargo fetches the other crates.
 fn cargo(root: &Path, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO")).args(arguments).current_dir(root).output();
     let output = output.expect("cargo can be started");
@@ -117,7 +117,6 @@ fn crates(root: &Path) -> BTreeSet<(String, String)> {
         root,
         &[
             "tree",
-            "--offline",
             "--locked",
             "--package",
             "tollgate",
@@ -158,8 +157,7 @@ fn licence_files(folder: &Path, files: &mut Vec<PathBuf>) {
 pub(crate) fn notices(root: &Path) -> String {
     // Without the platforms that are not built for: nothing has fetched their crates.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let asked =
-        ["metadata", "--offline", "--locked", "--format-version", "1", "--filter-platform", &platform];
+    let asked = ["metadata", "--locked", "--format-version", "1", "--filter-platform", &platform];
     let metadata = cargo(root, &asked);
     let metadata: Value = serde_json::from_str(&metadata).expect("cargo writes JSON");
     let packages = metadata["packages"].as_array().expect("cargo lists packages");

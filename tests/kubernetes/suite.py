@@ -18,12 +18,14 @@ import cluster as clusters
 import identity  # noqa: F401
 import images
 import lock  # noqa: F401
+import rehearsals  # noqa: F401
 import seats  # noqa: F401
 import upgrade  # noqa: F401
 import usage  # noqa: F401
 import values  # noqa: F401
 import workloads  # noqa: F401
 from aws import Emulator, Webhook
+from names import Names
 from scenarios import SCENARIOS
 from stand import Api, Stand
 
@@ -51,6 +53,7 @@ def main():
             cluster.ctr("images", "import", archive)
     cluster.get = Api(cluster).get
     webhook = Webhook(cluster)
+    Names(cluster)
     cluster.kubectl("apply", "-f", "-", text=json.dumps(webhook.configuration()))
     for name, charts in (("example", ROOT / "helm"), ("example-0.1.0", images.FIRST_RELEASE / "source/helm")):
         shutil.copytree(charts / "example", cluster.folder / name)

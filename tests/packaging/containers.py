@@ -422,11 +422,11 @@ class Containers(unittest.TestCase):
         )
         wait("health over TLS", lambda: self.health("trusting") == "healthy")
 
-    def compose(self, *files):
-        """Runs docker-compose with our file; everything is removed at the end of the test."""
+    def compose(self, *files, first="deploy/compose.yaml", **variables):
+        """Runs docker-compose with a file of ours; everything is removed at the end of the test."""
         # A port of its own: the file's might be taken.
-        environment = {**self.environment, "EMULATOR_PORT": "0"}
-        command = ["docker-compose", "-f", str(ROOT / "deploy/compose.yaml")]
+        environment = {**self.environment, "EMULATOR_PORT": "0", **variables}
+        command = ["docker-compose", "-f", str(ROOT / first)]
         for file in files:
             command += ["-f", str(file)]
         self.addCleanup(subprocess.run, [*command, "down", "-v", "-t", "5"], env=environment, capture_output=True)
@@ -455,6 +455,24 @@ class Containers(unittest.TestCase):
         self.assertEqual(json.loads(self.said(application)[-1])["state"], "entitled")
         self.assertEqual(self.inspect(lock, ".State.ExitCode"), "0")
         self.assertLess(self.inspect(lock, ".State.FinishedAt"), self.inspect(application, ".State.StartedAt"))
+
+    def test_compose_rehearses_a_sealed_product(self):
+        seller = self.folder / "seller.toml"
+        seller.write_text('product_code = "your-product-code"\npublic_keys = "keys"\n')
+        rehearsal = ROOT / "deploy/rehearsal"
+        files = {"SELLER_TOML": str(seller), "WORLD_TOML": str(rehearsal / "world.toml")}
+        compose = self.compose(first="deploy/rehearsal/compose.yaml", PRODUCT_CODE="your-product-code", **files)
+        compose("up", "-d")
+        application, sidecar = self.composed("application"), self.composed("tollgate")
+        wait("the application", lambda: self.inspect(application, ".State.Status") == "exited")
+        self.assertEqual(json.loads(self.said(application)[-1])["state"], "entitled")
+        port = self.inspect(self.composed("emulator"), '(index (index .NetworkSettings.Ports "8090/tcp") 0).HostPort')
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_emulator/ledger") as answer:
+            self.assertEqual([one["product_code"] for one in json.load(answer)["registrations"]], ["your-product-code"])
+        # What only the seller may set stays refused.
+        done = self.docker("exec", sidecar, "/tollgate", "config", "check", "--grace-period=1h", check=False)
+        self.assertEqual(done.returncode, 78, done.stderr)
+        self.assertIn("seller's file", done.stdout + done.stderr)
 
     def test_compose_starts_nothing_for_a_buyer_without_subscription(self):
         # Unhealthy within seconds, in place of after a minute and a half: then compose gave the pod up.

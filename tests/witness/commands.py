@@ -12,6 +12,8 @@ import sys
 PROGRAM = sys.argv[1]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS_MIN = 150
+# The program where a command begins, and not as somebody's argument.
+COMMAND = r"(?:^\s*|[|&;($] *|\b(?:do|until|if) |[A-Z_]+=\S* |-- )(?:\S*/)?tollgate"
 
 
 @functools.cache
@@ -33,10 +35,7 @@ def written(text):
     for block in re.findall(r"^ *```(?:sh|console)\n(.*?)```", text, re.S | re.M):
         for line in block.replace("\\\n", " ").splitlines():
             line = re.split(r"(?:^|\s)#", line)[0]
-            # There it is the name of a service.
-            if "docker-compose" in line:
-                continue
-            yield from re.findall(r"(?:^|[\s/(])tollgate((?: [^\s|;&)>]+)+)", line)
+            yield from re.findall(rf"{COMMAND}((?: [^\s|;&)>]+)+)", line)
     prose = re.sub(r"^ *```.*?```", "", text, flags=re.S | re.M)
     yield from re.findall(r"`tollgate((?: [^`]+)?)`", prose)
 

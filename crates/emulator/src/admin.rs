@@ -34,7 +34,7 @@ use tollgate_http::{self as http, Body};
 use tollgate_time::Timestamp;
 
 /// The paths, as `/_emulator` lists them.
-const PATHS: [(&str, &str); 21] = [
+const PATHS: [(&str, &str); 22] = [
     ("GET /_emulator/clock", "the emulated time"),
     ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),
     (
@@ -49,6 +49,10 @@ const PATHS: [(&str, &str); 21] = [
     ("GET /_emulator/world", "products, customers, pods, switches"),
     ("POST /_emulator/world", "a world file (TOML) in place of the world"),
     ("POST /_emulator/products", "makes or changes a product; \"rotate\": true adds a key version"),
+    (
+        "GET /_emulator/public-keys/CODE/1.pem",
+        "a product's public key of a version, as the seller would hold it",
+    ),
     ("POST /_emulator/customers", "makes or changes a customer"),
     ("POST /_emulator/pods", "declares or changes a pod"),
     ("GET /_emulator/licenses", "contracts, who holds what of them, takes and returns; ?last=100 of these"),
@@ -144,6 +148,11 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
             }
         };
     }
+    if let Some(pem) =
+        path.strip_prefix("public-keys/").filter(|_| reads).and_then(|key| public_key(engine, key))
+    {
+        return http::answer(StatusCode::OK, "application/x-pem-file", pem);
+    }
     let answered = if reads {
         read(engine, path, &query)
     } else {
@@ -159,6 +168,14 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
         }
     };
     http::json(status, &json!({"error": message}))
+}
+
+/// The public key at `CODE/VERSION.pem`, laid out as in the folder of keys; a product code may hold slashes.
+fn public_key(engine: &Engine, path: &str) -> Option<String> {
+    let (product_code, file) = path.rsplit_once('/')?;
+    let (product_code, version) = (decoded(product_code), file.strip_suffix(".pem")?.parse().ok()?);
+    let known = engine.state().service.world.products.get(&product_code)?.keys.contains_key(&version);
+    engine.keys.public_pem(&product_code, version).filter(|_| known)
 }
 
 /// Whether a browser says that the request comes from another site's page.
