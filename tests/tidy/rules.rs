@@ -21,13 +21,14 @@ const EMPTY_NAMES: [&str; 8] = ["util", "common", "helper", "constant", "const",
 const NOT_SETTINGS: [&str; 2] = ["TOLLGATE_", "TOLLGATE_REVISION"];
 
 /// Where this version stands: below a path, behind a text. What follows and is no version is none of this rule's business.
-const STATED: [(&str, &str); 8] = [
+const STATED: [(&str, &str); 9] = [
     ("", "tollgate:"),
     ("", "tollgate-"),
     ("Cargo.toml", "version = \""),
     ("docs/openapi.yaml", " version: "),
     ("docs/quickstart/", " version: "),
     ("helm/", "ersion: "),
+    ("helm/example/values-rehearsal.yaml", "tag: "),
     ("helm/tollgate/", "tag: "),
     ("helm/tollgate/README.md", "`image.tag` | `\""),
 ];
