@@ -21,9 +21,10 @@ const EMPTY_NAMES: [&str; 8] = ["util", "common", "helper", "constant", "const",
 const NOT_SETTINGS: [&str; 2] = ["TOLLGATE_", "TOLLGATE_REVISION"];
 
 /// Where this version stands: below a path, behind a text. What follows and is no version is none of this rule's business.
-const STATED: [(&str, &str); 9] = [
+const STATED: [(&str, &str); 10] = [
     ("", "tollgate:"),
     ("", "tollgate-"),
+    ("", "tollgate-dev:"),
     ("Cargo.toml", "version = \""),
     ("docs/openapi.yaml", " version: "),
     ("docs/quickstart/", " version: "),
