@@ -15,7 +15,7 @@ _list:
 check: fmt-check clippy fuzz-check tidy test
 
 # Everything that a change must pass; CI runs this. The tests come last, so that their result is the last line.
-ci: fmt-check clippy doc crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (chaos "short") memory packaging kubernetes test
+ci: fmt-check clippy doc site crypto deny release-binary fuzz-smoke witness (kill-campaign "24") (kill-campaign "12" "saas") (kill-campaign "12" "contract") (chaos "short") memory packaging kubernetes release-test test
 
 # Formats the sources.
 fmt:
@@ -35,6 +35,18 @@ clippy:
 # Builds the documentation, private items too: every link between modules must hold.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+# The site of the documents, by mdBook, in target/site/book; every link and anchor of it must lead somewhere. Needs no network.
+site:
+    python3 site/build.py mdbook target/site
+
+# Draws the pictures of the documents anew; `site` compares.
+pictures:
+    python3 site/pictures.py
+
+# Takes the documents' pictures of the emulator's page anew, by the browser test.
+screenshots:
+    PICTURES="$PWD/docs/images" tests/witness/run target/debug/tollgate page
 
 # All tests and documentation tests: the README's command.
 test:
@@ -125,8 +137,9 @@ without_unwinding := " -C link-arg=-Wl,--no-eh-frame-hdr -C link-arg=-Wl,-T,depl
 release-binary:
     #!/usr/bin/env bash
     set -euo pipefail
-    # An explicit target keeps the flags from build scripts and procedural macros, which cannot be static.
-    RUSTFLAGS="{{ release_flags + without_unwinding }}" cargo build --release --locked --package tollgate --no-default-features --target {{ target }}
+    # An explicit target keeps the flags from build scripts and procedural macros, which cannot be static. cargo-auditable writes the list
+    # of crates into the binary, for scanners.
+    RUSTFLAGS="{{ release_flags + without_unwinding }}" cargo auditable build --release --locked --package tollgate --no-default-features --target {{ target }}
     bytes=$(stat -c %s {{ static_binary }})
     echo "release binary: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
     [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
@@ -156,7 +169,7 @@ release-binary-arm64:
     set -euo pipefail
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
     export AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar RUSTC=/usr/bin/rustc RUSTFLAGS="{{ release_flags }}"
-    /usr/bin/cargo build --release --locked --package tollgate --no-default-features --target aarch64-unknown-linux-gnu --target-dir target/arm64
+    /usr/bin/cargo auditable build --release --locked --package tollgate --no-default-features --target aarch64-unknown-linux-gnu --target-dir target/arm64
     bytes=$(stat -c %s {{ arm64_binary }})
     echo "release binary for arm64: $bytes bytes of at most $(({{ size_max_mib }} * 1024 * 1024))"
     [ "$bytes" -le $(({{ size_max_mib }} * 1024 * 1024)) ]
@@ -180,6 +193,10 @@ image-context:
         install -D -m 0755 "$2" "dist/image/$1/tollgate"
         install -D -m 0644 /etc/ssl/certs/ca-certificates.crt "dist/image/$1/etc/ssl/certs/ca-certificates.crt"
         install -d -m 0755 "dist/image/$1/usr/share/tollgate" "dist/image/$1/var/lib"
+        # What must go with the work of others: see the head of THIRD-PARTY-NOTICES.txt.
+        install -d -m 0755 "dist/image/$1/usr/share/doc/tollgate"
+        install -m 0644 LICENSE THIRD-PARTY-NOTICES.txt /usr/share/common-licenses/LGPL-2.1 "dist/image/$1/usr/share/doc/tollgate"
+        install -m 0644 /usr/share/doc/libc6/copyright "dist/image/$1/usr/share/doc/tollgate/glibc-copyright"
     }
     tree amd64 {{ static_binary }}
     tree arm64 {{ arm64_binary }}
@@ -223,6 +240,26 @@ image: image-context
 dev-binary:
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --package tollgate --target {{ target }}
 
+# 0.1.0 from this repository's history, where it has no tag: its charts, and its binary with the emulator. The test of an upgrade begins with them.
+first_release := "ae060240622decdf4cd75fccaf8ee0cec68bd70a"
+
+first-release:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    folder=target/first-release
+    if [ ! -e $folder/source ]; then
+        git cat-file -e {{ first_release }} 2>/dev/null ||
+            { echo "first-release: the history of this clone does not reach back to 0.1.0; run \`git fetch --unshallow\`" >&2; exit 1; }
+        rm -rf $folder && mkdir -p $folder/part
+        git archive {{ first_release }} | tar -x -C $folder/part
+        # No member of the workspace that it lies below.
+        printf '\n[workspace]\n' >> $folder/part/Cargo.toml
+        mv $folder/part $folder/source
+    fi
+    # Among our builds: most of what others wrote is the same, and compiled already. `dev-binary` puts our program back in its place.
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --manifest-path $folder/source/Cargo.toml --target {{ target }} --target-dir target
+    strip -o $folder/tollgate target/{{ target }}/debug/tollgate
+
 # The development image in docker.
 image-dev: dev-binary image-context
     docker build --tag tollgate-dev --build-arg VERSION={{ version }} --build-arg REVISION={{ revision }} --file deploy/Dockerfile.dev dist/image
@@ -236,7 +273,7 @@ packaging: release-binary dev-binary image
     tests/packaging/run
 
 # The charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another one.
-kubernetes *scenarios: release-binary dev-binary image-context
+kubernetes *scenarios: release-binary first-release dev-binary image-context
     tests/kubernetes/run {{ scenarios }}
 
 # The scripts by which shells complete the released program's commands, into dist/.
@@ -254,7 +291,7 @@ completions:
 chart-rules:
     python3 tests/packaging/chart_rules.py
 
-# Everything of a release into dist/, without a network (crates: `cargo fetch` before): binaries, image, charts, SBOM, checksums.
+# Everything of a release into dist/, without a network (crates: `cargo fetch` before): binaries, image, charts, SBOM, provenance, checksums.
 release:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -266,7 +303,7 @@ release:
     esac
     rm -rf dist
     export CARGO_NET_OFFLINE=true TOLLGATE_REVISION={{ revision }}
-    just release-binary release-binary-arm64 image sbom completions release-files
+    just release-binary release-binary-arm64 image sbom provenance completions release-files
     rm -rf dist/image
 
 # What a release is beside its builds, from what is built: names with the version, archives that are the same each time, checksums.
@@ -274,15 +311,22 @@ release-files:
     #!/usr/bin/env bash
     set -euo pipefail
     install -m 0755 {{ static_binary }} dist/tollgate-{{ version }}-linux-amd64
-    install -m 0755 {{ arm64_binary }} dist/tollgate-{{ version }}-linux-arm64
+    # The test of publishing has one architecture; `just release` has built both.
+    [ ! -x {{ arm64_binary }} ] || install -m 0755 {{ arm64_binary }} dist/tollgate-{{ version }}-linux-arm64
+    install -m 0644 deploy/tollgate.openvex.json dist/tollgate-{{ version }}.openvex.json
     awk '/^## / { part++ } part == 1' CHANGELOG.md > dist/tollgate-{{ version }}-changes.md
-    pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3"; }
+    pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3" && touch --date=@0 "dist/$1-{{ version }}.tgz"; }
     pack tollgate-chart helm tollgate
     # AWS takes a chart only with what it depends on inside.
     stage=$(mktemp -d) && trap 'rm -rf "$stage"' EXIT
     cp -r helm/example "$stage/" && rm -rf "$stage/example"/{charts,Chart.lock} && mkdir "$stage/example/charts" && cp -r helm/tollgate "$stage/example/charts/"
     pack tollgate-example-chart "$stage" example
     pack tollgate-deploy . deploy
+    # The terms of what is linked statically and of the certificates, as this machine has them.
+    mkdir "$stage/licences"
+    install -m 0644 LICENSE THIRD-PARTY-NOTICES.txt /usr/share/common-licenses/LGPL-2.1 "$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html" "$stage/licences/"
+    for package in libc6 libgcc-s1 ca-certificates; do install -m 0644 "/usr/share/doc/$package/copyright" "$stage/licences/$package-copyright"; done
+    pack tollgate-licences "$stage" licences
     (cd dist && sha256sum tollgate-* > SHA256SUMS && cat SHA256SUMS)
 
 # The software bill of materials (CycloneDX), from Cargo.lock alone.
@@ -290,11 +334,20 @@ sbom:
     mkdir -p dist
     python3 tests/packaging/sbom.py > dist/tollgate-{{ version }}.cdx.json
 
+# How the release is built, as SLSA provenance: revision, tools, files.
+provenance:
+    mkdir -p dist
+    python3 deploy/provenance.py {{ version }} > dist/tollgate-{{ version }}-provenance.json
+
+# Publishes what is built into a registry on loopback with a key made for it, and verifies all of it as docs/VERIFY.md tells a buyer to.
+release-test: release-binary image sbom provenance release-files
+    tests/release/run
+
 # Builds the release binary twice, in two folders, and compares: the same sources make the same bytes.
 reproducible: release-binary
     #!/usr/bin/env bash
     set -euo pipefail
-    RUSTFLAGS="{{ release_flags + without_unwinding }}" cargo build --release --locked --package tollgate --no-default-features --target {{ target }} \
+    RUSTFLAGS="{{ release_flags + without_unwinding }}" cargo auditable build --release --locked --package tollgate --no-default-features --target {{ target }} \
         --target-dir target/again
     sha256sum {{ static_binary }} target/again/{{ target }}/release/tollgate
     cmp {{ static_binary }} target/again/{{ target }}/release/tollgate

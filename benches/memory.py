@@ -160,7 +160,7 @@ class Books:
 
 
 def licensed(number):
-    """A hundred licences an account, as the emulator takes them; each licence is a customer."""
+    """A hundred licenses an account, as the emulator takes them; each license is a customer."""
     account = f"9{number // 100:011}"
     return {"account_id": account, "license_arn": f"arn:aws:license-manager::{account}:license:l-{number % 100}"}
 
@@ -404,8 +404,10 @@ def seal(program, short):
         told = (f"longest {longest * 1e3:.0f} ms of {count} in {took:.1f} s; before {before * 1e3:.0f} ms; a process beside it, which does nothing, "
                 f"{alone(*beside)}; in {SENDING_SECONDS} s of sending {sending * 1e3:.0f} ms, where that process {alone(*beside_sending)}; "
                 f"peak {keeper.peak:.1f} MiB, {'enforced' if cgroup else 'NO CGROUP'}")
-    # The short form is for machines that others use too: there the time is told, and memory is what must hold.
-    assert short or max(longest, sending) <= ACKNOWLEDGEMENT_MAX, f"above {ACKNOWLEDGEMENT_MAX * 1e3:.0f} ms: {told}"
+    # The short form is for machines that others use too: there the time is told, and memory is what must hold. What the machine alone
+    # takes is not tollgate's.
+    held = all(took <= ACKNOWLEDGEMENT_MAX + max(machine) for took, machine in ((longest, beside), (sending, beside_sending)))
+    assert short or held, f"above {ACKNOWLEDGEMENT_MAX * 1e3:.0f} ms: {told}"
     return told
 
 

@@ -24,13 +24,18 @@ class Archive:
         self.files = {"oci-layout": json.dumps({"imageLayoutVersion": "1.0.0"}).encode()}
 
     def add(self, kind, content):
-        """Adds a blob; its descriptor."""
+        """Adds a blob; its descriptor. The kind is one of OCI's own, or a whole media type."""
         digest = hashlib.sha256(content).hexdigest()
         self.files[f"blobs/sha256/{digest}"] = content
-        return {"mediaType": OCI + kind, "digest": f"sha256:{digest}", "size": len(content)}
+        return {"mediaType": kind if "/" in kind else OCI + kind, "digest": f"sha256:{digest}", "size": len(content)}
 
     def add_json(self, kind, value):
         return self.add(kind, json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+    def name(self, descriptor, name):
+        """What the archive offers, under a name."""
+        named = {**descriptor, "annotations": {"org.opencontainers.image.ref.name": name}}
+        self.files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [named]}).encode()
 
     def write(self, path):
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -77,10 +82,10 @@ def main():
         print(f"{architecture} {descriptor['digest']}")
     index = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json", "manifests": manifests}
     whole = archive.add_json("index.v1+json", index)
-    named = {**whole, "annotations": {"org.opencontainers.image.ref.name": name}}
-    archive.files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [named]}).encode()
+    archive.name(whole, name)
     archive.write(path)
     print(f"manifest list {whole['digest']}")
 
 
-main()
+if __name__ == "__main__":
+    main()

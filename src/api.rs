@@ -213,7 +213,7 @@ impl AppServer {
 
 /// 405 with the methods that would do (RFC 9110, section 15.5.6).
 fn method_not_allowed(allow: &'static str) -> Response<Body> {
-    let detail = format!("the methods of this path are {allow}");
+    let detail = format!("this path allows only {allow}");
     let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", &detail);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
@@ -290,8 +290,8 @@ mod tests {
             && text.chars().all(|c| c.is_ascii_alphanumeric())
     }
 
-    /// Every code that this server answers with, in its own files: the first text after a status, or of an answer that is
-    /// to be asked for again.
+    /// Every code that this server answers with, in its own files: the first text after a status, or of an answer
+    /// that is to be asked for again.
     #[test]
     fn every_code_has_its_section_in_the_runbook() {
         let runbook = include_str!("../docs/RUNBOOK.md");

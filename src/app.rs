@@ -55,10 +55,10 @@ pub enum StartError {
         setting: &'static str,
         /// The address.
         address: Address,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system refused something that it never should.
+    /// Another error of the system.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
@@ -69,10 +69,10 @@ fn listen_remedy(source: &io::Error, setting: &str) -> String {
             format!("another container of this pod may hold it: stop it, or set {setting} to a free address")
         }
         io::ErrorKind::NotFound => {
-            format!("make the socket's folder, or set {setting} to a path in one that exists")
+            format!("create the socket's folder, or set {setting} to a path in an existing folder")
         }
         io::ErrorKind::PermissionDenied => {
-            format!("this process's user may not listen there: set {setting} to a place where it may")
+            format!("this process's user may not listen there: set {setting} to an address that it may use")
         }
         _ => format!("set {setting} to an address of this host"),
     }
@@ -98,7 +98,7 @@ pub enum Scope {
     Sidecar,
 }
 
-/// The sidecar, with its ports bound and nothing asked yet.
+/// The sidecar, with its ports bound, before the first call to AWS.
 pub struct App {
     parts: Parts,
     signals: Signals,
@@ -122,7 +122,7 @@ impl App {
             Scope::Sidecar => Some(bind("app_addr", &config.app.addr)?),
             Scope::Gate => None,
         };
-        // The addresses that were bound: port 0 asks the kernel for one.
+        // The addresses that were bound: with port 0 the kernel chooses one.
         let probe_addr = probe_listener.local_address()?;
         let app_addr = app_listener.as_ref().map(Listener::local_address).transpose()?;
         tracing::info!(
@@ -218,7 +218,7 @@ impl App {
             };
             let dimensions = config.product.dimensions.clone().unwrap_or_default();
             let tried = trial.run(dimensions, entitlement.clone());
-            // At the end AWS's quota belongs to the usage.
+            // During a shutdown AWS's quota is kept for usage.
             let draining = draining.subscribe();
             let rest = async {
                 until(draining, tried).await;
@@ -241,7 +241,7 @@ impl App {
         let Some(registration) = registration_config(config) else { return Ok(app(parts)) };
         parts.spawn_deciding("registration", async move {
             if let Some(mut open) = ledger_open {
-                // A gate that opens onto a ledger that cannot be written would lose what it lets through.
+                // If the gate opened while the ledger cannot be written, usage would be lost.
                 let _ = open.wait_for(|open| *open).await;
             }
             let pod = identity.resolve_soon().await;
@@ -301,7 +301,7 @@ impl App {
                 let exit = supervisor::exit_of(&error);
                 let cause = supervisor::cannot_start(command.get_program(), &error.to_string());
                 tracing::warn!(event = "draining", "{cause}; draining");
-                // Nothing of tollgate's failed: what is held and what is due ends as after the command's own end.
+                // Nothing of tollgate failed: usage and seats are handled as after the command's own end.
                 let drained = (Ended::by_policy(Exit::Done), Some(First::to_come()));
                 return self.finish(drained, Ended::because(exit, cause)).await;
             }
@@ -327,13 +327,13 @@ impl App {
                     if matches!(ended.exit, Exit::Internal | Exit::LedgerIo) {
                         tracing::error!(
                             event = "command_asked_to_end",
-                            "the command is asked to end, since tollgate cannot go on: {cause}"
+                            "tollgate cannot continue and sends SIGTERM to the command: {cause}"
                         );
                         child.ask_to_end();
                         failed = Some(ended);
                     } else {
-                        // A gate that shuts later ends no command.
-                        tracing::error!(event = "gate_not_asked_again", "the command runs on: {cause}");
+                        // A gate that shuts later does not end the command.
+                        tracing::error!(event = "gate_not_asked_again", "AWS is not asked again; the command keeps running: {cause}");
                     }
                 }
             }
@@ -365,7 +365,7 @@ impl App {
         Ended::because(Exit::Terminated, format!("a signal ended tollgate before the gate opened: {line}"))
     }
 
-    /// Drains, tells what remains, and says how the process ends: by `otherwise`, where nothing fails.
+    /// Drains, logs what remains, and returns how the process ends: with `otherwise` if nothing fails.
     async fn finish(mut self, ended: (Ended, Option<First>), otherwise: Ended) -> Exit {
         let (drain, seats) = (self.drain.clone(), self.seats.clone());
         let draining_now = self.draining.clone();
@@ -386,7 +386,7 @@ impl App {
         self.notices.tell_the_rest();
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
-            // The end of the sender and that of the drain race; both tell of the ledger, and this one of what is in it.
+            // The end of the sender and that of the drain race; both report the ledger, and this one its content.
             if matches!(ended.exit, Exit::Done | Exit::LedgerIo)
                 && let Some(cause) = why
             {
@@ -397,7 +397,7 @@ impl App {
             ended = otherwise;
         }
         if let Some(sentence) = seats.as_ref().and_then(license::Drain::what_remains) {
-            // A command's own end says more to whoever started it; then the seats are a line of their own.
+            // The exit code of the command is more useful to its caller, so the seats get a log line of their own.
             if ended.exit == Exit::Done {
                 ended = Ended { exit: Exit::Unavailable, cause: Some(sentence) };
             } else {
@@ -509,13 +509,13 @@ fn registration_config(config: Config) -> Option<registration::Config> {
     })
 }
 
-/// What every part is given.
+/// What every part gets.
 #[derive(Clone)]
 struct Surroundings {
     aws: Arc<Aws>,
     clock: WallClock,
     metrics: Arc<Metrics>,
     identity: Identity,
-    /// Usage that was not taken, told in the same lines by all parts.
+    /// Usage that was not taken; all parts log it in the same lines.
     notices: Notices,
 }

@@ -45,7 +45,7 @@ struct Cli {
 enum Command {
     /// Run the sidecar: register, verify, open the gate, serve the probes
     Run(run::RunArgs),
-    /// Register and verify, then run CMD: the gate inside the paid image (modes hourly, metered and contract)
+    /// Wait until the gate opens, then run CMD: for a gate inside the product's own image (not in mode saas)
     Exec(exec::ExecArgs),
     /// Wait until a running sidecar's gate is open, then run CMD in place of this program, or exit 0
     Await(await_gate::AwaitArgs),
@@ -53,25 +53,25 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Copy this program into a folder, for images that have no cp
     Install(install::InstallArgs),
-    /// Ask the running sidecar about its gate, as an exec probe that needs no shell
+    /// Ask the running sidecar whether its gate is open; as an exec probe it needs no shell
     Probe(probe::ProbeArgs),
     /// Verify one RegisterUsage token offline and print its claims
     Verify(verify::VerifyArgs),
-    /// Run emulator and sidecar together, and show how the gate opens and usage is billed
+    /// Run the emulator and the sidecar together, and show how the gate opens and usage is billed
     #[cfg(feature = "emulator")]
     Demo(demo::DemoArgs),
-    /// Serve a stand-in for AWS Marketplace's metering service and License Manager, for laptops and tests
+    /// Emulate AWS Marketplace's metering service and License Manager, for development and tests
     #[cfg(feature = "emulator")]
     Emulator(emulator::EmulatorArgs),
     /// Check step by step what the gate needs to open: settings, credentials, network, clock, disk
     Doctor(doctor::DoctorArgs),
-    /// Write what the seller's support asks for into one document: settings, findings, states, counters; no secrets
+    /// Write one document for the seller's support: settings, checks, states and counters, without secrets
     SupportBundle(support_bundle::BundleArgs),
     /// Show usage and repair dead letters: hour records, the balance, the audit (modes metered and saas)
     Ledger(ledger::LedgerArgs),
-    /// Show the contract's license: until when, how many seats are sold and taken, what this pod holds (mode contract)
+    /// Show the contract's license: its end, the seats that are sold and taken, and what this pod holds (mode contract)
     License(license::LicenseArgs),
-    /// Check the configuration, print it with its origins, or write a seller's first files
+    /// Check the configuration, print each value with its origin, or write a seller's first files
     Config(config::ConfigArgs),
     /// Print the script by which bash, zsh or fish completes commands and flags
     #[cfg(feature = "completions")]
@@ -108,7 +108,7 @@ pub fn main() -> Exit {
         Err(error) => {
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    // A closed pipe is nobody's fault.
+                    // A closed pipe is no error.
                     let _ = error.print();
                     Exit::Done
                 }
@@ -184,7 +184,7 @@ fn load(flags: &Flags, role: Role) -> Result<Config, Exit> {
 
 /// Says on standard error why the process ends, and returns how.
 fn complain(exit: Exit, message: &str) -> Exit {
-    // Nobody may read it: the exit code says the rest.
+    // The write may fail, and nothing is lost: the exit code says the rest.
     let _ = writeln!(io::stderr(), "{message}");
     exit
 }

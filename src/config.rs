@@ -243,7 +243,7 @@ pub enum OnLapse {
     CloseAfter(Duration),
 }
 
-/// Whether this pod asks AWS again after it was told that the buyer is not entitled.
+/// Whether this pod calls AWS again after the answer that the buyer is not entitled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterDenial {
     /// Every five minutes.
@@ -315,7 +315,7 @@ impl fmt::Display for ListenAddr {
 /// The folder for state, proven to be writable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
-    /// Nothing is kept: told so, or the default folder cannot be written and nothing needs it.
+    /// Nothing is kept: configured so, or the default folder cannot be written and nothing needs it.
     None,
     /// The default folder.
     Default(PathBuf),

@@ -1,4 +1,4 @@
-//! What `tollgate doctor` makes of what it saw: facts in, findings out. Pure; the command gathers the facts.
+//! Decides the findings of `tollgate doctor`: facts in, findings out. Pure; the command gathers the facts.
 //!
 //! It must not know how the facts were gathered. Texts are for operators; codes lead to the runbook.
 
@@ -89,12 +89,12 @@ impl Finding {
         self
     }
 
-    /// What is a fault before AWS may be right before whatever stands in for it; AWS's rule is still worth reading.
+    /// What AWS would refuse may work with a stand-in for AWS; the finding stays, as a warning.
     #[must_use]
     pub fn before_a_stand_in(mut self) -> Self {
         if self.verdict == Verdict::Fault {
             self.verdict = Verdict::Warning;
-            self.seen.push_str(" (here something stands in for AWS, which may be less strict)");
+            self.seen.push_str(" (endpoint_url names a stand-in for AWS, which may be less strict)");
         }
         self
     }
@@ -118,7 +118,10 @@ pub fn region(configured: Option<(&Region, &str)>, platform: Option<(&Region, &s
         (None, Some((region, source))) => Finding::ok(check, format!("{}, from {source}", region.as_str())),
         (Some((region, origin)), None) => Finding::ok(
             check,
-            format!("{} ({origin}); nothing here tells where the pod runs, to compare", region.as_str()),
+            format!(
+                "{} ({origin}); not compared: the platform does not say where the pod runs",
+                region.as_str()
+            ),
         ),
         (Some((region, origin)), Some((found, source))) if region == found => {
             Finding::ok(check, format!("{} ({origin}), as {source} says", region.as_str()))
@@ -157,7 +160,7 @@ pub fn answer(place: Place, host: &str, reached: &Reached) -> Finding {
         Reached { seen, .. } => Finding::fault(
             check,
             "InvalidAnswer",
-            format!("{host} answers, and not as AWS does: {seen}"),
+            format!("{host} does not answer as AWS does: {seen}"),
             remedy("InvalidAnswer", place, host),
         ),
     }
@@ -187,7 +190,7 @@ pub fn account_of(arn: &str) -> Option<&str> {
     arn.split(':').nth(4).filter(|account| !account.is_empty())
 }
 
-/// Requests are valid for five minutes; a minute is a clock that nobody looks after.
+/// Requests are valid for five minutes; a clock that is a minute off is not synchronised.
 const SKEW_SECONDS_ODD: i64 = 60;
 const SKEW_SECONDS_MAX: i64 = 300;
 
@@ -201,7 +204,7 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
     };
     let side = if offset > 0 { "behind" } else { "ahead of" };
     let seen = match offset {
-        0 => "as the endpoint's".to_owned(),
+        0 => "the same as the endpoint's".to_owned(),
         _ => format!("{} s {side} the endpoint's", offset.unsigned_abs()),
     };
     if offset.abs() > SKEW_SECONDS_MAX {
@@ -218,15 +221,15 @@ pub fn clock(offset_seconds: Option<i64>) -> Finding {
 pub const fn unchecked(mode: Option<Mode>) -> &'static str {
     match mode {
         Some(Mode::Contract) => {
-            "not checked, since a checkout takes seats: whether one would be granted, and whether the role allows \
+            "not checked, because a checkout takes seats: whether AWS would grant one, and whether the role allows \
              CheckoutLicense"
         }
         Some(Mode::Metered | Mode::Saas) => {
-            "not checked, since doctor reports no usage: subscription, product code, dimensions, and whether the role \
+            "not checked, because doctor reports no usage: subscription, product code, dimensions, and whether the role \
              allows the calls"
         }
         Some(Mode::Hourly) | None => {
-            "not checked, since RegisterUsage starts the billing: subscription, product code, key version, and whether the \
+            "not checked, because RegisterUsage starts the billing: subscription, product code, key version, and whether the \
              role allows the call"
         }
     }

@@ -1,4 +1,4 @@
-//! The published fact: is the gate open, by what proof, and if not, why and what to do.
+//! The published fact: whether the gate is open, by what proof, and if not, why and what to do.
 //!
 //! - One writer publishes whole facts on a `watch` channel; every reader sees one of them, never a mixture.
 //! - [`Standing::Entitled`] holds a [`Proof`], and each kind of proof has one constructor, in [`proof`]: a gate that is
@@ -44,7 +44,7 @@ pub enum State {
     Misconfigured,
     /// The answer is not AWS's, or not for this question.
     Unverified,
-    /// No answer for so long that somebody should look.
+    /// No answer for longer than `unavailable_after`.
     Unavailable,
 }
 
@@ -63,7 +63,7 @@ impl State {
         Self::Unavailable,
     ];
 
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -119,7 +119,7 @@ impl State {
 pub enum Rejected {
     /// AWS read the question and rejects it: the same question will not do (403).
     Question,
-    /// AWS does not accept who asks, or nothing could be asked with: it may do once mended (503).
+    /// AWS does not accept the caller, or there are no credentials: it may accept once that is fixed (503).
     Asker,
 }
 
@@ -241,7 +241,7 @@ impl<P> Standing<P> {
 pub struct Entitlement<P = Proof> {
     /// Where the pod stands.
     pub standing: Standing<P>,
-    /// Since when it has this state.
+    /// When the current state began.
     pub since: Timestamp,
     /// The gate was open at some time since the process started.
     pub has_opened: bool,
@@ -259,6 +259,32 @@ pub struct Entitlement<P = Proof> {
     pub emulated: bool,
 }
 
+/// What a machine has shown of itself: its state, since when, and whether it was ever open.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown {
+    state: State,
+    since: Timestamp,
+    /// The gate was open at some time since the process started.
+    pub has_opened: bool,
+}
+
+impl Shown {
+    /// As a process begins.
+    #[must_use]
+    pub const fn at(now: Timestamp) -> Self {
+        Self { state: State::Pending, since: now, has_opened: false }
+    }
+
+    /// Shows where the pod stands now.
+    pub fn show<P>(&mut self, standing: Standing<P>, now: Timestamp) -> Entitlement<P> {
+        if self.state != standing.state() {
+            (self.state, self.since) = (standing.state(), now);
+        }
+        self.has_opened |= standing.gate_open();
+        Entitlement::of(standing, *self)
+    }
+}
+
 impl<P> Clone for Entitlement<P> {
     fn clone(&self) -> Self {
         Self { standing: self.standing.clone(), region: self.region.clone(), ..*self }
@@ -269,10 +295,16 @@ impl<P> Entitlement<P> {
     /// Before anything is known.
     #[must_use]
     pub const fn initial(now: Timestamp) -> Self {
+        Self::of(Standing::Pending(None), Shown::at(now))
+    }
+
+    /// With what a machine has shown until now; it adds what else it knows.
+    #[must_use]
+    pub const fn of(standing: Standing<P>, shown: Shown) -> Self {
         Self {
-            standing: Standing::Pending(None),
-            since: now,
-            has_opened: false,
+            standing,
+            since: shown.since,
+            has_opened: shown.has_opened,
             attempts: 0,
             next_attempt_at: None,
             public_key_version: None,
@@ -282,7 +314,7 @@ impl<P> Entitlement<P> {
         }
     }
 
-    /// With what is told in every mode: how far AWS's clock is ahead in seconds, and where the seller publishes the
+    /// With what every mode reports: how far AWS's clock is ahead in seconds, and where the seller publishes the
     /// runbook.
     #[must_use]
     pub fn completed(mut self, skew: Option<i64>, docs_url: Option<&str>) -> Self {
@@ -298,7 +330,7 @@ impl<P> Entitlement<P> {
     }
 }
 
-/// Whoever's clock is further off has usage in wrong hours, and a receipt of a wrong age.
+/// With a larger difference usage counts to wrong hours, and the age of a receipt is wrong.
 const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 
 /// The publishing end.
@@ -386,7 +418,7 @@ const GATE_OPEN: &str = "GateOpen";
 
 /// The reason while there is none.
 const NO_ANSWER: (&str, &str, &str) =
-    ("NoAnswerYet", "AWS has not answered yet.", "Nothing to do: it is being asked.");
+    ("NoAnswerYet", "AWS has not answered yet.", "Nothing to do: the call is under way.");
 
 /// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`, with the mark of a
 /// development build before the next try.
@@ -403,7 +435,7 @@ pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Op
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    // The mark and the time of the next try are kept whole; the remedy gives way.
+    // The mark and the time of the next try are kept; the remedy is cut.
     let room = LINE_BYTES_MAX.saturating_sub(next.len());
     if line.len() > room {
         let cut = (0..=room.saturating_sub('…'.len_utf8())).rev().find(|&at| line.is_char_boundary(at));
@@ -453,7 +485,7 @@ mod tests {
     #[test]
     fn without_a_reason_the_line_says_what_the_state_means() {
         let open = "The gate is open. Nothing to do.";
-        let pending = "AWS has not answered yet. Nothing to do: it is being asked.";
+        let pending = "AWS has not answered yet. Nothing to do: the call is under way.";
         assert_eq!(line("entitled", None, None), format!("entitled: GateOpen: {open}{MARK}"));
         assert_eq!(line("pending", None, None), format!("pending: NoAnswerYet: {pending}{MARK}"));
     }

@@ -1,5 +1,4 @@
-//! The sentence that a container leaves behind when it ends: the kubelet reads it from one file, and `kubectl describe`
-//! shows it in place of log lines.
+//! The termination message of the container: the kubelet reads it from a file, and `kubectl describe` shows it.
 
 use std::path::Path;
 
@@ -11,7 +10,7 @@ const PATH: &str = "/dev/termination-log";
 /// The kubelet shows no more of it.
 const BYTES_MAX: usize = 4096;
 
-/// Leaves `sentence` to the kubelet, where one listens: best effort, since standard error has it too.
+/// Writes `sentence` for the kubelet, if there is one: best effort, since standard error has it too.
 pub fn leave(sentence: &str) {
     leave_at(Path::new(PATH), sentence);
 }
@@ -19,7 +18,7 @@ pub fn leave(sentence: &str) {
 fn leave_at(path: &Path, sentence: &str) {
     let end = sentence.floor_char_boundary(BYTES_MAX);
     if let Err(error) = disk::overwrite_regular(path, &sentence.as_bytes()[..end]) {
-        tracing::debug!(%error, "no last sentence is left for the kubelet");
+        tracing::debug!(%error, "the termination message could not be written");
     }
 }
 

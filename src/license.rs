@@ -83,7 +83,7 @@ pub struct Licensing {
 }
 
 impl Licensing {
-    /// Joins the parts; nothing is asked yet.
+    /// Joins the parts; no call is made yet.
     #[must_use]
     pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
         let Surroundings { service, clock, publisher, knowledge, store, metrics, stop } = surroundings;
@@ -159,13 +159,14 @@ impl Licensing {
                 Note::AnswerLost(until) => tracing::warn!(
                     event = "checkout_answer_lost",
                     %until,
-                    "the answer to a checkout was lost and AWS no longer repeats it: seats that it took stay taken until \
-                     then at the latest"
+                    "the answer to a checkout was lost, and AWS no longer repeats it: if it took seats, they stay \
+                     taken until then at the latest"
                 ),
                 Note::NotGivenBack(code, expires) => tracing::warn!(
                     event = "seats_not_given_back",
                     %code, %expires,
-                    "seats could not be given back: unless a later try succeeds they stay taken until they end by themselves"
+                    "seats could not be given back: unless a later try succeeds, they stay taken until their \
+                     checkout ends"
                 ),
             }
         }
@@ -190,7 +191,7 @@ impl Licensing {
         }
     }
 
-    // === what is told ===
+    // === what is published ===
 
     /// Before the machine runs.
     fn publish_waiting(&self, reason: Reason) {
@@ -245,7 +246,7 @@ impl Licensing {
         self.publish(machine);
     }
 
-    // === what is asked ===
+    // === calls ===
 
     /// `None` where the process is to end and the answer would change nothing that is held.
     async fn ask(&mut self, machine: &mut Machine, call: Call, signing: Signing) -> Option<Answer> {
@@ -338,8 +339,8 @@ impl Licensing {
                 tracing::warn!(
                     event = "kept_license_late",
                     path = %path.display(),
-                    "the kept license was not read within 5 s: where seats are held none is taken before it is, else this \
-                     process keeps nothing"
+                    "the kept license was not read within 5 s: with license_model floating no seat is taken until \
+                     it is read, with check this process keeps nothing"
                 );
                 if self.config.policy.terms.model == judge::Model::Check {
                     // What the file holds is not known, and must not be replaced.
@@ -356,7 +357,7 @@ impl Licensing {
         }
     }
 
-    /// Whether a restart will know of it. Where nothing is kept there is nothing that it could limit either.
+    /// Whether it is saved for a restart. If nothing is kept, there is nothing to limit either.
     async fn write(&self, record: Record) -> bool {
         let Some(store) = &self.store else { return true };
         let written = store.keep(record).await;
@@ -369,7 +370,7 @@ impl Licensing {
                 tracing::warn!(
                     event = "license_unwritable",
                     %error, failures = counts.total(),
-                    "the license cannot be written to the state folder: no seat is taken, and there is no grace"
+                    "the license cannot be written to the state folder: no seat is taken, and there is no grace period"
                 );
             }
         }

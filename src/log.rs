@@ -68,7 +68,8 @@ pub fn parse_filter(filter: &str) -> Result<Targets, String> {
 
 /// Starts logging; a second call in the same process (tests) changes nothing.
 pub fn start(format: Format, colours: bool, filter: Targets) {
-    // Whoever reads the log may go away; the sidecar works on, and a complaint about it would have no reader either.
+    // The reader of the log may go away; the sidecar keeps working, and an error message about it would have no
+    // reader either.
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let layer = match format {
         Format::Json => {
@@ -108,7 +109,7 @@ pub async fn follow(mut entitlement: Watch) {
     }
 }
 
-/// Why a state is told.
+/// Why a state is logged.
 #[derive(Debug, Clone, Copy)]
 enum Telling {
     /// It, or its reason, is new.

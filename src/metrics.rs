@@ -1,6 +1,7 @@
-//! Metrics: each stands once, in a row of the table below; `just generate` writes the rows into `docs/METRICS.md`.
+//! Metrics: each is defined once, in a row of the table below; `just generate` writes the rows into `docs/METRICS.md`.
 //!
-//! Whoever measures holds the handles of this struct; nobody decides by them. Labels have closed or bounded sets.
+//! The parts of the sidecar set them through this struct; no decision depends on them. Labels have closed or bounded
+//! sets.
 
 mod format;
 mod row;
@@ -135,12 +136,12 @@ const COMMIT_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1
 metrics! {
     "The gate" {
         state: Family<StateLabel, Gauge> = Default::default() => "tollgate_entitlement_state" {
-            help: "1 for the present entitlement state, 0 for the others",
+            help: "1 for the current entitlement state, 0 for the others",
             kind: "gauge, 0 or 1",
             labels: "`state`: `pending`, `entitled`, `grace`, `lapsed`, `denied`, `exhausted`, \
                      `unreported`, `misconfigured`, `unverified`, `unavailable`",
             stability: "stable",
-            says: "1 for the present state, 0 for the nine others",
+            says: "1 for the current state, 0 for the nine others",
         }
 
         gate_open: Gauge = Default::default() => "tollgate_gate_open" {
@@ -172,11 +173,11 @@ metrics! {
         }
 
         duration: Histogram = Histogram::new(DURATION_BUCKETS) => "tollgate_registration_duration_seconds" {
-            help: "Duration of one attempt to register, finding region and credentials included",
+            help: "Duration of one attempt to register, including the search for region and credentials",
             kind: "histogram, seconds; buckets 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10",
             labels: "–",
             stability: "stable",
-            says: "how long one attempt took, finding region and credentials included",
+            says: "how long one attempt took, including the search for region and credentials",
         }
 
         entitled_after_refusal: Counter = Default::default() => "tollgate_entitled_after_refusal" {
@@ -184,8 +185,8 @@ metrics! {
             kind: "counter, successes",
             labels: "–",
             stability: "stable",
-            says: "AWS accepted after it had refused in the same pod; AWS may not repeat a refusal, \
-                   so this deserves a look",
+            says: "times that AWS accepted a pod that it had refused before; AWS may not repeat a refusal, so \
+                   investigate",
         }
 
         verification_failures: Family<ReasonLabel, Counter> = Default::default() => "tollgate_token_verification_failures" {
@@ -193,7 +194,7 @@ metrics! {
             kind: "counter, tokens",
             labels: "`reason`: the verifier's code",
             stability: "stable",
-            says: "tokens that were not what was asked for; each is worth knowing",
+            says: "tokens that failed verification; investigate each",
         }
 
         key_rotation: Gauge = Default::default() => "tollgate_public_key_rotation_timestamp_seconds" {
@@ -205,39 +206,39 @@ metrics! {
         }
 
         state_write_failures: Counter = Default::default() => "tollgate_state_write_failures" {
-            help: "Writes of the registration to the state folder that failed; a restart will not know what they held",
+            help: "Failed writes of the registration to the state folder; a restart loses what they held",
             kind: "counter, writes",
             labels: "–",
             stability: "experimental",
-            says: "writes of the registration to `state_dir` that failed: a restart will not know of it",
+            says: "failed writes of the registration to `state_dir`; a restart loses what they held",
         }
 
         clock_skew: Gauge<f64, AtomicU64> = Default::default() => "tollgate_clock_skew_seconds" {
-            help: "AWS's clock less the node's, by the Date of AWS's latest answer",
+            help: "AWS's clock minus the node's, from the Date of AWS's latest answer",
             kind: "gauge, seconds",
             labels: "–",
             stability: "experimental",
-            says: "AWS's clock less the node's, by the `Date` of AWS's latest answer; 0 until then, \
-                   and again when the clock is right",
+            says: "AWS's clock minus the node's, from the `Date` of AWS's latest answer; 0 before the first one, \
+                   and when the clock is right",
         }
     }
 
     "License" {
         license_seats: Family<LicenseSeats, Gauge> = Default::default() => "tollgate_license_seats" {
-            help: "Seats of the contract's license by dimension: sold, taken by anybody, held by this pod",
+            help: "Seats of the contract's license by dimension: sold, taken in total, held by this pod",
             kind: "gauge, seats",
-            labels: "`dimension`; `kind`: `max` (sold; absent without a limit), `used` (taken by anybody; \
-                     absent while it is not known), `held` (by this pod; 0 in model `check`)",
+            labels: "`dimension`; `kind`: `max` (sold; absent without a limit), `used` (taken in total; absent \
+                     while it is unknown), `held` (by this pod; 0 in model `check`)",
             stability: "stable",
             says: "seats of each counted entitlement",
         }
 
         license_end: Gauge = Default::default() => "tollgate_license_end_timestamp_seconds" {
-            help: "When the contract ends; 0 while it is not known, or without an end",
+            help: "When the contract ends; 0 while that is unknown, or if it has no end",
             kind: "gauge, seconds since the epoch",
             labels: "–",
             stability: "stable",
-            says: "when the contract ends; 0 while it is not known, or without an end",
+            says: "when the contract ends; 0 while that is unknown, or if it has no end",
         }
 
         license_granted: Gauge = Default::default() => "tollgate_license_granted_timestamp_seconds" {
@@ -249,12 +250,12 @@ metrics! {
         }
 
         license_alarm: Gauge = Default::default() => "tollgate_license_alarm_timestamp_seconds" {
-            help: "When somebody should look if no round is granted before: half of what the latest \
-                   grant lasts; 0 until there is one",
+            help: "When to alert if License Manager grants no round before: half of the time that the latest grant \
+                   lasts; 0 until there is one",
             kind: "gauge, seconds since the epoch",
             labels: "–",
             stability: "experimental",
-            says: "when somebody should look if no round is granted before: after half of the time that the \
+            says: "when to alert if License Manager grants no round before: after half of the time that the \
                    seats (`floating`) or `grace_period` (`check`) last, and never before a round is overdue; \
                    0 until one was granted",
         }
@@ -277,7 +278,7 @@ metrics! {
             labels: "`dimension`, empty where an event was refused for what it says; `status`: \
                      `accepted`, `duplicate`, `rejected`",
             stability: "stable",
-            says: "what applications reported",
+            says: "events that the application reported",
         }
 
         usage_rejected: Family<ReasonLabel, Counter> = Default::default() => "tollgate_usage_events_rejected" {
@@ -291,30 +292,30 @@ metrics! {
         }
 
         usage_refused: Family<ReasonLabel, Counter> = Default::default() => "tollgate_usage_requests_refused" {
-            help: "Requests with usage of which nothing was taken, by reason",
+            help: "Usage requests that were not taken, by reason",
             kind: "counter, requests",
             labels: "`reason`: `bad_request`, `busy`, `ledger_full`, `ledger_unavailable`, `strict`, \
-                     `unanswered` (took too long, or the client has gone: its events may be counted), \
+                     `unanswered` (took too long, or the client disconnected; its events may be counted), \
                      `door_product`, `door_rate`",
             stability: "stable",
-            says: "requests with usage that were not acknowledged; the application was told to send \
-                   them again, or why they are wrong",
+            says: "usage requests that were not acknowledged; the answer told the application to send them again, \
+                   or what is wrong",
         }
 
         usage_records: Family<UsageRecord, Counter> = Default::default() => "tollgate_usage_records" {
-            help: "What became of hour records, by outcome",
+            help: "Outcomes of hour records",
             kind: "counter, hour records",
             labels: "`dimension`; `outcome`: `accepted`, `refused`, `unknown`, `carried`, `dead`",
             stability: "stable",
-            says: "what became of records, for each answer",
+            says: "outcomes of records; a record counts again for each answer",
         }
 
         unsent: Gauge = Default::default() => "tollgate_usage_unsent_records" {
-            help: "Sealed hour records that AWS has not answered definitely",
+            help: "Sealed hour records without a definite answer from AWS",
             kind: "gauge, hour records",
             labels: "–",
             stability: "stable",
-            says: "sealed, without a definite answer of AWS",
+            says: "sealed hour records without a definite answer from AWS",
         }
 
         oldest_unsent: Gauge = Default::default() => "tollgate_usage_oldest_unsent_timestamp_seconds" {
@@ -331,7 +332,7 @@ metrics! {
             kind: "gauge, seconds since the epoch",
             labels: "–",
             stability: "experimental",
-            says: "when AWS's window for that record closes, the end of a month considered; 0 while \
+            says: "when AWS's window for that record closes, which may be earlier at the end of a month; 0 while \
                    there is none",
         }
 
@@ -340,8 +341,8 @@ metrics! {
             kind: "gauge, hour records",
             labels: "–",
             stability: "stable",
-            says: "hour records that wait for a person; those that were replayed, confirmed or \
-                   discarded are not among them",
+            says: "hour records that are not billed unless somebody acts; without those that were replayed, \
+                   confirmed or discarded",
         }
 
         usage_overdue: Gauge = Default::default() => "tollgate_usage_overdue_seconds" {
@@ -352,18 +353,15 @@ metrics! {
             stability: "stable",
             says: "`metered`: how long the oldest usage that AWS has not accepted has waited since \
                    the end of its hour, by the clock or by running time, whichever is longer, or how long \
-                   the ledger has refused all usage, if that is longer; 0 while there is none. It passes 0 for some minutes each hour, until the hour's report is \
-                   accepted",
+                   the ledger has refused all usage, if that is longer; 0 while there is none. It is above 0 for some minutes each hour, until the hour's report is accepted",
         }
 
         usage_overdue_alarm: Gauge = Default::default() => "tollgate_usage_overdue_alarm_seconds" {
-            help: "The value of tollgate_usage_overdue_seconds above which somebody should look: \
-                   half of on_unsent, or three hours",
+            help: "The value of tollgate_usage_overdue_seconds above which to alert: half of on_unsent, or three hours",
             kind: "gauge, seconds",
             labels: "–",
             stability: "stable",
-            says: "`metered`: the value above which somebody should look: half of `on_unsent`, three \
-                   hours under `keep`",
+            says: "`metered`: the value above which to alert: half of `on_unsent`, or three hours with `keep`",
         }
 
         unknown_dimensions: Family<DimensionLabel, Gauge> = Default::default() => "tollgate_usage_dimension_unknown" {
@@ -392,19 +390,19 @@ metrics! {
         }
 
         commit_failures: Counter = Default::default() => "tollgate_ledger_commit_failures" {
-            help: "Writes to the ledger that failed; what they held was not acknowledged",
+            help: "Failed writes to the ledger; their usage was not acknowledged",
             kind: "counter, writes",
             labels: "–",
             stability: "experimental",
-            says: "writes to the ledger that failed; a full ledger is not among them",
+            says: "failed writes to the ledger, without those refused because the ledger is full",
         }
 
         commit_duration: Histogram = Histogram::new(COMMIT_BUCKETS) => "tollgate_ledger_commit_duration_seconds" {
-            help: "Duration of one durable commit of usage, its fsync included",
+            help: "Duration of one durable commit of usage, including its fsync",
             kind: "histogram, seconds; buckets 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5",
             labels: "–",
             stability: "experimental",
-            says: "one durable commit, its fsync included; failed ones are not in it",
+            says: "one durable commit, including its fsync; failed commits are not counted",
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - It answers from the first milliseconds: whatever asks AWS comes after its port is bound.
 //! - It reads one published fact and knows neither registration nor ledger nor AWS.
-//! - Its texts are ours, never AWS's: no account and no role leaks to whoever reaches the port.
+//! - Its texts are ours, never AWS's: so that the port shows no account and no role.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The registration loop: performs what [`machine`] decides.
 //!
-//! It asks AWS, verifies the answer, publishes the fact, remembers it in the state folder, and sleeps as told. It knows
-//! nothing of usage, nor of who reads the fact.
+//! It calls AWS, verifies the answer, publishes the result, saves it in the state folder, and sleeps until the
+//! machine wants the next attempt. It knows nothing about usage, nor about the readers of the result.
 
 pub mod allowance;
 pub mod dimensions;
@@ -48,7 +48,7 @@ pub struct Config {
     pub docs_url: Option<String>,
 }
 
-/// Which proof opens the gate, and what it takes to ask for it.
+/// Which proof opens the gate, and what is needed to get it.
 #[derive(Debug)]
 pub enum Asking {
     /// `hourly`: a signed answer of `RegisterUsage`.
@@ -76,7 +76,7 @@ impl Asking {
     }
 }
 
-/// What registration reads, writes and tells.
+/// What registration reads, writes and publishes.
 pub struct Surroundings {
     /// The service that is asked.
     pub register: Arc<dyn Register>,
@@ -90,7 +90,7 @@ pub struct Surroundings {
     pub store: Option<Store>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// AWS's word from elsewhere.
+    /// AWS's answers about the entitlement from other parts of the sidecar.
     pub hear: Hear,
 }
 
@@ -109,7 +109,7 @@ pub struct Registration {
     record: Mutex<Record>,
     /// The state folder's content, while a slow disk reads it.
     late: Option<watch::Receiver<Option<Record>>>,
-    /// It has come.
+    /// It was read.
     arrived: AtomicBool,
     /// Writes of the state folder that failed.
     failures: Mutex<Limited>,
@@ -118,7 +118,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Joins the parts; nothing is asked yet.
+    /// Joins the parts; no call is made yet.
     #[must_use]
     pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
         let Surroundings { register, meter, clock, publisher, store, metrics, hear } = surroundings;
@@ -179,7 +179,7 @@ impl Registration {
     }
 
     fn publish(&self, machine: &mut Machine<Proof>) {
-        // Each time, so that a gate never opens on a fact from before this word.
+        // Each time, so that a gate never opens on a fact from before this answer.
         let emulated = {
             let word = self.hear.borrow();
             machine.hear_unreported(word.unreported);
@@ -208,7 +208,7 @@ impl Registration {
         let mut jumps = self.clock.jumps();
         let mut hear = self.hear.clone();
         let mut late = self.late.clone().filter(|_| self.is_late());
-        // Whoever told may be gone, or never have been: then there is nothing to hear.
+        // The sender may have been dropped, or never have existed: then no message will come.
         let mut telling = true;
         let mut skew = self.register.clock_skew();
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
@@ -233,7 +233,7 @@ impl Registration {
                     machine.hear(self.now(), refusal.as_ref());
                 }
             }
-            // Written before it is published: who reads the fact may rely on the file.
+            // Written before it is published: readers of the fact may rely on the file.
             if let Some(remember) = machine.remember(self.now()) {
                 self.remember(machine, remember).await;
             }
@@ -279,8 +279,8 @@ impl Registration {
         self.judge_unsigned(proof, seconds_since(asked_at))
     }
 
-    /// A dimension that AWS does not know is the seller's mistake, and no reason to refuse the buyer: the next one is
-    /// tried. The last one's answer stands for all.
+    /// A dimension that AWS does not know is the seller's mistake and no reason to refuse the buyer: the next one is
+    /// tried. The answer to the last one is used.
     async fn ask_for_permission(
         &self,
         dimensions: &[String],
@@ -303,7 +303,7 @@ impl Registration {
         }
     }
 
-    /// An answer that nothing signs is taken as it came, but for the emulator's.
+    /// An unsigned answer is accepted as it is, except the emulator's.
     fn judge_unsigned(&mut self, outcome: Result<Proof, Fault>, seconds: f64) -> Answer<Proof> {
         match outcome {
             Ok(proof) if proof.emulated() && !self.config.allow_emulated => {
@@ -365,7 +365,7 @@ impl Registration {
         }
     }
 
-    /// What a good answer still gives reason to say.
+    /// Warnings about a good answer.
     fn warn_of(&self, question: Question, receipt: &Receipt, rotation: Option<Timestamp>) {
         if let Some(at) = rotation {
             let version = question.version;
@@ -441,7 +441,7 @@ impl Registration {
         machine.remembered(written);
     }
 
-    /// Whether a restart will know of it. Where nothing is kept there is nothing that it could limit either.
+    /// Whether it is saved for a restart. If nothing is kept, there is nothing to limit either.
     async fn write(&self, change: impl FnOnce(&mut Record)) -> bool {
         let record = {
             let mut record = self.record.lock().expect("held for one change only, which cannot panic");
@@ -463,8 +463,8 @@ impl Registration {
                 tracing::warn!(
                     event = "registration_unwritable",
                     %error, failures = counts.total(),
-                    "the registration cannot be written to the state folder: a restart will not know of it, so neither the \
-                     grace period nor a receipt older than a day opens the gate"
+                    "the registration cannot be written to the state folder and would be lost in a restart, so \
+                     neither the grace period nor a receipt older than a day opens the gate"
                 );
             }
         }
@@ -475,12 +475,15 @@ impl Registration {
         self.late.is_some() && !self.arrived.load(Ordering::Acquire)
     }
 
-    /// The state folder's content has come at last: it counts unless AWS has answered, and then the answer is written.
+    /// The state folder was read late: its content counts unless AWS has answered; then the answer is written.
     async fn arrived(&self, machine: &mut Machine<Proof>, record: Option<Record>) {
         let record = record.unwrap_or_else(Record::unknown);
         self.arrived.store(true, Ordering::Release);
         if machine.recall(self.remembered(&record), self.now()) {
-            tracing::info!(event = "kept_registration_read_late", "the kept registration was read at last");
+            tracing::info!(
+                event = "kept_registration_read_late",
+                "the kept registration was read after all, and is used"
+            );
             *self.record.lock().expect("held for one change only, which cannot panic") = record;
         } else {
             let written = self.write(|_| {}).await;
@@ -511,7 +514,7 @@ impl Registration {
             kept,
             known: record.known(),
             refused: record.refused,
-            // A pod without a name cannot be told from the next one.
+            // A pod without a name cannot be distinguished from the next one.
             denied: record.denied && same_pod && !self.pod.is_empty(),
         }
     }
@@ -542,7 +545,7 @@ impl Registration {
     }
 }
 
-/// What was read late; `None` where the reading broke off.
+/// What was read late; `None` if reading failed.
 async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<Record> {
     match late {
         Some(read) => read.wait_for(Option::is_some).await.ok().and_then(|record| record.clone()),

@@ -56,8 +56,24 @@ pub fn entries() -> Vec<Entry<'static>> {
 pub fn find(code: &str) -> Option<(Entry<'static>, Option<Entry<'static>>)> {
     let all = entries();
     let named = |code: &str| all.iter().copied().find(|entry| entry.code.eq_ignore_ascii_case(code));
-    let found = named(code.strip_prefix(URN).unwrap_or(code))?;
-    Some((found, found.refers_to().and_then(named)))
+    let code = code.strip_prefix(URN).unwrap_or(code);
+    match named(code) {
+        Some(found) => Some((found, found.refers_to().and_then(named))),
+        None => symptom(code).map(|found| (found, None)),
+    }
+}
+
+/// What the runbook says of a pod that `kubectl get pods` shows as `Init:1/2` and the like: the section whose heading
+/// has that.
+fn symptom(shown: &str) -> Option<Entry<'static>> {
+    // Words without a colon are states and codes.
+    let shown = Some(shown).filter(|shown| shown.contains(':'))?;
+    let (_, sections) = TEXT.split_once("\n## By symptom\n")?;
+    let (sections, _) = sections.split_once("\n## ")?;
+    let mut sections = sections.split("\n### ").skip(1).filter_map(|section| section.split_once('\n'));
+    let is_shown = |word: &str| word.trim_matches(',').eq_ignore_ascii_case(shown);
+    let (heading, text) = sections.find(|(heading, _)| heading.split_whitespace().any(is_shown))?;
+    Some(Entry { code: heading, text: text.trim() })
 }
 
 /// What the log's document and the runbook's tables say of a state, an exit code or an event: the table's columns with
@@ -169,7 +185,7 @@ mod tests {
             ("78", "meaning: wrong configuration"),
             ("127", "cannot be started"),
             ("143", "a second signal"),
-            ("record_dead", "when: a record will not be billed"),
+            ("record_dead", "when: a record is a dead letter"),
         ] {
             assert!(row_of(name).join("\n").contains(says), "{name}: {:?}", row_of(name));
         }
@@ -179,6 +195,16 @@ mod tests {
         for code in ["GateOpen", "NoAnswerYet", "OutputUnwritable"] {
             assert!(find(code).is_some(), "{code}");
         }
+    }
+
+    #[test]
+    fn what_kubectl_shows_of_a_pod_is_explained() {
+        for shown in ["Init:0/2", "Init:1/2", "init:crashloopbackoff", "Init:Error", "Init:ErrImagePull"] {
+            let (entry, other) = find(shown).expect(shown);
+            assert!(entry.code.to_lowercase().contains(&shown.to_lowercase()), "{shown}: {entry:?}");
+            assert!(entry.text.len() > 100 && other.is_none(), "{shown}: {entry:?}");
+        }
+        assert!(find("Init:7/9").is_none() && find(":").is_none());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Signals and supervision: the first SIGTERM, SIGINT or SIGHUP drains, a second one ends at once, and a part that ends
-//! by itself ends the process, so that a half-dead gate cannot go on answering.
+//! by itself ends the process, so that no part of the gate answers when another has failed.
 //!
 //! `timeout` and some init systems send one signal twice, to the process and to its group: the same signal within
 //! [`ECHO`] of the first is the first.
@@ -18,7 +18,7 @@ use crate::supervisor::machine::End;
 use tollgate_clock as clock;
 use tollgate_http::stopped;
 
-/// The same signal again within this time is no second one.
+/// The same signal again within this time does not count as a second one.
 pub const ECHO: Duration = Duration::from_secs(1);
 
 /// A signal that ends the process.
@@ -90,8 +90,8 @@ impl Ended {
             (_, Some(grace)) => Self::because(
                 Exit::Killed,
                 format!(
-                    "the command did not end within command_grace ({grace:?}) and was killed: have it end sooner after \
-                     SIGTERM, or give it more time"
+                    "the command did not end within command_grace ({grace:?}) and was killed: make it end sooner \
+                     after SIGTERM, or raise command_grace"
                 ),
             ),
             (End::Code(code), None) => {
@@ -140,7 +140,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from the system's default, which matters most to a PID 1.
+    /// Installs handlers for the signals, which matters most for PID 1.
     pub fn new() -> io::Result<Self> {
         let ignored = Ignored::read().has(Signal::HUP);
         let hang_up = if ignored { None } else { Some(signal(SignalKind::hangup())?) };
@@ -161,7 +161,7 @@ impl Signals {
     async fn second(&mut self, first: &mut Option<First>) -> Ending {
         loop {
             let next = self.next().await;
-            // A terminal that closes during a drain hurries nobody: whoever closed it did not ask for that.
+            // A terminal that closes during a drain does not shorten the drain: closing it is not a second signal.
             if next != Ending::HangUp {
                 match first {
                     Some(First { signal: None, .. }) => *first = Some(First::now(next)),
@@ -287,7 +287,7 @@ impl Parts {
         }
     }
 
-    /// Drains after [`Parts::watch`], and says how the process ends. `drain` runs before the parts are told to stop.
+    /// Drains after [`Parts::watch`], and returns how the process ends. `drain` runs before the parts are stopped.
     pub async fn finish(
         &mut self,
         signals: &mut Signals,

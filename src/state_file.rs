@@ -1,7 +1,8 @@
 //! One small file in the state folder: replaced whole, and never touched on a thread that answers probes.
 //!
 //! - Replaced by write, fsync, rename, fsync of the folder: a crash leaves the old file or the new one.
-//! - Made anew with mode 0600 and read as a regular file only: what lies at its path may be a link, or open to others.
+//! - Created as new with mode 0600, and read only if it is a regular file: an existing file may be a link, or open to
+//!   others.
 //! - One access at a time, and none is waited for longer than [`DISK_TIMEOUT`]: a disk that hangs costs one thread.
 //!
 //! It must not know what the file says.
@@ -108,7 +109,7 @@ impl StateFile {
                 drop(turn);
                 loaded
             });
-            // A reading that panicked sends nothing; nobody may wait for it any more.
+            // A read that panicked sends nothing; the receiver may have gone.
             if let Ok(loaded) = loaded.await {
                 done.send_replace(Some(loaded));
             }
@@ -145,7 +146,7 @@ impl StateFile {
     }
 }
 
-/// Made anew, never opened: what stands there may be a link to another file, or be open to others.
+/// Created as new, never opened: an existing file may be a link to another file, or be open to others.
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;

@@ -1,4 +1,5 @@
-//! The command of `tollgate exec` as a child of this process: started, told, reaped. `machine` decides.
+//! The command of `tollgate exec` as a child of this process: starts it, passes signals on, reaps it. `machine`
+//! decides.
 //!
 //! - The command is the leader of a process group of its own, so that what it leaves behind can be ended, and so that a
 //!   terminal sends Ctrl-C to it and not to tollgate, which would pass it on a second time.
@@ -29,7 +30,7 @@ use crate::exit::Exit;
 use crate::shutdown::Ignored;
 use tollgate_clock as clock;
 
-/// Passed on besides those that [`crate::shutdown::Signals`] hears: what others send to a process. What the kernel
+/// Passed on besides those that [`crate::shutdown::Signals`] receives: what others send to a process. What the kernel
 /// sends a process about itself (SIGSEGV, SIGPIPE, SIGXFSZ …) is about tollgate.
 const PASSED: [Signal; 12] = [
     Signal::QUIT,
@@ -69,7 +70,7 @@ impl Child {
     pub fn start(command: &mut Command, grace: Duration) -> io::Result<Self> {
         use std::os::unix::process::CommandExt as _;
         if let Err(error) = set_child_subreaper(Some(getpid())) {
-            // PID 1 needs no permission for it; of another process orphans go to whoever has that part.
+            // PID 1 needs no permission for this; otherwise orphans go to the process that is the subreaper.
             tracing::debug!(%error, "orphans of the command are not reaped here");
         }
         let ended = signal(SignalKind::child())?;
@@ -110,7 +111,7 @@ impl Child {
         self.perform(acts);
     }
 
-    /// Asks it to end, since tollgate cannot go on.
+    /// Asks it to end, since tollgate cannot continue.
     pub fn ask_to_end(&mut self) {
         let acts = self.machine.ask(Signal::TERM, self.running());
         self.perform(acts);
@@ -139,7 +140,7 @@ impl Child {
                 if acts.contains(&Act::TellGroup(Signal::KILL)) {
                     tracing::warn!(
                         event = "command_killed",
-                        "the command, or what it left behind, did not end within command_grace: killed"
+                        "the command, or a process that it started, did not end within command_grace: killed"
                     );
                 }
                 self.perform(acts);
@@ -196,7 +197,7 @@ impl Child {
     fn perform(&self, acts: Vec<Act>) {
         for act in acts {
             tracing::debug!(?act, "command");
-            // A process that has just ended is told nothing; the kernel tells its end.
+            // A process that has just ended gets no signal; the kernel reports its end.
             let _ = match act {
                 Act::Tell(signal) => kill_process(self.pid, signal),
                 Act::TellGroup(signal) => {

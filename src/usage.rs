@@ -1,7 +1,7 @@
 //! Custom usage, from the application's report to AWS's bill.
 //!
-//! Intake acknowledges what is on disk; the ledger sums it by hour and seals closed hours; the sender sends sealed
-//! records until AWS has answered. Intake and sender never meet: the ledger is between them.
+//! Intake acknowledges usage that is on disk; the ledger adds it up by hour and seals closed hours; the sender sends
+//! sealed records until AWS has answered. Intake and sender do not know each other: the ledger is between them.
 
 pub mod commits;
 pub mod intake;

@@ -1,12 +1,15 @@
 //! What is made from something else: of the table of settings, tables in two documents and a part of the chart's schema;
 //! of the table of metrics, those of METRICS.md; of the modes, the policies of `deploy/iam` and what SECURITY-REVIEW.md
 //! says of them; of `cargo metadata`, the picture of the crates; of `docs/openapi.yaml`, the JSON that is served; of the
-//! charts' values, the tables of their READMEs.
+//! README's picture, its dark form; of the crates' own files, the notices that go with the image; of the charts' values, the
+//! tables of their READMEs.
 //!
 //! `just generate` writes it. Most files hold words of people around what is generated: only a piece of them is replaced.
 
 #[path = "generated/metadata.rs"]
 mod metadata;
+#[path = "generated/notices.rs"]
+mod notices;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,12 +45,27 @@ fn pieces(root: &Path) -> Vec<Piece> {
     };
     let described = fs::read_to_string(root.join("docs/openapi.yaml")).expect("the API is described");
     let described = YamlLoader::load_from_str(&described).expect("docs/openapi.yaml is YAML");
+    let drawing = fs::read_to_string(root.join("docs/images/overview.svg")).expect("the picture is drawn");
+    let drawn = |(_, rest): (&str, &str)| rest.split_once("</svg>").map(|(drawn, _)| drawn.to_owned());
     let mut pieces = vec![
+        // The dark picture differs in its colours alone.
+        Piece {
+            path: "docs/images/overview-dark.svg",
+            begin: "</style>\n".to_owned(),
+            end: "</svg>",
+            text: drawing.split_once("</style>\n").and_then(drawn).expect("style and drawing"),
+        },
         Piece {
             path: "docs/ARCHITECTURE.md",
             begin: "<!-- crates -->\n".to_owned(),
             end: "<!-- end of crates -->",
             text: picture(root),
+        },
+        Piece {
+            path: "THIRD-PARTY-NOTICES.txt",
+            begin: String::new(),
+            end: notices::END,
+            text: notices::notices(root),
         },
         Piece { path: "src/api/openapi.json", begin: String::new(), end: "\n", text: json_of(&described[0]) },
         Piece {

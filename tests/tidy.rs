@@ -15,11 +15,12 @@ use std::path::Path;
 use source::Source;
 
 /// Built, fetched, someone else's words, or wrong on purpose.
-const NOT_OURS: [&str; 10] = [
+const NOT_OURS: [&str; 11] = [
     "target",
     ".git",
     "Cargo.lock",
     "LICENSE",
+    "THIRD-PARTY-NOTICES.txt",
     "node_modules",
     "dist",
     "artifacts",

@@ -12,7 +12,7 @@ use super::problem;
 use crate::config::Secret;
 use tollgate_http::Body;
 
-/// Refuses whoever is not the application: browsers by their headers, others by the token, where there is one.
+/// Refuses every client but the application: browsers by their headers, others by the token, if one is configured.
 ///
 /// A request that names two hosts, by two headers or by its target, is one that two readers understand differently; RFC
 /// 9112, section 3.2, has it refused.

@@ -4,8 +4,8 @@
 //! that was replaced or patched cannot answer (a relay to an entitled pod can: see THREATS).
 //!
 //! - A call of `RegisterUsage` each, so they are few: a bucket of three, one more every minute.
-//! - The same nonce in flight is one call, which goes on when whoever asked has gone: hanging up and asking again must
-//!   not be a way around the bucket.
+//! - The same nonce in flight is one call, which continues when its client disconnects: disconnecting and asking
+//!   again must not get around the bucket.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ pub const BURST: u32 = 3;
 /// One more is allowed every so often: AWS takes five registrations a second from all pods of the account together.
 pub const EVERY: Duration = Duration::from_secs(60);
 
-/// Shortest nonce taken: sixteen characters hold enough chance that nobody guesses the next.
+/// Shortest nonce taken: sixteen characters can be random enough that the next one cannot be guessed.
 pub const NONCE_CHARS_MIN: usize = 16;
 
 /// A token, or why there is none.
@@ -159,7 +159,8 @@ impl Attestation {
             nonce: nonce.clone(),
         };
         let mut answer = self.aws.register_usage(request.clone(), Signing::default()).await;
-        // Nobody else asks once the gate is open, so nobody else would renew the session or find the clock off.
+        // No other part calls AWS once the gate is open, so no other part would renew the session or notice a wrong
+        // clock.
         let mended = |fault: &Fault| fault.class == FaultClass::ExpiredSession || fault.clock_is_off();
         if answer.as_ref().is_err_and(mended) {
             answer = self.aws.register_usage(request, Signing { reload_credentials: true }).await;

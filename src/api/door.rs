@@ -1,10 +1,10 @@
 //! The AWS door: `POST /` with `X-Amz-Target`, the wire protocol of the metering service (AWS JSON 1.1).
 //!
 //! - An unmodified AWS SDK, given `AWS_ENDPOINT_URL_MARKETPLACE_METERING`, reports through it. Whatever it signed
-//!   with is ignored: the call is signed anew with the pod's credentials, and AWS's answer comes back byte for byte.
+//!   with is ignored: the call is signed again with the pod's credentials, and AWS's answer is returned byte for byte.
 //! - `MeterUsage` in mode `metered` claims its dimension's hour in the ledger before it leaves; without an answer the
-//!   ledger goes on asking. What we answer ourselves is marked `x-tollgate-answer`.
-//! - It passes on what is about the configured product, and no more than a share of AWS's quotas.
+//!   ledger keeps asking. An answer of our own is marked `x-tollgate-answer`.
+//! - It forwards only calls about the configured product, and only a share of AWS's quotas.
 
 mod rates;
 mod report;
@@ -158,7 +158,7 @@ impl Door {
             return Ok(ours(StatusCode::BAD_REQUEST, "ThrottlingException", text));
         }
         let door = self.clone();
-        // An application that hangs up must not leave a claim behind that nobody settles: the call goes on without it.
+        // If the application disconnects, the call continues: otherwise its claim would stay open.
         let call = tokio::spawn(async move {
             let bytes = held.to_vec();
             let answer = match &door.usage {
@@ -236,7 +236,8 @@ impl Door {
                 (id, false)
             }
             Claimed::Taken => {
-                let text = "this hour of the dimension has another value already: from /v1/usage, or from an earlier call";
+                let text = "this hour of the dimension has another value already: from /v1/usage, or from an \
+                            earlier call";
                 return Ok(ours(StatusCode::BAD_REQUEST, DUPLICATE_REQUEST, text));
             }
         };
@@ -293,7 +294,7 @@ fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
     }
     // A report that cannot be read cannot claim its hour, and AWS signs over the bytes that it is sent.
     if !matches!(text(&CONTENT_ENCODING).to_ascii_lowercase().as_str(), "" | "identity") {
-        let text = "switch the compression of requests off (disable_request_compression)";
+        let text = "disable the compression of requests (disable_request_compression)";
         return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
     }
     Ok((operation, target))

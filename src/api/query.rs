@@ -76,7 +76,7 @@ pub fn hour(text: &str) -> Option<Hour> {
     Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}:00:00Z"))).map(Hour::of)
 }
 
-/// A standing by its word.
+/// A standing by its name.
 #[must_use]
 pub fn standing(text: &str) -> Option<Standing> {
     Standing::ALL.into_iter().find(|standing| standing.as_str() == text)

@@ -84,8 +84,8 @@ pub struct Order {
 pub enum Refused {
     /// Only the seller may.
     #[error(
-        "confirm, discard and to_dimension change what is billed, so they are the seller's (ledger_repair is off here); send the \
-         record's number to the seller"
+        "confirm, discard and to_dimension change what is billed, so only the seller may use them (ledger_repair is \
+         off here); send the record's number to the seller"
     )]
     Sealed,
     /// It says something that it must not, or too little.
@@ -170,8 +170,8 @@ impl UsagePart {
             Ok(Repaired::InDoubt) => problem(
                 StatusCode::CONFLICT,
                 "InDoubt",
-                "the record may have been billed: AWS never answered, or somebody else reported its hour; compare with the \
-                 seller's reports, and to count it all the same send {\"accept_double_billing\": true}",
+                "the record may have been billed: AWS never answered, or somebody else reported its hour; compare \
+                 with the seller's reports; to replay it anyway send {\"accept_double_billing\": true}",
             ),
             Err(error) => unavailable(&error),
         })
@@ -216,7 +216,7 @@ mod tests {
         assert!(read(Action::Replay, r#"{"to_dimension":"requests"}"#).is_ok());
         for (action, text, part) in [
             (Action::Confirm, "{}", "a note is required"),
-            (Action::Discard, r#"{"note":" "}"#, "must say something"),
+            (Action::Discard, r#"{"note":" "}"#, "must not be empty"),
             (Action::Discard, r#"{"note":"x","accept_double_billing":true}"#, "for replay only"),
             (Action::Replay, r#"{"to_dimension":"reqests"}"#, "not one of those"),
             (Action::Replay, r#"{"note":"a\nb"}"#, "one line"),

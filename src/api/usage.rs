@@ -30,7 +30,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// A token of AWS has some hundred characters.
 pub(super) const TOKEN_BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Seconds after which a full or failing ledger is worth another try.
+/// Seconds after which the client should try a full or failing ledger again.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// The ledger, once it is open.
@@ -51,13 +51,13 @@ pub struct UsagePart {
     pub activity: Activity,
     /// For `ResolveCustomer`, in mode `saas`.
     pub aws: Option<Arc<dyn Resolve>>,
-    /// Where AWS's word about the entitlement is told.
+    /// Where AWS's answers about the entitlement are sent.
     pub tell: Tell,
     /// Hours go by it.
     pub clock: WallClock,
     /// How long AWS takes a record.
     pub window: Window,
-    /// What the application was told when nothing was taken.
+    /// The answer to the application when nothing was taken.
     pub notices: Notices,
     /// Which repairs of records are taken.
     pub repairs: Repairs,
@@ -200,7 +200,7 @@ impl UsagePart {
             return;
         };
         if let Err(error) = open.writer.with(move |ledger| ledger.identify(&identifier, &account)).await {
-            tracing::warn!(event = "customer_not_noted", %error, "the account of a customer identifier was not noted");
+            tracing::warn!(event = "customer_not_noted", %error, "the account of a customer identifier could not be saved");
         }
     }
 }
@@ -217,8 +217,10 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(notices) = self.0 {
-            notices
-                .refused(Refused::Unanswered, "the request was not answered in time, or the client has gone");
+            notices.refused(
+                Refused::Unanswered,
+                "the request was not answered in time, or the client disconnected",
+            );
         }
     }
 }
@@ -226,7 +228,7 @@ impl Drop for Unfinished<'_> {
 const NOT_WHOLE: &str =
     "an event of the request is rejected, and strict_usage is set: nothing of it is counted";
 const STARTING: &str = "the ledger is being opened; send the request again";
-const NO_ROOM: &str = "4 MiB of requests are being worked on; send this one again";
+const NO_ROOM: &str = "4 MiB of requests are being processed; send this one again";
 
 /// Of a request with a rejected event under `strict_usage`: the problem, and what would have become of each event.
 fn not_whole(results: &[Outcome]) -> Response<Body> {

@@ -6,11 +6,11 @@ use tollgate_clock::WallClock;
 use tollgate_http::client;
 use tollgate_time::Timestamp;
 
-/// How often the clock that is followed is read; the contract is at least every 100 ms.
+/// How often the clock source is read; the contract is at least every 100 ms.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
 
-/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) for ever. While it cannot be read,
-/// `clock` runs on from what it said last.
+/// Follows the clock at `url` (`{"now": RFC 3339}`, as the emulator serves it) until the process ends. While it
+/// cannot be read, `clock` continues from the last time read.
 pub(super) async fn follow(clock: WallClock, url: String) {
     #[derive(serde::Deserialize)]
     struct Reading {
@@ -28,7 +28,7 @@ pub(super) async fn follow(clock: WallClock, url: String) {
         let now = reading.and_then(|reading| Timestamp::parse(&reading.now));
         if now.is_some() != reachable {
             reachable = now.is_some();
-            tracing::warn!(event = "clock_source", url, reachable, "the clock that is followed");
+            tracing::warn!(event = "clock_source", url, reachable, "clock source");
         }
         if let Some(now) = now {
             clock.follow(now);

@@ -43,7 +43,7 @@ impl Identity {
         tokio::time::timeout(REGISTRATION_WAITS, self.resolve()).await.unwrap_or_else(|_| {
             tracing::warn!(
                 event = "pod_unknown",
-                "the task has no name yet: AWS is asked without it, and no receipt is kept"
+                "the task's ARN is not known yet: the gate may open, but no receipt is kept"
             );
             String::new()
         })
@@ -58,7 +58,7 @@ impl Identity {
             match region::task_arn(self.metadata_uri.as_deref()).await {
                 Ok(task_arn) => break task_arn,
                 Err(error) => {
-                    tracing::warn!(event = "pod_unknown", %error, "which task this is cannot be found out yet; retries continue");
+                    tracing::warn!(event = "pod_unknown", %error, "the task's ARN cannot be found yet; retries continue");
                     let waited = clock::monotonic().duration_since(began);
                     tokio::time::sleep(schedule::transient(waited, Draw::MIDDLE)).await;
                 }

@@ -299,7 +299,7 @@ impl Drain {
                 event = "dead_letters_remain",
                 records = summary.dead,
                 dead,
-                "dead letters are not billed and wait for a person; see `tollgate ledger dead-letters`"
+                "dead letters are not billed until somebody acts; see `tollgate ledger dead-letters`"
             );
         }
         let untaken = self.notices.untaken();
@@ -312,7 +312,7 @@ impl Drain {
                 event = "usage_remains",
                 records = summary.unsent,
                 pending,
-                "usage stays in the ledger: it is sent after the next start on this volume, and is lost if the volume goes"
+                "usage stays in the ledger: the next start on this volume sends it; it is lost if the volume is deleted"
             );
         }
         if let Some(line) = &not_taken {
@@ -323,7 +323,7 @@ impl Drain {
             let parts = [Some(cannot_be_used(&error)), kept, not_taken];
             let what: Vec<String> = parts.into_iter().flatten().collect();
             return Some(format!(
-                "{}; make room on the volume of state_dir, or repair it, and start tollgate on it again",
+                "{}; free space on the volume of state_dir, or repair it, and start tollgate on it again",
                 what.join("; ")
             ));
         }
@@ -385,7 +385,7 @@ mod tests {
         );
     }
 
-    /// Signals are heard no more by then: only SIGKILL ended the process.
+    /// Signals are no longer handled by then: only SIGKILL ended the process.
     #[tokio::test]
     async fn a_disk_that_hangs_keeps_the_last_line_back_for_seconds_only() {
         let (_folder, writer, drain) = drain();

@@ -1,5 +1,5 @@
 //! `tollgate await [--timeout D] [--refused-after D] [-- CMD…]`: waits for a running sidecar's gate, then becomes CMD
-//! or exits 0. As a plain init container it is the lock of a pod; `waiting` decides.
+//! or exits 0. As a plain init container it holds back the pod's application; `waiting` decides.
 
 mod waiting;
 
@@ -20,11 +20,11 @@ use tollgate_clock as clock;
 #[derive(Debug, Args)]
 #[command(mut_args(|arg| { let read = probe::READ.contains(&arg.get_id().as_str()); arg.hide(!read) }))]
 pub struct AwaitArgs {
-    /// Give up after this long, such as 90s or 1h30m, with exit code 124 [default: wait for ever]
+    /// Stop waiting after this time, such as 90s or 1h30m, with exit code 124 [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = |text: &str| config::duration(text))]
     timeout: Option<Duration>,
-    /// Exit once when a refusal (denied, exhausted, misconfigured, unverified, unreported) is this old, with its code
-    /// (76, 77 or 78); an await that is started after that stays. At least 5s [default: stay]
+    /// Exit with 76, 77 or 78 when a refusal (denied, exhausted, misconfigured, unverified, unreported) reaches this
+    /// age; if the refusal is older when await starts, keep waiting. At least 5s [default: keep waiting]
     #[arg(long, value_name = "DURATION", value_parser = refusal_age)]
     refused_after: Option<Duration>,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub fn run(args: &AwaitArgs) -> Exit {
         Ok(probe) => probe::Gate::of(&probe),
         Err(faults) => return end(Exit::Config, &faults.told()),
     };
-    // The wait may take hours, and whoever mistyped the command is there now.
+    // The wait may take hours: a mistyped command is reported now, while the operator is watching.
     if let Err(exit) = exec::look_for(&args.command) {
         return exit;
     }
@@ -71,7 +71,7 @@ pub fn run(args: &AwaitArgs) -> Exit {
 async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
-        Err(error) => return end(Exit::Internal, &format!("cannot take signals over: {error}")),
+        Err(error) => return end(Exit::Internal, &format!("cannot install signal handlers: {error}")),
     };
     let (mut waiting, began) = (Waiting::new(args.refused_after), clock::monotonic());
     let heard = async {
@@ -93,7 +93,7 @@ async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
     };
     match waiting.latest {
         _ if exit == Exit::Done => complain(exit, GATE_IS_OPEN),
-        // Said before, perhaps long ago; the last line of an exit is its true cause.
+        // It was printed before, perhaps long ago; the last line must be the cause of the exit.
         Some(shut) => end(exit, &format!("{why}{}", shut.line)),
         None => end(exit, &format!("{why}the sidecar has not answered yet")),
     }

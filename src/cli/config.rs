@@ -1,6 +1,6 @@
-//! `tollgate config check|print|init`: is the configuration right, what is it, and how does a seller begin.
+//! `tollgate config check|print|init`: checks the configuration, shows it, and writes a seller's first files.
 //!
-//! Faults go to standard error and end with one line that says it all; data goes to standard output.
+//! Faults go to standard error, and the last line summarises them; data goes to standard output.
 
 mod init;
 
@@ -34,7 +34,7 @@ enum ConfigCommand {
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// Check a seller's file by itself, before an image holds it; no variable and no other file counts.
+    /// Check only this seller's file, before it is in an image. Environment variables and other files are ignored.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     seller_file: Option<PathBuf>,
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `tollgate demo`: the emulator and the sidecar, each a process of its own, and what happens between them, told.
+//! `tollgate demo`: runs the emulator and the sidecar, each in a process of its own, and shows what happens between
+//! them.
 //!
 //! The sidecar is the real one: it is configured by environment variables as in a pod, and reaches the emulator over
 //! HTTP.
@@ -58,7 +59,9 @@ pub fn run(args: &DemoArgs) -> Exit {
     runtime.block_on(async {
         let mut signals = match Signals::new() {
             Ok(signals) => signals,
-            Err(error) => return complain(Exit::Internal, &format!("cannot take signals over: {error}")),
+            Err(error) => {
+                return complain(Exit::Internal, &format!("cannot install signal handlers: {error}"));
+            }
         };
         tokio::select! {
             told = tell(args.once) => match told {
@@ -127,7 +130,7 @@ async fn tell(once: bool) -> io::Result<()> {
         return Ok(());
     }
     say("");
-    say("It stays up; try in another terminal, and end it with Ctrl-C:");
+    say("The demo keeps running. Try in another terminal, and end it with Ctrl-C:");
     say(&format!("  curl -i http://{probe_addr}/readyz         # what the kubelet asks"));
     say(&format!("  curl -s http://{probe_addr}/entitlement    # the whole story"));
     say(&format!("  curl -s http://{probe_addr}/metrics"));
@@ -139,8 +142,8 @@ async fn tell(once: bool) -> io::Result<()> {
     Err(io::Error::other(format!("the sidecar ended: {status}")))
 }
 
-/// Tells one line. Whoever listened may be gone (`| head`, a closed terminal): then the demo ends as by a signal, with
-/// both of its processes.
+/// Prints one line. If the reader has gone (`| head`, a closed terminal), the demo ends as by a signal, with both of
+/// its processes.
 fn say(line: &str) {
     let text = line.trim_start();
     let indent = line.len() - text.len();
@@ -231,7 +234,7 @@ impl Started {
         self.line[name].as_str().unwrap_or_default().parse().map_err(io::Error::other)
     }
 
-    /// It goes on logging; a full pipe would stop it.
+    /// The sidecar keeps logging; a full pipe would block it.
     fn ignore_the_rest(mut self) {
         tokio::spawn(async move { while let Ok(Some(_)) = self.log.next_line().await {} });
     }
@@ -272,7 +275,7 @@ async fn wait_until_open(probe_addr: SocketAddr, sidecar: &mut Child) -> io::Res
     .await
 }
 
-/// The entitlement document once it is as it is waited for.
+/// The entitlement document once it has the expected content.
 async fn wait_until(
     probe_addr: SocketAddr,
     sidecar: &mut Child,

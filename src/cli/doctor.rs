@@ -1,7 +1,7 @@
-//! `tollgate doctor`: everything between this container and an open gate, checked step by step.
+//! `tollgate doctor`: checks everything between this container and an open gate, step by step.
 //!
-//! It registers nothing: on AWS a call of RegisterUsage starts the billing. What it cannot know without one (is the
-//! account subscribed, is the product code right) it says.
+//! It registers nothing, because on AWS a call of RegisterUsage starts the billing. It says what it cannot check
+//! without one: whether the account is subscribed, and whether the product code is right.
 
 mod endpoint;
 mod license;
@@ -184,8 +184,8 @@ async fn credentials(aws: &Aws, config: &Config, region: Option<&Region>) -> Vec
         findings.push(license_token(&path.display().to_string(), bytes.as_deref(), clock::system_now()));
     }
     if region.is_none() {
-        let remedy = "Set the region first: STS is asked in it.";
-        findings.push(Finding::warning("credentials", "not looked for: the region is unknown", remedy));
+        let remedy = "Set the region first: STS is called in that region.";
+        findings.push(Finding::warning("credentials", "not checked: the region is unknown", remedy));
         return findings;
     }
     match aws.inspect_credentials().await {
@@ -240,7 +240,7 @@ fn at_fault(check: &'static str, fault: &Fault) -> Finding {
 /// The sidecar's metrics are a few kilobytes, put together at once.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The running sidecar, if there is one: the last word on the gate is its own.
+/// The running sidecar, if there is one: only it decides about the gate.
 async fn sidecar(config: &Config) -> Vec<Finding> {
     let gate = probe::Gate::of(&config.probe);
     let said = gate.ready().await;
@@ -253,10 +253,10 @@ async fn sidecar(config: &Config) -> Vec<Finding> {
     findings.push(match said {
         Ok(()) => Finding::ok("sidecar", "the gate is open"),
         Err(Shut { reason: Some(reason), line, refusal: Some(_) }) => {
-            Finding::fault("sidecar", &reason.code, line, "The gate stays shut until this is mended.")
+            Finding::fault("sidecar", &reason.code, line, "The gate stays shut until this is fixed.")
         }
         Err(shut) => {
-            Finding::warning("sidecar", shut.line, "Only the sidecar's own registration shows what AWS says.")
+            Finding::warning("sidecar", shut.line, "Only the sidecar's own call shows what AWS answers.")
         }
     });
     findings
@@ -295,7 +295,7 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
         writeln!(out, "{:INDENT$}{shown}", "")?;
     }
     if let Some(policy) = &report.least_policy {
-        writeln!(out, "the least that the role must allow:\n{policy:#}")?;
+        writeln!(out, "the smallest policy for the role:\n{policy:#}")?;
     }
     writeln!(out, "{}", screen.wrapped(report.unchecked, 0))
 }

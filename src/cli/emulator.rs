@@ -23,19 +23,20 @@ pub struct EmulatorArgs {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
     addr: SocketAddr,
-    /// The folder that keeps keys, bill, world and clock over restarts; without it they last as long as the process
+    /// The folder that keeps keys, bill, world and clock over restarts; without it they are lost when the process ends
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// The folder that keeps the signing keys, when several emulators share it; else --state
+    /// A separate folder for the signing keys, which several emulators may share [default: --state]
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
-    /// Products, customers and pods (TOML) in place of the default world
+    /// A file (TOML) with products, customers and pods, instead of the default world
     #[arg(long, value_name = "FILE")]
     world: Option<PathBuf>,
     /// Print the default world, to start your own from, and exit
     #[arg(long)]
     print_world: bool,
-    /// Answer an open question of AWS's documents; GET /_emulator/switches lists them. Repeatable
+    /// Choose how the emulator behaves where AWS's documents are unclear; GET /_emulator/switches lists the switches.
+    /// Repeatable
     #[arg(long, value_name = "NAME=ANSWER", value_parser = parse_switch)]
     switch: Vec<(String, String)>,
     /// Throttle as AWS does: 5 RegisterUsage and 10 of each other call a second for each account and region
@@ -47,20 +48,20 @@ pub struct EmulatorArgs {
     /// The secret of --access-key
     #[arg(long, value_name = "SECRET", requires = "access_key")]
     secret_key: Option<String>,
-    /// Verify web identity tokens (IRSA) against this JSON Web Key Set, a file or an http:// URL; it is read again for
-    /// each token. Without it STS takes every well-formed token
+    /// Verify web identity tokens (IRSA) against this JSON Web Key Set, a file or an http:// URL; it is read again
+    /// for each token. Without it STS accepts every well-formed token
     #[arg(long, value_name = "FILE|URL", value_parser = Jwks::parse)]
     web_identity_jwks: Option<Jwks>,
-    /// The issuer of those tokens; without it any
+    /// The issuer of those tokens [default: any]
     #[arg(long, value_name = "URL", requires = "web_identity_jwks")]
     web_identity_issuer: Option<String>,
     /// The audience of those tokens
     #[arg(long, value_name = "NAME", default_value = "sts.amazonaws.com", requires = "web_identity_jwks")]
     web_identity_audience: String,
-    /// The Authorization that /v2/credentials asks for, as AWS_CONTAINER_AUTHORIZATION_TOKEN gives it; without it none
+    /// The Authorization header that /v2/credentials requires (AWS_CONTAINER_AUTHORIZATION_TOKEN) [default: none]
     #[arg(long, value_name = "TOKEN")]
     container_token: Option<String>,
-    /// The seed of faults that come by chance: the same seed gives the same faults
+    /// The seed of random faults: the same seed gives the same faults
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Print one line of JSON when ready, for scripts
@@ -96,16 +97,17 @@ Then, in a browser or with curl:
   GET    /_emulator/calls      every request and its answer
   POST   /_emulator/clock      {\"advance\":\"1h\"} or {\"now\":\"2026-11-24T08:00:00Z\"}
   POST   /_emulator/faults     {\"operation\":\"RegisterUsage\",\"fault\":\"throttle\",\"count\":3}
-  GET    /_emulator/faults     the rules, and every fault, exception and bad token that there is
-  DELETE /_emulator/faults     no more faults
+  GET    /_emulator/faults     the rules, and the list of all faults, exceptions and bad tokens
+  DELETE /_emulator/faults     remove all faults
   POST   /_emulator/customers  {\"account_id\":\"111122223333\",\"subscribed\":false}
   POST   /_emulator/products   {\"product_code\":\"demohourly\",\"rotate\":true}
+  GET    /_emulator/public-keys/demohourly/1.pem   the public key of a product's version
   POST   /_emulator/pods       {\"access_key\":\"pod-2\",\"platform\":\"node-role\"}
   POST   /_emulator/tokens     {\"account_id\":\"111122223333\"}, a registration token for ResolveCustomer
-  GET    /_emulator/licenses   contracts, who holds seats and until when, takes and returns
+  GET    /_emulator/licenses   contracts, who holds seats and until when, checkouts and check-ins
   POST   /_emulator/licenses   {\"product_id\":\"prod-democontract\",\"received\":\"disabled\"}
-  POST   /_emulator/switches   {\"dry_run\":\"exception\"}, an open question of AWS's documents answered
-  POST   /_emulator/reset      everything as at the start; the keys stay
+  POST   /_emulator/switches   {\"dry_run\":\"exception\"}, where AWS's documents are unclear
+  POST   /_emulator/reset      reset everything but the keys
 
 With --json the first line of standard output is {\"endpoint\",\"product_code\",\"product_id\",
 \"public_key_version\",\"public_keys\",\"clock\"}; public_keys is a folder of <version>.pem.
@@ -197,7 +199,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 async fn serve(options: Options, args: &EmulatorArgs) -> Exit {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
-        Err(error) => return complain(Exit::Internal, &format!("cannot take signals over: {error}")),
+        Err(error) => return complain(Exit::Internal, &format!("cannot install signal handlers: {error}")),
     };
     let emulator = match Emulator::open(options) {
         Ok(emulator) => emulator,
@@ -210,7 +212,7 @@ async fn serve(options: Options, args: &EmulatorArgs) -> Exit {
         Err(error) => return complain(Exit::Config, &error.to_string()),
     };
     if emulator.forgets() {
-        warn("another emulator has the state folder: this one keeps bill, world and clock in memory only");
+        warn("another emulator uses the state folder: this one keeps bill, world and clock in memory only");
     }
     announce(emulator.facts(), args);
     let stop = watch::Sender::new(false);
@@ -243,7 +245,7 @@ fn announce(facts: &Facts, args: &EmulatorArgs) {
     let Facts { endpoint, product_code, product_id, public_key_version, public_keys, clock: _ } = facts;
     let tokens = match &args.web_identity_jwks {
         Some(_) => "verifies web identity tokens",
-        None => "takes every well-formed web identity token: --web-identity-jwks verifies them",
+        None => "accepts every well-formed web identity token (--web-identity-jwks verifies them)",
     };
     say(&format!(
         "tollgate emulator: AWS Marketplace metering and AWS License Manager at {endpoint}\n  \
@@ -258,8 +260,8 @@ fn announce(facts: &Facts, args: &EmulatorArgs) {
     ));
 }
 
-/// Writes to standard output, for the person or the script that started it. Whoever reads no further than the first
-/// line does not end the emulator by that.
+/// Writes to standard output, for the person or the script that started it. A reader that stops after the first line
+/// does not end the emulator.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

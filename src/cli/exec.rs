@@ -1,8 +1,9 @@
 //! `tollgate exec -- CMD ARGS…`: the gate inside the product's own image.
 //!
-//! Where nothing remains to be done once the gate is open it becomes CMD (`execve`): the process ID stays, nothing of
-//! tollgate stays resident. In every other mode it starts CMD as its child and stays beside it. While it waits it
-//! serves the probes, so that an operator can read why. When it is not entitled, CMD never starts.
+//! In mode `hourly` nothing remains to be done once the gate is open, so it becomes CMD (`execve`): the process ID
+//! stays, and nothing of tollgate stays in memory. In every other mode it starts CMD as its child and keeps running.
+//! While it waits it serves the probes, so that an operator can read why. If the buyer is not entitled, CMD never
+//! starts.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -58,7 +59,7 @@ pub fn run(args: &ExecArgs) -> Exit {
             Err(exit) => exit,
         };
     }
-    // When usage is sent at the end, the command and its group have ended: nobody is left to wait for.
+    // When usage is sent at the end, the command and its group have ended: there is nothing left to wait for.
     config.usage.drain_quiet = Duration::ZERO;
     // The command's end is the end of the container.
     config.app.quit = false;

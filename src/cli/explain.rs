@@ -11,8 +11,8 @@ use crate::runbook::{self, Entry};
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// A code, state, exit code or log event, as a log line, `kubectl describe pod` or `tollgate probe ready` shows it;
-    /// without one, all codes
+    /// A code, state, exit code or log event, as a log line, `kubectl describe pod` or `tollgate probe ready` shows it,
+    /// or a pod's status such as Init:1/2; without one, all codes
     code: Option<String>,
     /// Print JSON
     #[arg(long)]

@@ -18,7 +18,7 @@ const BY_MODE: [&[&str]; 6] =
 /// Settings of the application's server, which an `exec` that becomes its command does not start.
 const OF_APP_SERVER: [Setting; 3] = [Setting::AppAddr, Setting::AppTokenFile, Setting::AwsDoor];
 
-/// Settings that `exec` does not read: the command's end is the end, and then nobody is left who reports.
+/// Settings that `exec` does not read: the container ends with its command, and nothing reports usage after that.
 const NOT_OF_EXEC: [Setting; 2] = [Setting::Quit, Setting::DrainQuiet];
 
 /// What the help ends with.
@@ -36,7 +36,7 @@ const EXAMPLES: [(&[&str], &str); 15] = [
     (&["doctor"], "kubectl exec POD -c tollgate -- /tollgate doctor"),
     (&["support-bundle"], "kubectl exec POD -c tollgate -- /tollgate support-bundle > bundle.json"),
     (&["ledger"], "tollgate ledger list --state dead --csv"),
-    (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was mended'"),
+    (&["ledger", "replay"], "tollgate ledger replay 17 --note 'the role was fixed'"),
     (&["license"], "kubectl exec POD -c tollgate -- /tollgate license"),
     (&["config", "check"], "tollgate config check --json"),
     (&["config", "print"], "tollgate config print --config /etc/tollgate/tollgate.toml"),

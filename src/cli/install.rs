@@ -18,7 +18,7 @@ pub struct InstallArgs {
     dir: PathBuf,
 }
 
-/// Copies atomically: whoever looks sees no file, the old one, or the whole new one.
+/// Copies atomically: a reader sees no file, the old one, or the whole new one.
 pub fn run(args: &InstallArgs) -> Exit {
     match install(&args.dir) {
         Ok(()) => Exit::Done,
@@ -45,7 +45,7 @@ fn install(dir: &Path) -> io::Result<()> {
 
 fn copy(to: &Path) -> io::Result<()> {
     let mut from = File::open(OWN_PROGRAM)?;
-    // Made anew: in a volume that others write to, what stands there may be a link to elsewhere.
+    // Created as new: in a volume that others can write to, an existing file may be a link to another place.
     let _ = fs::remove_file(to);
     let mut file = File::create_new(to)?;
     io::copy(&mut from, &mut file)?;

@@ -54,7 +54,7 @@ enum Order {
         /// The record's number
         id: i64,
     },
-    /// List the records that will not be billed unless somebody acts
+    /// List dead letters: records that are not billed unless somebody acts
     DeadLetters {
         #[command(flatten)]
         filter: Filter,
@@ -70,7 +70,7 @@ enum Order {
     },
     /// Add the quantity of dead letters to the current hour, which is sent when it has ended
     Replay(Replay),
-    /// Mark a record as billed, after the seller's reports or CloudTrail have shown that it was (needs ledger_repair)
+    /// Mark a record as billed, when the seller's reports or CloudTrail show that it was (needs ledger_repair)
     Confirm(Close),
     /// Close a dead letter without billing it (needs ledger_repair)
     Discard(Close),
@@ -170,8 +170,8 @@ fn state(text: &str) -> Result<Standing, String> {
     })
 }
 
-const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or somebody else reported its hour. Compare \
-                        with the seller's reports; to count it all the same add --accept-double-billing";
+const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or somebody else reported its hour. \
+                        Compare with the seller's reports; to replay it anyway add --accept-double-billing";
 
 /// Asks the sidecar, or else the file; prints.
 pub fn run(args: &LedgerArgs) -> Exit {

@@ -89,7 +89,7 @@ fn told(document: &Value, screen: Screen) -> String {
         let _ = writeln!(text, "{name}{said}");
     };
     if license.is_null() {
-        fact("license", "none that counts; tollgate probe ready says why".to_owned());
+        fact("license", "none valid for this product; tollgate probe ready says why".to_owned());
     } else {
         fact("license", cell(&license["arn"]));
         fact("status", format!("{}, {}", cell(&license["status"]), cell(&license["received"])));
@@ -104,7 +104,7 @@ fn told(document: &Value, screen: Screen) -> String {
         fact(name, said + &ago.unwrap_or_default());
     }
     if document["emulated"] == json!(true) {
-        fact("emulated", "AWS has not said this: the emulator has".to_owned());
+        fact("emulated", "yes: the emulator's answer, not AWS's".to_owned());
     }
     for (member, columns) in
         [("entitlements", &ENTITLEMENTS[..]), ("held", &HELD[..]), ("other_licenses", &OTHERS[..])]
@@ -236,7 +236,7 @@ mod tests {
         document["granted_at"] = Value::Null;
         let text = told(&document, Screen::PLAIN);
         assert!(
-            text.starts_with("license       none that counts; tollgate probe ready says why\n"),
+            text.starts_with("license       none valid for this product; tollgate probe ready says why\n"),
             "{text}"
         );
         assert!(text.contains("granted       not yet\n"), "{text}");

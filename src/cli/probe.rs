@@ -131,7 +131,7 @@ pub fn run(args: &ProbeArgs) -> Exit {
     }
 }
 
-/// What is heard of a gate that does not count as open.
+/// The answer about a gate that does not count as open.
 #[derive(Debug, Clone)]
 pub(super) struct Shut {
     /// What is wrong, and where: the line without what changes with every attempt.
@@ -165,7 +165,7 @@ impl Gate {
         Self { address: app::address(&probe.addr), pod_uid: probe.pod_uid.clone() }
     }
 
-    /// Whether it is open, or what is heard otherwise.
+    /// Whether it is open, or the answer otherwise.
     pub(super) async fn ready(&self) -> Result<(), Shut> {
         self.ask(Question::Ready).await.1
     }
@@ -195,7 +195,7 @@ impl Gate {
     }
 }
 
-/// Only tollgate's own word counts, and only about this pod: whatever else answers on the address proves nothing.
+/// Only tollgate's own document counts, and only about this pod: any other answer on the address proves nothing.
 fn own_document(answer: &Response<Bytes>, gate: &Gate) -> Result<Shown, Shut> {
     let shown = serde_json::from_slice::<Shown>(answer.body()).ok().filter(Shown::agrees);
     let shown = shown.ok_or_else(|| stranger(gate, answer))?;
@@ -260,7 +260,7 @@ impl Shown {
 /// Longest part of a stranger's header that is shown.
 const HEADER_SHOWN: usize = 40;
 
-/// The gate's state is not heard.
+/// The gate's state is unknown.
 fn unheard(code: &'static str, message: &str, remedy: &str) -> Shut {
     let line = entitlement::line("unreachable", Some((code, message, remedy)), None);
     Shut { reason: Some(ShownReason::new(code, message, remedy)), line, refusal: None }
@@ -292,7 +292,8 @@ fn other_pod(gate: &Gate, shown: &Shown) -> Shut {
         shown.product,
         gate.pod_uid.as_deref().unwrap_or_default(),
     );
-    let remedy = "Give both containers the same TOLLGATE_POD_UID (metadata.uid), and check probe_addr on host networks.";
+    let remedy = "Give both containers the same TOLLGATE_POD_UID (metadata.uid), and check probe_addr on host \
+                  networks.";
     unheard("AnotherPod", &message, remedy)
 }
 

@@ -1,7 +1,7 @@
 //! Who reads standard output and standard error, how wide it is, and whether it has colours.
 //!
-//! Whoever reads may go away at any time (`| head`, a closed terminal): that ends no command with a panic, and its exit
-//! code stays what it would have been.
+//! The reader may go away at any time (`| head`, a closed terminal): the command does not panic, and its exit code
+//! does not change.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -34,7 +34,7 @@ impl Style {
     }
 }
 
-/// Standard output as whoever reads it sees it.
+/// Standard output: its width, and whether it has colours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Screen {
     /// Of a terminal; elsewhere lines are as long as they are.

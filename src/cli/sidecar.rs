@@ -37,7 +37,7 @@ impl Sidecar {
         Ok(Self { runtime, address: address(&app.addr), authorization })
     }
 
-    /// Whether one runs there: nobody may listen, and whatever else answers is a complaint.
+    /// Whether one runs there; an answer of something else is an error.
     pub(in crate::cli) fn runs(&self) -> Result<bool, Complaint> {
         match self.ask(Ask::get("/v1/entitlement")) {
             // Its own document, or its refusal where it asks for a token.
@@ -85,7 +85,7 @@ fn speaks_as_tollgate(answer: &Response<Bytes>) -> bool {
 
 fn stranger(status: StatusCode) -> Complaint {
     let text = format!(
-        "app_addr: {status}: what answers there is no tollgate; name the sidecar's address with --app-addr"
+        "app_addr: {status}: something other than tollgate answers there; give the sidecar's address with --app-addr"
     );
     (Exit::Unavailable, text)
 }

@@ -1,7 +1,7 @@
-//! `tollgate support-bundle`: what a seller's support asks for first, in one document without secrets.
+//! `tollgate support-bundle`: what a seller's support needs first, in one document without secrets.
 //!
-//! It is put together from documents that hold no secret; each secret that the process can reach is looked for once
-//! more in all its texts, and taken out.
+//! It is made from documents that hold no secret. In addition, each secret that the process can reach is searched for
+//! in all texts and removed.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -83,8 +83,8 @@ fn absent(why: impl Into<String>) -> Value {
     json!({"absent": why.into()})
 }
 
-/// What the running sidecar says of itself: why its gate is as it is, and everything that it counts. Of what else
-/// answers on its address nothing is taken: it may say anything.
+/// What the running sidecar reports: the state of its gate and its reason, and all its metrics. An answer that
+/// is not tollgate's is left out.
 async fn sidecar(gate: &probe::Gate) -> Value {
     let (entitlement, metrics) = match gate.entitlement(ANSWER_TIMEOUT).await {
         Ok(document) => (document, gate.get("/metrics", ANSWER_TIMEOUT).await),

@@ -1,6 +1,6 @@
 //! `tollgate verify`: the sidecar's own check of one token, offline.
 //!
-//! What passes here passes in the sidecar, and the other way round: both call [`receipt::verify`]. It asks nobody and
+//! The sidecar accepts exactly the tokens that this accepts: both call [`receipt::verify`]. It makes no call and
 //! reads no configuration, so that a seller can check a token and a key on any machine.
 
 use std::fmt;
@@ -52,7 +52,7 @@ pub struct VerifyArgs {
     /// Print JSON, which is the default
     #[arg(long)]
     json: bool,
-    /// The token; `-` or nothing reads it from standard input
+    /// The token; if it is `-` or missing, it is read from standard input
     #[arg(value_name = "TOKEN", default_value = "-")]
     token: String,
 }
@@ -155,7 +155,7 @@ fn refused(error: VerifyError) -> Refusal {
     Refusal { exit: Exit::Unverified, line: entitlement::line("unverified", Some(reason), None) }
 }
 
-/// What whoever holds the token and typed the rest can do about it.
+/// What the caller can do about it.
 const fn remedy(error: VerifyError) -> &'static str {
     match error {
         VerifyError::TooLong | VerifyError::Malformed => {

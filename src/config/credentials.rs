@@ -2,7 +2,7 @@
 //! somebody typed them, and the SDK passes them on: a line feed in a key becomes a header that cannot be built.
 //!
 //! - Their values appear in no fault.
-//! - Half of a pair, or a name that leads nowhere, makes the SDK look for other credentials without a word. There may
+//! - Half of a pair, or the name of a missing file, makes the SDK look for other credentials silently. There may
 //!   be some, so this is no fault here but a [gap](Gaps): a warning, and the reason where nothing else gives
 //!   credentials.
 

@@ -118,7 +118,7 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 
 fn make_private_folder(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    // The folder will hold a receipt and customers' usage: nobody else's business.
+    // The folder will hold a receipt and customers' usage, which other users must not read.
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 

@@ -1,6 +1,6 @@
 //! The environment: the only place of the program that reads it.
 //!
-//! Tests give a map instead, so that they need no environment of their own and disturb nobody's.
+//! Tests pass a map instead, so that they do not change the environment of other tests.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -76,12 +76,12 @@ pub(super) fn filled(env: &dyn Environment, key: &str) -> Option<String> {
 /// Linux's name for the running program's file.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// Starts this program anew, in the same process, where a variable that counts here has white space at its ends, or is
+/// Starts this program again, in the same process, if one of the variables below has white space at its ends, or is
 /// empty where that means unset.
 ///
 /// The AWS SDK and the HTTP client read the environment themselves, and a process cannot change its own without risk.
-/// Returns when there is nothing to take off, and when the program cannot be started anew: then the configuration
-/// refuses what is left.
+/// Returns when there is nothing to trim, and when the program cannot be started again: then the configuration
+/// rejects the value.
 #[expect(clippy::disallowed_methods, reason = "the arguments are handed on as they are")]
 pub fn restart_if_untidy() {
     let changes = untidy(&ProcessEnvironment);

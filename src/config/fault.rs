@@ -13,7 +13,7 @@ use crate::entitlement::LINE_BYTES_MAX;
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// It is not set.
     Default,
     /// The seller's file.
     Seller {
@@ -88,7 +88,7 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(pub(super) Vec<Fault>);
 
-/// A file of nonsense has thousands of faults; nobody reads past these.
+/// A broken file may have thousands of faults; more than these are not useful.
 const FAULTS_SHOWN_MAX: usize = 50;
 
 impl Faults {

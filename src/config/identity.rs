@@ -30,7 +30,7 @@ pub(super) fn keep_receipt_of_a_named_pod(config: &mut Config, warnings: &mut Ve
     if config.product.mode.is_signed() && nameless && kept {
         config.registration.kept_receipt = false;
         warnings.push(format!(
-            "{POD_UID_VARIABLE} is not set, so no receipt is kept for a restart while AWS is out of reach; add to the \
+            "{POD_UID_VARIABLE} is not set, so no receipt is kept for a restart while AWS is unreachable; add to the \
              container's env: {DOWNWARD_API}"
         ));
     }
@@ -41,7 +41,7 @@ pub(super) fn warn_of_a_nameless_pod(config: &Config, warnings: &mut Vec<String>
     let nameless = config.identity.kubernetes && config.identity.uid.is_none();
     if config.product.mode.asks_license_manager() && nameless && config.state.dir.path().is_some() {
         warnings.push(format!(
-            "{POD_UID_VARIABLE} is not set, so the next pod of this name on this volume is taken for this one; add to the \
+            "{POD_UID_VARIABLE} is not set, so the next pod of this name on this volume would count as this one; add to the \
              container's env: {DOWNWARD_API}"
         ));
     }
@@ -70,8 +70,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<PodIdentity> {
     let uid = checked_uid(reader).ok()?;
     if kubernetes && uid.is_none() && reader.mode().is_some_and(Mode::meters_own_pod) {
         let problem = format!(
-            "is required in mode metered: AWS tells reports apart by the pod, and only its UID does so over a restart; \
-             add to the container's env: {DOWNWARD_API}"
+            "is required in mode metered: AWS tells reports apart by pod, and only the UID identifies a pod across \
+             restarts; add to the container's env: {DOWNWARD_API}"
         );
         reader.faults.push(Fault::of(POD_UID_VARIABLE, problem));
         return None;

@@ -44,7 +44,7 @@ pub(super) fn key_ring(reader: &mut Reader<'_>, setting: Setting, parse: Parse<P
     if let Some(version) = stated.filter(|version| ring.get(*version).is_none()) {
         let held: Vec<String> = ring.versions().map(|version| version.to_string()).collect();
         let problem = format!(
-            "is not among the keys held ({}); add {version}.pem or state another version",
+            "is not among the keys in public_keys ({}); add {version}.pem or set another version",
             held.join(", ")
         );
         reader.fault(Setting::PublicKeyVersion, problem);
@@ -65,7 +65,9 @@ fn load(disk: &dyn Disk, path: &Path, stated: Option<PublicKeyVersion>) -> Resul
             return Ok(ring);
         }
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            return Err(vec!["is a folder of more than 256 files; keep the keys in one of their own".into()]);
+            return Err(vec![
+                "is a folder of more than 256 files; put the keys into a folder of their own".into(),
+            ]);
         }
         Err(error) => {
             return Err(vec![format!("cannot be read: {}; {REMEDY}", describe(&error)).into()]);

@@ -23,7 +23,7 @@ pub enum Form {
     List,
 }
 
-/// What the chart's schema allows as a value. Looser than the parser, which has the last word.
+/// What the chart's schema allows as a value. Looser than the parser, which decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schema {
     /// Any text.

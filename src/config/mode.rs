@@ -1,6 +1,6 @@
 //! How a product is priced, and what follows from it.
 //!
-//! A mode answers questions. Nobody compares it elsewhere, so that a new mode is answered for here.
+//! A mode answers questions. No other code compares modes, so that a new mode needs changes here only.
 
 use std::fmt;
 

@@ -91,7 +91,7 @@ pub(super) fn switch(text: &str) -> Result<bool, Problem> {
     match text {
         "true" | "on" => Ok(true),
         "false" | "off" => Ok(false),
-        _ => Err("is neither true nor false (on and off are understood too)".into()),
+        _ => Err("is neither true nor false (on and off are accepted too)".into()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The AWS profile files, which the SDK reads by itself: whether they can be read without waiting, whether the profile
 //! that is asked for is there, and, beside a seller's file, that they send no request elsewhere.
 //!
-//! The SDK takes a file that it cannot read for an empty one, without a word.
+//! The SDK silently treats a file that it cannot read as an empty one.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Reads the chosen texts one after the other, and collects what is wrong with them instead of stopping at the first.
 //!
-//! The functions of this page return `None` when they noted a fault. Reading goes on to the next setting and gives up
-//! only at the end, so that one run shows an operator everything.
+//! The functions of this page return `None` when they noted a fault. Reading continues with the next setting and
+//! fails only at the end, so that one run shows an operator all faults.
 
 use std::path::{Path, PathBuf};
 
@@ -84,7 +84,7 @@ pub(super) fn floored<T: PartialOrd>(
     let floor = setting.spec().floor.filter(|_| reader.resolution.is_operators_own(setting));
     match floor.map(|floor| (floor, parsed(&Raw::from_text(setting, floor), parse))) {
         Some((floor, Ok(least))) if value < least => {
-            let problem = format!("is below {floor}, the least beside a seller's file; choose more");
+            let problem = format!("is below {floor}, the minimum with a seller's file; choose more");
             reader.fault(setting, problem);
             None
         }
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
     /// Why the setting does nothing in this mode, or for this command, if it does nothing.
     pub(super) fn no_effect(&self, setting: Setting) -> Option<&'static str> {
         if self.role == Role::Exec && matches!(setting, Setting::Quit | Setting::DrainQuiet) {
-            return Some("with exec the end of the command is the end, and nobody is left who reports");
+            return Some("exec ends with its command, and nothing reports usage after that");
         }
         let only = setting.spec().only?;
         (!(only.used)(self.mode()?)).then_some(only.otherwise)

@@ -1,9 +1,9 @@
-//! Which text counts for each setting: the seller's file, else a flag, else the environment, else the operator's file,
+//! Which text is used for each setting: the seller's file, else a flag, else the environment, else the operator's file,
 //! else a variable of the AWS SDK where the setting has one, else the default.
 //!
-//! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer is
-//!   told, not overruled in silence. Of a setting that belongs to the operator it is a warning: charts and manifests
-//!   set some of them for every pod, and none of those must keep a seller's image from starting.
+//! - What the seller's file sets wins, and the same key anywhere else is a fault, even with the same value: a buyer
+//!   gets an error and is not overruled silently. Of a setting that belongs to the operator it is a warning: charts
+//!   and manifests set some of them for every pod, and none of those must keep a seller's image from starting.
 //! - Where a seller's file exists, each setting comes from it or from its default, but for those that belong to the
 //!   operator ([`Owner`]) and those that the file hands on. It also seals when it cannot be read.
 //!
@@ -169,13 +169,16 @@ impl Resolution {
 
 fn rehearsed(spec: &'static Spec, choice: &Choice) -> String {
     format!(
-        "{} ({}) counts instead of the seller's file: this build contains the emulator, and is for rehearsals only",
+        "{} ({}) overrides the seller's file: this build contains the emulator, and is for rehearsals only",
         spec.name, choice.origin
     )
 }
 
 fn overruled(spec: &'static Spec, choice: &Choice, seller: &Choice) -> String {
-    format!("{} ({}) is ignored: the {} sets it, and wins", spec.name, choice.origin, seller.origin)
+    format!(
+        "{} ({}) is ignored: the {} sets it too, and takes precedence",
+        spec.name, choice.origin, seller.origin
+    )
 }
 
 const NO_EMULATOR: &str = "cannot be set: this build does not contain the emulator; remove it";
@@ -289,7 +292,7 @@ fn check_variables(env: &dyn Environment, resolution: &mut Resolution) {
                 value: filled(env, &name).map(|value| quoted(&value)),
                 ..Fault::of(
                     name,
-                    "may not be set beside a seller's file: it leads requests away from AWS; remove it",
+                    "may not be set together with a seller's file: it redirects requests away from AWS; remove it",
                 )
             });
         } else if name.starts_with(ENV_PREFIX)

@@ -67,9 +67,8 @@ fn modes(reader: &mut Reader<'_>) {
     let keeps = reader.peek(Setting::OnLapse, ON_LAPSE.parse) == Some(OnLapse::Keep);
     if asked && mode.meters_own_pod() && closes && keeps {
         reader.warnings.push(
-            "on_unsent closes the gate and on_lapse keeps it open: a pod that reports with the credentials of an account \
-             that is not subscribed is denied by AWS, which counts for on_lapse alone; state \
-             on_lapse = \"close-after:<duration>\" too"
+            "on_unsent may close the gate, and on_lapse keeps it open: AWS refuses reports of an account that is \
+             not subscribed, and for that answer only on_lapse counts; set on_lapse = \"close-after:<duration>\" too"
                 .to_owned(),
         );
     }
@@ -92,7 +91,7 @@ fn contract(reader: &mut Reader<'_>) {
         reader.fault(
             Setting::KeyFingerprint,
             "is not AWS Marketplace's: anybody can issue a license for this product in an account of their own, so \
-             another issuer is possible only in tollgate-dev; remove it",
+             only tollgate-dev accepts another issuer; remove it",
         );
     }
     let floating = reader.peek(Setting::LicenseModel, LICENSE_MODEL.parse) == Some(LicenseModel::Floating);
@@ -104,7 +103,7 @@ fn contract(reader: &mut Reader<'_>) {
     let wanted = reader.peek(Setting::Entitlements, ENTITLEMENTS.parse).unwrap_or_default();
     if floating && !wanted.is_empty() && wanted.iter().all(|one| one.unit.is_some_and(Unit::is_tier)) {
         reader.warnings.push(
-            "license_model floating holds seats, and entitlements names tiers alone, which have none; name a counted \
+            "license_model floating holds seats, but entitlements names only tiers, which have no seats; name a counted \
              entitlement, or use license_model check"
                 .to_owned(),
         );
@@ -124,7 +123,8 @@ fn app_server(reader: &mut Reader<'_>) {
     if token && reader.peek(Setting::AwsDoor, SWITCH.parse) == Some(true) {
         reader.fault(
             Setting::AwsDoor,
-            "cannot be used with app_token_file: an AWS SDK sends its own Authorization; listen on loopback or unix:/path",
+            "cannot be used with app_token_file: an AWS SDK sends its own Authorization; listen on loopback or \
+             unix:/path",
         );
     }
 }
@@ -216,8 +216,8 @@ fn region(reader: &mut Reader<'_>) {
         if let Some(region) = reader.peek(setting, REGION.parse).filter(|region| !region.is_listed()) {
             let (name, origin) = (setting.spec().name, reader.origin(setting));
             reader.warnings.push(format!(
-                "{name} {region} ({origin}) is none of the AWS regions that this version knows; correct it, unless AWS \
-                 has opened it since"
+                "{name} {region} ({origin}) is not an AWS region that this version knows; correct it, unless AWS \
+                 has opened the region since"
             ));
         }
     }
@@ -225,6 +225,6 @@ fn region(reader: &mut Reader<'_>) {
 
 /// Variables that no part holds.
 fn surroundings(reader: &mut Reader<'_>) {
-    // Read where endpoints are chosen; a value that is neither would leave them in force without a word.
+    // Read where endpoints are chosen; a value that is neither would silently leave them in force.
     sdk::switch(reader, resolve::IGNORE_ENDPOINTS_VARIABLE);
 }

@@ -1,4 +1,4 @@
-//! The surroundings that the AWS SDK's conventions describe: region, endpoint, certificate authorities, proxies.
+//! The variables of the AWS SDKs: region, endpoint, certificate authorities, proxies.
 //!
 //! - An empty variable counts as unset, as in the SDKs.
 //! - With a seller's file no endpoint may come from elsewhere, and that includes the AWS profile files.

@@ -12,7 +12,7 @@ use super::{Flags, credentials, resolve};
 /// A shorter text stands in any document by chance.
 const CHARS_MIN: usize = 8;
 
-/// Values of variables, and contents of files, that nobody else may read. Best effort: a second net below documents
+/// Values of variables, and contents of files, that are secret. Best effort: a second protection for documents
 /// that hold no secret in the first place.
 #[must_use]
 pub fn secrets(flags: &Flags, env: &dyn Environment, installed: &Installation<'_>) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! What is known of a setting, and the macro that makes everything else from the one table of `table`.
+//! What a row of the table in `table` says about a setting, and the macro that makes everything else from it.
 //!
 //! - A row's name is spelled once; the flag (`--product-code`) and the variable (`TOLLGATE_PRODUCT_CODE`) follow from
 //!   it at compile time. Flags, environment, files, `config print`, the parts of [`super::Config`], the tables of the
@@ -28,7 +28,7 @@ pub enum Owner {
 }
 
 impl Owner {
-    /// As documents name it: the seller's rehearsal concerns nobody else.
+    /// As documents name it; a rehearsal is the seller's.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Owner {
 /// The key of a seller's file that lists settings of [`Owner::Seller`] which the operator may set nevertheless.
 pub const OPERATOR_SETTINGS: &str = "operator_settings";
 
-/// What counts when nobody sets a setting.
+/// The value of a setting that is not set.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum DefaultText {
     /// This text.
@@ -76,7 +76,7 @@ pub struct Spec {
     pub value_name: &'static str,
     /// One sentence for help and documentation.
     pub meaning: &'static str,
-    /// The text that stands when nobody sets it.
+    /// The text that is used if it is not set.
     pub(super) default: DefaultText,
     /// How it is written.
     pub form: Form,

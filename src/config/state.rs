@@ -12,7 +12,7 @@ use super::{LicenseModel, Mode, Role, StateDir};
 /// Why a writable folder is needed, if it is.
 fn need(reader: &Reader<'_>) -> Option<String> {
     let mode = reader.mode()?;
-    // By default it counts where there is a folder: AWS asks for it, and nobody chose it.
+    // The default applies only if there is a folder, since it was not chosen.
     let grace = || {
         reader.is_given(Setting::GracePeriod)
             && reader.peek(Setting::GracePeriod, DURATION.parse).is_some_and(|grace| !grace.is_zero())
@@ -20,7 +20,7 @@ fn need(reader: &Reader<'_>) -> Option<String> {
     if mode.has_ledger() {
         Some(format!("mode {mode} keeps its usage ledger there"))
     } else if grace() {
-        // Counted in memory, the grace period would begin anew with every restart of the container.
+        // If it were counted in memory, the grace period would start again with every restart of the container.
         Some("grace_period is counted there".to_owned())
     } else {
         None

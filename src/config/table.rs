@@ -1,8 +1,8 @@
 //! The settings: the one place where a setting is declared, and with it everything that is made from it.
 //!
-//! A new setting is a row here and whatever asks its field; `just generate` brings the documents and the chart's schema
-//! up to date. How a row is written stands at [`settings`]; kinds of values are in [`super::kind`]. What joins two
-//! settings is a rule of [`super::rules`].
+//! A new setting is a row here and the code that reads its field; `just generate` updates the documents and the
+//! chart's schema. [`settings`] describes how a row is written; kinds of values are in [`super::kind`]. A rule that
+//! joins two settings is in [`super::rules`].
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,7 +60,7 @@ settings! {
         /// How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage), `contract` (License
         /// Manager) or `saas` (BatchMeterUsage).
         Mode = "mode" => mode: Mode = read(MODE) {
-            risk: "asks AWS another question: an unsigned dry run in place of a signed answer",
+            risk: "makes another call: an unsigned dry run instead of a signed answer",
             default: Is("hourly"), chart_value: Some("mode"),
         }
 
@@ -80,8 +80,8 @@ settings! {
             chart_value: Some("productId"),
         }
 
-        /// In mode `contract`, who must have issued the license; an issuer other than AWS Marketplace is possible only
-        /// in builds with the emulator.
+        /// In mode `contract`, the issuer of the license. Only builds with the emulator accept an issuer other than
+        /// AWS Marketplace.
         KeyFingerprint = "key_fingerprint" => key_fingerprint: KeyFingerprint = read(KEY_FINGERPRINT) {
             risk: "opens the gate by a license that the buyer issued",
             default: Is("aws:294406891311:AWS/Marketplace:issuer-fingerprint"), owner: Owner::Rehearsal,
@@ -115,10 +115,10 @@ settings! {
             only: FOR_OWN_POD, for_usage: true,
         }
 
-        /// Where the seller publishes the runbook; the code of a reason is appended to it. Reasons name the command
-        /// `tollgate explain` otherwise.
+        /// The URL of the seller's own runbook; the code of a reason is appended to it. Without it, reasons name the
+        /// command `tollgate explain`.
         DocsUrl = "docs_url" => docs_url: Option<String> = given(WEB_PAGE) {
-            risk: "sends operators to a foreign page",
+            risk: "sends operators to somebody else's page",
         }
 
         /// Accept tokens of the emulator; settable only in builds that contain it.
@@ -141,9 +141,9 @@ settings! {
             sdk_variables: &["AWS_REGION", "AWS_DEFAULT_REGION"], chart_value: Some("region"),
         }
 
-        /// Where the metering service, in mode `contract` License Manager, is reached instead of AWS's own endpoint;
-        /// in a build with the emulator STS and the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING` or
-        /// `AWS_ENDPOINT_URL_LICENSE_MANAGER` (that service alone) and `AWS_ENDPOINT_URL`.
+        /// The endpoint to use instead of AWS's own for the metering service, in mode `contract` for License Manager;
+        /// in a build with the emulator for STS and the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING`
+        /// or `AWS_ENDPOINT_URL_LICENSE_MANAGER` (that service alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
             risk: "takes answers and usage to another server: free use",
             owner: Owner::Rehearsal,
@@ -186,7 +186,7 @@ settings! {
     /// The kubelet's server.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Probe {
-        /// Where the probe server listens; `[::]` serves IPv4 too, and stands for `0.0.0.0` where IPv6 is off.
+        /// The address of the probe server; `[::]` serves IPv4 too, and falls back to `0.0.0.0` where IPv6 is disabled.
         ProbeAddr = "probe_addr" => addr: ListenAddr = read(TCP_ADDR) {
             risk: "the kubelet does not find the gate, and the application does not start",
             default: Is("[::]:19180"), owner: Owner::Operator, chart_value: Some("ports.probe"),
@@ -201,20 +201,21 @@ settings! {
     /// The application's server.
     #[derive(Debug, Clone)]
     App {
-        /// Where the application's server listens: a loopback address, `unix:/path`, or any address with
-        /// `app_token_file`.
+        /// The address of the application's server: a loopback address, `unix:/path`, or any address if
+        /// `app_token_file` is set.
         AppAddr = "app_addr" => addr: ListenAddr = read(ADDR) {
-            risk: "the application cannot report its usage; nothing is billed, as when it does not run",
+            risk: "the application cannot report its usage; nothing is billed, as if it did not run",
             default: Is("127.0.0.1:19181"), owner: Owner::Operator, chart_value: Some("ports.app"),
         }
 
-        /// A file with the bearer token that the application's server asks for.
+        /// A file with the bearer token that the application's server requires.
         AppTokenFile = "app_token_file" => token: Option<Secret> = bearer_token(FILE) {
             risk: "whoever knows the token reports usage, on the buyer's bill",
             owner: Owner::Operator, secret_path: true,
         }
 
-        /// Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can be pointed here.
+        /// Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can report through the
+        /// sidecar.
         AwsDoor = "aws_door" => aws_door: bool = read(SWITCH) {
             risk: "a second way to report: it claims hours, and asks AWS beside the limits of attestations",
             default: Is("false"), only: FOR_METERING, for_usage: true,
@@ -233,7 +234,8 @@ settings! {
         /// The folder for the kept receipt, the grace period, the seats that are held and the usage ledger; `none`
         /// keeps nothing.
         StateDir = "state_dir" => dir: StateDir = state_dir(DIR) {
-            risk: "begins with an empty ledger; what the old folder holds is not sent. So does a new volume, and nothing stops that",
+            risk: "starts with an empty ledger, and usage in the old folder is not sent; a new volume does the \
+                   same, and nothing can prevent that",
             default: Is("/var/lib/tollgate"), owner: Owner::Operator, chart_value: Some("state.type"),
         }
     }
@@ -241,7 +243,7 @@ settings! {
     /// How AWS is asked and what follows from its answers.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Registration {
-        /// How long AWS may give no answer before the state becomes `unavailable`; retries continue.
+        /// How long AWS may fail to answer before the state becomes `unavailable`; retries continue.
         UnavailableAfter = "unavailable_after" => unavailable_after: Duration = read(DURATION) {
             risk: "nothing: only a state's name depends on it",
             default: Is("30m"), owner: Owner::Operator,
@@ -268,21 +270,22 @@ settings! {
 
         /// In mode `metered`, when the entitlement ends: `keep` the gate open, or `close-after:<duration>`.
         OnLapse = "on_lapse" => on_lapse: OnLapse = read(ON_LAPSE) {
-            risk: "use goes on after the entitlement has ended, or with the credentials of an account that never had one",
+            risk: "use continues after the entitlement has ended, or with the credentials of an account that never \
+                   had one",
             default: Is("keep"), only: FOR_OWN_POD, for_usage: true,
         }
 
-        /// After AWS said that the buyer is not entitled: `ask-again` every five minutes, or wait for a
-        /// `new-pod`.
+        /// After AWS said that the buyer is not entitled: `ask-again` every five minutes, or `new-pod` (this pod does
+        /// not ask again).
         AfterDenial = "after_denial" => after_denial: AfterDenial = read(AFTER_DENIAL) {
             risk: "a second answer, which may prove nothing, opens the gate of a refused pod",
             default: Is("ask-again"), only: FOR_METERING,
         }
 
-        /// Keep the verified receipt in `state_dir`, for a restart while AWS is unreachable: it opens the gate
-        /// up to 24 h old, and for 2 h, once, when it is older.
+        /// Keep the verified receipt in `state_dir`. After a restart while AWS is unreachable it opens the gate until
+        /// it is 24 h old; an older one opens the gate once, for 2 h.
         KeptReceipt = "kept_receipt" => kept_receipt: bool = read(SWITCH) {
-            risk: "a pod that is cut off from AWS opens by the receipt of its last start",
+            risk: "a pod without a connection to AWS opens by the receipt of its last start",
             default: Is("on"), only: FOR_METERING, value_name: "ON|OFF",
         }
 
@@ -302,29 +305,30 @@ settings! {
             default: Is("check"), only: FOR_LICENSES, chart_value: Some("licenseModel"),
         }
 
-        /// In mode `contract`, what the license must hold: names, each with its unit and a least quantity where it
-        /// matters, such as `users:Count:10` or `premium:None`.
+        /// In mode `contract`, the entitlements that the license must have: names, each with a unit and a minimum
+        /// quantity if needed, such as `users:Count:10` or `premium:None`.
         Entitlements = "entitlements" => entitlements: Vec<Wanted> = listed(ENTITLEMENTS) {
             risk: "a license for less, or for another tier, opens the gate",
             default: Absent("all of the received license"), only: FOR_LICENSES,
         }
 
-        /// In `floating`, how many seats of each counted entitlement a pod holds.
+        /// With `license_model` `floating`, how many seats of each counted entitlement a pod holds.
         SeatsPerPod = "seats_per_pod" => seats_per_pod: u32 = read(SEATS) {
             risk: "too few: more pods run than were sold; too many: pods that were paid for stay shut",
             default: Is("1"), only: FOR_LICENSES,
         }
 
-        /// In mode `contract`, how often the license is proved or the seats are renewed, with jitter and never later
-        /// than half of their remaining life: `1m` to `12h`.
+        /// In mode `contract`, how often the license is checked or the seats are renewed: `1m` to `12h`, with jitter,
+        /// and never later than after half of the seats' remaining time.
         RenewEvery = "renew_every" => renew_every: Duration = read(ROUND) {
-            risk: "too seldom: a contract that has ended is noticed late",
+            risk: "too seldom: the end of a contract is noticed late",
             default: Is("15m"), only: FOR_LICENSES,
         }
 
-        /// In mode `contract`, how long after its end a license still opens the gate: renewals are signed late.
+        /// In mode `contract`, how long after its end a license still opens the gate, since a renewal may be signed
+        /// late.
         LicenseEndGrace = "license_end_grace" => end_grace: Duration = read(DURATION) {
-            risk: "use goes on after the contract has ended",
+            risk: "use continues after the contract has ended",
             default: Is("72h"), only: FOR_LICENSES,
         }
 
@@ -335,8 +339,8 @@ settings! {
             owner: Owner::Operator, only: FOR_LICENSES,
         }
 
-        /// In mode `contract`, the file of the license token that AWS Marketplace gives buyers who run the product
-        /// outside AWS; used where nothing else gives credentials.
+        /// In mode `contract`, the file with the license token that AWS Marketplace gives to buyers who run the
+        /// product outside AWS; used if nothing else provides credentials.
         LicenseTokenFile = "license_token_file" => token_file: Option<PathBuf> = license_token(FILE) {
             risk: "nothing: AWS refuses a token that is not the buyer's",
             default: Absent("none"), owner: Owner::Operator, only: FOR_LICENSES, secret_path: true,
@@ -347,14 +351,14 @@ settings! {
     /// Custom metering.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Usage {
-        /// How long an hour still accepts its own late usage after it has ended.
+        /// How long after its end an hour still accepts late usage.
         Settle = "settle" => settle: Duration = read(SETTLE) {
             risk: "usage is billed later; too short a time moves late usage to the next hour",
             default: Is("2m"), for_usage: true,
         }
 
-        /// Usage that was never sent and is too old for AWS: `carry` it to the current hour, or `dead-letter`
-        /// it.
+        /// What to do with usage that AWS never took and that is now too old for AWS: `carry` it to the current hour,
+        /// or `dead-letter` it.
         OnExpired = "on_expired" => on_expired: OnExpired = read(ON_EXPIRED) {
             risk: "with `dead-letter`, late usage is not billed",
             default: Is("carry"), for_usage: true,
@@ -369,11 +373,11 @@ settings! {
         /// In mode `metered`, when usage stays unbilled because AWS refuses it or does not answer: `keep` the
         /// gate open, or `close-after:<duration>`, at least 2h.
         OnUnsent = "on_unsent" => on_unsent: OnUnsent = read(ON_UNSENT) {
-            risk: "use goes on while nothing is billed",
+            risk: "use continues while nothing is billed",
             default: Is("keep"), only: FOR_OWN_POD, for_usage: true,
         }
 
-        /// Seal and send the open hour at a request to stop.
+        /// Seal and send the open hour when the sidecar is asked to stop.
         SealOnShutdown = "seal_on_shutdown" => seal_on_shutdown: bool = read(SWITCH) {
             risk: "the open hour stays on disk, and is lost with an `emptyDir`",
             default: Is("true"), for_usage: true,
@@ -403,7 +407,7 @@ settings! {
             for_usage: true,
         }
 
-        /// How long usage is still accepted after a request to stop.
+        /// After a request to stop, accept usage until none has arrived for this long.
         DrainQuiet = "drain_quiet" => drain_quiet: Duration = read(STOP) {
             risk: "the last events of the application are refused, or the open hour waits on disk",
             default: Is("2s"), owner: Owner::Operator, for_usage: true,
@@ -417,9 +421,10 @@ settings! {
         }
 
         /// How long a stop may take; usage that is not sent by then stays in the ledger, and seats that are not given
-        /// back by then end with their checkout.
+        /// back by then stay taken until their checkout ends.
         ShutdownGrace = "shutdown_grace" => shutdown_grace: Duration = floored(STOP) {
-            risk: "the open hour stays on disk, and is lost with an `emptyDir`; seats stay taken for up to an hour; at least 5 s",
+            risk: "the open hour stays on disk, and is lost with an `emptyDir`; seats stay taken for up to an hour; \
+                   at least 5 s",
             // Less leaves no time to send the open hour.
             default: Is("25s"), owner: Owner::Operator, floor: Some("5s"),
             chart_value: Some("shutdownGrace"),
@@ -436,7 +441,7 @@ settings! {
     /// Log output.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Log {
-        /// `json` or `text`.
+        /// The format of log lines: `json` or `text`.
         LogFormat = "log_format" => format: Option<LogFormat> = given(LOG_FORMAT) {
             risk: "nothing",
             default: Absent("json, on a terminal text"), owner: Owner::Operator,
@@ -452,8 +457,8 @@ settings! {
     /// Everything that was configured, valid.
     #[derive(Debug)]
     Config {
-        /// `system`, or the URL of the emulator's `/_emulator/clock`; settable only in builds that contain the
-        /// emulator.
+        /// The clock source: `system`, or the URL of the emulator's `/_emulator/clock`; settable only in builds that
+        /// contain the emulator.
         Clock = "clock" => clock: ClockSource = read(CLOCK) {
             risk: "only in builds with the emulator: hours close when that clock says so",
             default: Is("system"), owner: Owner::Rehearsal, emulator_only: true,
@@ -502,7 +507,7 @@ mod tests {
         Setting::ALL.iter().map(|s| s.spec()).filter(|s| s.owner == owner).map(|s| s.name).collect()
     }
 
-    /// These lists are the decision: whoever adds a name to one says that no payment depends on it.
+    /// These lists are the decision: adding a name to one states that no payment depends on the setting.
     #[test]
     fn everything_is_the_sellers_but_these() {
         assert_eq!(

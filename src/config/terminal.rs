@@ -1,4 +1,4 @@
-//! What the person at a terminal wants of it.
+//! Whether the terminal may have colours.
 
 use super::env::{Environment, filled};
 

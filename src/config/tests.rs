@@ -231,7 +231,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (
             Case::hourly().env("TOLLGATE_PUBLIC_KEY_VERSION", "3"),
-            "public_key_version = \"3\" (environment TOLLGATE_PUBLIC_KEY_VERSION): is not among the keys held (1); ",
+            "public_key_version = \"3\" (environment TOLLGATE_PUBLIC_KEY_VERSION): is not among the keys in public_keys (1); ",
         ),
         (
             Case::hourly().env("TOLLGATE_PRODUCT_CODE", ""),
@@ -486,7 +486,8 @@ fn a_region_of_the_right_form_that_is_not_known_is_a_warning_that_names_it() {
     let warnings = |region: &str| Case::hourly().env("AWS_REGION", region).warnings();
     let unknown = warnings("us-east-9");
     assert!(
-        unknown.len() == 1 && unknown[0].starts_with("region us-east-9 (environment AWS_REGION) is none"),
+        unknown.len() == 1
+            && unknown[0].starts_with("region us-east-9 (environment AWS_REGION) is not an AWS region"),
         "{unknown:?}"
     );
     assert!(warnings("us-east-1").is_empty());

@@ -48,7 +48,8 @@ pub(super) fn bearer_token(
     Some(Some(Secret::new(token.to_owned())))
 }
 
-/// The file of the license token: it holds one now. The client reads it anew, since it may be replaced.
+/// The file of the license token: it holds one now. The client reads the file again each time, since it may be
+/// replaced.
 pub(super) fn license_token(
     reader: &mut Reader<'_>,
     setting: Setting,

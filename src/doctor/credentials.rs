@@ -84,12 +84,12 @@ pub fn rule(source: CredentialSource, container: Container, mode: Mode, irsa: bo
             IRSA.to_owned(),
         ),
         (CredentialSource::Environment, _) if irsa => unsupported(
-            format!("{seen}, which come before the web identity (IRSA) that is there too"),
+            format!("{seen}, which take precedence over the web identity (IRSA) that is also configured"),
             "Remove AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the container."
                 .to_owned(),
         ),
         (CredentialSource::Profile, _) if irsa => unsupported(
-            format!("{seen}, which comes before the web identity (IRSA) that is there too"),
+            format!("{seen}, which takes precedence over the web identity (IRSA) that is also configured"),
             "Remove AWS_PROFILE, AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE from the container."
                 .to_owned(),
         ),
@@ -120,7 +120,7 @@ fn of_contract(source: CredentialSource, container: Container, irsa: bool) -> Fi
         ),
         (CredentialSource::Environment | CredentialSource::Profile, _) if irsa => Finding::warning(
             check,
-            format!("{seen}, before the web identity (IRSA) that is there too"),
+            format!("{seen}, used instead of the web identity (IRSA) that is also configured"),
             "If the pod's own role is meant, remove the access keys or the profile from the container.",
         ),
         _ => Finding::ok(check, format!("{seen}; License Manager takes any of the buyer's account")),
@@ -140,7 +140,7 @@ struct Claims {
 /// STS's name as an audience (EKS user guide, "IAM roles for service accounts").
 const AUDIENCE: &str = "sts.amazonaws.com";
 
-/// What the projected token of IRSA is worth. Nothing is verified here: STS does, and this says what it will look at.
+/// Checks the projected token of IRSA. Nothing is verified here, since STS does that; this reports what STS will check.
 #[must_use]
 pub fn web_identity(path: &str, read: Result<&[u8], &io::Error>, now: Timestamp) -> Finding {
     let check = "web identity token";

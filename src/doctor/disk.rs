@@ -1,4 +1,4 @@
-//! Whether the state folder has room, and whether the ledger in it is whole.
+//! Whether the state folder has free space, and whether the ledger in it is intact.
 
 use super::Finding;
 use crate::config::Mode;
@@ -31,7 +31,7 @@ pub fn space(space: Space, mode: Mode, bytes_max: u64) -> Finding {
         return Finding::fault(
             check,
             "LedgerUnavailable",
-            format!("{seen}, but no more files can be made"),
+            format!("{seen}, but the file system has no free inodes"),
             remedy,
         );
     }
@@ -62,7 +62,7 @@ pub fn folder(path: &str, problem: Option<&str>, mode: Mode) -> Finding {
     let check = "state folder";
     let Some(problem) = problem else { return Finding::ok(check, format!("{path} can be written")) };
     let seen = format!("{path} cannot be written: {problem}");
-    let remedy = "Make room on the volume, or mount one that this user may write.";
+    let remedy = "Free space on the volume, or mount one that this user may write to.";
     if mode.has_ledger() {
         return Finding::fault(
             check,
@@ -79,8 +79,7 @@ pub fn folder(path: &str, problem: Option<&str>, mode: Mode) -> Finding {
 pub fn fill(bytes: u64, bytes_max: u64) -> Finding {
     let check = "ledger size";
     let seen = format!("{bytes} of {bytes_max} bytes (ledger_bytes_max)");
-    let remedy =
-        "Raise ledger_bytes_max and the volume, or mend what keeps usage from being sent (docs/SIZING.md).";
+    let remedy = "Raise ledger_bytes_max and enlarge the volume, or fix what keeps usage from being sent (docs/SIZING.md).";
     if bytes >= bytes_max {
         Finding::fault(check, "LedgerUnavailable", format!("{seen}: full, usage is refused"), remedy)
     } else if bytes >= bytes_max / 5 * 4 {
@@ -105,7 +104,8 @@ pub fn not_taken(metrics: &str) -> Finding {
     }
     let shown: Vec<String> = refused.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
     let seen = format!("requests refused since the sidecar started: {}", shown.join(", "));
-    let remedy = "Read the sidecar's log, event usage_not_taken; `tollgate explain TollgateUsageRefused` explains each.";
+    let remedy = "Read the sidecar's log, event usage_not_taken; `tollgate explain TollgateUsageRefused` explains \
+                  each.";
     Finding::warning(check, seen, remedy)
 }
 
@@ -128,37 +128,39 @@ pub enum Ledger {
     Unusable(String),
 }
 
-/// The ledger's own word, of whoever holds it.
+/// What the ledger says about itself, or the sidecar that holds it.
 #[must_use]
 pub fn ledger(ledger: &Ledger) -> Finding {
     let check = "ledger";
     let (how, rows) = match ledger {
-        Ledger::Absent => return Finding::ok(check, "none yet: the sidecar makes it"),
+        Ledger::Absent => return Finding::ok(check, "none yet: the sidecar creates it"),
         Ledger::Unread(why) => return Finding::ok(check, why),
         Ledger::InUse => {
             let remedy =
-                "Where a sidecar runs, give doctor its app_addr and app_token_file, so that it can be asked.";
-            return Finding::warning(check, "another process has it", remedy);
+                "If a sidecar runs, give doctor its app_addr and app_token_file, so that doctor can ask it.";
+            return Finding::warning(check, "another process uses it", remedy);
         }
         Ledger::Unusable(why) => {
-            let remedy = "The sidecar leaves such a file as it is, and ends with exit code 74.";
+            let remedy = "The sidecar does not touch such a file, and ends with exit code 74.";
             return Finding::fault(check, "LedgerUnavailable", why, remedy);
         }
         Ledger::Damaged(why) => {
-            let remedy =
-                "Keep the file and hand it to the seller; the sidecar sets a damaged one aside by itself.";
+            let remedy = "Keep the file and give it to the seller. The sidecar renames a damaged ledger and starts a new one.";
             return Finding::fault(check, "LedgerDamaged", why, remedy);
         }
-        Ledger::Read(rows) => ("its structure is whole", rows),
-        Ledger::Held(rows) => ("held by the running sidecar, which answers for it", rows),
+        Ledger::Read(rows) => ("its structure is intact", rows),
+        Ledger::Held(rows) => ("checked by the running sidecar, which holds it", rows),
     };
     let odd: Vec<&str> =
         rows.iter().filter(|(_, balanced)| !balanced).map(|(name, _)| name.as_str()).collect();
     if odd.is_empty() {
         return Finding::ok(check, format!("{how}; {} dimensions balance", rows.len()));
     }
-    let seen = format!("{how}, but accepted is not billed + pending + dead in {}", odd.join(", "));
-    Finding::fault(check, "LedgerDamaged", seen, "Keep the file and hand it to the seller.")
+    let seen = format!(
+        "{how}, but accepted does not equal billed + pending + dead + discarded in {}",
+        odd.join(", ")
+    );
+    Finding::fault(check, "LedgerDamaged", seen, "Keep the file and give it to the seller.")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the licenses that AWS lists are worth to this product, and how much of the one that counts is taken.
+//! Whether one of the licenses that AWS lists is valid for this product, and how much of it is taken.
 
 use super::{Finding, remedy};
 use crate::license::judge::{Listing, Model, Refusal, Terms};
@@ -33,7 +33,10 @@ pub fn licenses(
             let seen = format!("{}: {}", reason.code, reason.message);
             (Finding::fault(check, reason.code.as_str(), seen, reason.remedy), None)
         }
-        Ok(None) => (Finding::warning(check, "nothing says what to ask for", ""), None),
+        Ok(None) => (
+            Finding::warning(check, "the license and the settings name no entitlement to check out", ""),
+            None,
+        ),
         Ok(Some(granted)) => {
             let arn = granted.arn().map(str::to_owned);
             let counts = plain(granted.arn().unwrap_or_default());
@@ -64,10 +67,10 @@ pub fn seats(terms: &Terms, usage: &LicenseUsage) -> Finding {
         shown.push(format!("{}: {} of {of} {} taken", plain(&one.name), one.consumed, plain(&one.unit)));
         short |= max.is_some_and(|max| max.saturating_sub(one.consumed) < u64::from(terms.seats_per_pod));
     }
-    let seen = if shown.is_empty() { "no entitlement that is counted".to_owned() } else { shown.join(", ") };
+    let seen = if shown.is_empty() { "no counted entitlement".to_owned() } else { shown.join(", ") };
     if short && terms.model == Model::Floating {
         let remedy = remedy(Refusal::Exhausted.code(), Place::LicenseManager, "");
-        return Finding::warning(check, format!("{seen}: another pod gets none"), remedy);
+        return Finding::warning(check, format!("{seen}: the next pod gets none"), remedy);
     }
     Finding::ok(check, seen)
 }
@@ -208,9 +211,6 @@ mod tests {
             assert!(finding.seen.starts_with(&format!("users: {consumed} of 10 Count taken")), "{finding:?}");
             assert!(!finding.seen.contains("premium"));
         }
-        assert_eq!(
-            seats(&terms(Model::Floating, "nodes"), &usage(10)).seen,
-            "no entitlement that is counted"
-        );
+        assert_eq!(seats(&terms(Model::Floating, "nodes"), &usage(10)).seen, "no counted entitlement");
     }
 }

@@ -27,7 +27,7 @@ pub enum Proof {
 }
 
 impl Proof {
-    /// The word in the entitlement document.
+    /// The name in the entitlement document.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! Why the gate is shut and what to do, by fault code: AWS's names from their table, ours from the catalogue below.
 //!
-//! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these are shown to whoever can reach
-//! the probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
+//! The texts are ours, never AWS's: AWS's messages name accounts and roles, and these texts are shown to everybody
+//! who can reach the probe port. Every code has its section in `docs/RUNBOOK.md`, named by the code in lower case.
 
 use std::borrow::Cow;
 
@@ -208,7 +208,8 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "CredentialsIncomplete",
         "Nothing gives AWS credentials: {detail}.",
-        "Correct the variable or the file, or recreate the pod so that EKS or ECS sets it. tollgate config check names all.",
+        "Correct the variable or the file, or recreate the pod so that EKS or ECS sets it. tollgate config check \
+         names all.",
     ),
     (
         "CredentialsFileInvalid",
@@ -235,14 +236,14 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
     (
         "LicenseRoleRefused",
-        "{at} does not give the role in AWS_ROLE_ARN for the license's token.",
+        "{at} refuses the role in AWS_ROLE_ARN to the license token.",
         "Check that the role exists, and its trust policy: openid-license-manager.amazonaws.com, and the account that made \
          the token (condition amr).",
     ),
     (
         "CredentialsUnavailable",
         "The source of the pod's credentials does not answer.",
-        "Run tollgate doctor in the pod: it names what is asked for credentials. Retries continue.",
+        "Run tollgate doctor in the pod: it names the source that is asked. Retries continue.",
     ),
     (
         "CredentialsInvalid",
@@ -267,27 +268,28 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     (
         "IDPCommunicationError",
         "{at} could not reach the cluster's OIDC provider, or fetch its keys.",
-        "Nothing to do if it passes; else check that the cluster's issuer URL is public. Retries continue.",
+        "This often passes by itself. If not, check that the cluster's OIDC issuer URL is public. Retries continue.",
     ),
     (
         PROXY_AUTHENTICATION_REQUIRED,
-        "{at} answers 407: it wants a user and a password.",
-        "Put them into HTTPS_PROXY (http://user:password@host:port), or let this pod pass. Retries continue.",
+        "{at} answers 407: it requires a user and a password.",
+        "Put them into HTTPS_PROXY (http://user:password@host:port), or exempt this pod. Retries continue.",
     ),
     (
         PROXY_REFUSED,
-        "{at} does not let the request through.",
-        "Allow CONNECT to AWS's endpoint at the proxy, without a login page, and check that the proxy itself reaches it; \
-         or name it in NO_PROXY. Retries continue.",
+        "{at} rejects the request.",
+        "Allow CONNECT to AWS's endpoint at the proxy, without a login page, and check that the proxy itself \
+         reaches the endpoint; or list the endpoint in NO_PROXY. Retries continue.",
     ),
     (
         CLOCK_SKEW,
         "The node's clock is more than 10 min off AWS's.",
-        "Synchronise the node's clock (NTP; on EC2 the Amazon Time Sync Service). Hours, grace and receipts depend on it.",
+        "Synchronise the node's clock (NTP; on EC2 the Amazon Time Sync Service). Hours, grace and receipts depend \
+         on it.",
     ),
     (
         "RegionUnknown",
-        "The AWS region of this pod cannot be found out.",
+        "The AWS region of this pod is unknown.",
         "Set AWS_REGION on the container (IRSA does so by itself), or let it reach the ECS task metadata or IMDS.",
     ),
     ("Timeout", "{at} did not answer in time.", NETWORK),
@@ -307,56 +309,57 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ("Connection", "The connection to {at} failed.", NETWORK),
     (
         TLS_UNTRUSTED,
-        "The certificate of {at} is signed by no authority that is trusted here.",
-        "Behind a proxy that opens TLS, set AWS_CA_BUNDLE to its CA certificate (PEM), or let it pass {host} unopened.",
+        "The certificate of {at} is not signed by a trusted authority.",
+        "If a proxy inspects TLS, set AWS_CA_BUNDLE to its CA certificate (PEM), or exempt {host} from inspection.",
     ),
     (
         TLS_EXPIRED,
         "The certificate of {at} has expired.",
-        "Check the node's clock (NTP) first; else renew the certificate of what answers there: AWS's own do not expire.",
+        "Check the node's clock (NTP). If it is right, something other than AWS answers there: renew its certificate.",
     ),
     (
         TLS_NOT_YET_VALID,
         "The certificate of {at} is not valid yet.",
-        "Synchronise the node's clock (NTP): it is behind. Else what answers there has a certificate for later.",
+        "Check the node's clock (NTP): it may be behind. If it is right, something other than AWS answers there.",
     ),
     (
         TLS_NAME,
         "The certificate of {at} is for another name.",
-        "Check what answers there: the endpoint's URL, its addresses in DNS, a VPC endpoint of another service, a proxy.",
+        "Check what answers there: the endpoint's URL, its addresses in DNS, a VPC endpoint of another service, a \
+         proxy.",
     ),
     (
         TLS_HANDSHAKE,
         "{at} did not agree on a TLS connection.",
-        "Allow HTTPS to {host} unopened, with TLS 1.2 or later: a firewall or proxy may refuse it. Retries continue.",
+        "Allow HTTPS to {host} with TLS 1.2 or later and without inspection: a firewall or proxy may block it. \
+         Retries continue.",
     ),
     ("MissingSignature", "AWS accepted the call but sent no signature.", WAIT),
     (
         "InvalidAnswer",
-        "What answered in place of {at} makes no sense.",
-        "Look at what stands between: a proxy, a login page, a wrong endpoint (tollgate config print). Let HTTPS to {host} \
-         pass. Retries continue.",
+        "The answer from {at} cannot be understood.",
+        "Something other than AWS may answer: a proxy, a login page, a wrong endpoint (tollgate config print). \
+         Allow HTTPS to {host}. Retries continue.",
     ),
     (
         "EmulatedToken",
         "The token comes from the tollgate emulator, which this build or configuration does not accept.",
-        "Remove the endpoint override, so that AWS itself is asked.",
+        "Remove the endpoint override, so that AWS itself is called.",
     ),
     (
         "NoLicense",
         "This account has received no license of the product from its issuer.",
         "Buy the product in AWS Marketplace with the account that runs this pod, or have the account that bought it grant this \
-         one its license (AWS License Manager, Granted licenses). Where it is there in another region, set license_region; \
-         in this one, the seller checks product_id.",
+         one its license (AWS License Manager, Granted licenses). If the license is in another region, set license_region. If it is in this one, the seller checks product_id.",
     ),
     (
         "LicenseNotActivated",
-        "The product's license is in this account and not in use.",
+        "This account has received the product's license and has not activated it.",
         "Accept and activate the license in AWS License Manager, Granted licenses.",
     ),
     (
         "LicenseDeactivated",
-        "The issuer has switched the product's license off.",
+        "The issuer has deactivated the product's license.",
         "Ask the seller of this product: an invoice may be unpaid, or the agreement cancelled.",
     ),
     (
@@ -389,34 +392,34 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
         "SeatsExhausted",
         "All seats of the license are taken.",
         "Stop a pod that holds one, or buy more seats in AWS Marketplace. The seat of a pod that was killed without its volume \
-         comes free when its checkout ends, as a rule within an hour.",
+         is free again when its checkout ends, usually within an hour.",
     ),
     (
         "LicenseCauseUnknown",
-        "AWS License Manager grants nothing of the license, and what it shows to this pod does not say why.",
-        "Allow license-manager:ListReceivedLicenses in the policy of the pod's role, if it is missing: then the cause is told. Else \
-         look at the license in AWS License Manager, Granted licenses.",
+        "AWS License Manager refuses the checkout, and this pod cannot see why.",
+        "Allow license-manager:ListReceivedLicenses in the policy of the pod's role, so that tollgate can name the \
+         cause. If it is allowed, look at the license in AWS License Manager, Granted licenses.",
     ),
     (
         "LicenseStateNotKept",
-        "The license cannot be kept in state_dir, so no seat is taken: a restart would lose it.",
-        "Make room on the volume of state_dir, or let this process's user write there. Retries continue.",
+        "The license cannot be saved in state_dir, so no seat is taken: a restart would lose it.",
+        "Free space on the volume of state_dir, or let this process's user write there. Retries continue.",
     ),
     (
         "UsageUnreported",
         "AWS has not accepted this pod's usage for longer than the seller allows.",
-        "Run `tollgate ledger list`: it names AWS's answer to each record. Restore the way to AWS, or replay the dead \
-         letters; the gate opens when AWS has accepted them.",
+        "Run `tollgate ledger list`: it shows AWS's answer to each record. Restore the connection to AWS, or replay \
+         the dead letters; the gate opens when AWS has accepted them.",
     ),
     (
         "UsageNotTaken",
         "The usage ledger is full, or has not been written for longer than the seller allows.",
-        "Raise ledger_bytes_max where the log says that the ledger is full, else make room on the volume of state_dir; \
-         then restart tollgate.",
+        "If the log says that the ledger is full, raise ledger_bytes_max; otherwise free space on the volume of \
+         state_dir. Then restart tollgate.",
     ),
     (
         "NoEntropy",
-        "The node gives no random numbers, so no fresh nonce can be made.",
+        "The node provides no random numbers, so no nonce can be created.",
         "Check the node: getrandom must work. Retries continue.",
     ),
     (
@@ -426,7 +429,7 @@ const CATALOGUE: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// A token that failed verification; `code` is the verifier's own word for what is wrong.
+/// A token that failed verification; `code` is the verifier's code.
 #[must_use]
 pub fn unverified(code: &'static str, host: Option<&str>) -> Reason {
     if let Some(&(_, message, remedy)) = CATALOGUE.iter().find(|(known, ..)| *known == code) {

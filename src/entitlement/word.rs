@@ -14,10 +14,10 @@ pub enum Unreported {
     NotTaken,
 }
 
-/// What was heard last.
+/// The latest answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Word {
-    /// AWS's exception, while its latest word is a refusal.
+    /// AWS's exception, while its latest answer is a refusal.
     pub refusal: Option<FaultCode>,
     /// This pod's usage is not billed for longer than the seller allows.
     pub unreported: Option<Unreported>,
@@ -27,7 +27,7 @@ pub struct Word {
 
 /// The end that tells.
 pub type Tell = watch::Sender<Word>;
-/// The end that hears.
+/// The receiver.
 pub type Hear = watch::Receiver<Word>;
 
 /// A channel on which nothing was said yet.

@@ -1,4 +1,4 @@
-//! License Manager with each call counted, so that nobody who calls it can forget to.
+//! License Manager with each call counted, so that no caller can forget to.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! Decides when the log tells that the contract ends: 14 and 3 days before, when it has ended, and each day after that
-//! until `license_end_grace` has passed, when the gate's own reason tells it.
+//! Decides when the log says that the contract ends: 14 and 3 days before, at its end, and once a day after that
+//! until `license_end_grace` has passed. From then on the gate's reason says it.
 //!
-//! Pure: time is an argument. Each stage is told once by each process.
+//! Pure: time is an argument. Each process logs each stage once.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ const FIRST: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// The last time before the end.
 const SECOND: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
-/// What is told.
+/// What is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// So much time is left.
     Ends(Duration),
-    /// It ended so long ago, and the gate is open for the end's grace only.
+    /// How long ago it ended; the gate is open only for `license_end_grace`.
     Ended(Duration),
 }
 
@@ -39,7 +39,7 @@ enum Stage {
     Over,
 }
 
-/// What was told, of which end.
+/// What was reported, and about which end.
 #[derive(Debug)]
 pub struct Ending {
     grace: Duration,
@@ -47,13 +47,13 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Of licenses that still open so long after their end.
+    /// How long after its end a license still opens the gate.
     #[must_use]
     pub const fn new(grace: Duration) -> Self {
         Self { grace, told: None }
     }
 
-    /// What is to be told now of a contract that ends at `end`, and when to ask again although nothing else happened.
+    /// What to report now about a contract that ends at `end`, and when to check again if nothing else happens.
     pub fn due(&mut self, end: Option<Timestamp>, now: Timestamp) -> (Option<Notice>, Option<Timestamp>) {
         let Some(end) = end else { return (None, None) };
         let (stage, next) = self.stage(end, now);

@@ -6,7 +6,7 @@
 //! - A license of another product or issuer counts as absent, whatever the service was asked for: anybody can issue
 //!   one.
 //! - Any license that is good will do; of several the one that lasts longest is named.
-//! - Exhaustion refuses only who must hold seats ([`Model::Floating`]).
+//! - Exhausted seats are a refusal only in [`Model::Floating`], which must hold seats.
 //!
 //! Pure: no clock, no I/O.
 
@@ -215,7 +215,7 @@ impl Terms {
         match license.received {
             Received::PendingAccept | Received::Disabled => return Err(Refusal::NotActivated.because("")),
             Received::Gone => return Err(Refusal::NoLicense.because("")),
-            // A word that is not known is left to the checkout to judge.
+            // An unknown value is left for the checkout to judge.
             Received::Active | Received::InWork | Received::Unknown => {}
         }
         match license.status {
@@ -340,7 +340,7 @@ impl Choice {
             return Ok(granted);
         }
         if let Some(tier) = self.take.iter().find(|taken| taken.value.is_none()) {
-            // Nobody can have taken all of it.
+            // It is impossible that all of it is taken.
             let seen = format!("AWS refuses {}, which the license shows", tier.name);
             return Err(Refusal::CauseUnknown.because(seen));
         }

@@ -1,6 +1,6 @@
 //! What mode `contract` knows of its license, for those who show it: `GET /v1/license`, `tollgate license`, metrics.
 //!
-//! One writer, the loop in [`super`], publishes it whole. It holds no token: who reads it can neither keep a seat nor
+//! One writer, the loop in [`super`], publishes it whole. It holds no token: its readers can neither keep a seat nor
 //! give one back.
 
 use std::sync::Arc;

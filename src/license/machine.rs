@@ -1,13 +1,13 @@
 //! The deciding half of mode `contract`: (state, event, now) in, what to write, to ask and to publish out.
 //!
 //! A round lists the licenses, and then takes, renews or merely tries a checkout. Invariants:
-//! - `CheckoutLicense` is never called with a client token that the state folder was not told, where there is one and
-//!   seats are held; and an answer that got lost is asked for with the same token before another is used.
-//! - Seats are known to the state folder before the gate opens by them, and until they were given back.
+//! - `CheckoutLicense` is never called with a client token that is not saved in the state folder, if there is a
+//!   folder and seats are held. After a lost answer the same token is used again before a new one.
+//! - Seats are in the state folder before the gate opens by them, and until they were given back.
 //! - In [`Model::Check`] nothing is held: a checkout is given back at once, and none is made while one waits for that.
 //! - The gate opens by a granted round, or by grace, which is counted from this pod's latest granted round and ends for
 //!   good; a refusal ends it at once.
-//! - No seat is taken by a pod that is told to stop.
+//! - A pod that was told to stop takes no seat.
 //!
 //! No clock, no socket, no file: [`Now`] is an argument.
 
@@ -22,7 +22,7 @@ use super::judge::{Blame, Choice, Granted, Listing, Model, Refusal, Refused, Ter
 use super::knowledge::{HeldSeats, Knowledge};
 use super::memory::{CLIENT_TOKEN_LIFE, GIVE_BACK_MAX, GrantedRound, Intent, Record, Seat};
 use crate::entitlement::proof::Contract;
-use crate::entitlement::{Entitlement, Proof, Reason, Rejected, Standing, State};
+use crate::entitlement::{Entitlement, Proof, Reason, Rejected, Shown, Standing};
 use crate::exit::Exit;
 use crate::registration::allowance::{Allowance, Known};
 use crate::registration::machine::Now;
@@ -44,15 +44,15 @@ pub struct Policy {
     pub grace_period: Duration,
     /// The longest time between two rounds.
     pub renew_every: Duration,
-    /// Transient faults for so long make the state `unavailable`.
+    /// How long transient faults may last before the state is `unavailable`.
     pub unavailable_after: Duration,
     /// Leave instead of asking again after a refusal (`on_denied = "exit"`).
     pub exit_when_refused: bool,
-    /// Not once the gate has opened: a command runs beside, and a gate that shuts later does not end it.
+    /// Do not leave once the gate has been open: a command runs, and a gate that shuts later does not end it.
     pub stays_once_open: bool,
 }
 
-/// A checkout lasts so long where neither answer nor license says: AWS's default.
+/// How long a checkout lasts if neither the answer nor the license says so: AWS's default.
 pub const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 
 /// The second try of a pod that finds all seats taken: a pod that was replaced gives its own back in that time.
@@ -78,7 +78,7 @@ pub enum Call {
     Look(String),
 }
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug)]
 pub enum Answer {
     /// Of [`Call::List`].
@@ -106,7 +106,8 @@ pub enum Event {
     Written(bool),
     /// The time of [`Next::WakeIn`] has come.
     Woke,
-    /// The process is to end: give everything back. What the step before said is void; a [`Next::Write`] is done first.
+    /// The process is to end: give everything back. The [`Next`] of the step before is dropped; a [`Next::Write`] is
+    /// done first.
     Stopping,
 }
 
@@ -115,7 +116,7 @@ pub enum Event {
 pub enum Next {
     /// Call License Manager.
     Call(Call, Signing),
-    /// Have the state folder remember this.
+    /// Write this to the state folder.
     Write(Box<Record>),
     /// Sleep, then say [`Event::Woke`].
     WakeIn(Duration),
@@ -134,20 +135,20 @@ pub enum Note {
     NotGivenBack(FaultCode, Timestamp),
 }
 
-/// Where a round is.
+/// The step that a round is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// Give back what is not ours to hold, before anything is taken.
     ReturnFirst,
     List,
     Prove,
-    /// Give back what was taken to try.
+    /// Give back the checkout of a `check`.
     Return,
     Look,
     Sleep,
 }
 
-/// What the outcome of a write decides.
+/// What depends on the outcome of a write.
 #[derive(Debug)]
 enum Awaiting {
     Nothing,
@@ -157,17 +158,17 @@ enum Awaiting {
     Seat(Granted),
 }
 
-/// The latest word on where the pod stands, less what only time changes.
+/// The pod's latest state, without what only time changes.
 #[derive(Debug)]
 enum Verdict {
     Unanswered,
-    /// The reason is what is wrong all the same.
+    /// The reason is what is wrong nevertheless.
     Granted(Arc<Proof>, Option<Reason>),
     Refused(Refused),
     /// AWS rejects the request.
     Rejected(Reason),
     Emulated(Reason),
-    /// No answer; `access`: AWS does not accept who asks.
+    /// No answer; `access`: AWS does not accept the caller.
     Failing {
         access: bool,
         reason: Reason,
@@ -188,7 +189,7 @@ struct Run {
 pub struct Machine {
     policy: Policy,
     record: Record,
-    /// The record differs from what the state folder was told.
+    /// The record differs from the state folder.
     dirty: bool,
     /// The latest write failed.
     unsaved: bool,
@@ -196,12 +197,12 @@ pub struct Machine {
     allowance: Option<Allowance>,
     verdict: Verdict,
     listing: Option<(Listing, Duration)>,
-    /// Why the role may not look.
+    /// Why the role may not list licenses.
     hidden: Option<Fault>,
     known: Knowledge,
     step: Step,
     awaiting: Awaiting,
-    /// The intent may be called: the state folder knows it.
+    /// The intent is in the state folder, so the call may be made.
     ready: bool,
     /// The intent may have been processed.
     in_doubt: bool,
@@ -209,7 +210,7 @@ pub struct Machine {
     keep_smaller: bool,
     /// The listing failed in this round.
     missed: Option<Fault>,
-    /// The listing came in this round: then what is taken is worth a look.
+    /// The listing came in this round: then look at the seats that are taken.
     look: bool,
     seed: String,
     client_tokens: u64,
@@ -234,13 +235,12 @@ pub struct Machine {
     stopping: bool,
     attempts: u64,
     next_attempt_at: Option<Timestamp>,
-    shown: (State, Timestamp),
-    has_opened: bool,
+    shown: Shown,
     notes: Vec<Note>,
 }
 
 impl Machine {
-    /// A machine that has not asked yet. `record` is this pod's ([`Record::adopted_by`]); `seed` is drawn anew for each
+    /// A machine before its first call. `record` is this pod's ([`Record::adopted_by`]); `seed` is drawn for each
     /// process, so that its client tokens are never used by another.
     #[must_use]
     pub fn new(policy: Policy, record: Record, seed: String, now: Timestamp) -> Self {
@@ -281,13 +281,12 @@ impl Machine {
             stopping: false,
             attempts: 0,
             next_attempt_at: None,
-            shown: (State::Pending, now),
-            has_opened: false,
+            shown: Shown::at(now),
             notes: Vec::new(),
         }
     }
 
-    /// Takes in what happened and says what to do.
+    /// Handles an event and returns what to do.
     pub fn step(&mut self, now: Now, event: Event) -> (Next, Vec<Note>) {
         if let Some(allowance) = &mut self.allowance {
             allowance.pass(now);
@@ -367,7 +366,7 @@ impl Machine {
         self.allowance.as_ref().map_or(now.wall, |allowance| allowance.time(now))
     }
 
-    /// Whether a pod that waits for a seat may go by the listing that it has.
+    /// Whether a pod that waits for a seat may use the listing that it has.
     fn listing_will_do(&self, now: Now) -> bool {
         let read_at = self.listing.as_ref().map(|(_, at)| at.saturating_add(self.policy.renew_every));
         self.exhausted > 0 && read_at.is_some_and(|until| now.running < until)
@@ -378,23 +377,23 @@ impl Machine {
         self.policy.terms.choose(listing, self.service_time(now))
     }
 
-    /// An answer has just shown the service's clock less the pod's in seconds.
+    /// An answer has shown the service's clock minus the pod's, in seconds.
     pub fn hear_clock(&mut self, now: Now, skew: i64) {
         let apart = Duration::from_secs(skew.unsigned_abs());
         let time = if skew < 0 { now.wall.minus(apart) } else { now.wall.plus(apart) };
         self.heard = Some((time, now.running));
     }
 
-    /// The service's time, once it has answered: contracts and seats end by it, and whoever sets the pod's clock, also
-    /// between two answers, must not choose when.
+    /// The service's time, once it has answered: contracts and seats end by it, so that setting the pod's clock, also
+    /// between two answers, does not change when they end.
     fn service_time(&self, now: Now) -> Timestamp {
         let since = |(time, at): (Timestamp, Duration)| time.plus(now.running.saturating_sub(at));
         self.heard.map_or_else(|| self.time(now), since)
     }
 
-    // === what is asked ===
+    // === calls ===
 
-    /// What proves the license in this round; `None` where the round goes on without a call.
+    /// What proves the license in this round; `None` where the round continues without a call.
     fn prove(&mut self, now: Now) -> Option<Next> {
         if let Some(missed) = self.missed.clone().filter(|_| !self.stopping) {
             if let Some(seat) = self.record.seat.clone() {
@@ -473,7 +472,7 @@ impl Machine {
         None
     }
 
-    /// It was answered, or is asked for no more. An answer that comes too late is that of a checkout of its own.
+    /// It was answered, or is not asked for any more. An answer that comes too late belongs to a checkout of its own.
     fn forget_intent(&mut self, now: Now) {
         let intent = self.record.intent.take().filter(|_| self.in_doubt);
         if intent.is_some_and(|intent| self.time(now).since(intent.asked_at) >= CLIENT_TOKEN_LIFE) {
@@ -512,4 +511,4 @@ fn within_limit(mut usage: Vec<EntitlementUsage>) -> Vec<EntitlementUsage> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -18,11 +18,11 @@
 //!   ended by themselves, or AWS does not know it any more.
 //! - The file belongs to the pod that it names. Of another pod it grants nothing: no grace, and no seat to hold. That
 //!   pod's seats are given back, and its unknown outcome is asked about in order to give it back, before this pod takes
-//!   seats of its own. A replaced pod of a StatefulSet so finds the seat free that its forerunner held. This is safe:
+//!   seats of its own. So a replaced pod of a StatefulSet finds the seat free that its predecessor held. This is safe:
 //!   giving back never makes more seats than were sold, and were the other pod alive after all, its next renewal
 //!   would find the seat gone and take a new one. Taking the seat over would not be safe: pods that share a folder
 //!   would share one seat.
-//! - A pod without a name cannot be told from the next one: to it, every file is another pod's.
+//! - A pod without a name cannot be distinguished from the next one: for it, every file is another pod's.
 //! - A file that is there and cannot be read grants nothing either. Seats that it named stay taken until they end.
 
 use std::io;
@@ -119,7 +119,7 @@ pub struct Intent {
     /// When it was first asked for.
     #[serde(with = "time")]
     pub asked_at: Timestamp,
-    /// Another pod asked for it: what comes of it is given back.
+    /// Another pod made the call: if it took seats, they are given back.
     #[serde(default)]
     pub foreign: bool,
 }
@@ -219,8 +219,8 @@ impl Store {
             tracing::warn!(
                 event = "kept_license_unreadable",
                 path = %self.path().display(), error = problem,
-                "the kept license cannot be read: seats that it names stay taken until they end by themselves, and there is \
-                 no grace until License Manager grants a round"
+                "the kept license cannot be read: seats that it names stay taken until their checkout ends, and \
+                 there is no grace period until License Manager grants a round"
             );
             Record::default()
         })

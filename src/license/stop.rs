@@ -1,4 +1,4 @@
-//! How seats are given back when the process is told to end, and what is said of those that could not be.
+//! Gives seats back when the process is asked to end, and reports those that could not be given back.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ struct State {
     in_doubt: bool,
 }
 
-/// The loop's end: it hears the order, and says what it holds.
+/// The loop's end: it receives the order to stop, and reports what it holds.
 #[derive(Debug)]
 pub struct Stop {
     order: watch::Receiver<bool>,
@@ -67,7 +67,7 @@ impl Stop {
     pub(super) fn ordered(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut order = self.order.clone();
         async move {
-            // Nobody is left to order anything.
+            // The sender was dropped: no order can come.
             if order.wait_for(|ordered| *ordered).await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -109,7 +109,7 @@ impl Drain {
         self.order.send_replace(true);
         let mut state = self.state.clone();
         let stopped = state.wait_for(|state| state.phase != Phase::Running);
-        // What is not done by then is told. The loop may be gone, and then nothing more is done either.
+        // Report what is not done by then. The loop may have ended; then nothing more is done either.
         let _ = tokio::time::timeout_at(until, stopped).await;
     }
 
@@ -132,9 +132,9 @@ impl Drain {
         });
         (!all.is_empty()).then(|| {
             format!(
-                "seats of the license were not given back ({}): they stay taken until they end by themselves, or until this pod \
-                 starts again on this volume{why}; allow license-manager:CheckInLicense, if it is missing, and this process \
-                 {:?} before it is killed",
+                "seats of the license were not given back ({}): they stay taken until their checkout ends, or until this pod \
+                 starts again on this volume{why}; allow license-manager:CheckInLicense, if it is missing, and give this \
+                 process {:?} before it is killed",
                 all.join("; "),
                 self.grace
             )

@@ -1,4 +1,4 @@
-//! Tells operators what is known of the license: metrics, and lines of the log when the contract ends.
+//! Reports the license to operators: metrics, and log lines when the contract ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tollgate_time::Timestamp;
 /// A round later than this after its time is overdue: two attempts that failed, with the pauses between them.
 const OVERDUE_AFTER: Duration = Duration::from_secs(120);
 
-/// What is told is by these settings.
+/// The settings that decide what is reported.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     /// `renew_every`.

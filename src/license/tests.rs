@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::judge::{Model, Terms};
+use super::judge::Model;
+use super::machine::tests::policy;
 use super::*;
 use crate::entitlement::{self, State, Watch};
-use tollgate_marketplace::KeyFingerprint;
 use tollgate_marketplace::scripted::Act;
-use tollgate_marketplace::scripted::seats::{PRODUCT_ID, ScriptedSeats, Seats, license};
+use tollgate_marketplace::scripted::seats::{ScriptedSeats, Seats, license};
 use tollgate_time::Timestamp;
 
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -16,21 +16,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 fn config(model: Model) -> Config {
     Config {
-        policy: Policy {
-            terms: Terms {
-                product_id: PRODUCT_ID.parse().unwrap(),
-                key_fingerprint: KeyFingerprint::AWS_MARKETPLACE,
-                model,
-                wanted: Vec::new(),
-                seats_per_pod: 1,
-                end_grace: 72 * HOUR,
-            },
-            grace_period: 24 * HOUR,
-            renew_every: Duration::from_secs(900),
-            unavailable_after: Duration::from_secs(1800),
-            exit_when_refused: false,
-            stays_once_open: false,
-        },
+        policy: policy(model),
         allow_emulated: false,
         docs_url: Some("https://docs.example/".to_owned()),
     }

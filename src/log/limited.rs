@@ -49,7 +49,7 @@ impl std::fmt::Display for Counts {
 pub struct Limited {
     counts: Counts,
     written_at: Option<Instant>,
-    /// Somebody was told to ask again.
+    /// A caller was told to ask again.
     promised: bool,
 }
 
@@ -61,7 +61,7 @@ impl Limited {
         *counts.entry(label.to_owned()).or_default() += count;
     }
 
-    /// What was counted since the last line, before its time: nobody will ask again.
+    /// What was counted since the last line, written early because the process ends.
     pub fn rest(&mut self) -> Option<Counts> {
         let rest = std::mem::take(&mut self.counts);
         (!rest.0.is_empty()).then_some(rest)

@@ -16,7 +16,7 @@ use tollgate_clock as clock;
 /// The form of a line.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Text {
-    /// The reader is a terminal that has colours, and nobody refuses them.
+    /// The reader is a terminal with colours, and they are not disabled.
     pub(super) colours: bool,
 }
 

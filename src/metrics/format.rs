@@ -5,7 +5,7 @@
 pub enum Format {
     /// OpenMetrics 1.0, which Prometheus asks for.
     OpenMetrics,
-    /// Prometheus' older text format, for whoever does not ask: `promtool check metrics` reads no other.
+    /// Prometheus' older text format, the default: `promtool check metrics` reads no other.
     Text,
 }
 

@@ -4,8 +4,9 @@
 //! - Time never goes back: it is the wall clock or, where that was set back, the latest time known plus the time that
 //!   the process has run since.
 //! - What has ended stays ended until AWS answers, whatever the clock does afterwards, in this process and in the next.
-//! - A restart gains nothing: while the gate is open by one of the two, time is written ahead to the state folder. What
-//!   cannot be written there opens nothing that it would have to limit: no grace, and a kept receipt for its day only.
+//! - A restart does not extend either: while the gate is open by one of them, time is written ahead to the state
+//!   folder. If that cannot be written, there is no grace period, and a kept receipt opens the gate for its first day
+//!   only.
 //!
 //! Pure: no clock, no file.
 
@@ -52,7 +53,7 @@ pub struct Allowance {
     known: Known,
     /// As the state folder has it.
     written: Known,
-    /// The state folder has what it was last told.
+    /// The latest write to the state folder succeeded.
     counted: bool,
     /// The latest time known, and [`Now::running`] then.
     anchor: (Timestamp, Duration),
@@ -155,7 +156,7 @@ impl Allowance {
         Some(self.issued_at?.plus(KEPT_RECEIPT_AGE_MAX))
     }
 
-    /// What the state folder must be told now, if anything; `open` says that the gate is open by one of the two.
+    /// What must be written to the state folder now, if anything; `open` says that the gate is open by one of the two.
     pub fn to_write(&mut self, now: Now, open: bool) -> Option<Known> {
         self.pass(now);
         let time = self.anchor.0;
@@ -226,7 +227,7 @@ mod tests {
         assert!(!tomorrow.receipt(after(Duration::ZERO)), "issued in the future");
     }
 
-    /// A restart would begin each of them anew, as often as somebody likes: a full disk must not be worth filling.
+    /// Otherwise each restart would start them again, and filling the disk would be a way to keep the gate open.
     #[test]
     fn what_the_state_folder_cannot_be_told_opens_nothing_that_it_limits() {
         let mut allowance = fresh(Some(23 * HOUR));

@@ -1,5 +1,5 @@
-//! Tries each configured dimension by a dry run once the gate is open, so that a name that AWS does not know is told at
-//! the start and not when its first usage has become a dead letter.
+//! Tries each configured dimension by a dry run once the gate is open, so that a name that AWS does not know is
+//! reported at the start, not when its first usage has become a dead letter.
 //!
 //! A wrong name is the seller's mistake: it is logged and counted, its usage is still taken and kept, and the buyer's
 //! gate stays open.
@@ -29,7 +29,8 @@ pub fn name_unknown(metrics: &Metrics, dimension: &str) {
         event = "dimension_unknown",
         dimension,
         code = UNKNOWN,
-        "AWS does not know this usage dimension for the product: its usage is kept but cannot be billed; tell the seller"
+        "AWS does not know this usage dimension for the product: its usage is kept but cannot be billed; tell the \
+         seller"
     );
 }
 

@@ -4,9 +4,10 @@
 //! - The gate opens by a proof, by the kept receipt while AWS cannot be reached, or by the seller's grace period; by
 //!   nothing else.
 //! - A refusal, a bad token or a misconfiguration ends grace, and only a proof undoes a refusal.
-//! - Every question has its own nonce (the shell draws it) and comes no earlier than the schedule allows.
-//! - An open gate is never asked about again (AWS: `RegisterUsage` once per pod), unless the proof is a report of one
-//!   hour; a refusal after it opened is a lapse, and a lapse shuts it only where the seller says so.
+//! - Every attempt has its own nonce (the loop draws it) and comes no earlier than the schedule allows.
+//! - While the gate is open AWS is not asked again (AWS: `RegisterUsage` once per pod), unless the proof is a report
+//!   of one hour. A refusal after the gate opened is a lapse, and a lapse shuts the gate only if the seller
+//!   configured that.
 //!
 //! No clock, no socket, no file: `Now` is an argument, and so is the random draw that spreads the retries.
 
@@ -16,7 +17,7 @@ use std::time::Duration;
 use super::allowance::{Allowance, Known};
 use crate::entitlement::reason::{self, Reason};
 use crate::entitlement::word::Unreported;
-use crate::entitlement::{Entitlement, Rejected, Standing, State};
+use crate::entitlement::{Entitlement, Rejected, Shown, Standing};
 use crate::exit::Exit;
 use tollgate_marketplace::schedule::{self, Draw};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, PublicKeyVersion, exceptions};
@@ -25,13 +26,13 @@ use tollgate_time::Timestamp;
 /// What the seller chose.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Transient faults for so long make the state `unavailable`.
+    /// How long transient faults may last before the state is `unavailable`.
     pub unavailable_after: Duration,
     /// How long the gate is open from the first failed attempt while AWS cannot be reached; zero is never.
     pub grace_period: Duration,
     /// Leave instead of asking again after a refusal (`on_denied = "exit"`).
     pub exit_when_refused: bool,
-    /// Stay once the gate has been open: a command runs beside, and a gate that shuts later does not end it.
+    /// Do not leave once the gate has been open: a command runs, and a gate that shuts later does not end it.
     pub stays_once_open: bool,
     /// Versions of the keys at hand, ascending; never empty.
     pub versions: Vec<PublicKeyVersion>,
@@ -39,13 +40,13 @@ pub struct Policy {
     pub stated_version: Option<PublicKeyVersion>,
     /// The proof is a report of this hour only, and is asked for again in each.
     pub renewed_hourly: bool,
-    /// A refusal after the gate has opened shuts it after so long; `None` is never.
+    /// How long after a refusal an open gate is shut; `None`: never.
     pub close_lapsed_after: Option<Duration>,
-    /// A pod that AWS has called not entitled asks again; otherwise only a new pod does.
+    /// Whether a pod that AWS called not entitled asks again; otherwise only a new pod does.
     pub ask_after_denial: bool,
 }
 
-/// The present, as the machine needs it.
+/// The current time, as the machine needs it.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     /// Wall time: receipt age, grace, what people read.
@@ -63,7 +64,7 @@ pub struct Remembered<P> {
     pub kept: Option<(Arc<P>, Timestamp)>,
     /// What is left of grace and of the kept receipt's age.
     pub known: Known,
-    /// AWS refused, or a token was bad, and none has succeeded since: no grace.
+    /// AWS refused, or a token was bad, and no attempt has succeeded since: no grace period.
     pub refused: bool,
     /// AWS called this pod not entitled, and has not entitled it since.
     pub denied: bool,
@@ -75,7 +76,7 @@ impl<P> Default for Remembered<P> {
     }
 }
 
-/// What one question brought.
+/// The result of one attempt.
 #[derive(Debug)]
 pub enum Answer<P> {
     /// A verified token.
@@ -85,7 +86,7 @@ pub enum Answer<P> {
         /// When the key version expires, if AWS says so.
         rotation: Option<Timestamp>,
     },
-    /// A token that is not AWS's, or not for this question.
+    /// A token that is not AWS's, or does not answer this attempt.
     Unverified(Reason),
     /// No token.
     Fault(Fault),
@@ -96,18 +97,18 @@ pub enum Answer<P> {
 pub enum Event<P> {
     /// The process started.
     Started,
-    /// The question was answered, or failed.
+    /// The attempt was answered, or failed.
     Answered(Answer<P>),
     /// The time of [`Next::AskIn`] has come.
     Woke,
 }
 
-/// One question to AWS.
+/// One attempt: a call to AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question {
     /// The key version to ask for.
     pub version: PublicKeyVersion,
-    /// Load the credentials anew first.
+    /// Reload the credentials first.
     pub reload_credentials: bool,
 }
 
@@ -158,14 +159,13 @@ pub struct Machine<P> {
     tried_clock_offset: bool,
     attempts: u64,
     next_attempt_at: Option<Timestamp>,
-    shown: (State, Timestamp),
-    has_opened: bool,
+    shown: Shown,
     rotation: Option<Timestamp>,
     /// AWS has not accepted this pod's usage for longer than the seller allows.
     unreported: Option<Unreported>,
 }
 
-/// The latest word on where the pod stands, less what only time changes.
+/// The pod's latest state, without what only time changes.
 #[derive(Debug)]
 enum Verdict<P> {
     Unanswered(Option<Reason>),
@@ -176,7 +176,7 @@ enum Verdict<P> {
     Denied(Reason),
     Rejected(Reason),
     BadToken(Reason),
-    /// Nothing could be asked, or AWS does not accept who asks.
+    /// There are no credentials, or AWS does not accept the caller.
     NotAsked(Reason),
 }
 
@@ -207,7 +207,7 @@ pub struct Notes {
 }
 
 impl<P> Machine<P> {
-    /// A machine that has not asked yet.
+    /// A machine before its first call.
     #[must_use]
     pub fn new(policy: Policy, remembered: Remembered<P>, now: Timestamp) -> Self {
         let version = policy.stated_version.or_else(|| policy.versions.last().copied());
@@ -231,14 +231,13 @@ impl<P> Machine<P> {
             tried_clock_offset: false,
             attempts: 0,
             next_attempt_at: None,
-            shown: (State::Pending, now),
-            has_opened: false,
+            shown: Shown::at(now),
             rotation: None,
             unreported: None,
         }
     }
 
-    /// Takes in what happened and says what to do.
+    /// Handles an event and returns what to do.
     pub fn step(&mut self, now: Now, event: Event<P>) -> (Next, Notes) {
         let mut notes = Notes::default();
         let next = match event {
@@ -261,7 +260,7 @@ impl<P> Machine<P> {
                 next
             }
             Event::Answered(Answer::Fault(fault)) => {
-                // Signed once more by AWS's clock first: that answer counts.
+                // It is signed once more with AWS's clock first: that answer counts.
                 let signed_again = fault.clock_is_off() && !self.tried_clock_offset;
                 let definite = !matches!(fault.class, FaultClass::Transient | FaultClass::ExpiredSession);
                 let definite = definite && !signed_again;
@@ -332,7 +331,7 @@ impl<P> Machine<P> {
         Next::AskIn(schedule::unverified(now.running.saturating_sub(run.since), now.draw))
     }
 
-    /// AWS's word from outside registration, about a gate that is or was open: a refusal, or its end.
+    /// An answer of AWS from outside registration, about a gate that is or was open: a refusal, or its end.
     pub fn hear(&mut self, now: Now, refusal: Option<&FaultCode>) {
         self.verdict = match (std::mem::replace(&mut self.verdict, Verdict::Unanswered(None)), refusal) {
             (Verdict::Proven(proof, _), Some(code)) => {
@@ -368,7 +367,7 @@ impl<P> Machine<P> {
         true
     }
 
-    /// Usage is not billed for longer than the seller allows, or is so no more.
+    /// Usage is unbilled for longer than the seller allows, or no longer is.
     pub const fn hear_unreported(&mut self, unreported: Option<Unreported>) {
         self.unreported = unreported;
     }
@@ -411,7 +410,7 @@ impl<P> Machine<P> {
     fn on_fault(&mut self, now: Now, fault: &Fault) -> Next {
         let reason = Reason::of_fault(fault);
         match &self.verdict {
-            // A lapse stands until AWS says otherwise.
+            // A lapse lasts until AWS accepts again.
             Verdict::Lapsed(..) => {
                 self.count(now, RunKind::Access);
                 return Next::AskIn(schedule::refused(now.draw));
@@ -470,7 +469,7 @@ impl<P> Machine<P> {
         self.failing_since.get_or_insert(now.running);
         self.question.reload_credentials = true;
         let run = self.count(now, RunKind::Access);
-        // The client signs by AWS's clock from now on; that is worth one try at once.
+        // The client signs with AWS's clock from now on, so try once more at once.
         if fault.clock_is_off() && !self.tried_clock_offset {
             self.tried_clock_offset = true;
             return self.ask();
@@ -490,7 +489,7 @@ impl<P> Machine<P> {
         Next::AskIn(schedule::refused(now.draw))
     }
 
-    /// A fault that says nothing about the entitlement: a refusal that stands keeps standing.
+    /// A fault that says nothing about the entitlement: an earlier refusal still counts.
     fn unanswered(&mut self, now: Now, reason: Reason) {
         self.failing_since.get_or_insert(now.running);
         let refusal_stands =
@@ -501,7 +500,7 @@ impl<P> Machine<P> {
     }
 
     const fn leaves(&self) -> bool {
-        self.policy.exit_when_refused && !(self.policy.stays_once_open && self.has_opened)
+        self.policy.exit_when_refused && !(self.policy.stays_once_open && self.shown.has_opened)
     }
 
     fn count(&mut self, now: Now, kind: RunKind) -> Run {
@@ -522,18 +521,18 @@ impl<P> Machine<P> {
         after.is_some_and(|after| now.running.saturating_sub(since) >= after)
     }
 
-    /// Where the pod stands at `now`.
+    /// The pod's state at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing<P> {
         let standing = self.answered_standing(now);
-        // What shuts the gate anyway is nearer to the cause.
+        // A reason that shuts the gate anyway is closer to the cause.
         match self.unreported {
             Some(why) if standing.gate_open() => Standing::Unreported(reason::unreported(why)),
             _ => standing,
         }
     }
 
-    /// Where it stands by AWS's answers alone.
+    /// The state by AWS's answers alone.
     fn answered_standing(&self, now: Now) -> Standing<P> {
         let reason = match &self.verdict {
             Verdict::Proven(proof, reason) => return Standing::Entitled(Arc::clone(proof), reason.clone()),
@@ -562,25 +561,17 @@ impl<P> Machine<P> {
         }
     }
 
-    /// The whole fact at `now`, less what only the shell knows (region, emulated); call it after each step and
+    /// The whole fact at `now`, without what only the shell knows (region, emulated); call it after each step and
     /// whenever [`Machine::changes_in`] has passed.
     pub fn entitlement(&mut self, now: Now) -> Entitlement<P> {
         self.allowance.pass(now);
         let standing = self.standing(now);
-        if self.shown.0 != standing.state() {
-            self.shown = (standing.state(), now.wall);
-        }
-        self.has_opened |= standing.gate_open();
         Entitlement {
-            standing,
-            since: self.shown.1,
-            has_opened: self.has_opened,
             attempts: self.attempts,
             next_attempt_at: self.next_attempt_at,
             public_key_version: Some(self.question.version),
-            region: None,
             public_key_rotation_timestamp: self.rotation,
-            emulated: false,
+            ..self.shown.show(standing, now.wall)
         }
     }
 

@@ -1,9 +1,9 @@
 //! What the state folder remembers of registration: the kept receipt, and since when attempts have failed.
 //!
-//! One JSON file ([`crate::state_file`]), mode 0600 since the token can be replayed to whoever trusts it. The receipt
-//! is verified again before it counts, and without it AWS is simply asked. What is there and cannot be read (torn,
-//! foreign, too large, no file) may have said that grace is over: it counts as if it did, until AWS answers, for else
-//! each restart would begin grace anew.
+//! One JSON file ([`crate::state_file`]), mode 0600 since the token could be replayed. The receipt is verified again
+//! before it is used; without a receipt AWS is asked. A file that exists and cannot be read (torn, foreign, too
+//! large, not a file) may have said that the grace period is over. So it is treated as if it did until AWS answers;
+//! otherwise each restart would start the grace period again.
 //!
 //! ```json
 //! {"schema":2,"pod":"…","first_failed_at":"2026-11-24T08:00:00Z","refused":false,"denied":false,
@@ -12,8 +12,8 @@
 //!             "stored_at":"2026-11-24T07:00:00Z"}}
 //! ```
 //!
-//! The receipt names its own pod: whoever else writes the file leaves it to that pod. Schema 1 (version 0.1.0) had one
-//! name for both; there the receipt counts only while no attempt has failed since, as only a success wrote both.
+//! The receipt names its own pod: another pod that writes the file does not change that. Schema 1 (version 0.1.0) had
+//! one name for both; there the receipt counts only while no attempt has failed since, as only a success wrote both.
 
 use std::io;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ use tollgate_time::Timestamp;
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "registration.json";
 
-/// A kept receipt is young for so long after AWS issued it; see also
+/// How long after AWS issued it a kept receipt opens the gate without a further limit; see also
 /// [`OLD_RECEIPT_OPENS_FOR`](super::allowance::OLD_RECEIPT_OPENS_FOR).
 pub const KEPT_RECEIPT_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -134,7 +134,7 @@ impl Record {
         }
     }
 
-    /// The receipt of `pod`, if it is kept here. A pod without a name cannot be told from the next one.
+    /// The receipt of `pod`, if it is kept here. A pod without a name cannot be distinguished from the next one.
     #[must_use]
     pub fn receipt_of(&self, pod: &str) -> Option<&KeptReceipt> {
         let receipt = self.receipt.as_ref()?;
@@ -193,7 +193,7 @@ impl Store {
         Self(StateFile::new(folder, FILE_NAME, FILE_BYTES_MAX))
     }
 
-    /// As [`Store::load`], on a thread that may block. A disk that takes longer than others goes on meanwhile.
+    /// As [`Store::load`], on a thread that may block. If the disk takes longer, reading continues in the background.
     pub async fn recall(&self) -> Recalled {
         let store = self.clone();
         let recalled = self.0.recall(move || store.load()).await;
@@ -204,8 +204,8 @@ impl Store {
                 tracing::warn!(
                     event = "kept_registration_late",
                     path = %self.0.path().display(),
-                    "the kept registration was not read within 5 s: the reading goes on, and until it is done neither \
-                     grace nor a kept receipt opens the gate"
+                    "the kept registration was not read within 5 s: reading continues, and until it is done neither \
+                     the grace period nor a kept receipt opens the gate"
                 );
             }
         }
@@ -216,8 +216,8 @@ impl Store {
         tracing::warn!(
             event = "kept_registration_unreadable",
             path = %self.0.path().display(), error = problem,
-            "the kept registration cannot be read: until AWS answers, neither grace nor a kept receipt opens the gate, and \
-             whether AWS refused this pod before is unknown"
+            "the kept registration cannot be read: until AWS answers, neither the grace period nor a kept receipt \
+             opens the gate, and whether AWS refused this pod before is unknown"
         );
         Record::unknown()
     }
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!((store.load().known(), store.obstacle()), (Known::default(), None));
     }
 
-    /// Before, each start began grace anew, and a line that named no file was all that told of it.
+    /// Before, each start began the grace period again, and the only log line about it did not name the file.
     #[test]
     fn a_folder_or_a_link_in_the_files_place_is_named() {
         let folder = tempfile::tempdir().unwrap();

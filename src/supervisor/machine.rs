@@ -5,7 +5,7 @@
 //!   and start `command_grace`, once; a repeated signal does not prolong it.
 //! - What is left of the command's process group when the command has ended is asked to end too, within the same grace.
 //!   Nothing of the group is left when usage is sent, unless the kernel cannot end it.
-//! - The command's end is told by its exit code, or by its signal. SIGKILL that is ours is told as ours.
+//! - The command's end is reported with its exit code or its signal, and a SIGKILL of ours as ours.
 //!
 //! No clock and no process: `now` is the time since the command was started.
 
@@ -53,7 +53,7 @@ pub enum Change {
 pub enum Stop {
     /// Its terminal, with a shell above that takes the terminal while tollgate is stopped, too.
     BelowShell,
-    /// Ctrl-Z, where nobody could ever continue it.
+    /// Ctrl-Z, where no shell could continue it.
     Alone,
     /// Somebody who can continue it.
     ByOther,
@@ -109,7 +109,7 @@ impl Machine {
         vec![if to_group { Act::TellGroup(signal) } else { Act::Tell(signal) }]
     }
 
-    /// Asks the command to end: somebody did, or tollgate cannot go on.
+    /// Asks the command to end: on request, or because tollgate cannot continue.
     pub fn ask(&mut self, signal: Signal, now: Duration) -> Vec<Act> {
         self.begin_grace(now);
         if self.end.is_some() {
@@ -117,7 +117,7 @@ impl Machine {
         }
         let mut acts = vec![Act::Tell(signal)];
         if self.stopped {
-            // A stopped process hears nothing else.
+            // A stopped process handles no other signal.
             acts.push(Act::TellGroup(Signal::CONT));
         }
         acts

@@ -13,7 +13,7 @@ use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::config::OWN_PROGRAM;
 
-/// The subcommand that gives the terminal to a process group. It is nobody's to call but [`Terminal::take_back`].
+/// The subcommand that gives the terminal to a process group. Only [`Terminal::take_back`] calls it.
 pub(crate) const TAKE: &str = "take-terminal";
 
 /// Linux's name for the terminal of a process's session.

@@ -1,4 +1,4 @@
-//! How the ledger's commits go: a histogram, a counter of those that failed and, once a minute, a log line.
+//! Measures the ledger's commits: a histogram, a counter of failures and, at most once a minute, a log line.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! From a request's body to acknowledged events: read, refuse what is wrong, commit the rest, answer for each.
+//! From a request's body to acknowledged events: read it, reject wrong events, commit the others, answer for each.
 //!
 //! It knows the ledger and nothing of what sends from it.
 
@@ -140,7 +140,7 @@ impl Intake {
         (valid, steps)
     }
 
-    /// Commits events; `memory` is theirs until they are on disk, whoever waits for it.
+    /// Commits events; they hold `memory` until they are on disk, even if the client has gone.
     async fn commit(
         &self,
         events: Vec<Event>,

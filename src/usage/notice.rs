@@ -1,4 +1,4 @@
-//! Usage that was not taken: what the caller was told is also a counter and, once a minute, a log line.
+//! Usage that was not taken: each answer to the caller is also counted and, at most once a minute, logged.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -104,7 +104,7 @@ pub struct Notices {
     untaken: Arc<Mutex<Option<Untaken>>>,
 }
 
-/// What one line counts, and what the latest caller was told.
+/// What one line counts, and the answer to the latest caller.
 #[derive(Debug, Default)]
 struct Line {
     limited: Limited,
@@ -136,7 +136,7 @@ impl Notices {
         Self { metrics, lines: Arc::default(), untaken: Arc::default() }
     }
 
-    /// A request of which nothing was taken, and what its caller was told.
+    /// A request that was not taken, and the answer to its caller.
     pub fn refused(&self, refused: Refused, error: &str) {
         if matches!(refused, Refused::LedgerFull | Refused::LedgerUnavailable) {
             let mut untaken = self.untaken.lock().expect("held for counting only");

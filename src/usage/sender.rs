@@ -1,5 +1,6 @@
 //! Sends sealed records until AWS has answered. It performs what `policy`, `pace`, `health` and `queue` decide, and
-//! keeps nothing in memory that the ledger does not hold: kill it at any moment and the next one goes on.
+//! keeps nothing in memory that the ledger does not hold: it can be killed at any moment, and the next process
+//! continues.
 //!
 //! - No record waits for another: each has its own back-off, on disk; calls overlap, within AWS's quota.
 //! - An attempt is on disk before its call leaves.
@@ -40,28 +41,28 @@ use tollgate_time::Timestamp;
 /// that stops answering leaves few records in doubt.
 const CALLS_MAX: usize = 8;
 
-/// A call is noted on disk so long before its turn: what a disk, or a long piece of other work, takes is no part of the
-/// pace. Less than the pace's interval, so that one call waits for its turn at most.
+/// How long before its turn a call is noted on disk, so that a slow disk or other work does not slow the pace.
+/// Shorter than the pace's interval, so that at most one call waits for its turn.
 const AHEAD: Duration = Duration::from_millis(90);
 
-/// Hours are looked at so often; a jump of the clock is looked at at once.
+/// How often hours are checked; a jump of the clock is handled at once.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The same while nothing waits to be sent and nobody uses the ledger: a sidecar whose application rests should cost
-/// nothing, so the ledger itself is asked only where something is new (see [`Seen`]). What an hour held is sealed so
-/// much later, well within the time that its records wait for their turn.
+/// The same while nothing waits to be sent and the ledger is not used: a sidecar of an idle application should cost
+/// nothing, so the ledger is read only if something is new (see [`Seen`]). An hour is sealed later by this time, well
+/// within the time that its records wait for their turn.
 const LOOK_AT_REST: Duration = Duration::from_secs(60);
 
-/// The wall clock may be corrected by so much; what it gains beyond that is time for which the machine slept.
+/// Corrections of the wall clock up to this are ignored; a larger gain is time for which the machine slept.
 const SLEPT_MIN: Duration = Duration::from_secs(5);
 
-/// Records whose window closes are looked for so often: twice in the minute that is kept of each window.
+/// How often records whose window closes are looked for: twice in the minute that is kept of each window.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
-/// At a shutdown the ledger is asked for due records no more often.
+/// How often, at most, a shutdown reads due records from the ledger.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 
-/// The ledger's figures are read so often where nothing changed.
+/// How often the ledger's figures are read if nothing changed.
 const SHOW_EVERY: Duration = Duration::from_secs(15);
 
 /// After a fault of the disk.
@@ -134,11 +135,11 @@ impl Flight {
     }
 }
 
-/// What became of a call: the records that were still unsent, and had room in it, and AWS's answer about them; nothing
-/// where somebody else had settled them all, and no call was made.
+/// The result of a call: its records, and AWS's answer about them. `None` if all records were settled meanwhile, and
+/// no call was made.
 type Landed = (u64, Result<Option<(Vec<Record>, Result<Answer, Fault>)>, LedgerError>);
 
-/// What the outcome of a look hangs on, where nothing waits to be sent: while it is the same, another look finds the
+/// What decides the result of a check while nothing waits to be sent: while it is unchanged, another check finds the
 /// same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
@@ -191,9 +192,9 @@ pub struct Sender {
     /// How the next call is signed: after a fault of access with new credentials, and once with AWS's clock.
     signing: Signing,
     tried_clock_offset: bool,
-    /// AWS's latest word is that the pod's own customer is not entitled; `None` until the ledger was asked.
+    /// AWS's latest answer is that the pod's own customer is not entitled; `None` until the ledger was asked.
     unsubscribed: Option<bool>,
-    /// So many of what waits need not wait any longer: AWS answers again after an outage, or an order wants it sent.
+    /// How many waiting records are sent now: AWS answers again after an outage, or a shutdown wants them sent.
     to_release: usize,
     /// The order that is carried out.
     order: Option<FlushOrder>,
@@ -289,7 +290,7 @@ impl Sender {
         }
     }
 
-    /// The wall clock jumped: what is due is decided anew.
+    /// The wall clock jumped: decide again what is due.
     fn jumped(&mut self) {
         self.queue.clear();
         (self.look_at, self.sweep_at) = (Duration::ZERO, Duration::ZERO);
@@ -384,7 +385,7 @@ impl Sender {
             return Ok(retry);
         }
         if let Some(order) = self.order.take() {
-            // The one who ordered may be gone.
+            // The receiver may have been dropped.
             let _ = order.done.send(());
         }
         Ok(None)
@@ -424,7 +425,7 @@ impl Sender {
         self.stale = true;
         let look_in = if sealing.more { Duration::ZERO } else { LOOK_EVERY };
         self.look_at = self.uptime() + look_in;
-        // Before an alarm, so that its readers find the figures.
+        // Before an alarm, so that the figures are current when it is read.
         self.show().await?;
         if sweeps {
             self.alarm.look(&self.settings.policy, &self.writer, now, self.uptime()).await?;
@@ -438,7 +439,8 @@ impl Sender {
         Ok(())
     }
 
-    /// No pause of the whole sender costs a record its window: each hour that is about to close is asked about once.
+    /// No pause of the whole sender lets a record miss its window: the records of each hour that is about to close
+    /// are tried once more.
     async fn end_pause_for_last_try(&mut self, now: Timestamp) -> Result<(), LedgerError> {
         if self.pace.ready_at().max(self.health.ask_at()) <= self.uptime() + LOOK_EVERY {
             return Ok(());
@@ -625,7 +627,7 @@ impl Sender {
             let landed = match begun {
                 Ok(records) if records.is_empty() => Ok(None),
                 Ok(records) => {
-                    // The request is made at once, and what it was made of goes: then it waits for its turn.
+                    // The request is built at once and the records are dropped; then it waits for its turn.
                     let (records, call) = call::call(&settings, aws, records, signing);
                     tokio::time::sleep_until(at).await;
                     Ok(Some((records, call.await)))
@@ -641,11 +643,11 @@ impl Sender {
         let (number, landed) = match landed {
             Ok(landed) => landed,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Nobody cancels a call.
+            // Calls are not cancelled.
             Err(_) => return Ok(()),
         };
         let Some(flight) = self.flights.remove(&number) else { return Ok(()) };
-        // What could not be noted, was settled by somebody else, or had no room, is looked at again.
+        // Records that could not be noted, were settled meanwhile, or had no room are read again.
         let asked = landed.as_ref().ok().and_then(Option::as_ref).map_or(0, |(records, _)| records.len());
         self.stale |= asked < flight.load.ids.len();
         let Some((records, outcome)) = landed? else { return Ok(()) };
@@ -705,7 +707,7 @@ impl Sender {
         }
         let pause = meaning.pause(records.len());
         for record in records {
-            // A whole call that was refused says of no record that it is the one.
+            // The refusal of a whole call does not say which record is the cause.
             let answered = if halved {
                 Answered::Refused(fault.code.as_str().to_owned())
             } else {
@@ -722,7 +724,7 @@ impl Sender {
         }
     }
 
-    /// AWS does not accept who calls, or for whom: nothing else would fare better.
+    /// AWS does not accept the caller, or the account: no other call would succeed.
     fn caller_refused(&mut self, fault: &Fault, started: Duration, now: Duration, draw: Draw) {
         self.health.unsure();
         if fault.class == FaultClass::Denied {
@@ -738,7 +740,7 @@ impl Sender {
         self.pace.failed(started, now, refused, draw);
     }
 
-    /// AWS answered about the entitlement; only a pod that reports for itself hears of its own.
+    /// AWS answered about the entitlement; only a pod that reports for itself gets this answer.
     fn heard(&mut self, refusal: Option<FaultCode>, emulated: bool) {
         self.tell.send_if_modified(|word| {
             let before = word.clone();
@@ -760,7 +762,7 @@ impl Sender {
         self.notes.push(Outcome { record, answered, due_at: None });
     }
 
-    /// Puts on disk what was heard and decided, in one commit; then it is told.
+    /// Writes answers and decisions to disk in one commit, then publishes them.
     async fn write_notes(&mut self) -> Result<(), LedgerError> {
         if self.notes.is_empty() {
             return Ok(());

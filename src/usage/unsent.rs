@@ -49,7 +49,7 @@ struct Seen {
 }
 
 impl Unsent {
-    /// Joins the parts; nothing is looked at yet. `notices` hears of usage that the ledger does not take.
+    /// Joins the parts; nothing is looked at yet. `notices` is told about usage that the ledger does not take.
     #[must_use]
     pub fn new(
         rule: Rule,
@@ -121,7 +121,7 @@ impl Unsent {
     /// For how long the ledger has taken no usage.
     fn untaken(&self, seen: Seen) -> Duration {
         let Some(untaken) = self.notices.untaken() else { return Duration::ZERO };
-        // An application that waits for the gate reports nothing, and would wait for ever.
+        // An application that waits for the gate reports nothing, so the gate would never open.
         let room = untaken.latest == Refused::LedgerFull && !seen.full;
         if room && self.rule.judge(untaken.age()) > Verdict::Timely {
             self.notices.taken();

@@ -42,7 +42,7 @@ EVICTION_SECONDS = 2.0
 LONG = 150
 DIMENSIONS = ["requests", "gigabytes"]
 OPERATION = {"metered": "MeterUsage", "saas": "BatchMeterUsage"}
-# The pod's own account, which a licence names too, and one of before Concurrent Agreements: never in one batch.
+# The pod's own account, which a license names too, and one of before Concurrent Agreements: never in one batch.
 OWN, LEGACY = "111122223333", "222233334444"
 # The bad neighbour, of the legacy kind: it is in LEGACY's batches.
 NEIGHBOUR = "333344445555"

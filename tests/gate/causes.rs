@@ -107,14 +107,14 @@ fn a_proxy_that_wants_a_password_is_named_on_the_way_to_the_metering_service() {
             proxied("HTTP_PROXY", "http://metering.invalid"),
             "pending",
             "ProxyAuthenticationRequired",
-            "wants a user and a password (asked for metering.invalid).",
+            "requires a user and a password (asked for metering.invalid).",
         ),
         (
             "tunnel",
             proxied("HTTPS_PROXY", "https://metering.invalid"),
             "pending",
             "ProxyAuthenticationRequired",
-            "wants a user and a password (asked for metering.invalid).",
+            "requires a user and a password (asked for metering.invalid).",
         ),
     ]);
 }

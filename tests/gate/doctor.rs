@@ -140,7 +140,7 @@ fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
     let state = tempfile::tempdir().unwrap();
     let metered = |command: &mut Command| configure_metered(command, state.path());
     let (_, report) = doctor(&emulator, metered);
-    assert_eq!(finding(&report, "ledger")["seen"], "none yet: the sidecar makes it", "{report}");
+    assert_eq!(finding(&report, "ledger")["seen"], "none yet: the sidecar creates it", "{report}");
     assert_eq!(finding(&report, "free space")["verdict"], "ok", "{report}");
     let mut command = emulator.sidecar("pod-doctor-ledger");
     metered(&mut command);
@@ -152,13 +152,13 @@ fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
         metered(command);
         command.env("TOLLGATE_APP_ADDR", app.to_string());
     });
-    let seen = "held by the running sidecar, which answers for it; 1 dimensions balance";
+    let seen = "checked by the running sidecar, which holds it; 1 dimensions balance";
     assert_eq!(finding(&report, "ledger")["seen"], seen, "{report}");
     drop(sidecar);
     let (_, report) = doctor(&emulator, metered);
     assert_eq!(
         finding(&report, "ledger")["seen"],
-        "its structure is whole; 1 dimensions balance",
+        "its structure is intact; 1 dimensions balance",
         "{report}"
     );
     let file = state.path().join("usage.sqlite");

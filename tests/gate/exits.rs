@@ -55,7 +55,12 @@ fn the_last_line_is_the_cause_of_each_exit_code() {
         ("no command", command(&["exec"]), 64, "required arguments were not provided"),
         ("a record", asked(&["ledger", "show", "999"], &app), 64, "there is no record 999"),
         ("a code", command(&["explain", "NoSuchCode"]), 64, "no entry NoSuchCode"),
-        ("a stranger", asked(&["ledger", "list"], &stranger), 69, "what answers there is no tollgate"),
+        (
+            "a stranger",
+            asked(&["ledger", "list"], &stranger),
+            69,
+            "something other than tollgate answers there",
+        ),
         ("the ledger", metered(&["run"]), 74, "is in use"),
         (
             "no sidecar",

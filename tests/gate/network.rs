@@ -1,4 +1,4 @@
-//! What lies between the sidecar and AWS: proxies, and the clock that is followed.
+//! What lies between the sidecar and AWS: proxies, and the clock source.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,9 +1,14 @@
 """The images of the suite, under the names that charts and manifests have: a seller's gates, FROM the development image, and an application."""
 
+import pathlib
+import re
 import shutil
 import subprocess
 
 from cluster import run
+
+# What `just first-release` makes.
+FIRST_RELEASE = pathlib.Path(__file__).resolve().parents[2] / "target/first-release"
 
 # What `COMMAND` in a manifest may ask the application to do. A shell, so that each behaviour is a line.
 APPLICATION = r"""#!/bin/sh
@@ -17,6 +22,7 @@ trap 'echo "application stops"; exit 0' TERM
 case "$1" in
     once) exit 0 ;;
     fail) exit 3 ;;
+    use) report "$2"; exit ;;
     report) report "$2" ;;
     stubborn) trap '' TERM; report "$2" ;;
     last) trap 'report 4; exit 0' TERM; report "$2" ;;
@@ -49,6 +55,10 @@ def build(root, folder, keys):
         archives.append(path)
 
     image("localhost/tollgate-dev", root / "deploy/Dockerfile.dev", root / "dist/image")
+    # As a rehearsal has it, under the name that its files have.
+    (named,) = set(re.findall(r"image: (.*/tollgate-dev:.*)", (root / "deploy/rehearsal/emulator.yaml").read_text()))
+    run(*buildah, "tag", "localhost/tollgate-dev", named)
+    archive(named)
     for name, settings in GATES.items():
         context = folder / name
         (context / "seller").mkdir(parents=True)
@@ -57,6 +67,13 @@ def build(root, folder, keys):
         (context / "Dockerfile").write_text("FROM localhost/tollgate-dev\nCOPY seller/ /usr/share/tollgate/\n")
         image(f"registry.example/{name}:1.0.0", context / "Dockerfile", context)
         archive(f"registry.example/{name}:1.0.0")
+    # 0.1.0, to upgrade from: nobody's file seals it, for with one it cannot be pointed at the emulator.
+    context = folder / "first-release"
+    context.mkdir()
+    shutil.copy(FIRST_RELEASE / "tollgate", context)
+    (context / "Dockerfile").write_text("FROM localhost/tollgate-dev\nCOPY tollgate /tollgate\n")
+    image("registry.example/your-metered-gate:0.1.0", context / "Dockerfile", context)
+    archive("registry.example/your-metered-gate:0.1.0")
     # As released, to measure it: nobody's file seals it, so that it can be pointed at the emulator, whose word it does not take.
     context = folder / "release"
     shutil.copytree(keys / "public_keys/demohourly", context / "keys")

@@ -144,6 +144,31 @@ def a_refused_pod_restarts_once_and_then_waits_in_silence(stand):
         return f"{len(events)} events"
 
 
+@scenario(pods=3)
+def what_kubectl_shows_stands_in_the_runbook(stand):
+    """Refused, misconfigured and without its image: `tollgate explain` knows the status that kubectl shows, and the section says the rest."""
+    with stand.namespace("runbook") as space:
+        space.aws.subscribe(False)
+        space.install("refused")
+        space.install("wrong", tollgate={"extraEnv": [{"name": "TOLLGATE_GRACE_PERIOD", "value": "1h"}]})
+        space.install("absent", tollgate={"image": {"tag": "9.9.9"}})
+        seen = {}
+        for release, statuses in (
+            ("refused", ("Init:1/2",)), ("wrong", ("Init:CrashLoopBackOff",)), ("absent", ("Init:ErrImagePull", "Init:ImagePullBackOff")),
+        ):
+            def shown():
+                listed = space.kubectl("get", "pods", "--selector", f"app={release}", "--no-headers").stdout.split()
+                return len(listed) > 2 and listed[2] in statuses and listed[2]
+
+            seen[release] = wait(f"the status of {release}", shown)
+            explained = subprocess.run([stand.program, "explain", seen[release]], capture_output=True, text=True)
+            assert explained.returncode == 0 and seen[release] in explained.stdout, (seen[release], explained.stderr)
+        pod = space.pod(app="wrong")
+        ending = wait("the exit code", lambda: status(space.pod(app="wrong"), "tollgate").get("lastState", {}).get("terminated"))
+        assert ending["exitCode"] == 78 and "grace_period" in space.describe(pod), ending
+        return ", ".join(seen.values())
+
+
 @scenario()
 def an_open_pod_is_left_alone(stand):
     """Open: a kubelet restart restarts nothing; an OOM kill of the sidecar leaves the application; a reboot without AWS opens by the receipt."""

@@ -131,30 +131,36 @@ class Stand:
 
     @contextlib.contextmanager
     def namespace(self, name, *emulator, follow_clock=False, **environment):
-        """A namespace as a careful operator has it: PodSecurity `restricted` and a quota."""
+        """A namespace in which the webhook leads every pod to an emulator of the namespace's own."""
         with Emulator(self.program, self.keys, *emulator) as aws:
             world = {"TOLLGATE_ENDPOINT_URL": aws.endpoint, **environment}
             if follow_clock:
                 world["TOLLGATE_CLOCK"] = aws.facts["clock"]
             self.webhook.worlds[name] = world
-            space = Namespace(self, name, aws)
-            space.apply(
-                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
-                    "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest"}}},
-                {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "quota", "namespace": name}, "spec": {"hard": {
-                    "pods": "20", "requests.cpu": "4", "requests.memory": "2Gi", "limits.memory": "4Gi"}}},
-            )
-            wait("the default service account", lambda: space.get("serviceaccounts/default"))
-            try:
+            with self.bare_namespace(name, aws) as space:
                 yield space
-            except BaseException:
-                space.tell()
-                raise
-            finally:
-                with contextlib.suppress(AssertionError):
-                    # Kills what is left: the verdict is in.
-                    space.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
-                    self.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+    @contextlib.contextmanager
+    def bare_namespace(self, name, aws=None):
+        """A namespace as a careful operator has it: PodSecurity `restricted` and a quota. Nothing in it knows of an emulator."""
+        space = Namespace(self, name, aws)
+        space.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
+                "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest"}}},
+            {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "quota", "namespace": name}, "spec": {"hard": {
+                "pods": "20", "requests.cpu": "4", "requests.memory": "2Gi", "limits.memory": "4Gi"}}},
+        )
+        wait("the default service account", lambda: space.get("serviceaccounts/default"))
+        try:
+            yield space
+        except BaseException:
+            space.tell()
+            raise
+        finally:
+            with contextlib.suppress(AssertionError):
+                # Kills what is left: the verdict is in.
+                space.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
+                self.cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 class Namespace:
@@ -185,11 +191,11 @@ class Namespace:
 
     # === charts ===
 
-    def install(self, release="app", helm="4.3.1", wait=None, check=True, **values):
-        """`helm install` of the example chart, with values as a file has them: `tollgate={"gate": "exec"}`."""
+    def install(self, release="app", helm="4.3.1", wait=None, check=True, order="install", chart="example", **values):
+        """`helm install`, or another order, of the example chart, with values as a file has them: `tollgate={"gate": "exec"}`."""
         file = self.stand.folder / f"{self.name}-{release}.json"
         file.write_text(json.dumps({"tollgate": {}, **values}))
-        command = ["install", release, self.stand.folder / "example", "--namespace", self.name, "--values", file]
+        command = [order, release, self.stand.folder / chart, "--namespace", self.name, "--values", file]
         return self.helm(helm, *command, *(["--wait", "--timeout", wait] if wait else []), check=check)
 
     def helm(self, version, *arguments, check=True):

@@ -18,11 +18,14 @@ import cluster as clusters
 import identity  # noqa: F401
 import images
 import lock  # noqa: F401
+import rehearsals  # noqa: F401
 import seats  # noqa: F401
+import upgrade  # noqa: F401
 import usage  # noqa: F401
 import values  # noqa: F401
 import workloads  # noqa: F401
 from aws import Emulator, Webhook
+from names import Names
 from scenarios import SCENARIOS
 from stand import Api, Stand
 
@@ -50,9 +53,11 @@ def main():
             cluster.ctr("images", "import", archive)
     cluster.get = Api(cluster).get
     webhook = Webhook(cluster)
+    Names(cluster)
     cluster.kubectl("apply", "-f", "-", text=json.dumps(webhook.configuration()))
-    shutil.copytree(ROOT / "helm/example", cluster.folder / "example")
-    shutil.copytree(ROOT / "helm/tollgate", cluster.folder / "example/charts/tollgate")
+    for name, charts in (("example", ROOT / "helm"), ("example-0.1.0", images.FIRST_RELEASE / "source/helm")):
+        shutil.copytree(charts / "example", cluster.folder / name)
+        shutil.copytree(charts / "tollgate", cluster.folder / name / "charts/tollgate")
     stand = Stand(cluster, webhook, tollgate, keys, {"3.22.0": helm3, "4.3.1": helm4}, cluster.folder)
     say(f"node ready in {time.monotonic() - began:.0f} s")
     failed = scenarios(stand, chosen)

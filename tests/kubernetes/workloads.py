@@ -1,6 +1,11 @@
 """Each kind of workload and each form of the gate, installed as a user installs them; then the manifests of deploy/kubernetes as they stand."""
 
+import json
+import os
 import pathlib
+import shutil
+import sys
+import tempfile
 import time
 
 from cluster import wait
@@ -8,6 +13,8 @@ from scenarios import scenario
 from stand import EXEC, READINESS, ended, ready, running, status
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/witness"))
+import pages  # noqa: E402
 # Twice what is aimed at: beside other work on the machine the same steps cost more.
 CPU_SECONDS_A_DAY_MAX = 3
 # Two liveness probes, as often as the chart asks.
@@ -46,6 +53,32 @@ def helm_waits_for_the_gate(stand):
             done = space.install(release, helm=version, wait="15s", check=False)
             assert done.returncode != 0, done.stdout
             assert not running(space.pod(app=release), "app")
+
+
+@scenario(pods=2)
+def a_chart_of_helm_create_starts_behind_the_gate(stand):
+    """The commands of docs/quickstart/eks-helm.md on what `helm create` makes, by Helm 3 and by Helm 4: the gate, and then the application."""
+    text, _ = pages.runnable(pages.read("quickstart/eks-helm.md"))
+    values = {
+        "image": {"repository": "registry.example/your-app", "tag": "1.0.0"},
+        "podSecurityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsUser": 10001},
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "32Mi"}},
+        # The application of the tests has no web page.
+        "livenessProbe": None, "readinessProbe": None,
+    }
+    with stand.namespace("quickstart") as space:
+        for version, helm in stand.helms.items():
+            with tempfile.TemporaryDirectory() as home:
+                shutil.copytree(ROOT / "helm", f"{home}/helm")
+                (pathlib.Path(home) / "values.json").write_text(json.dumps(values))
+                ran, failed = pages.run(pages.steps(text), home, PATH=f"{helm.parent}:{os.environ['PATH']}")
+                assert ran and not failed, f"{failed} of {ran} steps of the page failed"
+                release = f"shop-{version[0]}"
+                space.helm(version, "install", release, f"{home}/shop", "--namespace", space.name, "--values", f"{home}/values.json")
+            pod = space.started("shop", **{"app.kubernetes.io/instance": release})
+            assert status(pod, "tollgate-await")["state"]["terminated"]["exitCode"] == 0, pod["status"]
+            wait(f"the application of {release}", lambda: "application started" in space.logs(pod, "shop"))
 
 
 def released(mode, **settings):

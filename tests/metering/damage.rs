@@ -91,7 +91,8 @@ fn a_ledger_at_its_limit_refuses_usage_until_later_and_keeps_what_it_has() {
     assert_eq!(running.reconciliation()["dimensions"][0]["accepted"], accepted.to_string());
 }
 
-/// The sidecar's command in a mount namespace of its own, where a file system of its own is mounted over the state folder.
+/// The sidecar's command in a mount namespace of its own, where a file system of its own is mounted over the state
+/// folder.
 fn on_another_disk(bench: &Bench, options: &str) -> Command {
     let program = bench.command(&["run"]);
     let mut unshare = Command::new("unshare");
@@ -356,7 +357,7 @@ fn what_only_reads_a_ledger_changes_nothing_in_its_folder() {
         (&killed, 0, ""),
         (&old, 74, "is a ledger of an older version: the sidecar upgrades it at its next start"),
         (&empty, 74, "is empty: no usage was counted in it"),
-        (&garbage, 74, "is damaged or no ledger"),
+        (&garbage, 74, "is damaged or not a ledger"),
     ] {
         let before = state(bench);
         for order in reading {

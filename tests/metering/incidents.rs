@@ -34,15 +34,15 @@ fn a_throttled_record_is_kept_and_billed_later() {
     assert_eq!(bench.billed()["requests"], 7_000_000);
 }
 
-/// RHSM-Subscriptions #6539: AWS refused batches that named a product and a licence.
+/// RHSM-Subscriptions #6539: AWS refused batches that named a product and a license.
 #[test]
-fn a_batch_names_its_product_or_licences_and_never_both() {
+fn a_batch_names_its_product_or_licenses_and_never_both() {
     let bench = Bench::saas();
     let mut running = bench.start();
-    let licence = "arn:aws:license-manager::111122223333:license:l-demo";
+    let license = "arn:aws:license-manager::111122223333:license:l-demo";
     running.usage(&json!([
         {"dimension": "requests", "quantity": 5,
-            "customer": {"account_id": "111122223333", "license_arn": licence}},
+            "customer": {"account_id": "111122223333", "license_arn": license}},
         {"dimension": "gigabytes", "quantity": 7, "customer": {"identifier": "customer-111122223333"}},
     ]));
     running.pass(&bench, AN_HOUR_AND_ALL);
@@ -57,7 +57,7 @@ fn a_batch_names_its_product_or_licences_and_never_both() {
         .map(|(product, record)| (product, record["LicenseArn"].clone()))
         .collect();
     batches.sort_by_key(|(product, _)| product.is_null());
-    assert_eq!(batches, [(json!("demosaas"), Value::Null), (Value::Null, json!(licence))], "{calls}");
+    assert_eq!(batches, [(json!("demosaas"), Value::Null), (Value::Null, json!(license))], "{calls}");
 }
 
 /// RHSM-Subscriptions #3856: a retry that raced with a lost answer billed twice.

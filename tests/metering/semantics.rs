@@ -258,7 +258,7 @@ fn usage_that_aws_never_took_is_carried() {
     running.pass(&bench, "6h");
     running
         .sidecar
-        .read_until(|line| line["message"].as_str().is_some_and(|text| text.contains("missed its window")));
+        .read_until(|line| line["message"].as_str().is_some_and(|text| text.contains("missed AWS's window")));
     crate::processes::http(bench.emulator.addr, "DELETE", "/_emulator/faults", "");
     running.pass(&bench, AN_HOUR_AND_ALL);
     running.wait_billed(1);

@@ -69,6 +69,15 @@ class Charts(ChartCase):
                         continue
                     yield f"{kind} {gate} {name}", values
 
+    def test_what_the_upgrade_guide_calls_refused_is_refused_in_its_words(self):
+        table = (ROOT / "docs/UPGRADE.md").read_text().partition("<!-- refused")[2].partition("<!-- end of refused")[0]
+        rows = re.findall(r"(?m)^\| `(.*)` \| (.*) \|$", table)
+        self.assertEqual(len(rows), table.count("\n| `"), "a row in another form")
+        self.assertGreater(len(rows), 10)
+        for values, sentence in rows:
+            with self.subTest(values):
+                self.refused(yaml.safe_load(values), sentence)
+
     def test_every_rendering_is_valid_in_every_version_and_alike_in_both_engines(self):
         rendered, validated = 0, set()
         for name, values in self.matrix():
@@ -281,9 +290,10 @@ class Charts(ChartCase):
         library = yaml.safe_load((ROOT / "helm/tollgate/Chart.yaml").read_text())
         example = yaml.safe_load((ROOT / "helm/example/Chart.yaml").read_text())
         values = yaml.safe_load((ROOT / "helm/tollgate/values.yaml").read_text())
-        found = [library["version"], library["appVersion"], example["dependencies"][0]["version"], values["image"]["tag"]]
+        rehearsal = yaml.safe_load((ROOT / "helm/example/values-rehearsal.yaml").read_text())
+        found = [library["version"], library["appVersion"], example["dependencies"][0]["version"], values["image"]["tag"], rehearsal["tollgate"]["image"]["tag"]]
         found += re.findall(r"^    version: (.*)$", (ROOT / "helm/tollgate/README.md").read_text(), re.M)
-        self.assertEqual(found, [version] * 5)
+        self.assertEqual(found, [version] * 6)
 
     def test_the_charts_rules_are_the_published_ones(self):
         published = yaml.safe_load((ROOT / "deploy/observability/rules.yaml").read_text())
@@ -293,7 +303,7 @@ class Charts(ChartCase):
 
     def test_renderings_are_the_reviewed_ones(self):
         examples = {path.stem.removeprefix("values-"): yaml.safe_load(path.read_text()) for path in (ROOT / "helm/example").glob("values-*.yaml")}
-        self.assertEqual(set(examples), {"readiness", "exec", "job", "cronjob", "contract"})
+        self.assertEqual(set(examples), {"readiness", "exec", "job", "cronjob", "contract", "rehearsal"})
         everything = {**CASES["surroundings"], **CASES["account"], "gate": "native"}
         cases = {
             "native": {}, **examples,
@@ -314,19 +324,13 @@ class Charts(ChartCase):
             self.assertEqual(reviewed, set(cases), "a golden file of no case")
 
 class Documents(unittest.TestCase):
-    def test_the_checklist_names_tests_that_exist(self):
-        named = set(re.findall(r"test_\w+", (ROOT / "docs/LISTING.md").read_text()))
-        written = "".join(path.read_text() for path in pathlib.Path(__file__).parent.glob("*.py"))
-        self.assertGreater(len(named), 8)
-        self.assertEqual({name for name in named if f"def {name}(" not in written}, set())
-
     def test_every_file_that_ships_has_its_place_in_a_document(self):
-        documents = {path: path.read_text() for path in [ROOT / "docs/INSTALL.md", *ROOT.glob("helm/*/README.md")]}
+        documents = {path: path.read_text() for path in [ROOT / "docs/INSTALL.md", ROOT / "docs/REHEARSAL.md", *ROOT.glob("helm/*/README.md")]}
         linked = {
             (path.parent / target.partition("#")[0]).resolve()
             for path, text in documents.items() for target in re.findall(r"\]\(([^)#:]+)", text)
         }
-        for pattern in ("deploy/kubernetes/*.yaml", "deploy/ecs/*", "deploy/iam/*", "helm/example/values-*.yaml"):
+        for pattern in ("deploy/kubernetes/*.yaml", "deploy/ecs/*", "deploy/iam/*", "deploy/rehearsal/*", "helm/example/values-*.yaml"):
             for path in ROOT.glob(pattern):
                 self.assertIn(path, linked, f"{path.name} is in no document")
 

@@ -34,7 +34,7 @@ if os.getpid() != 1:
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTEXT = pathlib.Path(sys.argv.pop(1)).resolve()
 PATIENCE = 60
-SIZE_MAX = 8 << 20
+SIZE_MAX = 17 << 19
 
 
 def wait(what, condition):
@@ -188,8 +188,9 @@ class Containers(unittest.TestCase):
         ours = {path.rstrip("/") for path in listing} - {".dockerenv", "dev", "dev/console", "dev/pts", "dev/shm", "etc",
             "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf", "proc", "sys"}
         self.assertEqual(ours, {
-            "etc/ssl", "etc/ssl/certs", "etc/ssl/certs/ca-certificates.crt", "tollgate", "usr", "usr/share",
-            "usr/share/tollgate", "var", "var/lib", "var/lib/tollgate", "var/lib/tollgate-task",
+            "etc/ssl", "etc/ssl/certs", "etc/ssl/certs/ca-certificates.crt", "tollgate", "usr", "usr/share", "usr/share/doc",
+            "usr/share/doc/tollgate", "usr/share/doc/tollgate/LGPL-2.1", "usr/share/doc/tollgate/LICENSE",
+            "usr/share/doc/tollgate/THIRD-PARTY-NOTICES.txt", "usr/share/doc/tollgate/glibc-copyright", "usr/share/tollgate", "var", "var/lib", "var/lib/tollgate", "var/lib/tollgate-task",
         })
 
     def test_the_archive_holds_the_same_image_for_each_architecture_and_nothing_else(self):
@@ -442,11 +443,11 @@ class Containers(unittest.TestCase):
         )
         wait("health over TLS", lambda: self.health("trusting") == "healthy")
 
-    def compose(self, *files):
-        """Runs docker-compose with our file; everything is removed at the end of the test."""
+    def compose(self, *files, first="deploy/compose.yaml", **variables):
+        """Runs docker-compose with a file of ours; everything is removed at the end of the test."""
         # A port of its own: the file's might be taken.
-        environment = {**self.environment, "EMULATOR_PORT": "0"}
-        command = ["docker-compose", "-f", str(ROOT / "deploy/compose.yaml")]
+        environment = {**self.environment, "EMULATOR_PORT": "0", **variables}
+        command = ["docker-compose", "-f", str(ROOT / first)]
         for file in files:
             command += ["-f", str(file)]
         self.addCleanup(subprocess.run, [*command, "down", "-v", "-t", "5"], env=environment, capture_output=True)
@@ -475,6 +476,24 @@ class Containers(unittest.TestCase):
         self.assertEqual(json.loads(self.said(application)[-1])["state"], "entitled")
         self.assertEqual(self.inspect(lock, ".State.ExitCode"), "0")
         self.assertLess(self.inspect(lock, ".State.FinishedAt"), self.inspect(application, ".State.StartedAt"))
+
+    def test_compose_rehearses_a_sealed_product(self):
+        seller = self.folder / "seller.toml"
+        seller.write_text('product_code = "your-product-code"\npublic_keys = "keys"\n')
+        rehearsal = ROOT / "deploy/rehearsal"
+        files = {"SELLER_TOML": str(seller), "WORLD_TOML": str(rehearsal / "world.toml")}
+        compose = self.compose(first="deploy/rehearsal/compose.yaml", PRODUCT_CODE="your-product-code", **files)
+        compose("up", "-d")
+        application, sidecar = self.composed("application"), self.composed("tollgate")
+        wait("the application", lambda: self.inspect(application, ".State.Status") == "exited")
+        self.assertEqual(json.loads(self.said(application)[-1])["state"], "entitled")
+        port = self.inspect(self.composed("emulator"), '(index (index .NetworkSettings.Ports "8090/tcp") 0).HostPort')
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_emulator/ledger") as answer:
+            self.assertEqual([one["product_code"] for one in json.load(answer)["registrations"]], ["your-product-code"])
+        # What only the seller may set stays refused.
+        done = self.docker("exec", sidecar, "/tollgate", "config", "check", "--grace-period=1h", check=False)
+        self.assertEqual(done.returncode, 78, done.stderr)
+        self.assertIn("seller's file", done.stdout + done.stderr)
 
     def test_compose_starts_nothing_for_a_buyer_without_subscription(self):
         # Unhealthy within seconds, in place of after a minute and a half: then compose gave the pod up.

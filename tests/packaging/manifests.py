@@ -1,11 +1,13 @@
-"""The plain manifests: valid by Kubernetes' own schemas, and with a lock that holds.
+"""The plain manifests: valid by Kubernetes' own schemas, and with a lock that holds; and the files of a rehearsal.
 
 Usage: manifests.py [TEST…]
 """
 
 import pathlib
 import re
+import subprocess
 import sys
+import tempfile
 import unittest
 
 import kubernetes_validate
@@ -167,6 +169,54 @@ class Manifests(unittest.TestCase):
         self.assertIn("`args: [await, --refused-after, 30s]`", path.read_text())
         job["spec"].update(policy)
         self.validate(job)
+
+
+class Rehearsals(unittest.TestCase):
+    """deploy/rehearsal; tests/kubernetes/rehearsals.py runs it."""
+
+    folder = ROOT / "deploy/rehearsal"
+
+    def test_the_emulators_manifest_is_valid_in_every_version_and_hardened(self):
+        service, deployment = yaml.safe_load_all((self.folder / "emulator.yaml").read_text())
+        for document in (service, deployment):
+            for version in VERSIONS:
+                kubernetes_validate.validate(document, version, strict=True)
+        pod = deployment["spec"]["template"]["spec"]
+        self.assertFalse(pod["automountServiceAccountToken"])
+        (emulator,) = pod["containers"]
+        context = emulator["securityContext"]
+        self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+        self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])
+        self.assertEqual(service["spec"]["selector"], deployment["spec"]["template"]["metadata"]["labels"])
+        # What the values of the chart and the recipes name.
+        values = yaml.safe_load((ROOT / "helm/example/values-rehearsal.yaml").read_text())["tollgate"]
+        address = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+        self.assertEqual((values["settings"]["endpoint_url"], values["settings"]["clock"]), (address, f"{address}/_emulator/clock"))
+        image = "{registry}/{repository}:{tag}".format(**values["image"])
+        named = {path.name: set(re.findall(r"[\w.]+/tollgate-dev:[\w.]+", path.read_text())) for path in self.folder.glob("*.yaml")}
+        self.assertEqual(named, {"emulator.yaml": {image}, "github.yaml": {image}, "gitlab.yaml": {image}, "compose.yaml": set()})
+
+    def test_no_chart_brings_the_emulator_along(self):
+        for path in ROOT.glob("helm/*/templates/*"):
+            self.assertNotIn("tollgate-emulator", path.read_text(), path)
+        defaults = (ROOT / "helm/tollgate/values.yaml").read_text() + (ROOT / "helm/example/values.yaml").read_text()
+        self.assertNotIn("emulator", defaults)
+
+    def test_the_recipes_are_what_github_and_gitlab_take(self):
+        def check(schema, path):
+            program = pathlib.Path(sys.executable).with_name("check-jsonschema")
+            return subprocess.run([program, "--builtin-schema", schema, path], capture_output=True, text=True)
+
+        for name, schema in (("github", "vendor.github-workflows"), ("gitlab", "vendor.gitlab-ci")):
+            path = self.folder / f"{name}.yaml"
+            done = check(schema, path)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as broken:
+                broken.write(path.read_text().replace("services:", "service:"))
+                broken.flush()
+                done = check(schema, broken.name)
+                self.assertEqual(done.returncode, 1, f"{name}: {done.stdout}{done.stderr}")
+            self.assertIn("rehearsal/ci.sh", path.read_text())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,21 @@ const EMPTY_NAMES: [&str; 8] = ["util", "common", "helper", "constant", "const",
 /// The bare prefix is how names are put together; the revision is read when the binary is built, not when it runs.
 const NOT_SETTINGS: [&str; 2] = ["TOLLGATE_", "TOLLGATE_REVISION"];
 
+/// Where this version stands: below a path, behind a text. What follows and is no version is none of this rule's business.
+const STATED: [(&str, &str); 8] = [
+    ("", "tollgate:"),
+    ("", "tollgate-"),
+    ("Cargo.toml", "version = \""),
+    ("docs/openapi.yaml", " version: "),
+    ("docs/quickstart/", " version: "),
+    ("helm/", "ersion: "),
+    ("helm/tollgate/", "tag: "),
+    ("helm/tollgate/README.md", "`image.tag` | `\""),
+];
+
+/// They tell of several versions.
+const OF_SEVERAL: [&str; 2] = ["CHANGELOG.md", "docs/UPGRADE.md"];
+
 macro_rules! by_name {
     ($($rule:ident),*) => { &[$((stringify!($rule), $rule)),*] };
 }
@@ -31,7 +46,8 @@ type Rule = fn(&Project) -> Vec<String>;
 #[rustfmt::skip]
 pub(crate) const RULES: &[(&str, Rule)] = by_name![
     forbidden_words, silent_files, forbidden_texts, long_lines, empty_names, dead_links, unknown_variables,
-    unnamed_events, alerts_of_one_side, absent_defences, unsaid_semantics, forgotten_targets, other_exceptions
+    unnamed_events, alerts_of_one_side, absent_defences, unsaid_semantics, forgotten_targets, other_exceptions,
+    other_versions, unsupported_versions
 ];
 
 /// What the architecture's table of imports forbids: for each file, words that stand in no path and no import of it; for
@@ -203,13 +219,28 @@ fn alerts_of_one_side(project: &Project) -> Vec<String> {
         .concat()
 }
 
-/// What holds each threat exists.
+/// Each attack, and each rule for listings, has a mark and a row of tests at the end of its document, and the tests exist.
 fn absent_defences(project: &Project) -> Vec<String> {
-    let attacks = section(project.text("docs/THREATS.md"), "## Attacks");
-    let cells = attacks.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once(" | "));
-    let named =
-        cells.flat_map(|(_, cell)| cell.split('`').skip(1).step_by(2)).filter(|name| !defines(project, name));
-    named.map(|name| format!("docs/THREATS.md names {name}, which does not exist")).collect()
+    let marks = |text: &str| -> BTreeSet<String> {
+        let first = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        let marks = first.filter(|cell| {
+            cell.strip_prefix(|c: char| c.is_ascii_uppercase())
+                .is_some_and(|number| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()))
+        });
+        marks.map(str::to_owned).collect()
+    };
+    let mut found = Vec::new();
+    for path in ["docs/THREATS.md", "docs/LISTING.md"] {
+        let (told, tests) = project.text(path).split_once("\n## The tests\n").unwrap_or_default();
+        found.extend(differences((path, &marks(told)), (&format!("{path}, the tests"), &marks(tests))));
+        let named = tests
+            .lines()
+            .filter(|line| line.starts_with("| "))
+            .flat_map(|line| line.split('`').skip(1).step_by(2));
+        let absent = named.filter(|name| !defines(project, name));
+        found.extend(absent.map(|name| format!("{path} names {name}, which does not exist")));
+    }
+    found
 }
 
 /// `docs/SEMANTICS.md` says what the comments of its tests say, however it is wrapped.
@@ -234,6 +265,26 @@ fn forgotten_targets(project: &Project) -> Vec<String> {
     forgotten.map(|file| format!("fuzz/{file} has no [[bin]] in fuzz/Cargo.toml")).collect()
 }
 
+/// SECURITY.md promises a year of security fixes: the heading of each version in the changelog says both days.
+fn unsupported_versions(project: &Project) -> Vec<String> {
+    let kept = |heading: &str| {
+        let (version, days) = heading.split_once(" (released ")?;
+        let (from, until) = days.strip_suffix(')')?.split_once(", security fixes until ")?;
+        let year_later = format!("{}{}", from.get(..4)?.parse::<u16>().ok()? + 1, from.get(4..)?);
+        let days = from.len() == 10 && until.len() == 10;
+        // A patch release keeps the last day of its minor version.
+        (days && (until >= year_later.as_str() || !version.ends_with(".0"))).then_some(())
+    };
+    let versions = project.text("CHANGELOG.md").lines().filter_map(|line| line.strip_prefix("## "));
+    let released = versions.filter(|v| v.starts_with(|c: char| c.is_ascii_digit()) && *v != "0.1.0");
+    let unsaid = released.filter(|version| kept(version).is_none());
+    unsaid
+        .map(|version| {
+            format!("CHANGELOG.md: {version}: (released DAY, security fixes until DAY, a year later)")
+        })
+        .collect()
+}
+
 /// AWS's exceptions are told apart in one table.
 fn other_exceptions(project: &Project) -> Vec<String> {
     let owners = ["crates/marketplace/src/exceptions.rs", "crates/emulator", "src/cli/emulator", "src/api"];
@@ -247,6 +298,30 @@ fn other_exceptions(project: &Project) -> Vec<String> {
         );
     }
     found
+}
+
+/// Documents, charts and manifests name the version that `Cargo.toml` has.
+fn other_versions(project: &Project) -> Vec<String> {
+    let version = project.text("Cargo.toml").split("\nversion = \"").nth(1).map_or("", number);
+    assert!(!version.is_empty(), "Cargo.toml has no version");
+    let mut found = Vec::new();
+    for (path, text) in project.texts.iter().filter(|(path, _)| !OF_SEVERAL.contains(&path.as_str())) {
+        for (place, before) in STATED.iter().filter(|(place, _)| path.starts_with(place)) {
+            // What others wrote has versions of its own.
+            let ours = |line: &&str| *place != "Cargo.toml" || line.starts_with("tollgate-");
+            let stated = text.lines().filter(ours).flat_map(|line| line.split(before).skip(1)).map(number);
+            let other = stated.filter(|stated| !stated.is_empty() && *stated != version);
+            found.extend(other.map(|other| format!("{path}: {before}{other}: Cargo.toml has {version}")));
+        }
+    }
+    found
+}
+
+/// The version at the start of a text, three numbers, or nothing.
+fn number(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number = text[..end].trim_end_matches('.');
+    if number.split('.').filter(|part| !part.is_empty()).count() == 3 { number } else { "" }
 }
 
 /// Names that only one of two files has.

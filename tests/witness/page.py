@@ -1,6 +1,7 @@
 """The emulator's page in a browser: what it shows, what it orders, and that axe-core finds nothing that keeps somebody out.
 
 Usage: page.py PROGRAM NODE_MODULES_FOLDER
+With PICTURES set it writes the page's pictures, light and dark, into that folder.
 """
 
 import os
@@ -88,6 +89,13 @@ class Page(unittest.TestCase):
         command("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
         self.wait.until(lambda b: b.execute_script("return innerWidth") == width)
 
+    def pictures(self, name):
+        """Writes the page as it is now for the documents, where somebody asks for it."""
+        if folder := os.environ.get("PICTURES"):
+            for scheme in ("light", "dark"):
+                self.screen(1240, 1000, scheme)
+                self.assertTrue(self.browser.save_screenshot(os.path.join(folder, f"{name}-{scheme}.png")))
+
     def test_it_shows_what_happens_and_takes_orders(self):
         browser, wait = self.browser, self.wait
         wait.until(lambda b: "2026-11-24" in b.find_element(By.ID, "now").text)
@@ -125,6 +133,7 @@ class Page(unittest.TestCase):
         colours = pixels(browser.get_screenshot_as_png())
         for colour in ((217, 72, 15), (25, 113, 194)):
             self.assertGreater(colours.get(colour, 0), 500, f"{colour} is not on the picture")
+        self.pictures("emulator")
         # On a telephone nothing is wider than the screen.
         self.screen(400, 800)
         self.assertLessEqual(browser.execute_script("return document.documentElement.scrollWidth"), 400)
@@ -149,7 +158,7 @@ class Page(unittest.TestCase):
         mark = browser.find_element(By.CSS_SELECTOR, "#pods .mark.bad")
         self.assertEqual(mark.text, "CustomerNotEntitledException")
         self.assertIn("irsa-pod 111122223333, shop/app", self.text("pods"))
-        self.assertIn("STS takes every well-formed web identity token", self.text("tokens"))
+        self.assertIn("STS accepts every well-formed web identity token", self.text("tokens"))
         self.assertEqual(self.tiles()[:3], ["3", "1", "3"])
 
         def found():

@@ -395,6 +395,28 @@ class State(unittest.TestCase):
             self.assertIn("arn:aws:license-manager::111122223333:license:l-demo", licenses)
             self.assertEqual(world["region"], "us-east-1")
 
+    def test_public_keys_are_served_as_they_lie_in_their_folder(self):
+        with Emulator(PROGRAM) as emulator:
+            emulator.admin("products", {"product_code": "a/code", "pricing": "hourly"})
+            emulator.admin("products", {"product_code": "demohourly", "rotate": True})
+
+            def served(path):
+                try:
+                    with urllib.request.urlopen(f"{emulator.endpoint}/_emulator/public-keys/{path}") as answer:
+                        return answer.read().decode()
+                except urllib.error.HTTPError as error:
+                    with error:
+                        return error.code
+
+            for version in (1, 2):
+                with open(f"{emulator.facts['public_keys']}/{version}.pem") as file:
+                    self.assertEqual(served(f"demohourly/{version}.pem"), file.read())
+            self.assertTrue(served("a%2Fcode/1.pem").startswith("-----BEGIN PUBLIC KEY-----"))
+            self.assertEqual(served("a/code/1.pem"), served("a%2Fcode/1.pem"))
+            # Neither a version nor a product that does not exist, nor a file of another kind, nor the key that nobody trusts.
+            for absent in ("demohourly/3.pem", "other/1.pem", "demohourly/1", "demohourly", "../keys/demohourly/1.pem", ".%20stranger/1.pem"):
+                self.assertEqual(served(absent), 404, absent)
+
     def test_the_sums_by_hour_are_those_of_the_bill(self):
         with Emulator(PROGRAM) as emulator:
             emulator.admin("clock", START)

@@ -187,7 +187,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Loose<T> {
     }
 }
 
-/// The first elements of an array that are of the form that is wanted; none of what is no array.
+/// The first elements of an array that have the wanted form; none if it is not an array.
 #[derive(Debug)]
 pub(super) struct Elements<T, const MAX: usize> {
     pub(super) read: Vec<T>,

@@ -255,7 +255,7 @@ impl Trail {
     }
 }
 
-/// What is asked for credentials, by the paths and hosts of AWS's documents: IMDS serves `/latest/…` only, License
+/// The source of credentials, by the paths and hosts of AWS's documents: IMDS serves `/latest/…` only, License
 /// Manager is the one that is asked by an operation's name, STS has `sts` in its name or is the one other endpoint that
 /// is asked by POST to `/`; what remains hands out container credentials.
 fn place_of(uri: &str, target: Option<&str>) -> Place {
@@ -336,7 +336,7 @@ impl HttpConnector for Route {
     }
 }
 
-/// RFC 9110, section 15.5.8: whoever sends it is a proxy.
+/// RFC 9110, section 15.5.8: only a proxy sends it.
 pub(super) const PROXY_AUTHENTICATION: u16 = 407;
 
 /// What a proxy was asked for.

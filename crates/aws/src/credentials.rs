@@ -279,7 +279,7 @@ impl Loader {
             let client = self.client(&region, credentials).await?;
             Ok(Ready { client, region, expires_at, identity: Arc::new(()) })
         };
-        // Sooner than whoever waits for it gives up, so that the reason can say what was being asked.
+        // Shorter than the caller's limit, so that the reason can name the source that was asked.
         tokio::time::timeout(LOAD_TIMEOUT, loading).await.unwrap_or_else(|_| Err(took_too_long(&trail)))
     }
 
@@ -462,7 +462,7 @@ pub fn token_problem(token: &[u8], in_header: bool) -> Option<&'static str> {
     if token.trim_ascii().is_empty() {
         Some("is empty")
     } else if in_header && token.iter().any(|byte| !(b' '..=b'~').contains(byte)) {
-        Some("holds a line end, or what is no printable ASCII")
+        Some("holds a line end, or a character that is not printable ASCII")
     } else {
         None
     }

@@ -116,7 +116,7 @@ pub struct Aws {
     offset: SigningClock,
     /// What signs the calls; replaced whole.
     ready: Arc<Mutex<Option<Ready>>>,
-    /// Held while credentials are loaded: one load at a time, whoever asks. A file that blocks its reader for ever
+    /// Held while credentials are loaded: one load at a time for all callers. A file that blocks its reader for ever
     /// costs one thread.
     loading: Arc<tokio::sync::Mutex<()>>,
     /// AWS's clock less ours in seconds, by the latest answer.
@@ -541,7 +541,7 @@ struct Marks {
     clock_offset_seconds: Option<i64>,
 }
 
-/// The clock of whoever sent this `Date`, less ours.
+/// The clock of the sender of this `Date`, minus ours.
 fn clock_offset(date: Option<&str>) -> Option<i64> {
     let date = tollgate_time::parse_http_date(date?)?;
     Some(date.unix_seconds().saturating_sub(clock::system_now().unix_seconds()))

@@ -1,8 +1,8 @@
 //! Credentials for License Manager outside AWS, where a pod has no role (AWS Marketplace seller guide, Container
 //! Anywhere products): the buyer's refresh token of the license → an access token → the buyer's role.
 //!
-//! Both calls are unsigned. They are tried last, and for License Manager alone. The token lies in a file that somebody
-//! may replace, so every load reads it anew. It is never shown, and neither is what it is exchanged for.
+//! Both calls are unsigned. They are tried last, and for License Manager alone. The token is in a file that may be
+//! replaced, so every load reads it again. It is never shown, and neither are the tokens that it is exchanged for.
 
 use std::io;
 use std::path::Path;
@@ -58,7 +58,7 @@ impl Loader {
             Err(fault) => fault,
         };
         let given = self.by_token(file, &region, trail).await;
-        // Where something else was meant to give credentials, its fault is the one to mend.
+        // If another source of credentials is configured, its fault is the one to fix.
         let unset = [CREDENTIALS_MISSING, CREDENTIALS_INCOMPLETE].contains(&own.code.as_str());
         let fault = |fault| if unset || own.place == Place::Imds { fault } else { own };
         given.map(|credentials| (region, credentials)).map_err(fault)
@@ -194,7 +194,7 @@ fn read_token(file: &Path) -> Result<String, Fault> {
         Ok(content) => match token_in(&content) {
             Some(token) => return Ok(token.to_owned()),
             None if content.trim_ascii().is_empty() => "is empty".to_owned(),
-            None => "holds what is no token".to_owned(),
+            None => "does not hold a token".to_owned(),
         },
         // The whole secret is mounted as a folder.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
@@ -232,8 +232,8 @@ mod tests {
             ("absent", "does not exist"),
             ("folder", "name the file license_token in it"),
             ("empty", "is empty"),
-            ("two", "no token"),
-            ("binary", "no token"),
+            ("two", "does not hold a token"),
+            ("binary", "does not hold a token"),
             ("huge", "is too large"),
         ] {
             let fault = read_token(&file(name)).unwrap_err();

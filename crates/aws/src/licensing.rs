@@ -4,9 +4,9 @@
 //!   a call is one attempt here too: only endpoint, signing name and bodies are others.
 //! - The region is the configured one, else the pod's, until an answer names the license's own: then that one, which is
 //!   asked once at once, and by later calls. An answer names regions only: no call goes to a host that it chose.
-//! - Answers are checked: what is no license of the product and issuer that were asked for is left out, and a listing
-//!   that breaks AWS's model is a fault, never a shorter listing. The token of what was taken always comes back.
-//! - What holds seats is shown nowhere, nor is any byte of an answer.
+//! - Answers are checked: a license of another product or issuer is left out, and a listing that breaks AWS's model
+//!   is a fault, never a shorter listing. The token of what was taken always comes back.
+//! - Consumption tokens are shown nowhere, and neither is any byte of an answer.
 
 mod answer;
 
@@ -55,7 +55,7 @@ const LISTED_ENTITLEMENTS_MAX: usize = 5_000;
 /// Longest `NextToken` that is sent back; the service model states no limit.
 const NEXT_TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// A consumption token that AWS gave to nobody.
+/// A consumption token that does not exist at AWS.
 const TOKEN_OF_NOBODY: &str = "tollgate-doctor";
 
 /// What License Manager answers to it where the role allows the call.
@@ -137,18 +137,18 @@ impl LicenseManager {
         })
     }
 
-    /// Whether the role may renew what a pod holds: a dry run about a token that nobody was given. For `doctor`.
+    /// Whether the role may renew what a pod holds: a dry run with a token that does not exist. For `doctor`.
     pub async fn try_extension(&self) -> Result<(), Fault> {
         let request = json!({"LicenseConsumptionToken": TOKEN_OF_NOBODY, "DryRun": true});
         self.try_of_nobody("ExtendLicenseConsumption", &request).await
     }
 
-    /// Whether the role may give seats back: a token that nobody was given gives none back. For `doctor`.
+    /// Whether the role may give seats back: a token that does not exist gives none back. For `doctor`.
     pub async fn try_check_in(&self) -> Result<(), Fault> {
         self.try_of_nobody("CheckInLicense", &json!({"LicenseConsumptionToken": TOKEN_OF_NOBODY})).await
     }
 
-    /// A call about [`TOKEN_OF_NOBODY`]: who is allowed it is told that there is no such token.
+    /// A call about [`TOKEN_OF_NOBODY`]: with the permission AWS answers that there is no such token.
     async fn try_of_nobody(&self, name: &'static str, request: &Value) -> Result<(), Fault> {
         let operation = Operation::new(name, request);
         match self.attempt(name, self.call(operation, Signing::default())).await {

@@ -30,7 +30,8 @@ pub fn system_now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
-/// Waits for so long, for ever without: one tick late rather than early, so that it has really passed.
+/// Waits for this time, or without an end if there is none: one tick late rather than early, so that it has really
+/// passed.
 pub async fn passed(time: Option<Duration>) {
     match time {
         Some(time) => tokio::time::sleep(time.saturating_add(Duration::from_millis(1))).await,
@@ -81,7 +82,7 @@ impl WallClock {
         })
     }
 
-    /// Sets the present, as read from the clock that is followed. Differences below [`JUMP_MIN`] are the noise of
+    /// Sets the present, as read from the clock source. Differences below [`JUMP_MIN`] are the noise of
     /// reading over HTTP and are left alone.
     pub fn follow(&self, now: Timestamp) {
         if now.millis_since(self.now()).unsigned_abs() >= JUMP_MIN.as_millis().try_into().unwrap_or(u64::MAX)
@@ -115,12 +116,12 @@ impl WallClock {
         }
     }
 
-    /// Waits until the clock that is followed was read once. Before, the present is the system's, and may lie ahead.
+    /// Waits until the clock source was read once. Before, the present is the system's, and may lie ahead.
     pub async fn first_reading(&self) {
         let _ = self.read.subscribe().wait_for(|read| *read).await;
     }
 
-    /// Changes whenever the present jumped, so that whoever sleeps until a wall time looks again.
+    /// Changes whenever the present jumped, so that a task that sleeps until a wall time checks again.
     #[must_use]
     pub fn jumps(&self) -> watch::Receiver<u64> {
         self.jumps.subscribe()

@@ -1,7 +1,7 @@
 //! Files that others may have put in place: regular files only, read up to a limit, without waiting.
 //!
-//! A named pipe at the path of a configuration file would hang the start without a word, a device may be endless, and a
-//! link in a folder that others can write leads to a file of their choice.
+//! A named pipe at the path of a configuration file would hang the start silently, a device may be endless, and a
+//! link in a folder that others can write to leads to a file of their choice.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

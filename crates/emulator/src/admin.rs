@@ -1,8 +1,8 @@
 //! The admin interface under `/_emulator/…`: the clock, faults, the world, and what happened.
 //!
-//! Orders are JSON; what is wrong with one is told as `{"error"}` with 400, and then nothing is changed. A page of
-//! another origin cannot give orders, and cannot read by DNS rebinding: a browser tells where a request comes from, and
-//! whom it takes us for.
+//! Orders are JSON; a wrong one is answered with `{"error"}` and 400, and changes nothing. A page of another origin
+//! cannot give orders, nor read by DNS rebinding: the browser's `Origin` and `Host` headers show where a request
+//! comes from.
 
 mod license;
 
@@ -33,8 +33,8 @@ use super::world::switches::TABLE;
 use tollgate_http::{self as http, Body};
 use tollgate_time::Timestamp;
 
-/// The paths, for whoever asks for `/_emulator`.
-const PATHS: [(&str, &str); 21] = [
+/// The paths, as `/_emulator` lists them.
+const PATHS: [(&str, &str); 22] = [
     ("GET /_emulator/clock", "the emulated time"),
     ("POST /_emulator/clock", "{\"advance\": \"1h\"} or {\"now\": \"2026-11-24T08:00:00Z\"}"),
     (
@@ -43,12 +43,16 @@ const PATHS: [(&str, &str); 21] = [
     ),
     ("GET /_emulator/ledger/hours", "its sums by product, dimension and hour; ?last=24 of them"),
     ("GET /_emulator/calls", "requests and answers; ?limit= ?after= ?operation= ?pod= ?outcome="),
-    ("GET /_emulator/faults", "the rules and what they did"),
+    ("GET /_emulator/faults", "the rules, and how often each applied"),
     ("POST /_emulator/faults", "a rule, a list of rules, or {\"seed\": 7}"),
     ("DELETE /_emulator/faults", "removes all rules"),
     ("GET /_emulator/world", "products, customers, pods, switches"),
     ("POST /_emulator/world", "a world file (TOML) in place of the world"),
     ("POST /_emulator/products", "makes or changes a product; \"rotate\": true adds a key version"),
+    (
+        "GET /_emulator/public-keys/CODE/1.pem",
+        "a product's public key of a version, as the seller would hold it",
+    ),
     ("POST /_emulator/customers", "makes or changes a customer"),
     ("POST /_emulator/pods", "declares or changes a pod"),
     ("GET /_emulator/licenses", "contracts, who holds what of them, takes and returns; ?last=100 of these"),
@@ -121,8 +125,8 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
     let query = Query(parts.uri.query().unwrap_or_default());
     let reads = http::reads(&parts.method);
     if !host::is_ours(&parts.headers) {
-        let error = "the Host must be an address, localhost, or a name of a private network: a web page may have been \
-                     led here by its own name";
+        let error = "the Host must be an address, localhost, or a name of a private network, as a protection \
+                     against DNS rebinding";
         return http::json(StatusCode::MISDIRECTED_REQUEST, &json!({"error": error}));
     }
     if !reads && foreign(parts) {
@@ -144,6 +148,11 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
             }
         };
     }
+    if let Some(pem) =
+        path.strip_prefix("public-keys/").filter(|_| reads).and_then(|key| public_key(engine, key))
+    {
+        return http::answer(StatusCode::OK, "application/x-pem-file", pem);
+    }
     let answered = if reads {
         read(engine, path, &query)
     } else {
@@ -155,10 +164,18 @@ pub(super) async fn answer(engine: &Arc<Engine>, parts: &Parts, body: &[u8]) -> 
         Err(Refusal::Order(message)) => (StatusCode::BAD_REQUEST, message),
         Err(Refusal::State(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         Err(Refusal::NotFound) => {
-            (StatusCode::NOT_FOUND, "there is no such path; GET /_emulator lists those there are".to_owned())
+            (StatusCode::NOT_FOUND, "there is no such path; GET /_emulator lists all paths".to_owned())
         }
     };
     http::json(status, &json!({"error": message}))
+}
+
+/// The public key at `CODE/VERSION.pem`, laid out as in the folder of keys; a product code may hold slashes.
+fn public_key(engine: &Engine, path: &str) -> Option<String> {
+    let (product_code, file) = path.rsplit_once('/')?;
+    let (product_code, version) = (decoded(product_code), file.strip_suffix(".pem")?.parse().ok()?);
+    let known = engine.state().service.world.products.get(&product_code)?.keys.contains_key(&version);
+    engine.keys.public_pem(&product_code, version).filter(|_| known)
 }
 
 /// Whether a browser says that the request comes from another site's page.
@@ -276,8 +293,7 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body)
-        .map_err(|error| format!("the body is not the order that belongs here: {error}"))
+    serde_json::from_slice(body).map_err(|error| format!("the body does not fit this path: {error}"))
 }
 
 fn set_clock(engine: &Engine, body: &[u8]) -> Answered {

@@ -336,12 +336,12 @@ fn record_bytes(allocations: &[Allocation]) -> usize {
     RECORD_BYTES + texts
 }
 
-/// How a record's number is told: as AWS's ids look, and the same in every run.
+/// How a record's number is shown: in the form of AWS's ids, and the same in every run.
 pub(super) fn record_id(id: u64) -> String {
     format!("00000000-0000-4000-8000-{:012x}", id + 1)
 }
 
-/// How a call's number is told.
+/// How a call's number is shown.
 pub(super) fn request_id(call: u64) -> String {
     format!("00000000-0000-4000-9000-{call:012x}")
 }

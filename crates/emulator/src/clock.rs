@@ -1,4 +1,4 @@
-//! The emulated clock: the system's, moved by whoever asks. Signatures and `Date` headers stay real.
+//! The emulated clock: the system's, moved by the admin interface. Signatures and `Date` headers stay real.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The running emulator's state: what the pure parts decide becomes so here, under one lock.
 //!
 //! - A change is in the journal before it is in memory, and in memory before its call is answered.
-//! - Nothing here waits: keys are made by whoever calls, outside the lock.
+//! - Nothing here waits: keys are made by the caller, outside the lock.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};

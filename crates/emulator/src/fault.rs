@@ -349,7 +349,7 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
     })
 }
 
-/// A member that the fault does not need: whoever wrote it expects something else.
+/// A member that the fault does not need: the author expects something else.
 fn unused(document: &RuleDocument) -> Option<&'static str> {
     let needed = |faults: &[&str]| faults.contains(&document.fault.as_str());
     [

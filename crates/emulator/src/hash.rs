@@ -1,4 +1,4 @@
-//! Hashes of what has to be known again, and how bytes are written.
+//! Hashes by which something is recognised again, and how bytes are written.
 
 use ring::digest;
 

@@ -84,6 +84,12 @@ impl KeyFolder {
         self.loaded().contains_key(&(product_code.to_owned(), version))
     }
 
+    /// The public half of a version's key, where it is in memory.
+    pub(super) fn public_pem(&self, product_code: &str, version: i32) -> Option<String> {
+        let key = self.loaded().get(&(product_code.to_owned(), version)).map(Arc::clone)?;
+        Some(key.public_pem.clone())
+    }
+
     /// The key of a version: from memory, from its file, or made, which takes seconds.
     pub(super) fn key(&self, product_code: &str, version: i32) -> io::Result<Arc<SigningKey>> {
         let name = (product_code.to_owned(), version);

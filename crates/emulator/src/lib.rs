@@ -3,7 +3,8 @@
 //!
 //! - It speaks AWS JSON 1.1 over plain HTTP, so that an unmodified AWS SDK needs one environment variable.
 //! - Its wire structs are its own: were they shared with the client side, a misspelt field would cancel out.
-//! - Every answer carries `x-tollgate-emulator: 1` and every token `emulated: true`, so that nobody takes it for AWS.
+//! - Every answer carries `x-tollgate-emulator: 1` and every token `emulated: true`, so that it cannot be mistaken
+//!   for AWS.
 //! - Decisions are pure (`service`): (state, request, now) in, answer and changes out; `engine` makes the changes,
 //!   `server` and `admin` speak HTTP.
 //!
@@ -105,7 +106,7 @@ pub enum StartError {
     Bind {
         /// The address.
         address: Address,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The state folder cannot be used.
@@ -113,7 +114,7 @@ pub enum StartError {
     State {
         /// The folder.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The key folder cannot be used.
@@ -121,7 +122,7 @@ pub enum StartError {
     Keys {
         /// The folder.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The world file is wrong; each line names one fault.

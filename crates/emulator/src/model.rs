@@ -246,7 +246,7 @@ pub(super) fn check_text(name: &str, text: &str) -> Result<(), String> {
     }
 }
 
-/// Of a value in a message; a whole megabyte would help nobody.
+/// Of a value in a message; a whole megabyte would not help.
 const SHOWN_CHARS_MAX: usize = 128;
 
 /// Broken constraints told in one message, of however many there are.

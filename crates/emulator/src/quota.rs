@@ -32,7 +32,7 @@ struct Account {
     operation: Operation,
 }
 
-/// Buckets kept; when there are more, all begin anew, full.
+/// Buckets kept; when there are more, all start again, full.
 const BUCKETS_MAX: usize = 10_000;
 
 /// The buckets.

@@ -190,7 +190,7 @@ fn has_lapsed(checkout: &Checkout, now: Timestamp) -> bool {
 
 const TOKEN_PREFIX: &str = "emulated-consumption-";
 
-/// The token of a checkout, the same in every run; nobody's money depends on it.
+/// The token of a checkout, the same in every run; it need not be secret.
 pub(super) fn consumption_token(number: u64) -> String {
     let digest =
         ring::digest::digest(&ring::digest::SHA256, format!("license consumption {number}").as_bytes());

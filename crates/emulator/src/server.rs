@@ -1,4 +1,4 @@
-//! The emulator over HTTP: who is asked, which fault hits, and how the answer goes out.
+//! The emulator over HTTP: which service a request is for, which fault applies, and how the answer is sent.
 
 use std::io;
 use std::pin::Pin;

@@ -72,7 +72,7 @@ impl Claims {
         if let Some(rotation) = &self.rotation {
             payload.insert(names.rotation.to_owned(), rotation.clone());
         }
-        // So that nobody takes it for AWS's.
+        // So that it cannot be mistaken for AWS's.
         payload.insert("emulated".to_owned(), json!(true));
         payload
     }

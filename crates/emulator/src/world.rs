@@ -1,4 +1,4 @@
-//! Who exists in the emulated marketplace: products, customers with their licences, contracts, pods, regions.
+//! Who exists in the emulated marketplace: products, customers with their licenses, contracts, pods, regions.
 //!
 //! - The world only changes by order: a world file (`document`) or the admin interface; and by the role that a pod
 //!   assumes. What other calls do is the bill's business.
@@ -97,7 +97,7 @@ pub(super) struct License {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Customer {
     pub(super) identifier: String,
-    /// Whether it is subscribed to the products that no licence below names, present and future.
+    /// Whether it is subscribed to the products that no license below names, present and future.
     pub(super) subscribed: bool,
     /// When an order ended that, while it has not begun again.
     #[serde(default, with = "super::clock::millis_option")]
@@ -106,7 +106,7 @@ pub(super) struct Customer {
 }
 
 impl Customer {
-    /// The licences about a product: those declared, else the one that every customer has with every product.
+    /// The licenses about a product: those declared, else the one that every customer has with every product.
     fn licenses_for(&self, account_id: &str, product_code: &str) -> Vec<License> {
         let declared = self.licenses.iter().filter(|license| license.product_code == product_code);
         let declared: Vec<License> = declared.cloned().collect();
@@ -116,7 +116,7 @@ impl Customer {
         vec![self.standard_license(account_id, product_code)]
     }
 
-    /// The licence about a product that a customer has when none is declared.
+    /// The license about a product that a customer has when none is declared.
     fn standard_license(&self, account_id: &str, product_code: &str) -> License {
         License {
             product_code: product_code.to_owned(),
@@ -155,7 +155,7 @@ impl Customer {
     }
 }
 
-/// Before the account in the ARN of a licence that nobody declared, and between account and product code.
+/// Before the account in the ARN of a license that nobody declared, and between account and product code.
 const STANDARD_LICENSE: &str = "arn:aws:license-manager::";
 const STANDARD_RESOURCE: &str = ":license:l-";
 
@@ -314,7 +314,7 @@ impl World {
         self.assumed.len() < ASSUMED_MAX || self.assumed.contains_key(pod)
     }
 
-    /// The licences of an account about a product.
+    /// The licenses of an account about a product.
     pub(super) fn licenses(&self, account_id: &str, product_code: &str) -> Vec<License> {
         let customer = self.customers.get(account_id);
         customer.map(|customer| customer.licenses_for(account_id, product_code)).unwrap_or_default()
@@ -331,7 +331,7 @@ impl World {
         customers.find(|(_, customer)| customer.identifier == identifier).map(|(account, _)| account.as_str())
     }
 
-    /// The licence with this ARN, and whose it is.
+    /// The license with this ARN, and whose it is.
     pub(super) fn license(&self, arn: &str) -> Option<(&str, License)> {
         let declared = self.customers.iter().find_map(|(account_id, customer)| {
             let license = customer.licenses.iter().find(|license| license.arn == arn)?;
@@ -398,7 +398,7 @@ pub(super) struct Wanted<'a> {
 }
 
 impl License {
-    /// Whether a time lies in the licence's activation period.
+    /// Whether a time lies in the license's activation period.
     pub(super) fn active_at(&self, at: Timestamp) -> bool {
         self.active_from.is_none_or(|from| from <= at) && self.active_until.is_none_or(|until| at < until)
     }

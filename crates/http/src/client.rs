@@ -1,4 +1,4 @@
-//! One request over plain HTTP/1.1: for `probe`, `await`, the ECS metadata endpoint and the clock that is followed.
+//! One request over plain HTTP/1.1: for `probe`, `await`, the ECS metadata endpoint and the clock source.
 //!
 //! Everything it talks to is on this machine or link-local, so there is no TLS, no proxy, no redirect and no retry.
 //! Calls to AWS go through the SDK.
@@ -25,12 +25,12 @@ pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens there, or the connection broke.
+    /// Nothing listens there, or the connection broke.
     #[error("cannot connect to {address}: {source}")]
     Connect {
         /// Whom was asked.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The peer does not speak HTTP, or broke off.

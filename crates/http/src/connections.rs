@@ -1,4 +1,5 @@
-//! The open connections of a server: each served in a task of its own, the oldest idle one given up where they run out.
+//! The open connections of a server: each is served in a task of its own; when there are too many, the oldest idle
+//! one is closed.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -105,7 +106,7 @@ impl Connections {
 
     pub(super) async fn drain(mut self) {
         let all_done = async { while self.tasks.join_next().await.is_some() {} };
-        // Whoever is still busy after the limit is cut by dropping the set.
+        // Connections that are still busy after the limit are closed by dropping the set.
         let _ = tokio::time::timeout(self.limits.drain_timeout, all_done).await;
     }
 }
@@ -184,7 +185,7 @@ async fn serve_connection(
         .serve_connection(TokioIo::new(Joined(accepted.stream)), service);
     tokio::pin!(connection);
     tokio::select! {
-        // A peer that went away, spoke nonsense or was too slow concerns nobody else.
+        // A peer that went away, sent an invalid request or was too slow affects no other connection.
         ended = connection.as_mut() => {
             if let (Err(_), Some(socket)) = (ended, accepted.socket) {
                 // A linger time of zero turns the close into a reset.

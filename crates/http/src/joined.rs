@@ -1,5 +1,5 @@
-//! Small answers leave in one piece. hyper hands over head and body as two, and for two pieces the kernel takes longer
-//! than to copy them into one.
+//! Sends small answers in one piece. hyper writes head and body as two, and the kernel takes longer for two pieces
+//! than it takes to copy them into one.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

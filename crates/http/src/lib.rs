@@ -1,8 +1,8 @@
 //! The hyper shell below every server here: bind, accept, limits, drain.
 //!
 //! - HTTP/1.1 without TLS: both servers speak inside a pod, the emulator on a laptop.
-//! - Every wait on a peer has a limit. Where connections run out, the oldest that is idle gives way: a slow client must
-//!   never be able to keep the kubelet's probe out, nor cut a request that is being served.
+//! - Every wait on a peer has a limit. When there are too many connections, the oldest idle one is closed: a slow
+//!   client must never be able to block the kubelet's probe, nor cut a request that is being served.
 //! - It knows nothing of what is served.
 
 pub mod client;
@@ -112,7 +112,7 @@ const BACKLOG: i32 = 1024;
 
 impl Limits {
     /// Fewer connections where the process may open few files: `part` in `of` of the descriptors that nothing else
-    /// needs. Above it accepting fails, and a probe waits behind connections that nobody can take.
+    /// needs. Above it accepting fails, and a probe waits behind connections that cannot be accepted.
     #[must_use]
     pub fn within(self, descriptors: u64, part: u64, of: u64) -> Self {
         let share = descriptors.saturating_sub(DESCRIPTORS_ELSEWHERE).saturating_mul(part) / of;
@@ -227,7 +227,7 @@ async fn run(listener: Listener, mut connections: Connections, mut stop: watch::
     connections.drain().await;
 }
 
-/// Returns once the order to stop was given, or whoever could give it is gone.
+/// Returns once the server is told to stop, or the sender was dropped.
 pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }

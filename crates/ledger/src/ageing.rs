@@ -8,8 +8,7 @@
 //! - `overdue_from` is the count at which the hour of the usage ends. It is set when the usage is acknowledged, and not
 //!   when AWS first refuses it: a clock that is held back would keep an hour open, and its record unsent, for ever.
 //! - `overdue_hour` is the hour in which the usage was first sealed. It is set when AWS first refused the record, did
-//!   not answer, or took the hour from somebody else: usage that nobody has sent yet, since the pod was down, is not
-//!   late.
+//!   not answer, or took the hour from somebody else: usage that was not sent yet, since the pod was down, is not late.
 //! - Both follow the usage when it is carried or replayed. AWS's acceptance ends them. `CustomerNotEntitledException`
 //!   is `on_lapse`'s: it begins no age, and ends none that has begun, be it by another answer of AWS or because the
 //!   usage waited for [`LATE_AFTER`] before AWS was asked. No other change of a record touches them, so `confirm` and

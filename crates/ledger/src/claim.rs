@@ -48,16 +48,16 @@ pub enum Claimed {
     Taken,
 }
 
-/// What AWS's answer makes of a claim.
+/// What AWS's answer means for a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     /// Billed.
     Accepted,
     /// Certainly not billed: the hour is free again.
     Refused,
-    /// The call never reached AWS: the ledger goes on asking.
+    /// The call never reached AWS: the ledger keeps asking.
     Unsent,
-    /// A call may have reached AWS and was not answered: it is in doubt, and the ledger goes on asking.
+    /// A call may have reached AWS and was not answered: it is in doubt, and the ledger keeps asking.
     Unknown,
 }
 
@@ -83,7 +83,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         self.write("settle", |transaction, settings| {
-            // What was in doubt before this call is no freer for its refusal.
+            // A refusal of this call does not end the doubt about an earlier one.
             let sql = match settled {
                 Settled::Refused => {
                     transaction.execute(
@@ -141,7 +141,7 @@ const BILLED: &str =
         metering_record_id = coalesce(?3, metering_record_id), region = coalesce(region, ?4)
     WHERE id = ?1 AND state IN ('claimed', 'sealed', 'dead')";
 
-/// Claims whose process ended before AWS's answer: they may be billed, and the ledger asks on.
+/// Claims whose process ended before AWS's answer: they may be billed, and the ledger keeps asking.
 pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute(
         "UPDATE records SET state = 'sealed', in_doubt = 1, attempting = 0 WHERE state = 'claimed'",
@@ -189,7 +189,7 @@ fn grant(
     match held {
         Some((repeated, true)) => {
             if let Claimed::Repeated { id, .. } = repeated {
-                // On disk before the call leaves: should nobody hear its answer, this record may be billed.
+                // On disk before the call leaves: if its answer is lost, this record may be billed.
                 transaction.execute(
                     "UPDATE records SET in_doubt = in_doubt OR attempting, attempting = 1, attempts = attempts + 1,
                          updated_at = ?2, region = coalesce(region, ?3)
@@ -202,7 +202,7 @@ fn grant(
         Some((_, false)) => return Ok(Claimed::Taken),
         None => {}
     }
-    // A report every hour would move it on for ever.
+    // A report every hour would move it again and again.
     if let Some(open) = slots::find(transaction, &slot)?
         && (claim.usage.quantity == Quantity::ZERO || slots::was_moved(transaction, open)?)
     {
@@ -230,7 +230,7 @@ pub(super) fn unclaimed(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite:
     Ok(hour)
 }
 
-/// Whether a report of this slot is under way: until AWS's answer, nobody knows whether the hour is free.
+/// Whether a report of this slot is under way: until AWS's answer it is unknown whether the hour is free.
 pub(super) fn under_way(transaction: &Transaction<'_>, slot: &Slot) -> rusqlite::Result<bool> {
     let mut find = transaction.prepare_cached(
         "SELECT 1 FROM records

@@ -3,7 +3,7 @@
 //! - The clock closes an hour for everybody, `settle` after its end: what comes later counts to the current hour.
 //! - A shutdown seals the open hour before its end. AWS takes one value for a slot, so a slot with a record takes no
 //!   usage any more; every other slot of that hour stays open until the clock closes the hour. The next process bills
-//!   in it what nobody has reported yet.
+//!   in it what was not reported yet.
 //!
 //! `meta`: `last_closed` is the latest hour that is closed for everybody, `sealed_early` the latest that was sealed
 //! before its end. Only up to `sealed_early` is a slot of an open hour looked for among the records.
@@ -121,7 +121,7 @@ impl Hours {
     }
 }
 
-/// Closes an hour for everybody, whoever has a record in it.
+/// Closes an hour for all customers, with or without a record in it.
 pub(super) fn close_whole(transaction: &Transaction<'_>, hour: Hour) -> rusqlite::Result<()> {
     store(transaction, LAST_CLOSED, hour)
 }

@@ -1,5 +1,5 @@
 //! The files of the ledger: regular ones, never reached through a link, for nobody but this user where we make them.
-//! Whoever can write the folder could otherwise have us write elsewhere, or wait for ever at a pipe.
+//! Otherwise a user who can write to the folder could make us write elsewhere, or wait for ever at a pipe.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 
 use super::{LedgerError, quarantine};
 
-/// For this user only: usage is nobody else's business.
+/// For this user only: other users must not read usage.
 const MODE: u32 = 0o600;
 
 /// How SQLite opens the file.

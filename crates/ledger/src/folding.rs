@@ -6,7 +6,7 @@
 //! is depends on the disk, and on whether memory still holds the log's pages, so it follows how long the latest fold
 //! took.
 //!
-//! SQLite's own limit stays behind it, for whoever writes much at once without the thread: an upgrade.
+//! SQLite's own limit still applies to large writes without the thread, such as an upgrade.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Folding {
         Self { at_pages: if at_most < PAGES_MIN { at_most } else { PAGES_MIN }, at_most }
     }
 
-    /// A fold of so many pages took so long, where a commit takes `commit`.
+    /// A fold of this many pages took this time, where a commit takes `commit`.
     fn took(self, pages: u64, took: Duration, commit: Duration) -> Self {
         let aim = FOLD_TIME.max(FOLD_COMMITS * commit).as_micros();
         let fitting = u128::from(pages) * aim / took.as_micros().max(1);

@@ -3,8 +3,8 @@
 //! A key is kept as 16 bytes of SHA-256 over the ledger's random id and the key, and 8 bytes of the hash of its event's
 //! content. Two keys that share their 16 bytes would make the second event a conflict, which the application hears of
 //! as a rejection; in a ledger of 1,000 million keys the odds of one such pair are 1 to 10^21. A key that is repeated
-//! with other content and the same 8 bytes, 1 in 10^19, is taken for a repetition. Nobody who does not hold the file
-//! can look for either: the ledger's id goes into the hash.
+//! with other content and the same 8 bytes, 1 in 10^19, is taken for a repetition. Without the file neither can be
+//! searched for: the ledger's id is part of the hash.
 //!
 //! The keys lie in a ring of four tables. New ones go into the current table; half a window later the next table takes
 //! its place. A table whose newest key is older than the window is emptied in steps, in the order of its pages. So a

@@ -10,7 +10,7 @@
 //! - accepted + rounded up = billed + pending + dead + discarded + remainder, for each dimension, in every committed
 //!   state.
 //! - One process at a time (`locking_mode=EXCLUSIVE`).
-//! - A clock that was ahead and came back strands nothing: hours that it closed are open again, usage that it put into
+//! - A clock that jumps back never orphans usage: hours that it closed are open again, usage that it put into
 //!   them counts to the current hour, and a slot that has a record takes no second one.
 //! - What a committed transaction held is not missing silently: the mark beside the file counts them (`mark`).
 //! - Memory is bounded by one slot, never by how many there are: whatever grows is worked on in small transactions.
@@ -18,7 +18,7 @@
 //! # Schema 2
 //! - `meta(key, value)`: `schema`, `min_reader`, `ledger_id`, `product`, `sequence` (transactions so far),
 //!   `last_closed` and `sealed_early` (numbers of hours, see `closing`), `forgotten_before`, `key_time` and `key_hour`
-//!   (see `keys`), `denied` (AWS's latest word, see `sending`), `running_seconds` (see `ageing`),
+//!   (see `keys`), `denied` (AWS's latest answer, see `sending`), `running_seconds` (see `ageing`),
 //!   `pod` and `started_at` (when its first process started); during an upgrade what `migration` and `keys` note.
 //! - `slots(…)`: open usage, unique by (hour, pod, customer, dimension). `amount` is the untagged share of its events,
 //!   `additive` that of what was carried or replayed into it, `total` the sum of all shares; `tagged` and `tag_bytes`
@@ -118,7 +118,9 @@ pub enum LedgerError {
         min_reader: i64,
     },
     /// It is not a ledger, or damaged.
-    #[error("{path} is damaged or no ledger ({detail}); a start that sees it sets it aside and keeps it")]
+    #[error(
+        "{path} is damaged or not a ledger ({detail}); the sidecar renames it at its next start and keeps it"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -144,11 +146,12 @@ pub enum LedgerError {
     )]
     Old(PathBuf),
     /// Nothing was ever committed to it.
-    #[error("{0} is empty: no usage was counted in it; the sidecar begins a ledger there at its next start")]
+    #[error("{0} is empty: no usage was counted in it; the sidecar creates a ledger there at its next start")]
     Empty(PathBuf),
     /// It is a database, but none of ours.
     #[error(
-        "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was written to it)"
+        "{0} is a database of another program; move it away, or give tollgate a state_dir of its own (nothing was \
+         written to it)"
     )]
     Foreign(PathBuf),
     /// What lies under one of its names is no file.
@@ -191,7 +194,7 @@ pub struct Settings {
     pub product: String,
     /// Whose usage it is: the pod in mode `metered`, nobody in `saas`, where AWS does not look at the pod.
     pub pod: String,
-    /// An hour takes its own late events so long after its end.
+    /// How long after its end an hour takes its own late events.
     pub settle: Duration,
     /// Above this size events are refused.
     pub bytes_max: u64,
@@ -294,7 +297,7 @@ impl Ledger {
             if let Some(held) = rows::adopt_product(transaction, &settings.product)? {
                 return Ok(Err(held));
             }
-            // Whoever wrote this ended between a call and its answer.
+            // The process that wrote this ended between a call and its answer.
             transaction
                 .execute("UPDATE records SET in_doubt = 1, attempting = 0 WHERE attempting = 1", [])?;
             claim::adopt(transaction)?;

@@ -1,11 +1,11 @@
 //! The mark: how many transactions the ledger has committed, in a small file beside it.
 //!
 //! SQLite takes a WAL whose end is missing or unreadable for one that was torn before its commit, and an empty file for
-//! a new database: what was acknowledged would be gone without a word. The mark tells the two apart. It is written
+//! a new database: what was acknowledged would be lost silently. The mark distinguishes the two. It is written
 //! after each commit and never forced to the disk: it may be behind the ledger, after a crash, but never ahead of it. A
 //! ledger that is behind its mark is damaged.
 //!
-//! The file holds the same line twice, ledger and count: a torn or changed mark says nothing, and is written anew.
+//! The file holds the same line twice, ledger and count: a torn or changed mark is ignored and written again.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
@@ -30,7 +30,7 @@ impl Mark {
         let file = match opened {
             Ok(file) => file,
             Err(error) => {
-                tracing::warn!(event = "ledger_mark_unopened", %error, "the ledger's mark cannot be opened: a missing end would not be noticed");
+                tracing::warn!(event = "ledger_mark_unopened", %error, "the ledger's mark file cannot be opened: a truncated ledger would not be noticed");
                 return Ok(Self(None));
             }
         };
@@ -73,7 +73,7 @@ fn check(connection: &Connection, path: &Path, file: &File) -> Result<(), Ledger
         (Some((marked_id, _)), Some((id, _))) if marked_id != id => {
             tracing::warn!(
                 event = "ledger_mark_replaced",
-                "the ledger's mark is another ledger's, and is written anew"
+                "the ledger's mark file belongs to another ledger and is written again"
             );
         }
         (Some((_, marked)), Some((_, held))) if marked > held => {

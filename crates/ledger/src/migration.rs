@@ -1,5 +1,5 @@
-//! Upgrades: a ledger of an older schema becomes one of this, once, in steps that are small and on disk one by one. A
-//! process that is killed in between goes on where it was: what is left to do is read from the file itself.
+//! Upgrades: a ledger of an older schema becomes one of this, once, in steps that are small and on disk one by one.
+//! If the process is killed in between, the next one continues: the file itself says what is left to do.
 //!
 //! Before the first step a copy of the old ledger, without its keys, is put beside it, so that the version before can
 //! be given it. It goes with the first start that finds nothing to upgrade.
@@ -93,7 +93,7 @@ impl Database {
         quarantine::with_end(&self.path, &format!(".schema-{schema}"))
     }
 
-    /// A start that found nothing to upgrade: nobody needs the old ledger any more.
+    /// A start that found nothing to upgrade: the old ledger is no longer needed.
     pub(super) fn remove_copies(&self) {
         for schema in 1..MIGRATIONS.len() {
             // Best effort: what cannot be removed is only in the way.

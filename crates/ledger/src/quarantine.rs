@@ -82,8 +82,8 @@ pub(super) fn set_aside(path: &Path, now: Timestamp, detail: &str) -> Result<(),
     tracing::error!(
         event = "ledger_damaged",
         kept = %kept.display(), detail,
-        "the usage ledger is damaged: it is kept under this name, and a new one begins; usage in it that was not \
-         billed yet is not counted until its file is recovered: keep it and see the runbook, LedgerDamaged"
+        "the usage ledger is damaged: it was renamed to this, and a new one was started. Usage in it that was not \
+         billed yet is not counted until the file is recovered: keep it, and see the runbook, LedgerDamaged"
     );
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! - Replay takes a dead letter, and what may have been billed only where that is accepted. It becomes `carried`: its
 //!   quantity counts to the current hour.
 //! - Confirm takes a dead letter, or a record that AWS may hold (`unconfirmed`): it was billed, and becomes `accepted`.
-//! - Discard takes a dead letter: nobody will be billed for it, and it becomes `discarded`.
+//! - Discard takes a dead letter: it is never billed, and becomes `discarded`.
 //!
 //! A repair changes the record's state and nothing that AWS said: `in_doubt`, `code` and attempts stay, so that a
 //! person who looks later sees why there was something to repair. What the record became stands in `links`.
@@ -39,7 +39,7 @@ impl Note {
     pub fn new(text: &str) -> Result<Self, &'static str> {
         let text = text.trim();
         if text.is_empty() {
-            return Err("the note must say something: it is all that a later reader has");
+            return Err("the note must not be empty: the audit shows why the record was repaired");
         }
         if text.chars().count() > NOTE_CHARS_MAX || text.contains(char::is_control) {
             return Err("the note must be one line of at most 1,000 characters");
@@ -57,12 +57,12 @@ pub enum Repair {
         accept_double_billing: bool,
         /// Count it to this dimension instead of its own.
         to_dimension: Option<String>,
-        /// Why; made from the record where nobody says.
+        /// Why; if it is not given, it is made from the record.
         note: Option<Note>,
     },
     /// It was billed.
     Confirm(Note),
-    /// It will not be billed, and nobody waits for it any more.
+    /// It will not be billed, and needs no action any more.
     Discard(Note),
 }
 
@@ -83,9 +83,9 @@ pub enum Repaired {
     Done,
     /// There is no record of this number that this order is for.
     NotFound,
-    /// It may have been billed, and nobody accepted that.
+    /// It may have been billed, and `accept_double_billing` is not set.
     InDoubt,
-    /// Usage of its account was counted in the other form, by licence or without it, in the current hour: AWS would
+    /// Usage of its account was counted in the other form, by license or without it, in the current hour: AWS would
     /// bill both.
     OtherForm,
 }

@@ -151,7 +151,7 @@ fn seal_due(
         budget.spend(8 + 2 * open.sum.shares.len());
         // AWS bills by the pod that reports: usage that an earlier pod left is reported by this one, now.
         let foreign = open.slot.pod != due.pod;
-        // The clock was ahead, and nobody would look at that hour before it comes.
+        // The clock was ahead, and that hour would not be checked before it comes.
         let ahead = open.slot.hour > due.farthest;
         // AWS takes one value for an hour, and it has one: from the application, or from before the clock went back.
         let taken = claim::unclaimed(transaction, &open.slot)? != open.slot.hour;
@@ -159,7 +159,7 @@ fn seal_due(
             let target = Slot { pod: due.pod.to_owned(), hour: current, ..open.slot.clone() };
             let target = free(transaction, target)?;
             if target.hour >= open.slot.hour && !foreign && !taken {
-                // Every hour before it is the other form's: it waits for its own, and nobody for it.
+                // Every earlier hour has the other form: it waits for its hour, and nothing waits for it.
                 progress.ahead = Ahead::Seen(open.slot.hour, open.id);
                 continue;
             }
@@ -239,7 +239,7 @@ impl DueSlots<'_> {
         let one = |sql: &str, hour: Hour| -> rusqlite::Result<Option<i64>> {
             connection.prepare_cached(sql)?.query_row([hour.number()], |row| row.get(0)).optional()
         };
-        // Until AWS's answer to a report of the application's own, nobody knows whether its hour is free.
+        // Until AWS's answer to a report of the application's own, it is unknown whether its hour is free.
         let closed = one(
             "SELECT id FROM slots WHERE hour <= ?1 AND NOT EXISTS (SELECT 1 FROM records
                  WHERE records.pod = slots.pod AND records.customer = slots.customer

@@ -78,7 +78,7 @@ impl Ledger {
         })
     }
 
-    /// Whether AWS's latest word, accepted or denied, was that the account is not entitled.
+    /// Whether AWS's latest answer, accepted or denied, was that the account is not entitled.
     pub fn is_denied(&self) -> Result<bool, LedgerError> {
         self.reading(|connection| Ok(meta(connection, DENIED)?.is_some()))
     }
@@ -106,7 +106,7 @@ impl Ledger {
         })
     }
 
-    /// Lets unsent records wait until these times.
+    /// Makes unsent records wait until these times.
     pub fn defer(&mut self, until: &[(i64, Timestamp)]) -> Result<(), LedgerError> {
         self.write("defer", |transaction, _| {
             let mut defer = transaction
@@ -225,7 +225,7 @@ impl Ledger {
     }
 }
 
-/// Keeps AWS's latest word for the next process. Most words change nothing.
+/// Keeps AWS's latest answer for the next process. Most answers change nothing.
 fn note_denial(transaction: &Transaction<'_>, notes: &[Noted]) -> rusqlite::Result<()> {
     let word = |noted: &Noted| match &noted.answered {
         Answered::Accepted(_) => Some(false),

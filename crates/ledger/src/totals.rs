@@ -1,5 +1,5 @@
 //! Totals: what was acknowledged of each dimension, and where it went. Triggers keep them with every change of a row,
-//! so that nobody scans for them; a recount from the rows checks them where there is time for it.
+//! so that they need no scan; a recount from the rows checks them where there is time for it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -173,7 +173,7 @@ pub(super) fn contents(connection: &Connection) -> rusqlite::Result<Contents> {
     })
 }
 
-/// Counts anew what is only shown. A number that changed on the disk is no reason to set a ledger aside.
+/// Counts again what is only shown. A number that changed on the disk is no reason to set a ledger aside.
 pub(super) fn restore_counts(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute_batch(
         "UPDATE counts SET held = (SELECT count(*) FROM records WHERE state = name)

@@ -13,7 +13,7 @@ use tollgate_marketplace::{Customer, Hour, HourUsage};
 use tollgate_metering::record::{State, Whole};
 use tollgate_time::Timestamp;
 
-/// Settled records are kept so long, to be compared with AWS's monthly reports.
+/// How long settled records are kept, to be compared with AWS's monthly reports.
 pub(super) const RECORDS_KEPT: Duration = Duration::from_secs(35 * 24 * 3600);
 
 /// At most so many settled records are kept: some 30 MB of a ledger whose default limit is 1 GiB.
@@ -198,7 +198,7 @@ fn forget_records(
     // A record says that its slot takes no more usage: until its hour is closed for everybody it stays, however far
     // behind the clock is.
     let hours_end = Hour::of(old).min(closed.next());
-    // What somebody confirmed without AWS's word still counts for `on_unsent`.
+    // What somebody confirmed without an answer of AWS still counts for `on_unsent`.
     for state in SETTLED {
         loop {
             if budget.is_spent() {

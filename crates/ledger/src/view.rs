@@ -17,7 +17,7 @@ pub struct Looked {
     pub standing: Option<Standing>,
     /// Only numbers below this one: the next page.
     pub before: Option<i64>,
-    /// Only of this customer: an account, a licence, an identifier, or the text that views show for a customer.
+    /// Only of this customer: an account, a license, an identifier, or the text that views show for a customer.
     pub customer: Option<String>,
     /// Only of this dimension.
     pub dimension: Option<String>,
@@ -25,7 +25,7 @@ pub struct Looked {
     pub hour: Option<Hour>,
 }
 
-/// A customer's text as a person gives it: whole, or the account, the licence or the identifier in it.
+/// A customer's text as a person gives it: whole, or the account, the license or the identifier in it.
 const IS_CUSTOMER: &str = "(rtrim(customer) = ?2 OR substr(customer, -1 - length(?2)) = ' ' || ?2
                              OR instr(customer, 'account ' || ?2 || ' ') = 1)";
 
@@ -78,7 +78,7 @@ impl Standing {
         }
     }
 
-    /// Its word.
+    /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

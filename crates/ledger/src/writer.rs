@@ -38,7 +38,7 @@ enum Command {
 
 /// Hears of each commit, in the ledger's thread.
 pub trait Observer: Send + 'static {
-    /// A commit took so long.
+    /// How long a commit took.
     fn committed(&mut self, took: Duration);
 
     /// The ledger could not be written, or read. A full one is no failure: applications are told.
@@ -445,7 +445,7 @@ impl Thread {
 
 fn tell_all(told: Vec<Told>) {
     for (reply, part) in told {
-        // Whoever asked may have gone away.
+        // The caller may have gone away.
         let _ = reply.send(part);
     }
 }

@@ -6,7 +6,7 @@ pub enum Customer {
     /// The account that runs the pod.
     #[default]
     Own,
-    /// An account, with the licence under Concurrent Agreements.
+    /// An account, with the license under Concurrent Agreements.
     Account {
         /// `CustomerAWSAccountId`
         account_id: String,

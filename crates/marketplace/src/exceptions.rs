@@ -237,14 +237,14 @@ const LICENSE_ROLE: &str = "Give the pod an IAM role that allows the six license
                             Identity (EKS), a task role (ECS), or license_token_file elsewhere.";
 
 const REGION: (&str, &str) = (
-    "AWS says that the call must be made in the region where the pod runs.",
+    "AWS requires that the call is made in the region where the pod runs.",
     "Set region, or AWS_REGION, to the region of this cluster, or remove it so that it is discovered.",
 );
 const NOT_ALLOWED: &str = "The IAM role of this pod does not allow the call.";
 const ALLOW: &str = "Allow aws-marketplace:RegisterUsage (metered products: MeterUsage) in the policy of the pod's role. A VPC \
                      endpoint policy or an SCP can forbid it too.";
-const LICENSE_ALLOW: &str = "Allow it in the policy of the pod's role; EKS: check that the service account's role signs, not the \
-                             node's. A VPC endpoint policy or an SCP can forbid it too.";
+const LICENSE_ALLOW: &str = "Allow it in the policy of the pod's role. On EKS, check that the pod uses the service \
+                             account's role, not the node's. A VPC endpoint policy or an SCP can forbid it too.";
 const UNKNOWN_KEY: &str = "AWS does not know the access key that signed the request.";
 const UNSIGNED: &str = "The request reached AWS without a signature.";
 const SIGNATURE_UNREADABLE: (&str, &str) = (
@@ -257,7 +257,7 @@ const SIGNATURE_REJECTED: (&str, &str) = (
 );
 const CLOCK: &str = "Synchronise the node's clock (NTP); requests are valid for 5 minutes.";
 const SESSION: (&str, &str) = ("The session token has expired.", "Wait: it is being renewed.");
-const BUSY: (&str, &str) = ("{at} answers that too many pods ask at once.", WAIT);
+const BUSY: (&str, &str) = ("{at} throttles: it gets too many calls at once.", WAIT);
 const INTERNAL: (&str, &str) = ("{at} reports an internal error.", WAIT);
 const TOO_SLOW: (&str, &str) = ("{at} did not process the call in time.", WAIT);
 const UNPROCESSABLE: (&str, &str) = (
@@ -276,7 +276,7 @@ const SPECIAL: &[(&str, (&str, &str))] = &[
     ("SerializationException", LICENSE_REQUEST),
     (
         UNKNOWN_OPERATION,
-        ("What was asked does not know the call.", "Check the endpoint: it must be AWS License Manager's."),
+        ("The endpoint does not know this call.", "Check the endpoint: it must be AWS License Manager's."),
     ),
 ];
 
@@ -368,7 +368,7 @@ const METERING: &[Exception] = &[
         "InvalidLicenseException",
         Kind::Record(Verdict::Never),
         (
-            "AWS does not know the licence for this product.",
+            "AWS does not know the license for this product.",
             "Compare the LicenseArn with AWS's answer to ResolveCustomer. The usage is a dead letter.",
         ),
     ),
@@ -392,8 +392,8 @@ const METERING: &[Exception] = &[
         "TimestampOutOfBoundsException",
         Kind::Record(Verdict::OutOfWindow),
         (
-            "AWS does not take reports of this time any more, or not yet.",
-            "Check the node's clock (NTP), and how long AWS was out of reach.",
+            "The report's time is outside the window that AWS accepts.",
+            "Check the node's clock (NTP), and how long AWS was unreachable.",
         ),
     ),
     row(
@@ -410,7 +410,7 @@ const LICENSE_MANAGER: &[Exception] = &[
         NO_ENTITLEMENTS,
         Kind::NoEntitlements,
         (
-            "AWS License Manager grants nothing of the product's license.",
+            "AWS License Manager grants no entitlement of the product's license.",
             "Buy the product in AWS Marketplace with the account that runs this pod, then accept and activate its license in \
              AWS License Manager.",
         ),
@@ -447,7 +447,7 @@ const LICENSE_MANAGER: &[Exception] = &[
     row(
         "ConflictException",
         Kind::Conflict,
-        ("{at} is at work on another call about the same license.", WAIT),
+        ("{at} is processing another call about the same license.", WAIT),
     ),
     row(
         "ResourceLimitExceededException",
@@ -537,7 +537,7 @@ const UNREADABLE: &[Exception] = &[
     row(
         UNKNOWN_OPERATION,
         Kind::Request,
-        ("What was asked does not know the call.", "Check the endpoint: it must be AWS's metering service."),
+        ("The endpoint does not know this call.", "Check the endpoint: it must be AWS's metering service."),
     ),
 ];
 
@@ -575,8 +575,8 @@ mod tests {
         Some(kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect())
     }
 
-    /// Finding 1.17: two lists of throttling names differed, and a record throttled under the one was in doubt under the
-    /// other.
+    /// Finding 1.17: two lists of throttling names differed, and a record throttled under the one was in doubt under
+    /// the other.
     #[test]
     fn whatever_throttles_leaves_no_doubt() {
         let throttled: Vec<_> = all().filter(|exception| exception.kind == Kind::Throttled).collect();

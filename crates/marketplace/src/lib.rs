@@ -123,7 +123,7 @@ pub enum FaultClass {
     Access,
     /// The session token ran out: reload the credentials and ask at once.
     ExpiredSession,
-    /// AWS or the network could not answer: nobody acts, it is asked again.
+    /// AWS or the network could not answer: no action needed, retries continue.
     Transient,
 }
 
@@ -157,7 +157,7 @@ pub struct Fault {
     pub clock_offset_seconds: Option<i64>,
     /// The answer carried the emulator's mark.
     pub emulated: bool,
-    /// There was no connection yet, or no credentials: the call certainly reached nobody.
+    /// There was no connection yet, or no credentials: the call certainly did not reach AWS.
     pub never_sent: bool,
     /// What failed.
     pub place: Place,
@@ -199,7 +199,7 @@ impl Fault {
         Self { place, host, ..self }
     }
 
-    /// The same, of a call that certainly reached nobody.
+    /// The same, for a call that certainly did not reach AWS.
     #[must_use]
     pub fn unsent(self) -> Self {
         Self { never_sent: true, ..self }

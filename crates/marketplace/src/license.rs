@@ -283,12 +283,12 @@ pub enum LicenseStatus {
     Expired,
     /// It is gone, or about to be.
     Deleted,
-    /// A word that this version does not know.
+    /// A value that this version does not know.
     Unknown,
 }
 
 impl LicenseStatus {
-    /// From AWS's word.
+    /// From AWS's name.
     #[must_use]
     pub fn from_wire(word: &str) -> Self {
         match word {
@@ -301,7 +301,7 @@ impl LicenseStatus {
         }
     }
 
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -328,12 +328,12 @@ pub enum Received {
     InWork,
     /// Rejected, deleted or failed.
     Gone,
-    /// A word that this version does not know, or none.
+    /// A value that this version does not know, or none.
     Unknown,
 }
 
 impl Received {
-    /// From AWS's word.
+    /// From AWS's name.
     #[must_use]
     pub fn from_wire(word: &str) -> Self {
         match word {
@@ -346,7 +346,7 @@ impl Received {
         }
     }
 
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

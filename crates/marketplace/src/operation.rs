@@ -66,7 +66,7 @@ pub struct Metered {
 /// How to sign the next call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Signing {
-    /// Load the credentials anew first.
+    /// Reload the credentials first.
     pub reload_credentials: bool,
 }
 
@@ -107,7 +107,7 @@ pub struct UsageRecord {
 /// What `BatchMeterUsage` is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchMeterUsage {
-    /// Not sent where the records name licences: then the licence names the product.
+    /// Not sent where the records name licenses: then the license names the product.
     pub product_code: Option<ProductCode>,
     /// At most 25.
     pub records: Vec<UsageRecord>,

@@ -55,7 +55,7 @@ impl Draw {
     }
 }
 
-/// The pause after a fault that is nobody's decision: throttled, a server error, no connection, no usable answer.
+/// The pause after a fault that is no decision of AWS: throttled, a server error, no connection, no usable answer.
 ///
 /// `waited` is the time since the first attempt of this unbroken series of such faults began. The first pause is 1.5 to
 /// 2.9 s, and none is longer than 28 s. It serves every operation with a quota of some calls a second.
@@ -73,7 +73,7 @@ pub fn unverified(waited: Duration, draw: Draw) -> Duration {
     draw.around((GROWTH * waited.as_secs_f64()).clamp(FLOOR_S, ceiling_s), JITTER)
 }
 
-/// The pause after a fault that is nobody's decision while the gate stands open all the same: as [`transient`], but it
+/// The pause after a fault that is no decision of AWS, while the gate is open anyway: as [`transient`], but it
 /// goes on growing to 30 minutes, as AWS asks of callers of License Manager.
 pub fn while_open(waited: Duration, draw: Draw) -> Duration {
     let ceiling_s = WHILE_OPEN_MAX_S / (1.0 + JITTER);

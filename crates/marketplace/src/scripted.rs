@@ -157,7 +157,7 @@ impl Scripted {
         Self::new(move |_| act)
     }
 
-    /// The same, and each call lasts so long.
+    /// The same, with this duration for each call.
     #[must_use]
     pub fn taking(self, takes: Duration) -> Self {
         Self { takes, ..self }

@@ -91,7 +91,7 @@ pub trait License: Regional {
 
 /// For the AWS door.
 pub trait Forward: Regional {
-    /// Sends an application's own call, signed anew, to `region` where it is given, and returns AWS's answer as it
+    /// Sends an application's own call, signed again, to `region` where it is given, and returns AWS's answer as it
     /// came.
     fn forward(&self, target: String, body: Vec<u8>, region: Option<Region>) -> ServiceFuture<'_, Forwarded>;
 }

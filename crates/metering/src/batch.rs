@@ -1,7 +1,7 @@
 //! What AWS takes in one `BatchMeterUsage` call. Pure.
 //!
 //! AWS takes 25 records of less than 1 MB in all, and fails the whole call where integers and decimals, or legacy
-//! customers and licences, are mixed (AWS Marketplace API reference, BatchMeterUsage). `queue` chooses the
+//! customers and licenses, are mixed (AWS Marketplace API reference, BatchMeterUsage). `queue` chooses the
 //! records; how large they are is known when they have been read.
 
 use crate::record::Whole;

@@ -1,9 +1,9 @@
 //! Whether AWS answers, and so how many records may be at risk. Pure: times are durations since the sender began.
 //!
-//! A call without an answer leaves its record in doubt. So while nobody knows whether AWS answers, fresh records leave
-//! one at a time, each as different as possible from those that got no answer; records that are in doubt already risk
-//! nothing by being sent again. When several records of different dimensions and customers in a row got no answer, the
-//! service is down: then one call at a time asks, with a record in doubt, on a schedule.
+//! A call without an answer leaves its record in doubt. So while it is unknown whether AWS answers, fresh records are
+//! sent one at a time, each as different as possible from those that got no answer; records that are already in doubt
+//! can be sent again without a risk. When several records of different dimensions and customers in a row get no
+//! answer, the service is down: then one call at a time, with a record in doubt, is made on a schedule.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use std::time::Duration;
 use crate::suspects::Suspects;
 use tollgate_marketplace::schedule::{self, Draw};
 
-/// After so long without an answer nobody knows whether AWS still answers.
+/// After this time without an answer it is unknown whether AWS still answers.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 
-/// So many different records in a row without an answer, and the service is down.
+/// After this many different records in a row without an answer the service counts as down.
 const SILENT_MIN: usize = 3;
 
-/// No more are remembered: they only tell that there are enough.
+/// No more are remembered: it only matters that there are enough.
 const SILENT_MAX: usize = 16;
 
-/// In an outage a fresh record is tried so often: those in doubt may all have a fault of their own.
+/// How often a fresh record is tried in an outage: those in doubt may all have a fault of their own.
 const FRESH_EVERY: Duration = Duration::from_secs(1800);
 
 /// What a record is about, as far as a fault may be about it.
@@ -37,7 +37,7 @@ pub struct Subject {
 pub enum Standing {
     /// It answers: as many calls as the quota allows.
     Certain,
-    /// Nobody knows: one fresh record at a time.
+    /// Unknown: one fresh record at a time.
     Uncertain,
     /// It does not answer: one call at a time, on a schedule.
     Down,
@@ -89,7 +89,7 @@ impl Health {
         }
         let enough =
             (self.distinct(|subject| &subject.customer), self.distinct(|subject| &subject.dimension));
-        // One customer's, or one dimension's, silence says nothing of the others while there are others to ask.
+        // Missing answers for one customer or dimension say nothing about the others while others can be tried.
         let another = enough != (true, true)
             && waiting.into_iter().any(|(customer, dimension)| {
                 (!enough.0 && self.is_new(customer, |subject| &subject.customer))
@@ -106,7 +106,7 @@ impl Health {
         self.silent.iter().all(|subject| part(subject) != name)
     }
 
-    /// How much a record has in common with those that got no answer; the one with the least is asked about first.
+    /// How much a record has in common with those that got no answer; the one with the least is sent first.
     pub fn likeness(&self, customer: &str, dimension: &str) -> u8 {
         let same = |name: &str, part: fn(&Subject) -> &String| u8::from(!self.is_new(name, part));
         // Every record of a pod has the same customer, so that says nothing.
@@ -146,7 +146,7 @@ impl Health {
         }
     }
 
-    /// AWS does not accept who calls: the next call finds out whether it does again.
+    /// AWS does not accept the caller: the next call finds out whether it does again.
     pub const fn unsure(&mut self) {
         self.answered_at = None;
     }

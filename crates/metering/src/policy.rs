@@ -4,8 +4,8 @@
 //! - A record is this pod's, or it is not sent: AWS tells reports apart by the pod.
 //! - What was never attempted, or certainly refused, may be carried to the current hour when the window closes; what
 //!   is in doubt may have been billed, is asked about once more, and becomes a dead letter.
-//! - Usage of a customer whom AWS calls unsubscribed is a dead letter when the window closes: carried, it would be
-//!   offered for ever, and billed months later.
+//! - Usage of a customer whom AWS calls unsubscribed is a dead letter when the window closes: if it were carried, it
+//!   would be sent again and again, and billed months later.
 //! - Each record has its own back-off. A fault of the caller, and a throttle, slow the sender instead.
 //! - AWS's clock decides about windows, not ours: a record of a time that our clock has not reached is sent.
 
@@ -28,9 +28,9 @@ pub struct Policy {
     pub window: Window,
     /// Carry what expired and is certainly not billed, rather than keep it as a dead letter.
     pub carry_expired: bool,
-    /// An hour closes so long after its end.
+    /// How long after its end an hour closes.
     pub settle: Duration,
-    /// And is sent so much later, so that the pods of an account do not all report at once.
+    /// How much later it is sent, so that the pods of an account do not all report at once.
     pub phase: Duration,
 }
 
@@ -60,10 +60,10 @@ impl Window {
 /// A call that leaves this late may arrive after the window.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// So long before it may leave no more, a record is tried once more, whatever it, or the whole sender, waits for.
+/// How long before its last moment a record is tried once more, whatever it, or the whole sender, waits for.
 const LAST_TRY: Duration = Duration::from_secs(60);
 
-/// A record that AWS refuses for itself is sent again after this time, beside others that are served.
+/// When a record that AWS refuses for what is in it is sent again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
 /// The first pause of a record that got no usable answer; it doubles with each attempt.
@@ -96,7 +96,7 @@ impl Policy {
     #[must_use]
     pub fn todo(&self, record: &Record, now: Timestamp, flush: bool, unsubscribed: bool) -> Todo {
         if record.pod != self.pod {
-            // From us it would be a second report beside a first that may stand.
+            // If this pod sent it, it could be a second report of the same usage.
             return Todo::Give(self.expired(record, false));
         }
         if record.timestamp > now.plus(AHEAD_MAX) && record.attempts == 0 {
@@ -124,7 +124,7 @@ impl Policy {
         self.window.closes(record.timestamp).minus(MARGIN)
     }
 
-    /// From when on a record is tried once more.
+    /// From this time on a record is tried once more.
     fn last_try(&self, record: &Record) -> Timestamp {
         self.deadline(record).minus(LAST_TRY)
     }
@@ -174,7 +174,7 @@ impl Policy {
             Pause::None => return None,
             Pause::Refused => REFUSED_PAUSE,
             Pause::Retry => {
-                // Its row counts the attempts before this one.
+                // The row counts the attempts before this one.
                 let doublings = u32::try_from(record.attempts).unwrap_or(u32::MAX).min(10);
                 (RETRY_PAUSE_MIN * 2_u32.pow(doublings)).min(RETRY_PAUSE_MAX)
             }
@@ -192,7 +192,7 @@ impl Policy {
         timestamp.plus(self.window.closes(timestamp).since(timestamp) / 2)
     }
 
-    /// What AWS said of one record of a batch, whose doubt before the call was `was_in_doubt`.
+    /// AWS's answer about one record of a batch, whose doubt before the call was `was_in_doubt`.
     #[must_use]
     pub fn judge_status(&self, was_in_doubt: bool, status: RecordStatus) -> (Answered, Pause) {
         match status {
@@ -200,7 +200,8 @@ impl Policy {
             RecordStatus::CustomerNotSubscribed => {
                 (Answered::Refused(NOT_SUBSCRIBED.to_owned()), Pause::Refused)
             }
-            // AWS documents it for another quantity, and answers it to a repeat too: what may have arrived before, did.
+            // AWS documents it for another quantity, and gives it for a repeat too: an attempt that may have arrived
+            // did arrive.
             RecordStatus::DuplicateRecord if was_in_doubt => {
                 (Answered::Unconfirmed("DuplicateRecord".to_owned()), Pause::None)
             }
@@ -234,7 +235,7 @@ pub fn concerns_the_record(fault: &Fault) -> bool {
     fault.class == FaultClass::Misconfigured && !concerns_all(fault.code.as_str())
 }
 
-/// Whether a code is about product, region, account or the request itself: the next record would meet the same one.
+/// Whether a code is about product, region, account or the request itself: the next record would get the same one.
 fn concerns_all(code: &str) -> bool {
     code == REQUEST_NOT_BUILT || exceptions::kind(code).is_some_and(|kind| !kind.concerns_the_record())
 }
@@ -251,9 +252,9 @@ fn latest_hour(now: Timestamp, past: impl Fn(Timestamp) -> bool) -> Hour {
 /// What a record waits for after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pause {
-    /// Nothing: the sender's own pace decides.
+    /// Nothing: the sender's pace decides.
     None,
-    /// AWS refused this record for itself: people have to act.
+    /// AWS refused this record for what is in it: people have to act.
     Refused,
     /// No usable answer about this record.
     Retry,
@@ -264,7 +265,7 @@ pub enum Pause {
 pub enum Meaning {
     /// AWS has more calls than it takes: slow down.
     Throttled,
-    /// The call came from somebody, or went somewhere, that AWS does not accept: every record would meet the same.
+    /// AWS does not accept the caller or the endpoint: every record would get the same answer.
     Caller,
     /// It is about what was in the call: others fare better.
     Content,
@@ -284,8 +285,8 @@ impl Meaning {
         }
     }
 
-    /// What the records of a call of `count` wait for. A batch is taken apart on its next turn, which shows whose fault
-    /// it was, so that nobody waits for another.
+    /// What the records of a call of `count` wait for. A batch is split on its next turn, which shows which record is
+    /// the cause, so that no record waits for another.
     #[must_use]
     pub const fn pause(self, count: usize) -> Pause {
         match self {
@@ -307,7 +308,7 @@ pub const NOT_SUBSCRIBED: &str = "CustomerNotSubscribed";
 /// Answers that say that the customer is not subscribed.
 const UNSUBSCRIBED: [&str; 2] = [NOT_ENTITLED, NOT_SUBSCRIBED];
 
-/// The code of a record of which an answer did not speak.
+/// The code of a record that the answer does not mention.
 pub const UNANSWERED: &str = "Unanswered";
 
 /// Whether the call may have been processed although no answer says so.
@@ -475,8 +476,8 @@ mod tests {
         assert_eq!(out, Answered::Dead("in_doubt".into()), "the first call may have been billed");
     }
 
-    /// Every exception of the service model for the two operations, those of every AWS service, and one to come: what it
-    /// means for a record, for one in doubt, and whether the others would fare better.
+    /// Every exception of the service model for the two operations, those of every AWS service, and one to come: what
+    /// it means for a record, for one in doubt, and whether the others would fare better.
     #[test]
     fn every_exception_of_aws_has_its_meaning() {
         #[derive(Debug, PartialEq)]

@@ -14,7 +14,7 @@ use crate::health::Health;
 use crate::record::{Due, Record};
 use tollgate_marketplace::Region;
 
-/// Calls in flight share so much memory, of the 32 MiB that the sidecar has.
+/// The memory that calls in flight share, of the 32 MiB that the sidecar has.
 pub const IN_FLIGHT_BYTES_MAX: usize = 6 << 20;
 
 /// Most calls in flight whose record may get no answer again, each of another customer (or dimension of the pod's own):
@@ -197,7 +197,7 @@ impl Queue {
             let name = health.suspects.name(&waiting.customer, &waiting.record.dimension);
             in_flight.len() < RISKY_CALLS_MAX && in_flight.iter().all(|risky| risky.name != name)
         };
-        // What was never answered leaves calls to the others.
+        // Records that never get an answer leave calls to the others.
         let like_it = |waiting: &Waiting| {
             let same = |risky: &&&Risky| risky.dimension == waiting.record.dimension;
             let in_flight = if is_risky(waiting) { in_flight.iter().filter(same).count() } else { 0 };

@@ -39,7 +39,7 @@ impl State {
     /// A record that no call has carried.
     pub const FRESH: Self = Self::Sealed { in_doubt: false };
 
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,10 +1,10 @@
-//! Whose calls got no answer. Pure.
+//! Which customers and dimensions get no answer from AWS. Pure.
 //!
-//! - Nobody knows which record of a silent batch it was. Until a call with a customer's record is answered, each of
-//!   that customer's records goes alone: one that is never answered costs others one time-out at most. Of a pod's own
-//!   records, which have no other customer, the same holds for each dimension.
+//! - When a batch gets no answer, it is unknown which record is the reason. Until a call with a customer's record is
+//!   answered, each of that customer's records goes alone: a record that never gets an answer costs the others one
+//!   time-out at most. Of a pod's own records, which have no other customer, the same holds for each dimension.
 //! - A record that went alone and got no answer says more: it is this customer's use of this dimension. It goes alone
-//!   until such a record is answered, whatever is heard of the customer meanwhile.
+//!   until such a record is answered, whatever other answers about the customer come meanwhile.
 //! - Where that happened to several customers, and the dimension was never answered since, it is the dimension: all its
 //!   records go alone, one after the other, also those of customers who have not used it yet.
 
@@ -15,10 +15,10 @@ use crate::record::Record;
 /// No more names are remembered, and no more pairs, some 100 KiB each; calls in flight together have 200 records.
 const SUSPECTS_MAX: usize = 1000;
 
-/// So many customers' records of a dimension got no answer, and it is the dimension.
+/// If records of this many customers in one dimension get no answer, the dimension is the cause.
 const CUSTOMERS_MIN: usize = 2;
 
-/// What is known of them.
+/// What is known about them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspects {
     names: BTreeSet<String>,
@@ -66,7 +66,7 @@ impl Suspects {
             {
                 self.pairs.entry(dimension.to_owned()).or_default().customers.insert(customer);
             }
-            // It says nothing new of the customer's other records.
+            // It says nothing new about the customer's other records.
             if known {
                 return;
             }
@@ -78,7 +78,7 @@ impl Suspects {
         }
     }
 
-    /// A call with these records got one.
+    /// A call with these records got an answer.
     pub fn remove(&mut self, records: &[Record]) {
         for record in records {
             if self.names.is_empty() && self.pairs.is_empty() {
@@ -97,7 +97,7 @@ impl Suspects {
     }
 }
 
-/// Whom a fault may be about: the customer; of a pod's own records, which have no other, the dimension.
+/// What a fault may be about: the customer, or for a pod's own records, which have one customer, the dimension.
 fn name<'a>(customer: &'a str, dimension: &'a str) -> &'a str {
     if customer.is_empty() { dimension } else { customer }
 }

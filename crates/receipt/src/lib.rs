@@ -73,7 +73,7 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// How far the token's clock and ours may differ: what AWS itself allows for a request's signature.
 pub const LEEWAY_SECONDS: f64 = 300.0;
 
-/// A verified token. Not `Clone`, not `Deserialize`; its text is shown to nobody who does not ask for it by name.
+/// A verified token. Not `Clone`, not `Deserialize`; its text is shown only by the method that returns it.
 pub struct Receipt {
     token: String,
     nonce: Nonce,

@@ -33,14 +33,14 @@ groups:
         for: 5m
         labels: { severity: critical }
         annotations:
-          summary: "the sidecar of {{ "{{" }} $labels.pod {{ "}}" }} does not answer: its usage is not reported, and nobody tells of anything else"
+          summary: "the sidecar of {{ "{{" }} $labels.pod {{ "}}" }} does not answer: its usage is not reported, and its other alerts cannot fire"
           description: "kubectl describe pod shows how its container ended; docs/RUNBOOK.md explains the exit code."
       - alert: TollgateGrace
         # No wait: the gate shuts when the grace ends, and a grace that comes and goes is one.
         expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state="grace"}[5m])) == 1
         labels: { severity: critical }
         annotations:
-          summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open on grace only: it shuts when that ends"
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open only for the grace period, and shuts when that ends"
       - alert: TollgateLapsed
         expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state="lapsed"}[6m])) == 1
         for: 10m
@@ -60,20 +60,20 @@ groups:
         for: 5m
         labels: { severity: warning }
         annotations:
-          summary: "{{ "{{" }} $labels.pod {{ "}}" }} asks with a public key version that AWS has rotated"
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} uses a public key version that AWS has rotated"
           description: "Build the newer key from the AWS Marketplace Management Portal into the image, as the next version."
       - alert: TollgateEmulated
         expr: tollgate_emulated == 1
         for: 1m
         labels: { severity: critical }
         annotations:
-          summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open on the emulator's word"
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} is open because of an answer of the emulator, not of AWS"
       - alert: TollgateExhausted
         expr: max by (namespace, pod) (max_over_time(tollgate_entitlement_state{state="exhausted"}[6m])) == 1
         for: 10m
         labels: { severity: critical }
         annotations:
-          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has waited for a seat for ten minutes: all that the contract has are taken"
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has waited for a seat for ten minutes: all seats of the contract are taken"
           description: "tollgate license shows seats sold and taken. Scale something down, or buy more seats."
       # One alert for all pods of a release, which have one contract.
       - alert: TollgateLicenseEnding
@@ -99,7 +99,7 @@ groups:
           and tollgate_license_alarm_timestamp_seconds > 0 and time() > tollgate_license_alarm_timestamp_seconds
         labels: { severity: critical }
         annotations:
-          summary: "License Manager has granted {{ "{{" }} $labels.pod {{ "}}" }} nothing for {{ "{{" }} $value | humanizeDuration {{ "}}" }}, half of what the latest grant lasts"
+          summary: "License Manager has granted {{ "{{" }} $labels.pod {{ "}}" }} nothing for {{ "{{" }} $value | humanizeDuration {{ "}}" }}, half of the time of the latest grant"
           description: "The code of tollgate_license_calls_total says why; docs/RUNBOOK.md explains it. A seat that ends goes to others."
       - alert: TollgateLicenseSeatsLow
         # Pods look at different times, so the highest number may be a quarter of an hour old: it must last. Where pods hold no seat
@@ -160,7 +160,7 @@ groups:
         for: 15m
         labels: { severity: warning }
         annotations:
-          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused requests with usage for a quarter of an hour ({{ "{{" }} $labels.reason {{ "}}" }})"
+          summary: "{{ "{{" }} $labels.pod {{ "}}" }} has refused usage requests for a quarter of an hour ({{ "{{" }} $labels.reason {{ "}}" }})"
           description: "Send fewer or smaller requests at once; docs/RUNBOOK.md, TollgateUsageRefused, says what each reason is."
       - alert: TollgateLedgerFull
         # Refused once, and the application has ended: see TollgateUsageRejected.
@@ -173,14 +173,14 @@ groups:
         labels: { severity: critical }
         annotations:
           summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} is full: usage is refused"
-          description: "The log says what fills it. Raise ledger_bytes_max, or mend why AWS does not take the records."
+          description: "The log says what fills it. Raise ledger_bytes_max, or fix why AWS does not accept the records."
       - alert: TollgateLedgerFilling
         expr: tollgate_ledger_bytes_max > 0 and tollgate_ledger_bytes > 0.8 * tollgate_ledger_bytes_max
         for: 5m
         labels: { severity: warning }
         annotations:
           summary: "the ledger of {{ "{{" }} $labels.pod {{ "}}" }} has reached four fifths of ledger_bytes_max, where usage is refused"
-          description: "Raise ledger_bytes_max and the volume, or mend why AWS does not take the records."
+          description: "Raise ledger_bytes_max and the volume, or fix why AWS does not accept the records."
       - alert: TollgateLedgerFails
         expr: increase(tollgate_ledger_commit_failures_total[15m]) > 0
         labels: { severity: critical }
@@ -202,7 +202,7 @@ groups:
           or (tollgate_state_write_failures_total > 0 unless tollgate_state_write_failures_total offset 70m)
         labels: { severity: warning }
         annotations:
-          summary: "the state folder of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: a restart will not know its registration"
+          summary: "the state folder of {{ "{{" }} $labels.pod {{ "}}" }} cannot be written: a restart loses its registration"
           description: "The log names the error; most often the volume is full, read-only or slow."
       - alert: TollgateDeadLetters
         expr: tollgate_usage_dead_letters > 0

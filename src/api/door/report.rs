@@ -59,7 +59,7 @@ pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) ->
         // A registration token says by itself whose product it is.
         ("ResolveCustomer", _) => true,
         (_, Some(given)) => given == product_code,
-        // Under Concurrent Agreements the licence names the product (service model, `BatchMeterUsageRequest`).
+        // Under Concurrent Agreements the license names the product (service model, `BatchMeterUsageRequest`).
         ("BatchMeterUsage", None) => {
             let records: Vec<Record> =
                 members.get("UsageRecords").map_err(|_| unreadable())?.unwrap_or_default();

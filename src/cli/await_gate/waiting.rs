@@ -1,8 +1,9 @@
-//! What `tollgate await` makes of what it hears: pure.
+//! Decides what `tollgate await` prints, and when it ends. Pure.
 //!
-//! - A reason is said when it is first heard, and when it changes: its code, or the host that fails with it.
-//! - Waiting never ends the wait. With `--refused-after` a refusal ends it, once: a wait that finds the refusal older
-//!   than that already was started again after it had ended for it, and stays. So there is one restart, and no loop.
+//! - A reason is printed when it is new: when its code changes, or the host that fails.
+//! - Time alone never ends the wait. With `--refused-after` a refusal that reaches that age ends it. If the refusal
+//!   is already older when the wait begins, the container has been restarted for it, and the wait continues. So there
+//!   is one restart, and no loop.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::exit::Exit;
 #[derive(Debug)]
 pub(super) struct Waiting {
     patience: Patience,
-    /// What was heard last, if anything was.
+    /// The latest answer, if there was one.
     pub(super) latest: Option<Shut>,
 }
 
@@ -22,13 +23,13 @@ pub(super) struct Waiting {
 enum Patience {
     /// It never does.
     Endless,
-    /// No refusal has been heard yet.
+    /// No refusal was seen yet.
     Until(Duration),
-    /// One was heard while it was younger.
+    /// One was seen when it was younger.
     Ending(Duration),
 }
 
-/// What to do about what was heard.
+/// What to do about an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// Ask again.

@@ -1,6 +1,6 @@
-//! `tollgate config init [DIR]`: the files with which a seller begins.
+//! `tollgate config init [DIR]`: writes the first files of a seller.
 //!
-//! Nothing is overwritten: all names are looked at before the first is written, and each is created as new.
+//! Nothing is overwritten: all names are checked before the first file is written, and each file is created as new.
 
 use std::fs;
 use std::io::{self, Write};

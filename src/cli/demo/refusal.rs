@@ -1,4 +1,4 @@
-//! The second act: a buyer without a subscription. The gate stays shut, and says why.
+//! The second part of the demo: a buyer without a subscription. The gate stays shut, and says why.
 
 use std::io;
 
@@ -13,7 +13,7 @@ const ACCOUNT: &str = "444455556666";
 
 const POD: &str = "demo-refused";
 
-/// Tells the act; the sidecar ends with it.
+/// Runs this part; the sidecar ends with it.
 pub(super) async fn tell(facts: &Facts, steps: &mut Steps) -> io::Result<()> {
     let order = json!({"access_key": POD, "account_id": ACCOUNT}).to_string();
     call(facts.address()?, Ask::post("/_emulator/pods", order)).await?;

@@ -1,4 +1,4 @@
-//! The fourth act: ten seats are sold, taken, exhausted, freed, and found again after a crash.
+//! The fourth part of the demo: ten seats are taken, exhausted, freed, and found again after a crash.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ const SEATS: u64 = 10;
 const DIMENSION: &str = "users";
 const SEATS_PER_POD: &str = "5";
 
-/// Tells the act; its sidecars end with it.
+/// Runs this part; its sidecars end with it.
 pub(super) async fn tell(facts: &Facts, folder: &Path, steps: &mut Steps) -> io::Result<()> {
     let mut first = Sidecar::start(facts, folder, "demo-seats-1").await?;
     first.wait_for("entitled").await?;

@@ -1,4 +1,4 @@
-//! The third act: usage goes in, an hour passes on the emulator's clock, and the bill comes out equal.
+//! The third part of the demo: usage is reported, an hour passes on the emulator's clock, and the bill is equal.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ const EVENTS: [(&str, &str); 4] =
 /// Past the hour's end, its settling time, and the longest delay of a pod.
 const AN_HOUR_AND_ALL: &str = "75m";
 
-/// Tells the act; the sidecar ends with it.
+/// Runs this part; the sidecar ends with it.
 pub(super) async fn tell(facts: &Facts, folder: &Path, steps: &mut Steps) -> io::Result<()> {
     let (_sidecar, app) = start(facts, folder).await?;
     steps.say(&format!("a metered product: tollgate run, application at http://{app}"));

@@ -1,4 +1,5 @@
-//! The way to AWS, step by step: name, connection, proxy, TLS, answer, clock. The first step that fails ends it.
+//! Checks the connection to AWS step by step: name, connection, proxy, TLS, answer, clock. The first step that fails
+//! is the last.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -148,7 +149,8 @@ async fn connect(addresses: &[SocketAddr], place: Place, host: &str) -> Finding 
             }
             Err(_) => {
                 let seen = format!("{address}: no answer within {} ms", CONNECT_TIMEOUT.as_millis());
-                let remedy = "Something drops the packets: a security group, a network policy, or no route (NAT, VPC endpoint).";
+                let remedy = "Something drops the packets: a security group, a network policy, or no route (NAT, \
+                              VPC endpoint).";
                 last = Some(Finding::fault(check, "ConnectTimeout", seen, remedy));
             }
         }

@@ -1,4 +1,4 @@
-//! What License Manager says of the product's license. Nothing here takes a seat, or gives one back.
+//! Checks the product's license in License Manager. Nothing here takes a seat, or gives one back.
 
 use crate::doctor::Finding;
 use crate::doctor::license::{licenses, seats};

@@ -1,4 +1,4 @@
-//! The state folder: its room, and the ledger in it.
+//! Checks the state folder: its free space, and the ledger in it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,7 +27,8 @@ pub(super) async fn examine(config: &Config, writable: &dyn Disk) -> Vec<Finding
             "A container that restarts loses its seats until their checkout ends; mount a volume at state_dir to change \
              that."
         } else {
-            "After a restart while AWS cannot be reached the gate stays shut; mount a volume at state_dir to change that."
+            "After a restart while AWS cannot be reached the gate stays shut; mount a volume at state_dir to change \
+             that."
         };
         return vec![Finding::warning("state folder", "nothing is kept", remedy)];
     };

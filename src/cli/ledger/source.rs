@@ -21,7 +21,7 @@ use tollgate_metering::policy::Window;
 pub(in crate::cli) enum Source {
     /// The running sidecar, over its app server.
     Sidecar(Sidecar),
-    /// Nobody: the file is open here.
+    /// No sidecar: the file is open here.
     File { ledger: Box<Database>, repairs: Option<Repairs>, window: Window },
 }
 
@@ -39,7 +39,7 @@ impl Source {
     fn at(mode: Mode, app: &App, state: &State, repairs: Option<Repairs>) -> Result<Self, Complaint> {
         let folder = state.dir.path().map(ToOwned::to_owned).unwrap_or_default();
         let there = folder.join(FILE_NAME).symlink_metadata().is_ok();
-        // A ledger that lies in the folder can be read without a word about the product.
+        // A ledger in the folder can be read although the settings name no product.
         let read_alone = there && repairs.is_none();
         if !mode.has_ledger() && !read_alone {
             let text = format!(

@@ -187,7 +187,8 @@ fn seats_need_a_model_that_holds_them_and_a_folder_that_keeps_them() {
     assert_eq!((floating.valid().license.seats_per_pod, floating.warnings().len()), (2, 0));
     let tiers = floating.clone().env("TOLLGATE_ENTITLEMENTS", "premium:None,gold:None");
     assert!(
-        tiers.warnings()[0].starts_with("license_model floating holds seats, and entitlements names tiers")
+        tiers.warnings()[0]
+            .starts_with("license_model floating holds seats, but entitlements names only tiers")
     );
     assert!(tiers.env("TOLLGATE_ENTITLEMENTS", "premium:None,users").warnings().is_empty());
     for case in
@@ -270,7 +271,7 @@ fn an_endpoint_of_license_manager_is_its_own_alone() {
     assert_eq!(endpoint(&url), (Some(8093), true));
 
     let refused = sealed("").env(variable, "http://127.0.0.1:8091").faults();
-    assert!(refused.starts_with(&format!("{variable} = \"http://127.0.0.1:8091\": may not be set beside")));
+    assert!(refused.starts_with(&format!("{variable} = \"http://127.0.0.1:8091\": may not be set together")));
     let profile = "[default]\nservices = s\n[services s]\nlicense_manager =\n  endpoint_url = http://x\n";
     let refused = sealed("").env("AWS_CONFIG_FILE", "/c").disk("/c", profile).faults();
     assert!(refused.contains("/c:5: sets an endpoint for AWS requests, which a seller's file forbids"));

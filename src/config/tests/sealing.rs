@@ -37,7 +37,7 @@ fn what_the_seller_sets_of_the_operators_settings_wins_and_lets_the_pod_start() 
     assert_eq!(
         warnings,
         ["flag --drain-quiet", "environment TOLLGATE_DRAIN_QUIET"].map(|origin| format!(
-            "drain_quiet ({origin}) is ignored: the seller's file {SELLER}:3 sets it, and wins"
+            "drain_quiet ({origin}) is ignored: the seller's file {SELLER}:3 sets it too, and takes precedence"
         ))
     );
     for setting in Setting::ALL.iter().filter(|setting| setting.spec().owner == Owner::Operator) {
@@ -81,7 +81,7 @@ fn floors_hold_for_the_operator_beside_a_sellers_file_and_nowhere_else() {
         ] {
             let faults = case.faults();
             assert!(
-                faults.starts_with(name) && faults.contains("the least beside a seller's file"),
+                faults.starts_with(name) && faults.contains("the minimum with a seller's file"),
                 "{faults}"
             );
         }
@@ -168,7 +168,8 @@ fn a_sellers_file_refuses_every_other_endpoint() {
     for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_MARKETPLACE_METERING", "AWS_ENDPOINT_URL_STS"] {
         let case = Case::sealed("").env(name, "http://127.0.0.1:8090");
         assert!(
-            case.faults().starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set beside"))
+            case.faults()
+                .starts_with(&format!("{name} = \"http://127.0.0.1:8090\": may not be set together"))
         );
         let ignored = case.env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
         assert_eq!(ignored.faults().lines().count(), 1);
@@ -184,7 +185,7 @@ fn a_sellers_file_refuses_every_other_endpoint() {
     let profile =
         "[default]\nregion = us-east-1\n[services s]\nmarketplace_metering =\n  endpoint_url = http://x\n";
     let metadata = Case::sealed("").env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
-    assert!(metadata.faults().contains("may not be set beside"));
+    assert!(metadata.faults().contains("may not be set together"));
     let metadata = Case::sealed("").env("AWS_CONFIG_FILE", "/c");
     let metadata = metadata.disk("/c", "[default]\nec2_metadata_service_endpoint = http://127.0.0.1:1\n");
     assert!(metadata.faults().contains("/c:2: sets an endpoint"));
@@ -258,7 +259,7 @@ fn a_sellers_file_of_mode_metered_is_asked_for_on_unsent() {
 fn a_sealed_close_after_beside_a_gate_that_stays_open_after_a_denial_is_named() {
     let warned = |more: &str| {
         let case = Case::sealed(&format!("mode = 'metered'\ndimensions = ['a']\n{more}"));
-        case.role(Role::Inspect).warnings().iter().any(|line| line.contains("state on_lapse = "))
+        case.role(Role::Inspect).warnings().iter().any(|line| line.contains("set on_lapse = "))
     };
     assert!(warned("on_unsent = 'close-after:4h'"));
     assert!(warned("on_unsent = 'close-after:4h'\non_lapse = 'keep'"));

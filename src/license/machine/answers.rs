@@ -1,4 +1,4 @@
-//! What License Manager's answers do: to seats, to what is in doubt, and to the round.
+//! What License Manager's answers change: seats, calls in doubt, and the round.
 
 use super::{
     Answer, Awaiting, CheckedIn, CheckedOut, ConsumptionToken, Duration, Extended, Fault, FaultClass, Kind,
@@ -43,7 +43,7 @@ impl Machine {
                 self.listing = Some((Listing::Hidden, now.running));
                 self.hidden = Some(fault);
             }
-            // Seats that are held end whatever became of the listing.
+            // Seats that are held end, whatever the result of the listing.
             Err(fault) => self.missed = Some(fault),
         }
     }
@@ -51,7 +51,7 @@ impl Machine {
     pub(super) fn forbids_the_look(&self, now: Now, fault: &Fault) -> bool {
         let forbidden = fault.class == FaultClass::Access && fault.place == Place::LicenseManager;
         let shown_before = matches!(&self.listing, Some((Listing::Shown(_), _)));
-        // After a granted round it may be a fault of the moment.
+        // After a granted round it may be a temporary fault.
         let granted = shown_before && self.grace(now).is_some();
         forbidden && !fault.never_sent && !fault.clock_is_off() && !granted
     }
@@ -66,7 +66,7 @@ impl Machine {
         let seat = Seat { token: answer.token.clone(), taken: intent.taken, expires, renewed: time };
         let choice = self.choose(now).ok().flatten().filter(|choice| choice.take == seat.taken);
         let Some(choice) = choice.filter(|_| !intent.foreign && !self.stopping) else {
-            // Another pod's, or no longer what is wanted: the round begins anew once it is given back.
+            // Another pod's, or no longer what is wanted: the round starts again once it is given back.
             self.record.give_back.push(seat);
             self.step = if self.stopping { Step::Return } else { Step::ReturnFirst };
             return;
@@ -239,10 +239,10 @@ impl Machine {
     pub(super) fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
             self.leaving = None;
-            // The state folder may go on calling it held: were this process killed, the next one would find out.
+            // The state folder may still call it held: if this process is killed, the next one finds out.
             self.record.give_back.extend(self.record.seat.take());
             self.give_back_at = Duration::ZERO;
-            // There is little time: the pauses begin anew, with the shortest.
+            // There is little time: start again with the shortest pause.
             self.give_back_since = None;
             self.step = Step::Prove;
         }

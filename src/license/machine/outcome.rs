@@ -1,4 +1,4 @@
-//! What comes of a round: when the gate opens, what shuts it, and when the next round is due.
+//! The outcome of a round: when the gate opens, what shuts it, and when the next round is due.
 
 use super::{
     Allowance, Arc, Awaiting, Contract, Duration, Fault, FaultClass, Granted, GrantedRound, Known, Machine,
@@ -66,7 +66,7 @@ impl Machine {
         self.leave_if_refused(now);
     }
 
-    /// Nobody has answered, or AWS does not accept who asks.
+    /// There was no answer, or AWS does not accept the caller.
     pub(super) fn fault(&mut self, now: Now, fault: &Fault) {
         self.missed = None;
         if matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) {
@@ -123,7 +123,7 @@ impl Machine {
     }
 
     pub(super) fn leave_if_refused(&mut self, now: Now) {
-        if self.policy.exit_when_refused && !(self.policy.stays_once_open && self.has_opened) {
+        if self.policy.exit_when_refused && !(self.policy.stays_once_open && self.shown.has_opened) {
             self.leaving = Some(self.standing(now).exit());
         }
     }

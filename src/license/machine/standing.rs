@@ -1,4 +1,4 @@
-//! Where the pod stands, and what is known of the license.
+//! The pod's state, and what is known about the license.
 
 use super::{
     Arc, Blame, Duration, Entitlement, HeldSeats, Knowledge, Machine, Now, Rejected, Standing, Timestamp,
@@ -19,7 +19,7 @@ impl Machine {
         waited.is_some_and(|waited| waited >= self.policy.unavailable_after)
     }
 
-    /// Where the pod stands at `now`.
+    /// The pod's state at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing {
         match &self.verdict {
@@ -41,27 +41,18 @@ impl Machine {
         }
     }
 
-    /// The whole fact at `now`, less what only the shell knows (region); call it after each step and whenever
+    /// The whole fact at `now`, without what only the shell knows (region); call it after each step and whenever
     /// [`Machine::changes_in`] has passed.
     pub fn entitlement(&mut self, now: Now) -> Entitlement {
         if let Some(allowance) = &mut self.allowance {
             allowance.pass(now);
         }
         let standing = self.standing(now);
-        if self.shown.0 != standing.state() {
-            self.shown = (standing.state(), now.wall);
-        }
-        self.has_opened |= standing.gate_open();
         Entitlement {
-            standing,
-            since: self.shown.1,
-            has_opened: self.has_opened,
             attempts: self.attempts,
             next_attempt_at: self.next_attempt_at,
-            public_key_version: None,
-            region: None,
-            public_key_rotation_timestamp: None,
             emulated: self.known.emulated,
+            ..self.shown.show(standing, now.wall)
         }
     }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::entitlement::State;
 use tollgate_marketplace::KeyFingerprint;
 use tollgate_marketplace::license::{LicenseStatus, Received};
 use tollgate_marketplace::schedule::Draw;
@@ -16,7 +17,7 @@ const LOST: Act = Act::Lose;
 const DOWN: Act = Act::Fail(FaultClass::Transient, "ServerInternalException");
 const FORBIDDEN: Act = Act::Fail(FaultClass::Access, "AccessDeniedException");
 
-fn policy(model: Model) -> Policy {
+pub(in crate::license) fn policy(model: Model) -> Policy {
     Policy {
         terms: Terms {
             product_id: PRODUCT_ID.parse().unwrap(),
@@ -406,7 +407,7 @@ fn a_stop_before_anything_was_asked_takes_nothing() {
     }
 }
 
-/// A StatefulSet's replaced pod on the same volume would be locked out by the seat of its forerunner.
+/// A StatefulSet's replaced pod on the same volume would be locked out by the seat of its predecessor.
 #[test]
 fn another_pods_seat_is_given_back_first_and_never_held() {
     let mut world = World::new(1);
@@ -999,8 +1000,8 @@ fn hold(world: &mut World, pods: &mut [Pod]) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Deaths at any step, lost answers, outages, restarts, stops and replaced pods: no seat is held that no disk knows,
-    /// but for answers that were given up; who stops holds nothing; and no pod is locked out by itself.
+    /// Deaths at any step, lost answers, outages, restarts, stops and replaced pods: no seat is held that no disk
+    /// knows, but for answers that were given up; who stops holds nothing; and no pod is locked out by itself.
     #[test]
     fn no_seat_is_lost_and_no_pod_locks_itself_out(
         ops in prop::collection::vec(op(), 1..150),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::allowance::WRITTEN_AHEAD;
 use super::*;
+use crate::entitlement::State;
 use tollgate_marketplace::FaultCode;
 
 const WALL: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);

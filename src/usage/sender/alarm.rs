@@ -1,5 +1,5 @@
-//! Half of AWS's window has passed and records are unsent: somebody should look while there is time. One line for all
-//! of them, and not often: sixty thousand records are one trouble.
+//! Warns when half of AWS's window has passed and records are unsent, while there is still time to act. One log line
+//! for all of them, and rarely: sixty thousand records are one problem.
 
 use std::time::Duration;
 
@@ -50,7 +50,8 @@ impl Alarm {
             event = "records_overdue",
             records, record = oldest.id, dimension = oldest.dimension, hour = %oldest.hour, code = oldest.code,
             window_closes = %closes,
-            "records are unsent after half of AWS's window; find out why before the window closes. The oldest is named"
+            "records are still unsent after half of AWS's window: find out why before it closes. This line names \
+             the oldest"
         );
         Ok(())
     }

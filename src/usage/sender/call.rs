@@ -1,4 +1,4 @@
-//! One call: from records to a request, and to what AWS said of each of them.
+//! One call: from records to a request, and from AWS's answer to an outcome for each record.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl Request {
             (_, first) => {
                 let licensed = records.iter().any(|record| is_licensed(&record.customer));
                 Self::Batch(BatchMeterUsage {
-                    // Under Concurrent Agreements the licence names the product.
+                    // Under Concurrent Agreements the license names the product.
                     product_code: (!licensed).then_some(product_code),
                     records: first.into_iter().chain(reports).map(usage_record).collect(),
                     region,

@@ -1,4 +1,4 @@
-//! What became of records, for the ledger, the log and the metrics.
+//! Writes the outcome of records to the ledger, the log and the metrics.
 
 use crate::metrics::Metrics;
 use tollgate_metering::record::{Answered, Noted, Record};
@@ -43,7 +43,8 @@ pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
                 tracing::error!(
                     event = "record_dead",
                     record = id, dimension, %hour, code,
-                    "a record will not be billed and is a dead letter; see `tollgate ledger dead-letters`"
+                    "a record is a dead letter and is not billed unless somebody acts; see `tollgate ledger \
+                     dead-letters`"
                 );
                 "dead"
             }
@@ -51,7 +52,7 @@ pub(super) fn tell(notes: &[Outcome], metrics: &Metrics) {
                 tracing::warn!(
                     event = "record_carried",
                     record = id, dimension, %hour, code,
-                    "a record missed its window and counts to the current hour"
+                    "a record missed AWS's window; its usage counts to the current hour"
                 );
                 "carried"
             }

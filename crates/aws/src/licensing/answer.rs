@@ -1,6 +1,6 @@
 //! What License Manager answers, read within limits of ours.
 //!
-//! A word that this version does not know (a unit, a status) is kept as unknown. A number or a list that AWS's model
+//! A value that this version does not know (a unit, a status) is kept as unknown. A number or a list that AWS's model
 //! does not allow makes the whole answer a fault: what a license allows is not guessed.
 
 use std::time::Duration;

@@ -26,7 +26,7 @@ const WINDOW_SECONDS: i64 = 24 * 3600;
 /// After its end a month is open for records so long, in seconds.
 const MONTH_GRACE_SECONDS: i64 = 6 * 3600;
 
-/// After a licence was deprovisioned its last usage is taken for so long, in seconds (AWS's metering skill: "about an
+/// After a license was deprovisioned its last usage is taken for so long, in seconds (AWS's metering skill: "about an
 /// hour").
 const FLUSH_SECONDS: i64 = 3600;
 
@@ -37,7 +37,7 @@ struct Checked {
     echo: Value,
 }
 
-/// A customer found, with the licence that named it.
+/// A customer found, with the license that named it.
 type Found = (String, Option<License>);
 
 pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec<Change>) -> Decided {
@@ -70,7 +70,7 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
     Ok(Answer::Document(json!({"Results": results, "UnprocessedRecords": unprocessed})))
 }
 
-/// The product of the call: named for the legacy integration, found by the licences under Concurrent Agreements.
+/// The product of the call: named for the legacy integration, found by the licenses under Concurrent Agreements.
 fn product_of<'a>(
     service: &'a Service,
     asked: &BatchMeterUsage<'_>,
@@ -98,7 +98,7 @@ fn product_of<'a>(
 
 fn invalid_license(why: &str) -> ServiceError {
     let message =
-        "the LicenseArn must be a licence of this customer, and the usage within the time of the licence";
+        "the LicenseArn must be a license of this customer, and the usage within the time of the license";
     ServiceError::new("InvalidLicenseException", format!("{message} (emulator: {why})"))
 }
 
@@ -147,7 +147,7 @@ fn check(
     Ok(Checked { report, subscribed, echo: model::known_members(echo) })
 }
 
-/// Whether usage is taken under a licence: while it lasts, and for a last flush.
+/// Whether usage is taken under a license: while it lasts, and for a last flush.
 fn takes(service: &Service, license: &License, now: Timestamp) -> bool {
     let flush = |at: &Timestamp| now.millis_since(*at) <= FLUSH_SECONDS * 1000;
     license.subscribed
@@ -179,7 +179,7 @@ fn check_form(
     }
     if by_license && named && !service.world.switches.second(Switch::LicenseWithProductCode) {
         return Err(ServiceError::validation(
-            "Do not send ProductCode with LicenseArn: the licence names the product, and both would be billed.",
+            "Do not send ProductCode with LicenseArn: the license names the product, and both would be billed.",
         ));
     }
     if !by_license && !named {
@@ -227,7 +227,7 @@ fn customer_of(
             Err(invalid_license("the LicenseArn is another customer's"))
         }
         Some((_, license)) if license.product_code != product_code => {
-            Err(invalid_license("a request is for one product, and the licences are of several"))
+            Err(invalid_license("a request is for one product, and the licenses are of several"))
         }
         Some((_, license)) if !license.active_at(timestamp) => {
             Err(invalid_license("the timestamp is outside the license's activation period"))

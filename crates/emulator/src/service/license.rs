@@ -53,7 +53,7 @@ fn full(why: &str) -> ServiceError {
 }
 
 impl Service {
-    /// What a caller without permission is told.
+    /// The answer to a caller without permission.
     pub(super) fn unauthorized(&self, message: impl Into<String>) -> ServiceError {
         let code = if self.world.switches.second(Switch::AuthorizationCode) {
             "AccessDeniedException"

@@ -787,7 +787,7 @@ fn another_region_takes_the_record_again() {
 }
 
 #[test]
-fn the_last_hour_of_a_deprovisioned_licence_can_be_reported_or_not() {
+fn the_last_hour_of_a_deprovisioned_license_can_be_reported_or_not() {
     for (answer, during) in [("1h", "Success"), ("none", "CustomerNotSubscribed")] {
         let mut bench = Bench::with("deprovisioned_flush", answer);
         bench.order_subscribed("111122223333", false);

@@ -1,7 +1,7 @@
 //! Orders that change the world: the world file (TOML) and the bodies of the admin interface (JSON), in the same words.
 //!
 //! - An order names what it changes and only the members that change; what is new starts with defaults.
-//! - All faults of an order are told at once, each with its place; in a file, with its line.
+//! - All faults of an order are reported at once, each with its place; in a file, with its line.
 //! - Nothing is changed by an order with a fault.
 
 mod contract;
@@ -518,14 +518,14 @@ impl LicenseDocument {
         let taken = world.license(&arn).is_some_and(|(owner, _)| owner != account_id)
             || customer.licenses.iter().any(|license| license.arn == arn);
         if taken {
-            faults.add(at.member("license_arn"), format!("{arn} is another licence's; name one"));
+            faults.add(at.member("license_arn"), format!("{arn} is another license's; name one"));
         }
         let agreement_id = self.agreement_id.unwrap_or(standard.agreement_id);
         faults.modelled(at.member("agreement_id"), "AgreementId", &agreement_id);
         let active_from = faults.time(at.member("active_from"), self.active_from.as_ref());
         let active_until = faults.time(at.member("active_until"), self.active_until.as_ref());
         if active_from.zip(active_until).is_some_and(|(from, until)| until <= from) {
-            faults.add(at.member("active_until"), "the licence ends before it begins");
+            faults.add(at.member("active_until"), "the license ends before it begins");
         }
         let subscribed = self.subscribed.unwrap_or(true);
         let product_code = self.product_code;

@@ -116,7 +116,7 @@ pub(crate) const TABLE: [Entry; 31] = [
         Switch::DeprovisionedFlush,
         "deprovisioned_flush",
         &["1h", "none"],
-        "BatchMeterUsage for a customer whose licence was just deprovisioned: taken for one more hour, as AWS's metering \
+        "BatchMeterUsage for a customer whose license was just deprovisioned: taken for one more hour, as AWS's metering \
          skill has it, or CustomerNotSubscribed at once?",
     ),
     entry(

@@ -91,7 +91,7 @@ fn what_cannot_be_read_says_why() {
     );
     says(
         &|folder| write(folder, "", "no database, and longer than a header has to be"),
-        "damaged or no ledger",
+        "damaged or not a ledger",
     );
     says(&old, "of an older version: the sidecar upgrades it at its next start");
     says(

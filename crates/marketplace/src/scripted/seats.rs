@@ -21,7 +21,7 @@ use tollgate_time::Timestamp;
 /// The product of [`license`].
 pub const PRODUCT_ID: &str = "prod-seats";
 
-/// A license that is good for ever, of these counted entitlements (0 is without limit) and tiers.
+/// A license without an end, with these counted entitlements (0 is without limit) and tiers.
 #[must_use]
 pub fn license(arn: &str, counted: &[(&str, u64)], tiers: &[&str]) -> ReceivedLicense {
     let counted = counted.iter().map(|(name, max)| entitlement(name, Unit::COUNT, Some(*max)));

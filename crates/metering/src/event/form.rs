@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for Tags {
     }
 }
 
-/// What can be told of an event that cannot be read as a whole.
+/// What is known about an event that cannot be read as a whole.
 #[derive(Default, Deserialize)]
 pub(super) struct Named {
     pub(super) id: Option<String>,

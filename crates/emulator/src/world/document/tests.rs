@@ -106,7 +106,7 @@ licenses = [
   { product_code = "p", license_arn = "arn:aws:lm::1:x" },
   { product_code = "p", license_arn = "arn:aws:lm::1:x" }]
 "#;
-    assert!(faults(license)[0].contains("is another licence's"), "{:?}", faults(license));
+    assert!(faults(license)[0].contains("is another license's"), "{:?}", faults(license));
 }
 
 fn order<T: serde::de::DeserializeOwned>(json: &str) -> T {

@@ -1,0 +1,156 @@
+"""docs/REHEARSAL.md: its commands with the example chart, and the script of its recipes for CI with a chart of a seller's own."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+from cluster import wait
+from scenarios import scenario
+from stand import entitlement, name_of
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HOURLY = 'mode = "hourly"\nproduct_code = "your-product-code"\npublic_keys = "keys"\n'
+METERED = """mode = "metered"
+product_code = "your-product-code"
+dimensions = ["requests"]
+# AWS's dry run does not say who is subscribed.
+entitlement_dimension = "access"
+on_unsent = "keep"
+"""
+
+CONTRACT = 'mode = "contract"\nproduct_id = "prod-your-product"\nentitlements = ["users:Count:10"]\n'
+# What a buyer would set in a chart that `helm create` made.
+CREATED = """
+fullnameOverride: shop
+image: { repository: registry.example/your-app, tag: 1.0.0 }
+podLabels: { app: shop }
+livenessProbe: null
+readinessProbe: null
+resources: { requests: { cpu: 100m, memory: 64Mi }, limits: { memory: 128Mi } }
+podSecurityContext: { runAsNonRoot: true, seccompProfile: { type: RuntimeDefault } }
+securityContext: { runAsUser: 10001, allowPrivilegeEscalation: false, capabilities: { drop: [ALL] } }
+tollgate:
+  mode: metered
+  state: { type: emptyDir }
+"""
+
+
+class Repository:
+    """A seller's repository, and a machine with kubectl and helm; nothing in it knows of this cluster."""
+
+    def __init__(self, stand, space):
+        self.space, self.folder = space, stand.folder / f"{space.name}-repository"
+        (self.folder / "bin").mkdir(parents=True)
+        self.tool("kubectl", f"{stand.cluster.program} kubectl --kubeconfig={stand.cluster.kubeconfig}")
+        self.tool("helm", f"{stand.helms['4.3.1']} --kubeconfig {stand.cluster.kubeconfig}")
+
+    def tool(self, name, command):
+        path = self.folder / "bin" / name
+        path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        path.chmod(0o755)
+
+    def write(self, path, text):
+        path = self.folder / path
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    def create_chart(self, library):
+        """A chart of the seller's own, as `helm create` makes it, with the library chart as its README says."""
+        self.run("helm", "create", "app")
+        chart = (self.folder / "app").rename(self.folder / "chart")
+        shutil.copytree(library, chart / "charts/tollgate")
+        with (chart / "Chart.yaml").open("a") as described:
+            described.write("\ndependencies: [{ name: tollgate, version: '*' }]\n")
+        template = chart / "templates/deployment.yaml"
+        gated = '{{- include "tollgate.workload" (list . "app.deployment") }}'
+        template.write_text(f'{{{{- define "app.deployment" -}}}}\n{template.read_text()}\n{{{{- end -}}}}\n{gated}\n')
+
+    def run(self, *command):
+        environment = {
+            "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "cache"),
+            "NAMESPACE": self.space.name,
+        }
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment)
+        if done.returncode != 0:
+            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def commands():
+    """The commands of the page's section about a cluster, block by block."""
+    section = (ROOT / "docs/REHEARSAL.md").read_text().split("\n## In a cluster\n")[1].split("\n## ")[0]
+    return re.findall(r"```sh\n(.*?)```", section, re.S)
+
+
+@scenario(pods=3)
+def a_seller_rehearses_in_a_cluster(stand):
+    """The page's commands with helm/example: not entitled, throttled; what is sealed stays sealed; `remove` leaves nothing."""
+    with stand.bare_namespace("shop") as space:
+        seller = Repository(stand, space)
+        (seller.folder / "deploy").symlink_to(ROOT / "deploy")
+        shutil.copytree(stand.folder / "example", seller.folder / "your-chart")
+        shutil.copy(ROOT / "helm/example/values-rehearsal.yaml", seller.folder)
+        shutil.copy(ROOT / "deploy/rehearsal/world.toml", seller.folder)
+        seller.write("seller.toml", HOURLY)
+        seller.write("your-values.yaml", "")
+        told = ""
+        for block in commands():
+            # The namespace is there; a forwarded port has no end; a day of hours is the other scenario.
+            kept = [line for line in block.splitlines() if not any(word in line for word in ("create namespace", "port-forward", " day "))]
+            told += seller.run("bash", "-euc", "\n".join(kept))
+        for words in ("denied: CustomerNotEntitledException", "refused pods did not start", "three calls were throttled", '"RegisterUsage"'):
+            assert words in told, told
+        pod = space.started(app="shop")
+        # What a development build leaves to the operator is told; the seller's other settings are refused, as in production.
+        log = space.logs(pod, "tollgate")
+        for setting in ("endpoint_url", "clock"):
+            assert f"TOLLGATE_{setting.upper()}" in log and "seller's file" in log, log
+        for flag in ("--grace-period=1h", "--mode=metered"):
+            done = space.kubectl("exec", name_of(pod), "-c", "tollgate", "--", "/tollgate", "config", "check", flag, check=False)
+            assert done.returncode != 0 and "seller's file" in done.stdout + done.stderr, done
+        seller.run("deploy/rehearsal/rehearse.sh", "remove")
+        wait("the emulator to be gone", lambda: not space.pods(app="tollgate-emulator"))
+        assert [one["metadata"]["name"] for one in space.get("configmaps")["items"]] == ["kube-root-ca.crt"], space.get("configmaps")
+        return "; ".join(line.removeprefix("rehearse: ") for line in told.splitlines() if "refused pods" in line or "throttled:" in line)
+
+
+@scenario(pods=3)
+def a_seller_rehearses_a_contract_in_a_cluster(stand):
+    """Contract pricing: with its license disabled a product does not start, and throttled it waits; then it starts."""
+    with stand.bare_namespace("contract-shop") as space:
+        seller = Repository(stand, space)
+        shutil.copytree(ROOT / "deploy/rehearsal", seller.folder / "rehearsal")
+        products, licenses = (ROOT / "deploy/rehearsal/world.toml").read_text().split("# [[licenses]]")
+        seller.write("rehearsal/world.toml", products + "[[licenses]]" + licenses.replace("\n# ", "\n"))
+        seller.write("seller.toml", CONTRACT)
+        seller.run("rehearsal/rehearse.sh", "prepare", "seller.toml")
+        values = ("--set", "tollgate.mode=contract", "--values", str(ROOT / "helm/example/values-rehearsal.yaml"))
+        seller.run("helm", "install", "shop", str(stand.folder / "example"), "--namespace", space.name, *values)
+        told = seller.run("rehearsal/rehearse.sh", "not-entitled", "app=shop", "prod-your-product")
+        assert "denied: " in told, told
+        told += seller.run("rehearsal/rehearse.sh", "throttled", "app=shop")
+        assert entitlement(space.started(app="shop"))["gate"] == "open"
+        return "; ".join(line.removeprefix("rehearse: ") for line in told.splitlines())
+
+
+@scenario(pods=3)
+def a_sellers_ci_rehearses_its_chart(stand):
+    """ci.sh, which the recipes for GitHub and GitLab call, with a chart of `helm create` and a metered product: a bill of 24 hours."""
+    with stand.bare_namespace("ci") as space:
+        seller = Repository(stand, space)
+        seller.create_chart(ROOT / "helm/tollgate")
+        shutil.copytree(ROOT / "deploy/rehearsal", seller.folder / "rehearsal")
+        shutil.copy(ROOT / "helm/example/values-rehearsal.yaml", seller.folder / "rehearsal")
+        world = (ROOT / "deploy/rehearsal/world.toml").read_text().replace('pricing = "hourly"', 'pricing = "metered"')
+        seller.write("rehearsal/world.toml", world.replace('# dimensions = ["requests"]', 'dimensions = ["requests", "access"]'))
+        seller.write("gate/seller.toml", METERED)
+        seller.write("gate/values.yaml", CREATED)
+        told = seller.run("rehearsal/ci.sh")
+        assert told.splitlines()[-1] == "ci: the bill is right", told
+        bill = [line.split(",") for line in (seller.folder / "bill.csv").read_text().splitlines()[1:]]
+        used = [row for row in bill if row[5] == "requests"]
+        assert len(used) == len({row[6] for row in used}) == 24 and {row[8] for row in used} == {"2"}, bill
+        assert {row[8] for row in bill if row[5] != "requests"} <= {"0"}, bill
+        return f"{len(used)} hours billed"
