@@ -262,7 +262,7 @@ first-release:
 
 # The development image in docker.
 image-dev: dev-binary image-context
-    docker build --tag tollgate-dev --file deploy/Dockerfile.dev dist/image
+    docker build --tag tollgate-dev --build-arg VERSION={{ version }} --build-arg REVISION={{ revision }} --file deploy/Dockerfile.dev dist/image
 
 # The whole story in containers: the emulator plays AWS, and an application starts when the gate opens. Ctrl-C ends it.
 compose: image-dev
@@ -275,6 +275,17 @@ packaging: release-binary dev-binary image
 # The charts and manifests on a real Kubernetes, or some scenarios: `just kubernetes jobs_end`. KUBERNETES_VERSION=1.34.4 chooses another one.
 kubernetes *scenarios: release-binary first-release dev-binary image-context
     tests/kubernetes/run {{ scenarios }}
+
+# The scripts by which shells complete the released program's commands, into dist/.
+completions:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    stage=$(mktemp -d) && trap 'rm -rf "$stage"' EXIT
+    mkdir -p dist "$stage/completions"
+    for shell in bash zsh fish; do
+        cargo run --quiet --locked --package tollgate --no-default-features --features completions -- completions "$shell" > "$stage/completions/tollgate.$shell"
+    done
+    tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf dist/tollgate-{{ version }}-completions.tgz -C "$stage" completions
 
 # Writes the alert rules into the library chart.
 chart-rules:
@@ -292,7 +303,7 @@ release:
     esac
     rm -rf dist
     export CARGO_NET_OFFLINE=true TOLLGATE_REVISION={{ revision }}
-    just release-binary release-binary-arm64 image sbom provenance release-files
+    just release-binary release-binary-arm64 image sbom provenance completions release-files
     rm -rf dist/image
 
 # What a release is beside its builds, from what is built: names with the version, archives that are the same each time, checksums.

@@ -1,6 +1,8 @@
 //! The command line: clap definitions; one thin file for each subcommand below.
 
 pub mod await_gate;
+#[cfg(feature = "completions")]
+pub mod completions;
 pub mod config;
 #[cfg(feature = "emulator")]
 pub mod demo;
@@ -29,11 +31,11 @@ use crate::config::{
     self as settings, Config, Flags, Installation, LogFormat, Mode, ProcessEnvironment, Role,
 };
 use crate::exit::Exit;
-use crate::{last_sentence, log, supervisor};
+use crate::{last_sentence, log, program, supervisor};
 
 /// The entitlement and metering sidecar for container products on AWS Marketplace.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, about, max_term_width = 110)]
+#[command(name = "tollgate", version = program::VERSION_SHOWN, about, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -71,6 +73,10 @@ enum Command {
     License(license::LicenseArgs),
     /// Check the configuration, print each value with its origin, or write a seller's first files
     Config(config::ConfigArgs),
+    /// Print the script by which bash, zsh or fish completes commands and flags
+    #[cfg(feature = "completions")]
+    #[command(after_help = "Example:\n  source <(tollgate completions bash)")]
+    Completions(completions::CompletionsArgs),
     /// Give the terminal of a command of `exec` that has ended to this process group: for tollgate itself
     #[command(hide = true)]
     TakeTerminal {
@@ -146,6 +152,8 @@ fn dispatch(command: &Command) -> Exit {
             let (mut out, mut err) = (io::stdout(), io::stderr());
             config::run(args, &ProcessEnvironment, &Installation::compiled_in(), &mut out, &mut err)
         }
+        #[cfg(feature = "completions")]
+        Command::Completions(args) => completions::run(args),
         Command::TakeTerminal { group } => {
             if supervisor::take_terminal(*group) {
                 Exit::Done

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::exit::Exit;
+use crate::program;
 use tollgate_marketplace::{ProductCode, ProductId, PublicKeyVersion, Region};
 use tollgate_time::Timestamp;
 
@@ -378,6 +379,7 @@ pub struct Document<'a> {
     public_key_rotation_timestamp: Option<Timestamp>,
     emulated: bool,
     version: &'static str,
+    build: &'static str,
 }
 
 impl<'a> Document<'a> {
@@ -402,7 +404,8 @@ impl<'a> Document<'a> {
             reason: standing.reason(),
             public_key_rotation_timestamp: entitlement.public_key_rotation_timestamp,
             emulated: entitlement.emulated,
-            version: env!("CARGO_PKG_VERSION"),
+            version: program::VERSION,
+            build: program::NAME,
         }
     }
 }
@@ -417,7 +420,8 @@ const GATE_OPEN: &str = "GateOpen";
 const NO_ANSWER: (&str, &str, &str) =
     ("NoAnswerYet", "AWS has not answered yet.", "Nothing to do: the call is under way.");
 
-/// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`.
+/// The one line for the operator: `<state>: <reason.code>: <message> <remedy> next try <RFC 3339>`, with the mark of a
+/// development build before the next try.
 #[must_use]
 pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Option<&str>) -> String {
     let (code, message, remedy) = reason.unwrap_or(if state == State::Pending.as_str() {
@@ -426,11 +430,12 @@ pub fn line(state: &str, reason: Option<(&str, &str, &str)>, next_attempt_at: Op
         (GATE_OPEN, "The gate is open.", "Nothing to do.")
     });
     let next = next_attempt_at.map_or_else(String::new, |at| format!(" next try {at}"));
+    let next = format!("{}{next}", program::MARK);
     let mut line: String = format!("{state}: {code}: {message} {remedy}")
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    // The time of the next try is kept; the remedy is cut.
+    // The mark and the time of the next try are kept; the remedy is cut.
     let room = LINE_BYTES_MAX.saturating_sub(next.len());
     if line.len() > room {
         let cut = (0..=room.saturating_sub('…'.len_utf8())).rev().find(|&at| line.is_char_boundary(at));
@@ -465,6 +470,7 @@ impl Entitlement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::MARK;
 
     #[test]
     fn the_line_is_one_line_of_at_most_512_bytes_and_keeps_the_next_try() {
@@ -473,15 +479,14 @@ mod tests {
         assert!(shown.len() <= LINE_BYTES_MAX, "{}", shown.len());
         assert!(!shown.contains('\n'));
         assert!(shown.starts_with("denied: Code: two lines ü"));
-        assert!(shown.ends_with("… next try 2026-11-24T08:00:00Z"), "{shown}");
+        assert!(shown.ends_with(&format!("…{MARK} next try 2026-11-24T08:00:00Z")), "{shown}");
     }
 
     #[test]
     fn without_a_reason_the_line_says_what_the_state_means() {
-        assert_eq!(line("entitled", None, None), "entitled: GateOpen: The gate is open. Nothing to do.");
-        assert_eq!(
-            line("pending", None, None),
-            "pending: NoAnswerYet: AWS has not answered yet. Nothing to do: the call is under way."
-        );
+        let open = "The gate is open. Nothing to do.";
+        let pending = "AWS has not answered yet. Nothing to do: the call is under way.";
+        assert_eq!(line("entitled", None, None), format!("entitled: GateOpen: {open}{MARK}"));
+        assert_eq!(line("pending", None, None), format!("pending: NoAnswerYet: {pending}{MARK}"));
     }
 }

@@ -15,6 +15,7 @@ pub mod license;
 pub mod log;
 pub mod metrics;
 pub mod probe;
+pub mod program;
 pub mod random;
 pub mod registration;
 pub mod runbook;

@@ -18,6 +18,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::entitlement::{Entitlement, Standing, Watch};
+use crate::program;
 use tollgate_marketplace::Region;
 
 /// How lines look.
@@ -124,7 +125,7 @@ fn say(fact: &Entitlement, telling: Telling) {
     let emulated = fact.emulated;
     let region = fact.region.as_ref().map(Region::as_str);
     let next = fact.next_attempt_at.map(|at| at.to_string());
-    let mut text = sentence(&fact.standing);
+    let mut text = sentence(&fact.standing) + program::MARK;
     let mut event = "state";
     if matches!(telling, Telling::Summary) {
         event = "summary";

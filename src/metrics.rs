@@ -18,6 +18,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::entitlement::{Entitlement, State};
+use crate::program;
 pub use format::Format;
 use format::plain;
 pub use row::Spec;
@@ -411,7 +412,9 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", revision())]);
+        let labels =
+            [("version", program::VERSION), ("revision", program::revision()), ("build", program::NAME)];
+        let build = Info::new(labels.to_vec());
         registry.register("tollgate_build", "Version and source revision of this binary", build);
         let series = Series::register(&mut registry);
         let (codes, dimensions, seats) = Default::default();
@@ -580,12 +583,6 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// The source revision, where the build names one (`TOLLGATE_REVISION` at compile time).
-#[must_use]
-pub fn revision() -> &'static str {
-    option_env!("TOLLGATE_REVISION").unwrap_or("unknown")
 }
 
 #[cfg(test)]

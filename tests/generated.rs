@@ -1,7 +1,8 @@
 //! What is made from something else: of the table of settings, tables in two documents and a part of the chart's schema;
 //! of the table of metrics, those of METRICS.md; of the modes, the policies of `deploy/iam` and what SECURITY-REVIEW.md
 //! says of them; of `cargo metadata`, the picture of the crates; of `docs/openapi.yaml`, the JSON that is served; of the
-//! README's picture, its dark form; of the crates' own files, the notices that go with the image.
+//! README's picture, its dark form; of the crates' own files, the notices that go with the image; of the charts' values, the
+//! tables of their READMEs.
 //!
 //! `just generate` writes it. Most files hold words of people around what is generated: only a piece of them is replaced.
 
@@ -88,6 +89,18 @@ fn pieces(root: &Path) -> Vec<Piece> {
             text: properties.collect::<Vec<_>>().join(",\n") + "\n",
         },
     ];
+    for (values, path) in [
+        ("helm/tollgate/values.yaml", "helm/tollgate/README.md"),
+        ("helm/example/values.yaml", "helm/example/README.md"),
+    ] {
+        let values = fs::read_to_string(root.join(values)).expect("a chart has values");
+        pieces.push(Piece {
+            path,
+            begin: "<!-- values -->\n".to_owned(),
+            end: "<!-- end of values -->",
+            text: table("| value | default | meaning |", values_of_chart(&values)),
+        });
+    }
     for group in SPECS.iter().map(|spec| spec.group).collect::<BTreeSet<_>>() {
         pieces.push(Piece {
             path: "docs/METRICS.md",
@@ -145,9 +158,54 @@ fn metrics(group: &str) -> String {
         let name = format!("`{}{total}`", spec.name);
         format!("| {name} | {} | {} | {} | {} |\n", spec.kind, spec.labels, spec.stability, spec.says)
     });
-    let build =
-        "| `tollgate_build_info` | info | `version`, `revision` | stable | always 1; which build this is |\n";
+    let build = "| `tollgate_build_info` | info | `version`, `revision`, `build` | stable | always 1; which build this is: `tollgate`, or `tollgate-dev`, which is not for production |\n";
     (if group == "The gate" { build } else { "" }).to_owned() + &rows.collect::<String>()
+}
+
+/// A row for each value of a chart: its default, and the comment above it that begins with `# --`.
+fn values_of_chart(text: &str) -> String {
+    let values = YamlLoader::load_from_str(text).expect("values.yaml is YAML");
+    let meanings = meanings(text);
+    let mut rows = String::new();
+    leaves(&values[0], "", &mut |path, value| {
+        let meaning = meanings.get(path).map_or("", String::as_str);
+        rows += &format!("| `{path}` | `{}` | {meaning} |\n", json_of(value)).replace("|  |", "| |");
+    });
+    rows
+}
+
+/// Every value that holds no others, with its path.
+fn leaves(values: &Yaml, path: &str, found: &mut impl FnMut(&str, &Yaml)) {
+    for (name, value) in values.as_hash().into_iter().flatten() {
+        let name = name.as_str().expect("a value of a chart has a name");
+        let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        match value.as_hash() {
+            Some(below) if !below.is_empty() => leaves(value, &path, found),
+            _ => found(&path, value),
+        }
+    }
+}
+
+/// The comments that begin with `# --`, each by the path of the value in the line below it.
+fn meanings(text: &str) -> BTreeMap<String, String> {
+    let (mut found, mut above, mut meaning) = (BTreeMap::new(), Vec::<(usize, &str)>::new(), None);
+    for line in text.lines() {
+        let words = line.trim_start();
+        if let Some(begun) = words.strip_prefix("# -- ") {
+            meaning = Some(begun.to_owned());
+        } else if let (Some(more), Some(meaning)) = (words.strip_prefix("# "), &mut meaning) {
+            *meaning += &format!(" {more}");
+        } else if let Some((name, _)) = words.split_once(':').filter(|_| !words.starts_with(['#', '-'])) {
+            let indent = line.len() - words.len();
+            above.retain(|(outer, _)| *outer < indent);
+            above.push((indent, name));
+            let path = above.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(".");
+            found.extend(meaning.take().map(|meaning| (path, meaning)));
+        } else {
+            meaning = None;
+        }
+    }
+    found
 }
 
 /// The schema of a setting's value in the chart; `null` there is the default.
@@ -253,6 +311,14 @@ fn a_generated_piece_replaces_what_stands_in_its_place() {
     assert_eq!(made.as_deref(), Some("above\n<begin>\nnew\n<end>\nbelow <end>"));
     assert_eq!(with_piece("above\n<begin>\nold", &piece), None);
     assert_eq!(with_piece("<end>", &piece), None);
+}
+
+#[test]
+fn the_table_of_a_charts_values_has_each_default_and_what_stands_above_it() {
+    let text = "# no meaning\na:\n  # -- first\n  # line\n  b: 1\n  c: {}\n# -- lost\n\nd: [\"/x\"]\n# -- last\ne: \"\"\n";
+    let rows =
+        "| `a.b` | `1` | first line |\n| `a.c` | `{}` | |\n| `d` | `[\"/x\"]` | |\n| `e` | `\"\"` | last |\n";
+    assert_eq!(values_of_chart(text), rows);
 }
 
 #[test]

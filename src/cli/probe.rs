@@ -18,6 +18,7 @@ use crate::cli::screen::print;
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::entitlement::{self, State};
 use crate::exit::Exit;
+use crate::program;
 use tollgate_http::Address;
 use tollgate_http::client::{Ask, ClientError, ask};
 use tollgate_time::Timestamp;
@@ -91,7 +92,11 @@ pub(super) struct ShownReason {
 }
 
 /// What is said of a gate that counts as open.
-pub(super) const GATE_IS_OPEN: &str = "the gate is open";
+pub(super) const GATE_IS_OPEN: &str = if program::DEVELOPMENT {
+    "the gate is open [tollgate-dev: not for production]"
+} else {
+    "the gate is open"
+};
 
 impl ShownReason {
     pub(super) fn new(code: &str, message: &str, remedy: &str) -> Self {

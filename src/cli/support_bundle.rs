@@ -17,6 +17,7 @@ use crate::cli::sidecar::Sidecar;
 use crate::cli::{complain, doctor, ledger, license, probe};
 use crate::config::{self, App, Environment, Flags, Installation, LedgerPlace};
 use crate::exit::Exit;
+use crate::program;
 use tollgate_clock as clock;
 
 /// Arguments of `support-bundle`.
@@ -51,7 +52,8 @@ pub fn run(args: &BundleArgs, env: &dyn Environment, installed: &Installation<'_
         Err(faults) => absent(faults.summary()),
     };
     let mut document = json!({
-        "version": env!("CARGO_PKG_VERSION"),
+        "version": program::VERSION,
+        "build": program::NAME,
         "emulator_built_in": installed.emulator,
         "made_at": clock::system_now().to_string(),
         "doctor": runtime.block_on(doctor::examined(&args.flags, env, installed)),

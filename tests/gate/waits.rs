@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStderr, Stdio};
 
+use tollgate::program::MARK;
+
 use crate::processes::{Emulator, Sidecar, command, refusing_addr};
 
 /// A wait whose lines are read as they come.
@@ -99,9 +101,9 @@ fn a_wait_that_has_told_a_reason_says_that_it_is_over() {
     let mut wait = Wait::start(&sidecar, &["--refused-after", "5s"]);
     assert!(wait.line().starts_with("pending: ThrottlingException: "));
     crate::processes::http(emulator.addr, "DELETE", "/_emulator/faults", "");
-    assert_eq!(wait.end(), (Some(0), vec!["the gate is open".to_owned()]));
+    assert_eq!(wait.end(), (Some(0), vec![format!("the gate is open{MARK}")]));
     let at_once = Wait::start(&sidecar, &[]);
-    assert_eq!(at_once.end(), (Some(0), vec!["the gate is open".to_owned()]));
+    assert_eq!(at_once.end(), (Some(0), vec![format!("the gate is open{MARK}")]));
 }
 
 #[test]

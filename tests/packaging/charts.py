@@ -246,10 +246,35 @@ class Charts(ChartCase):
                 else:
                     yield f"{path}{name}", json.dumps(value)
 
-        readme = (ROOT / "helm/tollgate/README.md").read_text()
-        table = readme[readme.index("<!-- values") : readme.index("<!-- end of values -->")]
-        rows = re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \|", table, re.M)
-        self.assertEqual(rows, list(leaves(yaml.safe_load((ROOT / "helm/tollgate/values.yaml").read_text()))))
+        for chart in ("tollgate", "example"):
+            readme = (ROOT / f"helm/{chart}/README.md").read_text()
+            table = readme[readme.index("<!-- values -->") : readme.index("<!-- end of values -->")]
+            rows = re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \|", table, re.M)
+            self.assertEqual(rows, list(leaves(yaml.safe_load((ROOT / f"helm/{chart}/values.yaml").read_text()))))
+
+    def test_what_artifact_hub_shows(self):
+        chart = yaml.safe_load((ROOT / "helm/tollgate/Chart.yaml").read_text())
+        texts = {name.removeprefix("artifacthub.io/"): text for name, text in chart["annotations"].items()}
+        self.assertEqual(complaints_of_artifact_hub(chart, texts), [])
+        # The image is the one that the chart installs, and the program's own version.
+        image = yaml.safe_load((ROOT / "helm/tollgate/values.yaml").read_text())["image"]
+        cargo = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M).group(1)
+        (shown,) = yaml.safe_load(texts["images"])
+        self.assertEqual(shown["image"], f"{image['repository']}:{image['tag']}")
+        self.assertEqual((chart["version"], chart["appVersion"], image["tag"]), (cargo, cargo, cargo))
+        self.assertIn(texts["license"], (ROOT / "Cargo.toml").read_text())
+        for name, wrong in [
+            ("category", "metering"), ("prerelease", "true"), ("prerelease", "no"), ("containsSecurityUpdates", "true"),
+            ("changes", "- kind: improved\n  description: x"), ("changes", "- kind: security\n  description: x"), ("changes", "- fixed"),
+            ("links", "- name: x\n  url: docs/INSTALL.md"), ("images", "- name: x"), ("images", "- image: x:1\n  platforms: [amd64]"),
+            ("signKey", "fingerprint: x"), ("signkey", "x"), ("links", "- name: ["),
+        ]:
+            with self.subTest(name=name, wrong=wrong):
+                self.assertEqual(len(complaints_of_artifact_hub(chart, {**texts, name: wrong})), 1)
+        repository = yaml.safe_load((ROOT / "helm/artifacthub-repo.yml").read_text())
+        self.assertLessEqual(set(repository), {"repositoryID", "owners", "ignore"})
+        charts = {yaml.safe_load(path.read_text())["name"] for path in ROOT.glob("helm/*/Chart.yaml")}
+        self.assertEqual(charts - {entry["name"] for entry in repository["ignore"]}, {chart["name"]})
 
     def test_settings_are_those_of_the_document_that_the_chart_does_not_set_itself(self):
         document = (ROOT / "docs/CONFIGURATION.md").read_text()
@@ -308,6 +333,32 @@ class Documents(unittest.TestCase):
         for pattern in ("deploy/kubernetes/*.yaml", "deploy/ecs/*", "deploy/iam/*", "deploy/rehearsal/*", "helm/example/values-*.yaml"):
             for path in ROOT.glob(pattern):
                 self.assertIn(path, linked, f"{path.name} is in no document")
+
+
+def complaints_of_artifact_hub(chart, texts):
+    """What is wrong with a chart's annotations by Artifact Hub's documentation."""
+    categories = {"ai-machine-learning", "database", "integration-delivery", "monitoring-logging", "networking", "security", "storage", "streaming-messaging"}
+
+    def listed(name, keys, check):
+        try:
+            entries = yaml.safe_load(texts[name])
+        except yaml.YAMLError:
+            return False
+        return all(isinstance(entry, dict) and keys <= set(entry) and check(entry) for entry in entries)
+
+    secure = any(change.get("kind") == "security" for change in yaml.safe_load(texts["changes"]) if isinstance(change, dict))
+    checks = {
+        "category": texts["category"] in categories,
+        "license": bool(texts["license"]),
+        # A version with a hyphen is a prerelease (semantic versioning).
+        "prerelease": texts["prerelease"] == str("-" in chart["version"]).lower(),
+        "containsSecurityUpdates": texts["containsSecurityUpdates"] == str(secure).lower(),
+        "changes": listed("changes", {"kind", "description"}, lambda change: change["kind"] in ("added", "changed", "deprecated", "removed", "fixed", "security")),
+        "links": listed("links", {"name", "url"}, lambda link: link["url"].startswith("https://")),
+        "images": listed("images", {"image"}, lambda image: all("/" in platform for platform in image.get("platforms", []))),
+    }
+    # signKey says who signed a chart with PGP; nothing here does.
+    return [name for name in texts if not checks.get(name, False)]
 
 
 if __name__ == "__main__":

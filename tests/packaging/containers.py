@@ -143,6 +143,27 @@ class Containers(unittest.TestCase):
     def health(self, name):
         return self.inspect(name, ".State.Health.Status")
 
+    def test_the_development_image_says_what_it_is(self):
+        config = json.loads(self.docker("image", "inspect", "tollgate-dev").stdout)[0]["Config"]
+        labels = {name.removeprefix("org.opencontainers.image."): text for name, text in config["Labels"].items()}
+        self.assertEqual(set(labels), {"title", "description", "licenses", "version", "revision"})
+        self.assertEqual((labels["title"], labels["version"], labels["revision"]), ("tollgate-dev", "1.2.3-dev", "abc"))
+        self.assertIn("not for production", labels["description"])
+        for image, marked in (("tollgate", False), ("tollgate-dev", True)):
+            with self.subTest(image):
+                shown = self.docker("run", "--rm", *self.hard, image, "--version").stdout
+                self.assertEqual("tollgate-dev" in shown, marked, shown)
+                # In a state that needs no AWS, as in every other: the sentence, the document, the metric.
+                settings = self.settings(
+                    "pod-1", TOLLGATE_ENDPOINT_URL=None, TOLLGATE_PUBLIC_KEYS=None, TOLLGATE_MODE="metered", TOLLGATE_DIMENSIONS="requests"
+                )
+                self.run_container(f"says-{image}", *self.hard, "-v", "/var/lib/tollgate", *settings, image)
+                wait("an answer", lambda: self.probe(f"says-{image}", "live").returncode == 0)
+                said = self.probe(f"says-{image}", "ready").stdout
+                self.assertEqual("[tollgate-dev: not for production]" in said, marked, said)
+                document = json.loads(self.docker("exec", f"says-{image}", "/tollgate", "probe", "ready", "--json", check=False).stdout)
+                self.assertEqual(document["build"], image)
+
     def test_the_release_image_is_small_bare_and_labelled(self):
         image = json.loads(self.docker("image", "inspect", "tollgate").stdout)[0]
         config = image["Config"]

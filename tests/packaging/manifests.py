@@ -14,6 +14,9 @@ import kubernetes_validate
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/live"))
+import platforms  # noqa: E402
+
 VERSIONS = ["1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37"]
 WORKLOADS = ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"]
 UID = {"name": "TOLLGATE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
@@ -55,6 +58,18 @@ class Manifests(unittest.TestCase):
         self.assertGreater(len(manifests()), 6)
         for _, document in manifests():
             self.validate(document)
+
+    def test_the_pod_of_a_run_at_aws_is_valid_and_hardened(self):
+        names = {"context": "c", "namespace": "n", "service_account": "product", "denied_service_account": "denied", "client_image": "client:1"}
+        pod = platforms.Eks(names, "0a1b").manifest("tollgate-live-0a1b-hourly", "denied", {"image": "gate:1"}, {"LIVE_ORDER": "{}"})
+        self.validate(pod)
+        (sidecar,), (client,) = pod["spec"]["initContainers"], pod["spec"]["containers"]
+        for container in (sidecar, client):
+            context = container["securityContext"]
+            self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+            self.assertTrue(context["readOnlyRootFilesystem"] and context["runAsNonRoot"])
+        self.assertIn(UID, sidecar["env"])
+        self.assertEqual((pod["spec"]["serviceAccountName"], client["command"][:2]), ("denied", ["python3", "-c"]))
 
     def test_every_container_is_hardened_and_the_sidecar_has_its_folder(self):
         for name, _, template in workloads():

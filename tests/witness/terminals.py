@@ -6,23 +6,20 @@ RELEASED is the release build, without the emulator; its sidecar asks PROGRAM's 
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
 import select
 import shlex
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 import urllib.request
 
 from processes import Emulator, Sidecar, product
+from terminal import PATIENCE, Terminal
 
 PROGRAM = os.path.abspath(sys.argv[1])
 EXEC_ONLY = sys.argv[2:] == ["--exec"]
@@ -30,59 +27,11 @@ RELEASED = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 and not EXEC_ONLY e
 # Whoever is started so is below processes, or in a process group, that have no numbers where it runs: as in a container whose runtime
 # makes no session, and in many a CI job.
 OUTSIDE = ["unshare", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
-PATIENCE = 60
 # What started this may ignore the signals of a terminal (nohup does, and a shell for what it puts into the background), and what this
 # starts would too.
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     signal.signal(number, signal.SIG_DFL)
 ESCAPE = "\x1b["
-
-
-class Terminal:
-    """A command with a terminal of its own, in a session of its own."""
-
-    def __init__(self, arguments, environment, columns=200):
-        self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.process = subprocess.Popen(
-            arguments, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        os.close(slave)
-        self.seen = ""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-    def read(self, wanted=None):
-        """What it writes, until a text stands in it, or until it ends."""
-        deadline = time.monotonic() + PATIENCE
-        while wanted is None or wanted not in self.seen:
-            ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"{wanted!r} does not come:\n{self.seen}"
-            try:
-                piece = os.read(self.master, 65536)
-            except OSError:  # Linux says EIO when nobody has the other end any more.
-                piece = b""
-            if not piece:
-                assert wanted is None, f"it ended without {wanted!r}:\n{self.seen}"
-                break
-            self.seen += piece.decode()
-        return self.seen.replace("\r\n", "\n")
-
-    def type(self, keys):
-        os.write(self.master, keys.encode())
-
-    def close(self):
-        """The window is closed."""
-        with contextlib.suppress(OSError):
-            os.close(self.master)
 
 
 def session(leader):

@@ -271,8 +271,8 @@ impl VerifyError {
 /// use std::time::{Duration, UNIX_EPOCH};
 /// use tollgate_receipt::{Expected, PublicKey, PublicKeyVersion, VerifyError, verify};
 ///
-/// let token = include_str!("../../../tests/fixtures/tokens/openssl-rsa2048-e3.jwt");
-/// let key = include_bytes!("../../../tests/fixtures/tokens/openssl-rsa2048-e3.pub.pem");
+/// let token = include_str!("../examples/token.jwt");
+/// let key = include_bytes!("../examples/key.pem");
 /// let key = PublicKey::from_pem(key)?;
 /// let expected = Expected {
 ///     product_code: &"demohourly".parse()?,

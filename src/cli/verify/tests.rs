@@ -3,6 +3,7 @@
 use clap::{CommandFactory as _, Parser};
 
 use super::*;
+use crate::program::MARK;
 
 #[derive(Parser)]
 struct Whole {
@@ -117,7 +118,8 @@ fn every_refusal_fits_one_line_and_names_the_next_step() {
         let Refusal { exit, line } = refused(error);
         assert_eq!(exit, Exit::Unverified);
         assert!(line.starts_with(&format!("unverified: {}: {error}; ", error.code())), "{line}");
-        assert!(line.ends_with(remedy(error)) && line.len() <= entitlement::LINE_BYTES_MAX, "{line}");
+        let end = format!("{}{MARK}", remedy(error));
+        assert!(line.ends_with(&end) && line.len() <= entitlement::LINE_BYTES_MAX, "{line}");
     }
 }
 

@@ -1,0 +1,90 @@
+"""Completions in bash, zsh and fish, as a person gets them: the script that the program prints is read, and TAB completes.
+
+Usage: completions.py PROGRAM [RELEASED]
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+
+from terminal import Terminal
+
+PROGRAMS = [os.path.abspath(program) for program in sys.argv[1:]]
+# What is typed before TAB, and the command line after it.
+CASES = {
+    "expl": "explain", "support-b": "support-bundle", "config ch": "config check", "ledger repl": "ledger replay", "run --renew-e": "run --renew-every",
+    "probe star": "probe startup", "completions zs": "completions zsh", "run --mode contr": "run --mode contract", "run --on-denied ex": "run --on-denied exit", "run --quit t": "run --quit true", "doctor --js": "doctor --json",
+}
+# What stands without a flag before it is not completed by the scripts of clap for fish.
+NOT_IN_FISH = {"probe star", "completions zs"}
+OF_DEVELOPMENT = {"emul": "emulator", "dem": "demo"}
+# Names of the same program, which does nothing here but say how it was called.
+CALLED = 'tollgate() { printf "called:%s:\\n" "$*"; }'
+INTERACTIVE = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], "PS1=; bind 'set bell-style none'"),
+    "zsh": (["zsh", "-f", "-i"], "PROMPT=; unsetopt zle_bracketed_paste beep; autoload -Uz compinit; compinit -u -d $HOME/dump"),
+}
+
+
+def typed(shell, program, cases):
+    """Lines that differ from what TAB should make of them, in a shell on a terminal."""
+    command, begin = INTERACTIVE[shell]
+    wrong = []
+    with tempfile.TemporaryDirectory() as home, open(os.path.join(home, "script"), "w") as script:
+        script.write(subprocess.run([program, "completions", shell], check=True, capture_output=True, text=True).stdout)
+        script.flush()
+        environment = {"PATH": os.environ["PATH"], "HOME": home, "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+        with Terminal(command, environment) as terminal:
+            terminal.type(f"{begin}; {CALLED}; source {shlex.quote(script.name)}; echo rea'dy:'\n")
+            terminal.read("ready:")
+            for number, (text, expected) in enumerate(cases.items()):
+                # The tab is taken when the line is edited: what was typed before has been read by then.
+                terminal.type(f"tollgate {text}\t\n")
+                terminal.type(f"echo do'ne:{number}:'\n")
+                seen = terminal.read(f"done:{number}:")
+                if f"called:{expected}:" not in seen:
+                    wrong.append(f"{shell}: {text!r} becomes {seen[-300:]!r}, not {expected!r}")
+                terminal.seen = ""
+    return wrong
+
+
+def asked(program, cases):
+    """The same by fish, which tells what it would complete."""
+    wrong = []
+    with tempfile.TemporaryDirectory() as home:
+        script = os.path.join(home, "tollgate.fish")
+        with open(script, "w") as file:
+            file.write(subprocess.run([program, "completions", "fish"], check=True, capture_output=True, text=True).stdout)
+        for text, expected in cases.items():
+            if text in NOT_IN_FISH:
+                continue
+            question = f"source {shlex.quote(script)}; complete --do-complete {shlex.quote(f'tollgate {text}')}"
+            environment = {"PATH": os.environ["PATH"], "HOME": home, "TERM": "dumb"}
+            done = subprocess.run(["fish", "--no-config", "--command", question], env=environment, capture_output=True, text=True)
+            found = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+            if expected.split()[-1] not in found:
+                wrong.append(f"fish: {text!r} becomes {found}, not {expected!r}: {done.stderr}")
+    return wrong
+
+
+def main():
+    wrong = []
+    for number, program in enumerate(PROGRAMS):
+        cases = CASES if number else {**CASES, **OF_DEVELOPMENT}
+        for shell in INTERACTIVE:
+            wrong += typed(shell, program, cases)
+        wrong += asked(program, cases)
+        # A shell that has no script is told which have one.
+        refused = subprocess.run([program, "completions", "tcsh"], capture_output=True, text=True)
+        if refused.returncode != 64 or "bash" not in refused.stderr:
+            wrong.append(f"tcsh: {refused}")
+        print(f"completions: {program}: {len(cases)} lines in bash, zsh and fish")
+    for line in wrong:
+        print(line)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
