@@ -172,7 +172,7 @@ class Charts(ChartCase):
             broken = pathlib.Path(folder) / "chart"
             shutil.copytree(self.chart, broken)
             described = (broken / "Chart.yaml").read_text()
-            (broken / "Chart.yaml").write_text(described.replace("\nversion: 0.1.0", "\nversion: none"))
+            (broken / "Chart.yaml").write_text(described.replace("\nversion: 0.2.0", "\nversion: none"))
             self.assertNotEqual(complaints(broken), [])
 
     def test_aws_marketplaces_rules_for_charts(self):

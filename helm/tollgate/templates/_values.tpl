@@ -3,7 +3,7 @@ What stands where a value is absent, for Helm drops a key that is given as null.
 compares the two.
 */}}
 {{- define "tollgate.defaults" -}}
-image: { registry: "", repository: tollgate, tag: 0.1.0, digest: "", pullPolicy: IfNotPresent }
+image: { registry: "", repository: tollgate, tag: 0.2.0, digest: "", pullPolicy: IfNotPresent }
 gate: native
 position: last
 refused: wait
