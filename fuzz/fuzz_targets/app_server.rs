@@ -3,6 +3,7 @@
 
 #![no_main]
 
+use std::net::Ipv6Addr;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -203,9 +204,13 @@ fn judge(sent: &conversation::Sent, answer: &conversation::Answer) {
         sent.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     };
     let foreign = of("host").any(|host| {
+        // An IPv6 address has many texts: `[::01]` is `[::1]`.
+        let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let loopback =
+            bracketed.is_some_and(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback()));
         !host.starts_with("localhost")
             && !host.starts_with("127.")
-            && !host.starts_with("[::1]")
+            && !loopback
             && !host.eq_ignore_ascii_case("localhost")
             && !host.to_ascii_lowercase().starts_with("localhost:")
             && !host.starts_with("::1")
