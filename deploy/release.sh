@@ -47,15 +47,16 @@ push_image() {
 }
 
 push_chart() {
-    local name=$1 file=$2 there
+    local name=$1 file=$2 there said
     there=$(mktemp -d)
     if helm pull "oci://$registry/charts/$name" --version "$version" --destination "$there" >/dev/null 2>&1; then
         cmp --silent "$there/$name-$version.tgz" "$file" || fail "$registry/charts/$name:$version exists and is another chart: raise the version"
     fi
     rm -r "$there"
     # Helm names the digest, on standard output or standard error by version.
-    digest=$(helm push "$file" "oci://$registry/charts" 2>&1 | sed -n 's/^Digest: *//p')
-    [ -n "$digest" ] || fail "$file: helm named no digest"
+    said=$(helm push "$file" "oci://$registry/charts" 2>&1) || fail "$file: $said"
+    digest=$(sed -n 's/^Digest: *//p' <<<"$said")
+    [ -n "$digest" ] || fail "$file: helm named no digest: $said"
 }
 
 sign() {

@@ -14,6 +14,10 @@ rehearsal/rehearse.sh day 24 kubectl --namespace "$NAMESPACE" exec deployment/sh
 
 # What AWS would bill: one record of the dimension for each hour.
 rehearsal/rehearse.sh ledger >bill.csv
-hours=$(grep ',requests,' bill.csv | cut -d, -f7)
-[ "$(sort <<<"$hours" | uniq | wc -l)" = 24 ] && [ "$(wc -l <<<"$hours")" = 24 ]
+hours=$(awk -F, '$6 == "requests" { print $7 }' bill.csv)
+if [ "$(wc -l <<<"$hours")" != 24 ] || [ "$(sort -u <<<"$hours" | wc -l)" != 24 ]; then
+    echo "ci: the bill has not one record of requests for each of 24 hours:" >&2
+    cat bill.csv >&2
+    exit 1
+fi
 echo "ci: the bill is right"

@@ -91,7 +91,11 @@ class Sidecar:
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen([PROGRAM, "run"], env=environment, stderr=log)
-        started = wait("start of the sidecar", lambda: self.process.poll() is None and self.logged("started") or self.ended())
+        try:
+            started = wait("start of the sidecar", lambda: self.process.poll() is None and self.logged("started") or self.ended())
+        except BaseException:
+            self.stop()
+            raise
         self.app, self.probe = f"http://{started['app_addr']}", f"http://{started['probe_addr']}"
 
     def logged(self, event):

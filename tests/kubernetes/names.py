@@ -1,6 +1,7 @@
 """The cluster's names, as CoreDNS answers them: those of headless Services, by the API server's EndpointSlices."""
 
 import contextlib
+import http.client
 import socket
 import struct
 import threading
@@ -28,7 +29,7 @@ class Names:
         while True:
             query, peer = self.server.recvfrom(512)
             # A resolver that gets no answer asks again.
-            with contextlib.suppress(AssertionError, OSError, IndexError, ValueError, struct.error):
+            with contextlib.suppress(AssertionError, OSError, http.client.HTTPException, LookupError, ValueError, struct.error):
                 self.server.sendto(answer(self.endpoints, query), peer)
 
     def endpoints(self, service, namespace):

@@ -1,5 +1,6 @@
 """A command on a terminal of its own, for the witnesses."""
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -25,6 +26,8 @@ class Terminal:
         )
         os.close(slave)
         self.seen = ""
+        # A read may end within a character.
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
 
     def __enter__(self):
         return self
@@ -48,7 +51,7 @@ class Terminal:
             if not piece:
                 assert wanted is None, f"it ended without {wanted!r}:\n{self.seen}"
                 break
-            self.seen += piece.decode()
+            self.seen += self.decoder.decode(piece)
         return self.seen.replace("\r\n", "\n")
 
     def type(self, keys):

@@ -57,6 +57,16 @@ def nothing_is_left_of(leader):
     no_more_are_left_of(leader, 0)
 
 
+@contextlib.contextmanager
+def running(arguments, **options):
+    """A process that does not outlive the block, even if the block fails; Popen alone would wait for its end without a limit."""
+    with subprocess.Popen(arguments, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def settings(emulator, pod, **more):
     return {
         "PATH": os.environ["PATH"], "TERM": "xterm-256color", "TOLLGATE_PRODUCT_CODE": "demohourly",
@@ -227,7 +237,7 @@ def the_ledger_is_a_table_where_it_fits(emulator):
 
 def readers_of_the_log_may_leave(program, emulator):
     environment = settings(emulator, "pod-unread")
-    with subprocess.Popen([program, "run"], env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with running([program, "run"], env=environment, stderr=subprocess.PIPE, text=True) as process:
         started = json.loads(process.stderr.readline())
         assert started["event"] == "started", started
         process.stderr.close()
@@ -248,7 +258,7 @@ def readers_of_the_log_may_leave(program, emulator):
 def nohup_keeps_it(emulator):
     environment = settings(emulator, "pod-nohup")
     ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with subprocess.Popen([PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=ignored) as process:
+    with running([PROGRAM, "run"], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=ignored) as process:
         probe = json.loads(process.stderr.readline())["probe_addr"]
         process.send_signal(signal.SIGHUP)
         for _ in range(20):
@@ -261,7 +271,7 @@ def nohup_keeps_it(emulator):
 def the_demo_leaves_nothing_behind():
     environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
     # `demo | head -1`
-    with subprocess.Popen([PROGRAM, "demo"], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with running([PROGRAM, "demo"], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         process.stdout.readline()
         process.stdout.close()
         process.wait(PATIENCE)
