@@ -62,7 +62,7 @@ not_entitled() {
     [ -z "$(ready "$selector")" ] || fail "a pod of $selector is ready although AWS has refused it"
     say "refused: $(pods "$selector" '{.items[0].status.initContainerStatuses[*].lastState.terminated.message}')"
     entitle true "$product"
-    # AWS answers a pod once: one that was refused stays refused.
+    # The emulator answers a pod once; whether AWS judges a refused pod again is not documented.
     renew "$selector"
     await "ready pods of $selector" all_ready "$selector"
     say "not-entitled: refused pods did not start; entitled again, new pods did"

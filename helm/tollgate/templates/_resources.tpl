@@ -116,5 +116,5 @@ This product is gated by tollgate: it starts when AWS Marketplace confirms the s
   {{- end }}
   kubectl exec POD -c {{ $product.name }} -n {{ $root.Release.Namespace }} -- /tollgate doctor
 
-It asks again by itself; after a repair nothing needs a restart.
+It asks again by itself. Replace a pod that is still refused ten minutes after the repair.
 {{- end -}}
