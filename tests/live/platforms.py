@@ -44,7 +44,10 @@ class Eks:
 
     def kubectl(self, *arguments, given=None, check=True):
         command = [self.settings.get("kubectl", "kubectl"), "--context", self.settings["context"], "--namespace", self.settings["namespace"], *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE_SECONDS + 60)
+        try:
+            done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE_SECONDS + 60)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Failed(f"kubectl {arguments[0]}: {error}") from None
         if check and done.returncode:
             raise Failed(f"kubectl {arguments[0]}: {done.stderr.strip()}")
         return done
