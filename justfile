@@ -256,9 +256,11 @@ first-release:
         printf '\n[workspace]\n' >> $folder/part/Cargo.toml
         mv $folder/part $folder/source
     fi
-    # Among our builds: most of what others wrote is the same, and compiled already. `dev-binary` puts our program back in its place.
+    # Among our builds: most of what others wrote is the same, and compiled already.
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --manifest-path $folder/source/Cargo.toml --target {{ target }} --target-dir target
     strip -o $folder/tollgate target/{{ target }}/debug/tollgate
+    # Puts our program back in its place. As a dependency `just ci` would run it only once, and that was before.
+    just dev-binary
 
 # The development image in docker.
 image-dev: dev-binary image-context

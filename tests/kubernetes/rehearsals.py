@@ -11,6 +11,8 @@ from scenarios import scenario
 from stand import entitlement, name_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The scripts limit each of their waits, and not what kubectl and curl may take.
+PATIENCE = 1200
 HOURLY = 'mode = "hourly"\nproduct_code = "your-product-code"\npublic_keys = "keys"\n'
 METERED = """mode = "metered"
 product_code = "your-product-code"
@@ -72,7 +74,7 @@ class Repository:
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "cache"),
             "NAMESPACE": self.space.name,
         }
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=PATIENCE)
         if done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout

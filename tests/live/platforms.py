@@ -44,7 +44,10 @@ class Eks:
 
     def kubectl(self, *arguments, given=None, check=True):
         command = [self.settings.get("kubectl", "kubectl"), "--context", self.settings["context"], "--namespace", self.settings["namespace"], *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE_SECONDS + 60)
+        try:
+            done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE_SECONDS + 60)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Failed(f"kubectl {arguments[0]}: {error}") from None
         if check and done.returncode:
             raise Failed(f"kubectl {arguments[0]}: {done.stderr.strip()}")
         return done
@@ -84,11 +87,19 @@ class Eks:
             waited = self.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", f"--timeout={PATIENCE_SECONDS}s", check=False)
             said, ended = lines(self.kubectl("logs", name, "--container", "client", check=False).stdout)
             if not ended:
-                described = self.kubectl("describe", "pod", name, check=False).stdout
-                raise Failed(f"pod {name}: {waited.stderr.strip()}\n{described}")
+                raise Failed(f"pod {name}: {waited.stderr.strip()}; {self.state(name)}")
             return said
         finally:
             self.kubectl("delete", "pod", name, "--ignore-not-found", "--wait=false", check=False)
+
+    def state(self, name):
+        """Why a pod has not come to its end. A transcript shows it, so nothing of nodes, addresses, roles and variables is in it."""
+        status = json.loads(self.kubectl("get", "pod", name, "--output", "json").stdout)["status"]
+        said = [status.get("phase", "")]
+        said += [one["message"] for one in status.get("conditions", []) if one["status"] != "True" and "message" in one]
+        for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
+            said.append(f"{container['name']}: {json.dumps(container.get('state'))}, before {json.dumps(container.get('lastState'))}")
+        return "; ".join(said)
 
     def clean(self):
         """Removes the pods of every run."""

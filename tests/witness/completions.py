@@ -1,6 +1,8 @@
 """Completions in bash, zsh and fish, as a person gets them: the script that the program prints is read, and TAB completes.
 
 Usage: completions.py PROGRAM [RELEASED]
+
+RELEASED is built as the released scripts are (`just completions`): without the emulator, with the feature completions.
 """
 
 import os
@@ -15,11 +17,11 @@ PROGRAMS = [os.path.abspath(program) for program in sys.argv[1:]]
 # What is typed before TAB, and the command line after it.
 CASES = {
     "expl": "explain", "support-b": "support-bundle", "config ch": "config check", "ledger repl": "ledger replay", "run --renew-e": "run --renew-every",
-    "probe star": "probe startup", "completions zs": "completions zsh", "run --mode contr": "run --mode contract", "run --on-denied ex": "run --on-denied exit", "run --quit t": "run --quit true", "doctor --js": "doctor --json",
+    "probe star": "probe startup", "run --mode contr": "run --mode contract", "run --on-denied ex": "run --on-denied exit", "run --quit t": "run --quit true", "doctor --js": "doctor --json",
 }
 # What stands without a flag before it is not completed by the scripts of clap for fish.
 NOT_IN_FISH = {"probe star", "completions zs"}
-OF_DEVELOPMENT = {"emul": "emulator", "dem": "demo"}
+OF_DEVELOPMENT = {"emul": "emulator", "dem": "demo", "completions zs": "completions zsh"}
 # Names of the same program, which does nothing here but say how it was called.
 CALLED = 'tollgate() { printf "called:%s:\\n" "$*"; }'
 INTERACTIVE = {
