@@ -35,10 +35,20 @@ pass=(); [ -z "${RELEASE_KEY_PASSWORD+set}" ] || pass=(-passin env:RELEASE_KEY_P
 public=$(openssl pkey -in "$key" "${pass[@]}" -pubout 2>/dev/null) || fail "$3: no private key that openssl can read"
 openssl pkey -pubin -noout -text <<<"$public" | grep -q prime256v1 || fail "$3: not an EC key over P-256"
 
+# Whether the registry has what a command asks it for. Anything but its word that it has not is a fault: a version that was not seen would
+# be replaced.
+has() {
+    local said
+    said=$("$@" 2>&1) && return
+    grep -qiE 'manifest unknown|name unknown|not known|not found' <<<"$said" || fail "$said"
+    return 1
+}
+
 # A version is published once: who pulled it must not get other bytes tomorrow. The same bytes again are welcome.
 push_image() {
     local repository=$registry/tollgate there
-    if there=$(skopeo inspect --raw "docker://$repository:$version" 2>/dev/null | sha256sum); then
+    if has skopeo inspect --raw "docker://$repository:$version"; then
+        there=$(skopeo inspect --raw "docker://$repository:$version" | sha256sum)
         [ "sha256:${there%% *}" = "$(skopeo inspect --raw "oci-archive:$image" | sha256sum | sed 's/^/sha256:/; s/ .*//')" ] ||
             fail "$repository:$version exists and is another image: raise the version"
     fi
@@ -49,7 +59,7 @@ push_image() {
 push_chart() {
     local name=$1 file=$2 there said
     there=$(mktemp -d)
-    if helm pull "oci://$registry/charts/$name" --version "$version" --destination "$there" >/dev/null 2>&1; then
+    if has helm pull "oci://$registry/charts/$name" --version "$version" --destination "$there"; then
         cmp --silent "$there/$name-$version.tgz" "$file" || fail "$registry/charts/$name:$version exists and is another chart: raise the version"
     fi
     rm -r "$there"

@@ -168,10 +168,13 @@ impl Machine {
     }
 
     pub(super) fn next_to_give_back(&mut self, now: Now) -> Option<ConsumptionToken> {
-        let time = self.service_time(now);
-        let before = self.record.give_back.len();
-        self.record.give_back.retain(|seat| seat.may_be_held(time));
-        self.dirty |= before != self.record.give_back.len();
+        // Before AWS has told the time only the pod's clock calls a seat ended: AWS is asked instead.
+        if self.heard.is_some() {
+            let time = self.service_time(now);
+            let before = self.record.give_back.len();
+            self.record.give_back.retain(|seat| seat.may_be_held(time));
+            self.dirty |= before != self.record.give_back.len();
+        }
         if self.record.give_back.is_empty() {
             self.give_back_since = None;
             self.give_back_at = now.running;

@@ -879,6 +879,20 @@ fn whether_a_contract_has_ended_is_read_from_awss_clock() {
     assert_eq!(pod.pass(&mut world, 75 * HOUR), State::Denied);
 }
 
+/// Else it would wait for the only seat until that ends by itself.
+#[test]
+fn a_pod_that_starts_with_its_clock_ahead_gives_back_what_its_forerunner_held() {
+    let mut world = World::new(1);
+    let mut forerunner = Pod::start_on(&world, policy(Model::Floating), "forerunner", Record::default());
+    assert_eq!(forerunner.settle(&mut world), State::Entitled);
+    let mut record = forerunner.disk.clone();
+    record.give_back.extend(record.seat.take());
+    world.ahead = 5 * HOUR;
+    let mut pod = Pod::start_on(&world, policy(Model::Floating), "pod", record);
+    assert_eq!(pod.settle(&mut world), State::Entitled);
+    assert_eq!(world.out().len(), 1);
+}
+
 /// Else each would stay taken until it ends by itself, a new one with each round.
 #[test]
 fn a_pod_whose_clock_is_ahead_gives_its_seats_back_too() {
