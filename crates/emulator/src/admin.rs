@@ -288,6 +288,7 @@ async fn order(engine: &Arc<Engine>, method: &str, path: &str, body: &[u8]) -> A
         (_, "reset" | "products" | "customers" | "pods" | "tokens" | "refresh-tokens") => {
             Err(Refusal::Method("POST"))
         }
+        (_, path) if path.starts_with("public-keys/") => Err(Refusal::Method("GET, HEAD")),
         _ => Err(Refusal::NotFound),
     }
 }
