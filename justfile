@@ -248,7 +248,9 @@ first-release:
     set -euo pipefail
     folder=target/first-release
     if [ ! -e $folder/source ]; then
-        git cat-file -e {{ first_release }} 2>/dev/null ||
+        # A shallow clone gets the rest from where it came from.
+        git cat-file -e {{ first_release }} 2>/dev/null || git fetch --quiet --unshallow || true
+        git cat-file -e {{ first_release }} ||
             { echo "first-release: the history of this clone does not reach back to 0.1.0; run \`git fetch --unshallow\`" >&2; exit 1; }
         rm -rf $folder && mkdir -p $folder/part
         git archive {{ first_release }} | tar -x -C $folder/part
