@@ -1,5 +1,5 @@
 """An upgrade from 0.1.0, with usage in its ledger, and the way back. Both versions are real: 0.1.0's program and charts are built from
-this repository's history (`just first-release`)."""
+its sources (`just first-release`)."""
 
 import contextlib
 import json
