@@ -48,7 +48,10 @@ def builder():
 
 def main():
     (version,) = sys.argv[1:]
-    revision = output(["git", "rev-parse", "HEAD"])
+    try:
+        revision = output(["git", "rev-parse", "HEAD"])
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"provenance: a release names its commit, so it is made in a clone: {error.stderr.strip()}")
     source = {"uri": f"git+{HOME}@{revision}", "digest": {"gitCommit": revision}}
     tools = {name: output(command).splitlines() for name, command in TOOLS.items() if shutil.which(command[0])}
     print(json.dumps({

@@ -15,6 +15,7 @@ pub mod license;
 pub mod log;
 pub mod metrics;
 pub mod probe;
+pub mod process_status;
 pub mod program;
 pub mod random;
 pub mod registration;

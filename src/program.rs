@@ -12,15 +12,18 @@ pub const NAME: &str = if DEVELOPMENT { "tollgate-dev" } else { "tollgate" };
 /// The version of both builds.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+macro_rules! mark {
+    () => {
+        " [tollgate-dev: not for production]"
+    };
+}
+
 /// What follows every sentence about a state.
-pub const MARK: &str = if DEVELOPMENT { " [tollgate-dev: not for production]" } else { "" };
+pub const MARK: &str = if DEVELOPMENT { mark!() } else { "" };
 
 /// What `--version` prints behind the name of the command.
-pub(crate) const VERSION_SHOWN: &str = if DEVELOPMENT {
-    concat!(env!("CARGO_PKG_VERSION"), " [tollgate-dev: not for production]")
-} else {
-    VERSION
-};
+pub(crate) const VERSION_SHOWN: &str =
+    if DEVELOPMENT { concat!(env!("CARGO_PKG_VERSION"), mark!()) } else { VERSION };
 
 /// The source revision, where the build names one (`TOLLGATE_REVISION` at compile time).
 #[must_use]

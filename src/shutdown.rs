@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::exit::Exit;
+use crate::process_status::ProcessStatus;
 use crate::supervisor::machine::End;
 use tollgate_clock as clock;
 use tollgate_http::stopped;
@@ -210,9 +211,9 @@ impl Ignored {
     /// Where the mask cannot be read, none is.
     #[must_use]
     pub fn read() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        Self(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+        let status = ProcessStatus::of("self");
+        let mask = status.and_then(|status| u64::from_str_radix(status.value("SigIgn"), 16).ok());
+        Self(mask.unwrap_or(0))
     }
 
     /// Whether it is one of them.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use self::waiting::{Step, Waiting, pause};
-use crate::cli::probe::GATE_IS_OPEN;
+use crate::cli::probe::gate_is_open;
 use crate::cli::{complain, end, exec, probe};
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
 use crate::exit::Exit;
@@ -92,7 +92,7 @@ async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
         signal = signals.next() => (Exit::Terminated, format!("{} ended the wait: ", signal.as_str())),
     };
     match waiting.latest {
-        _ if exit == Exit::Done => complain(exit, GATE_IS_OPEN),
+        _ if exit == Exit::Done => complain(exit, &gate_is_open()),
         // It was printed before, perhaps long ago; the last line must be the cause of the exit.
         Some(shut) => end(exit, &format!("{why}{}", shut.line)),
         None => end(exit, &format!("{why}the sidecar has not answered yet")),

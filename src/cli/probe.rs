@@ -92,11 +92,9 @@ pub(super) struct ShownReason {
 }
 
 /// What is said of a gate that counts as open.
-pub(super) const GATE_IS_OPEN: &str = if program::DEVELOPMENT {
-    "the gate is open [tollgate-dev: not for production]"
-} else {
-    "the gate is open"
-};
+pub(super) fn gate_is_open() -> String {
+    format!("the gate is open{}", program::MARK)
+}
 
 impl ShownReason {
     pub(super) fn new(code: &str, message: &str, remedy: &str) -> Self {
@@ -121,7 +119,7 @@ pub fn run(args: &ProbeArgs) -> Exit {
     };
     let (answer, said) = runtime.block_on(gate.ask(args.question));
     let (exit, line) = match said {
-        Ok(()) => (Exit::Done, matches!(args.question, Question::Ready).then(|| GATE_IS_OPEN.to_owned())),
+        Ok(()) => (Exit::Done, matches!(args.question, Question::Ready).then(gate_is_open)),
         Err(shut) => (Exit::NotOpen, Some(shut.line)),
     };
     match (args.json.then_some(answer).flatten(), line) {

@@ -4,7 +4,7 @@
 //! another group that asks for the terminal, unless it ignores the signal, which this program cannot do without unsafe
 //! code. So the terminal is taken back by a process in the command's group.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
@@ -12,6 +12,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::config::OWN_PROGRAM;
+use crate::process_status::ProcessStatus;
 
 /// The subcommand that gives the terminal to a process group. Only [`Terminal::take_back`] calls it.
 pub(crate) const TAKE: &str = "take-terminal";
@@ -69,15 +70,15 @@ pub fn take(group: i32) -> bool {
 /// Whether a shell of this session can continue tollgate's process group once it has stopped. The kernel calls a group
 /// without one orphaned.
 pub(super) fn is_below_a_shell() -> bool {
-    let Some(own) = Status::of("self") else { return false };
-    let (group, session) = (own.first(GROUP), own.first(SESSION));
+    let Some(own) = ProcessStatus::of("self") else { return false };
+    let (group, session) = (first(&own, GROUP), first(&own, SESSION));
     let mut below = own;
     for _ in 0..ANCESTORS_MAX {
         // 0 is outside the PID namespace.
-        let parent = below.first(PARENT).filter(|pid| *pid > 0);
-        let Some(ancestor) = parent.and_then(|pid| Status::of(&pid.to_string())) else { return false };
-        if ancestor.first(GROUP) != group {
-            return ancestor.first(SESSION) == session;
+        let parent = first(&below, PARENT).filter(|pid| *pid > 0);
+        let Some(ancestor) = parent.and_then(|pid| ProcessStatus::of(&pid.to_string())) else { return false };
+        if first(&ancestor, GROUP) != group {
+            return first(&ancestor, SESSION) == session;
         }
         below = ancestor;
     }
@@ -86,29 +87,20 @@ pub(super) fn is_below_a_shell() -> bool {
 
 /// `None` where it was made outside the PID namespace, in which it has no number.
 fn own_group() -> Option<Pid> {
-    Pid::from_raw(Status::of("self")?.numbers(GROUP).next_back()?)
+    Pid::from_raw(numbers(&ProcessStatus::of("self")?, GROUP).next_back()?)
 }
 
-const PARENT: &str = "PPid:";
-const GROUP: &str = "NSpgid:";
-const SESSION: &str = "NSsid:";
+const PARENT: &str = "PPid";
+const GROUP: &str = "NSpgid";
+const SESSION: &str = "NSsid";
 
-/// What the kernel tells of a process (proc(5)). `rustix` asks the same by system calls, but takes 0 for impossible
-/// there, which is the number of what was made outside the PID namespace.
-struct Status(String);
+/// The numbers in a line: from those of the PID namespace that `/proc` shows down to those of the process's own.
+/// `rustix` asks the same by system calls, but takes 0 for impossible there, which is the number of what was made
+/// outside the PID namespace.
+fn numbers(status: &ProcessStatus, name: &str) -> impl DoubleEndedIterator<Item = i32> {
+    status.value(name).split_whitespace().filter_map(|number| number.parse().ok())
+}
 
-impl Status {
-    fn of(process: &str) -> Option<Self> {
-        fs::read_to_string(format!("/proc/{process}/status")).ok().map(Self)
-    }
-
-    /// The numbers in a line: from those of the PID namespace that `/proc` shows down to those of the process's own.
-    fn numbers(&self, name: &str) -> impl DoubleEndedIterator<Item = i32> {
-        let line = self.0.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        line.split_whitespace().filter_map(|number| number.parse().ok())
-    }
-
-    fn first(&self, name: &str) -> Option<i32> {
-        self.numbers(name).next()
-    }
+fn first(status: &ProcessStatus, name: &str) -> Option<i32> {
+    numbers(status, name).next()
 }
