@@ -366,7 +366,7 @@ bench: release-binary
     cargo bench --locked --bench herd
     cargo build --release --locked --package tollgate
     test -x target/witness/bin/python || python3 -m venv target/witness
-    target/witness/bin/pip install --quiet --disable-pip-version-check -r tests/witness/requirements.txt
+    target/witness/bin/pip install --quiet --disable-pip-version-check -r tests/witness/requirements.txt -c tests/witness/requirements.lock
     target/witness/bin/python benches/measure.py target/release/tollgate {{ static_binary }}
     just bench-usage
     just bench-sending
