@@ -26,6 +26,8 @@ TIME = "2026-11-24T08:30:00Z"
 
 class Clients(unittest.TestCase):
     def setUp(self):
+        # The CLI keeps the credentials of a role below HOME, and another run's emulator does not know them.
+        self.home = self.enterContext(tempfile.TemporaryDirectory())
         self.emulator = self.enterContext(Emulator(PROGRAM))
         self.emulator.admin("clock", {"now": TIME})
 
@@ -43,7 +45,7 @@ class Clients(unittest.TestCase):
 
     def aws(self, environment, *arguments):
         surroundings = {
-            "PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_DEFAULT_REGION": "us-east-1", "AWS_PAGER": "",
+            "PATH": os.environ["PATH"], "HOME": self.home, "AWS_DEFAULT_REGION": "us-east-1", "AWS_PAGER": "",
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         program = os.path.join(os.path.dirname(sys.executable), "aws")
