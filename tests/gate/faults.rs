@@ -1,10 +1,10 @@
-//! Every way in which the answer can be no, wrong or missing: the state, the HTTP status and the exit code that follow.
+//! Every refusal, and every wrong or missing answer: the state, the HTTP status and the exit code that follow.
 
 use std::process::Command;
 
 use crate::processes::{Emulator, Sidecar, refusing_addr};
 
-/// Exception, state, status of `/entitlement`, exit code where the policy is to exit at once.
+/// Exception, state, status of `/entitlement`, exit code if `on_denied` is `exit`.
 const REFUSALS: [(&str, &str, u16, i32); 6] = [
     ("CustomerNotEntitledException", "denied", 403, 77),
     ("InvalidProductCodeException", "misconfigured", 403, 78),
@@ -63,7 +63,7 @@ fn what_only_time_can_mend_is_asked_again_until_the_gate_opens() {
         r#""fault":"invalid-json""#,
         r#""fault":"no-signature""#,
     ];
-    // All at once: each waits for its own second attempt.
+    // All run at once, because each waits for its own second attempt.
     let mut sidecars = Vec::new();
     for (index, fault) in faults.into_iter().enumerate() {
         let pod = format!("pod-transient-{index}");
