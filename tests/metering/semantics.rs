@@ -1,5 +1,5 @@
-//! What application and operator may rely on. Each test's doc comment is a paragraph of `docs/SEMANTICS.md`, word for
-//! word: `tests/tidy.rs` compares them.
+//! What application and operator may rely on. Each test's doc comment is in `docs/SEMANTICS.md`, word for word:
+//! `tests/tidy.rs` compares them.
 
 use serde_json::json;
 
@@ -52,7 +52,7 @@ fn a_repeated_event_does_not_count_again() {
     running.kill();
     let running = bench.start_with(&[("TOLLGATE_IDEMPOTENCY_WINDOW", "4h")]);
     assert_eq!(status(&running, 5), (202, "duplicate".into()));
-    // The clock of the bench stands at 08:00.
+    // The bench's clock is at 08:00.
     let old =
         json!({"id": "order-2", "dimension": "requests", "quantity": 1, "timestamp": "2026-11-24T05:59:00Z"});
     assert_eq!(running.usage(&old).json()["results"][0]["status"], "rejected");
