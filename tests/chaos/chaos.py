@@ -1,9 +1,9 @@
-"""Chaos: the sidecar against the emulator behind real faults; each row of the table is a fault, a promise, and what was measured.
+"""Chaos: the sidecar against the emulator with real faults between them. Each row is a fault, a promise, and the measured result.
 
 Usage: chaos.py PROGRAM [short] [ROW…]
 
 Needs root: it runs in a network and a mount namespace of its own, with nft, a name server on port 53 and a small disk of its own.
-`short` leaves out the rows that wait long by nature. A promise that does not hold ends the run with code 1.
+`short` leaves out the rows that take long. If a promise is broken, the run ends with code 1.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def row(fault, promise, long=False):
 
 
 class Stand:
-    """An emulator, a folder, and what a row starts beside them; all end with the row."""
+    """An emulator, a folder, and the processes of a row; all end with the row."""
 
     def __init__(self, keys):
         self.stack = contextlib.ExitStack()
@@ -63,7 +63,7 @@ class Stand:
 
 
 def heals(stand, fault, *codes):
-    """A fault before the gate opens: it is named, the prober never waits, and the gate opens once it is gone."""
+    """A fault before the gate opens: the reason names it, probes are answered at once, and the gate opens when the fault ends."""
     proxy = stand.proxy(*fault)
     sidecar = stand.sidecar("hourly", endpoint=proxy.endpoint)
     with stand.kubelet(sidecar) as kubelet:
@@ -120,7 +120,7 @@ def resets(stand):
     stand.stack.callback(nft)
     sidecar, application = stand.sidecar("metered", endpoint=proxy.endpoint), Application()
     with stand.kubelet(sidecar) as kubelet:
-        # About every fourth attempt gets through, and attempts are up to 28 s apart.
+        # About every fourth attempt succeeds, and attempts are up to 28 s apart.
         sidecar.wait_for("entitled", patience=300)
         for _ in range(3):
             application.report(sidecar, 50)
@@ -186,7 +186,7 @@ def broken_tls(stand):
     return f"{', '.join(seen)}; with the right AWS_CA_BUNDLE open"
 
 
-# === clients from hell ===
+# === hostile clients ===
 
 
 def connect(address, wanted=True):
@@ -195,7 +195,7 @@ def connect(address, wanted=True):
 
 
 class Loris:
-    """So many connections that send a header, a byte at a time, and come back when they are closed."""
+    """This number of connections, which send a header byte by byte, and connect again when they are closed."""
 
     def __init__(self, address, count):
         self.address, self.count, self.closed = address, count, 0
@@ -243,7 +243,7 @@ def slow_loris(stand):
 
 
 def nonsense(rng):
-    """Raw bytes that are no request, or nearly one."""
+    """Raw bytes that are no request, or almost one."""
     usage = b'[{"id":"x","dimension":"requests","quantity":1}]'
     head = b"POST /v1/usage HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return rng.choice([
@@ -319,7 +319,7 @@ def idle(stand):
     sidecar, application = stand.sidecar("metered"), Application()
     sidecar.wait_for("entitled")
     with stand.kubelet(sidecar) as kubelet:
-        # The application's last, so that what is measured holds the most of both.
+        # The application's connections last, so that the measurement has the most of both.
         for address in (sidecar.probe, sidecar.app):
             held = [connect(address) for _ in range(10_000)]
             application.report(sidecar, 5)
@@ -436,7 +436,7 @@ def full_disk(stand):
 
 
 def prepare(folder):
-    """Loopback, and names by our own server: all in namespaces of this run's own."""
+    """Sets up loopback and an own name server, in namespaces of this run."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     resolver = os.path.join(folder, "resolv.conf")
@@ -464,7 +464,7 @@ def main():
             stand = Stand(keys)
             try:
                 measured = function(stand)
-            # Whatever a row stumbles over, the others are still worth running.
+            # A row that fails does not stop the others.
             except Exception as error:  # noqa: BLE001
                 failed += 1
                 measured = f"**NOT HELD**: {error!r}"
