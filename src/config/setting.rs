@@ -201,7 +201,7 @@ macro_rules! settings {
                 &SPECS[self as usize]
             }
 
-            /// What a wrong value does to the seller. Only documents use these texts, so no binary needs to contain them.
+            /// What a wrong value does to the seller. Only documents use these texts, so no binary needs them.
             #[must_use]
             pub fn risk(self) -> &'static str {
                 const RISKS: &[&str] = &[$($( $risk, )+)+];
