@@ -314,7 +314,7 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// The folder for state, proven to be writable.
+/// The state folder, tested to be writable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateDir {
     /// Nothing is kept: configured so, or the default folder cannot be written and nothing needs it.

@@ -63,7 +63,7 @@ pub struct Attestation {
     pub clock: WallClock,
     /// Counts each attestation as a registration.
     pub metrics: Arc<Metrics>,
-    /// Calls in progress, and how many more are allowed.
+    /// Calls in progress, and their limit.
     pub calls: Calls,
 }
 

@@ -24,7 +24,7 @@ use tollgate_ledger::repair::Repaired;
 use tollgate_ledger::view::{Looked, Standing};
 use tollgate_marketplace::Hour;
 
-/// Arguments of `ledger`. Settings may stand before the subcommand and behind it.
+/// Arguments of `ledger`. Settings may be given before and after the subcommand.
 #[derive(Debug, Args)]
 #[command(mut_args(|arg| { let read = READ.contains(&arg.get_id().as_str()); arg.global(true).hide(!read) }))]
 pub struct LedgerArgs {

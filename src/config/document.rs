@@ -13,7 +13,7 @@ use super::setting::{Form, OPERATOR_SETTINGS, Setting, did_you_mean};
 /// Largest file: a hundred times what all settings with comments need.
 pub(super) const FILE_BYTES_MAX: usize = 64 * 1024;
 
-/// A value as somebody wrote it.
+/// A value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Raw {
     /// One text.

@@ -17,7 +17,7 @@ use tollgate_marketplace::{Invalid, KeyFingerprint, ProductCode, ProductId, Publ
 pub enum Form {
     /// One text.
     Text,
-    /// `true` or `false` (also `on` and `off`); as a flag it may stand without a value.
+    /// `true` or `false` (also `on` and `off`); the flag may be given without a value.
     Switch,
     /// A list: separated by commas, or an array in a file.
     List,

@@ -150,7 +150,7 @@ fn missing_profile(reader: &Reader<'_>, files: &[(bool, PathBuf, String)]) -> Op
                 Some(("profile", name)) => (true, name.trim()),
                 _ => (false, header),
             };
-            // As the SDK reads them: with the prefix in the configuration file (except `default`), without in the other.
+            // As the SDK reads them: with the prefix in the configuration file (except `default`), else without it.
             if name == profile && (prefixed == *is_config || name == "default") {
                 return None;
             }
