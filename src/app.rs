@@ -268,7 +268,7 @@ impl App {
             Exit::Done
         };
         let (ended, first) = self.parts.watch(&mut self.signals, quit).await;
-        // The application that asked to quit ends too; the platform then stops the other containers by a signal.
+        // The application that asked to quit ends too; the platform's signal may still come.
         let first = first.unwrap_or_else(First::to_come);
         self.finish((ended, Some(first)), Ended::by_policy(Exit::Done)).await
     }

@@ -95,7 +95,7 @@ impl Disk for SystemDisk {
 const WRITE_TEST_NAME: &str = ".tollgate-write-test";
 
 fn make_and_remove(file: &Path) -> io::Result<()> {
-    // A file that a process left which died here must not be taken for "cannot be written".
+    // A file that is left from a process that died here must not be taken for "cannot be written".
     gone(fs::remove_file(file))?;
     match fs::OpenOptions::new().write(true).create_new(true).open(file) {
         Ok(mut made) => {

@@ -14,7 +14,7 @@ use tollgate_marketplace::{DIMENSION_CHARS_MAX, DIMENSIONS_MAX, Invalid};
 /// What is wrong with a text.
 pub(super) type Problem = Cow<'static, str>;
 
-/// Longest duration accepted: a number beyond a year has the wrong unit.
+/// Longest duration accepted: a number beyond a year probably has the wrong unit.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Reads a duration: whole numbers with the units `d`, `h`, `m`, `s`, `ms`, largest first, such as `1h30m`.
@@ -258,7 +258,7 @@ pub(super) fn entitlements(items: &[String]) -> Result<Vec<Wanted>, Problem> {
     Ok(all)
 }
 
-/// Most seats of one pod: a larger number is a typing error, or in another unit.
+/// Most seats of one pod: a larger number is probably a typing error.
 const SEATS_MAX: u32 = 1_000_000;
 
 pub(super) fn seats(text: &str) -> Result<u32, Problem> {

@@ -9,7 +9,7 @@ use super::fault::userinfo;
 use super::setting::Setting;
 use super::{Flags, credentials, resolve};
 
-/// A shorter text occurs in a document by chance.
+/// A shorter text may occur in a document by chance.
 const CHARS_MIN: usize = 8;
 
 /// Values of variables, and contents of files, that are secret. Best effort: a second protection for documents
