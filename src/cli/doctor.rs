@@ -1,7 +1,7 @@
 //! `tollgate doctor`: checks everything between this container and an open gate, step by step.
 //!
-//! It registers nothing, because on AWS a call of RegisterUsage starts the billing. It says what it cannot check
-//! without one: whether the account is subscribed, and whether the product code is right.
+//! It makes no call that bills usage or takes seats; a call of RegisterUsage would start the billing. It says what it
+//! cannot check without such a call, for example whether the account is subscribed.
 
 mod endpoint;
 mod license;

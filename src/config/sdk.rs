@@ -1,4 +1,5 @@
-//! The variables of the AWS SDKs: region, endpoint, certificate authorities, proxies.
+//! The variables of the AWS SDKs that are no settings: roles and token files, ECS metadata, certificate authorities,
+//! switches.
 //!
 //! - An empty variable counts as unset, as in the SDKs.
 //! - With a seller's file no endpoint may come from elsewhere, and that includes the AWS profile files.

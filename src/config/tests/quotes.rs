@@ -4,7 +4,7 @@
 use super::*;
 use crate::config::setting::DefaultText;
 
-/// The variables without the prefix `TOLLGATE_` that tollgate or the AWS SDK reads, each with a valid value.
+/// The variables besides the settings that tollgate or the AWS SDK reads, each with a valid value.
 const OTHERS: [(&str, &str); 34] = [
     ("AWS_ACCESS_KEY_ID", "AKIA"),
     ("AWS_SECRET_ACCESS_KEY", "key"),
