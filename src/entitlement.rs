@@ -255,7 +255,8 @@ pub struct Entitlement<P = Proof> {
     pub public_key_version: Option<PublicKeyVersion>,
     /// The region whose endpoint is called, once known.
     pub region: Option<Region>,
-    /// When the key version in use expires, as AWS said.
+    /// AWS's `PublicKeyRotationTimestamp` for the public key version in use; AWS sends it for a version that it has
+    /// rotated.
     pub public_key_rotation_timestamp: Option<Timestamp>,
     /// Whether any answer came from the emulator.
     pub emulated: bool,

@@ -126,12 +126,12 @@ impl Contract {
     }
 }
 
-/// AWS accepted the seller's credentials.
+/// Region and credentials were found.
 #[derive(Debug)]
 pub struct Seller(Identified);
 
 impl Seller {
-    /// From the identity that the credentials have.
+    /// From the region and credentials that were found.
     #[must_use]
     pub const fn of(identified: Identified) -> Self {
         Self(identified)
