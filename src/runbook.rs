@@ -1,6 +1,6 @@
 //! The runbook in the binary: `docs/RUNBOOK.md` has an entry for each code, with the code as its heading.
 //!
-//! Pure. Whoever can run tollgate can read it, without the repository.
+//! Pure. Everybody who can run tollgate can read it, without the repository.
 
 /// The runbook.
 const TEXT: &str = include_str!("../docs/RUNBOOK.md");

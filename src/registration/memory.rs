@@ -200,7 +200,7 @@ impl Store {
         let recalled = self.0.recall(move || store.load()).await;
         match &recalled {
             Recalled::Read(Some(_)) => {}
-            Recalled::Read(None) => return Recalled::Read(Some(self.unreadable("the reading broke off"))),
+            Recalled::Read(None) => return Recalled::Read(Some(self.unreadable("the read was aborted"))),
             Recalled::Late(_) => {
                 tracing::warn!(
                     event = "kept_registration_late",
