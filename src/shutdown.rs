@@ -1,6 +1,7 @@
 //! Signals and supervision: the first SIGTERM, SIGINT or SIGHUP starts a drain, and a second one ends the process at
 //! once. When a part of the process ends by itself, the process ends too, so that no part keeps answering while
 //! another has failed.
+//!
 //! `timeout` and some init systems send one signal twice, to the process and to its group, so a repetition within
 //! [`ECHO`] of the first signal is ignored.
 
