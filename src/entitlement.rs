@@ -1,6 +1,6 @@
 //! The published fact: whether the gate is open, by what proof, and if not, why and what to do.
 //!
-//! - One writer publishes whole facts on a `watch` channel; every reader sees one of them, never a mixture.
+//! - One writer publishes whole facts on a `watch` channel, so a reader never sees a mixture of two.
 //! - [`Standing::Entitled`] holds a [`Proof`], and each kind of proof has one constructor, in [`proof`]: a gate that is
 //!   `entitled` without a verified answer does not compile.
 //! - This module does not know how the fact was established or who reads it.
@@ -28,9 +28,9 @@ pub use reason::Reason;
 pub enum State {
     /// No answer yet.
     Pending,
-    /// A proof is at hand.
+    /// There is a proof.
     Entitled,
-    /// Open without an answer, for a time that the seller chose.
+    /// Open while AWS cannot be reached, for the seller's grace period.
     Grace,
     /// The proof has become invalid, and the seller chose to keep the gate open.
     Lapsed,
@@ -129,7 +129,7 @@ pub enum Rejected {
 pub enum Standing<P = Proof> {
     /// AWS has not answered yet; the reason is the latest fault, if there was one.
     Pending(Option<Reason>),
-    /// A proof is at hand. The reason says what has been wrong since, if anything, such as AWS being unreachable
+    /// There is a proof. The reason says what has been wrong since, if anything, such as AWS being unreachable
     /// while a kept receipt is the proof.
     Entitled(Arc<P>, Option<Reason>),
     /// The gate is open until this time although AWS cannot be reached.
@@ -138,7 +138,7 @@ pub enum Standing<P = Proof> {
     Lapsed(Arc<P>, Reason),
     /// AWS says that the buyer is not entitled.
     Denied(Reason),
-    /// The license is good, and other pods hold all its seats.
+    /// The license is valid, and other pods hold all its seats.
     Exhausted(Reason),
     /// The gate is shut only because AWS does not accept the pod's usage.
     Unreported(Reason),
@@ -200,7 +200,7 @@ impl<P> Standing<P> {
         }
     }
 
-    /// What is wrong, if anything is.
+    /// The reason, if there is one.
     #[must_use]
     pub const fn reason(&self) -> Option<&Reason> {
         match self {
@@ -336,9 +336,9 @@ impl<P> Entitlement<P> {
 /// With a larger difference, usage may count to the wrong hour, and the computed age of a receipt is wrong.
 const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 
-/// The publishing end.
+/// The sender of the fact.
 pub type Publisher = watch::Sender<Arc<Entitlement>>;
-/// The reading end.
+/// A receiver of the fact.
 pub type Watch = watch::Receiver<Arc<Entitlement>>;
 
 /// A channel that holds the initial fact.

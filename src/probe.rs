@@ -73,7 +73,7 @@ impl ProbeServer {
         let path = request.uri().path();
         let Some((_, page)) = PAGES.into_iter().find(|(known, _)| *known == path) else {
             let known = PAGES.map(|(known, _)| known).join(" ");
-            return http::text(StatusCode::NOT_FOUND, format!("not found; there are {known}\n"));
+            return http::text(StatusCode::NOT_FOUND, format!("not found; the pages are {known}\n"));
         };
         if !http::reads(request.method()) {
             return http::method_not_allowed("GET, HEAD");

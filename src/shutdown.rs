@@ -126,7 +126,7 @@ impl First {
         Self { signal: Some(signal), at: clock::monotonic() }
     }
 
-    /// Something else began the end, and the platform's signal may still come.
+    /// The end began for another reason, and the platform's signal may still come.
     #[must_use]
     pub fn to_come() -> Self {
         Self { signal: None, at: clock::monotonic() }
@@ -188,7 +188,7 @@ const fn known_as(signal: u8) -> &'static str {
         6 => " (SIGABRT)",
         7 => " (SIGBUS)",
         8 => " (SIGFPE)",
-        9 => " (SIGKILL; the kernel sends it where memory runs out)",
+        9 => " (SIGKILL; the kernel sends it when memory runs out)",
         11 => " (SIGSEGV)",
         13 => " (SIGPIPE)",
         15 => " (SIGTERM)",

@@ -160,7 +160,7 @@ impl Refusal {
     }
 }
 
-/// A refusal with what was seen.
+/// A refusal with its details.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// The cause.

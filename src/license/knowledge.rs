@@ -87,9 +87,9 @@ impl Knowledge {
     }
 }
 
-/// The publishing end.
+/// The sender of the knowledge.
 pub type KnowledgePublisher = watch::Sender<Arc<Knowledge>>;
-/// The reading end.
+/// A receiver of the knowledge.
 pub type Held = watch::Receiver<Arc<Knowledge>>;
 
 /// A channel that begins with nothing known.

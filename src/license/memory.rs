@@ -235,7 +235,7 @@ impl Store {
         }
     }
 
-    /// What keeps the file from being read or replaced, if anything; for `doctor`.
+    /// What prevents the file from being read or replaced, if anything; for `doctor`.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
         match self.read() {

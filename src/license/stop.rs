@@ -113,7 +113,7 @@ impl Drain {
         let _ = tokio::time::timeout_at(until, stopped).await;
     }
 
-    /// A sentence about what was not given back, and until when it stays taken.
+    /// A sentence about the seats that were not given back, and until when they stay taken; `None` if all were.
     #[must_use]
     pub fn what_remains(&self) -> Option<String> {
         let state = self.state.borrow();

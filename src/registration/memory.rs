@@ -163,12 +163,12 @@ impl Record {
         self.denied = denied;
     }
 
-    /// Time has passed.
+    /// Notes the latest known time.
     pub fn passed(&mut self, latest: Timestamp) {
         self.latest = Some(latest.to_string());
     }
 
-    /// The latest attempt succeeded; `receipt` is kept if the seller wants so.
+    /// The latest attempt succeeded; `receipt` is the receipt to keep, if any.
     pub fn succeeded(&mut self, pod: &str, receipt: Option<&Receipt>, now: Timestamp) {
         *self = Self {
             schema: SCHEMA,
@@ -250,7 +250,7 @@ impl Store {
         }
     }
 
-    /// What keeps the file from being read or replaced, if anything; for `doctor`.
+    /// What prevents the file from being read or replaced, if anything; for `doctor`.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
         match self.read() {

@@ -418,7 +418,7 @@ mod tests {
                 r#"[{"id":"c","dimension":"d","quantity":4},{"id":"d","dimension":"d","quantity":-1}]"#,
                 ["not_counted", "rejected"],
             ),
-            // Only the ledger knows that the key was used for other content.
+            // Only the ledger knows that the `id` was used for other content.
             (
                 r#"[{"id":"c","dimension":"d","quantity":4},{"id":"a","dimension":"d","quantity":9}]"#,
                 ["not_counted", "rejected"],

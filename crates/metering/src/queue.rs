@@ -277,7 +277,7 @@ impl Queue {
         }
     }
 
-    /// A record is settled.
+    /// A record is settled, so its group is of no use any more.
     pub fn forget(&mut self, id: i64) {
         self.groups.remove(&id);
     }

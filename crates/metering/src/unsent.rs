@@ -74,7 +74,7 @@ mod tests {
         use Verdict::{Alarming, Timely, Unreported};
         let close = Some(4 * HOUR);
         for (close_after, hour_ended, ran, expected) in [
-            // Nothing waits, or nothing that AWS was asked about.
+            // No usage waits, or none that was sent to AWS.
             (close, None, 0, Timely),
             (close, None, 2, Timely),
             // By the clock alone: the pod was down, or has just been restarted.
@@ -82,12 +82,12 @@ mod tests {
             (close, Some(3), 0, Alarming),
             (close, Some(4), 0, Alarming),
             (close, Some(5), 0, Unreported),
-            // By running time alone: the clock was set back, or held.
+            // By running time alone: the clock was set back, or stopped.
             (close, Some(0), 3, Alarming),
             (close, None, 3, Alarming),
             (close, Some(0), 5, Unreported),
             (close, None, 5, Unreported),
-            // The seller keeps the gate open: three hours are an alarm, and no number of them is more.
+            // The seller keeps the gate open: above three hours there is an alarm, and never more than that.
             (None, Some(3), 3, Timely),
             (None, Some(4), 0, Alarming),
             (None, None, 4, Alarming),
