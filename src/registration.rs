@@ -516,7 +516,7 @@ impl Registration {
             kept,
             known: record.known(),
             refused: record.refused,
-            // A pod without a name cannot be told from the next one.
+            // A pod without a name cannot be distinguished from the next one.
             denied: record.denied && same_pod && !self.pod.is_empty(),
         }
     }

@@ -22,7 +22,7 @@
 //!   is safe: giving back never makes more seats than were sold, and if the first pod is still alive, its next
 //!   renewal fails and it takes a new seat. Taking the seat over would not be safe: pods that share a folder would
 //!   share one seat.
-//! - A pod without a name cannot be told from the next one, so every file counts as another pod's.
+//! - A pod without a name cannot be distinguished from the next one, so every file counts as another pod's.
 //! - A file that cannot be read gives no grace. Seats that it named stay taken until they expire.
 
 use std::io;

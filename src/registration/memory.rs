@@ -135,7 +135,8 @@ impl Record {
         }
     }
 
-    /// The receipt of `pod`, if the file has it. A pod without a name cannot be told from the next one, so it has none.
+    /// The receipt of `pod`, if the file has it. A pod without a name cannot be distinguished from the next one, so
+    /// it has none.
     #[must_use]
     pub fn receipt_of(&self, pod: &str) -> Option<&KeptReceipt> {
         let receipt = self.receipt.as_ref()?;

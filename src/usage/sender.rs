@@ -297,7 +297,7 @@ impl Sender {
         (self.look_at, self.sweep_at) = (Duration::ZERO, Duration::ZERO);
     }
 
-    /// Adds time during which the machine slept: the monotonic clock stands then, but AWS's windows go on. So a pause
+    /// Adds time during which the machine slept: the monotonic clock stops then, but AWS's windows go on. So a pause
     /// is over when its time has passed by either clock.
     fn keep_up(&mut self) {
         let running = clock::monotonic().duration_since(self.began);

@@ -242,7 +242,7 @@ impl Machine {
     pub(super) fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
             self.leaving = None;
-            // The state folder may still have it as held: a killed process's successor asks AWS about it.
+            // The state folder may still have it as held: if this process is killed, the next one asks AWS about it.
             self.record.give_back.extend(self.record.seat.take());
             self.give_back_at = Duration::ZERO;
             // There is little time, so begin again with the shortest pause.
