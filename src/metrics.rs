@@ -1,7 +1,7 @@
 //! Metrics: each is defined once, in a row of the table below; `just generate` writes the rows into `docs/METRICS.md`.
 //!
-//! The parts of the sidecar set them through [`Metrics`]; no decision depends on them. Every label has a fixed or a
-//! bounded set of values.
+//! The parts of the sidecar set them through [`Metrics`]; no decision depends on them. Each label has a fixed set of
+//! values or an upper limit of them.
 
 mod format;
 mod row;
@@ -74,7 +74,7 @@ struct LicenseSeats {
     kind: &'static str,
 }
 
-/// The limit of distinct `code` values. AWS has about thirty; something that imitates AWS could send any number.
+/// How many different `code` values are kept. AWS has about thirty; an impostor could send any number.
 const CODES_MAX: usize = 64;
 
 /// The ledger's figures.
@@ -90,12 +90,12 @@ pub struct LedgerFigures {
     pub bytes: u64,
 }
 
-/// The license's figures.
+/// What is known about the contract's license.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LicenseFigures {
     /// The seats of each counted entitlement.
     pub seats: Vec<SeatFigures>,
-    /// When the contract ends, if that is known and it has an end.
+    /// When the contract ends, if it has an end and that is known.
     pub end: Option<Timestamp>,
     /// When License Manager last granted a round.
     pub granted: Option<Timestamp>,
@@ -123,14 +123,15 @@ pub struct Metrics {
     series: Series,
     codes: std::sync::Mutex<std::collections::BTreeSet<String>>,
     dimensions: std::sync::Mutex<std::collections::BTreeSet<String>>,
-    /// The seat series that exist; those of an entitlement that the license no longer has are removed.
+    /// The existing series of seats: those of an entitlement that the license no longer has are removed.
     seats: std::sync::Mutex<std::collections::BTreeSet<LicenseSeats>>,
 }
 
-/// Seconds. AWS usually answers in less than one; an attempt is given up after 10.
+/// In seconds. AWS answers in a fraction of a second; an attempt ends after 10.
 const DURATION_BUCKETS: [f64; 8] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Seconds. An fsync takes less than a millisecond on a fast disk and some hundred milliseconds on a network volume.
+/// In seconds. An fsync takes a fraction of a millisecond on a good disk, and hundreds of milliseconds on a network
+/// volume.
 const COMMIT_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
 
 metrics! {
@@ -408,7 +409,7 @@ metrics! {
 }
 
 impl Metrics {
-    /// All series with their initial values.
+    /// All metrics, at their first values.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::default();
@@ -474,7 +475,7 @@ impl Metrics {
         self.series.usage_rejected.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
 
-    /// A usage request was refused as a whole.
+    /// A request with usage was not acknowledged.
     pub fn usage_request_refused(&self, reason: &'static str, count: u64) {
         self.series.usage_refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
@@ -496,12 +497,12 @@ impl Metrics {
         self.series.ledger_bytes.set(gauge(figures.bytes));
     }
 
-    /// Sets the age of the oldest usage that AWS has not accepted.
+    /// The age of the oldest usage that AWS has not accepted.
     pub fn usage_overdue(&self, age: Duration) {
         self.series.usage_overdue.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     }
 
-    /// Sets the age above which to alert.
+    /// The age of usage above which to alert.
     pub fn usage_overdue_alarm(&self, age: Duration) {
         self.series.usage_overdue_alarm.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     }
@@ -533,7 +534,7 @@ impl Metrics {
     }
 
     fn known_dimension(&self, dimension: &str) -> String {
-        // The label of events that could not be read; it does not count towards the limit.
+        // Of an event that could not be read; it does not count towards the limit.
         if dimension.is_empty() {
             return String::new();
         }
@@ -543,7 +544,7 @@ impl Metrics {
         if kept { dimension.to_owned() } else { "other".to_owned() }
     }
 
-    /// A token was refused; `reason` is the verifier's code.
+    /// A token failed verification; `reason` is the verifier's code.
     pub fn verification_failed(&self, reason: &'static str) {
         self.series.verification_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
