@@ -381,9 +381,9 @@ mod tests {
             (&[][..], "must hold 1 to 200"),
             (&["users"; 201], "must hold 1 to 200"),
             (&["users:Count", "users"], "names \"users\" twice"),
-            (&["users", "seats:Seats"], "holds \"seats:Seats\", which is no unit"),
+            (&["users", "seats:Seats"], "holds \"seats:Seats\", which is not a unit"),
             (&["users:Count:0"], "holds \"users:Count:0\", which has a quantity"),
-            (&["users", ""], "holds \"\", which begins with no name"),
+            (&["users", ""], "holds \"\", which does not begin with the name"),
         ] {
             let problem = list(bad).unwrap_err();
             assert!(problem.starts_with(said), "{problem}");

@@ -56,7 +56,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (
             set(Setting::ProductId, ""),
-            "product_id = \"\" (flag --product-id): is no product ID, such as 2205",
+            "product_id = \"\" (flag --product-id): is not a product ID, such as 2205",
         ),
         (
             set(Setting::ProductId, "4h9bqmt5uxk8k7p6w6n9rfwkp"),
@@ -74,7 +74,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (
             set(Setting::Entitlements, "users:Users"),
-            "entitlements = \"users:Users\" (flag --entitlements): holds \"users:Users\", which is no unit of License",
+            "entitlements = \"users:Users\" (flag --entitlements): holds \"users:Users\", which is not a unit of License",
         ),
         (
             set(Setting::Entitlements, "users:Count,users"),
@@ -108,7 +108,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         (set(Setting::RenewEvery, "13h"), "renew_every = \"13h\" (flag --renew-every): is longer than 12h; "),
         (
             set(Setting::KeyFingerprint, "AWS/Marketplace"),
-            "key_fingerprint = \"AWS/Marketplace\" (flag --key-fingerprint): is no issuer's fingerprint",
+            "key_fingerprint = \"AWS/Marketplace\" (flag --key-fingerprint): is not an issuer's fingerprint",
         ),
         (
             set(Setting::LicenseRegion, "mars"),
