@@ -295,7 +295,7 @@ impl Server {
         self.note(pending, request, &reply.outcome, sent.then_some(reply.status), reply.shown());
         match kind {
             Some(Kind::Delay(delay)) => {
-                // The call was processed above: whether it is does not depend on how long the client waits.
+                // The call was processed already: that does not depend on how long the client waits.
                 tokio::time::sleep(*delay).await;
                 Ok(reply.response())
             }
