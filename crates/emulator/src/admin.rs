@@ -329,7 +329,7 @@ fn posted(body: &[u8]) -> Result<Posted, String> {
     if let Some(seed) = value.get("seed") {
         let only = value.as_object().is_some_and(|members| members.len() == 1);
         let seed = seed.as_u64().filter(|_| only);
-        return seed.map(Posted::Seed).ok_or_else(|| "a seed must be a whole number and the only member".to_owned());
+        return seed.map(Posted::Seed).ok_or_else(|| "a seed is a whole number, sent alone".to_owned());
     }
     let rules = if value.is_array() { value } else { json!([value]) };
     serde_json::from_value(rules).map(Posted::Rules).map_err(|error| error.to_string())

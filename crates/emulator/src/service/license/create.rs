@@ -71,7 +71,7 @@ fn contract(pod: &PodView<'_>, asked: &CreateLicense, number: u64) -> Result<Con
         u32::try_from(provisional.max_time_to_live_in_minutes).ok().filter(|minutes| *minutes > 0)
     });
     let minutes = minutes.ok_or_else(|| {
-        invalid("ConsumptionConfiguration needs ProvisionalConfiguration. (emulator: it supports no borrowing)")
+        invalid("ConsumptionConfiguration needs ProvisionalConfiguration. (emulator: it has no borrowing)")
     })?;
     let needed = [
         ("ProductSKU", &asked.product_sku),
