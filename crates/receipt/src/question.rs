@@ -104,7 +104,7 @@ pub struct Nonce(String);
 /// Longest nonce in the service model.
 pub const NONCE_CHARS_MAX: usize = 255;
 
-/// Random bytes in a nonce of ours: as many as the hash that signs it has, so that no two nonces are ever equal.
+/// Random bytes in a nonce of ours: as many as a SHA-256 hash, so that two equal nonces are practically impossible.
 pub const NONCE_BYTES: usize = 32;
 
 impl Nonce {
