@@ -99,7 +99,7 @@ fn replace_body(request: &mut HttpRequest, bytes: Bytes) {
 
 // === answers ===
 
-/// The fault for a success without usable content; `seen` tells what was wrong with it.
+/// The fault for a success without usable content; `seen` says what is wrong with it.
 pub(super) fn invalid_answer(seen: impl fmt::Display) -> Fault {
     let text = "a 200 whose body is not what AWS documents";
     Fault::local(FaultClass::Transient, "InvalidAnswer", text).seeing(format!("HTTP 200, {seen}"))

@@ -381,7 +381,7 @@ impl Loader {
     fn judge(&self, error: &CredentialsError, trail: &Trail) -> Fault {
         let detail = DisplayErrorContext(error).to_string();
         let last = trail.last();
-        // If the SDK skipped a source, `credential_gaps` tells why.
+        // If the SDK skipped a source, `credential_gaps` says why.
         let passed_by = last.is_none() && matches!(error, CredentialsError::CredentialsNotLoaded(_));
         let asked = last.as_ref().map(|exchange| exchange.place);
         if let Some(fault) = self.token_fault(asked).filter(|_| !passed_by) {
@@ -438,7 +438,7 @@ fn held_up(variable: &str, file: &Path) -> Result<(), Fault> {
     }
 }
 
-/// The SDK reads the whole file, and its errors do not tell why it could not.
+/// The SDK reads the whole file, and its errors do not say why that failed.
 fn look_at_token(variable: &str, file: &Path) -> Result<(), Fault> {
     let token = read_regular(file, CREDENTIAL_FILE_BYTES_MAX, Links::Follow);
     let irsa = variable == WEB_IDENTITY_TOKEN_FILE;

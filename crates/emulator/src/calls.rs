@@ -1,5 +1,5 @@
-//! Every request and its answer, the latest in full: for tests that compare them with what an application believes it
-//! did.
+//! Every request and its answer, the latest in full: for tests that compare them with the calls that an application
+//! reports.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -30,7 +30,7 @@ impl Parameters {
         self.0.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    /// The action that is asked for.
+    /// The requested action.
     pub(super) fn action(&self) -> Result<Action, ServiceError> {
         match self.get("Action") {
             "AssumeRoleWithWebIdentity" => Ok(Action::AssumeRoleWithWebIdentity),

@@ -32,7 +32,7 @@ pub struct WebIdentity {
     pub audience: String,
 }
 
-/// A JSON Web Key Set, read anew for each token, because clusters rotate their keys.
+/// A JSON Web Key Set, read again for each token, because clusters rotate their keys.
 #[derive(Debug, Clone)]
 pub enum Jwks {
     /// A file.

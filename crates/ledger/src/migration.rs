@@ -103,7 +103,7 @@ impl Database {
 }
 
 fn copy_tables(connection: &Connection, schema: usize) -> rusqlite::Result<()> {
-    // If a crash interrupts the copy, it is made anew; when complete, it is synced as a whole.
+    // After a crash during the copy, the next start copies again. A complete copy is synced as a whole.
     connection.execute_batch("PRAGMA copy.journal_mode = OFF; PRAGMA copy.synchronous = OFF;")?;
     let old: String = MIGRATIONS.iter().take(schema).map(|migration| migration.sql).collect();
     let in_copy =

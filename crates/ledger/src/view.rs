@@ -1,4 +1,4 @@
-//! Records as people look at them: page by page, newest first. Each row is handed over as soon as it is read, because a
+//! Records for people to read: page by page, newest first. Each row is handed over as soon as it is read, because a
 //! page of records with thousands of allocations each would not fit in memory.
 
 use rusqlite::{Connection, params};

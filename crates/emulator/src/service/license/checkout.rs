@@ -94,7 +94,7 @@ fn quantity(value: &str) -> Option<u64> {
     value.parse().ok().filter(|quantity| digits && (1..=i64::MAX as u64).contains(quantity))
 }
 
-/// A client token belongs to the account, and stands for the whole request.
+/// A client token belongs to the account; a repeated one must come with the same request.
 fn client_token(pod: &PodView<'_>, asked: &CheckoutLicense) -> ClientToken {
     let request = serde_json::to_vec(asked).unwrap_or_default();
     ClientToken {
