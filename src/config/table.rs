@@ -40,17 +40,17 @@ const FOR_METERING: Option<Only> =
 const FOR_LICENSES: Option<Only> =
     Some(Only { used: Mode::asks_license_manager, otherwise: "it is for mode contract" });
 
-/// AWS's page for EKS and ECS renews every 15 minutes, that for Anywhere once a day.
+/// AWS's documents renew every 15 minutes on EKS and ECS, and once a day on their Anywhere forms.
 const ROUND: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "1m", "12h"));
 
-/// How long a part of a stop may take: Kubernetes and ECS end a process long before its limit.
+/// How long a part of a stop may take. Kubernetes and ECS end a process long before this limit.
 pub(super) const STOP: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
 
-/// Two hours are open while one settles; a third would never close in order.
+/// Less than an hour, so that at most two hours are open at once.
 const SETTLE: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
 
-/// An event may be half as old as the window: less would reject events of the hour that is open, and each remembered
-/// `id` takes space in the ledger.
+/// Events older than half of the window are rejected: less than 2h would reject events of the open hour. The upper
+/// limit bounds how many `id`s the ledger keeps.
 const WINDOW: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "2h", "30d"));
 
 settings! {
@@ -60,7 +60,7 @@ settings! {
         /// How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage), `contract` (License
         /// Manager) or `saas` (BatchMeterUsage).
         Mode = "mode" => mode: Mode = read(MODE) {
-            risk: "makes another call: an unsigned dry run instead of a signed answer",
+            risk: "calls another operation: the proof is an unsigned dry run instead of a signed answer",
             default: Is("hourly"), chart_value: Some("mode"),
         }
 
@@ -90,7 +90,7 @@ settings! {
 
         /// The product's public keys: a folder of `<version>.pem`, or one PEM file; needed in mode `hourly`.
         PublicKeys = "public_keys" => keys: KeyRing = key_ring(PATH) {
-            risk: "accepts tokens that somebody else signed",
+            risk: "accepts tokens that AWS did not sign",
             owner: Owner::Rehearsal, only: FOR_METERING,
         }
 
@@ -145,13 +145,13 @@ settings! {
         /// in a build with the emulator for STS and the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING`
         /// or `AWS_ENDPOINT_URL_LICENSE_MANAGER` (that service alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
-            risk: "takes answers and usage to another server: free use",
+            risk: "sends calls and usage to another server: the product runs unpaid",
             owner: Owner::Rehearsal,
             sdk_variables: &[sdk::METERING_ENDPOINT, sdk::LICENSE_MANAGER_ENDPOINT, "AWS_ENDPOINT_URL"],
         }
 
         also {
-            /// `endpoint_url` stands for STS and the ECS agent too.
+            /// `endpoint_url` is used for STS and the ECS agent too.
             stands_for_all: bool = sdk::stands_for_all(),
             /// Where `region` comes from.
             region_origin: Origin = sdk::region_origin(),
@@ -165,25 +165,25 @@ settings! {
             web_identity_token_file: Option<PathBuf> = sdk::web_identity_token_file(),
             /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, where an agent is asked.
             container_token_file: Option<PathBuf> = sdk::container_token_file(),
-            /// What was set for credentials and gives none, by variable and file; the reason where nothing else gives
+            /// Settings for credentials that give none, by variable and file: the reason where no other source gives
             /// any.
             credential_gaps: Vec<String> = credentials::check(),
-            /// Trusted instead of the system's certificate authorities.
+            /// The certificate authorities to trust instead of the system's.
             ca_bundle: Option<CaBundle> = sdk::ca_bundle(),
             /// `AWS_USE_DUALSTACK_ENDPOINT`.
             use_dual_stack: bool = sdk::switch("AWS_USE_DUALSTACK_ENDPOINT"),
             /// `AWS_USE_FIPS_ENDPOINT`.
             use_fips: bool = sdk::switch("AWS_USE_FIPS_ENDPOINT"),
-            /// `AWS_EC2_METADATA_DISABLED`: the instance metadata service is not to be asked.
+            /// `AWS_EC2_METADATA_DISABLED`: the instance metadata service is not asked.
             imds_disabled: bool = sdk::switch("AWS_EC2_METADATA_DISABLED"),
-            /// The proxies to go through.
+            /// The proxies.
             proxies: Proxies = proxy::read(),
             /// A seller's file exists: no endpoint may come from anywhere but `endpoint_url`.
             sealed: bool = sealed(),
         }
     }
 
-    /// The kubelet's server.
+    /// The probe server.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Probe {
         /// The address of the probe server; `[::]` serves IPv4 too, and falls back to `0.0.0.0` where IPv6 is disabled.
@@ -210,20 +210,20 @@ settings! {
 
         /// A file with the bearer token that the application's server requires.
         AppTokenFile = "app_token_file" => token: Option<Secret> = bearer_token(FILE) {
-            risk: "whoever knows the token reports usage, on the buyer's bill",
+            risk: "a process that knows the token reports usage on the buyer's bill",
             owner: Owner::Operator, secret_path: true,
         }
 
         /// Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can report through the
         /// sidecar.
         AwsDoor = "aws_door" => aws_door: bool = read(SWITCH) {
-            risk: "a second way to report: it claims hours, and asks AWS beside the limits of attestations",
+            risk: "a second way to report: its calls claim hours, and use a share of AWS's quota",
             default: Is("false"), only: FOR_METERING, for_usage: true,
         }
 
         /// Serve `POST /v1/quit`, which ends the sidecar of a Job.
         Quit = "quit" => quit: bool = read(SWITCH) {
-            risk: "whoever reaches the application's server ends the sidecar, as by deleting the pod",
+            risk: "a process that reaches the application's server ends the sidecar, as deleting the pod does",
             default: Is("false"), owner: Owner::Operator,
         }
     }
@@ -243,9 +243,10 @@ settings! {
     /// How AWS is asked and what follows from its answers.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Registration {
-        /// How long AWS may fail to answer before the state becomes `unavailable`; retries continue.
+        /// How long AWS may fail to answer before the state becomes `unavailable`; retries continue. With `on_denied`
+        /// `exit` the process ends then.
         UnavailableAfter = "unavailable_after" => unavailable_after: Duration = read(DURATION) {
-            risk: "nothing: only a state's name depends on it",
+            risk: "only the name of a state depends on it and, with `on_denied` `exit`, when the process ends",
             default: Is("30m"), owner: Owner::Operator,
         }
 
@@ -290,7 +291,7 @@ settings! {
         }
 
         also {
-            /// A command runs beside, and a gate that shuts later does not end it.
+            /// A command runs beside the sidecar (`exec`), and a gate that shuts later does not end it.
             stays_once_open: bool = runs_a_command(),
         }
     }
@@ -400,7 +401,7 @@ settings! {
         LedgerRepair = "ledger_repair" => ledger_repair: bool = read(SWITCH) {
             risk: "dead records are written off, or billed in a cheaper dimension",
             default: Depends("true in mode saas and where there is no seller's file, else false", |reader| {
-                // Who may write records off must not be who pays for them.
+                // The buyer pays for the records, so the buyer's operator may not write them off.
                 let seller = reader.mode().is_some_and(Mode::is_run_by_seller) || !reader.resolution.sealed();
                 if seller { "true" } else { "false" }
             }),
@@ -469,7 +470,7 @@ settings! {
             product: Product = Product::read(),
             /// Where AWS is.
             aws: Aws = Aws::read(),
-            /// The kubelet's server.
+            /// The probe server.
             probe: Probe = Probe::read(),
             /// The application's server.
             app: App = App::read(),
