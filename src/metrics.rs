@@ -352,10 +352,10 @@ metrics! {
             kind: "gauge, seconds",
             labels: "–",
             stability: "stable",
-            says: "`metered`: the longest of three times: since the end of the hour of the oldest usage that AWS has \
-                   not accepted, by the clock and by running time, and since the ledger began to refuse all \
-                   usage; 0 while there is none. It is above 0 for some minutes each hour, until AWS accepts \
-                   the hour's report",
+            says: "`metered`: the age of the oldest usage that AWS has not accepted, from the end of its hour, by the \
+                   clock or by running time, whichever is longer; or how long the ledger has refused all \
+                   usage, if that is longer; 0 while there is none. It is above 0 for some minutes each hour, \
+                   until AWS accepts the hour's report",
         }
 
         usage_overdue_alarm: Gauge = Default::default() => "tollgate_usage_overdue_alarm_seconds" {
