@@ -77,12 +77,12 @@ struct LicenseSeats {
 /// How many different `code` values are kept. AWS has about thirty; an impostor could send any number.
 const CODES_MAX: usize = 64;
 
-/// What the ledger holds.
+/// The ledger's figures.
 #[derive(Debug, Clone, Copy)]
 pub struct LedgerFigures {
     /// Sealed records without a definite answer.
     pub unsent: u64,
-    /// The time of the oldest of them, and when AWS's window for it closes.
+    /// The time of the oldest of these records, and when AWS's window for it closes.
     pub oldest_unsent: Option<(Timestamp, Timestamp)>,
     /// Dead letters.
     pub dead: u64,
@@ -106,11 +106,11 @@ pub struct LicenseFigures {
 /// Seats of one entitlement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeatFigures {
-    /// Its name.
+    /// The entitlement's name.
     pub dimension: String,
-    /// How many there are; `None` without limit.
+    /// How many seats there are; `None` without a limit.
     pub max: Option<u64>,
-    /// How many are taken by anybody, where License Manager says so.
+    /// How many are taken in total, if License Manager says so.
     pub used: Option<u64>,
     /// How many this pod holds.
     pub held: u64,
@@ -435,7 +435,7 @@ impl Metrics {
         self.series.license_calls.get_or_create(&LicenseCall { operation, code }).inc();
     }
 
-    /// What is known of the license now.
+    /// Sets the license's figures.
     pub fn license(&self, figures: &LicenseFigures) {
         let seconds = |at: Option<Timestamp>| at.map_or(0, Timestamp::unix_seconds);
         self.series.license_end.set(seconds(figures.end));
@@ -458,7 +458,7 @@ impl Metrics {
         }
     }
 
-    /// An attempt ended after `seconds`.
+    /// An attempt to register ended after `seconds`.
     pub fn attempted(&self, outcome: &'static str, code: &str, seconds: f64) {
         let code = self.known_code(code);
         self.series.attempts.get_or_create(&Attempt { outcome, code }).inc();
@@ -487,7 +487,7 @@ impl Metrics {
         self.series.usage_records.get_or_create(&UsageRecord { dimension, outcome }).inc();
     }
 
-    /// The ledger's figures.
+    /// Sets the ledger's figures.
     pub fn ledger(&self, figures: LedgerFigures) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let (oldest, deadline) = figures.oldest_unsent.unzip();
@@ -514,7 +514,7 @@ impl Metrics {
         self.series.unknown_dimensions.get_or_create(&DimensionLabel { dimension }).set(1);
     }
 
-    /// A commit took so many seconds.
+    /// A commit took `seconds`.
     pub fn committed(&self, seconds: f64) {
         self.series.commit_duration.observe(seconds);
     }
@@ -529,7 +529,7 @@ impl Metrics {
         self.series.commit_failures.inc();
     }
 
-    /// The size above which usage is refused.
+    /// Sets the size above which usage is refused.
     pub fn ledger_bytes_max(&self, bytes: u64) {
         self.series.ledger_bytes_max.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
@@ -550,18 +550,18 @@ impl Metrics {
         self.series.verification_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// AWS refused and then accepted.
+    /// AWS accepted this pod after it had refused it.
     pub fn entitled_after_refusal(&self) {
         self.series.entitled_after_refusal.inc();
     }
 
-    /// AWS's clock differs from ours by so many seconds.
+    /// Sets AWS's clock minus the node's, in seconds.
     #[expect(clippy::cast_precision_loss, reason = "seconds of skew are far below 2^52")]
     pub fn clock_skew(&self, seconds: i64) {
         self.series.clock_skew.set(seconds as f64);
     }
 
-    /// The text that is scraped, with the entitlement as it is now.
+    /// The scraped text, with `entitlement` as the current fact.
     #[must_use]
     pub fn encode(&self, entitlement: &Entitlement, format: Format) -> String {
         for state in State::ALL {
@@ -681,7 +681,7 @@ mod tests {
         assert_eq!(series("tollgate_license_calls_total{"), CODES_MAX + 1);
     }
 
-    /// Dimensions are whatever an application sends: one must not become a sample of its own.
+    /// The application chooses the names of dimensions; no name may create a sample of its own.
     #[test]
     fn no_name_breaks_out_of_its_label() {
         let metrics = Metrics::new();

@@ -1,4 +1,4 @@
-//! The settings: the one place where a setting is declared, and with it everything that is made from it.
+//! The settings: the one place where a setting is declared; everything else about it is made from its row.
 //!
 //! A new setting is a row here and the code that reads its field; `just generate` updates the documents and the
 //! chart's schema. [`settings`] describes how a row is written; kinds of values are in [`super::kind`]. A rule that
@@ -40,17 +40,17 @@ const FOR_METERING: Option<Only> =
 const FOR_LICENSES: Option<Only> =
     Some(Only { used: Mode::asks_license_manager, otherwise: "it is for mode contract" });
 
-/// AWS's documents renew every 15 minutes on EKS and ECS, and once a day on their Anywhere forms.
+/// AWS's examples renew every 15 minutes on EKS and ECS, and once a day for Anywhere.
 const ROUND: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "1m", "12h"));
 
-/// How long a part of a stop may take. Kubernetes and ECS end a process long before this limit.
+/// How long a part of a stop may take: Kubernetes and ECS end a process long before the upper limit.
 pub(super) const STOP: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
 
-/// Less than an hour, so that at most two hours are open at once.
+/// Below an hour: while one hour settles, only the next one is open, so hours close in order.
 const SETTLE: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
 
-/// Events older than half of the window are rejected: less than 2h would reject events of the open hour. The upper
-/// limit bounds how many `id`s the ledger keeps.
+/// At least 2h: an event may be half as old as the window, and a shorter one would reject events of the open hour.
+/// At most 30d: each remembered `id` takes space in the ledger.
 const WINDOW: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "2h", "30d"));
 
 settings! {
@@ -165,7 +165,7 @@ settings! {
             web_identity_token_file: Option<PathBuf> = sdk::web_identity_token_file(),
             /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`, where an agent is asked.
             container_token_file: Option<PathBuf> = sdk::container_token_file(),
-            /// Settings for credentials that give none, by variable and file: the reason where no other source gives
+            /// What was set for credentials and gives none, by variable and file: the reason if nothing else gives
             /// any.
             credential_gaps: Vec<String> = credentials::check(),
             /// The certificate authorities to trust instead of the system's.
@@ -174,16 +174,16 @@ settings! {
             use_dual_stack: bool = sdk::switch("AWS_USE_DUALSTACK_ENDPOINT"),
             /// `AWS_USE_FIPS_ENDPOINT`.
             use_fips: bool = sdk::switch("AWS_USE_FIPS_ENDPOINT"),
-            /// `AWS_EC2_METADATA_DISABLED`: the instance metadata service is not asked.
+            /// `AWS_EC2_METADATA_DISABLED`: the instance metadata service must not be asked.
             imds_disabled: bool = sdk::switch("AWS_EC2_METADATA_DISABLED"),
-            /// The proxies.
+            /// The proxies to go through.
             proxies: Proxies = proxy::read(),
             /// A seller's file exists: no endpoint may come from anywhere but `endpoint_url`.
             sealed: bool = sealed(),
         }
     }
 
-    /// The probe server.
+    /// The kubelet's server.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Probe {
         /// The address of the probe server; `[::]` serves IPv4 too, and falls back to `0.0.0.0` where IPv6 is disabled.
@@ -210,7 +210,7 @@ settings! {
 
         /// A file with the bearer token that the application's server requires.
         AppTokenFile = "app_token_file" => token: Option<Secret> = bearer_token(FILE) {
-            risk: "a process that knows the token reports usage on the buyer's bill",
+            risk: "anybody who knows the token can report usage, which the buyer pays",
             owner: Owner::Operator, secret_path: true,
         }
 
@@ -223,7 +223,7 @@ settings! {
 
         /// Serve `POST /v1/quit`, which ends the sidecar of a Job.
         Quit = "quit" => quit: bool = read(SWITCH) {
-            risk: "a process that reaches the application's server ends the sidecar, as deleting the pod does",
+            risk: "anybody who reaches the application's server can end the sidecar, as by deleting the pod",
             default: Is("false"), owner: Owner::Operator,
         }
     }
@@ -254,7 +254,7 @@ settings! {
         /// `contract` from this pod's last granted round, which `state_dir` must hold.
         GracePeriod = "grace_period" => grace_period: Duration = read(DURATION) {
             risk: "the gate stays open longer without an answer of AWS",
-            // AWS asks sellers not to fail hard on one miss of License Manager.
+            // AWS asks sellers not to fail hard after one failed call of License Manager.
             default: Depends("0s, in mode contract 24h", |reader| {
                 if reader.mode().is_some_and(Mode::asks_license_manager) { "24h" } else { "0s" }
             }),
@@ -291,7 +291,7 @@ settings! {
         }
 
         also {
-            /// A command runs beside the sidecar (`exec`), and a gate that shuts later does not end it.
+            /// tollgate runs a command, which a gate that shuts later does not end.
             stays_once_open: bool = runs_a_command(),
         }
     }
@@ -401,7 +401,7 @@ settings! {
         LedgerRepair = "ledger_repair" => ledger_repair: bool = read(SWITCH) {
             risk: "dead records are written off, or billed in a cheaper dimension",
             default: Depends("true in mode saas and where there is no seller's file, else false", |reader| {
-                // The buyer pays for the records, so the buyer's operator may not write them off.
+                // The party that pays for records must not be able to write them off.
                 let seller = reader.mode().is_some_and(Mode::is_run_by_seller) || !reader.resolution.sealed();
                 if seller { "true" } else { "false" }
             }),
@@ -426,7 +426,7 @@ settings! {
         ShutdownGrace = "shutdown_grace" => shutdown_grace: Duration = floored(STOP) {
             risk: "the open hour stays on disk, and is lost with an `emptyDir`; seats stay taken for up to an hour; \
                    at least 5 s",
-            // Less leaves no time to send the open hour.
+            // A shorter time would not be enough to send the open hour.
             default: Is("25s"), owner: Owner::Operator, floor: Some("5s"),
             chart_value: Some("shutdownGrace"),
         }
@@ -434,7 +434,7 @@ settings! {
         /// How large the usage ledger may grow before usage is answered with 503.
         LedgerBytesMax = "ledger_bytes_max" => ledger_bytes_max: u64 = floored(SIZE) {
             risk: "usage is answered with 503, and the application must keep it; at least 16 MiB",
-            // A smaller ledger is full, and refuses usage, at once.
+            // A smaller ledger would be full, and refuse usage, at once.
             default: Is("1GiB"), owner: Owner::Operator, floor: Some("16MiB"), for_usage: true,
         }
     }
@@ -470,7 +470,7 @@ settings! {
             product: Product = Product::read(),
             /// Where AWS is.
             aws: Aws = Aws::read(),
-            /// The probe server.
+            /// The kubelet's server.
             probe: Probe = Probe::read(),
             /// The application's server.
             app: App = App::read(),
