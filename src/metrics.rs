@@ -276,7 +276,7 @@ metrics! {
         usage_events: Family<UsageEvent, Counter> = Default::default() => "tollgate_usage_events" {
             help: "Events of the application by status",
             kind: "counter, events",
-            labels: "`dimension`, empty where an event was refused for what it says; `status`: \
+            labels: "`dimension`, empty where the content of an event is wrong; `status`: \
                      `accepted`, `duplicate`, `rejected`",
             stability: "stable",
             says: "events that the application reported",
@@ -293,7 +293,7 @@ metrics! {
         }
 
         usage_refused: Family<ReasonLabel, Counter> = Default::default() => "tollgate_usage_requests_refused" {
-            help: "Usage requests that were not taken, by reason",
+            help: "Usage requests that were not acknowledged, by reason",
             kind: "counter, requests",
             labels: "`reason`: `bad_request`, `busy`, `ledger_full`, `ledger_unavailable`, `strict`, \
                      `unanswered` (took too long, or the client disconnected; its events may be counted), \
@@ -352,9 +352,10 @@ metrics! {
             kind: "gauge, seconds",
             labels: "–",
             stability: "stable",
-            says: "`metered`: how long the oldest usage that AWS has not accepted has waited since \
-                   the end of its hour, by the clock or by running time, whichever is longer, or how long \
-                   the ledger has refused all usage, if that is longer; 0 while there is none. It is above 0 for some minutes each hour, until the hour's report is accepted",
+            says: "`metered`: the age of the oldest usage that AWS has not accepted, from the end of its hour, by the \
+                   clock or by running time, whichever is longer; or how long the ledger has refused all \
+                   usage, if that is longer; 0 while there is none. It is above 0 for some minutes each hour, \
+                   until AWS accepts the hour's report",
         }
 
         usage_overdue_alarm: Gauge = Default::default() => "tollgate_usage_overdue_alarm_seconds" {
@@ -391,11 +392,11 @@ metrics! {
         }
 
         commit_failures: Counter = Default::default() => "tollgate_ledger_commit_failures" {
-            help: "Failed writes to the ledger; their usage was not acknowledged",
+            help: "Failed reads and writes of the ledger, without writes that were refused because it is full",
             kind: "counter, writes",
             labels: "–",
             stability: "experimental",
-            says: "failed writes to the ledger, without those refused because the ledger is full",
+            says: "failed reads and writes of the ledger, without writes that were refused because it is full",
         }
 
         commit_duration: Histogram = Histogram::new(COMMIT_BUCKETS) => "tollgate_ledger_commit_duration_seconds" {

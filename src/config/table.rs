@@ -60,7 +60,7 @@ settings! {
         /// How the product is priced: `hourly` (RegisterUsage), `metered` (MeterUsage), `contract` (License
         /// Manager) or `saas` (BatchMeterUsage).
         Mode = "mode" => mode: Mode = read(MODE) {
-            risk: "makes another call: an unsigned dry run instead of a signed answer",
+            risk: "calls another operation: the proof is an unsigned dry run instead of a signed answer",
             default: Is("hourly"), chart_value: Some("mode"),
         }
 
@@ -90,7 +90,7 @@ settings! {
 
         /// The product's public keys: a folder of `<version>.pem`, or one PEM file; needed in mode `hourly`.
         PublicKeys = "public_keys" => keys: KeyRing = key_ring(PATH) {
-            risk: "accepts tokens that somebody else signed",
+            risk: "accepts tokens that AWS did not sign",
             owner: Owner::Rehearsal, only: FOR_METERING,
         }
 
@@ -145,13 +145,13 @@ settings! {
         /// in a build with the emulator for STS and the ECS agent too. Also `AWS_ENDPOINT_URL_MARKETPLACE_METERING`
         /// or `AWS_ENDPOINT_URL_LICENSE_MANAGER` (that service alone) and `AWS_ENDPOINT_URL`.
         EndpointUrl = "endpoint_url" => endpoint_url: Option<EndpointUrl> = given(ENDPOINT_URL) {
-            risk: "takes answers and usage to another server: free use",
+            risk: "sends calls and usage to another server: the product runs unpaid",
             owner: Owner::Rehearsal,
             sdk_variables: &[sdk::METERING_ENDPOINT, sdk::LICENSE_MANAGER_ENDPOINT, "AWS_ENDPOINT_URL"],
         }
 
         also {
-            /// `endpoint_url` stands for STS and the ECS agent too.
+            /// `endpoint_url` is used for STS and the ECS agent too.
             stands_for_all: bool = sdk::stands_for_all(),
             /// Where `region` comes from.
             region_origin: Origin = sdk::region_origin(),
@@ -217,7 +217,7 @@ settings! {
         /// Serve the AWS wire protocol to the application, so that an unmodified AWS SDK can report through the
         /// sidecar.
         AwsDoor = "aws_door" => aws_door: bool = read(SWITCH) {
-            risk: "a second way to report: it claims hours, and asks AWS beside the limits of attestations",
+            risk: "a second way to report: its calls claim hours, and use a share of AWS's quota",
             default: Is("false"), only: FOR_METERING, for_usage: true,
         }
 
@@ -243,9 +243,10 @@ settings! {
     /// How AWS is asked and what follows from its answers.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Registration {
-        /// How long AWS may fail to answer before the state becomes `unavailable`; retries continue.
+        /// How long AWS may fail to answer before the state becomes `unavailable`; retries continue. With `on_denied`
+        /// `exit` the process ends then.
         UnavailableAfter = "unavailable_after" => unavailable_after: Duration = read(DURATION) {
-            risk: "nothing: only a state's name depends on it",
+            risk: "only the name of a state depends on it and, with `on_denied` `exit`, when the process ends",
             default: Is("30m"), owner: Owner::Operator,
         }
 
