@@ -87,12 +87,12 @@ def slow_answers(stand):
     return str(kubelet)
 
 
-@row("answers are reset after 40 bytes", "named, asked again, open after the repair")
+@row("answers are reset after 40 bytes", "named, retried, open after the repair")
 def cut_answers(stand):
     return heals(stand, ("cut", 40), "Connection", "InvalidAnswer")
 
 
-@row("requests arrive, answers are lost", "named, asked again, open after the repair")
+@row("requests arrive, answers are lost", "named, retried, open after the repair")
 def lost_answers(stand):
     return heals(stand, ("lose", 0), "Connection", "InvalidAnswer")
 
@@ -102,7 +102,7 @@ def trickled_answers(stand):
     return heals(stand, ("trickle", 0.5), "Timeout")
 
 
-@row("connections are taken and never answered", "given up after 10 s, open after the repair", long=True)
+@row("connections are accepted and never answered", "given up after 10 s, open after the repair", long=True)
 def silence(stand):
     return heals(stand, ("hang", 0), "Timeout")
 
@@ -113,7 +113,7 @@ def nft(*rules):
     subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
 
 
-@row("every third packet to AWS is answered with a reset (nft)", "the gate opens; the bill is what was acknowledged")
+@row("every third packet to AWS is answered with a reset (nft)", "the gate opens; the bill equals the acknowledged usage")
 def resets(stand):
     proxy = stand.proxy()
     nft(f"tcp dport {proxy.port} numgen random mod 3 == 0 reject with tcp reset")
@@ -266,7 +266,7 @@ def nonsense(rng):
     ])()
 
 
-@row("4,000 garbage connections on both servers", "nobody crashes; what was not acknowledged is not billed")
+@row("4,000 garbage connections on both servers", "no crash; unacknowledged usage is not billed")
 def garbage(stand):
     sidecar, application, rng = stand.sidecar("metered"), Application(), random.Random(7)
     sidecar.wait_for("entitled")
@@ -283,7 +283,7 @@ def garbage(stand):
     return f"{application.settle(stand.emulator, sidecar)}; {kubelet}"
 
 
-@row("two contradicting lengths, and a length beside chunks, as request smuggling has it", "one answer to one request, or 400")
+@row("two contradicting lengths, and a length beside chunks, as in request smuggling", "one answer to one request, or 400")
 def smuggling(stand):
     sidecar = stand.sidecar("metered")
     sidecar.wait_for("entitled")
@@ -348,7 +348,7 @@ def descriptors(stand):
     return f"{most} descriptors in use; {result}; {kubelet}"
 
 
-@row("32 MiB of memory, 100 requests of 1,000 events at once, 300 bodies that never end", "nobody kills it; the bill is exact")
+@row("32 MiB of memory, 100 requests of 1,000 events at once, 300 bodies that never end", "it is not killed; the bill is exact")
 def memory(stand):
     cgroup = Cgroup(MEMORY_MAX)
     stand.stack.callback(cgroup.close)
@@ -381,7 +381,7 @@ def memory(stand):
     return f"at most {cgroup.most() / MEBIBYTE:.1f} MiB, page cache included; {result}; {put_off} put off by 503; {kubelet}"
 
 
-@row("stopped for 15 s (SIGSTOP), continued", "the gate stands as it stood; nothing acknowledged is lost")
+@row("stopped for 15 s (SIGSTOP), continued", "the gate is unchanged; no acknowledged usage is lost")
 def stopped(stand):
     sidecar, application = stand.sidecar("metered"), Application()
     sidecar.wait_for("entitled")
@@ -395,7 +395,7 @@ def stopped(stand):
     return application.settle(stand.emulator, sidecar)
 
 
-@row("the clock jumps: 5 h ahead, 2 h back, 90 s to and fro", "no hour is billed twice or lost")
+@row("the clock jumps: 5 h ahead, 2 h back, 90 s ahead and back", "no hour is billed twice or lost")
 def jumps(stand):
     sidecar, application = stand.sidecar("metered"), Application()
     sidecar.wait_for("entitled")
@@ -408,7 +408,7 @@ def jumps(stand):
     return application.settle(stand.emulator, sidecar)
 
 
-@row("the disk of the ledger is full, then has room", "503 with Retry-After, nothing acknowledged is lost, it goes on by itself")
+@row("the disk of the ledger is full, then has room", "503 with Retry-After, no acknowledged usage is lost, it continues by itself")
 def full_disk(stand):
     disk = os.path.join(stand.folder, "disk")
     os.mkdir(disk)

@@ -97,7 +97,7 @@ fn exec_becomes_the_command_once_the_gate_is_open() {
     // Although the caller made it ignore signals, it ends on SIGINT and SIGTERM, which tollgate handles.
     let (head, ignored) = ignored(&direct.1);
     let expected = (head, ignored & !(1 << (2 - 1) | 1 << (15 - 1)));
-    assert_eq!(self::ignored(&gated.1), expected, "nothing of ours is left open, blocked or ignored");
+    assert_eq!(self::ignored(&gated.1), expected, "tollgate leaves nothing open, blocked or ignored");
 }
 
 #[test]

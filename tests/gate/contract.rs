@@ -60,7 +60,7 @@ fn a_seat_is_taken_shown_kept_over_a_death_and_given_back() {
 
     sidecar.signal("KILL");
     let _ = sidecar.end();
-    assert_eq!(held(&emulator).0, 1, "nobody gave it back");
+    assert_eq!(held(&emulator).0, 1, "the seat was not given back");
     let mut again = Sidecar::start(contract(&emulator, "pod-a", "floating", state.path()));
     again.wait_for("entitled");
     let (count, totals) = held(&emulator);

@@ -274,7 +274,7 @@ fn a_stopped_command_stays_stopped_until_it_must_end() {
     running.sidecar.signal("TSTP");
     wait_until("it is not stopped", || is_stopped(&pid));
     running.sidecar.signal("TERM");
-    assert_eq!(running.end().0, Some(5), "it hears SIGTERM although it was stopped");
+    assert_eq!(running.end().0, Some(5), "it gets SIGTERM although it was stopped");
 }
 
 #[test]

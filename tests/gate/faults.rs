@@ -31,7 +31,7 @@ fn each_refusal_has_its_state_its_status_and_its_remedy() {
         assert_eq!((answer.status, document["state"].as_str()), (status, Some(state)), "{document}");
         assert_eq!(document["reason"]["code"], exception);
         assert!(!document["reason"]["remedy"].as_str().unwrap().is_empty());
-        assert!(document["next_attempt_at"].is_string(), "asked again: {document}");
+        assert!(document["next_attempt_at"].is_string(), "retries continue: {document}");
         assert_eq!((sidecar.get("/readyz").status, sidecar.get("/livez").status), (503, 200));
     }
 }

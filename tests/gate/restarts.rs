@@ -28,7 +28,7 @@ fn the_kept_receipt_opens_the_gate_of_a_restarted_pod_while_aws_is_away() {
     let line = restarted.wait_for("entitled");
     assert_eq!(line["code"], "Connection", "open, and the reason is shown: {line}");
     assert_eq!(restarted.get("/readyz").status, 200);
-    assert!(restarted.document()["next_attempt_at"].is_string(), "the asking goes on");
+    assert!(restarted.document()["next_attempt_at"].is_string(), "retries continue");
 
     // It does not open the gate for another pod or another product, nor if the seller switched it
     // off.

@@ -81,4 +81,4 @@ class Transcript:
         if found:
             with contextlib.suppress(OSError):
                 os.remove(self.path)
-            raise Leak(f"{found} values that must not be shown stood in the transcript: it was removed")
+            raise Leak(f"the transcript contained {found} values that must not be shown; it was removed")

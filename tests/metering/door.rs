@@ -128,7 +128,7 @@ fn an_answer_that_is_no_json_is_no_answer() {
     let bench = Bench::metered();
     let mut running = open(&bench);
     bench.fault(r#"{"fault":"invalid-json","operation":"MeterUsage","count":1}"#);
-    assert_eq!(meter(running.app, 7).status, 200, "it is AWS's, whatever it is");
+    assert_eq!(meter(running.app, 7).status, 200, "the answer is AWS's own");
     running.wait_billed(1);
     assert_eq!(wait_for_state(&running, "accepted")["quantity"], "7");
     assert_eq!(bench.billed()["requests"], 7_000_000);

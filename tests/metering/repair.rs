@@ -40,7 +40,7 @@ fn all_dead_letters_are_replayed_but_those_that_may_have_been_billed() {
     let (status, _, said) = bench.ledger(&["replay"], app);
     assert_eq!(status.code(), Some(64), "{said}");
     let (status, _, said) = bench.ledger(&["replay", "--all", "--accept-double-billing"], app);
-    assert_eq!(status.code(), Some(64), "what may have been billed needs its number: {said}");
+    assert_eq!(status.code(), Some(64), "a record that may have been billed needs its number: {said}");
     let (status, _, said) = bench.ledger(&["replay", &third.to_string()], app);
     assert_eq!(status.code(), Some(64), "{said}");
     assert!(said.contains("may have been billed") && said.contains("--accept-double-billing"), "{said}");

@@ -70,7 +70,7 @@ def workload_violations(document):
         if not holds:
             wrong.append(text)
 
-    must(sidecars, "nothing gates it")
+    must(sidecars, "no sidecar gates it")
     must(not repeated(c["name"] for c in containers), "two containers of one name")
     for container in containers:
         must(not (role(container) and "startupProbe" in container), "a startup probe is no lock")
@@ -80,21 +80,21 @@ def workload_violations(document):
     failing = {rule["onExitCodes"]["containerName"]: rule for rule in (job.get("podFailurePolicy") or {}).get("rules", []) if "onExitCodes" in rule}
     for place in native:
         sidecar, lock = inits[place], inits[place + 1] if place + 1 < len(inits) else {}
-        must(sidecar.get("restartPolicy") == "Always", "a sidecar that would have to end")
+        must(sidecar.get("restartPolicy") == "Always", "a sidecar without restartPolicy Always")
         words = lock.get("args", [])
         must(role(lock) == "await" and lock["name"] == f"{sidecar['name']}-await", f"{sidecar['name']} is not followed by its lock")
-        must("restartPolicy" not in lock and "livenessProbe" not in lock, "the lock is a plain init container")
+        must("restartPolicy" not in lock and "livenessProbe" not in lock, "the lock must be a plain init container")
         port = sidecar["ports"][0]["containerPort"]
         asked = words[words.index("--probe-addr") + 1] if "--probe-addr" in words else "127.0.0.1:19180"
         must(asked == f"127.0.0.1:{port}", "the lock asks another port")
-        must(any(entry["name"] == "TOLLGATE_POD_UID" for entry in lock.get("env", [])), "the lock believes any pod's sidecar")
+        must(any(entry["name"] == "TOLLGATE_POD_UID" for entry in lock.get("env", [])), "the lock accepts any pod's sidecar")
         fails = lock.get("name") in failing
-        must(("--refused-after" in words) == (kind in RESTARTED or fails), "--refused-after where it ends a pod, or not where it tells")
-        must(lock.get("resources") == sidecar.get("resources"), "the lock has no resources of its own")
+        must(("--refused-after" in words) == (kind in RESTARTED or fails), "--refused-after where it would end the pod, or missing where it would show the reason")
+        must(lock.get("resources") == sidecar.get("resources"), "the lock must have the sidecar's resources")
     for name, rule in failing.items():
         must(name in {c["name"] for c in containers}, "podFailurePolicy names no container")
         must(pod.get("restartPolicy") == "Never", "podFailurePolicy needs restartPolicy Never")
-        must(sorted(rule["onExitCodes"]["values"]) == [76, 77, 78] and rule["action"] == "FailJob", "other codes than a refusal's")
+        must(sorted(rule["onExitCodes"]["values"]) == [76, 77, 78] and rule["action"] == "FailJob", "other exit codes than those of a refusal")
     beside = [container for container in mains if role(container) == "run"]
     # A sidecar beside the application is a gate by readiness, or by the command of a main
     # container.
@@ -142,15 +142,15 @@ def workload_violations(document):
     # Ports, environment, resources.
     ports = [port["containerPort"] for container in containers for port in container.get("ports") or [] if not port.get("hostPort")]
     ours = [sidecar["ports"][0]["containerPort"] for sidecar in sidecars]
-    must(all(ports.count(port) == 1 for port in ours), "a port of ours that another container has, too")
-    must(all(0 < port < 65536 for port in ours), "no port")
+    must(all(ports.count(port) == 1 for port in ours), "a port of tollgate that another container has, too")
+    must(all(0 < port < 65536 for port in ours), "an invalid port")
     if pod.get("hostNetwork"):
         declared = [port["containerPort"] for container in mains for port in container.get("ports") or []]
         needed = [sidecar["ports"][0]["containerPort"] for sidecar in sidecars]
         needed += [int(values_of(sidecar).get("TOLLGATE_APP_ADDR", ":19181").rpartition(":")[2]) for sidecar in sidecars]
-        must(all(declared.count(port) == 1 for port in needed), "hostNetwork: each port of ours is declared once")
+        must(all(declared.count(port) == 1 for port in needed), "hostNetwork: each port of tollgate must be declared once")
     for container in sidecars + locks:
-        must(not repeated(entry["name"] for entry in container["env"]), "a variable twice")
+        must(not repeated(entry["name"] for entry in container["env"]), "a variable that is set twice")
         must(not any(entry["name"].startswith("AWS_ENDPOINT_URL") for entry in container["env"]), "an endpoint that the sidecar refuses")
         resources = container.get("resources") or {}
         for name, limit in (resources.get("limits") or {}).items():
