@@ -165,7 +165,7 @@ fn doctor_looks_at_the_ledger_and_asks_the_sidecar_that_holds_it() {
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[..64].fill(0xff);
     std::fs::write(&file, bytes).unwrap();
-    // The log of the sidecar that was killed holds the header too.
+    // The killed sidecar's log contains the header, too.
     std::fs::remove_file(state.path().join("usage.sqlite-wal")).unwrap();
     let (code, report) = doctor(&emulator, metered);
     let ledger = finding(&report, "ledger");
