@@ -18,7 +18,7 @@ use crate::api::door::Door;
 use crate::api::{self, AppServer};
 use crate::config::setting::Setting;
 use crate::config::{self, AfterDenial, ClockSource, Config, ListenAddr, Mode, OnDenied, OnLapse};
-use crate::entitlement::{self, Subject, Watch, word};
+use crate::entitlement::{self, Subject, Watch, refusal_update};
 use crate::exit::Exit;
 use crate::last_sentence;
 use crate::license;
@@ -145,7 +145,7 @@ impl App {
         }
         let metrics = Arc::new(Metrics::new());
         let (publisher, entitlement) = entitlement::channel(clock.now());
-        let (tell, hear) = word::channel();
+        let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let subject = Arc::new(Subject {
             mode: config.product.mode.as_str(),
             product_code: config.product.product_code.clone(),
@@ -171,7 +171,7 @@ impl App {
             notices: Notices::new(metrics),
         };
         let metrics = Arc::clone(&surroundings.metrics);
-        let usage = metering::start(&config, &surroundings, tell, &mut parts);
+        let usage = metering::start(&config, &surroundings, refusal_sender, &mut parts);
         let contract = Contract::of(&config);
         let quit = watch::Sender::new(false);
         if let Some(listener) = app_listener {
@@ -252,7 +252,7 @@ impl App {
                 publisher,
                 store,
                 metrics,
-                hear,
+                refusal_receiver,
             };
             Registration::new(registration, pod, surroundings).run().await
         });

@@ -7,7 +7,7 @@
 
 pub mod proof;
 pub mod reason;
-pub mod word;
+pub mod refusal_update;
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::entitlement::proof::{Permission, Seller, ZeroReport};
-use crate::entitlement::word::Hear;
+use crate::entitlement::refusal_update::RefusalReceiver;
 use crate::entitlement::{Proof, Publisher, reason};
 use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
@@ -91,7 +91,7 @@ pub struct Surroundings {
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// What usage reports say about the entitlement.
-    pub hear: Hear,
+    pub refusal_receiver: RefusalReceiver,
 }
 
 /// The loop.
@@ -105,7 +105,7 @@ pub struct Registration {
     publisher: Publisher,
     store: Option<Store>,
     metrics: Arc<Metrics>,
-    hear: Hear,
+    refusal_receiver: RefusalReceiver,
     record: Mutex<Record>,
     /// Receives the state folder's content if a slow disk delivers it late.
     late: Option<watch::Receiver<Option<Record>>>,
@@ -121,7 +121,8 @@ impl Registration {
     /// Joins the parts; no call is made yet.
     #[must_use]
     pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
-        let Surroundings { register, meter, clock, publisher, store, metrics, hear } = surroundings;
+        let Surroundings { register, meter, clock, publisher, store, metrics, refusal_receiver } =
+            surroundings;
         Self {
             config,
             pod,
@@ -131,7 +132,7 @@ impl Registration {
             publisher,
             store,
             metrics,
-            hear,
+            refusal_receiver,
             record: Mutex::default(),
             late: None,
             arrived: AtomicBool::new(false),
@@ -182,12 +183,12 @@ impl Registration {
     fn publish(&self, machine: &mut Machine<Proof>) {
         // Read each time, so that the gate never opens on an outdated value.
         let emulated = {
-            let word = self.hear.borrow();
-            machine.hear_unreported(word.unreported);
-            word.emulated
+            let update = self.refusal_receiver.borrow();
+            machine.on_unreported(update.unreported);
+            update.emulated
         };
         if emulated && !self.config.allow_emulated {
-            machine.hear_emulated(receipt::VerifyError::EmulatedToken.code());
+            machine.on_emulated(receipt::VerifyError::EmulatedToken.code());
         }
         let mut fact = machine.entitlement(self.now());
         fact.region = self.register.region();
@@ -207,10 +208,10 @@ impl Registration {
     async fn keep_published<T>(&self, machine: &mut Machine<Proof>, until: impl Future<Output = T>) -> T {
         tokio::pin!(until);
         let mut jumps = self.clock.jumps();
-        let mut hear = self.hear.clone();
+        let mut refusal_receiver = self.refusal_receiver.clone();
         let mut late = self.late.clone().filter(|_| self.is_late());
         // False once the sender was dropped: no message will come.
-        let mut telling = true;
+        let mut connected = true;
         let mut skew = self.register.clock_skew();
         let mut hours = tokio::time::interval_at(clock::monotonic() + LATEST_EVERY, LATEST_EVERY);
         loop {
@@ -228,10 +229,10 @@ impl Registration {
                     late = None;
                     self.arrived(machine, record).await;
                 }
-                heard = hear.changed(), if telling => {
-                    telling = heard.is_ok();
-                    let refusal = hear.borrow_and_update().refusal.clone();
-                    machine.hear(self.now(), refusal.as_ref());
+                changed = refusal_receiver.changed(), if connected => {
+                    connected = changed.is_ok();
+                    let refusal = refusal_receiver.borrow_and_update().refusal.clone();
+                    machine.on_refusal(self.now(), refusal.as_ref());
                 }
             }
             // Written before it is published, so a reader of the fact may rely on the file.

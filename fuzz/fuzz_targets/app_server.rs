@@ -15,7 +15,7 @@ use tollgate::api::door::Door;
 use tollgate::api::license::LicensePart;
 use tollgate::api::usage::{OpenLedger, UsagePart};
 use tollgate::api::{AppServer, BODIES_BYTES_MAX, LIMITS};
-use tollgate::entitlement::{self, Subject, word};
+use tollgate::entitlement::{self, Subject, refusal_update};
 use tollgate::metrics::Metrics;
 use tollgate::usage::commits::Commits;
 use tollgate::usage::intake::{Activity, Intake};
@@ -124,12 +124,12 @@ fn handler(writer: &Writer, clock: WallClock, metrics: Arc<Metrics>, now: Timest
     let intake =
         Intake::new(Rules::default(), writer.clone(), clock.clone(), Arc::clone(&metrics), notices.clone());
     let _ = open.set(OpenLedger { intake, writer: writer.clone() });
-    let (tell, _) = word::channel();
+    let (refusal_sender, _) = refusal_update::channel();
     let usage = UsagePart {
         ledger: open,
         activity: Activity::new(),
         aws: Some(Arc::clone(&aws) as Arc<dyn Resolve>),
-        tell,
+        refusal_sender,
         clock: clock.clone(),
         window: Window::MeterUsage,
         repairs: tollgate::api::repair::Repairs { allowed: true, ..Default::default() },

@@ -250,9 +250,9 @@ impl Door {
         let denied = sent.answer.as_ref().is_ok_and(is_refusal);
         if denied || settled == Settled::Accepted {
             let refusal = denied.then(|| FaultCode::known(NOT_ENTITLED));
-            usage.tell.send_if_modified(|word| {
-                let changed = word.refusal != refusal;
-                word.refusal = refusal;
+            usage.refusal_sender.send_if_modified(|update| {
+                let changed = update.refusal != refusal;
+                update.refusal = refusal;
                 changed
             });
         }

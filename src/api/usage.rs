@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::problem;
 use super::repair::Repairs;
-use crate::entitlement::word::Tell;
+use crate::entitlement::refusal_update::RefusalSender;
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::notice::{Notices, Refused};
 use tollgate_clock::WallClock;
@@ -52,7 +52,7 @@ pub struct UsagePart {
     /// For `ResolveCustomer`, in mode `saas`.
     pub aws: Option<Arc<dyn Resolve>>,
     /// Where AWS's answers about the entitlement are sent.
-    pub tell: Tell,
+    pub refusal_sender: RefusalSender,
     /// Dates repairs and views.
     pub clock: WallClock,
     /// How old a record may be when AWS accepts it.

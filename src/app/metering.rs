@@ -11,7 +11,7 @@ use super::Surroundings;
 use crate::api::repair::Repairs;
 use crate::api::usage::{OpenLedger, UsagePart};
 use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
-use crate::entitlement::word::Tell;
+use crate::entitlement::refusal_update::RefusalSender;
 use crate::exit::Exit;
 use crate::shutdown::Parts;
 use crate::usage::commits::Commits;
@@ -47,7 +47,7 @@ pub(super) struct Usage {
 pub(super) fn start(
     config: &Config,
     surroundings: &Surroundings,
-    tell: Tell,
+    refusal_sender: RefusalSender,
     parts: &mut Parts,
 ) -> Option<Usage> {
     let outlet = match config.product.mode {
@@ -66,7 +66,7 @@ pub(super) fn start(
         ledger: Arc::clone(&slot),
         activity: Activity::new(),
         aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws) as Arc<dyn Resolve>),
-        tell: tell.clone(),
+        refusal_sender: refusal_sender.clone(),
         clock: surroundings.clock.clone(),
         window: window(outlet),
         notices: notices.clone(),
@@ -112,7 +112,7 @@ pub(super) fn start(
                 writer.clone(),
                 clock.clone(),
                 Arc::clone(&metrics),
-                tell.clone(),
+                refusal_sender.clone(),
                 notices.clone(),
             )
         });
@@ -131,7 +131,7 @@ pub(super) fn start(
                 None => std::future::pending().await,
             }
         };
-        let sending = Sender::new(settings, aws, writer, clock, metrics, tell, flushed).run();
+        let sending = Sender::new(settings, aws, writer, clock, metrics, refusal_sender, flushed).run();
         let error = tokio::select! {
             error = sending => error,
             error = watching => error,

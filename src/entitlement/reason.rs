@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::word::Unreported;
+use super::refusal_update::Unreported;
 use crate::runbook;
 use tollgate_marketplace::exceptions::{self, ROLE, WAIT};
 use tollgate_marketplace::fault::{

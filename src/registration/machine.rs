@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::allowance::{Allowance, Known};
 use crate::entitlement::reason::{self, Reason};
-use crate::entitlement::word::Unreported;
+use crate::entitlement::refusal_update::Unreported;
 use crate::entitlement::{Entitlement, Rejected, Shown, Standing};
 use crate::exit::Exit;
 use tollgate_marketplace::schedule::{self, Draw};
@@ -332,7 +332,7 @@ impl<P> Machine<P> {
     }
 
     /// Handles AWS's answers to usage reports: a refusal after a proof, or its end.
-    pub fn hear(&mut self, now: Now, refusal: Option<&FaultCode>) {
+    pub fn on_refusal(&mut self, now: Now, refusal: Option<&FaultCode>) {
         self.verdict = match (std::mem::replace(&mut self.verdict, Verdict::Unanswered(None)), refusal) {
             (Verdict::Proven(proof, _), Some(code)) => {
                 Verdict::Lapsed(proof, Reason::of(code.clone(), FaultClass::Denied), now.running)
@@ -343,7 +343,7 @@ impl<P> Machine<P> {
     }
 
     /// Handles an answer from the emulator, which is not accepted here.
-    pub fn hear_emulated(&mut self, code: &'static str) {
+    pub fn on_emulated(&mut self, code: &'static str) {
         if matches!(self.verdict, Verdict::Proven(..) | Verdict::Lapsed(..)) {
             self.verdict = Verdict::BadToken(reason::unverified(code, None));
         }
@@ -369,7 +369,7 @@ impl<P> Machine<P> {
     }
 
     /// Takes note of whether usage has not been billed for longer than the seller allows.
-    pub const fn hear_unreported(&mut self, unreported: Option<Unreported>) {
+    pub const fn on_unreported(&mut self, unreported: Option<Unreported>) {
         self.unreported = unreported;
     }
 
@@ -389,7 +389,7 @@ impl<P> Machine<P> {
         let reason = Reason::of_fault(fault);
         if fault.class == FaultClass::Denied {
             self.verdict = Verdict::Proven(proof, None);
-            self.hear(now, Some(&fault.code));
+            self.on_refusal(now, Some(&fault.code));
             if !self.policy.ask_after_denial {
                 return Next::Rest;
             }

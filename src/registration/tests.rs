@@ -7,8 +7,8 @@ use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use rustls_pki_types::pem::PemObject as _;
 
 use super::*;
-use crate::entitlement::word::Unreported;
-use crate::entitlement::{self, State, Watch, word};
+use crate::entitlement::refusal_update::Unreported;
+use crate::entitlement::{self, State, Watch, refusal_update};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{FaultCode, PublicKeyVersion, Quantity};
 use tollgate_receipt::PublicKey;
@@ -66,22 +66,22 @@ fn config(grace_period: Duration) -> Config {
 }
 
 fn start(service: &Arc<Scripted>, grace_period: Duration, store: Option<Store>) -> (Watch, WallClock) {
-    let (_, hear) = word::channel();
-    start_with(service, config(grace_period), store, hear)
+    let (_, refusal_receiver) = refusal_update::channel();
+    start_with(service, config(grace_period), store, refusal_receiver)
 }
 
 fn start_with(
     service: &Arc<Scripted>,
     config: Config,
     store: Option<Store>,
-    hear: Hear,
+    refusal_receiver: RefusalReceiver,
 ) -> (Watch, WallClock) {
     let clock = WallClock::fixed(START);
     let (publisher, watch) = entitlement::channel(START);
     let (register, meter) = (Arc::clone(service) as Arc<dyn Register>, Arc::clone(service) as Arc<dyn Meter>);
     let metrics = Arc::new(Metrics::new());
     let surroundings =
-        Surroundings { register, meter, clock: clock.clone(), publisher, store, metrics, hear };
+        Surroundings { register, meter, clock: clock.clone(), publisher, store, metrics, refusal_receiver };
     let registration = Registration::new(config, "pod-1".into(), surroundings);
     tokio::spawn(registration.run());
     (watch, clock)
@@ -96,7 +96,7 @@ fn start_pod(
 ) -> (Watch, tokio::task::JoinHandle<Exit>, Arc<Metrics>) {
     let (publisher, watch) = entitlement::channel(at);
     let (register, meter) = (Arc::clone(service) as Arc<dyn Register>, Arc::clone(service) as Arc<dyn Meter>);
-    let (metrics, (_, hear)) = (Arc::new(Metrics::new()), word::channel());
+    let (metrics, (_, refusal_receiver)) = (Arc::new(Metrics::new()), refusal_update::channel());
     let surroundings = Surroundings {
         register,
         meter,
@@ -104,7 +104,7 @@ fn start_pod(
         publisher,
         store: Some(store.clone()),
         metrics: Arc::clone(&metrics),
-        hear,
+        refusal_receiver,
     };
     let registration = Registration::new(config(Duration::ZERO), pod.into(), surroundings);
     (watch, tokio::spawn(registration.run()), metrics)
@@ -204,19 +204,19 @@ fn asking(asking: Asking) -> Config {
 #[tokio::test(start_paused = true)]
 async fn permission_is_asked_for_by_a_dry_run_and_a_lapse_is_heard() {
     let service = scripted([Act::Fail(FaultClass::Access, "AccessDeniedException")]);
-    let (tell, hear) = word::channel();
+    let (refusal_sender, refusal_receiver) = refusal_update::channel();
     let (mut watch, _) =
-        start_with(&service, asking(Asking::Permission(vec!["requests".into()])), None, hear);
+        start_with(&service, asking(Asking::Permission(vec!["requests".into()])), None, refusal_receiver);
     until(&mut watch, State::Misconfigured).await;
     until(&mut watch, State::Entitled).await;
     let fact = Arc::clone(&watch.borrow());
     assert_eq!((fact.standing.proof().unwrap().name(), fact.public_key_version), ("permission", None));
     assert!(service.reports().iter().all(|report| report.dry_run && report.dimension == "requests"));
     let refusal = Some(FaultCode::known("CustomerNotEntitledException"));
-    tell.send_modify(|word| word.refusal = refusal);
+    refusal_sender.send_modify(|update| update.refusal = refusal);
     until(&mut watch, State::Lapsed).await;
     until(&mut watch, State::Denied).await;
-    tell.send_modify(|word| word.refusal = None);
+    refusal_sender.send_modify(|update| update.refusal = None);
     until(&mut watch, State::Entitled).await;
     assert_eq!(service.reports().len(), 2, "an open gate is not asked about again");
 }
@@ -224,8 +224,9 @@ async fn permission_is_asked_for_by_a_dry_run_and_a_lapse_is_heard() {
 #[tokio::test(start_paused = true)]
 async fn a_report_of_zero_is_made_once_an_hour() {
     let service = scripted([]);
-    let (_, hear) = word::channel();
-    let (mut watch, clock) = start_with(&service, asking(Asking::ZeroReport("alive".into())), None, hear);
+    let (_, refusal_receiver) = refusal_update::channel();
+    let (mut watch, clock) =
+        start_with(&service, asking(Asking::ZeroReport("alive".into())), None, refusal_receiver);
     until(&mut watch, State::Entitled).await;
     assert_eq!(watch.borrow().standing.proof().unwrap().name(), "metering");
     for attempts in 2..5 {
@@ -242,8 +243,8 @@ async fn a_report_of_zero_is_made_once_an_hour() {
 #[tokio::test(start_paused = true)]
 async fn a_seller_needs_credentials_only() {
     let service = scripted([Act::Fail(FaultClass::Access, "CredentialsMissing")]);
-    let (_, hear) = word::channel();
-    let (mut watch, _) = start_with(&service, asking(Asking::Seller), None, hear);
+    let (_, refusal_receiver) = refusal_update::channel();
+    let (mut watch, _) = start_with(&service, asking(Asking::Seller), None, refusal_receiver);
     until(&mut watch, State::Misconfigured).await;
     until(&mut watch, State::Entitled).await;
     assert_eq!(watch.borrow().standing.proof().unwrap().name(), "seller");
@@ -349,16 +350,16 @@ async fn a_clock_that_is_off_is_a_reason_until_it_is_right() {
 #[tokio::test(start_paused = true)]
 async fn usage_that_is_unreported_from_before_the_start_never_lets_the_gate_open() {
     let service = scripted([]);
-    let (tell, hear) = word::channel();
-    tell.send_modify(|word| word.unreported = Some(Unreported::NotTaken));
+    let (refusal_sender, refusal_receiver) = refusal_update::channel();
+    refusal_sender.send_modify(|update| update.unreported = Some(Unreported::NotTaken));
     let permission = Asking::Permission(vec!["requests".into()]);
-    let (mut watch, _) = start_with(&service, asking(permission), None, hear);
+    let (mut watch, _) = start_with(&service, asking(permission), None, refusal_receiver);
     until(&mut watch, State::Unreported).await;
     let fact = Arc::clone(&watch.borrow());
     assert!(!fact.has_opened, "AWS has accepted the dry run: {fact:?}");
-    tell.send_modify(|word| word.unreported = None);
+    refusal_sender.send_modify(|update| update.unreported = None);
     until(&mut watch, State::Entitled).await;
-    tell.send_modify(|word| word.unreported = Some(Unreported::NotTaken));
+    refusal_sender.send_modify(|update| update.unreported = Some(Unreported::NotTaken));
     until(&mut watch, State::Unreported).await;
 }
 
@@ -378,7 +379,7 @@ async fn a_denied_pod_remembers_it_and_asks_no_second_time_where_only_a_new_pod_
             publisher,
             store: Some(store.clone()),
             metrics: Arc::new(Metrics::new()),
-            hear: word::channel().1,
+            refusal_receiver: refusal_update::channel().1,
         };
         let task = tokio::spawn(Registration::new(config, pod.into(), surroundings).run());
         (task, watch)
@@ -406,7 +407,7 @@ async fn permission_is_of_the_first_dimension_that_aws_knows() {
     let unknown = || Act::Fail(FaultClass::Misconfigured, "InvalidUsageDimensionException");
     let dimensions = || Asking::Permission(vec!["reqests".into(), "requests".into(), "gigabytes".into()]);
     let service = scripted([unknown()]);
-    let (mut watch, _) = start_with(&service, asking(dimensions()), None, word::channel().1);
+    let (mut watch, _) = start_with(&service, asking(dimensions()), None, refusal_update::channel().1);
     until(&mut watch, State::Entitled).await;
     assert_eq!(reported(&service), ["reqests", "requests"]);
     let fact = Arc::clone(&watch.borrow());
@@ -414,7 +415,7 @@ async fn permission_is_of_the_first_dimension_that_aws_knows() {
     assert_eq!(permission.dimension(), "requests");
 
     let service = scripted([unknown(), unknown(), unknown()]);
-    let (mut watch, _) = start_with(&service, asking(dimensions()), None, word::channel().1);
+    let (mut watch, _) = start_with(&service, asking(dimensions()), None, refusal_update::channel().1);
     until(&mut watch, State::Misconfigured).await;
     let fact = Arc::clone(&watch.borrow());
     assert_eq!(fact.standing.reason().unwrap().code.as_str(), "InvalidUsageDimensionException");
@@ -503,18 +504,18 @@ async fn what_a_slow_disk_holds_is_older_than_awss_answer() {
 #[tokio::test(start_paused = true)]
 async fn an_emulated_answer_shuts_a_gate_that_opened_before_it() {
     for proof in [Asking::Seller, Asking::Permission(vec!["requests".into()])] {
-        let (tell, hear) = word::channel();
-        let (mut watch, _) = start_with(&scripted([]), asking(proof), None, hear);
+        let (refusal_sender, refusal_receiver) = refusal_update::channel();
+        let (mut watch, _) = start_with(&scripted([]), asking(proof), None, refusal_receiver);
         until(&mut watch, State::Entitled).await;
-        tell.send_modify(|word| word.emulated = true);
+        refusal_sender.send_modify(|update| update.emulated = true);
         until(&mut watch, State::Unverified).await;
         assert!(watch.borrow().emulated);
     }
-    let (tell, hear) = word::channel();
+    let (refusal_sender, refusal_receiver) = refusal_update::channel();
     let accepting = Config { allow_emulated: true, ..asking(Asking::Seller) };
-    let (mut watch, _) = start_with(&scripted([]), accepting, None, hear);
+    let (mut watch, _) = start_with(&scripted([]), accepting, None, refusal_receiver);
     until(&mut watch, State::Entitled).await;
-    tell.send_modify(|word| word.emulated = true);
+    refusal_sender.send_modify(|update| update.emulated = true);
     watch.wait_for(|fact| fact.emulated).await.unwrap();
     assert_eq!(watch.borrow().standing.state(), State::Entitled);
 }

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::entitlement::word::Tell;
+use crate::entitlement::refusal_update::RefusalSender;
 use crate::metrics::{LedgerFigures, Metrics};
 use crate::random;
 use alarm::Alarm;
@@ -155,7 +155,7 @@ pub struct Sender {
     writer: Writer,
     clock: WallClock,
     metrics: Arc<Metrics>,
-    tell: Tell,
+    refusal_sender: RefusalSender,
     orders: mpsc::Receiver<FlushOrder>,
     began: Instant,
     began_wall: Timestamp,
@@ -210,7 +210,7 @@ impl Sender {
         writer: Writer,
         clock: WallClock,
         metrics: Arc<Metrics>,
-        tell: Tell,
+        refusal_sender: RefusalSender,
         orders: mpsc::Receiver<FlushOrder>,
     ) -> Self {
         let began_wall = clock.now();
@@ -221,7 +221,7 @@ impl Sender {
             writer: writer.unnoticed(),
             clock,
             metrics,
-            tell,
+            refusal_sender,
             orders,
             began: clock::monotonic(),
             began_wall,
@@ -744,11 +744,11 @@ impl Sender {
 
     /// Passes AWS's answer on to the gate; only a pod that reports for its own account receives such answers.
     fn heard(&mut self, refusal: Option<FaultCode>, emulated: bool) {
-        self.tell.send_if_modified(|word| {
-            let before = word.clone();
-            word.refusal = refusal;
-            word.emulated |= emulated;
-            before != *word
+        self.refusal_sender.send_if_modified(|update| {
+            let before = update.clone();
+            update.refusal = refusal;
+            update.emulated |= emulated;
+            before != *update
         });
     }
 

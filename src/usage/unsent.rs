@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::entitlement::word::{Tell, Unreported};
+use crate::entitlement::refusal_update::{RefusalSender, Unreported};
 use crate::metrics::Metrics;
 use crate::usage::notice::{Notices, Refused};
 use tollgate_clock::WallClock;
@@ -31,7 +31,7 @@ pub struct Unsent {
     writer: Writer,
     clock: WallClock,
     metrics: Arc<Metrics>,
-    tell: Tell,
+    refusal_sender: RefusalSender,
     notices: Notices,
     before: Verdict,
     seen: Option<Seen>,
@@ -56,7 +56,7 @@ impl Unsent {
         writer: Writer,
         clock: WallClock,
         metrics: Arc<Metrics>,
-        tell: Tell,
+        refusal_sender: RefusalSender,
         notices: Notices,
     ) -> Self {
         metrics.usage_overdue_alarm(rule.alarm_after());
@@ -66,7 +66,7 @@ impl Unsent {
             writer,
             clock,
             metrics,
-            tell,
+            refusal_sender,
             notices,
             before: Verdict::Timely,
             seen: None,
@@ -100,7 +100,8 @@ impl Unsent {
         } else {
             (verdict == Verdict::Unreported).then_some(why)
         };
-        self.tell.send_if_modified(|word| std::mem::replace(&mut word.unreported, unreported) != unreported);
+        self.refusal_sender
+            .send_if_modified(|update| std::mem::replace(&mut update.unreported, unreported) != unreported);
         Ok(())
     }
 

@@ -497,11 +497,11 @@ fn refusal() -> FaultCode {
 fn a_refusal_after_the_gate_opened_is_a_lapse_and_ends_with_awss_next_word() {
     let mut bench = Bench::new(policy());
     bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
-    bench.machine.hear(bench.now(), Some(&refusal()));
+    bench.machine.on_refusal(bench.now(), Some(&refusal()));
     let standing = bench.machine.standing(bench.now());
     assert_eq!((standing.state(), standing.gate_open()), (State::Lapsed, true));
     assert_eq!(bench.machine.changes_in(bench.now()), None, "the seller keeps it open");
-    bench.machine.hear(bench.now(), None);
+    bench.machine.on_refusal(bench.now(), None);
     assert_eq!(bench.machine.standing(bench.now()).state(), State::Entitled);
 }
 
@@ -510,15 +510,15 @@ fn a_lapse_shuts_the_gate_only_after_the_time_that_the_seller_chose() {
     let mut bench = Bench::new(Policy { close_lapsed_after: Some(60 * MINUTE), ..policy() });
     bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
     bench.running = 10 * MINUTE;
-    bench.machine.hear(bench.now(), Some(&refusal()));
+    bench.machine.on_refusal(bench.now(), Some(&refusal()));
     assert_eq!(bench.machine.changes_in(bench.now()), Some(60 * MINUTE));
     bench.running = 69 * MINUTE;
-    bench.machine.hear(bench.now(), Some(&refusal()));
+    bench.machine.on_refusal(bench.now(), Some(&refusal()));
     assert!(bench.machine.standing(bench.now()).gate_open(), "a second refusal does not begin the time anew");
     bench.running = 70 * MINUTE;
     let standing = bench.machine.standing(bench.now());
     assert_eq!((standing.state(), standing.gate_open()), (State::Denied, false));
-    bench.machine.hear(bench.now(), None);
+    bench.machine.on_refusal(bench.now(), None);
     assert!(bench.machine.standing(bench.now()).gate_open(), "subscribed again");
 }
 
@@ -526,8 +526,8 @@ fn a_lapse_shuts_the_gate_only_after_the_time_that_the_seller_chose() {
 fn a_word_about_a_gate_that_never_opened_changes_nothing() {
     let mut bench = Bench::new(policy());
     bench.fails(FaultClass::Transient, "Dns");
-    bench.machine.hear(bench.now(), Some(&refusal()));
-    bench.machine.hear(bench.now(), None);
+    bench.machine.on_refusal(bench.now(), Some(&refusal()));
+    bench.machine.on_refusal(bench.now(), None);
     assert_eq!(bench.machine.standing(bench.now()).state(), State::Pending);
 }
 
@@ -602,7 +602,7 @@ fn unreported_usage_shuts_an_open_gate_and_nothing_else() {
         (
             |bench| {
                 bench.succeeds();
-                bench.machine.hear(bench.now(), Some(&refusal()));
+                bench.machine.on_refusal(bench.now(), Some(&refusal()));
             },
             State::Lapsed,
             State::Unreported,
@@ -626,18 +626,18 @@ fn unreported_usage_shuts_an_open_gate_and_nothing_else() {
         let mut bench = Bench::new(close.clone());
         prepare(&mut bench);
         assert_eq!(bench.state(), before);
-        bench.machine.hear_unreported(Some(Unreported::NotAccepted));
+        bench.machine.on_unreported(Some(Unreported::NotAccepted));
         assert_eq!(bench.state(), during, "{before:?}");
         let standing = bench.machine.standing(bench.now());
         if during == State::Unreported {
             assert_eq!((standing.gate_open(), standing.exit()), (false, Exit::NotEntitled));
             assert_eq!(standing.reason().unwrap().code.as_str(), "UsageUnreported");
-            bench.machine.hear_unreported(Some(Unreported::NotTaken));
+            bench.machine.on_unreported(Some(Unreported::NotTaken));
             let standing = bench.machine.standing(bench.now());
             assert!(!standing.gate_open());
             assert_eq!(standing.reason().unwrap().code.as_str(), "UsageNotTaken");
         }
-        bench.machine.hear_unreported(None);
+        bench.machine.on_unreported(None);
         assert_eq!(bench.state(), before, "it ended");
     }
 }

@@ -5,7 +5,7 @@ mod model;
 mod scenes;
 
 use super::*;
-use crate::entitlement::word::{self, Hear};
+use crate::entitlement::refusal_update::{self, RefusalReceiver};
 use tollgate_ledger::Ledger;
 use tollgate_ledger::testing::{self, SETTLE, START};
 use tollgate_marketplace::scripted::{Act, Scripted};
@@ -28,7 +28,7 @@ struct Bench {
     writer: Writer,
     clock: WallClock,
     flushes: mpsc::Sender<FlushOrder>,
-    hear: Hear,
+    refusal_receiver: RefusalReceiver,
 }
 
 impl Bench {
@@ -53,11 +53,12 @@ impl Bench {
             Policy { pod: "pod".into(), window, carry_expired: true, settle: SETTLE, phase: Duration::ZERO };
         let settings = Settings { product_code: "demometered".parse().unwrap(), outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);
-        let (tell, hear) = word::channel();
+        let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let service = Arc::new(service);
         let aws: Arc<dyn Meter> = Arc::clone(&service) as Arc<dyn Meter>;
-        let sender = Sender::new(settings, aws, writer.clone(), clock.clone(), metrics, tell, flushed);
-        (Self { _folder: folder, service, writer, clock, flushes, hear }, sender)
+        let sender =
+            Sender::new(settings, aws, writer.clone(), clock.clone(), metrics, refusal_sender, flushed);
+        (Self { _folder: folder, service, writer, clock, flushes, refusal_receiver }, sender)
     }
 
     async fn take(&self, account: &str, dimension: &str, micros: u64) {
@@ -204,8 +205,8 @@ async fn a_refusal_is_told_to_the_gate_and_its_records_are_kept() {
     let mut bench = Bench::start(service, Outlet::MeterUsage);
     bench.take("", "requests", 3).await;
     bench.clock.advance(HOUR + SETTLE);
-    bench.hear.wait_for(|word| word.refusal.is_some()).await.unwrap();
-    bench.hear.wait_for(|word| word.refusal.is_none()).await.unwrap();
+    bench.refusal_receiver.wait_for(|update| update.refusal.is_some()).await.unwrap();
+    bench.refusal_receiver.wait_for(|update| update.refusal.is_none()).await.unwrap();
     bench.pass_until(Duration::ZERO, all(ACCEPTED)).await;
     assert_eq!(bench.service.billed(), 3);
 }

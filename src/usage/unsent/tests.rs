@@ -4,7 +4,7 @@
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::entitlement::word::{self, Hear};
+use crate::entitlement::refusal_update::{self, RefusalReceiver};
 use crate::usage::sender::{Outlet, Sender, Settings};
 use tollgate_ledger::repair::{Repair, Repaired};
 use tollgate_ledger::testing::{self, SETTLE, START};
@@ -33,7 +33,7 @@ struct Bench {
 /// The parts of one process.
 struct Process {
     writer: Writer,
-    hear: Hear,
+    refusal_receiver: RefusalReceiver,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     _flushes: mpsc::Sender<crate::usage::sender::FlushOrder>,
 }
@@ -75,7 +75,7 @@ impl Bench {
         };
         let product_code = "demometered".parse().unwrap();
         let settings = Settings { product_code, outlet: Outlet::MeterUsage, policy };
-        let (tell, hear) = word::channel();
+        let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let (flushes, flushed) = mpsc::channel(1);
         let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
         let rule = Rule { close_after: self.close_after };
@@ -84,19 +84,20 @@ impl Bench {
             writer.clone(),
             clock.clone(),
             Arc::clone(&metrics),
-            tell.clone(),
+            refusal_sender.clone(),
             self.notices.clone(),
         );
         unsent.look().await.unwrap();
         let aws: Arc<dyn Meter> = Arc::clone(&self.service) as Arc<dyn Meter>;
-        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, tell, flushed);
+        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, refusal_sender, flushed);
         let sending = tokio::spawn(async move {
             let _ = sender.run().await;
         });
         let watching = tokio::spawn(async move {
             let _ = unsent.run().await;
         });
-        self.process = Some(Process { writer, hear, tasks: vec![sending, watching], _flushes: flushes });
+        self.process =
+            Some(Process { writer, refusal_receiver, tasks: vec![sending, watching], _flushes: flushes });
     }
 
     fn process(&self) -> &Process {
@@ -127,7 +128,7 @@ impl Bench {
     }
 
     fn unreported(&self) -> bool {
-        self.process().hear.borrow().unreported.is_some()
+        self.process().refusal_receiver.borrow().unreported.is_some()
     }
 
     async fn records(&self) -> Vec<Record> {
@@ -260,7 +261,7 @@ async fn a_buyer_who_is_not_entitled_is_a_matter_of_on_lapse_alone() {
         bench.pass(20 * MINUTE, right).await;
         assert!(!bench.unreported(), "{:?}", bench.records().await);
     }
-    assert!(bench.process().hear.borrow().refusal.is_some());
+    assert!(bench.process().refusal_receiver.borrow().refusal.is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,7 +294,7 @@ async fn usage_that_the_ledger_refuses_shuts_the_gate_until_it_takes_some() {
     assert!(!bench.unreported(), "not yet");
     assert!(bench.metric("tollgate_usage_overdue_seconds") > 900);
     bench.pass(2 * MINUTE, stopped).await;
-    assert_eq!(bench.process().hear.borrow().unreported, Some(Unreported::NotTaken));
+    assert_eq!(bench.process().refusal_receiver.borrow().unreported, Some(Unreported::NotTaken));
     bench.notices.taken();
     bench.pass(MINUTE, stopped).await;
     assert!(!bench.unreported(), "it took usage");

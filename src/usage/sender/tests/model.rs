@@ -370,7 +370,7 @@ struct Process {
     sender: Sender,
     writer: Writer,
     _flushes: mpsc::Sender<FlushOrder>,
-    _hear: Hear,
+    _refusal_receiver: RefusalReceiver,
 }
 
 struct Bench {
@@ -425,11 +425,12 @@ impl Bench {
             Policy { pod: self.pod.clone(), window, carry_expired: true, settle: SETTLE, phase: MINUTE };
         let settings = Settings { product_code: "demometered".parse().unwrap(), outlet: self.outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);
-        let (tell, hear) = word::channel();
+        let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let aws: Arc<dyn Meter> = Arc::clone(&self.aws) as Arc<dyn Meter>;
         let (clock, metrics) = (self.clock.clone(), Arc::new(Metrics::new()));
-        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, tell, flushed);
-        self.process = Some(Process { sender, writer, _flushes: flushes, _hear: hear });
+        let sender = Sender::new(settings, aws, writer.clone(), clock, metrics, refusal_sender, flushed);
+        self.process =
+            Some(Process { sender, writer, _flushes: flushes, _refusal_receiver: refusal_receiver });
     }
 
     fn writer(&self) -> &Writer {

@@ -525,10 +525,17 @@ async fn calls_begin_before_all_that_waits_is_due() {
     let settings =
         Settings { product_code: "demometered".parse().unwrap(), outlet: Outlet::BatchMeterUsage, policy };
     let aws: Arc<dyn Meter> = Arc::clone(&stage.service) as Arc<dyn Meter>;
-    let (tell, _) = word::channel();
+    let (refusal_sender, _) = refusal_update::channel();
     let metrics = Arc::new(Metrics::new());
-    let mut sender =
-        Sender::new(settings, aws, stage.writer.clone(), stage.clock.clone(), metrics, tell, ordered);
+    let mut sender = Sender::new(
+        settings,
+        aws,
+        stage.writer.clone(),
+        stage.clock.clone(),
+        metrics,
+        refusal_sender,
+        ordered,
+    );
     sender.to_release = RELEASED_MAX;
     sender.turn().await.unwrap();
     assert!(!sender.flights.is_empty(), "a call has begun");

@@ -14,9 +14,9 @@ pub enum Unreported {
     NotTaken,
 }
 
-/// The latest update.
+/// What usage reports say about the entitlement; each update replaces the one before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Word {
+pub struct RefusalUpdate {
     /// AWS's exception, if its latest answer is a refusal.
     pub refusal: Option<FaultCode>,
     /// Why usage has not been billed for longer than the seller allows, if so.
@@ -25,13 +25,13 @@ pub struct Word {
     pub emulated: bool,
 }
 
-/// The sender.
-pub type Tell = watch::Sender<Word>;
-/// The receiver.
-pub type Hear = watch::Receiver<Word>;
+/// The sender, shared by all parts that report usage.
+pub type RefusalSender = watch::Sender<RefusalUpdate>;
+/// The receiver, for the registration loop.
+pub type RefusalReceiver = watch::Receiver<RefusalUpdate>;
 
 /// A channel with an empty update.
 #[must_use]
-pub fn channel() -> (Tell, Hear) {
-    watch::channel(Word::default())
+pub fn channel() -> (RefusalSender, RefusalReceiver) {
+    watch::channel(RefusalUpdate::default())
 }
