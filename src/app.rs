@@ -163,19 +163,19 @@ impl App {
         parts.spawn("probe server", http::serve(probe_listener, probe_limits, server, parts.stop()));
         parts.spawn("log", until(parts.stop(), log::follow(entitlement.clone())));
 
-        let surroundings = Surroundings {
+        let context = AppContext {
             aws: Arc::clone(&aws),
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
             identity: Identity::new(&config),
             notices: Notices::new(metrics),
         };
-        let metrics = Arc::clone(&surroundings.metrics);
-        let usage = metering::start(&config, &surroundings, refusal_sender, &mut parts);
+        let metrics = Arc::clone(&context.metrics);
+        let usage = metering::start(&config, &context, refusal_sender, &mut parts);
         let contract = Contract::of(&config);
         let quit = watch::Sender::new(false);
         if let Some(listener) = app_listener {
-            let attestation = attesting(&config, &surroundings, entitlement.clone());
+            let attestation = attesting(&config, &context, entitlement.clone());
             let registrations =
                 attestation.as_ref().map_or_else(attestation::registrations, |one| one.calls.registrations());
             let server = AppServer {
@@ -197,7 +197,7 @@ impl App {
                             product_code,
                             registrations,
                             clock.clone(),
-                            surroundings.notices.clone(),
+                            context.notices.clone(),
                         )
                     },
                 ),
@@ -228,13 +228,13 @@ impl App {
         }
 
         let store = config.state.dir.path().map(|folder| Store::new(folder.to_owned()));
-        let (identity, notices) = (surroundings.identity.clone(), surroundings.notices.clone());
+        let (identity, notices) = (context.identity.clone(), context.notices.clone());
         let (drain, ledger_open) = usage.map(|usage| (usage.drain, usage.open)).unzip();
         let seats = contract.as_ref().map(|contract| contract.drain.clone());
         let app =
             |parts| Self { parts, signals, entitlement, app_addr, quit, draining, drain, seats, notices };
         if let Some(contract) = contract {
-            contract.start(&surroundings, publisher, &mut parts);
+            contract.start(&context, publisher, &mut parts);
             return Ok(app(parts));
         }
         // Outside mode `contract` the configuration always has a product code.
@@ -245,7 +245,7 @@ impl App {
                 let _ = open.wait_for(|open| *open).await;
             }
             let pod = identity.resolve_soon().await;
-            let surroundings = registration::Surroundings {
+            let context = registration::RegistrationContext {
                 register: Arc::clone(&aws) as Arc<dyn Register>,
                 meter: aws,
                 clock,
@@ -254,7 +254,7 @@ impl App {
                 metrics,
                 refusal_receiver,
             };
-            Registration::new(registration, pod, surroundings).run().await
+            Registration::new(registration, pod, context).run().await
         });
         Ok(app(parts))
     }
@@ -459,17 +459,17 @@ pub fn aws_settings(aws: &config::Aws) -> Settings {
 }
 
 /// Attestations exist only in the mode in which AWS signs its answer.
-fn attesting(config: &Config, surroundings: &Surroundings, entitlement: Watch) -> Option<Arc<Attestation>> {
+fn attesting(config: &Config, context: &AppContext, entitlement: Watch) -> Option<Arc<Attestation>> {
     let product_code = config.product.product_code.clone().filter(|_| config.product.mode.is_signed());
     product_code.map(|product_code| {
         Arc::new(Attestation {
-            aws: Arc::clone(&surroundings.aws) as Arc<dyn Register>,
+            aws: Arc::clone(&context.aws) as Arc<dyn Register>,
             product_code,
             keys: config.product.keys.clone(),
             allow_emulated: config.product.allow_emulated,
             entitlement,
-            clock: surroundings.clock.clone(),
-            metrics: Arc::clone(&surroundings.metrics),
+            clock: context.clock.clone(),
+            metrics: Arc::clone(&context.metrics),
             calls: attestation::Calls::default(),
         })
     })
@@ -510,9 +510,9 @@ fn registration_config(config: Config) -> Option<registration::Config> {
     })
 }
 
-/// What all parts share.
+/// What every part is built with: the AWS client, the clock, the metrics, the pod's identity.
 #[derive(Clone)]
-struct Surroundings {
+struct AppContext {
     aws: Arc<Aws>,
     clock: WallClock,
     metrics: Arc<Metrics>,

@@ -47,7 +47,7 @@ pub struct Config {
 }
 
 /// What the loop reads from and writes to.
-pub struct Surroundings {
+pub struct LicensingContext {
     /// License Manager.
     pub service: Arc<dyn License>,
     /// Wall time.
@@ -85,8 +85,8 @@ pub struct Licensing {
 impl Licensing {
     /// Joins the parts; no call is made yet.
     #[must_use]
-    pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
-        let Surroundings { service, clock, publisher, knowledge, store, metrics, stop } = surroundings;
+    pub fn new(config: Config, pod: String, context: LicensingContext) -> Self {
+        let LicensingContext { service, clock, publisher, knowledge, store, metrics, stop } = context;
         Self {
             config,
             pod,

@@ -77,7 +77,7 @@ impl Asking {
 }
 
 /// What the loop reads from and writes to.
-pub struct Surroundings {
+pub struct RegistrationContext {
     /// The metering service, for `RegisterUsage`.
     pub register: Arc<dyn Register>,
     /// The metering service, for proofs that are reports.
@@ -120,9 +120,9 @@ pub struct Registration {
 impl Registration {
     /// Joins the parts; no call is made yet.
     #[must_use]
-    pub fn new(config: Config, pod: String, surroundings: Surroundings) -> Self {
-        let Surroundings { register, meter, clock, publisher, store, metrics, refusal_receiver } =
-            surroundings;
+    pub fn new(config: Config, pod: String, context: RegistrationContext) -> Self {
+        let RegistrationContext { register, meter, clock, publisher, store, metrics, refusal_receiver } =
+            context;
         Self {
             config,
             pod,

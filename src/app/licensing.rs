@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Surroundings;
+use super::AppContext;
 use crate::api::license::LicensePart;
 use crate::config::{self, ClockSource, Config, LicenseModel, OnDenied};
 use crate::entitlement::Publisher;
@@ -97,8 +97,8 @@ impl Contract {
     }
 
     /// Starts the parts.
-    pub(super) fn start(self, surroundings: &Surroundings, publisher: Publisher, parts: &mut Parts) {
-        let Surroundings { aws, clock, metrics, identity, .. } = surroundings.clone();
+    pub(super) fn start(self, context: &AppContext, publisher: Publisher, parts: &mut Parts) {
+        let AppContext { aws, clock, metrics, identity, .. } = context.clone();
         let told = telling::follow(self.part.held, self.rule, clock.clone(), Arc::clone(&metrics));
         parts.spawn("license notices", until(parts.stop(), told));
         let service = Arc::new(LicenseManager::new(aws, self.settings));
@@ -111,9 +111,9 @@ impl Contract {
                 clock.first_reading().await;
             }
             let pod = identity.resolve_soon().await;
-            let surroundings =
-                license::Surroundings { service, clock, publisher, knowledge, store, metrics, stop };
-            Licensing::new(config, pod, surroundings).run().await
+            let context =
+                license::LicensingContext { service, clock, publisher, knowledge, store, metrics, stop };
+            Licensing::new(config, pod, context).run().await
         });
     }
 }

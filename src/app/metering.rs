@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::Surroundings;
+use super::AppContext;
 use crate::api::repair::Repairs;
 use crate::api::usage::{OpenLedger, UsagePart};
 use crate::config::{self, ClockSource, Config, Mode, OnExpired, OnUnsent, OnZeroHour};
@@ -46,7 +46,7 @@ pub(super) struct Usage {
 /// Starts the parts of usage; `None` in modes without usage: AWS meters `hourly` itself, and `contract` is not metered.
 pub(super) fn start(
     config: &Config,
-    surroundings: &Surroundings,
+    context: &AppContext,
     refusal_sender: RefusalSender,
     parts: &mut Parts,
 ) -> Option<Usage> {
@@ -60,14 +60,14 @@ pub(super) fn start(
     let (opened, open) = watch::channel(false);
     let (flushes, flushed) = mpsc::channel(1);
     let slot = Arc::new(OnceLock::new());
-    let notices = surroundings.notices.clone();
-    let commits = Commits::new(Arc::clone(&surroundings.metrics), config.usage.ledger_bytes_max);
+    let notices = context.notices.clone();
+    let commits = Commits::new(Arc::clone(&context.metrics), config.usage.ledger_bytes_max);
     let part = UsagePart {
         ledger: Arc::clone(&slot),
         activity: Activity::new(),
-        aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&surroundings.aws) as Arc<dyn Resolve>),
+        aws: (outlet == Outlet::BatchMeterUsage).then(|| Arc::clone(&context.aws) as Arc<dyn Resolve>),
         refusal_sender: refusal_sender.clone(),
-        clock: surroundings.clock.clone(),
+        clock: context.clock.clone(),
         window: window(outlet),
         notices: notices.clone(),
         repairs: repairs(config),
@@ -84,7 +84,7 @@ pub(super) fn start(
         seal_open_hour: config.usage.seal_on_shutdown,
     };
     let plan = Plan::of(config, outlet, product_code);
-    let Surroundings { aws, clock, metrics, identity, notices } = surroundings.clone();
+    let AppContext { aws, clock, metrics, identity, notices } = context.clone();
     let follows = matches!(config.clock, ClockSource::Follow(_));
     parts.spawn_explaining("usage", async move {
         if follows {

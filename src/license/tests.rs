@@ -41,7 +41,7 @@ fn start(service: &ScriptedSeats, config: Config, clock: &WallClock, store: Opti
     let (knowledge, held) = knowledge::channel();
     let (stop, drain) = Stop::within(GRACE);
     let metrics = Arc::new(Metrics::new());
-    let surroundings = Surroundings {
+    let context = LicensingContext {
         service: Arc::new(counted::Counted::new(Arc::new(service.clone()), Arc::clone(&metrics))),
         clock: clock.clone(),
         publisher,
@@ -50,7 +50,7 @@ fn start(service: &ScriptedSeats, config: Config, clock: &WallClock, store: Opti
         metrics: Arc::clone(&metrics),
         stop,
     };
-    let task = tokio::spawn(Licensing::new(config, "pod".to_owned(), surroundings).run());
+    let task = tokio::spawn(Licensing::new(config, "pod".to_owned(), context).run());
     Running { watch, held, drain, metrics, task }
 }
 

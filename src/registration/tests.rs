@@ -80,9 +80,16 @@ fn start_with(
     let (publisher, watch) = entitlement::channel(START);
     let (register, meter) = (Arc::clone(service) as Arc<dyn Register>, Arc::clone(service) as Arc<dyn Meter>);
     let metrics = Arc::new(Metrics::new());
-    let surroundings =
-        Surroundings { register, meter, clock: clock.clone(), publisher, store, metrics, refusal_receiver };
-    let registration = Registration::new(config, "pod-1".into(), surroundings);
+    let context = RegistrationContext {
+        register,
+        meter,
+        clock: clock.clone(),
+        publisher,
+        store,
+        metrics,
+        refusal_receiver,
+    };
+    let registration = Registration::new(config, "pod-1".into(), context);
     tokio::spawn(registration.run());
     (watch, clock)
 }
@@ -97,7 +104,7 @@ fn start_pod(
     let (publisher, watch) = entitlement::channel(at);
     let (register, meter) = (Arc::clone(service) as Arc<dyn Register>, Arc::clone(service) as Arc<dyn Meter>);
     let (metrics, (_, refusal_receiver)) = (Arc::new(Metrics::new()), refusal_update::channel());
-    let surroundings = Surroundings {
+    let context = RegistrationContext {
         register,
         meter,
         clock: WallClock::fixed(at),
@@ -106,7 +113,7 @@ fn start_pod(
         metrics: Arc::clone(&metrics),
         refusal_receiver,
     };
-    let registration = Registration::new(config(Duration::ZERO), pod.into(), surroundings);
+    let registration = Registration::new(config(Duration::ZERO), pod.into(), context);
     (watch, tokio::spawn(registration.run()), metrics)
 }
 
@@ -372,7 +379,7 @@ async fn a_denied_pod_remembers_it_and_asks_no_second_time_where_only_a_new_pod_
         let mut config = config(Duration::ZERO);
         config.policy.ask_after_denial = false;
         let (publisher, watch) = entitlement::channel(START);
-        let surroundings = Surroundings {
+        let context = RegistrationContext {
             register: Arc::clone(&service) as Arc<dyn Register>,
             meter: Arc::clone(&service) as Arc<dyn Meter>,
             clock: WallClock::fixed(START),
@@ -381,7 +388,7 @@ async fn a_denied_pod_remembers_it_and_asks_no_second_time_where_only_a_new_pod_
             metrics: Arc::new(Metrics::new()),
             refusal_receiver: refusal_update::channel().1,
         };
-        let task = tokio::spawn(Registration::new(config, pod.into(), surroundings).run());
+        let task = tokio::spawn(Registration::new(config, pod.into(), context).run());
         (task, watch)
     };
     let asked = || service.registrations().len();
