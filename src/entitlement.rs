@@ -119,9 +119,9 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
     /// AWS rejects the request itself: repeating it does not help (403).
-    Question,
+    Request,
     /// AWS does not accept the caller, or there are no credentials: a retry may succeed once that is corrected (503).
-    Asker,
+    Caller,
 }
 
 /// The state with its proof and its reason. `P` is [`Proof`], or a substitute for it in tests of the machines.

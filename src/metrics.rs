@@ -28,7 +28,7 @@ use tollgate_time::Timestamp;
 
 /// How an attempt to register ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Attempt {
+pub struct AttemptLabel {
     /// `registered`, `refused`, `unverified` or `failed`.
     pub outcome: &'static str,
     /// The fault's code, empty for a success.
@@ -163,7 +163,7 @@ metrics! {
     }
 
     "Registration" {
-        attempts: Family<Attempt, Counter> = Default::default() => "tollgate_registration_attempts" {
+        attempts: Family<AttemptLabel, Counter> = Default::default() => "tollgate_registration_attempts" {
             help: "Calls of RegisterUsage by outcome and code",
             kind: "counter, attempts",
             labels: "`outcome`: `registered`, `refused`, `unverified`, `failed`; `code`: the fault's \
@@ -461,7 +461,7 @@ impl Metrics {
     /// An attempt to register ended after `seconds`.
     pub fn attempted(&self, outcome: &'static str, code: &str, seconds: f64) {
         let code = self.known_code(code);
-        self.series.attempts.get_or_create(&Attempt { outcome, code }).inc();
+        self.series.attempts.get_or_create(&AttemptLabel { outcome, code }).inc();
         self.series.duration.observe(seconds);
     }
 

@@ -124,8 +124,8 @@ const fn entitlement_status(standing: &Standing) -> StatusCode {
         | Standing::Exhausted(_)
         | Standing::Unreported(_)
         | Standing::Unverified(_)
-        | Standing::Misconfigured(Rejected::Question, _) => StatusCode::FORBIDDEN,
-        Standing::Pending(_) | Standing::Unavailable(_) | Standing::Misconfigured(Rejected::Asker, _) => {
+        | Standing::Misconfigured(Rejected::Request, _) => StatusCode::FORBIDDEN,
+        Standing::Pending(_) | Standing::Unavailable(_) | Standing::Misconfigured(Rejected::Caller, _) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
     }

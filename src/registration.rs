@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use crate::random;
-use machine::{Answer, Event, Machine, Next, Notes, Now, Policy, Question, Remember, Remembered};
+use machine::{Answer, Attempt, Event, Machine, Next, Notes, Now, Policy, Remember, Remembered};
 use memory::{KeptReceipt, Recalled, Record, Store};
 use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
@@ -153,8 +153,8 @@ impl Registration {
             self.note(&mut machine, notes).await;
             self.publish(&mut machine);
             event = match next {
-                Next::Ask(question) => {
-                    let answer = self.ask(&mut machine, question).await;
+                Next::Ask(attempt) => {
+                    let answer = self.ask(&mut machine, attempt).await;
                     Event::Answered(answer)
                 }
                 Next::AskIn(delay) => {
@@ -243,13 +243,13 @@ impl Registration {
         }
     }
 
-    async fn ask(&mut self, machine: &mut Machine<Proof>, question: Question) -> Answer<Proof> {
+    async fn ask(&mut self, machine: &mut Machine<Proof>, attempt: Attempt) -> Answer<Proof> {
         // Each attempt has a nonce of its own.
         let Some(nonce) = random::bytes().map(Nonce::from_random) else {
             let fault = Fault::local(FaultClass::Transient, "NoEntropy", "the system's random source failed");
             return Answer::Fault(fault);
         };
-        let signing = Signing { reload_credentials: question.reload_credentials };
+        let signing = Signing { reload_credentials: attempt.reload_credentials };
         let asked_at = clock::monotonic();
         let (register, meter) = (Arc::clone(&self.register), Arc::clone(&self.meter));
         let (product_code, now) = (&self.config.product_code, self.clock.now());
@@ -257,12 +257,12 @@ impl Registration {
             Asking::Signature { .. } => {
                 let request = RegisterUsage {
                     product_code: product_code.clone(),
-                    public_key_version: question.version,
+                    public_key_version: attempt.version,
                     nonce: nonce.clone(),
                 };
                 let call = register.register_usage(request, signing);
                 let outcome = self.keep_published(machine, call).await;
-                return self.judge(question, &nonce, outcome, seconds_since(asked_at));
+                return self.judge(attempt, &nonce, outcome, seconds_since(asked_at));
             }
             Asking::Permission(dimensions) => {
                 let asking = self.ask_for_permission(dimensions, nonce.as_str(), signing);
@@ -340,7 +340,7 @@ impl Registration {
 
     fn judge(
         &mut self,
-        question: Question,
+        attempt: Attempt,
         nonce: &Nonce,
         outcome: Result<Registered, Fault>,
         seconds: f64,
@@ -348,12 +348,12 @@ impl Registration {
         match outcome {
             Ok(registered) => {
                 self.emulated |= registered.emulated;
-                match self.verify(question, nonce, &registered) {
+                match self.verify(attempt, nonce, &registered) {
                     Ok(receipt) => {
                         self.emulated |= receipt.emulated();
                         self.metrics.attempted("registered", "", seconds);
                         let rotation = registered.public_key_rotation_timestamp;
-                        self.warn_of(question, &receipt, rotation);
+                        self.warn_of(attempt, &receipt, rotation);
                         Answer::Verified { proof: Proof::Receipt(receipt), rotation }
                     }
                     Err(code) => {
@@ -368,9 +368,9 @@ impl Registration {
     }
 
     /// Logs warnings about a verified answer.
-    fn warn_of(&self, question: Question, receipt: &Receipt, rotation: Option<Timestamp>) {
+    fn warn_of(&self, attempt: Attempt, receipt: &Receipt, rotation: Option<Timestamp>) {
         if let Some(at) = rotation {
-            let version = question.version;
+            let version = attempt.version;
             let higher =
                 self.config.asking.keys().is_some_and(|keys| keys.versions().any(|held| held > version));
             let remedy = if higher {
@@ -391,16 +391,16 @@ impl Registration {
 
     fn verify(
         &self,
-        question: Question,
+        attempt: Attempt,
         nonce: &Nonce,
         registered: &Registered,
     ) -> Result<Receipt, &'static str> {
-        let Some(key) = self.config.asking.keys().and_then(|keys| keys.get(question.version)) else {
+        let Some(key) = self.config.asking.keys().and_then(|keys| keys.get(attempt.version)) else {
             return Err("UnknownKeyVersion");
         };
         let expected = Expected {
             product_code: &self.config.product_code,
-            public_key_version: question.version,
+            public_key_version: attempt.version,
             nonce,
             now: self.clock.now().into(),
             allow_emulated: self.config.allow_emulated,

@@ -104,10 +104,10 @@ impl Attestation {
     pub(super) async fn attest(self: &Arc<Self>, bytes: &[u8]) -> Response<Body> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Question {
+        struct AttestationRequest {
             nonce: String,
         }
-        let nonce = serde_json::from_slice::<Question>(bytes).ok().map(|question| question.nonce);
+        let nonce = serde_json::from_slice::<AttestationRequest>(bytes).ok().map(|request| request.nonce);
         let Some(nonce) = nonce.filter(|nonce| is_nonce(nonce)) else {
             let detail = "the body must be {\"nonce\": \"…\"}, of 16 to 255 printable ASCII characters";
             return problem(StatusCode::BAD_REQUEST, "BadRequest", detail);

@@ -130,8 +130,8 @@ impl Door {
         body: Incoming,
         room: &BodyBudget,
     ) -> Result<Response<Body>, Abandoned> {
-        let (operation, target) = match question(headers) {
-            Ok(question) => question,
+        let (operation, target) = match operation_and_target(headers) {
+            Ok(found) => found,
             Err(refused) => return Ok(refused.response()),
         };
         let held = match room.read(body, BODY_BYTES_MAX).await {
@@ -280,7 +280,7 @@ impl Refused {
 }
 
 /// The operation, and the whole target as it is forwarded.
-fn question(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
+fn operation_and_target(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
     let text =
         |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let target = text(&HeaderName::from_static(TARGET)).to_owned();

@@ -149,7 +149,7 @@ impl UsagePart {
     ) -> Result<Response<Body>, Abandoned> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Question {
+        struct ResolveRequest {
             token: String,
         }
         let Some(aws) = &self.aws else {
@@ -160,8 +160,8 @@ impl UsagePart {
             Ok(bytes) => bytes,
             Err((refused, _)) => return Ok(refused),
         };
-        let question = match serde_json::from_slice::<Question>(&bytes) {
-            Ok(question) if !question.token.is_empty() => question,
+        let request = match serde_json::from_slice::<ResolveRequest>(&bytes) {
+            Ok(request) if !request.token.is_empty() => request,
             _ => {
                 return Ok(problem(
                     StatusCode::BAD_REQUEST,
@@ -170,7 +170,7 @@ impl UsagePart {
                 ));
             }
         };
-        Ok(match aws.resolve_customer(question.token).await {
+        Ok(match aws.resolve_customer(request.token).await {
             Ok(customer) => {
                 self.identify(&customer.answer).await;
                 http::json(StatusCode::OK, &customer.answer)

@@ -26,9 +26,9 @@ use tollgate_time::Timestamp;
 /// Below the kubelet's default probe timeout of one second, so that the operator reads our line instead of "timed out".
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// What is asked.
+/// Which probe of the sidecar to ask.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Question {
+pub enum ProbeKind {
     /// Does the process work?
     Live,
     /// Was the gate ever open?
@@ -37,7 +37,7 @@ pub enum Question {
     Ready,
 }
 
-impl Question {
+impl ProbeKind {
     const fn path(self) -> &'static str {
         match self {
             // `/livez` answers only "ok", as other servers do, so it would not show that tollgate answers.
@@ -53,7 +53,7 @@ impl Question {
 #[command(mut_args(|arg| { let read = READ.contains(&arg.get_id().as_str()); arg.hide(!read) }))]
 pub struct ProbeArgs {
     /// What to ask the sidecar
-    question: Question,
+    question: ProbeKind,
     /// Print the whole entitlement document instead of one line
     #[arg(long)]
     json: bool,
@@ -119,7 +119,7 @@ pub fn run(args: &ProbeArgs) -> Exit {
     };
     let (answer, said) = runtime.block_on(gate.ask(args.question));
     let (exit, line) = match said {
-        Ok(()) => (Exit::Done, matches!(args.question, Question::Ready).then(gate_is_open)),
+        Ok(()) => (Exit::Done, matches!(args.question, ProbeKind::Ready).then(gate_is_open)),
         Err(shut) => (Exit::NotOpen, Some(shut.line)),
     };
     match (args.json.then_some(answer).flatten(), line) {
@@ -165,12 +165,12 @@ impl Gate {
 
     /// `Ok` if the gate is open; otherwise the answer.
     pub(super) async fn ready(&self) -> Result<(), Shut> {
-        self.ask(Question::Ready).await.1
+        self.ask(ProbeKind::Ready).await.1
     }
 
     /// A page of the probe server; `Err` is the line to show instead.
     pub(super) async fn get(&self, path: &str, timeout: Duration) -> Result<Response<Bytes>, String> {
-        let answer = question(&self.address, path, timeout).await;
+        let answer = request(&self.address, path, timeout).await;
         answer.map_err(|error| unreachable(&self.address, &error).line)
     }
 
@@ -182,8 +182,8 @@ impl Gate {
     }
 
     /// The answer, if there is one, and what it means.
-    async fn ask(&self, asked: Question) -> (Option<Response<Bytes>>, Result<(), Shut>) {
-        match question(&self.address, asked.path(), ANSWER_TIMEOUT).await {
+    async fn ask(&self, asked: ProbeKind) -> (Option<Response<Bytes>>, Result<(), Shut>) {
+        match request(&self.address, asked.path(), ANSWER_TIMEOUT).await {
             Ok(answer) => {
                 let said = judge(asked, &answer, self);
                 (Some(answer), said)
@@ -203,19 +203,19 @@ fn own_document(answer: &Response<Bytes>, gate: &Gate) -> Result<Shown, Shut> {
     Ok(shown)
 }
 
-fn judge(asked: Question, answer: &Response<Bytes>, gate: &Gate) -> Result<(), Shut> {
+fn judge(asked: ProbeKind, answer: &Response<Bytes>, gate: &Gate) -> Result<(), Shut> {
     let ok = answer.status() == StatusCode::OK;
     let shown = own_document(answer, gate)?;
     let yes = match asked {
-        Question::Live => true,
+        ProbeKind::Live => true,
         // The gate was open once; it may be shut now.
-        Question::Startup => ok,
-        Question::Ready => ok && shown.gate == "open",
+        ProbeKind::Startup => ok,
+        ProbeKind::Ready => ok && shown.gate == "open",
     };
     if yes { Ok(()) } else { Err(shown.shut()) }
 }
 
-async fn question(address: &Address, path: &str, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
+async fn request(address: &Address, path: &str, timeout: Duration) -> Result<Response<Bytes>, ClientError> {
     let targets = reachable_at(address);
     let mut result = ask(&targets[0], Ask::get(path), timeout).await;
     if let (Err(ClientError::Connect { .. }), Some(second)) = (&result, targets.get(1)) {
@@ -330,31 +330,31 @@ mod tests {
         let anonymous = document("entitled", "open", "null");
         let shut = document("denied", "shut", "\"a\"");
         for (asked, status, body, pod, said) in [
-            (Question::Ready, 200, open.as_str(), None, ""),
-            (Question::Ready, 200, &open, Some("a"), ""),
-            (Question::Ready, 200, &open, Some("b"), "AnotherPod"),
-            (Question::Ready, 200, &anonymous, None, ""),
-            (Question::Ready, 200, &anonymous, Some("a"), "AnotherPod"),
-            (Question::Ready, 200, &shut, Some("a"), "denied: "),
-            (Question::Ready, 503, &open, None, "entitled: "),
-            (Question::Ready, 200, "<html>", None, "HTTP 200, Server nginx, Content-Type none"),
-            (Question::Ready, 200, "{}", None, "NotTollgate"),
-            (Question::Ready, 200, r#"{"gate":"open"}"#, None, "NotTollgate"),
-            (Question::Ready, 200, "", None, "NotTollgate"),
-            (Question::Ready, 404, "no", None, "HTTP 404"),
-            (Question::Startup, 200, &shut, Some("a"), ""),
-            (Question::Startup, 200, &shut, Some("b"), "AnotherPod"),
-            (Question::Startup, 503, &shut, None, "denied: "),
-            (Question::Startup, 200, "ok", None, "NotTollgate"),
-            (Question::Live, 200, "ok\n", Some("a"), "NotTollgate"),
-            (Question::Live, 403, &shut, Some("a"), ""),
-            (Question::Live, 200, &open, Some("b"), "AnotherPod"),
-            (Question::Live, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
-            (Question::Ready, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
-            (Question::Startup, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
-            (Question::Ready, 200, &document("sold_out", "open", "\"a\""), Some("a"), "NotTollgate"),
-            (Question::Live, 200, "<html>", None, "NotTollgate"),
-            (Question::Live, 500, "ok", None, "NotTollgate"),
+            (ProbeKind::Ready, 200, open.as_str(), None, ""),
+            (ProbeKind::Ready, 200, &open, Some("a"), ""),
+            (ProbeKind::Ready, 200, &open, Some("b"), "AnotherPod"),
+            (ProbeKind::Ready, 200, &anonymous, None, ""),
+            (ProbeKind::Ready, 200, &anonymous, Some("a"), "AnotherPod"),
+            (ProbeKind::Ready, 200, &shut, Some("a"), "denied: "),
+            (ProbeKind::Ready, 503, &open, None, "entitled: "),
+            (ProbeKind::Ready, 200, "<html>", None, "HTTP 200, Server nginx, Content-Type none"),
+            (ProbeKind::Ready, 200, "{}", None, "NotTollgate"),
+            (ProbeKind::Ready, 200, r#"{"gate":"open"}"#, None, "NotTollgate"),
+            (ProbeKind::Ready, 200, "", None, "NotTollgate"),
+            (ProbeKind::Ready, 404, "no", None, "HTTP 404"),
+            (ProbeKind::Startup, 200, &shut, Some("a"), ""),
+            (ProbeKind::Startup, 200, &shut, Some("b"), "AnotherPod"),
+            (ProbeKind::Startup, 503, &shut, None, "denied: "),
+            (ProbeKind::Startup, 200, "ok", None, "NotTollgate"),
+            (ProbeKind::Live, 200, "ok\n", Some("a"), "NotTollgate"),
+            (ProbeKind::Live, 403, &shut, Some("a"), ""),
+            (ProbeKind::Live, 200, &open, Some("b"), "AnotherPod"),
+            (ProbeKind::Live, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
+            (ProbeKind::Ready, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
+            (ProbeKind::Startup, 200, &document("denied", "open", "\"a\""), Some("a"), "NotTollgate"),
+            (ProbeKind::Ready, 200, &document("sold_out", "open", "\"a\""), Some("a"), "NotTollgate"),
+            (ProbeKind::Live, 200, "<html>", None, "NotTollgate"),
+            (ProbeKind::Live, 500, "ok", None, "NotTollgate"),
         ] {
             match judge(asked, &answer(status, body), &gate(pod)) {
                 Ok(()) => assert_eq!(said, "", "{asked:?} {status} {body}"),

@@ -105,7 +105,7 @@ pub enum Event<P> {
 
 /// One attempt: a call to AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Question {
+pub struct Attempt {
     /// The public key version to request.
     pub version: PublicKeyVersion,
     /// Reload the credentials first.
@@ -116,7 +116,7 @@ pub struct Question {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Call AWS now.
-    Ask(Question),
+    Ask(Attempt),
     /// Sleep, then send [`Event::Woke`].
     AskIn(Duration),
     /// Sleep until this wall time, then send [`Event::Woke`].
@@ -150,7 +150,7 @@ pub struct Machine<P> {
     memory: Remembered<P>,
     allowance: Allowance,
     verdict: Verdict<P>,
-    question: Question,
+    attempt: Attempt,
     /// Consecutive faults of one kind; the schedule depends on their number and duration.
     run: Run,
     /// [`Now::running`] at the first of the consecutive faults.
@@ -212,7 +212,7 @@ impl<P> Machine<P> {
     pub fn new(policy: Policy, remembered: Remembered<P>, now: Timestamp) -> Self {
         let version = policy.stated_version.or_else(|| policy.versions.last().copied());
         Self {
-            question: Question {
+            attempt: Attempt {
                 version: version.unwrap_or(PublicKeyVersion::FIRST),
                 reload_credentials: false,
             },
@@ -280,9 +280,9 @@ impl<P> Machine<P> {
 
     fn ask(&mut self) -> Next {
         self.attempts += 1;
-        let question = self.question;
-        self.question.reload_credentials = false;
-        Next::Ask(question)
+        let attempt = self.attempt;
+        self.attempt.reload_credentials = false;
+        Next::Ask(attempt)
     }
 
     fn remember_failure(&mut self, now: Now, refused: bool, denied: bool) -> Option<Remember> {
@@ -400,7 +400,7 @@ impl<P> Machine<P> {
             FaultClass::Transient => RunKind::Transient,
             _ => RunKind::Access,
         };
-        self.question.reload_credentials = kind == RunKind::Access;
+        self.attempt.reload_credentials = kind == RunKind::Access;
         let run = self.count(now, kind);
         Next::AskIn(match kind {
             RunKind::Transient => schedule::transient(now.running.saturating_sub(run.since), now.draw),
@@ -428,7 +428,7 @@ impl<P> Machine<P> {
             FaultClass::Access => self.on_access(now, fault, reason),
             FaultClass::ExpiredSession => {
                 self.unanswered(now, reason);
-                self.question.reload_credentials = true;
+                self.attempt.reload_credentials = true;
                 let run = self.count(now, RunKind::Access);
                 if run.faults == 1 {
                     self.ask()
@@ -452,14 +452,14 @@ impl<P> Machine<P> {
         self.verdict = Verdict::Rejected(reason);
         if key_version && self.policy.stated_version.is_none() {
             let highest = self.policy.versions.last().copied();
-            let lower = self.policy.versions.iter().rev().find(|version| **version < self.question.version);
+            let lower = self.policy.versions.iter().rev().find(|version| **version < self.attempt.version);
             match lower {
                 Some(&lower) if !self.tried_lower_version => {
                     self.tried_lower_version = true;
-                    self.question.version = lower;
+                    self.attempt.version = lower;
                     return self.ask();
                 }
-                _ => self.question.version = highest.unwrap_or(self.question.version),
+                _ => self.attempt.version = highest.unwrap_or(self.attempt.version),
             }
         }
         self.refused(now, Exit::Config)
@@ -468,7 +468,7 @@ impl<P> Machine<P> {
     fn on_access(&mut self, now: Now, fault: &Fault, reason: Reason) -> Next {
         self.verdict = Verdict::NotAsked(reason);
         self.failing_since.get_or_insert(now.running);
-        self.question.reload_credentials = true;
+        self.attempt.reload_credentials = true;
         let run = self.count(now, RunKind::Access);
         // The client signs with AWS's clock from now on, so try once more at once.
         if fault.clock_is_off() && !self.tried_clock_offset {
@@ -542,8 +542,8 @@ impl<P> Machine<P> {
             }
             Verdict::Lapsed(proof, reason, _) => return Standing::Lapsed(Arc::clone(proof), reason.clone()),
             Verdict::Denied(reason) => return Standing::Denied(reason.clone()),
-            Verdict::Rejected(reason) => return Standing::Misconfigured(Rejected::Question, reason.clone()),
-            Verdict::NotAsked(reason) => return Standing::Misconfigured(Rejected::Asker, reason.clone()),
+            Verdict::Rejected(reason) => return Standing::Misconfigured(Rejected::Request, reason.clone()),
+            Verdict::NotAsked(reason) => return Standing::Misconfigured(Rejected::Caller, reason.clone()),
             Verdict::BadToken(reason) => return Standing::Unverified(reason.clone()),
             Verdict::Unanswered(None) => return Standing::Pending(None),
             Verdict::Unanswered(Some(reason)) => reason.clone(),
@@ -570,7 +570,7 @@ impl<P> Machine<P> {
         Entitlement {
             attempts: self.attempts,
             next_attempt_at: self.next_attempt_at,
-            public_key_version: Some(self.question.version),
+            public_key_version: Some(self.attempt.version),
             public_key_rotation_timestamp: self.rotation,
             ..self.shown.show(standing, now.wall)
         }

@@ -40,8 +40,8 @@ pub(super) enum Step {
     End(Exit),
 }
 
-/// The pause before the next question, in a wait that has lasted `waited`. At first it is short, since it delays the
-/// application's start. It grows in a long wait, since each question costs the sidecar as much as a probe. It stays at
+/// The pause before the next request, in a wait that has lasted `waited`. At first it is short, since it delays the
+/// application's start. It grows in a long wait, since each request costs the sidecar as much as a probe. It stays at
 /// most half a second, because the kubelet needs most of a second to start the application: both together must not
 /// take more than 1.2 s.
 pub(super) fn pause(waited: Duration) -> Duration {

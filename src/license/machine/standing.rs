@@ -27,14 +27,14 @@ impl Machine {
             Verdict::Granted(proof, reason) => Standing::Entitled(Arc::clone(proof), reason.clone()),
             Verdict::Refused(refused) => match refused.why.blame() {
                 Blame::Denied => Standing::Denied(reason_of(refused)),
-                Blame::Misconfigured => Standing::Misconfigured(Rejected::Question, reason_of(refused)),
+                Blame::Misconfigured => Standing::Misconfigured(Rejected::Request, reason_of(refused)),
                 Blame::Exhausted => Standing::Exhausted(reason_of(refused)),
             },
-            Verdict::Rejected(reason) => Standing::Misconfigured(Rejected::Question, reason.clone()),
+            Verdict::Rejected(reason) => Standing::Misconfigured(Rejected::Request, reason.clone()),
             Verdict::Emulated(reason) => Standing::Unverified(reason.clone()),
             Verdict::Failing { access, reason } => match self.grace(now) {
                 Some(until) => Standing::Grace(reason.clone(), until),
-                None if *access => Standing::Misconfigured(Rejected::Asker, reason.clone()),
+                None if *access => Standing::Misconfigured(Rejected::Caller, reason.clone()),
                 None if self.overdue(now) => Standing::Unavailable(reason.clone()),
                 None => Standing::Pending(Some(reason.clone())),
             },

@@ -84,9 +84,9 @@ impl Bench {
         self.machine.standing(self.now()).gate_open()
     }
 
-    fn asks(&self) -> Question {
+    fn asks(&self) -> Attempt {
         match self.next {
-            Next::Ask(question) => question,
+            Next::Ask(attempt) => attempt,
             other => panic!("asks now, but {other:?}"),
         }
     }
@@ -102,7 +102,7 @@ impl Bench {
 #[test]
 fn the_first_act_is_to_ask_for_the_highest_key_version() {
     let bench = Bench::new(Policy { versions: vec![version(1), version(3)], ..policy() });
-    assert_eq!(bench.asks(), Question { version: version(3), reload_credentials: false });
+    assert_eq!(bench.asks(), Attempt { version: version(3), reload_credentials: false });
     assert_eq!((bench.state(), bench.open()), (State::Pending, false));
 }
 
@@ -143,15 +143,15 @@ fn each_row_of_the_fault_table_has_its_state_and_its_patience() {
 
 #[test]
 fn a_rejected_question_and_a_rejected_asker_are_told_apart() {
-    let mut question = Bench::new(policy());
-    question.fails(FaultClass::Misconfigured, "InvalidRegionException");
-    let mut asker = Bench::new(policy());
-    asker.fails(FaultClass::Access, "AccessDeniedException");
+    let mut request = Bench::new(policy());
+    request.fails(FaultClass::Misconfigured, "InvalidRegionException");
+    let mut caller = Bench::new(policy());
+    caller.fails(FaultClass::Access, "AccessDeniedException");
     let rejected = |bench: &Bench| match bench.machine.standing(bench.now()) {
         Standing::Misconfigured(rejected, _) => rejected,
         other => panic!("{other:?}"),
     };
-    assert_eq!((rejected(&question), rejected(&asker)), (Rejected::Question, Rejected::Asker));
+    assert_eq!((rejected(&request), rejected(&caller)), (Rejected::Request, Rejected::Caller));
 }
 
 #[test]
