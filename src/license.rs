@@ -25,7 +25,7 @@ use crate::random;
 use crate::registration::machine::Now;
 use crate::state_file::Recalled;
 pub use knowledge::{Held, Knowledge, KnowledgePublisher};
-use machine::{Answer, Call, Event, Machine, Next, Note, Policy};
+use machine::{Call, CallResult, Event, Machine, Next, Note, Policy};
 use memory::{Record, Store};
 pub use stop::{Drain, Stop};
 use tollgate_clock::{self as clock, WallClock};
@@ -249,7 +249,7 @@ impl Licensing {
     // === calls ===
 
     /// Makes a call. `None` if the stop order came first and the answer could not change which seats are held.
-    async fn ask(&mut self, machine: &mut Machine, call: Call, signing: Signing) -> Option<Answer> {
+    async fn ask(&mut self, machine: &mut Machine, call: Call, signing: Signing) -> Option<CallResult> {
         let service = Arc::clone(&self.service);
         let terms = &self.config.policy.terms;
         let (product_id, key_fingerprint) = (terms.product_id.clone(), terms.key_fingerprint.clone());
@@ -263,7 +263,7 @@ impl Licensing {
                     () = ordered => return None,
                 };
                 let emulated = mark(&answer, |answer| answer.emulated);
-                (Answer::Listed(answer), emulated)
+                (CallResult::Listed(answer), emulated)
             }
             Call::Look(license_arn) => {
                 let call = service.get_license_usage(license_arn, signing);
@@ -272,7 +272,7 @@ impl Licensing {
                     () = ordered => return None,
                 };
                 let emulated = mark(&answer, |answer| answer.emulated);
-                (Answer::Looked(answer), emulated)
+                (CallResult::Looked(answer), emulated)
             }
             Call::CheckOut { client_token, take } => {
                 fail_point("before-checkout");
@@ -282,27 +282,27 @@ impl Licensing {
                 let answer = self.timed(machine, "CheckoutLicense", call).await;
                 fail_point("after-checkout");
                 let emulated = mark(&answer, |answer| answer.emulated);
-                (Answer::CheckedOut(answer), emulated)
+                (CallResult::CheckedOut(answer), emulated)
             }
             Call::Extend(token) => {
                 let call = service.extend_license_consumption(token, signing);
                 let answer = self.timed(machine, "ExtendLicenseConsumption", call).await;
                 let emulated = mark(&answer, |answer| answer.emulated);
-                (Answer::Extended(answer), emulated)
+                (CallResult::Extended(answer), emulated)
             }
             Call::CheckIn(token) => {
                 fail_point("before-check-in");
                 let call = service.check_in_license(token, signing);
                 let answer = self.timed(machine, "CheckInLicense", call).await;
                 let emulated = mark(&answer, |answer| answer.emulated);
-                (Answer::CheckedIn(answer), emulated)
+                (CallResult::CheckedIn(answer), emulated)
             }
         };
         self.emulated |= emulated.0 || emulated.1;
         if emulated.0 && !self.config.allow_emulated {
             let code = VerifyError::EmulatedToken.code();
             self.metrics.verification_failed(code);
-            return Some(Answer::Emulated(reason::unverified(code, None)));
+            return Some(CallResult::Emulated(reason::unverified(code, None)));
         }
         Some(answer)
     }

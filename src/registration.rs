@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use crate::random;
-use machine::{Answer, Attempt, Event, Machine, Next, Notes, Now, Policy, Remember, Remembered};
+use machine::{Attempt, AttemptResult, Event, Machine, Next, Notes, Now, Policy, Remember, Remembered};
 use memory::{KeptReceipt, Recalled, Record, Store};
 use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
@@ -243,11 +243,11 @@ impl Registration {
         }
     }
 
-    async fn ask(&mut self, machine: &mut Machine<Proof>, attempt: Attempt) -> Answer<Proof> {
+    async fn ask(&mut self, machine: &mut Machine<Proof>, attempt: Attempt) -> AttemptResult<Proof> {
         // Each attempt has a nonce of its own.
         let Some(nonce) = random::bytes().map(Nonce::from_random) else {
             let fault = Fault::local(FaultClass::Transient, "NoEntropy", "the system's random source failed");
-            return Answer::Fault(fault);
+            return AttemptResult::Fault(fault);
         };
         let signing = Signing { reload_credentials: attempt.reload_credentials };
         let asked_at = clock::monotonic();
@@ -306,24 +306,24 @@ impl Registration {
     }
 
     /// An unsigned answer is accepted as it is, except the emulator's.
-    fn judge_unsigned(&mut self, outcome: Result<Proof, Fault>, seconds: f64) -> Answer<Proof> {
+    fn judge_unsigned(&mut self, outcome: Result<Proof, Fault>, seconds: f64) -> AttemptResult<Proof> {
         match outcome {
             Ok(proof) if proof.emulated() && !self.config.allow_emulated => {
                 let code = receipt::VerifyError::EmulatedToken.code();
                 self.metrics.attempted("unverified", code, seconds);
                 self.metrics.verification_failed(code);
-                Answer::Unverified(reason::unverified(code, None))
+                AttemptResult::Unverified(reason::unverified(code, None))
             }
             Ok(proof) => {
                 self.emulated |= proof.emulated();
                 self.metrics.attempted("registered", "", seconds);
-                Answer::Verified { proof, rotation: None }
+                AttemptResult::Verified { proof, rotation: None }
             }
             Err(fault) => self.failed(fault, seconds),
         }
     }
 
-    fn failed(&mut self, mut fault: Fault, seconds: f64) -> Answer<Proof> {
+    fn failed(&mut self, mut fault: Fault, seconds: f64) -> AttemptResult<Proof> {
         if fault.code.as_str() == exceptions::INVALID_PRODUCT_CODE {
             fault.seen = format!("asked for {}", self.config.product_code);
         }
@@ -335,7 +335,7 @@ impl Registration {
         let outcome = if refused { "refused" } else { "failed" };
         self.metrics.attempted(outcome, fault.code.as_str(), seconds);
         tracing::debug!(code = %fault.code, detail = fault.detail, "attempt failed");
-        Answer::Fault(fault)
+        AttemptResult::Fault(fault)
     }
 
     fn judge(
@@ -344,7 +344,7 @@ impl Registration {
         nonce: &Nonce,
         outcome: Result<Registered, Fault>,
         seconds: f64,
-    ) -> Answer<Proof> {
+    ) -> AttemptResult<Proof> {
         match outcome {
             Ok(registered) => {
                 self.emulated |= registered.emulated;
@@ -354,12 +354,12 @@ impl Registration {
                         self.metrics.attempted("registered", "", seconds);
                         let rotation = registered.public_key_rotation_timestamp;
                         self.warn_of(attempt, &receipt, rotation);
-                        Answer::Verified { proof: Proof::Receipt(receipt), rotation }
+                        AttemptResult::Verified { proof: Proof::Receipt(receipt), rotation }
                     }
                     Err(code) => {
                         self.metrics.attempted("unverified", code, seconds);
                         self.metrics.verification_failed(code);
-                        Answer::Unverified(reason::unverified(code, registered.host.as_deref()))
+                        AttemptResult::Unverified(reason::unverified(code, registered.host.as_deref()))
                     }
                 }
             }

@@ -71,11 +71,11 @@ pub struct Attestation {
 #[derive(Debug)]
 pub struct Calls {
     bucket: Registrations,
-    in_flight: Mutex<HashMap<String, Answer>>,
+    in_flight: Mutex<HashMap<String, OutcomeReceiver>>,
 }
 
-/// The answer of a call in progress, once there is one.
-type Answer = watch::Receiver<Option<Outcome>>;
+/// Receives the outcome of a call in progress, once there is one.
+type OutcomeReceiver = watch::Receiver<Option<Outcome>>;
 
 impl Default for Calls {
     fn default() -> Self {
@@ -131,7 +131,7 @@ impl Attestation {
     }
 
     /// The call of this nonce that is in progress, or a new one if the bucket allows it.
-    fn join(self: &Arc<Self>, nonce: &str) -> Result<Answer, Duration> {
+    fn join(self: &Arc<Self>, nonce: &str) -> Result<OutcomeReceiver, Duration> {
         let mut calls = self.calls.in_flight.lock().expect("held for a map's operation only");
         if let Some(answer) = calls.get(nonce) {
             return Ok(answer.clone());

@@ -84,7 +84,7 @@ pub enum Call {
 
 /// The result of a call.
 #[derive(Debug)]
-pub enum Answer {
+pub enum CallResult {
     /// Of [`Call::List`].
     Listed(Result<ReceivedLicenses, Fault>),
     /// Of [`Call::CheckOut`].
@@ -105,7 +105,7 @@ pub enum Event {
     /// The process started.
     Started,
     /// A call ended.
-    Answered(Answer),
+    Answered(CallResult),
     /// The record of [`Next::Write`] was written, or there is no state folder; `false` if the write failed.
     Written(bool),
     /// The time of [`Next::WakeIn`] has come.

@@ -78,7 +78,7 @@ impl<P> Default for Remembered<P> {
 
 /// The result of one attempt.
 #[derive(Debug)]
-pub enum Answer<P> {
+pub enum AttemptResult<P> {
     /// A proof.
     Verified {
         /// The proof.
@@ -98,7 +98,7 @@ pub enum Event<P> {
     /// The process started.
     Started,
     /// An attempt ended.
-    Answered(Answer<P>),
+    Answered(AttemptResult<P>),
     /// The time of [`Next::AskIn`] has come.
     Woke,
 }
@@ -243,7 +243,7 @@ impl<P> Machine<P> {
         let next = match event {
             _ if self.memory.denied && !self.policy.ask_after_denial => self.denied(now, None),
             Event::Started | Event::Woke => self.ask(),
-            Event::Answered(Answer::Verified { proof, rotation }) => {
+            Event::Answered(AttemptResult::Verified { proof, rotation }) => {
                 notes.entitled_after_refusal = self.memory.denied;
                 notes.remember = Some(Remember::Succeeded);
                 self.memory = Remembered::default();
@@ -254,12 +254,12 @@ impl<P> Machine<P> {
                 self.verdict = Verdict::Proven(Arc::new(proof), None);
                 if self.policy.renewed_hourly { Next::AskAt(renewal(now)) } else { Next::Rest }
             }
-            Event::Answered(Answer::Unverified(reason)) => {
+            Event::Answered(AttemptResult::Unverified(reason)) => {
                 let next = self.on_unverified(now, reason);
                 notes.remember = self.remember_failure(now, true, false);
                 next
             }
-            Event::Answered(Answer::Fault(fault)) => {
+            Event::Answered(AttemptResult::Fault(fault)) => {
                 // The request is signed once more with AWS's clock first, and that answer decides.
                 let signed_again = fault.clock_is_off() && !self.tried_clock_offset;
                 let definite = !matches!(fault.class, FaultClass::Transient | FaultClass::ExpiredSession);

@@ -21,7 +21,7 @@ use crate::entitlement::refusal_update::RefusalSender;
 use crate::metrics::{LedgerFigures, Metrics};
 use crate::random;
 use alarm::Alarm;
-use call::Answer;
+use call::RecordStatuses;
 use notes::Outcome;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::writer::Writer;
@@ -137,7 +137,7 @@ impl Flight {
 
 /// The result of a call: its records, and AWS's answer about them. `None` if all records were settled meanwhile, so
 /// that no call was made.
-type Landed = (u64, Result<Option<(Vec<Record>, Result<Answer, Fault>)>, LedgerError>);
+type Landed = (u64, Result<Option<(Vec<Record>, Result<RecordStatuses, Fault>)>, LedgerError>);
 
 /// What a check depends on while nothing waits to be sent: while this is unchanged, another check would find nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -660,7 +660,7 @@ impl Sender {
         Ok(())
     }
 
-    fn answered(&mut self, records: Vec<Record>, answer: Answer) {
+    fn answered(&mut self, records: Vec<Record>, answer: RecordStatuses) {
         self.heard(None, answer.emulated);
         self.health.suspects.remove(&records);
         self.pace.accepted();

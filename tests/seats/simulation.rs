@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate::entitlement::State;
 use tollgate::license::judge::{Model, Terms};
-use tollgate::license::machine::{Answer, Call, Event, Machine, Next, Policy};
+use tollgate::license::machine::{Call, CallResult, Event, Machine, Next, Policy};
 use tollgate::license::memory::Record;
 use tollgate::registration::machine::Now;
 use tollgate_marketplace::schedule::Draw;
@@ -60,7 +60,7 @@ pub(crate) struct Report {
 enum What {
     Start,
     Serve(Call),
-    Hear(Answer),
+    Hear(CallResult),
     Wake,
     Die,
     /// The time to stop is over.
@@ -238,13 +238,13 @@ impl Simulation {
         }
         let now = self.now;
         let answer = match call {
-            Call::List => Answer::Listed(Ok(self.service.list())),
-            Call::Look(_) => Answer::Looked(Ok(self.service.look())),
+            Call::List => CallResult::Listed(Ok(self.service.list())),
+            Call::Look(_) => CallResult::Looked(Ok(self.service.look())),
             Call::CheckOut { client_token, take } => {
-                Answer::CheckedOut(self.service.check_out(client_token, take, now))
+                CallResult::CheckedOut(self.service.check_out(client_token, take, now))
             }
-            Call::Extend(token) => Answer::Extended(self.service.extend(token, now)),
-            Call::CheckIn(token) => Answer::CheckedIn(self.service.check_in(token, now)),
+            Call::Extend(token) => CallResult::Extended(self.service.extend(token, now)),
+            Call::CheckIn(token) => CallResult::CheckedIn(self.service.check_in(token, now)),
         };
         if fate < 2 * LOST_PER_THOUSAND {
             return self.lose(index, call);
@@ -258,11 +258,11 @@ impl Simulation {
         self.report.answers_lost += 1;
         let fault = || Fault::local(FaultClass::Transient, "Timeout", "").at(Place::LicenseManager, None);
         let answer = match call {
-            Call::List => Answer::Listed(Err(fault())),
-            Call::Look(_) => Answer::Looked(Err(fault())),
-            Call::CheckOut { .. } => Answer::CheckedOut(Err(fault())),
-            Call::Extend(_) => Answer::Extended(Err(fault())),
-            Call::CheckIn(_) => Answer::CheckedIn(Err(fault())),
+            Call::List => CallResult::Listed(Err(fault())),
+            Call::Look(_) => CallResult::Looked(Err(fault())),
+            Call::CheckOut { .. } => CallResult::CheckedOut(Err(fault())),
+            Call::Extend(_) => CallResult::Extended(Err(fault())),
+            Call::CheckIn(_) => CallResult::CheckedIn(Err(fault())),
         };
         self.plan(TIMEOUT_MILLIS, index, What::Hear(answer));
     }

@@ -28,7 +28,9 @@ use serde_json::{Map, Value};
 
 use super::connection::{Failure, PROXY_AUTHENTICATION, answered, asked_for, chain, host_of};
 use super::{Marks, Seen, placed, proxy_host};
-use tollgate_marketplace::fault::{Answer, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify};
+use tollgate_marketplace::fault::{
+    ErrorResponse, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify,
+};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place};
 
 /// The service that a call is for.
@@ -245,7 +247,7 @@ where
         (PROXY_AUTHENTICATION, None) => {
             (FaultClass::Transient, FaultCode::known(PROXY_AUTHENTICATION_REQUIRED))
         }
-        (status, code) => classify(Answer { status, code }),
+        (status, code) => classify(ErrorResponse { status, code }),
     };
     let mut failure = None;
     let (class, code) = match error {

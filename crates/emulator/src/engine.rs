@@ -23,7 +23,7 @@ use super::operation::{Operation, ServiceError};
 use super::quota::Quotas;
 use super::reply::Reply;
 use super::seats::Seats;
-use super::service::{Answer, Decision, Request, Service};
+use super::service::{Decision, Request, Service, ServiceAnswer};
 use super::sigv4::{self, Keyring, Signed, Signer};
 use super::sts::{self, AssumeRole, Parameters};
 use super::token::{self, Claims};
@@ -213,8 +213,8 @@ impl Engine {
     /// Decides a call of metering or License Manager and makes its changes.
     pub(super) fn decide(&self, pending: &Pending, operation: Operation, bytes: &[u8]) -> Decided {
         match self.try_decide(pending, operation, bytes) {
-            Ok(Answer::Document(document)) => Decided::Done(Ok(document)),
-            Ok(Answer::Sign { claims, document }) => Decided::Sign { claims, document },
+            Ok(ServiceAnswer::Document(document)) => Decided::Done(Ok(document)),
+            Ok(ServiceAnswer::Sign { claims, document }) => Decided::Sign { claims, document },
             Err(error) => Decided::Done(Err(error)),
         }
     }
@@ -224,7 +224,7 @@ impl Engine {
         pending: &Pending,
         operation: Operation,
         bytes: &[u8],
-    ) -> Result<Answer, ServiceError> {
+    ) -> Result<ServiceAnswer, ServiceError> {
         let kind = pending.fault.as_ref().map(|hit| &hit.kind);
         let mut state = self.state();
         if self.quotas && !state.within_quota(pending, operation) {

@@ -55,7 +55,7 @@ pub(super) struct Request<'a> {
 
 /// What the service answers.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Answer {
+pub(super) enum ServiceAnswer {
     /// The complete answer.
     Document(Value),
     /// The answer without its token, which is made from the claims.
@@ -65,11 +65,11 @@ pub(super) enum Answer {
 /// The answer and the changes of a decision.
 #[derive(Debug)]
 pub(super) struct Decision {
-    pub(super) outcome: Result<Answer, ServiceError>,
+    pub(super) outcome: Result<ServiceAnswer, ServiceError>,
     pub(super) changes: Vec<Change>,
 }
 
-type Decided = Result<Answer, ServiceError>;
+type Decided = Result<ServiceAnswer, ServiceError>;
 
 impl Service {
     /// Decides one request.

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::rows::Slot;
 use super::{Ledger, LedgerError, meta, set_meta};
 use tollgate_clock as clock;
-use tollgate_marketplace::fault::{Answer, classify};
+use tollgate_marketplace::fault::{ErrorResponse, classify};
 use tollgate_marketplace::{FaultClass, Hour};
 use tollgate_metering::record::{Answered, Oldest};
 use tollgate_time::Timestamp;
@@ -232,5 +232,5 @@ pub(super) fn of_record(transaction: &Transaction<'_>, id: i64) -> rusqlite::Res
 
 /// Whether the table of exceptions classes this code as a denial (`CustomerNotEntitledException`).
 pub(super) fn is_denial(code: &str) -> bool {
-    classify(Answer { status: 400, code: Some(code) }).0 == FaultClass::Denied
+    classify(ErrorResponse { status: 400, code: Some(code) }).0 == FaultClass::Denied
 }

@@ -8,7 +8,7 @@ use super::{FaultClass, FaultCode};
 
 /// The parts of an unsuccessful answer that decide its class.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
+pub struct ErrorResponse<'a> {
     /// The HTTP status.
     pub status: u16,
     /// `__type` or `x-amzn-errortype`, if the answer had one.
@@ -17,7 +17,7 @@ pub struct Answer<'a> {
 
 /// The class of an unsuccessful answer, and the code to show.
 #[must_use]
-pub fn classify(answer: Answer<'_>) -> (FaultClass, FaultCode) {
+pub fn classify(answer: ErrorResponse<'_>) -> (FaultClass, FaultCode) {
     let Some(code) = answer.code.filter(|code| !code.is_empty()) else {
         return without_code(answer.status);
     };
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn class(status: u16, code: &str) -> FaultClass {
-        classify(Answer { status, code: Some(code) }).0
+        classify(ErrorResponse { status, code: Some(code) }).0
     }
 
     /// Each row of the fault table that an HTTP answer can cause.
@@ -181,9 +181,9 @@ mod tests {
     #[test]
     fn whatever_answers_without_a_code_is_not_a_refusal() {
         for status in [200, 301, 400, 403, 404, 407, 429, 500, 502, 503, 504] {
-            let (class, _) = classify(Answer { status, code: None });
+            let (class, _) = classify(ErrorResponse { status, code: None });
             assert_eq!(class, FaultClass::Transient, "{status}");
         }
-        assert_eq!(classify(Answer { status: 503, code: None }).1.as_str(), "ServiceUnavailable");
+        assert_eq!(classify(ErrorResponse { status: 503, code: None }).1.as_str(), "ServiceUnavailable");
     }
 }

@@ -333,7 +333,7 @@ pub fn phase_of(pod: &str) -> Duration {
 mod tests {
     use super::*;
     use crate::record::State;
-    use tollgate_marketplace::fault::{Answer, classify};
+    use tollgate_marketplace::fault::{ErrorResponse, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
     fn policy() -> Policy {
@@ -520,7 +520,7 @@ mod tests {
             (400, "SomethingNewException", Kept, Kept, true),
             (500, "SomethingNewException", InDoubt, InDoubt, false),
         ] {
-            let (class, _) = classify(Answer { status, code: Some(code) });
+            let (class, _) = classify(ErrorResponse { status, code: Some(code) });
             let fault = Fault::local(class, code, "");
             let meaning = |doubt| match policy().judge(doubt, &fault) {
                 Answered::Refused(_) => Kept,

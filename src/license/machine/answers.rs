@@ -1,23 +1,23 @@
 //! What License Manager's answers change: seats, calls in doubt, and the course of the round.
 
 use super::{
-    Answer, Awaiting, CheckedIn, CheckedOut, ConsumptionToken, Duration, Extended, Fault, FaultClass, Kind,
-    Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, Seat, Step, Verdict, exceptions, local,
-    schedule, within_limit,
+    Awaiting, CallResult, CheckedIn, CheckedOut, ConsumptionToken, Duration, Extended, Fault, FaultClass,
+    Kind, Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, Seat, Step, Verdict, exceptions,
+    local, schedule, within_limit,
 };
 
 impl Machine {
-    pub(super) fn answered(&mut self, now: Now, answer: Answer) {
+    pub(super) fn answered(&mut self, now: Now, answer: CallResult) {
         match answer {
-            Answer::Listed(answer) => self.listed(now, answer),
-            Answer::CheckedOut(Ok(answer)) => self.checked_out(now, &answer),
-            Answer::CheckedOut(Err(fault)) => self.not_checked_out(now, &fault),
-            Answer::Extended(answer) => self.extended(now, answer),
-            Answer::CheckedIn(answer) => self.checked_in(now, answer),
+            CallResult::Listed(answer) => self.listed(now, answer),
+            CallResult::CheckedOut(Ok(answer)) => self.checked_out(now, &answer),
+            CallResult::CheckedOut(Err(fault)) => self.not_checked_out(now, &fault),
+            CallResult::Extended(answer) => self.extended(now, answer),
+            CallResult::CheckedIn(answer) => self.checked_in(now, answer),
             // Only shown to people; it decides nothing.
-            Answer::Looked(Ok(usage)) => self.known.usage = within_limit(usage.entitlements),
-            Answer::Looked(Err(_)) => {}
-            Answer::Emulated(reason) => {
+            CallResult::Looked(Ok(usage)) => self.known.usage = within_limit(usage.entitlements),
+            CallResult::Looked(Err(_)) => {}
+            CallResult::Emulated(reason) => {
                 self.allowance = None;
                 self.dirty = true;
                 self.verdict = Verdict::Emulated(reason);

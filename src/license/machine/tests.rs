@@ -86,7 +86,7 @@ const fn operation(call: &Call) -> &'static str {
     }
 }
 
-fn answer(world: &mut World, call: &Call) -> Answer {
+fn answer(world: &mut World, call: &Call) -> CallResult {
     let operation = operation(call);
     let at = world.acts.iter().position(|(of, _)| *of == operation);
     let act = at.map_or(Act::Accept, |at| world.acts.remove(at).1);
@@ -104,15 +104,15 @@ fn answer(world: &mut World, call: &Call) -> Answer {
         }
     }
     match call {
-        Call::List => {
-            Answer::Listed(by(act, || Ok(seats.list(PRODUCT_ID, KeyFingerprint::AWS_MARKETPLACE.as_str()))))
-        }
+        Call::List => CallResult::Listed(by(act, || {
+            Ok(seats.list(PRODUCT_ID, KeyFingerprint::AWS_MARKETPLACE.as_str()))
+        })),
         Call::CheckOut { client_token, take } => {
-            Answer::CheckedOut(by(act, || seats.check_out(client_token, take, now)))
+            CallResult::CheckedOut(by(act, || seats.check_out(client_token, take, now)))
         }
-        Call::Extend(token) => Answer::Extended(by(act, || seats.extend(token, now))),
-        Call::CheckIn(token) => Answer::CheckedIn(by(act, || seats.check_in(token, now))),
-        Call::Look(arn) => Answer::Looked(by(act, || Ok(seats.usage(arn, now)))),
+        Call::Extend(token) => CallResult::Extended(by(act, || seats.extend(token, now))),
+        Call::CheckIn(token) => CallResult::CheckedIn(by(act, || seats.check_in(token, now))),
+        Call::Look(arn) => CallResult::Looked(by(act, || Ok(seats.usage(arn, now)))),
     }
 }
 
@@ -537,8 +537,11 @@ fn an_expiration_that_cannot_be_read_is_the_licenses_longest_or_an_hour() {
             pod.perform(&mut world);
         }
         let Next::Call(call, _) = &pod.next else { panic!() };
-        let Answer::CheckedOut(Ok(told)) = answer(&mut world, call) else { panic!() };
-        pod.tell(&world, Event::Answered(Answer::CheckedOut(Ok(CheckedOut { expiration: None, ..told }))));
+        let CallResult::CheckedOut(Ok(told)) = answer(&mut world, call) else { panic!() };
+        pod.tell(
+            &world,
+            Event::Answered(CallResult::CheckedOut(Ok(CheckedOut { expiration: None, ..told }))),
+        );
         pod.settle(&mut world);
         pod.disk.seat.unwrap().expires
     };
@@ -740,7 +743,7 @@ fn a_caller_who_is_refused_is_asked_for_after_5_10_and_30_seconds() {
         while !matches!(pod.next, Next::Call(Call::List, _)) {
             pod.perform(&mut world);
         }
-        pod.tell(&world, Event::Answered(Answer::Listed(Err(unsent()))));
+        pod.tell(&world, Event::Answered(CallResult::Listed(Err(unsent()))));
         assert_eq!(pod.settle(&mut world), State::Misconfigured);
         assert_eq!(pod.pause(&world), Duration::from_secs(pause));
         world.acts.clear();
@@ -922,7 +925,7 @@ fn a_round_that_is_still_to_come_gives_no_grace() {
         pod.machine = Machine::new(policy(Model::Check), record, "seed".to_owned(), START);
         away(&mut world);
         let now = Now { wall: START, running: Duration::ZERO, draw: Draw::MIDDLE };
-        let failed = Event::Answered(Answer::Listed(Err(fault(FaultClass::Transient, "Timeout"))));
+        let failed = Event::Answered(CallResult::Listed(Err(fault(FaultClass::Transient, "Timeout"))));
         pod.machine.step(now, Event::Started);
         pod.machine.step(now, failed);
         assert_eq!(pod.machine.standing(now).state(), state, "{ahead:?}");
@@ -957,7 +960,7 @@ fn an_answer_of_the_emulator_that_is_not_accepted_takes_no_seat() {
         pod.perform(&mut world);
     }
     let reason = Reason::known("EmulatedToken", FaultClass::Access);
-    pod.tell(&world, Event::Answered(Answer::Emulated(reason)));
+    pod.tell(&world, Event::Answered(CallResult::Emulated(reason)));
     assert_eq!(pod.settle(&mut world), State::Unverified);
     assert_eq!((world.count("CheckOut"), pod.state(&world).exit()), (0, Exit::Unverified));
 }

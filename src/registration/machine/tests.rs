@@ -62,12 +62,12 @@ impl Bench {
     }
 
     fn fails(&mut self, class: FaultClass, code: &'static str) -> &mut Self {
-        self.step(Event::Answered(Answer::Fault(fault(class, code))));
+        self.step(Event::Answered(AttemptResult::Fault(fault(class, code))));
         self
     }
 
     fn succeeds(&mut self) -> &mut Self {
-        self.step(Event::Answered(Answer::Verified { proof: "token", rotation: None }));
+        self.step(Event::Answered(AttemptResult::Verified { proof: "token", rotation: None }));
         self
     }
 
@@ -196,7 +196,7 @@ fn only_a_success_after_the_pod_was_called_not_entitled_is_one_after_a_refusal()
         assert_eq!(bench.notes.entitled_after_refusal, noted, "{code}");
     }
     let mut bench = Bench::new(policy());
-    bench.step(Event::Answered(Answer::Unverified(reason::unverified("SignatureInvalid", None))));
+    bench.step(Event::Answered(AttemptResult::Unverified(reason::unverified("SignatureInvalid", None))));
     bench.succeeds();
     assert!(!bench.notes.entitled_after_refusal, "a bad token");
 }
@@ -228,9 +228,9 @@ fn a_signature_fault_with_a_clock_that_is_off_is_tried_once_more_at_once() {
         clock_offset_seconds: Some(-900),
         ..fault(FaultClass::Access, "InvalidSignatureException")
     };
-    bench.step(Event::Answered(Answer::Fault(skewed())));
+    bench.step(Event::Answered(AttemptResult::Fault(skewed())));
     bench.asks();
-    bench.step(Event::Answered(Answer::Fault(skewed())));
+    bench.step(Event::Answered(AttemptResult::Fault(skewed())));
     bench.asks_in();
     assert_eq!(bench.state(), State::Misconfigured);
 }
@@ -240,7 +240,7 @@ fn a_clock_within_what_aws_accepts_is_not_the_reason() {
     let mut bench = Bench::new(policy());
     let fault =
         Fault { clock_offset_seconds: Some(100), ..fault(FaultClass::Access, "InvalidSignatureException") };
-    bench.step(Event::Answered(Answer::Fault(fault)));
+    bench.step(Event::Answered(AttemptResult::Fault(fault)));
     bench.asks_in();
 }
 
@@ -270,7 +270,7 @@ fn a_stated_key_version_is_the_only_one() {
 fn a_bad_token_is_asked_again_by_the_schedule_up_to_five_minutes() {
     let mut bench = Bench::new(policy());
     for _ in 0..100 {
-        bench.step(Event::Answered(Answer::Unverified(reason::unverified("SignatureInvalid", None))));
+        bench.step(Event::Answered(AttemptResult::Unverified(reason::unverified("SignatureInvalid", None))));
         assert_eq!((bench.state(), bench.open()), (State::Unverified, false));
         let delay = bench.asks_in();
         assert!(delay <= 5 * MINUTE, "{delay:?}");
@@ -290,7 +290,7 @@ fn who_exits_when_refused_says_why_by_its_code() {
         assert_eq!(bench.next, Next::Leave(exit), "{code}");
     }
     let mut bench = Bench::new(policy());
-    bench.step(Event::Answered(Answer::Unverified(reason::unverified("NonceMismatch", None))));
+    bench.step(Event::Answered(AttemptResult::Unverified(reason::unverified("NonceMismatch", None))));
     assert_eq!(bench.next, Next::Leave(Exit::Unverified));
     for (class, exit) in [(FaultClass::Transient, Exit::Unavailable), (FaultClass::Access, Exit::Config)] {
         let mut bench = Bench::new(policy());
@@ -361,10 +361,10 @@ fn a_clock_set_back_does_not_lengthen_the_grace() {
 #[test]
 fn a_refusal_a_bad_token_or_a_misconfiguration_ends_grace_for_good() {
     for event in [
-        || Event::Answered(Answer::Fault(fault(FaultClass::Denied, "CustomerNotEntitledException"))),
-        || Event::Answered(Answer::Fault(fault(FaultClass::Misconfigured, "InvalidRegionException"))),
-        || Event::Answered(Answer::Fault(fault(FaultClass::Access, "AccessDeniedException"))),
-        || Event::Answered(Answer::Unverified(reason::unverified("SignatureInvalid", None))),
+        || Event::Answered(AttemptResult::Fault(fault(FaultClass::Denied, "CustomerNotEntitledException"))),
+        || Event::Answered(AttemptResult::Fault(fault(FaultClass::Misconfigured, "InvalidRegionException"))),
+        || Event::Answered(AttemptResult::Fault(fault(FaultClass::Access, "AccessDeniedException"))),
+        || Event::Answered(AttemptResult::Unverified(reason::unverified("SignatureInvalid", None))),
     ] {
         let mut bench = Bench::new(graceful());
         bench.fails(FaultClass::Transient, "Dns");
@@ -426,13 +426,13 @@ fn any_event() -> impl Strategy<Value = (u32, u8)> {
 
 fn event_of(kind: u8) -> Event<&'static str> {
     Event::Answered(match kind {
-        0 => Answer::Fault(fault(FaultClass::Denied, "CustomerNotEntitledException")),
-        1 => Answer::Fault(fault(FaultClass::Misconfigured, "InvalidPublicKeyVersionException")),
-        2 => Answer::Fault(fault(FaultClass::Access, "AccessDeniedException")),
-        3 => Answer::Fault(fault(FaultClass::ExpiredSession, "ExpiredTokenException")),
-        4 => Answer::Unverified(reason::unverified("NonceMismatch", None)),
-        5 | 6 => Answer::Fault(fault(FaultClass::Transient, "ThrottlingException")),
-        _ => Answer::Verified { proof: "token", rotation: None },
+        0 => AttemptResult::Fault(fault(FaultClass::Denied, "CustomerNotEntitledException")),
+        1 => AttemptResult::Fault(fault(FaultClass::Misconfigured, "InvalidPublicKeyVersionException")),
+        2 => AttemptResult::Fault(fault(FaultClass::Access, "AccessDeniedException")),
+        3 => AttemptResult::Fault(fault(FaultClass::ExpiredSession, "ExpiredTokenException")),
+        4 => AttemptResult::Unverified(reason::unverified("NonceMismatch", None)),
+        5 | 6 => AttemptResult::Fault(fault(FaultClass::Transient, "ThrottlingException")),
+        _ => AttemptResult::Verified { proof: "token", rotation: None },
     })
 }
 
@@ -496,7 +496,7 @@ fn refusal() -> FaultCode {
 #[test]
 fn a_refusal_after_the_gate_opened_is_a_lapse_and_ends_with_awss_next_word() {
     let mut bench = Bench::new(policy());
-    bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
+    bench.step(Event::Answered(AttemptResult::Verified { proof: "proof", rotation: None }));
     bench.machine.on_refusal(bench.now(), Some(&refusal()));
     let standing = bench.machine.standing(bench.now());
     assert_eq!((standing.state(), standing.gate_open()), (State::Lapsed, true));
@@ -508,7 +508,7 @@ fn a_refusal_after_the_gate_opened_is_a_lapse_and_ends_with_awss_next_word() {
 #[test]
 fn a_lapse_shuts_the_gate_only_after_the_time_that_the_seller_chose() {
     let mut bench = Bench::new(Policy { close_lapsed_after: Some(60 * MINUTE), ..policy() });
-    bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
+    bench.step(Event::Answered(AttemptResult::Verified { proof: "proof", rotation: None }));
     bench.running = 10 * MINUTE;
     bench.machine.on_refusal(bench.now(), Some(&refusal()));
     assert_eq!(bench.machine.changes_in(bench.now()), Some(60 * MINUTE));
@@ -534,7 +534,7 @@ fn a_word_about_a_gate_that_never_opened_changes_nothing() {
 #[test]
 fn a_proof_of_one_hour_is_asked_for_again_in_the_next() {
     let mut bench = Bench::new(Policy { renewed_hourly: true, ..policy() });
-    bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
+    bench.step(Event::Answered(AttemptResult::Verified { proof: "proof", rotation: None }));
     let Next::AskAt(at) = bench.next else { panic!("{:?}", bench.next) };
     let after = at.since(Hour::of(WALL).end());
     assert!(at > Hour::of(WALL).end() && after < RENEWAL_SPREAD, "{at}");
@@ -553,7 +553,7 @@ fn a_proof_of_one_hour_is_asked_for_again_in_the_next() {
     assert!(matches!(bench.next, Next::AskIn(_)), "it is asked about again");
     bench.fails(FaultClass::Transient, "Dns");
     assert_eq!(bench.machine.standing(bench.now()).state(), State::Lapsed, "AWS's last word stands");
-    bench.step(Event::Answered(Answer::Verified { proof: "proof", rotation: None }));
+    bench.step(Event::Answered(AttemptResult::Verified { proof: "proof", rotation: None }));
     assert_eq!(bench.machine.standing(bench.now()).state(), State::Entitled);
 }
 
@@ -564,7 +564,7 @@ fn a_signature_that_aws_refuses_for_the_clock_counts_when_it_is_refused_again() 
         clock_offset_seconds: Some(-7200),
         ..fault(FaultClass::Access, "InvalidSignatureException")
     };
-    bench.step(Event::Answered(Answer::Fault(skewed())));
+    bench.step(Event::Answered(AttemptResult::Fault(skewed())));
     assert!(!matches!(bench.notes.remember, Some(Remember::Failing { refused: true, .. })));
     let reason = bench.machine.standing(bench.now()).reason().cloned().unwrap();
     assert_eq!(
@@ -573,7 +573,7 @@ fn a_signature_that_aws_refuses_for_the_clock_counts_when_it_is_refused_again() 
     );
     bench.fails(FaultClass::Transient, "Dns");
     assert!(bench.open(), "nobody has refused the pod");
-    bench.step(Event::Answered(Answer::Fault(skewed())));
+    bench.step(Event::Answered(AttemptResult::Fault(skewed())));
     assert!(matches!(bench.notes.remember, Some(Remember::Failing { refused: true, .. })));
     bench.fails(FaultClass::Transient, "Dns");
     assert!(!bench.open());
@@ -616,7 +616,10 @@ fn unreported_usage_shuts_an_open_gate_and_nothing_else() {
         ),
         (
             |bench| {
-                bench.step(Event::Answered(Answer::Unverified(reason::unverified("NonceMismatch", None))));
+                bench.step(Event::Answered(AttemptResult::Unverified(reason::unverified(
+                    "NonceMismatch",
+                    None,
+                ))));
             },
             State::Unverified,
             State::Unverified,

@@ -9,7 +9,7 @@ use tollgate_marketplace::{
 use tollgate_metering::record::{Record, Whole};
 
 /// AWS's answer: a status for each record, in their order.
-pub(super) struct Answer {
+pub(super) struct RecordStatuses {
     pub(super) statuses: Vec<RecordStatus>,
     pub(super) emulated: bool,
 }
@@ -21,7 +21,7 @@ pub(super) fn call(
     aws: Arc<dyn Meter>,
     records: Vec<Whole>,
     signing: Signing,
-) -> (Vec<Record>, impl Future<Output = Result<Answer, Fault>> + Send + use<>) {
+) -> (Vec<Record>, impl Future<Output = Result<RecordStatuses, Fault>> + Send + use<>) {
     let (records, usage): (Vec<Record>, Vec<HourUsage>) = records.into_iter().map(Whole::into_usage).unzip();
     let request = Request::new(settings, &records, usage);
     (records, request.ask(aws, signing))
@@ -59,16 +59,16 @@ impl Request {
         }
     }
 
-    async fn ask(self, aws: Arc<dyn Meter>, signing: Signing) -> Result<Answer, Fault> {
+    async fn ask(self, aws: Arc<dyn Meter>, signing: Signing) -> Result<RecordStatuses, Fault> {
         match self {
             Self::One(request) => {
                 let metered = aws.meter_usage(request, signing).await?;
                 let statuses = vec![RecordStatus::Success(metered.metering_record_id)];
-                Ok(Answer { statuses, emulated: metered.emulated })
+                Ok(RecordStatuses { statuses, emulated: metered.emulated })
             }
             Self::Batch(request) => {
                 let metered = aws.batch_meter_usage(request, signing).await?;
-                Ok(Answer { statuses: metered.statuses, emulated: metered.emulated })
+                Ok(RecordStatuses { statuses: metered.statuses, emulated: metered.emulated })
             }
         }
     }

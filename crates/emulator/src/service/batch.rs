@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::usage::{AHEAD_SECONDS_MAX, hour, read, repeats};
-use super::{Answer, Change, Decided, Request, Service, ServiceError, out_of_bounds};
+use super::{Change, Decided, Request, Service, ServiceAnswer, ServiceError, out_of_bounds};
 use crate::bill::{Known, record_id};
 use crate::change::{FormText, Recorded};
 use crate::model;
@@ -48,7 +48,7 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
     service.disabled(None, request)?;
     // No records and no ProductCode: nothing to bill or check.
     if asked.usage_records.is_empty() && asked.product_code.is_none() {
-        return Ok(Answer::Document(json!({"Results": [], "UnprocessedRecords": []})));
+        return Ok(ServiceAnswer::Document(json!({"Results": [], "UnprocessedRecords": []})));
     }
     let (product_code, product) = product_of(service, &asked)?;
     service.disabled(Some(product), request)?;
@@ -66,7 +66,7 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
         service.room(request.pod, &record.report.allocations)?;
     }
     let results = judge(service, records, changes);
-    Ok(Answer::Document(json!({"Results": results, "UnprocessedRecords": unprocessed})))
+    Ok(ServiceAnswer::Document(json!({"Results": results, "UnprocessedRecords": unprocessed})))
 }
 
 /// The product of the call: from `ProductCode` in the legacy integration, from the licenses under Concurrent

@@ -9,7 +9,7 @@ pub(super) mod tests;
 
 use serde_json::{Value, json};
 
-use super::{Answer, Change, Decided, Operation, Request, Service, ServiceError};
+use super::{Change, Decided, Operation, Request, Service, ServiceAnswer, ServiceError};
 use crate::change::Checkout;
 use crate::license_token::{Bad, LicenseToken, Purpose};
 use crate::seats::consumption_token;
@@ -120,7 +120,7 @@ fn extend(service: &Service, pod: &PodView<'_>, request: &Request<'_>, changes: 
         changes.push(Change::Extended { checkout: checkout.number, expires });
         expires
     };
-    Ok(Answer::Document(json!({
+    Ok(ServiceAnswer::Document(json!({
         "LicenseConsumptionToken": consumption_token(checkout.number),
         "Expiration": service.time_of_millis(expires),
     })))
@@ -150,7 +150,7 @@ fn check_in(
         ));
     }
     changes.push(Change::CheckedIn { checkout: checkout.number, at: request.now.unix_millis() });
-    Ok(Answer::Document(json!({})))
+    Ok(ServiceAnswer::Document(json!({})))
 }
 
 fn get(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> Decided {
@@ -160,7 +160,7 @@ fn get(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> Decided {
         return Err(invalid("The license has no such version."));
     }
     let license = listing::license_json(service, &asked.license_arn, contract, request.now);
-    Ok(Answer::Document(json!({"License": license})))
+    Ok(ServiceAnswer::Document(json!({"License": license})))
 }
 
 /// Tiers are not consumed.
@@ -180,7 +180,7 @@ fn usage(service: &Service, pod: &PodView<'_>, request: &Request<'_>) -> Decided
         usage
     });
     let usages: Vec<Value> = usages.collect();
-    Ok(Answer::Document(json!({"LicenseUsage": {"EntitlementUsages": usages}})))
+    Ok(ServiceAnswer::Document(json!({"LicenseUsage": {"EntitlementUsages": usages}})))
 }
 
 /// Exchanges a refresh token for an access token. For a bad token the model has only errors of permission.
@@ -203,5 +203,5 @@ fn access_token(service: &Service, request: &Request<'_>) -> Decided {
         return Err(refused(&format!("it has no property {missing:?}")));
     }
     let access = token.issue(Purpose::Access, request.now, Purpose::Access.lifetime());
-    Ok(Answer::Document(json!({"AccessToken": access})))
+    Ok(ServiceAnswer::Document(json!({"AccessToken": access})))
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::usage::{AHEAD_SECONDS_MAX, hour, read, repeats};
-use super::{Answer, Change, Decided, Request, Service, ServiceError, not_entitled, out_of_bounds};
+use super::{Change, Decided, Request, Service, ServiceAnswer, ServiceError, not_entitled, out_of_bounds};
 use crate::bill::{Known, record_id};
 use crate::change::{ClientToken, FormText, Recorded};
 use crate::hash;
@@ -55,7 +55,7 @@ pub(super) fn decide(
         return dry_run_answer(service);
     }
     changes.push(change);
-    Ok(Answer::Document(json!({"MeteringRecordId": record_id(id)})))
+    Ok(ServiceAnswer::Document(json!({"MeteringRecordId": record_id(id)})))
 }
 
 /// AWS's documents have two forms of the answer to a permitted dry run.
@@ -64,7 +64,7 @@ fn dry_run_answer(service: &Service) -> Decided {
         let text = "Request would have succeeded, but DryRun flag is set.";
         return Err(ServiceError::new("DryRunOperation", text));
     }
-    Ok(Answer::Document(json!({})))
+    Ok(ServiceAnswer::Document(json!({})))
 }
 
 /// AWS documents that an error about entitlement comes only on a pod's first call.

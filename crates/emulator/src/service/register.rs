@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Change, Claims, Decided, Request, Service, ServiceError, not_entitled};
+use super::{Change, Claims, Decided, Request, Service, ServiceAnswer, ServiceError, not_entitled};
 use crate::wire::RegisterUsage;
 use crate::world::switches::Switch;
 use crate::world::{Platform, PodView};
@@ -52,7 +52,7 @@ pub(super) fn decide(
         None if switches.second(Switch::AbsentRotation) => json!({}),
         None => json!({"PublicKeyRotationTimestamp": Value::Null}),
     };
-    Ok(Answer::Sign { claims, document })
+    Ok(ServiceAnswer::Sign { claims, document })
 }
 
 fn check_platform(service: &Service, pod: &PodView<'_>) -> Result<(), ServiceError> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Change, Decided, Request, Service, ServiceError};
+use super::{Change, Decided, Request, Service, ServiceAnswer, ServiceError};
 use crate::wire::ResolveCustomer;
 use crate::world::Agreements;
 use crate::world::switches::Switch;
@@ -57,5 +57,5 @@ pub(super) fn decide(service: &Service, request: &Request<'_>, changes: &mut Vec
         let token = asked.registration_token.into_owned();
         changes.push(Change::TokenResolved { token, at: request.now.unix_millis() });
     }
-    Ok(Answer::Document(answer))
+    Ok(ServiceAnswer::Document(answer))
 }

@@ -43,7 +43,7 @@ impl Bench {
         bench
     }
 
-    fn decide(&mut self, operation: Operation, body: &Value) -> Result<Answer, ServiceError> {
+    fn decide(&mut self, operation: Operation, body: &Value) -> Result<ServiceAnswer, ServiceError> {
         self.call += 1;
         let text = body.to_string();
         let body = wire::parse(operation, text.as_bytes())?;
@@ -70,7 +70,7 @@ impl Bench {
 
     pub(super) fn ask(&mut self, operation: Operation, body: &Value) -> Result<Value, ServiceError> {
         self.decide(operation, body).map(|answer| match answer {
-            Answer::Document(document) | Answer::Sign { document, .. } => document,
+            ServiceAnswer::Document(document) | ServiceAnswer::Sign { document, .. } => document,
         })
     }
 
@@ -203,7 +203,8 @@ const LICENSE: &str = "arn:aws:license-manager::111122223333:license:l-demo";
 fn registration_is_signed_with_what_was_asked() {
     let mut bench = Bench::new();
     let body = json!({"ProductCode": "demohourly", "PublicKeyVersion": 1, "Nonce": "n"});
-    let Answer::Sign { claims, document } = bench.decide(Operation::RegisterUsage, &body).unwrap() else {
+    let ServiceAnswer::Sign { claims, document } = bench.decide(Operation::RegisterUsage, &body).unwrap()
+    else {
         panic!("not signed");
     };
     assert_eq!((claims.product_code.as_str(), claims.public_key_version), ("demohourly", 1));
@@ -330,7 +331,7 @@ fn switches_shape_the_claims() {
         bench.service.world.switches.set(switch, answer).unwrap();
     }
     let body = json!({"ProductCode": "demohourly", "PublicKeyVersion": 1});
-    let Answer::Sign { claims, .. } = bench.decide(Operation::RegisterUsage, &body).unwrap() else {
+    let ServiceAnswer::Sign { claims, .. } = bench.decide(Operation::RegisterUsage, &body).unwrap() else {
         panic!("not signed");
     };
     assert!(claims.pascal_case && claims.null_nonce && !claims.with_issued_at && claims.nonce.is_none());

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::{Answer, Change, Decided, Request, Service, ServiceError, expiry, full, invalid};
+use super::{Change, Decided, Request, Service, ServiceAnswer, ServiceError, expiry, full, invalid};
 use crate::change::{Checkout, ClientToken, Taken};
 use crate::hash;
 use crate::seats::consumption_token;
@@ -38,7 +38,7 @@ pub(super) fn decide(
         if known.client_token.request != client_token.request {
             return Err(invalid("The ClientToken was used before, with other parameters."));
         }
-        return Ok(Answer::Document(answer(service, &asked.checkout_type, known)));
+        return Ok(ServiceAnswer::Document(answer(service, &asked.checkout_type, known)));
     }
     let (license_arn, contract) = contract(service, pod, request, &asked)?;
     let taken = take(service, license_arn, contract, &wanted, request)?;
@@ -58,7 +58,7 @@ pub(super) fn decide(
     };
     let document = answer(service, &asked.checkout_type, &checkout);
     changes.push(Change::CheckedOut { checkout: Box::new(checkout) });
-    Ok(Answer::Document(document))
+    Ok(ServiceAnswer::Document(document))
 }
 
 /// A requested entitlement; a tier has no quantity.

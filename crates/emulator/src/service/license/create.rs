@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Answer, Change, Decided, Request, Service, ServiceError, full, invalid, listing};
+use super::{Change, Decided, Request, Service, ServiceAnswer, ServiceError, full, invalid, listing};
 use crate::service::members;
 use crate::wire::license::{self as wire, CreateLicense};
 use crate::world::PodView;
@@ -40,7 +40,7 @@ pub(super) fn decide(
             changes.push(Change::Contract { license_arn, contract: contract.clone() });
         }
     }
-    Ok(Answer::Document(json!({
+    Ok(ServiceAnswer::Document(json!({
         "LicenseArn": license_arn,
         "Status": contract.status_at(request.now).wire(),
         "Version": listing::VERSION,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Decided, Request, Service, ServiceError, invalid};
+use super::{Decided, Request, Service, ServiceAnswer, ServiceError, invalid};
 use crate::fault::Pages;
 use crate::service::members;
 use crate::wire::license::{Filter, ListReceivedLicenses};
@@ -57,7 +57,7 @@ pub(super) fn decide(service: &Service, pod: &PodView<'_>, request: &Request<'_>
     if let Some(next) = next {
         document["NextToken"] = json!(token_of(next));
     }
-    Ok(Answer::Document(document))
+    Ok(ServiceAnswer::Document(document))
 }
 
 const TOKEN_PREFIX: &str = "emulated-page-";
