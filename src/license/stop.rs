@@ -25,7 +25,7 @@ enum Phase {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct State {
+struct StopState {
     phase: Phase,
     /// The seats that are not given back.
     seats: Vec<Seat>,
@@ -39,14 +39,14 @@ struct State {
 #[derive(Debug)]
 pub struct Stop {
     order: watch::Receiver<bool>,
-    state: watch::Sender<State>,
+    state: watch::Sender<StopState>,
 }
 
 /// The other side: orders the stop, waits, and describes what remains.
 #[derive(Debug, Clone)]
 pub struct Drain {
     order: watch::Sender<bool>,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<StopState>,
     grace: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Stop {
     #[must_use]
     pub fn within(grace: Duration) -> (Self, Drain) {
         let (order, ordered) = watch::channel(false);
-        let (told, state) = watch::channel(State::default());
+        let (told, state) = watch::channel(StopState::default());
         (Self { order: ordered, state: told }, Drain { order, state, grace })
     }
 
@@ -80,7 +80,7 @@ impl Stop {
         let (fault, in_doubt) = (machine.not_given_back().cloned(), machine.in_doubt());
         self.state.send_if_modified(|state| {
             let phase = state.phase.max_running();
-            let now = State { phase, seats, fault, in_doubt };
+            let now = StopState { phase, seats, fault, in_doubt };
             let new = *state != now;
             *state = now;
             new

@@ -50,11 +50,11 @@ pub(super) struct Engine {
     first_world: World,
     /// A state folder is configured, but another emulator uses it: this one keeps its state in memory.
     pub(super) forgets: bool,
-    state: Mutex<State>,
+    state: Mutex<EngineState>,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct EngineState {
     pub(super) service: Service,
     pub(super) clock: EmulatedClock,
     pub(super) script: Script,
@@ -101,7 +101,7 @@ impl Engine {
         }
         let shared = matches!(journal, Some(None));
         let last_call = service.bill.last_call();
-        let state = State {
+        let state = EngineState {
             service,
             clock,
             script: Script::new(options.seed),
@@ -127,7 +127,7 @@ impl Engine {
         Ok(engine)
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, EngineState> {
         // A panic while the lock was held would be a bug; its state is still the best there is.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -416,7 +416,7 @@ impl Engine {
 /// How long a container's credentials are valid (ECS developer guide, "Task IAM role": the agent renews them).
 const CONTAINER_CREDENTIALS_LIFETIME: Duration = Duration::from_secs(6 * 3600);
 
-impl State {
+impl EngineState {
     fn present(&self) -> Now {
         Now { system: system_now(), emulated: self.clock.now() }
     }

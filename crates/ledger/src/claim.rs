@@ -13,7 +13,7 @@ use super::rows::{self, Slot};
 use super::slots::{self, Past};
 use super::{Ledger, LedgerError, Settings};
 use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region};
-use tollgate_metering::record::State;
+use tollgate_metering::record::RecordState;
 use tollgate_time::Timestamp;
 
 /// A report of the application.
@@ -209,7 +209,15 @@ fn grant(
         return Ok(Claimed::Taken);
     }
     let (usage, past) = (&claim.usage, Past::of(claim.usage.timestamp, None));
-    let id = rows::insert_record(transaction, &slot, &past, usage, &claim.client_token, State::Claimed, now)?;
+    let id = rows::insert_record(
+        transaction,
+        &slot,
+        &past,
+        usage,
+        &claim.client_token,
+        RecordState::Claimed,
+        now,
+    )?;
     transaction.execute(
         "UPDATE records SET attempting = 1, attempts = 1, region = ?2 WHERE id = ?1",
         params![id, region_name],

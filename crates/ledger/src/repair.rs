@@ -18,7 +18,7 @@ use super::closing::Hours;
 use super::rows::{self, Carried};
 use super::{Database, Ledger, LedgerError, meta, totals};
 use tollgate_marketplace::exceptions::{self, Kind, Verdict};
-use tollgate_metering::record::State;
+use tollgate_metering::record::RecordState;
 use tollgate_time::Timestamp;
 
 /// Longest note: some sentences and the address of a ticket.
@@ -107,7 +107,7 @@ pub struct Entry {
 
 /// The columns of a record that decide about a repair.
 struct Found {
-    state: State,
+    state: RecordState,
     code: Option<String>,
     dimension: String,
     amount: i128,
@@ -117,7 +117,7 @@ impl Found {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let state: String = row.get(0)?;
         Ok(Self {
-            state: State::of(&state, row.get(1)?, row.get(2)?)
+            state: RecordState::of(&state, row.get(1)?, row.get(2)?)
                 .ok_or_else(|| rows::unreadable(0, "a state"))?,
             code: row.get(3)?,
             dimension: row.get(4)?,
@@ -127,8 +127,8 @@ impl Found {
 
     /// Whether the repair is allowed. Pure.
     fn judge(&self, repair: &Repair) -> Repaired {
-        let unconfirmed = self.state == State::Accepted { unconfirmed: true };
-        let dead = matches!(self.state, State::Dead { .. });
+        let unconfirmed = self.state == RecordState::Accepted { unconfirmed: true };
+        let dead = matches!(self.state, RecordState::Dead { .. });
         let reported = self.code.as_deref().is_some_and(reported_by_another);
         let perhaps_billed = self.state.in_doubt() || unconfirmed || reported;
         match repair {
@@ -148,7 +148,8 @@ impl Found {
             Repair::Replay { note, to_dimension, .. } => (note.as_ref(), to_dimension.as_deref()),
             Repair::Confirm(note) | Repair::Discard(note) => (Some(note), None),
         };
-        let was = if matches!(self.state, State::Accepted { .. }) { "unconfirmed" } else { "a dead letter" };
+        let was =
+            if matches!(self.state, RecordState::Accepted { .. }) { "unconfirmed" } else { "a dead letter" };
         let code = self.code.as_deref().unwrap_or("no code");
         let doubt = if self.state.in_doubt() { ", in doubt" } else { "" };
         let mut note = given.map(|Note(text)| format!("{text} ")).unwrap_or_default();
@@ -275,7 +276,7 @@ mod tests {
             dimension: "requests".to_owned(),
             amount: 1,
         };
-        let dead = |in_doubt| State::Dead { in_doubt };
+        let dead = |in_doubt| RecordState::Dead { in_doubt };
         let refused = "InvalidTagException";
         for (found, replayed, accepted, confirmed, discarded) in [
             (found(dead(false), refused), Done, Done, Done, Done),
@@ -283,12 +284,12 @@ mod tests {
             (found(dead(true), refused), InDoubt, Done, Done, Done),
             (found(dead(false), "DuplicateRequestException"), InDoubt, Done, Done, Done),
             (found(dead(false), "DuplicateRecord"), InDoubt, Done, Done, Done),
-            (found(State::Accepted { unconfirmed: true }, ""), InDoubt, Done, Done, NotFound),
-            (found(State::Accepted { unconfirmed: false }, ""), NotFound, NotFound, NotFound, NotFound),
-            (found(State::Sealed { in_doubt: true }, ""), NotFound, NotFound, NotFound, NotFound),
-            (found(State::Carried { in_doubt: true }, ""), NotFound, NotFound, NotFound, NotFound),
-            (found(State::Claimed, ""), NotFound, NotFound, NotFound, NotFound),
-            (found(State::Discarded, refused), NotFound, NotFound, NotFound, NotFound),
+            (found(RecordState::Accepted { unconfirmed: true }, ""), InDoubt, Done, Done, NotFound),
+            (found(RecordState::Accepted { unconfirmed: false }, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(RecordState::Sealed { in_doubt: true }, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(RecordState::Carried { in_doubt: true }, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(RecordState::Claimed, ""), NotFound, NotFound, NotFound, NotFound),
+            (found(RecordState::Discarded, refused), NotFound, NotFound, NotFound, NotFound),
         ] {
             let orders = [replay(false), replay(true), Repair::Confirm(note()), Repair::Discard(note())];
             let verdicts = orders.map(|repair| found.judge(&repair));

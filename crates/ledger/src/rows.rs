@@ -12,7 +12,7 @@ use super::closing::Hours;
 use super::slots::{self, Part, Past};
 use super::{forms, links, meta, set_meta};
 use tollgate_marketplace::{Allocation, Customer, Hour, HourUsage, Quantity, TagSet};
-use tollgate_metering::record::{Record, State, Whole};
+use tollgate_metering::record::{Record, RecordState, Whole};
 use tollgate_time::Timestamp;
 
 /// Where an event counts.
@@ -121,7 +121,7 @@ pub(super) fn insert_record(
     past: &Past,
     usage: &HourUsage,
     client_token: &str,
-    state: State,
+    state: RecordState,
     now: Timestamp,
 ) -> rusqlite::Result<i64> {
     let overdue = match usage.quantity {
@@ -207,7 +207,8 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         timestamp: Timestamp::from_unix_millis(row.get(7)?),
         client_token: row.get(8)?,
         late_from: late_from.map(Hour::from_number),
-        state: State::of(&state, row.get(11)?, row.get(12)?).ok_or_else(|| unreadable(10, "a state"))?,
+        state: RecordState::of(&state, row.get(11)?, row.get(12)?)
+            .ok_or_else(|| unreadable(10, "a state"))?,
         attempts: row.get(13)?,
         code: row.get(14)?,
         metering_record_id: row.get(15)?,

@@ -14,7 +14,7 @@ use super::upkeep::{self, Budget};
 use super::{Ledger, LedgerError, claim, forms, keys, links, quarantine, random_hex};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Hour, TagSet};
-use tollgate_metering::record::State;
+use tollgate_metering::record::RecordState;
 use tollgate_metering::seal;
 use tollgate_time::Timestamp;
 
@@ -185,8 +185,15 @@ fn seal_one(
     let sealed = seal::seal(open.slot.hour, &open.sum, now);
     slots::remove(transaction, open.id)?;
     let token = random_hex()?;
-    let id =
-        rows::insert_record(transaction, &open.slot, &open.past, &sealed.usage, &token, State::FRESH, now)?;
+    let id = rows::insert_record(
+        transaction,
+        &open.slot,
+        &open.past,
+        &sealed.usage,
+        &token,
+        RecordState::FRESH,
+        now,
+    )?;
     links::sealed(transaction, open.id, id)?;
     keep_rest(transaction, open, current, &sealed.rest, now)
 }

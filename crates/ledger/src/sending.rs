@@ -13,7 +13,7 @@ use super::rows::{self, BEHIND, COLUMNS, Carried, OTHER_FORM};
 use super::upkeep::Budget;
 use super::{Ledger, LedgerError, ageing, meta, set_meta};
 use tollgate_marketplace::{Hour, Region};
-use tollgate_metering::record::{Answered, Due, Noted, State, Whole};
+use tollgate_metering::record::{Answered, Due, Noted, RecordState, Whole};
 use tollgate_time::Timestamp;
 
 /// No record waits longer than this: the longest phase is 10 min, the longest back-off less than 7. A later due time
@@ -127,7 +127,7 @@ impl Ledger {
     ) -> Result<Vec<Whole>, LedgerError> {
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
-            let unsent = |whole: &Whole| matches!(whole.record.state, State::Sealed { .. });
+            let unsent = |whole: &Whole| matches!(whole.record.state, RecordState::Sealed { .. });
             records.extend(self.record(*id)?.filter(|whole| unsent(whole) && fits(whole)));
         }
         let chosen: Vec<i64> = records.iter().map(|whole| whole.record.id).collect();
@@ -192,14 +192,14 @@ impl Ledger {
                 }
                 // A record stays in doubt until an answer is about the record itself: a refused retry proves nothing
                 // about the call before.
-                let accepted = |unconfirmed| State::Accepted { unconfirmed };
+                let accepted = |unconfirmed| RecordState::Accepted { unconfirmed };
                 let (state, code, record_id) = match answered {
                     Answered::Accepted(record_id) => (accepted(false), None, record_id.as_deref()),
                     Answered::Unconfirmed(code) => (accepted(true), Some(code), None),
-                    Answered::Refused(code) => (State::Sealed { in_doubt: false }, Some(code), None),
-                    Answered::Unknown(code) => (State::Sealed { in_doubt: true }, Some(code), None),
-                    Answered::Carry(code) => (State::Carried { in_doubt: false }, Some(code), None),
-                    Answered::Dead(code) => (State::Dead { in_doubt: false }, Some(code), None),
+                    Answered::Refused(code) => (RecordState::Sealed { in_doubt: false }, Some(code), None),
+                    Answered::Unknown(code) => (RecordState::Sealed { in_doubt: true }, Some(code), None),
+                    Answered::Carry(code) => (RecordState::Carried { in_doubt: false }, Some(code), None),
+                    Answered::Dead(code) => (RecordState::Dead { in_doubt: false }, Some(code), None),
                 };
                 transaction
                     .prepare_cached(

@@ -23,7 +23,7 @@ use rusqlite::Connection;
 use super::testing::{SETTLE, START, folder, settings};
 use super::*;
 use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region, TagSet};
-use tollgate_metering::record::{Answered, Oldest, Record, State};
+use tollgate_metering::record::{Answered, Oldest, Record, RecordState};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -365,7 +365,7 @@ fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
     ledger.answered(id, &Answered::Carry("expired".into()), now).unwrap();
     assert_eq!(
         ledger.record(id).unwrap().unwrap().record.state,
-        State::Sealed { in_doubt: true },
+        RecordState::Sealed { in_doubt: true },
         "what is in doubt is never carried"
     );
     ledger.answered(id, &Answered::Dead("in_doubt".into()), now).unwrap();
@@ -404,7 +404,7 @@ fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() 
     };
     ledger.settle_claim(id, Settled::Unsent, None, None, START).unwrap();
     let record = ledger.record(id).unwrap().unwrap().record;
-    assert_eq!(record.state, State::Sealed { in_doubt: false });
+    assert_eq!(record.state, RecordState::Sealed { in_doubt: false });
     let later = START.plus(HOUR);
     let Claimed::Granted(id) = ledger.claim(&claim(8, later), None, later).unwrap() else {
         panic!("not granted")
@@ -413,7 +413,7 @@ fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() 
     assert!(matches!(ledger.claim(&claim(8, later), None, later).unwrap(), Claimed::Repeated { .. }));
     ledger.settle_claim(id, Settled::Refused, None, None, later).unwrap();
     let record = ledger.record(id).unwrap().unwrap().record;
-    assert_eq!(record.state, State::Sealed { in_doubt: true });
+    assert_eq!(record.state, RecordState::Sealed { in_doubt: true });
     let totals = ledger.totals().unwrap()["requests"];
     assert_eq!((totals.accepted, totals.pending), (15, 15));
 }
@@ -547,8 +547,12 @@ fn accepted_reports_through_the_door_move_usage_on_once_and_reports_of_0_never()
             report(&mut ledger, now);
             ledger.seal_closed(START.plus((hour + 1) * HOUR + SETTLE)).unwrap();
         }
-        let sealed: Vec<Record> =
-            ledger.records(100).unwrap().into_iter().filter(|record| record.state == State::FRESH).collect();
+        let sealed: Vec<Record> = ledger
+            .records(100)
+            .unwrap()
+            .into_iter()
+            .filter(|record| record.state == RecordState::FRESH)
+            .collect();
         let billed: u64 = sealed.iter().map(|record| record.quantity.micros()).sum();
         assert!(billed >= 6000, "{micros}: {billed} of 8000 left; the rest waits for the next hour");
         let late = |record: &Record| record.late_from.map_or(0, |from| record.hour.number() - from.number());

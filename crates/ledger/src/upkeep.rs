@@ -10,7 +10,7 @@ use super::slots::{self, Past};
 use super::{Database, LedgerError, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Customer, Hour, HourUsage};
-use tollgate_metering::record::{State, Whole};
+use tollgate_metering::record::{RecordState, Whole};
 use tollgate_time::Timestamp;
 
 /// How long settled records are kept, to be compared with AWS's monthly reports.
@@ -133,7 +133,7 @@ pub(super) fn zero_hours(
                 continue;
             }
             let past = Past::of(usage.timestamp, None);
-            rows::insert_record(transaction, &slot, &past, &usage, &random_hex()?, State::FRESH, now)?;
+            rows::insert_record(transaction, &slot, &past, &usage, &random_hex()?, RecordState::FRESH, now)?;
             zeroed.made += 1;
         }
     }

@@ -8,7 +8,7 @@ use super::rows::{self, COLUMNS};
 use super::upkeep::Budget;
 use super::{Database, LedgerError};
 use tollgate_marketplace::{Hour, TagSet};
-use tollgate_metering::record::{Record, State};
+use tollgate_metering::record::{Record, RecordState};
 
 /// Which records are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,14 +67,14 @@ impl Standing {
     #[must_use]
     pub const fn of(record: &Record) -> Self {
         match record.state {
-            State::Sealed { in_doubt: true } => Self::InDoubt,
-            State::Sealed { in_doubt: false } => Self::Sealed,
-            State::Accepted { unconfirmed: true } => Self::Unconfirmed,
-            State::Accepted { unconfirmed: false } => Self::Accepted,
-            State::Carried { .. } => Self::Carried,
-            State::Dead { .. } => Self::Dead,
-            State::Claimed => Self::Claimed,
-            State::Discarded => Self::Discarded,
+            RecordState::Sealed { in_doubt: true } => Self::InDoubt,
+            RecordState::Sealed { in_doubt: false } => Self::Sealed,
+            RecordState::Accepted { unconfirmed: true } => Self::Unconfirmed,
+            RecordState::Accepted { unconfirmed: false } => Self::Accepted,
+            RecordState::Carried { .. } => Self::Carried,
+            RecordState::Dead { .. } => Self::Dead,
+            RecordState::Claimed => Self::Claimed,
+            RecordState::Discarded => Self::Discarded,
         }
     }
 

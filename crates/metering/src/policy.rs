@@ -332,7 +332,7 @@ pub fn phase_of(pod: &str) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::State;
+    use crate::record::RecordState;
     use tollgate_marketplace::fault::{ErrorResponse, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -373,8 +373,12 @@ mod tests {
         let end = AT.plus(6 * HOUR);
         let todo = |policy: Policy, record: &Record| policy.todo(record, end, false, false);
         let refused = Record { attempts: 3, code: Some("ThrottlingException".into()), ..record() };
-        let doubtful =
-            Record { attempts: 1, state: State::Sealed { in_doubt: true }, updated_at: end, ..record() };
+        let doubtful = Record {
+            attempts: 1,
+            state: RecordState::Sealed { in_doubt: true },
+            updated_at: end,
+            ..record()
+        };
         assert_eq!(todo(policy(), &record()), Todo::Give(Answered::Carry("expired".into())));
         assert_eq!(todo(policy(), &refused), Todo::Give(Answered::Carry("ThrottlingException".into())));
         assert_eq!(todo(policy(), &doubtful), Todo::Give(Answered::Dead("in_doubt".into())), "never carried");
@@ -401,7 +405,7 @@ mod tests {
         let foreign = Record { pod: "earlier".into(), ..record() };
         let todo = |record: &Record| policy().todo(record, AT.plus(HOUR), false, false);
         assert_eq!(todo(&foreign), Todo::Give(Answered::Carry("expired".into())));
-        let doubtful = Record { state: State::Sealed { in_doubt: true }, attempts: 1, ..foreign };
+        let doubtful = Record { state: RecordState::Sealed { in_doubt: true }, attempts: 1, ..foreign };
         assert_eq!(todo(&doubtful), Todo::Give(Answered::Dead("in_doubt".into())));
     }
 

@@ -289,7 +289,7 @@ mod tests {
 
     use super::super::health::Subject;
     use super::*;
-    use crate::record::State;
+    use crate::record::RecordState;
     use tollgate_marketplace::Customer;
     use tollgate_marketplace::schedule::Draw;
     use tollgate_time::Timestamp;
@@ -317,7 +317,7 @@ mod tests {
     }
 
     fn doubtful(due: Due) -> Due {
-        Due { record: Record { state: State::Sealed { in_doubt: true }, ..due.record }, ..due }
+        Due { record: Record { state: RecordState::Sealed { in_doubt: true }, ..due.record }, ..due }
     }
 
     #[test]

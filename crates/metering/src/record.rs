@@ -8,7 +8,7 @@ use tollgate_time::Timestamp;
 
 /// The state of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum RecordState {
     /// Sealed; AWS has not answered definitively.
     Sealed {
         /// It was attempted without an answer: it may be billed.
@@ -35,7 +35,7 @@ pub enum State {
     Discarded,
 }
 
-impl State {
+impl RecordState {
     /// A sealed record that is not in doubt.
     pub const FRESH: Self = Self::Sealed { in_doubt: false };
 
@@ -52,7 +52,7 @@ impl State {
         }
     }
 
-    /// Reads [`State::as_str`] and the flags stored beside it; flags that do not apply to the state are ignored.
+    /// Reads [`RecordState::as_str`] and the flags stored beside it; flags that do not apply to the state are ignored.
     #[must_use]
     pub fn of(text: &str, in_doubt: bool, unconfirmed: bool) -> Option<Self> {
         Some(match text {
@@ -104,7 +104,7 @@ pub struct Record {
     /// The earliest closed hour from which late usage counts to this one, if there is any.
     pub late_from: Option<Hour>,
     /// The state.
-    pub state: State,
+    pub state: RecordState,
     /// How many calls were made with it.
     pub attempts: i64,
     /// AWS's latest exception, or why it is a dead letter.
@@ -155,7 +155,7 @@ impl Record {
             timestamp: at,
             client_token: "token".to_owned(),
             late_from: None,
-            state: State::FRESH,
+            state: RecordState::FRESH,
             attempts: 0,
             code: None,
             metering_record_id: None,

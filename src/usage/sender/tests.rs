@@ -12,13 +12,13 @@ use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, Hour, Quantity, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_metering::policy::Window;
-use tollgate_metering::record::State;
+use tollgate_metering::record::RecordState;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-const ACCEPTED: State = State::Accepted { unconfirmed: false };
-const CARRIED: State = State::Carried { in_doubt: false };
+const ACCEPTED: RecordState = RecordState::Accepted { unconfirmed: false };
+const CARRIED: RecordState = RecordState::Carried { in_doubt: false };
 
 const UNKNOWN: Act = Act::Fail(FaultClass::Misconfigured, "InvalidUsageDimensionException");
 
@@ -146,7 +146,7 @@ impl Sender {
     }
 }
 
-fn all(state: State) -> impl Fn(&[Record]) -> bool {
+fn all(state: RecordState) -> impl Fn(&[Record]) -> bool {
     move |records| !records.is_empty() && records.iter().all(|record| record.state == state)
 }
 
@@ -179,7 +179,7 @@ async fn a_record_in_doubt_past_its_window_is_a_dead_letter_and_never_carried() 
     let acts = std::iter::once(Act::Lose).chain(unreachable.take(10_000));
     let bench = Bench::start(Scripted::in_turn(acts), Outlet::MeterUsage);
     bench.take("", "requests", 7).await;
-    let records = bench.pass_until(20 * MINUTE, all(State::Dead { in_doubt: true })).await;
+    let records = bench.pass_until(20 * MINUTE, all(RecordState::Dead { in_doubt: true })).await;
     assert_eq!(records[0].code.as_deref(), Some("in_doubt"));
     assert_eq!(bench.service.billed(), 7, "it was billed, and carried it would be billed twice");
 }
@@ -242,11 +242,12 @@ async fn a_batch_has_25_records_at_most_and_one_poisoned_record_spoils_no_other(
     }
     bench.take("7", "unknown", 1).await;
     bench.clock.advance(HOUR + SETTLE);
-    let settled = |records: &[Record]| !records.is_empty() && records.iter().all(|r| r.state != State::FRESH);
+    let settled =
+        |records: &[Record]| !records.is_empty() && records.iter().all(|r| r.state != RecordState::FRESH);
     let records = bench.pass_until(Duration::ZERO, settled).await;
     let dead: Vec<&str> = records
         .iter()
-        .filter(|record| record.state == State::Dead { in_doubt: false })
+        .filter(|record| record.state == RecordState::Dead { in_doubt: false })
         .map(|record| record.dimension.as_str())
         .collect();
     assert_eq!(dead, ["unknown"]);
@@ -280,7 +281,7 @@ async fn usage_that_aws_calls_out_of_bounds_is_carried_and_billed() {
     bench.take("", "requests", 7).await;
     let some_accepted = |records: &[Record]| records.iter().any(|record| record.state == ACCEPTED);
     let records = bench.pass_until(20 * MINUTE, some_accepted).await;
-    let states: Vec<State> = records.iter().map(|record| record.state).collect();
+    let states: Vec<RecordState> = records.iter().map(|record| record.state).collect();
     assert_eq!((states, bench.service.billed()), (vec![CARRIED, ACCEPTED], 7));
 }
 
@@ -292,7 +293,7 @@ async fn an_answer_of_duplicate_is_a_dead_letter_that_keeps_its_doubt_and_has_no
         let service = Scripted::in_turn(acts);
         let bench = Bench::start(service, Outlet::MeterUsage);
         bench.take("", "requests", 7).await;
-        let records = bench.pass_until(20 * MINUTE, all(State::Dead { in_doubt })).await;
+        let records = bench.pass_until(20 * MINUTE, all(RecordState::Dead { in_doubt })).await;
         assert_eq!(records[0].code.as_deref(), Some("DuplicateRequestException"));
     }
 }

@@ -12,7 +12,7 @@ use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_metering::policy::{Policy, Window};
-use tollgate_metering::record::{Record, State};
+use tollgate_metering::record::{Record, RecordState};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -188,7 +188,7 @@ async fn usage_that_missed_its_window_keeps_its_age() {
     bench.report().await;
     bench.pass(6 * HOUR + 10 * MINUTE, right).await;
     assert!(bench.unreported());
-    let carried = State::Carried { in_doubt: false };
+    let carried = RecordState::Carried { in_doubt: false };
     assert!(bench.records().await.iter().any(|record| record.state == carried));
     bench.service.turns_to(Act::Accept);
     bench.pass(HOUR + 10 * MINUTE, right).await;

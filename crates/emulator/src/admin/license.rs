@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Answered, Refusal, parse};
 use crate::change::Change;
-use crate::engine::{Engine, State};
+use crate::engine::{Engine, EngineState};
 use crate::license_token::{LicenseToken, Purpose};
 use crate::world::document::ContractDocument;
 use tollgate_time::Timestamp;
@@ -39,7 +39,7 @@ pub(super) fn shown(engine: &Engine, last: usize) -> Answered {
 }
 
 /// Notes the checkouts that have expired, which has to happen before seats are shown; returns the time.
-fn lapsed(state: &mut State) -> Result<Timestamp, Refusal> {
+fn lapsed(state: &mut EngineState) -> Result<Timestamp, Refusal> {
     let now = state.clock.now();
     let lapses = state.service.seats.lapses(now);
     state.make(&lapses)?;

@@ -84,7 +84,10 @@ fn usage_of_the_other_form_is_neither_carried_nor_replayed_into_an_hour() {
     let id = bench.ledger().unsent(1).unwrap()[0].id;
     bench.ledger().answered(id, &Answered::Carry("expired".into()), now).unwrap();
     let record = bench.ledger().record(id).unwrap().unwrap().record;
-    assert_eq!((record.state, record.code.as_deref()), (State::Dead { in_doubt: false }, Some("OtherForm")));
+    assert_eq!(
+        (record.state, record.code.as_deref()),
+        (RecordState::Dead { in_doubt: false }, Some("OtherForm"))
+    );
     let replay = Repair::Replay { accept_double_billing: true, to_dimension: None, note: None };
     assert_eq!(bench.ledger().repair(id, &replay, now).unwrap(), Repaired::OtherForm);
     assert_eq!((bench.total("requests").dead, bench.total("requests").pending), (7, 1));

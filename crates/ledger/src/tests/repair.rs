@@ -36,7 +36,7 @@ fn dead(bench: &mut Bench, at: Timestamp, in_doubt: bool, code: &str) -> i64 {
     id
 }
 
-fn state(bench: &mut Bench, id: i64) -> (State, Option<String>) {
+fn state(bench: &mut Bench, id: i64) -> (RecordState, Option<String>) {
     let record = bench.ledger().record(id).unwrap().unwrap().record;
     (record.state, record.code)
 }
@@ -60,7 +60,7 @@ fn a_dead_letter_is_replayed_once_and_in_doubt_only_when_that_is_accepted() {
     assert_eq!((bench.total("requests").dead, bench.total("requests").pending), (0, 7));
     assert_eq!(
         state(&mut bench, id),
-        (State::Carried { in_doubt: true }, Some("in_doubt".into())),
+        (RecordState::Carried { in_doubt: true }, Some("in_doubt".into())),
         "why it was dead stays"
     );
     bench.ledger().seal_closed(LATER.plus(HOUR + SETTLE)).unwrap();
@@ -89,8 +89,8 @@ fn what_was_billed_is_confirmed_what_never_will_be_is_discarded_and_both_leave_t
     let totals = bench.total("requests");
     assert_eq!((totals.accepted, totals.billed, totals.discarded, totals.dead), (14, 7, 7, 0));
     assert_eq!(bench.ledger().summary().unwrap().dead, 0);
-    assert_eq!(state(&mut bench, confirmed).0, State::Accepted { unconfirmed: false });
-    assert_eq!(state(&mut bench, discarded).0, State::Discarded);
+    assert_eq!(state(&mut bench, confirmed).0, RecordState::Accepted { unconfirmed: false });
+    assert_eq!(state(&mut bench, discarded).0, RecordState::Discarded);
     for repair in [replay(true), confirm(), discard()] {
         for id in [confirmed, discarded, 99] {
             assert_eq!(bench.ledger().repair(id, &repair, LATER).unwrap(), Repaired::NotFound, "once");

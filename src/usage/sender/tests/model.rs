@@ -627,17 +627,21 @@ impl Bench {
             let billed = world.bill.get(&key).map(|row| row.micros);
             match record.state {
                 // Confirmed or not.
-                State::Accepted { .. } => assert_eq!(billed, Some(record.quantity.micros()), "{record:?}"),
-                State::Carried { .. } | State::Dead { in_doubt: false } => {
+                RecordState::Accepted { .. } => {
+                    assert_eq!(billed, Some(record.quantity.micros()), "{record:?}")
+                }
+                RecordState::Carried { .. } | RecordState::Dead { in_doubt: false } => {
                     assert_eq!(billed, None, "{record:?}");
                 }
-                State::Dead { in_doubt: true } => {
+                RecordState::Dead { in_doubt: true } => {
                     assert!(billed.is_none_or(|micros| micros == record.quantity.micros()), "{record:?}");
                     assert!(record.attempts > 0, "{record:?}");
                 }
-                State::Sealed { .. } | State::Claimed | State::Discarded => panic!("pending: {record:?}"),
+                RecordState::Sealed { .. } | RecordState::Claimed | RecordState::Discarded => {
+                    panic!("pending: {record:?}")
+                }
             }
-            if matches!(record.state, State::Dead { .. }) {
+            if matches!(record.state, RecordState::Dead { .. }) {
                 // Usage that AWS did not accept is carried. Dead are only records in doubt, records that AWS never
                 // accepts, and usage of a customer who is not subscribed.
                 let code = record.code.as_deref().unwrap_or_default();

@@ -173,8 +173,12 @@ async fn hours_of_outage_put_no_more_records_in_doubt_than_one_in_30_minutes_and
     let asked = stage.service.calls().len();
     assert!(asked < HOURS as usize * 300, "{asked} calls into an outage");
     stage.pass(Duration::from_secs(90)).await;
-    let waiting =
-        stage.records().await.iter().filter(|record| matches!(record.state, State::Sealed { .. })).count();
+    let waiting = stage
+        .records()
+        .await
+        .iter()
+        .filter(|record| matches!(record.state, RecordState::Sealed { .. }))
+        .count();
     assert_eq!(waiting, 0);
 }
 
