@@ -37,7 +37,7 @@ use identity::Identity;
 use licensing::Contract;
 pub(crate) use licensing::{client_settings, terms};
 pub(crate) use metering::repairs;
-use tollgate_aws::{Aws, Settings};
+use tollgate_aws::{Aws, AwsSettings};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_http::{self as http, Address, Listener};
 use tollgate_marketplace::{Forward, Meter, ProductCode, ProductId, Register};
@@ -440,8 +440,8 @@ pub fn address(addr: &ListenAddr) -> Address {
 
 /// The AWS client's settings.
 #[must_use]
-pub fn aws_settings(aws: &config::Aws) -> Settings {
-    Settings {
+pub fn aws_settings(aws: &config::Aws) -> AwsSettings {
+    AwsSettings {
         region: aws.region.clone(),
         endpoint_url: aws.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),
         stands_for_all: aws.stands_for_all,

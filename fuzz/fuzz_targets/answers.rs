@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tollgate_aws::licensing::{self, LicenseManager};
-use tollgate_aws::{Aws, Settings};
+use tollgate_aws::{Aws, AwsSettings};
 use tollgate_marketplace::license::{
     CheckoutLicense, ConsumptionToken, ENTITLEMENTS_MAX, ListReceivedLicenses, QUANTITY_MAX,
 };
@@ -42,13 +42,13 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
     let address = listener.local_addr().expect("it is bound");
-    let aws = Arc::new(Aws::new(Settings {
+    let aws = Arc::new(Aws::new(AwsSettings {
         region: Some("us-east-1".parse().expect("a region")),
         endpoint_url: Some(format!("http://{address}")),
         imds_disabled: true,
-        ..Settings::default()
+        ..AwsSettings::default()
     }));
-    let licenses = LicenseManager::new(Arc::clone(&aws), licensing::Settings::default());
+    let licenses = LicenseManager::new(Arc::clone(&aws), licensing::LicenseManagerSettings::default());
     let pem = include_bytes!("../../tests/fixtures/keys/rsa3072-test-only.pub.pem");
     let key = PublicKey::from_pem(pem).expect("the fixture is a key");
     Mutex::new(Stand { runtime, listener, aws, licenses, key })

@@ -23,7 +23,7 @@ use tollgate::usage::notice::Notices;
 use tollgate_clock::WallClock;
 use tollgate_http::BodyBudget;
 use tollgate_ledger::writer::Writer;
-use tollgate_ledger::{Ledger, Settings};
+use tollgate_ledger::{Ledger, LedgerSettings};
 use tollgate_marketplace::service::{BoxFuture, ServiceFuture};
 use tollgate_marketplace::{
     Fault, FaultClass, Forward, Forwarded, Identified, Region, Regional, Register, RegisterUsage, Registered,
@@ -90,7 +90,7 @@ static STAND: LazyLock<Mutex<Stand>> = LazyLock::new(|| {
     let (clock, metrics) = (WallClock::fixed(now), Arc::new(Metrics::new()));
     let state = folder().join(format!("tollgate-fuzz-{}", std::process::id()));
     std::fs::create_dir_all(&state).expect("a folder");
-    let settings = Settings {
+    let settings = LedgerSettings {
         product: "demometered".to_owned(),
         pod: "fuzz".to_owned(),
         settle: Duration::from_secs(120),

@@ -13,7 +13,7 @@ use crate::license::memory::Store;
 use crate::license::telling::{self, Rule};
 use crate::license::{self, Drain, KnowledgePublisher, Licensing, Stop, knowledge};
 use crate::shutdown::{Parts, until};
-use tollgate_aws::licensing::{LicenseManager, Settings};
+use tollgate_aws::licensing::{LicenseManager, LicenseManagerSettings};
 
 /// What a license must have; `None` outside mode `contract`.
 #[must_use]
@@ -36,8 +36,8 @@ pub(crate) fn terms(config: &Config) -> Option<Terms> {
 
 /// The settings of License Manager's client.
 #[must_use]
-pub(crate) fn client_settings(license: &config::License) -> Settings {
-    Settings { region: license.region.clone(), token_file: license.token_file.clone() }
+pub(crate) fn client_settings(license: &config::License) -> LicenseManagerSettings {
+    LicenseManagerSettings { region: license.region.clone(), token_file: license.token_file.clone() }
 }
 
 /// The parts of mode `contract`, before the first call.
@@ -48,7 +48,7 @@ pub(super) struct Contract {
     pub(super) drain: Drain,
     config: license::Config,
     rule: Rule,
-    settings: Settings,
+    settings: LicenseManagerSettings,
     store: Option<Store>,
     follows: bool,
     knowledge: KnowledgePublisher,

@@ -199,8 +199,8 @@ impl Plan {
         }
     }
 
-    fn ledger(&self, pod: &str, started_at: Timestamp) -> ledger::Settings {
-        ledger::Settings {
+    fn ledger(&self, pod: &str, started_at: Timestamp) -> ledger::LedgerSettings {
+        ledger::LedgerSettings {
             product: self.product_code.as_str().to_owned(),
             pod: pod.to_owned(),
             settle: self.usage.settle,
@@ -212,9 +212,9 @@ impl Plan {
         }
     }
 
-    fn sender(&self, pod: &str) -> sender::Settings {
+    fn sender(&self, pod: &str) -> sender::SenderSettings {
         let one_of_many = self.outlet == Outlet::MeterUsage;
-        sender::Settings {
+        sender::SenderSettings {
             product_code: self.product_code.clone(),
             outlet: self.outlet,
             policy: Policy {

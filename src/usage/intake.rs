@@ -348,7 +348,7 @@ mod tests {
     fn intake(strict: bool) -> (tempfile::TempDir, Intake) {
         let folder = tempfile::tempdir().unwrap();
         let clock = WallClock::system();
-        let settings = ledger::Settings { started_at: clock.now(), ..ledger::testing::settings("pod") };
+        let settings = ledger::LedgerSettings { started_at: clock.now(), ..ledger::testing::settings("pod") };
         let metrics = Arc::new(Metrics::new());
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let writer =

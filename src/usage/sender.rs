@@ -113,7 +113,7 @@ pub enum Outlet {
 
 /// The sender's settings.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SenderSettings {
     /// The product whose usage is reported.
     pub product_code: ProductCode,
     /// The operation.
@@ -150,7 +150,7 @@ struct Seen {
 
 /// The sender.
 pub struct Sender {
-    settings: Settings,
+    settings: SenderSettings,
     aws: Arc<dyn Meter>,
     writer: Writer,
     clock: WallClock,
@@ -205,7 +205,7 @@ impl Sender {
     /// Joins the parts; nothing is sent yet.
     #[must_use]
     pub fn new(
-        settings: Settings,
+        settings: SenderSettings,
         aws: Arc<dyn Meter>,
         writer: Writer,
         clock: WallClock,

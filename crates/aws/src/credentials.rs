@@ -32,7 +32,7 @@ use aws_smithy_types::retry::RetryConfig;
 use tokio::runtime;
 
 use super::connection::{Exchange, Outcome, PROXY_AUTHENTICATION, Routes, Trail, Way, chain, trusting};
-use super::{Settings, SigningClock, endpoint_of, licensing, timeouts};
+use super::{AwsSettings, SigningClock, endpoint_of, licensing, timeouts};
 use crate::region;
 use tollgate_disk::{Links, describe, read_regular};
 use tollgate_marketplace::exceptions::{self, StsError};
@@ -121,7 +121,7 @@ impl Ready {
     }
 }
 
-fn routes(settings: &Settings) -> Arc<Routes> {
+fn routes(settings: &AwsSettings) -> Arc<Routes> {
     let stand_in = settings.endpoint_url.clone().filter(|_| settings.stands_for_all);
     Arc::new(Routes::new(settings.ca_bundle.clone(), stand_in))
 }
@@ -134,7 +134,7 @@ pub(super) fn not_loaded(error: &dyn std::error::Error) -> Fault {
 /// Finds region and credentials.
 #[derive(Debug)]
 pub(super) struct Loader {
-    pub(super) settings: Settings,
+    pub(super) settings: AwsSettings,
     /// The connections of the calls.
     routes: Arc<Routes>,
     offset: SigningClock,
@@ -144,13 +144,13 @@ pub(super) struct Loader {
     region: OnceLock<Region>,
     endpoint: OnceLock<String>,
     /// With License Manager: further sources of the region and of credentials.
-    pub(super) license: OnceLock<licensing::Settings>,
+    pub(super) license: OnceLock<licensing::LicenseManagerSettings>,
     #[cfg(test)]
     pub(super) fixed_credentials: Option<Result<Credentials, Fault>>,
 }
 
 impl Loader {
-    pub(super) fn new(settings: Settings, offset: SigningClock) -> Self {
+    pub(super) fn new(settings: AwsSettings, offset: SigningClock) -> Self {
         Self {
             routes: routes(&settings),
             settings,

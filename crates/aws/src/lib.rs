@@ -83,7 +83,7 @@ const RENEWAL_LOOK: Duration = Duration::from_secs(30);
 
 /// How to reach AWS.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct AwsSettings {
     /// The region, if the configuration or `AWS_REGION` names one.
     pub region: Option<Region>,
     /// Used instead of AWS's own endpoint.
@@ -142,7 +142,7 @@ pub struct Reached {
 impl Aws {
     /// Makes the client; sends, reads and resolves nothing yet.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: AwsSettings) -> Self {
         let offset = SigningClock::default();
         Self {
             loader: Arc::new(Loader::new(settings, offset.clone())),
@@ -154,14 +154,14 @@ impl Aws {
     }
 
     #[cfg(test)]
-    fn for_tests(settings: Settings, credentials: Result<Credentials, Fault>) -> Self {
+    fn for_tests(settings: AwsSettings, credentials: Result<Credentials, Fault>) -> Self {
         let aws = Self::new(settings);
         let mut loader = Loader::new(aws.loader.settings.clone(), aws.offset.clone());
         loader.fixed_credentials = Some(credentials);
         Self { loader: Arc::new(loader), ..aws }
     }
 
-    fn settings(&self) -> &Settings {
+    fn settings(&self) -> &AwsSettings {
         &self.loader.settings
     }
 
@@ -490,7 +490,7 @@ impl Aws {
 }
 
 /// The metering service's own URL in `region`, or `endpoint_url`.
-async fn endpoint_of(settings: &Settings, region: &Region) -> Result<String, Fault> {
+async fn endpoint_of(settings: &AwsSettings, region: &Region) -> Result<String, Fault> {
     use sdk::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
     if let Some(url) = &settings.endpoint_url {
         return Ok(url.clone());

@@ -65,7 +65,7 @@ const LOOKED_AT_THE_TOKEN: [&str; 3] =
 
 /// Settings for License Manager beyond those of [`Aws`].
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct LicenseManagerSettings {
     /// The region of License Manager, if it is not the pod's.
     pub region: Option<Region>,
     /// The file of a license's refresh token, for pods outside AWS: used if no other source gives credentials.
@@ -115,7 +115,7 @@ impl LicenseManager {
     /// Makes the client; sends, reads and resolves nothing yet. Make only one for an [`Aws`]: the settings of the first
     /// one apply to it.
     #[must_use]
-    pub fn new(aws: Arc<Aws>, settings: Settings) -> Self {
+    pub fn new(aws: Arc<Aws>, settings: LicenseManagerSettings) -> Self {
         let region = settings.region.clone();
         aws.loader.license.get_or_init(|| settings);
         Self { aws, region, learnt: Mutex::default() }
@@ -379,7 +379,7 @@ fn region_in(location: &str) -> Option<Region> {
 
 /// License Manager's own URL in `region` (service model, endpoint rules), or `endpoint_url`. The SDK's resolver knows
 /// the domains of AWS's partitions.
-pub(super) async fn endpoint_of(settings: &super::Settings, region: &Region) -> Result<String, Fault> {
+pub(super) async fn endpoint_of(settings: &super::AwsSettings, region: &Region) -> Result<String, Fault> {
     let metering = super::endpoint_of(settings, region).await?;
     if settings.endpoint_url.is_some() {
         return Ok(metering);

@@ -9,12 +9,12 @@ use super::*;
 use tollgate_marketplace::{Nonce, PublicKeyVersion};
 
 pub(super) fn client(endpoint_url: String, ca_bundle: Option<CaBundle>) -> Aws {
-    let settings = Settings {
+    let settings = AwsSettings {
         region: Some("us-east-1".parse().unwrap()),
         endpoint_url: Some(endpoint_url),
         imds_disabled: true,
         ca_bundle,
-        ..Settings::default()
+        ..AwsSettings::default()
     };
     Aws::for_tests(settings, Ok(keys()))
 }
@@ -279,7 +279,7 @@ fn httpdate_now() -> String {
 
 #[tokio::test]
 async fn without_a_region_the_state_says_so() {
-    let settings = Settings { imds_disabled: true, ..Settings::default() };
+    let settings = AwsSettings { imds_disabled: true, ..AwsSettings::default() };
     let aws = Aws::for_tests(settings, Ok(keys()));
     assert_eq!(class_and_code(register(&aws).await), (FaultClass::Access, "RegionUnknown".to_owned()));
 }
@@ -296,11 +296,11 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
         assert!(request[..n].starts_with(b"GET /v4/id/task "));
         stream.write_all(&answer("200 OK", "", body)).await.unwrap();
     });
-    let settings = Settings {
+    let settings = AwsSettings {
         endpoint_url: Some("http://127.0.0.1:9".to_owned()),
         ecs_metadata_uri: Some(format!("http://{addr}/v4/id")),
         imds_disabled: true,
-        ..Settings::default()
+        ..AwsSettings::default()
     };
     let aws = Aws::for_tests(settings, Ok(keys()));
     let _ = register(&aws).await;
@@ -312,11 +312,11 @@ async fn the_region_comes_from_the_ecs_task_metadata() {
 #[test]
 fn a_load_runs_to_its_end_after_the_runtime_that_waits_for_it_is_shut_down() {
     let metadata = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let settings = Settings {
+    let settings = AwsSettings {
         endpoint_url: Some("http://127.0.0.1:9".to_owned()),
         ecs_metadata_uri: Some(format!("http://{}/v4/id", metadata.local_addr().unwrap())),
         imds_disabled: true,
-        ..Settings::default()
+        ..AwsSettings::default()
     };
     let aws = Arc::new(Aws::for_tests(settings, Ok(keys())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -347,7 +347,7 @@ async fn a_name_that_does_not_resolve_in_a_region_that_is_not_known_is_the_regio
         ("us-east-9", Some("http://metering.internal".to_owned()), Place::Metering, "Dns"),
         ("us-east-1", None, Place::Metering, "Dns"),
     ] {
-        let settings = Settings { region: region.parse().ok(), endpoint_url, ..Settings::default() };
+        let settings = AwsSettings { region: region.parse().ok(), endpoint_url, ..AwsSettings::default() };
         let aws = Aws::for_tests(settings, Ok(keys()));
         let known = aws.loader.region().await.unwrap();
         let fault = aws.at_a_known_region(dns().at(place, None), Some(&known));
@@ -503,10 +503,10 @@ fn ending_in(left: Duration) -> Credentials {
 }
 
 fn with_credentials(credentials: Credentials) -> Aws {
-    let settings = Settings {
+    let settings = AwsSettings {
         region: "us-east-1".parse().ok(),
         endpoint_url: Some("http://127.0.0.1:9".to_owned()),
-        ..Settings::default()
+        ..AwsSettings::default()
     };
     Aws::for_tests(settings, Ok(credentials))
 }

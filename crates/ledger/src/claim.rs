@@ -11,7 +11,7 @@ use rusqlite::{OptionalExtension as _, Transaction, params};
 use super::closing::Hours;
 use super::rows::{self, Slot};
 use super::slots::{self, Past};
-use super::{Ledger, LedgerError, Settings};
+use super::{Ledger, LedgerError, LedgerSettings};
 use tollgate_marketplace::{Customer, Hour, HourUsage, Quantity, Region};
 use tollgate_metering::record::RecordState;
 use tollgate_time::Timestamp;
@@ -108,7 +108,7 @@ impl Ledger {
 /// refused claim there is no record any more, and nothing moves.
 fn give_way(
     transaction: &Transaction<'_>,
-    settings: &Settings,
+    settings: &LedgerSettings,
     id: i64,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
@@ -152,7 +152,7 @@ pub(super) fn adopt(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 
 fn grant(
     transaction: &Transaction<'_>,
-    settings: &Settings,
+    settings: &LedgerSettings,
     claim: &Claim,
     region: Option<&Region>,
     now: Timestamp,

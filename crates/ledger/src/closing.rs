@@ -14,7 +14,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction};
 
 use super::rows::Slot;
-use super::{Settings, claim, meta, set_meta};
+use super::{LedgerSettings, claim, meta, set_meta};
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
@@ -41,7 +41,7 @@ pub(super) struct Hours {
 impl Hours {
     pub(super) fn read(
         connection: &Connection,
-        settings: &Settings,
+        settings: &LedgerSettings,
         now: Timestamp,
     ) -> rusqlite::Result<Self> {
         Self::at(connection, settings.settle, settings.aws_door, now)

@@ -13,7 +13,7 @@ use super::forms::Forms;
 use super::keys::Keys;
 use super::rows::Slot;
 use super::slots::{self, Part, Past};
-use super::{Settings, Taken, totals};
+use super::{LedgerSettings, Taken, totals};
 use tollgate_marketplace::{Customer, Hour, TagSet};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
@@ -35,7 +35,7 @@ struct Added<'a> {
 /// The state while one group is counted.
 struct Counter<'a> {
     transaction: &'a Transaction<'a>,
-    settings: &'a Settings,
+    settings: &'a LedgerSettings,
     hours: Hours,
     now: Timestamp,
     /// The count of running time, see `ageing`.
@@ -50,7 +50,7 @@ struct Counter<'a> {
 
 pub(super) fn count<'a>(
     transaction: &'a Transaction<'a>,
-    settings: &'a Settings,
+    settings: &'a LedgerSettings,
     events: &'a [Event],
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Taken>> {
@@ -131,7 +131,7 @@ impl<'a> Counter<'a> {
     }
 }
 
-fn slot(settings: &Settings, place: Place<'_>) -> Slot {
+fn slot(settings: &LedgerSettings, place: Place<'_>) -> Slot {
     Slot {
         pod: settings.pod.clone(),
         customer: place.customer.canonical(),

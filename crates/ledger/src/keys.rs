@@ -22,7 +22,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Transaction,
 
 use super::closing::Hours;
 use super::upkeep::{Budget, forgotten_before};
-use super::{Settings, meta, set_meta};
+use super::{LedgerSettings, meta, set_meta};
 use tollgate_metering::event::Event;
 use tollgate_time::Timestamp;
 
@@ -91,7 +91,10 @@ pub(super) const NOTE: &str =
     held = held + ?3 WHERE number = ?1";
 
 impl<'a> Keys<'a> {
-    pub(super) fn open(transaction: &'a Transaction<'a>, settings: &Settings) -> rusqlite::Result<Self> {
+    pub(super) fn open(
+        transaction: &'a Transaction<'a>,
+        settings: &LedgerSettings,
+    ) -> rusqlite::Result<Self> {
         let seen_at = time(transaction, settings)?;
         let current = current(transaction, settings, seen_at)?;
         let has_old = meta(transaction, OLD_KEYS)?.is_some();
@@ -157,7 +160,7 @@ impl<'a> Keys<'a> {
 }
 
 /// The ring's own time. It begins as the clock's time.
-fn time(connection: &Connection, settings: &Settings) -> rusqlite::Result<Timestamp> {
+fn time(connection: &Connection, settings: &LedgerSettings) -> rusqlite::Result<Timestamp> {
     let known = meta(connection, TIME)?.and_then(|text| text.parse().ok());
     let begins = || Ok(forgotten_before(connection)?.plus(settings.idempotency_window));
     known.map_or_else(begins, |millis| Ok(Timestamp::from_unix_millis(millis)))
@@ -167,7 +170,7 @@ fn time(connection: &Connection, settings: &Settings) -> rusqlite::Result<Timest
 /// it did.
 pub(super) fn pass(
     transaction: &Transaction<'_>,
-    settings: &Settings,
+    settings: &LedgerSettings,
     hours: &Hours,
     ran: Option<Duration>,
 ) -> rusqlite::Result<()> {
@@ -192,7 +195,11 @@ pub(super) fn pass(
 }
 
 /// The table that takes new keys: after half a window the next one, as soon as that is empty.
-fn current(transaction: &Transaction<'_>, settings: &Settings, seen_at: Timestamp) -> rusqlite::Result<i64> {
+fn current(
+    transaction: &Transaction<'_>,
+    settings: &LedgerSettings,
+    seen_at: Timestamp,
+) -> rusqlite::Result<i64> {
     let (number, turn, first_at): (i64, i64, Option<i64>) = transaction
         .prepare_cached("SELECT number, turn, first_at FROM key_tables ORDER BY turn DESC LIMIT 1")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
@@ -218,7 +225,7 @@ fn is_empty(connection: &Connection, number: i64) -> rusqlite::Result<bool> {
 /// Forgets keys from before the window; `true` if the budget ended before all were forgotten.
 pub(super) fn forget(
     transaction: &Transaction<'_>,
-    settings: &Settings,
+    settings: &LedgerSettings,
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {
     let before = time(transaction, settings)?.minus(settings.idempotency_window);

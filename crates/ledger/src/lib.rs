@@ -191,7 +191,7 @@ impl LedgerError {
 
 /// How a sidecar uses the ledger.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct LedgerSettings {
     /// The metered product: its usage is never reported as another product's.
     pub product: String,
     /// Whose usage it is: the pod in mode `metered`, empty in `saas`, where AWS does not look at the pod.
@@ -228,7 +228,7 @@ pub enum Taken {
 #[derive(Debug)]
 pub struct Ledger {
     database: Database,
-    settings: Settings,
+    settings: LedgerSettings,
     progress: sealing::Progress,
     ageing: Ageing,
     folding: folding::Folding,
@@ -246,7 +246,7 @@ impl Deref for Ledger {
 impl Ledger {
     /// Opens the ledger in `folder`; makes one if there is none. A file that is damaged beyond use is renamed and kept,
     /// and a new ledger is made.
-    pub fn open(folder: &Path, settings: Settings) -> Result<Self, LedgerError> {
+    pub fn open(folder: &Path, settings: LedgerSettings) -> Result<Self, LedgerError> {
         let path = folder.join(FILE_NAME);
         let mut opened = Self::open_file(&path, settings.clone());
         // The error may come from damage. The second attempt checks the whole file, which finds that out.
@@ -262,7 +262,7 @@ impl Ledger {
         }
     }
 
-    fn open_file(path: &Path, settings: Settings) -> Result<Self, LedgerError> {
+    fn open_file(path: &Path, settings: LedgerSettings) -> Result<Self, LedgerError> {
         let log_pages = log_pages_max(settings.bytes_max);
         let mut database = Database::connect(path, log_pages)?;
         let suspect = quarantine::is_suspect(path);
@@ -320,7 +320,7 @@ impl Ledger {
     fn write<T>(
         &mut self,
         name: &str,
-        work: impl FnOnce(&Transaction<'_>, &Settings) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Transaction<'_>, &LedgerSettings) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
         let before = self.database.written;
         let done = self.database.write(name, |transaction| work(transaction, &self.settings))?;

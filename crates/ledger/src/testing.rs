@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::rows::{self, COLUMNS};
 use crate::view::{From, Looked, OpenUsage};
-use crate::{Database, Ledger, LedgerError, Settings};
+use crate::{Database, Ledger, LedgerError, LedgerSettings};
 use tollgate_metering::record::{Answered, Noted, Record};
 use tollgate_time::Timestamp;
 
@@ -26,8 +26,8 @@ pub fn folder() -> tempfile::TempDir {
 
 /// Settings of a pod that meters the example product.
 #[must_use]
-pub fn settings(pod: &str) -> Settings {
-    Settings {
+pub fn settings(pod: &str) -> LedgerSettings {
+    LedgerSettings {
         product: "demometered".to_owned(),
         pod: pod.to_owned(),
         settle: SETTLE,

@@ -209,7 +209,7 @@ fn a_second_process_gets_a_clear_error() {
 fn a_full_ledger_refuses_before_the_disk_is_full() {
     let folder = folder();
     let mut ledger =
-        Ledger::open(folder.path(), Settings { bytes_max: 400 * 1024, ..settings("pod-1") }).unwrap();
+        Ledger::open(folder.path(), LedgerSettings { bytes_max: 400 * 1024, ..settings("pod-1") }).unwrap();
     let mut refused = None;
     for index in 0..100_000 {
         match ledger.take(&[event(Some(&format!("key-{index}")), 1, START)], START) {
@@ -260,7 +260,7 @@ fn a_restart_in_the_same_pod_keeps_the_pods_start_and_another_pod_has_its_own() 
     let mut bench = Bench::new();
     bench.ledger = None;
     let open = |bench: &Bench, pod: &str, started_at: Timestamp| {
-        Ledger::open(bench.folder.path(), Settings { started_at, ..settings(pod) })
+        Ledger::open(bench.folder.path(), LedgerSettings { started_at, ..settings(pod) })
             .unwrap()
             .settings
             .started_at
@@ -276,7 +276,8 @@ fn hours_without_usage_are_reported_where_the_seller_says_so_and_never_before_th
     let zero_dimensions = vec!["requests".to_owned(), "gigabytes".to_owned()];
     let started_at = START.plus(10 * MINUTE);
     let mut ledger =
-        Ledger::open(folder.path(), Settings { zero_dimensions, started_at, ..settings("pod-1") }).unwrap();
+        Ledger::open(folder.path(), LedgerSettings { zero_dimensions, started_at, ..settings("pod-1") })
+            .unwrap();
     ledger.take(&[event(None, 1, started_at)], started_at).unwrap();
     assert_eq!(ledger.seal_closed(START.plus(HOUR)).unwrap().made, 0);
     assert_eq!(ledger.seal_closed(START.plus(HOUR + SETTLE)).unwrap().made, 2);
@@ -331,7 +332,8 @@ fn claim(micros: u64, timestamp: Timestamp) -> Claim {
 #[test]
 fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
     let folder = folder();
-    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let mut ledger =
+        Ledger::open(folder.path(), LedgerSettings { aws_door: true, ..settings("pod-1") }).unwrap();
     ledger.take(&[event(None, 5, START)], START).unwrap();
     let now = START.plus(MINUTE);
     let Claimed::Granted(id) = ledger.claim(&claim(7, now), None, now).unwrap() else {
@@ -352,7 +354,8 @@ fn a_claimed_hour_takes_no_other_value_and_open_usage_gives_way() {
 #[test]
 fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
     let folder = folder();
-    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let mut ledger =
+        Ledger::open(folder.path(), LedgerSettings { aws_door: true, ..settings("pod-1") }).unwrap();
     ledger.take(&[event(None, 7, START)], START).unwrap();
     let now = START.plus(HOUR + SETTLE);
     ledger.seal_closed(now).unwrap();
@@ -381,7 +384,8 @@ fn what_may_be_billed_already_is_in_doubt_before_it_leaves_again() {
 #[test]
 fn what_counts_to_a_later_hour_is_not_reported_again() {
     let folder = folder();
-    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let mut ledger =
+        Ledger::open(folder.path(), LedgerSettings { aws_door: true, ..settings("pod-1") }).unwrap();
     ledger.take(&[event(None, 7, START)], START).unwrap();
     let now = START.plus(HOUR + SETTLE);
     ledger.seal_closed(now).unwrap();
@@ -398,7 +402,8 @@ fn what_counts_to_a_later_hour_is_not_reported_again() {
 #[test]
 fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() {
     let folder = folder();
-    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let mut ledger =
+        Ledger::open(folder.path(), LedgerSettings { aws_door: true, ..settings("pod-1") }).unwrap();
     let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
         panic!("not granted")
     };
@@ -421,7 +426,8 @@ fn a_claim_that_never_left_is_not_in_doubt_and_one_that_was_lost_before_stays() 
 #[test]
 fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_ledger() {
     let folder = folder();
-    let open = || Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let open =
+        || Ledger::open(folder.path(), LedgerSettings { aws_door: true, ..settings("pod-1") }).unwrap();
     let mut ledger = open();
     let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
         panic!("not granted")
@@ -449,7 +455,8 @@ fn a_refused_claim_frees_its_hour_and_an_unanswered_one_is_asked_about_by_the_le
 #[test]
 fn a_claim_that_is_refused_moves_nothing() {
     let folder = folder();
-    let mut ledger = Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+    let mut ledger =
+        Ledger::open(folder.path(), LedgerSettings { aws_door: true, ..settings("pod-1") }).unwrap();
     let mut now = START;
     // A broken or hostile client makes a call that AWS refuses in every hour, also over the end of the hour.
     for _ in 0..10 {
@@ -475,7 +482,7 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
     for settled in [Settled::Accepted, Settled::Unknown, Settled::Unsent] {
         let folder = folder();
         let mut ledger =
-            Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+            Ledger::open(folder.path(), LedgerSettings { aws_door: true, ..settings("pod-1") }).unwrap();
         ledger.take(&[event(None, 5, START)], START).unwrap();
         let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
             panic!("not granted")
@@ -494,7 +501,7 @@ fn a_claim_that_may_be_billed_moves_open_usage_once_and_loses_none() {
 /// A ledger that reports 0 for hours without usage, with a claim of its first hour under way.
 fn claimed_ledger(folder: &tempfile::TempDir) -> (Ledger, i64) {
     let zero_dimensions = vec!["requests".to_owned()];
-    let settings = Settings { aws_door: true, zero_dimensions, ..settings("pod-1") };
+    let settings = LedgerSettings { aws_door: true, zero_dimensions, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();
     let Claimed::Granted(id) = ledger.claim(&claim(7, START), None, START).unwrap() else {
         panic!("not granted")
@@ -531,7 +538,7 @@ fn accepted_reports_through_the_door_move_usage_on_once_and_reports_of_0_never()
     for micros in [0, 1] {
         let folder = folder();
         let mut ledger =
-            Ledger::open(folder.path(), Settings { aws_door: true, ..settings("pod-1") }).unwrap();
+            Ledger::open(folder.path(), LedgerSettings { aws_door: true, ..settings("pod-1") }).unwrap();
         for hour in 0..8 {
             let now = START.plus(hour * HOUR + 10 * MINUTE);
             let before = now.minus(9 * MINUTE);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::rows::{self, Slot, signed};
 use super::slots::{self, Past};
-use super::{Database, LedgerError, Settings, claim, forms, keys, meta, random_hex, set_meta, totals};
+use super::{Database, LedgerError, LedgerSettings, claim, forms, keys, meta, random_hex, set_meta, totals};
 use tollgate_clock as clock;
 use tollgate_marketplace::{Customer, Hour, HourUsage};
 use tollgate_metering::record::{RecordState, Whole};
@@ -107,7 +107,7 @@ pub(super) struct Zeroed {
 /// Seals a report of 0 for each configured dimension in each whole hour that had no usage.
 pub(super) fn zero_hours(
     transaction: &Transaction<'_>,
-    settings: &Settings,
+    settings: &LedgerSettings,
     whole: Hour,
     now: Timestamp,
 ) -> rusqlite::Result<Zeroed> {
@@ -143,7 +143,7 @@ pub(super) fn zero_hours(
 /// Sets the moment before which records are forgotten, in a ledger that has none yet.
 pub(super) fn begin_to_forget(
     transaction: &Transaction<'_>,
-    settings: &Settings,
+    settings: &LedgerSettings,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     if meta(transaction, "forgotten_before")?.is_none() {
@@ -163,7 +163,7 @@ pub(super) fn forgotten_before(connection: &Connection) -> rusqlite::Result<Time
 /// Moves the moment before which records are forgotten, after an hour was closed.
 pub(super) fn advance(
     transaction: &Transaction<'_>,
-    settings: &Settings,
+    settings: &LedgerSettings,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let wanted = now.minus(settings.idempotency_window);
@@ -176,7 +176,7 @@ pub(super) fn advance(
 /// more. The forgotten records' amounts stay in the balance.
 pub(super) fn forget(
     transaction: &Transaction<'_>,
-    settings: &Settings,
+    settings: &LedgerSettings,
     closed: Hour,
     budget: &mut Budget,
 ) -> rusqlite::Result<bool> {

@@ -459,7 +459,7 @@ fn tell_all(told: Vec<Told>) {
 mod tests {
     use super::*;
 
-    use crate::Settings;
+    use crate::LedgerSettings;
     use crate::testing::{START, settings};
     use tollgate_marketplace::{Customer, Quantity, TagSet};
     use tollgate_time::Timestamp;
@@ -496,7 +496,7 @@ mod tests {
     }
 
     fn start(bytes_max: u64) -> (tempfile::TempDir, Writer, Seen) {
-        let settings = Settings { bytes_max, ..settings("pod") };
+        let settings = LedgerSettings { bytes_max, ..settings("pod") };
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(folder.path(), settings).unwrap();
         let seen = Seen::default();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Outlet, Settings};
+use super::{Outlet, SenderSettings};
 use tollgate_marketplace::{
     BatchMeterUsage, Customer, Fault, HourUsage, Meter, MeterUsage, RecordStatus, Signing, UsageRecord,
 };
@@ -17,7 +17,7 @@ pub(super) struct RecordStatuses {
 /// One attempt with these records. The request is built at once, so that of each record only what its answer needs is
 /// kept.
 pub(super) fn call(
-    settings: &Settings,
+    settings: &SenderSettings,
     aws: Arc<dyn Meter>,
     records: Vec<Whole>,
     signing: Signing,
@@ -33,7 +33,7 @@ enum Request {
 }
 
 impl Request {
-    fn new(settings: &Settings, records: &[Record], usage: Vec<HourUsage>) -> Self {
+    fn new(settings: &SenderSettings, records: &[Record], usage: Vec<HourUsage>) -> Self {
         let product_code = settings.product_code.clone();
         // The region of an earlier attempt, or the current one.
         let region = records.iter().find_map(|record| record.region.clone());

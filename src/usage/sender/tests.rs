@@ -51,7 +51,7 @@ impl Bench {
         };
         let policy =
             Policy { pod: "pod".into(), window, carry_expired: true, settle: SETTLE, phase: Duration::ZERO };
-        let settings = Settings { product_code: "demometered".parse().unwrap(), outlet, policy };
+        let settings = SenderSettings { product_code: "demometered".parse().unwrap(), outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);
         let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let service = Arc::new(service);

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::entitlement::refusal_update::{self, RefusalReceiver};
-use crate::usage::sender::{Outlet, Sender, Settings};
+use crate::usage::sender::{Outlet, Sender, SenderSettings};
 use tollgate_ledger::repair::{Repair, Repaired};
 use tollgate_ledger::testing::{self, SETTLE, START};
 use tollgate_marketplace::scripted::{Act, Scripted};
@@ -63,7 +63,8 @@ impl Bench {
             }
         }
         self.notices = Notices::new(Arc::clone(&self.metrics));
-        let settings = tollgate_ledger::Settings { bytes_max: self.bytes_max, ..testing::settings("pod") };
+        let settings =
+            tollgate_ledger::LedgerSettings { bytes_max: self.bytes_max, ..testing::settings("pod") };
         let ledger = Ledger::open(self.folder.path(), settings).unwrap();
         let writer = Writer::inline(ledger, self.clock.clone());
         let policy = Policy {
@@ -74,7 +75,7 @@ impl Bench {
             phase: Duration::ZERO,
         };
         let product_code = "demometered".parse().unwrap();
-        let settings = Settings { product_code, outlet: Outlet::MeterUsage, policy };
+        let settings = SenderSettings { product_code, outlet: Outlet::MeterUsage, policy };
         let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let (flushes, flushed) = mpsc::channel(1);
         let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));

@@ -15,7 +15,7 @@ const ISSUER: &str = "aws:294406891311:AWS/Marketplace:issuer-fingerprint";
 const ARN: &str = "arn:aws:license-manager::294406891311:license:l-1";
 
 fn manager(url: String) -> LicenseManager {
-    LicenseManager::new(Arc::new(client(url, None)), Settings::default())
+    LicenseManager::new(Arc::new(client(url, None)), LicenseManagerSettings::default())
 }
 
 fn ok(body: &str) -> Vec<u8> {
@@ -505,11 +505,11 @@ async fn a_refused_signature_teaches_the_clock_to_license_manager_too() {
 
 // === regions and endpoints ===
 
-fn own(region: &str) -> crate::Settings {
-    crate::Settings {
+fn own(region: &str) -> crate::AwsSettings {
+    crate::AwsSettings {
         region: Some(region.parse().unwrap()),
         imds_disabled: true,
-        ..crate::Settings::default()
+        ..crate::AwsSettings::default()
     }
 }
 
@@ -528,9 +528,9 @@ async fn endpoints_are_those_of_awss_rules() {
         ("eusc-de-east-1", false, false, "https://license-manager.eusc-de-east-1.amazonaws.eu"),
         ("ap-southeast-12", false, false, "https://license-manager.ap-southeast-12.amazonaws.com"),
     ] {
-        let settings = crate::Settings { use_fips, use_dual_stack, ..own(region) };
+        let settings = crate::AwsSettings { use_fips, use_dual_stack, ..own(region) };
         let aws = Arc::new(Aws::for_tests(settings, Ok(keys())));
-        let manager = LicenseManager::new(aws, Settings::default());
+        let manager = LicenseManager::new(aws, LicenseManagerSettings::default());
         assert_eq!(manager.endpoint().await.unwrap(), url);
     }
 }
@@ -543,21 +543,24 @@ async fn the_configured_region_comes_before_the_pods_and_stands_in_for_one_that_
         (None, Some("us-west-2"), "us-west-2"),
     ] {
         let (addr, requests) = serve(vec![ok(r#"{"Licenses":[]}"#)]).await;
-        let settings = crate::Settings {
+        let settings = crate::AwsSettings {
             region: pods.map(|region| region.parse().unwrap()),
             endpoint_url: Some(format!("http://{addr}")),
             imds_disabled: true,
-            ..crate::Settings::default()
+            ..crate::AwsSettings::default()
         };
         let aws = Arc::new(Aws::for_tests(settings, Ok(keys())));
         let region = configured.map(|region: &str| region.parse().unwrap());
-        let manager = LicenseManager::new(aws, Settings { region, token_file: None });
+        let manager = LicenseManager::new(aws, LicenseManagerSettings { region, token_file: None });
         list(&manager).await.unwrap();
         assert_eq!(scope_of(&requests.await.unwrap()[0]).0, asked);
         assert_eq!(manager.region().unwrap().as_str(), asked);
     }
-    let settings = crate::Settings { imds_disabled: true, ..crate::Settings::default() };
-    let manager = LicenseManager::new(Arc::new(Aws::for_tests(settings, Ok(keys()))), Settings::default());
+    let settings = crate::AwsSettings { imds_disabled: true, ..crate::AwsSettings::default() };
+    let manager = LicenseManager::new(
+        Arc::new(Aws::for_tests(settings, Ok(keys()))),
+        LicenseManagerSettings::default(),
+    );
     let fault = list(&manager).await.unwrap_err();
     assert_eq!((fault.class, fault.code.as_str()), (FaultClass::Access, "RegionUnknown"));
     assert!(fault.never_sent && fault.seen.is_empty(), "no policy of License Manager's refused: {fault:?}");
@@ -574,17 +577,17 @@ fn anywhere(
     role: Option<&str>,
     token: &std::path::Path,
 ) -> LicenseManager {
-    let settings = crate::Settings {
+    let settings = crate::AwsSettings {
         region: region.map(|region| region.parse().unwrap()),
         endpoint_url: Some(url),
         stands_for_all: true,
         imds_disabled: true,
         role_arn: role.map(str::to_owned),
-        ..crate::Settings::default()
+        ..crate::AwsSettings::default()
     };
     let none = Fault::local(FaultClass::Access, "CredentialsMissing", "");
     let aws = Arc::new(Aws::for_tests(settings, Err(none)));
-    LicenseManager::new(aws, Settings { region: None, token_file: Some(token.to_owned()) })
+    LicenseManager::new(aws, LicenseManagerSettings { region: None, token_file: Some(token.to_owned()) })
 }
 
 fn given(expiration: &str) -> Vec<u8> {
@@ -699,17 +702,21 @@ async fn what_is_wrong_outside_aws_is_told_by_what_refuses() {
 async fn a_license_token_is_not_used_where_the_pod_has_credentials() {
     let file = token_file();
     let (addr, requests) = serve(vec![ok("{}")]).await;
-    let settings = crate::Settings { endpoint_url: Some(format!("http://{addr}")), ..own("us-east-1") };
+    let settings = crate::AwsSettings { endpoint_url: Some(format!("http://{addr}")), ..own("us-east-1") };
     let aws = Arc::new(Aws::for_tests(settings, Ok(keys())));
-    let manager =
-        LicenseManager::new(aws, Settings { region: None, token_file: Some(file.path().to_owned()) });
+    let manager = LicenseManager::new(
+        aws,
+        LicenseManagerSettings { region: None, token_file: Some(file.path().to_owned()) },
+    );
     list(&manager).await.unwrap();
     assert!(requests.await.unwrap()[0].contains("Credential=AKIDEXAMPLE/"));
     // The pod has its own credentials, but no region to sign for.
-    let settings = crate::Settings { imds_disabled: true, ..crate::Settings::default() };
+    let settings = crate::AwsSettings { imds_disabled: true, ..crate::AwsSettings::default() };
     let aws = Arc::new(Aws::for_tests(settings, Ok(Credentials::new("a", "b", None, None, "test"))));
-    let manager =
-        LicenseManager::new(aws, Settings { region: None, token_file: Some(file.path().to_owned()) });
+    let manager = LicenseManager::new(
+        aws,
+        LicenseManagerSettings { region: None, token_file: Some(file.path().to_owned()) },
+    );
     assert_eq!(list(&manager).await.unwrap_err().code.as_str(), "RegionUnknown");
 }
 

@@ -178,7 +178,7 @@ async fn a_call_that_the_process_did_not_survive_is_one_without_an_answer() {
 #[tokio::test(start_paused = true)]
 async fn zero_and_what_the_maximum_left_over_and_a_sellers_customers_do_not_count() {
     let folder = folder();
-    let zero = Settings { zero_dimensions: vec!["gigabytes".into()], ..settings("pod-1") };
+    let zero = LedgerSettings { zero_dimensions: vec!["gigabytes".into()], ..settings("pod-1") };
     let mut bench = Bench { ledger: Some(Ledger::open(folder.path(), zero).unwrap()), ..Bench::new() };
     bench.ledger().seal_closed(START.plus(HOUR + SETTLE)).unwrap();
     let id = bench.ledger().unsent(1).unwrap()[0].id;
@@ -211,7 +211,7 @@ async fn zero_and_what_the_maximum_left_over_and_a_sellers_customers_do_not_coun
 #[tokio::test(start_paused = true)]
 async fn a_report_of_the_application_itself_ends_with_awss_answer() {
     let folder = folder();
-    let door = Settings { aws_door: true, ..settings("pod-1") };
+    let door = LedgerSettings { aws_door: true, ..settings("pod-1") };
     let mut bench = Bench { ledger: Some(Ledger::open(folder.path(), door).unwrap()), ..Bench::new() };
     let claim = Claim {
         dimension: "requests".into(),

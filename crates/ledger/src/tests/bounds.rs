@@ -168,7 +168,7 @@ fn settled_records_beyond_their_number_go_in_pieces_and_stay_in_the_balance() {
 fn the_limit_counts_the_wal_and_says_what_fills_it() {
     let folder = folder();
     let bytes_max = 8 << 20;
-    let settings = Settings { bytes_max, ..settings("pod-1") };
+    let settings = LedgerSettings { bytes_max, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();
     let mut refused = None;
     for group in 0..1000 {

@@ -35,7 +35,7 @@ fn a_year_ahead_for_a_moment_strands_nothing() {
 #[test]
 fn a_process_that_started_a_year_ahead_reports_the_present_when_its_clock_is_right() {
     let folder = folder();
-    let ahead = Settings { started_at: START.plus(YEAR), ..settings("pod-1") };
+    let ahead = LedgerSettings { started_at: START.plus(YEAR), ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), ahead).unwrap();
     ledger.seal_closed(START.plus(YEAR)).unwrap();
     let now = START.plus(10 * MINUTE);
@@ -71,7 +71,8 @@ fn usage_of_an_earlier_pod_is_never_reported_from_before_this_one_started() {
     bench.take(event(None, 7, START), START);
     bench.ledger = None;
     let started_at = START.plus(30 * MINUTE);
-    let mut ledger = Ledger::open(bench.folder.path(), Settings { started_at, ..settings("pod-2") }).unwrap();
+    let mut ledger =
+        Ledger::open(bench.folder.path(), LedgerSettings { started_at, ..settings("pod-2") }).unwrap();
     ledger.seal_closed(started_at).unwrap();
     assert_eq!(ledger.seal_now(started_at.plus(MINUTE)).unwrap().made, 1, "a shutdown sends it");
     let record = ledger.unsent(1).unwrap().remove(0);
@@ -82,7 +83,7 @@ fn usage_of_an_earlier_pod_is_never_reported_from_before_this_one_started() {
 #[test]
 fn a_zero_hour_is_reported_although_an_earlier_process_ended_it_early() {
     let folder = folder();
-    let settings = Settings { zero_dimensions: vec!["requests".to_owned()], ..settings("pod-1") };
+    let settings = LedgerSettings { zero_dimensions: vec!["requests".to_owned()], ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings.clone()).unwrap();
     assert_eq!(ledger.seal_now(START.plus(MINUTE)).unwrap().made, 0);
     drop(ledger);

@@ -67,7 +67,7 @@ fn a_record_is_kept_until_its_hour_is_closed_for_everybody() {
     ledger.seal_closed(START).unwrap();
     drop(ledger);
     let behind = START.minus(36 * 24 * HOUR);
-    let settings = Settings { started_at: behind, ..settings("pod-1") };
+    let settings = LedgerSettings { started_at: behind, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();
     let report = |ledger: &mut Ledger, micros, at| {
         ledger.take(&[event(None, micros, at)], at).unwrap();
@@ -195,7 +195,7 @@ fn a_replay_counts_to_the_hour_where_it_was_not_reported_and_else_to_the_next() 
 fn an_hour_without_usage_is_reported_although_another_dimension_was_sealed_early() {
     let folder = folder();
     let zero_dimensions = vec!["requests".to_owned(), "gigabytes".to_owned(), "users".to_owned()];
-    let settings = Settings { zero_dimensions, ..settings("pod-1") };
+    let settings = LedgerSettings { zero_dimensions, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings.clone()).unwrap();
     ledger.take(&[event(None, 1, START)], START).unwrap();
     ledger.seal_now(START.plus(MINUTE)).unwrap();
@@ -264,8 +264,9 @@ fn a_clock_that_goes_back_over_two_hours_that_were_sealed_early_strands_nothing(
 fn a_ledger_that_closed_the_whole_hour_keeps_it_closed() {
     // An earlier version wrote this at a stop, and this version writes it after damage.
     let mut bench = Bench::new();
-    let close =
-        |transaction: &Transaction<'_>, _: &Settings| closing::close_whole(transaction, Hour::of(START));
+    let close = |transaction: &Transaction<'_>, _: &LedgerSettings| {
+        closing::close_whole(transaction, Hour::of(START))
+    };
     bench.ledger().write("seal", close).unwrap();
     bench.restart("pod-1");
     bench.take(event(None, 1, START), START);

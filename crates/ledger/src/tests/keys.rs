@@ -24,7 +24,7 @@ async fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
         let known = |bench: &mut Bench, age: u32| {
             let Some(of) = now_hour.checked_sub(age) else { return true };
             let same = event(Some(&format!("key-{of}")), 1, now);
-            let keys = |transaction: &Transaction<'_>, settings: &Settings| {
+            let keys = |transaction: &Transaction<'_>, settings: &LedgerSettings| {
                 let keys = super::super::keys::Keys::open(transaction, settings)?;
                 keys.same(same.id.as_deref().unwrap(), &same)
             };
@@ -44,7 +44,7 @@ async fn every_key_is_known_for_a_window_and_none_for_more_than_two() {
 #[tokio::test(start_paused = true)]
 async fn a_shorter_window_forgets_sooner() {
     let folder = folder();
-    let short = Settings { idempotency_window: 2 * HOUR, ..settings("pod-1") };
+    let short = LedgerSettings { idempotency_window: 2 * HOUR, ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), short).unwrap();
     ledger.take(&[event(Some("a"), 1, START)], START).unwrap();
     let now = START.plus(HOUR);

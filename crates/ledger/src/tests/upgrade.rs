@@ -108,7 +108,7 @@ async fn keys_of_the_old_ledger_are_known_until_their_window_has_passed_and_then
 fn hours_in_which_an_old_ledger_waited_for_its_upgrade_make_its_keys_old_once() {
     let folder = large();
     let waited = 6 * HOUR;
-    let settings = Settings { started_at: START.plus(waited), ..settings("pod-1") };
+    let settings = LedgerSettings { started_at: START.plus(waited), ..settings("pod-1") };
     let mut ledger = Ledger::open(folder.path(), settings).unwrap();
     for hour in 6..48 {
         let now = START.plus(hour * HOUR + SETTLE);

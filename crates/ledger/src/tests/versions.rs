@@ -82,7 +82,7 @@ fn a_newer_schema_that_lets_older_programs_write_keeps_its_number() {
 fn usage_of_one_product_is_never_reported_as_anothers() {
     let folder = tempfile::tempdir().unwrap();
     let of = |product: &str| {
-        Ledger::open(folder.path(), Settings { product: product.to_owned(), ..settings("pod-1") })
+        Ledger::open(folder.path(), LedgerSettings { product: product.to_owned(), ..settings("pod-1") })
     };
     let mut ledger = of("first").unwrap();
     ledger.take(&[event(None, 3, START)], START).unwrap();

@@ -414,7 +414,8 @@ impl Bench {
     fn start(&mut self) {
         self.process = None;
         self.aws.world().pod.clone_from(&self.pod);
-        let settings = ledger::Settings { started_at: self.clock.now(), ..testing::settings(&self.pod) };
+        let settings =
+            ledger::LedgerSettings { started_at: self.clock.now(), ..testing::settings(&self.pod) };
         let ledger = Ledger::open(self.folder.path(), settings).unwrap();
         let writer = Writer::inline(ledger, self.clock.clone());
         let window = match self.outlet {
@@ -423,7 +424,8 @@ impl Bench {
         };
         let policy =
             Policy { pod: self.pod.clone(), window, carry_expired: true, settle: SETTLE, phase: MINUTE };
-        let settings = Settings { product_code: "demometered".parse().unwrap(), outlet: self.outlet, policy };
+        let settings =
+            SenderSettings { product_code: "demometered".parse().unwrap(), outlet: self.outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);
         let (refusal_sender, refusal_receiver) = refusal_update::channel();
         let aws: Arc<dyn Meter> = Arc::clone(&self.aws) as Arc<dyn Meter>;

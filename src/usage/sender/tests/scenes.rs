@@ -526,8 +526,11 @@ async fn calls_begin_before_all_that_waits_is_due() {
         settle: SETTLE,
         phase: Duration::ZERO,
     };
-    let settings =
-        Settings { product_code: "demometered".parse().unwrap(), outlet: Outlet::BatchMeterUsage, policy };
+    let settings = SenderSettings {
+        product_code: "demometered".parse().unwrap(),
+        outlet: Outlet::BatchMeterUsage,
+        policy,
+    };
     let aws: Arc<dyn Meter> = Arc::clone(&stage.service) as Arc<dyn Meter>;
     let (refusal_sender, _) = refusal_update::channel();
     let metrics = Arc::new(Metrics::new());
