@@ -26,7 +26,7 @@ use crate::registration::machine::Now;
 use crate::state_file::Recalled;
 pub use knowledge::{Held, Knowledge, KnowledgePublisher};
 use machine::{Call, CallResult, Event, Machine, Next, Note, Policy};
-use memory::{Record, Store};
+use memory::{SeatRecord, Store};
 pub use stop::{Drain, Stop};
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_marketplace::license::{CheckoutLicense, ListReceivedLicenses};
@@ -330,8 +330,8 @@ impl Licensing {
 
     // === the state folder ===
 
-    async fn recall(&mut self) -> Record {
-        let Some(store) = &self.store else { return Record::default() };
+    async fn recall(&mut self) -> SeatRecord {
+        let Some(store) = &self.store else { return SeatRecord::default() };
         let path = store.path();
         match store.recall().await {
             Recalled::Read(record) => record.unwrap_or_default(),
@@ -345,7 +345,7 @@ impl Licensing {
                 if self.config.policy.terms.model == judge::Model::Check {
                     // The file's content is unknown, so it must not be replaced.
                     self.store = None;
-                    return Record::default();
+                    return SeatRecord::default();
                 }
                 self.publish_waiting(Reason::known("LicenseStateNotKept", FaultClass::Transient));
                 late.wait_for(Option::is_some)
@@ -358,7 +358,7 @@ impl Licensing {
     }
 
     /// Writes the record and returns whether a restart would find it; without a state folder `true`.
-    async fn write(&self, record: Record) -> bool {
+    async fn write(&self, record: SeatRecord) -> bool {
         let Some(store) = &self.store else { return true };
         let written = store.keep(record).await;
         if let Err(error) = &written {

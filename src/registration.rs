@@ -24,7 +24,7 @@ use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use crate::random;
 use machine::{Attempt, AttemptResult, Event, Machine, Next, Notes, Now, Policy, Remember, Remembered};
-use memory::{KeptReceipt, Recalled, Record, Store};
+use memory::{KeptReceipt, Recalled, RegistrationRecord, Store};
 use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
 use tollgate_marketplace::{
@@ -106,9 +106,9 @@ pub struct Registration {
     store: Option<Store>,
     metrics: Arc<Metrics>,
     refusal_receiver: RefusalReceiver,
-    record: Mutex<Record>,
+    record: Mutex<RegistrationRecord>,
     /// Receives the state folder's content if a slow disk delivers it late.
-    late: Option<watch::Receiver<Option<Record>>>,
+    late: Option<watch::Receiver<Option<RegistrationRecord>>>,
     /// The late content has arrived.
     arrived: AtomicBool,
     /// Limits the log lines about failed writes of the state folder.
@@ -444,7 +444,7 @@ impl Registration {
     }
 
     /// Changes the record, writes it, and returns whether a restart would find it; without a state folder `true`.
-    async fn write(&self, change: impl FnOnce(&mut Record)) -> bool {
+    async fn write(&self, change: impl FnOnce(&mut RegistrationRecord)) -> bool {
         let record = {
             let mut record = self.record.lock().expect("held for one change only, which cannot panic");
             change(&mut record);
@@ -479,8 +479,8 @@ impl Registration {
 
     /// The state folder's content has arrived late. It counts unless AWS has answered meanwhile; then the answer is
     /// written.
-    async fn arrived(&self, machine: &mut Machine<Proof>, record: Option<Record>) {
-        let record = record.unwrap_or_else(Record::unknown);
+    async fn arrived(&self, machine: &mut Machine<Proof>, record: Option<RegistrationRecord>) {
+        let record = record.unwrap_or_else(RegistrationRecord::unknown);
         self.arrived.store(true, Ordering::Release);
         if machine.recall(self.remembered(&record), self.now()) {
             tracing::info!(
@@ -498,10 +498,10 @@ impl Registration {
     async fn recall(&mut self) -> Remembered<Proof> {
         let Some(store) = &self.store else { return Remembered::default() };
         let record = match store.recall().await {
-            Recalled::Read(record) => record.unwrap_or_else(Record::unknown),
+            Recalled::Read(record) => record.unwrap_or_else(RegistrationRecord::unknown),
             Recalled::Late(read) => {
                 self.late = Some(read);
-                Record::unknown()
+                RegistrationRecord::unknown()
             }
         };
         let remembered = self.remembered(&record);
@@ -509,7 +509,7 @@ impl Registration {
         remembered
     }
 
-    fn remembered(&self, record: &Record) -> Remembered<Proof> {
+    fn remembered(&self, record: &RegistrationRecord) -> Remembered<Proof> {
         let same_pod = record.pod == self.pod;
         let receipt = record.receipt_of(&self.pod).filter(|_| self.config.asking.keeps_receipt());
         let kept = receipt.and_then(|receipt| self.verify_kept(receipt));
@@ -549,7 +549,9 @@ impl Registration {
 }
 
 /// Waits for the late content; `None` if reading failed.
-async fn arrival(late: &mut Option<watch::Receiver<Option<Record>>>) -> Option<Record> {
+async fn arrival(
+    late: &mut Option<watch::Receiver<Option<RegistrationRecord>>>,
+) -> Option<RegistrationRecord> {
     match late {
         Some(read) => read.wait_for(Option::is_some).await.ok().and_then(|record| record.clone()),
         None => std::future::pending().await,

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use super::judge::{Blame, Choice, Granted, Listing, Model, Refusal, Refused, Terms};
 use super::knowledge::{HeldSeats, Knowledge};
-use super::memory::{CLIENT_TOKEN_LIFE, GIVE_BACK_MAX, GrantedRound, Intent, Record, Seat};
+use super::memory::{CLIENT_TOKEN_LIFE, GIVE_BACK_MAX, GrantedRound, Intent, Seat, SeatRecord};
 use crate::entitlement::proof::Contract;
 use crate::entitlement::{Entitlement, Proof, Reason, Rejected, Shown, Standing};
 use crate::exit::Exit;
@@ -121,7 +121,7 @@ pub enum Next {
     /// Call License Manager.
     Call(Call, Signing),
     /// Write this record to the state folder.
-    Write(Box<Record>),
+    Write(Box<SeatRecord>),
     /// Sleep, then send [`Event::Woke`].
     WakeIn(Duration),
     /// All seats are given back.
@@ -193,7 +193,7 @@ struct Run {
 #[derive(Debug)]
 pub struct Machine {
     policy: Policy,
-    record: Record,
+    record: SeatRecord,
     /// The record differs from the state folder.
     dirty: bool,
     /// The latest write failed.
@@ -245,10 +245,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine before its first call. `record` must be this pod's ([`Record::adopted_by`]); `seed` must be random
+    /// A machine before its first call. `record` must be this pod's ([`SeatRecord::adopted_by`]); `seed` must be random
     /// for each process, so that no other process uses its client tokens.
     #[must_use]
-    pub fn new(policy: Policy, record: Record, seed: String, now: Timestamp) -> Self {
+    pub fn new(policy: Policy, record: SeatRecord, seed: String, now: Timestamp) -> Self {
         // A round in the future was written by a wrong clock, or by hand.
         let granted = record.granted.filter(|round| !round.is_after(now.plus(AHEAD_MAX)));
         let known = granted.map(GrantedRound::known);

@@ -57,7 +57,7 @@ const SCHEMA: u32 = 1;
 
 /// The file's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct SeatRecord {
     schema: u32,
     /// The pod or task that the file belongs to.
     pub pod: String,
@@ -167,7 +167,7 @@ impl Seat {
     }
 }
 
-impl Record {
+impl SeatRecord {
     /// The record that `pod` may use: its own as it is, another pod's only to give seats back.
     #[must_use]
     pub fn adopted_by(mut self, pod: &str) -> Self {
@@ -201,20 +201,20 @@ impl Store {
     }
 
     /// As [`Store::load`], on a thread that may block.
-    pub async fn recall(&self) -> Recalled<Record> {
+    pub async fn recall(&self) -> Recalled<SeatRecord> {
         let store = self.clone();
         self.0.recall(move || store.load()).await
     }
 
     /// As [`Store::save`], on a thread that may block.
-    pub async fn keep(&self, record: Record) -> io::Result<()> {
+    pub async fn keep(&self, record: SeatRecord) -> io::Result<()> {
         let store = self.clone();
         self.0.off_thread(move || store.save(&record)).await
     }
 
     /// The file's content; a file that is absent or unreadable is an empty record.
     #[must_use]
-    pub fn load(&self) -> Record {
+    pub fn load(&self) -> SeatRecord {
         self.read().unwrap_or_else(|problem| {
             tracing::warn!(
                 event = "kept_license_unreadable",
@@ -222,13 +222,13 @@ impl Store {
                 "the kept license cannot be read: seats that it names stay taken until their checkout ends, and \
                  there is no grace period until License Manager grants a round"
             );
-            Record::default()
+            SeatRecord::default()
         })
     }
 
-    fn read(&self) -> Result<Record, String> {
-        let Some(bytes) = self.0.read()? else { return Ok(Record::default()) };
-        match serde_json::from_slice::<Record>(&bytes) {
+    fn read(&self) -> Result<SeatRecord, String> {
+        let Some(bytes) = self.0.read()? else { return Ok(SeatRecord::default()) };
+        match serde_json::from_slice::<SeatRecord>(&bytes) {
             Ok(record) if record.schema == SCHEMA => Ok(record),
             Ok(record) => Err(format!("has schema {}, which this version does not read", record.schema)),
             Err(_) => Err("is torn, or was not written by tollgate".to_owned()),
@@ -245,8 +245,8 @@ impl Store {
     }
 
     /// Replaces the file.
-    pub fn save(&self, record: &Record) -> io::Result<()> {
-        let record = Record { schema: SCHEMA, ..record.clone() };
+    pub fn save(&self, record: &SeatRecord) -> io::Result<()> {
+        let record = SeatRecord { schema: SCHEMA, ..record.clone() };
         self.0.replace(&serde_json::to_vec(&record)?)
     }
 
@@ -288,15 +288,15 @@ mod tests {
         Seat { token, taken: users(2), expires: AT.plus(Duration::from_secs(3600)), renewed: AT }
     }
 
-    fn full(pod: &str) -> Record {
+    fn full(pod: &str) -> SeatRecord {
         let intent = Intent { client_token: "client".into(), taken: users(2), asked_at: AT, foreign: false };
-        Record {
+        SeatRecord {
             pod: pod.to_owned(),
             granted: GrantedRound::of(Known { first_failed_at: Some(AT), ..Known::default() }),
             intent: Some(intent),
             seat: Some(seat("held")),
             give_back: vec![seat("old")],
-            ..Record::default()
+            ..SeatRecord::default()
         }
     }
 
@@ -305,9 +305,9 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path().to_owned());
-        assert_eq!((store.load(), store.obstacle()), (Record::default(), None));
+        assert_eq!((store.load(), store.obstacle()), (SeatRecord::default(), None));
         store.save(&full("a")).unwrap();
-        assert_eq!(store.load(), Record { schema: SCHEMA, ..full("a") });
+        assert_eq!(store.load(), SeatRecord { schema: SCHEMA, ..full("a") });
         let mode = std::fs::metadata(store.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let shown = format!("{:?}", store.load());
@@ -328,7 +328,7 @@ mod tests {
             assert_eq!((adopted.pod.as_str(), adopted.granted, &adopted.seat), (is, None, &None));
             assert_eq!(adopted.give_back, [seat("old"), seat("held")]);
             assert!(adopted.intent.as_ref().is_some_and(|intent| intent.foreign));
-            let again: Record = serde_json::from_str(&serde_json::to_string(&adopted).unwrap()).unwrap();
+            let again: SeatRecord = serde_json::from_str(&serde_json::to_string(&adopted).unwrap()).unwrap();
             assert!(
                 again.adopted_by(is).intent.is_some_and(|intent| intent.foreign),
                 "a crash changes nothing"
@@ -343,7 +343,7 @@ mod tests {
         let huge = vec![b' '; FILE_BYTES_MAX + 1];
         for bytes in [&b""[..], b"{\"schema\":1,\"pod\":", b"[]", b"{\"schema\":9,\"pod\":\"x\"}", &huge] {
             std::fs::write(store.path(), bytes).unwrap();
-            assert_eq!(store.load(), Record::default());
+            assert_eq!(store.load(), SeatRecord::default());
             assert!(store.obstacle().is_some());
         }
         std::fs::remove_file(store.path()).unwrap();

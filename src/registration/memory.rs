@@ -46,7 +46,7 @@ const SCHEMAS_READ: std::ops::RangeInclusive<u32> = 1..=SCHEMA;
 
 /// The file's content.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
-pub struct Record {
+pub struct RegistrationRecord {
     schema: u32,
     /// The pod or task that wrote the file last.
     pub pod: String,
@@ -116,7 +116,7 @@ impl KeptReceipt {
     }
 }
 
-impl Record {
+impl RegistrationRecord {
     /// The record for a file that exists and cannot be read, or was not read yet.
     #[must_use]
     pub fn unknown() -> Self {
@@ -182,7 +182,7 @@ impl Record {
 }
 
 /// The outcome of reading the file.
-pub type Recalled = state_file::Recalled<Record>;
+pub type Recalled = state_file::Recalled<RegistrationRecord>;
 
 /// The file in one state folder.
 #[derive(Debug, Clone)]
@@ -214,14 +214,14 @@ impl Store {
         recalled
     }
 
-    fn unreadable(&self, problem: &str) -> Record {
+    fn unreadable(&self, problem: &str) -> RegistrationRecord {
         tracing::warn!(
             event = "kept_registration_unreadable",
             path = %self.0.path().display(), error = problem,
             "the kept registration cannot be read: until AWS answers, neither the grace period nor a kept receipt \
              opens the gate, and whether AWS refused this pod before is unknown"
         );
-        Record::unknown()
+        RegistrationRecord::unknown()
     }
 
     /// Makes file operations wait until the guard is dropped.
@@ -231,20 +231,20 @@ impl Store {
     }
 
     /// As [`Store::save`], on a thread that may block.
-    pub async fn keep(&self, record: Record) -> io::Result<()> {
+    pub async fn keep(&self, record: RegistrationRecord) -> io::Result<()> {
         let store = self.clone();
         self.0.off_thread(move || store.save(&record)).await
     }
 
-    /// The file's content; an absent file is an empty record, an unreadable one [`Record::unknown`].
+    /// The file's content; an absent file is an empty record, an unreadable one [`RegistrationRecord::unknown`].
     #[must_use]
-    pub fn load(&self) -> Record {
+    pub fn load(&self) -> RegistrationRecord {
         self.read().unwrap_or_else(|problem| self.unreadable(&problem))
     }
 
-    fn read(&self) -> Result<Record, String> {
-        let Some(bytes) = self.0.read()? else { return Ok(Record::default()) };
-        match serde_json::from_slice::<Record>(&bytes) {
+    fn read(&self) -> Result<RegistrationRecord, String> {
+        let Some(bytes) = self.0.read()? else { return Ok(RegistrationRecord::default()) };
+        match serde_json::from_slice::<RegistrationRecord>(&bytes) {
             Ok(record) if SCHEMAS_READ.contains(&record.schema) => Ok(record),
             Ok(record) => Err(format!("has schema {}, which this version does not read", record.schema)),
             Err(_) => Err("is torn, or was not written by tollgate".to_owned()),
@@ -261,8 +261,8 @@ impl Store {
     }
 
     /// Replaces the file.
-    pub fn save(&self, record: &Record) -> io::Result<()> {
-        let record = Record { schema: SCHEMA, ..record.clone() };
+    pub fn save(&self, record: &RegistrationRecord) -> io::Result<()> {
+        let record = RegistrationRecord { schema: SCHEMA, ..record.clone() };
         self.0.replace(&serde_json::to_vec(&record)?)
     }
 }
@@ -299,7 +299,7 @@ mod tests {
         let victim = folder.path().join("victim");
         fs::write(&victim, "precious").unwrap();
         std::os::unix::fs::symlink(&victim, folder.path().join(".registration.json.new")).unwrap();
-        Store::new(folder.path().to_owned()).save(&Record::default()).unwrap();
+        Store::new(folder.path().to_owned()).save(&RegistrationRecord::default()).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
         let mode = fs::symlink_metadata(folder.path().join(FILE_NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -335,7 +335,7 @@ mod tests {
         for name in [FILE_NAME, TEMPORARY_NAME] {
             let path = folder.path().join(name);
             fs::create_dir_all(path.join("full")).unwrap();
-            let error = store.save(&Record::default()).unwrap_err().to_string();
+            let error = store.save(&RegistrationRecord::default()).unwrap_err().to_string();
             assert_eq!(error, format!("{}: is a folder, not a file", path.display()));
             assert_eq!(store.load().known().grace_ended, name == FILE_NAME);
             assert!(
@@ -347,13 +347,13 @@ mod tests {
         }
         std::os::unix::fs::symlink("/nowhere", folder.path().join(FILE_NAME)).unwrap();
         assert!(store.load().known().grace_ended);
-        store.save(&Record::default()).unwrap();
+        store.save(&RegistrationRecord::default()).unwrap();
         assert_eq!((store.load().known(), store.obstacle()), (Known::default(), None));
     }
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 
-    fn kept(file: &str) -> Record {
+    fn kept(file: &str) -> RegistrationRecord {
         serde_json::from_str(file).unwrap()
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tollgate::entitlement::State;
 use tollgate::license::judge::{Model, Terms};
 use tollgate::license::machine::{Call, CallResult, Event, Machine, Next, Policy};
-use tollgate::license::memory::Record;
+use tollgate::license::memory::SeatRecord;
 use tollgate::registration::machine::Now;
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{Fault, FaultClass, KeyFingerprint, Place};
@@ -70,7 +70,7 @@ enum What {
 struct Pod {
     name: String,
     /// The content of its folder.
-    folder: Record,
+    folder: SeatRecord,
     machine: Option<Machine>,
     started: u64,
     /// The number of its process; events for an earlier process are ignored.
@@ -103,7 +103,7 @@ impl Simulation {
     pub(crate) fn new(pods: usize, seats: usize, deaths: Deaths, seed: u64) -> Self {
         let pod = |index: usize| Pod {
             name: format!("pod-{index}"),
-            folder: Record::default(),
+            folder: SeatRecord::default(),
             machine: None,
             started: 0,
             process: 0,
@@ -314,7 +314,7 @@ impl Simulation {
             pod.name.split_once('/').map_or(pod.name.as_str(), |(name, _)| name),
             pod.process
         );
-        pod.folder = Record::default();
+        pod.folder = SeatRecord::default();
         self.plan(delay, index, What::Start);
     }
 

@@ -43,7 +43,7 @@ enum Form {
 }
 
 #[derive(Debug)]
-struct Record {
+struct BilledRecord {
     key: Key,
     timestamp: i64,
     quantity: Micros,
@@ -98,7 +98,7 @@ pub(super) struct RegistrationToken {
 #[derive(Debug, Default)]
 pub(super) struct Bill {
     names: Names,
-    records: Vec<Record>,
+    records: Vec<BilledRecord>,
     by_key: HashMap<Key, u64>,
     /// By product, dimension and hour.
     hours: BTreeMap<(Name, Name, i64), Sum>,
@@ -299,7 +299,7 @@ impl Bill {
         self.totals.entry((key.product, key.account, key.dimension)).or_default().add(recorded.quantity);
         self.bytes += record_bytes(&recorded.allocations);
         self.by_key.insert(key, id);
-        self.records.push(Record {
+        self.records.push(BilledRecord {
             key,
             timestamp: recorded.timestamp,
             quantity: recorded.quantity,

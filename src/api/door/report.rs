@@ -49,7 +49,7 @@ fn unreadable() -> Refused {
 /// Refuses a call that is, or might be, about another product: a sidecar forwards only calls about its own product.
 pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) -> Result<(), Refused> {
     #[derive(Deserialize)]
-    struct Record {
+    struct ReportedRecord {
         #[serde(rename = "LicenseArn")]
         license_arn: Option<IgnoredAny>,
     }
@@ -61,7 +61,7 @@ pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) ->
         (_, Some(given)) => given == product_code,
         // Under Concurrent Agreements the license names the product (service model, `BatchMeterUsageRequest`).
         ("BatchMeterUsage", None) => {
-            let records: Vec<Record> =
+            let records: Vec<ReportedRecord> =
                 members.get("UsageRecords").map_err(|_| unreadable())?.unwrap_or_default();
             records.iter().all(|record| record.license_arn.is_some())
         }

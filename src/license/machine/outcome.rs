@@ -2,7 +2,7 @@
 
 use super::{
     Allowance, Arc, Awaiting, Contract, Duration, Fault, FaultClass, Granted, GrantedRound, Known, Machine,
-    Model, NOT_KEPT, Next, Now, Proof, Reason, Record, Refusal, Refused, Run, SECOND_TRY, Step, Verdict,
+    Model, NOT_KEPT, Next, Now, Proof, Reason, Refusal, Refused, Run, SECOND_TRY, SeatRecord, Step, Verdict,
     local, reason_of, schedule,
 };
 
@@ -146,7 +146,7 @@ impl Machine {
     // === the state folder ===
 
     /// The record to write to the state folder.
-    pub(super) fn image(&mut self, now: Now) -> Record {
+    pub(super) fn image(&mut self, now: Now) -> SeatRecord {
         let open = self.open_by_grace(now);
         self.record.granted = self.allowance.as_mut().and_then(|allowance| {
             let due = allowance.to_write(now, open);
@@ -157,7 +157,7 @@ impl Machine {
 
     /// The record to write because time alone has changed it, which happens during grace. Call this whenever
     /// [`Machine::changes_in`] has passed, and then report whether it was [written](Machine::remembered).
-    pub fn remember(&mut self, now: Now) -> Option<Record> {
+    pub fn remember(&mut self, now: Now) -> Option<SeatRecord> {
         if !matches!(self.verdict, Verdict::Failing { .. }) {
             return None;
         }

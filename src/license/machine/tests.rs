@@ -120,7 +120,7 @@ fn answer(world: &mut World, call: &Call) -> CallResult {
 struct Pod {
     policy: Policy,
     name: String,
-    disk: Record,
+    disk: SeatRecord,
     writable: bool,
     machine: Machine,
     began: Duration,
@@ -134,10 +134,10 @@ struct Pod {
 
 impl Pod {
     fn start(world: &World, policy: Policy) -> Self {
-        Self::start_on(world, policy, "pod", Record::default())
+        Self::start_on(world, policy, "pod", SeatRecord::default())
     }
 
-    fn start_on(world: &World, policy: Policy, name: &str, disk: Record) -> Self {
+    fn start_on(world: &World, policy: Policy, name: &str, disk: SeatRecord) -> Self {
         let record = disk.clone().adopted_by(name);
         let machine = Machine::new(policy.clone(), record, format!("{name}-0"), world.now());
         let mut pod = Self {
@@ -469,7 +469,7 @@ fn exhaustion_is_tried_again_once_at_once_and_then_each_minute() {
     let mut world = World::new(1);
     let mut first = Pod::start(&world, policy(Model::Floating));
     first.settle(&mut world);
-    let mut second = Pod::start_on(&world, policy(Model::Floating), "second", Record::default());
+    let mut second = Pod::start_on(&world, policy(Model::Floating), "second", SeatRecord::default());
     assert_eq!(second.settle(&mut world), State::Exhausted);
     assert_eq!((second.code(&world), second.pause(&world)), ("SeatsExhausted".into(), SECOND_TRY));
     assert_eq!(second.pass(&mut world, SECOND_TRY), State::Exhausted);
@@ -488,7 +488,7 @@ fn with_on_denied_exit_a_pod_leaves_after_its_second_try() {
     let mut first = Pod::start(&world, policy(Model::Floating));
     first.settle(&mut world);
     let exit = Policy { exit_when_refused: true, ..policy(Model::Floating) };
-    let mut second = Pod::start_on(&world, exit, "second", Record::default());
+    let mut second = Pod::start_on(&world, exit, "second", SeatRecord::default());
     second.settle(&mut world);
     assert!(matches!(second.next, Next::WakeIn(_)));
     second.pass(&mut world, SECOND_TRY);
@@ -635,7 +635,7 @@ fn check_is_never_shut_by_exhaustion_and_sees_an_upgrade_at_its_next_round() {
     let wanted = vec!["users:Count:5".parse().unwrap()];
     let mut strict = policy(Model::Check);
     strict.terms.wanted = wanted;
-    let mut pod = Pod::start_on(&world, strict, "strict", Record::default());
+    let mut pod = Pod::start_on(&world, strict, "strict", SeatRecord::default());
     assert_eq!(pod.settle(&mut world), State::Denied);
     assert_eq!(pod.code(&world), "QuantityTooSmall");
     world.seats.licenses[0] = license("arn", &[("users", 5)], &[]);
@@ -817,7 +817,7 @@ fn there_is_no_grace_for_a_pod_without_a_granted_round() {
     away(&mut world);
     let mut other = Pod::start_on(&world, policy(Model::Check), "other", granted.disk.clone());
     assert_eq!(other.settle(&mut world), State::Pending);
-    let mut fresh = Pod::start_on(&world, policy(Model::Check), "pod", Record::default());
+    let mut fresh = Pod::start_on(&world, policy(Model::Check), "pod", SeatRecord::default());
     assert_eq!(fresh.settle(&mut world), State::Pending);
 }
 
@@ -871,7 +871,7 @@ fn whether_a_contract_has_ended_is_read_from_awss_clock() {
     let mut world = World::new(1);
     let end = START.plus(2 * HOUR);
     world.seats.licenses[0].end = Some(end);
-    let mut holder = Pod::start_on(&world, policy(Model::Floating), "holder", Record::default());
+    let mut holder = Pod::start_on(&world, policy(Model::Floating), "holder", SeatRecord::default());
     holder.settle(&mut world);
     world.ahead = 3 * HOUR;
     let mut pod = Pod::start(&world, policy(Model::Floating));
@@ -886,7 +886,7 @@ fn whether_a_contract_has_ended_is_read_from_awss_clock() {
 #[test]
 fn a_pod_that_starts_with_its_clock_ahead_gives_back_what_its_forerunner_held() {
     let mut world = World::new(1);
-    let mut forerunner = Pod::start_on(&world, policy(Model::Floating), "forerunner", Record::default());
+    let mut forerunner = Pod::start_on(&world, policy(Model::Floating), "forerunner", SeatRecord::default());
     assert_eq!(forerunner.settle(&mut world), State::Entitled);
     let mut record = forerunner.disk.clone();
     record.give_back.extend(record.seat.take());
@@ -920,7 +920,7 @@ fn a_round_that_is_still_to_come_gives_no_grace() {
         pod.settle(&mut world);
         let begun = START.plus(ahead);
         let known = Known { first_failed_at: Some(begun), latest: Some(begun), ..Known::default() };
-        let mut record = Record::default();
+        let mut record = SeatRecord::default();
         record.granted = GrantedRound::of(known);
         pod.machine = Machine::new(policy(Model::Check), record, "seed".to_owned(), START);
         away(&mut world);
@@ -1030,7 +1030,7 @@ proptest! {
         let mut world = World::new(max);
         let names = ["a", "b", "c"];
         let mut pods: Vec<Pod> =
-            names.iter().map(|name| Pod::start_on(&world, policy(model), name, Record::default())).collect();
+            names.iter().map(|name| Pod::start_on(&world, policy(model), name, SeatRecord::default())).collect();
         for op in ops {
             match op {
                 Op::Step(pod) => drop(pods[pod].perform(&mut world)),

@@ -8,7 +8,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::names::Name;
-use super::{Bill, Form, HOUR_MILLIS, Record, Sum, record_id, request_id};
+use super::{Bill, BilledRecord, Form, HOUR_MILLIS, Sum, record_id, request_id};
 use crate::change::Allocation;
 use tollgate_time::Timestamp;
 
@@ -35,7 +35,7 @@ struct Row<'a> {
     bill: &'a Bill,
     /// Its number.
     id: usize,
-    record: &'a Record,
+    record: &'a BilledRecord,
 }
 
 /// A record as JSON.
@@ -247,7 +247,7 @@ impl<'a> Row<'a> {
     }
 
     fn document(&self) -> RecordDocument<'a> {
-        let Record { key, timestamp, quantity, allocations, calls, call_count } = self.record;
+        let BilledRecord { key, timestamp, quantity, allocations, calls, call_count } = self.record;
         RecordDocument {
             operation: if self.pod().is_some() { "MeterUsage" } else { "BatchMeterUsage" },
             pod: self.pod(),
