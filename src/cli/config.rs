@@ -70,7 +70,7 @@ pub fn run(
 }
 
 #[derive(Serialize)]
-struct Verdict<'a> {
+struct CheckReport<'a> {
     valid: bool,
     warnings: &'a [String],
     faults: Vec<String>,
@@ -94,8 +94,8 @@ fn check(
     };
     if args.json {
         let faults = faults.map_or(&[][..], config::Faults::as_slice).iter().map(ToString::to_string);
-        let verdict = Verdict { valid: loaded.is_ok(), warnings, faults: faults.collect() };
-        write_json(out, &verdict)?;
+        let report = CheckReport { valid: loaded.is_ok(), warnings, faults: faults.collect() };
+        write_json(out, &report)?;
     }
     for warning in warnings {
         writeln!(err, "warning: {warning}")?;

@@ -165,7 +165,7 @@ enum Awaiting {
 
 /// The outcome of the latest round. The published state follows from it and from the time.
 #[derive(Debug)]
-enum Verdict {
+enum RoundOutcome {
     Unanswered,
     /// With the reason to show although the license is granted, if any.
     Granted(Arc<Proof>, Option<Reason>),
@@ -200,7 +200,7 @@ pub struct Machine {
     unsaved: bool,
     /// Grace since this pod's latest granted round, if no round was refused since.
     allowance: Option<Allowance>,
-    verdict: Verdict,
+    outcome: RoundOutcome,
     listing: Option<(Listing, Duration)>,
     /// The fault that says that the role may not list licenses.
     hidden: Option<Fault>,
@@ -259,7 +259,7 @@ impl Machine {
             record,
             dirty: false,
             unsaved: false,
-            verdict: Verdict::Unanswered,
+            outcome: RoundOutcome::Unanswered,
             listing: None,
             hidden: None,
             known: Knowledge::default(),

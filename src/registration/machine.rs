@@ -149,7 +149,7 @@ pub struct Machine<P> {
     policy: Policy,
     memory: Remembered<P>,
     allowance: Allowance,
-    verdict: Verdict<P>,
+    outcome: RegistrationOutcome<P>,
     attempt: Attempt,
     /// Consecutive faults of one kind; the schedule depends on their number and duration.
     run: Run,
@@ -167,7 +167,7 @@ pub struct Machine<P> {
 
 /// The outcome of the latest attempts. The published state follows from it and from the time.
 #[derive(Debug)]
-enum Verdict<P> {
+enum RegistrationOutcome<P> {
     Unanswered(Option<Reason>),
     /// With what has been wrong since, if anything, except for a refusal.
     Proven(Arc<P>, Option<Reason>),
@@ -224,7 +224,7 @@ impl<P> Machine<P> {
             ),
             policy,
             memory: remembered,
-            verdict: Verdict::Unanswered(None),
+            outcome: RegistrationOutcome::Unanswered(None),
             run: Run { kind: RunKind::Transient, faults: 0, since: Duration::ZERO },
             failing_since: None,
             tried_lower_version: false,
@@ -251,7 +251,7 @@ impl<P> Machine<P> {
                     .as_of(now.running);
                 self.rotation = rotation;
                 self.failing_since = None;
-                self.verdict = Verdict::Proven(Arc::new(proof), None);
+                self.outcome = RegistrationOutcome::Proven(Arc::new(proof), None);
                 if self.policy.renewed_hourly { Next::AskAt(renewal(now)) } else { Next::Rest }
             }
             Event::Answered(AttemptResult::Unverified(reason)) => {
@@ -318,11 +318,12 @@ impl<P> Machine<P> {
 
     /// Whether grace or the kept receipt keeps the gate open.
     fn open_without_answer(&self, now: Now) -> bool {
-        matches!(self.verdict, Verdict::Unanswered(Some(_))) && self.answered_standing(now).gate_open()
+        matches!(self.outcome, RegistrationOutcome::Unanswered(Some(_)))
+            && self.answered_standing(now).gate_open()
     }
 
     fn on_unverified(&mut self, now: Now, reason: Reason) -> Next {
-        self.verdict = Verdict::BadToken(reason);
+        self.outcome = RegistrationOutcome::BadToken(reason);
         self.failing_since = None;
         let run = self.count(now, RunKind::Unverified);
         if self.leaves() {
@@ -333,33 +334,36 @@ impl<P> Machine<P> {
 
     /// Handles AWS's answers to usage reports: a refusal after a proof, or its end.
     pub fn on_refusal(&mut self, now: Now, refusal: Option<&FaultCode>) {
-        self.verdict = match (std::mem::replace(&mut self.verdict, Verdict::Unanswered(None)), refusal) {
-            (Verdict::Proven(proof, _), Some(code)) => {
-                Verdict::Lapsed(proof, Reason::of(code.clone(), FaultClass::Denied), now.running)
-            }
-            (Verdict::Lapsed(proof, ..), None) => Verdict::Proven(proof, None),
-            (verdict, _) => verdict,
-        };
+        self.outcome =
+            match (std::mem::replace(&mut self.outcome, RegistrationOutcome::Unanswered(None)), refusal) {
+                (RegistrationOutcome::Proven(proof, _), Some(code)) => RegistrationOutcome::Lapsed(
+                    proof,
+                    Reason::of(code.clone(), FaultClass::Denied),
+                    now.running,
+                ),
+                (RegistrationOutcome::Lapsed(proof, ..), None) => RegistrationOutcome::Proven(proof, None),
+                (outcome, _) => outcome,
+            };
     }
 
     /// Handles an answer from the emulator, which is not accepted here.
     pub fn on_emulated(&mut self, code: &'static str) {
-        if matches!(self.verdict, Verdict::Proven(..) | Verdict::Lapsed(..)) {
-            self.verdict = Verdict::BadToken(reason::unverified(code, None));
+        if matches!(self.outcome, RegistrationOutcome::Proven(..) | RegistrationOutcome::Lapsed(..)) {
+            self.outcome = RegistrationOutcome::BadToken(reason::unverified(code, None));
         }
     }
 
     /// Takes over the state folder's content when it arrives late. Returns whether it counts: a definite answer of
     /// AWS is newer.
     pub fn recall(&mut self, remembered: Remembered<P>, now: Now) -> bool {
-        if self.memory.refused || !matches!(self.verdict, Verdict::Unanswered(_)) {
+        if self.memory.refused || !matches!(self.outcome, RegistrationOutcome::Unanswered(_)) {
             return false;
         }
         let issued_at = remembered.kept.as_ref().map(|(_, issued_at)| *issued_at);
         self.allowance = Allowance::new(self.policy.grace_period, issued_at, remembered.known, now.wall)
             .as_of(now.running);
         self.memory = remembered;
-        if matches!(self.verdict, Verdict::Unanswered(Some(_))) {
+        if matches!(self.outcome, RegistrationOutcome::Unanswered(Some(_))) {
             self.allowance.failed(now);
         }
         if self.memory.denied && !self.policy.ask_after_denial {
@@ -377,7 +381,7 @@ impl<P> Machine<P> {
     fn denied(&mut self, now: Now, reason: Option<Reason>) -> Next {
         let reason =
             reason.filter(|_| self.policy.ask_after_denial).unwrap_or_else(reason::denied_until_a_new_pod);
-        self.verdict = Verdict::Denied(reason);
+        self.outcome = RegistrationOutcome::Denied(reason);
         match self.refused(now, Exit::NotEntitled) {
             Next::AskIn(_) if !self.policy.ask_after_denial => Next::Rest,
             next => next,
@@ -388,14 +392,14 @@ impl<P> Machine<P> {
     fn on_renewal_fault(&mut self, now: Now, fault: &Fault, proof: Arc<P>) -> Next {
         let reason = Reason::of_fault(fault);
         if fault.class == FaultClass::Denied {
-            self.verdict = Verdict::Proven(proof, None);
+            self.outcome = RegistrationOutcome::Proven(proof, None);
             self.on_refusal(now, Some(&fault.code));
             if !self.policy.ask_after_denial {
                 return Next::Rest;
             }
             return Next::AskIn(schedule::refused(now.draw));
         }
-        self.verdict = Verdict::Proven(proof, Some(reason));
+        self.outcome = RegistrationOutcome::Proven(proof, Some(reason));
         let kind = match fault.class {
             FaultClass::Transient => RunKind::Transient,
             _ => RunKind::Access,
@@ -410,13 +414,13 @@ impl<P> Machine<P> {
 
     fn on_fault(&mut self, now: Now, fault: &Fault) -> Next {
         let reason = Reason::of_fault(fault);
-        match &self.verdict {
+        match &self.outcome {
             // A lapse lasts until AWS accepts again.
-            Verdict::Lapsed(..) => {
+            RegistrationOutcome::Lapsed(..) => {
                 self.count(now, RunKind::Access);
                 return Next::AskIn(schedule::refused(now.draw));
             }
-            Verdict::Proven(proof, _) => {
+            RegistrationOutcome::Proven(proof, _) => {
                 let proof = Arc::clone(proof);
                 return self.on_renewal_fault(now, fault, proof);
             }
@@ -449,7 +453,7 @@ impl<P> Machine<P> {
 
     fn on_rejected(&mut self, now: Now, reason: Reason) -> Next {
         let key_version = reason.code.as_str() == exceptions::INVALID_PUBLIC_KEY_VERSION;
-        self.verdict = Verdict::Rejected(reason);
+        self.outcome = RegistrationOutcome::Rejected(reason);
         if key_version && self.policy.stated_version.is_none() {
             let highest = self.policy.versions.last().copied();
             let lower = self.policy.versions.iter().rev().find(|version| **version < self.attempt.version);
@@ -466,7 +470,7 @@ impl<P> Machine<P> {
     }
 
     fn on_access(&mut self, now: Now, fault: &Fault, reason: Reason) -> Next {
-        self.verdict = Verdict::NotAsked(reason);
+        self.outcome = RegistrationOutcome::NotAsked(reason);
         self.failing_since.get_or_insert(now.running);
         self.attempt.reload_credentials = true;
         let run = self.count(now, RunKind::Access);
@@ -493,10 +497,14 @@ impl<P> Machine<P> {
     /// Handles a fault that says nothing about the entitlement: an earlier refusal still counts.
     fn unanswered(&mut self, now: Now, reason: Reason) {
         self.failing_since.get_or_insert(now.running);
-        let refusal_stands =
-            matches!(self.verdict, Verdict::Denied(_) | Verdict::Rejected(_) | Verdict::BadToken(_));
+        let refusal_stands = matches!(
+            self.outcome,
+            RegistrationOutcome::Denied(_)
+                | RegistrationOutcome::Rejected(_)
+                | RegistrationOutcome::BadToken(_)
+        );
         if !refusal_stands {
-            self.verdict = Verdict::Unanswered(Some(reason));
+            self.outcome = RegistrationOutcome::Unanswered(Some(reason));
         }
     }
 
@@ -535,18 +543,26 @@ impl<P> Machine<P> {
 
     /// The standing without regard to unreported usage.
     fn answered_standing(&self, now: Now) -> Standing<P> {
-        let reason = match &self.verdict {
-            Verdict::Proven(proof, reason) => return Standing::Entitled(Arc::clone(proof), reason.clone()),
-            Verdict::Lapsed(_, reason, since) if self.lapse_is_over(now, *since) => {
+        let reason = match &self.outcome {
+            RegistrationOutcome::Proven(proof, reason) => {
+                return Standing::Entitled(Arc::clone(proof), reason.clone());
+            }
+            RegistrationOutcome::Lapsed(_, reason, since) if self.lapse_is_over(now, *since) => {
                 return Standing::Denied(reason.clone());
             }
-            Verdict::Lapsed(proof, reason, _) => return Standing::Lapsed(Arc::clone(proof), reason.clone()),
-            Verdict::Denied(reason) => return Standing::Denied(reason.clone()),
-            Verdict::Rejected(reason) => return Standing::Misconfigured(Rejected::Request, reason.clone()),
-            Verdict::NotAsked(reason) => return Standing::Misconfigured(Rejected::Caller, reason.clone()),
-            Verdict::BadToken(reason) => return Standing::Unverified(reason.clone()),
-            Verdict::Unanswered(None) => return Standing::Pending(None),
-            Verdict::Unanswered(Some(reason)) => reason.clone(),
+            RegistrationOutcome::Lapsed(proof, reason, _) => {
+                return Standing::Lapsed(Arc::clone(proof), reason.clone());
+            }
+            RegistrationOutcome::Denied(reason) => return Standing::Denied(reason.clone()),
+            RegistrationOutcome::Rejected(reason) => {
+                return Standing::Misconfigured(Rejected::Request, reason.clone());
+            }
+            RegistrationOutcome::NotAsked(reason) => {
+                return Standing::Misconfigured(Rejected::Caller, reason.clone());
+            }
+            RegistrationOutcome::BadToken(reason) => return Standing::Unverified(reason.clone()),
+            RegistrationOutcome::Unanswered(None) => return Standing::Pending(None),
+            RegistrationOutcome::Unanswered(Some(reason)) => reason.clone(),
         };
         let without_answer = !self.memory.refused;
         if let Some((proof, _)) =
@@ -579,10 +595,12 @@ impl<P> Machine<P> {
     /// How long until time alone may change the standing; a jump of the wall clock may change it earlier.
     #[must_use]
     pub fn changes_in(&self, now: Now) -> Option<Duration> {
-        if let (Verdict::Lapsed(_, _, since), Some(after)) = (&self.verdict, self.policy.close_lapsed_after) {
+        if let (RegistrationOutcome::Lapsed(_, _, since), Some(after)) =
+            (&self.outcome, self.policy.close_lapsed_after)
+        {
             return since.saturating_add(after).checked_sub(now.running).filter(|left| !left.is_zero());
         }
-        if !matches!(self.verdict, Verdict::Unanswered(Some(_))) {
+        if !matches!(self.outcome, RegistrationOutcome::Unanswered(Some(_))) {
             return None;
         }
         let by_time = self.allowance.changes_in(now, self.open_without_answer(now));

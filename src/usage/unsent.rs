@@ -17,7 +17,7 @@ use tollgate_clock::WallClock;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_metering::record::Oldest;
-use tollgate_metering::unsent::{self, Rule, Verdict};
+use tollgate_metering::unsent::{self, Rule, Timeliness};
 
 /// How often to check while usage is overdue: AWS's acceptance opens the gate again within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub struct Unsent {
     metrics: Arc<Metrics>,
     refusal_sender: RefusalSender,
     notices: Notices,
-    before: Verdict,
+    before: Timeliness,
     seen: Option<Seen>,
     /// The number of transactions at which the ledger had no waiting usage: none waits until there are more.
     empty_at: Option<u64>,
@@ -68,7 +68,7 @@ impl Unsent {
             metrics,
             refusal_sender,
             notices,
-            before: Verdict::Timely,
+            before: Timeliness::Timely,
             seen: None,
             empty_at: None,
         }
@@ -89,16 +89,16 @@ impl Unsent {
         let untaken = self.untaken(seen);
         let age = unaccepted.max(untaken);
         let why = if untaken > unaccepted { Unreported::NotTaken } else { Unreported::NotAccepted };
-        let verdict = self.rule.judge(age);
+        let timeliness = self.rule.judge(age);
         self.metrics.usage_overdue(age);
-        if verdict != self.before {
-            say(verdict, why, age, seen.oldest);
-            self.before = verdict;
+        if timeliness != self.before {
+            say(timeliness, why, age, seen.oldest);
+            self.before = timeliness;
         }
         let unreported = if self.rule.close_after.is_some() && seen.full_from_start {
             Some(Unreported::NotTaken)
         } else {
-            (verdict == Verdict::Unreported).then_some(why)
+            (timeliness == Timeliness::Unreported).then_some(why)
         };
         self.refusal_sender
             .send_if_modified(|update| std::mem::replace(&mut update.unreported, unreported) != unreported);
@@ -126,7 +126,7 @@ impl Unsent {
         // end it.
         // end it.
         let room = untaken.latest == Refused::LedgerFull && !seen.full;
-        if room && self.rule.judge(untaken.age()) > Verdict::Timely {
+        if room && self.rule.judge(untaken.age()) > Timeliness::Timely {
             self.notices.taken();
             return Duration::ZERO;
         }
@@ -140,7 +140,7 @@ impl Unsent {
             if let Err(error) = self.look().await {
                 return error;
             }
-            let rest = if self.before == Verdict::Timely { LOOK_WHILE_TIMELY } else { LOOK_EVERY };
+            let rest = if self.before == Timeliness::Timely { LOOK_WHILE_TIMELY } else { LOOK_EVERY };
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
                 _ = jumps.changed() => {}
@@ -149,7 +149,7 @@ impl Unsent {
     }
 }
 
-fn say(verdict: Verdict, why: Unreported, age: Duration, oldest: Oldest) {
+fn say(timeliness: Timeliness, why: Unreported, age: Duration, oldest: Oldest) {
     let (seconds, hour) = (age.as_secs(), oldest.hour.map(|hour| hour.to_string()));
     let what = match why {
         Unreported::NotAccepted => {
@@ -159,10 +159,10 @@ fn say(verdict: Verdict, why: Unreported, age: Duration, oldest: Oldest) {
             "the ledger has accepted no usage for a long time; the lines usage_not_taken and ledger_unusable say why"
         }
     };
-    match verdict {
-        Verdict::Timely => tracing::info!(event = "usage_accepted_again", "no usage is overdue any more"),
-        Verdict::Alarming => tracing::error!(event = "usage_overdue", seconds, hour, "{what}"),
-        Verdict::Unreported => tracing::error!(
+    match timeliness {
+        Timeliness::Timely => tracing::info!(event = "usage_accepted_again", "no usage is overdue any more"),
+        Timeliness::Alarming => tracing::error!(event = "usage_overdue", seconds, hour, "{what}"),
+        Timeliness::Unreported => tracing::error!(
             event = "usage_unreported",
             seconds,
             hour,

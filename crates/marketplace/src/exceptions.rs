@@ -35,7 +35,7 @@ pub enum Kind {
     /// answer.
     Request,
     /// The content of this record is wrong; other records may be accepted.
-    Record(Verdict),
+    Record(RecordConsequence),
     /// AWS does not accept the caller.
     Caller,
     /// The session token has expired.
@@ -57,7 +57,7 @@ pub enum Kind {
 
 /// The consequence of a refusal for the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RecordConsequence {
     /// AWS will never accept this record as it is.
     Never,
     /// AWS has another value for this hour, or knows the token with other parameters.
@@ -73,7 +73,7 @@ impl Kind {
     #[must_use]
     pub const fn unnamed(status: u16) -> Option<Self> {
         match status {
-            400..=499 => Some(Self::Record(Verdict::Unknown)),
+            400..=499 => Some(Self::Record(RecordConsequence::Unknown)),
             500.. => Some(Self::Service),
             _ => None,
         }
@@ -342,7 +342,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         UNKNOWN_DIMENSION,
-        Kind::Record(Verdict::Never),
+        Kind::Record(RecordConsequence::Never),
         (
             "AWS does not know the usage dimension for this product.",
             "Tell the seller of this product; the seller checks dimensions and entitlement_dimension.",
@@ -350,17 +350,17 @@ const METERING: &[Exception] = &[
     ),
     row(
         "InvalidTagException",
-        Kind::Record(Verdict::Never),
+        Kind::Record(RecordConsequence::Never),
         ("AWS rejects a tag of the report.", UNPROCESSABLE.1),
     ),
     row(
         "InvalidUsageAllocationsException",
-        Kind::Record(Verdict::Never),
+        Kind::Record(RecordConsequence::Never),
         ("AWS rejects the allocations of the report.", UNPROCESSABLE.1),
     ),
     row(
         "InvalidCustomerIdentifierException",
-        Kind::Record(Verdict::Never),
+        Kind::Record(RecordConsequence::Never),
         (
             "AWS does not know the customer for this product.",
             "Compare the customer with AWS's answer to ResolveCustomer. The usage is a dead letter.",
@@ -368,7 +368,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         "InvalidLicenseException",
-        Kind::Record(Verdict::Never),
+        Kind::Record(RecordConsequence::Never),
         (
             "AWS does not know the license for this product.",
             "Compare the LicenseArn with AWS's answer to ResolveCustomer. The usage is a dead letter.",
@@ -376,7 +376,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         DUPLICATE_REQUEST,
-        Kind::Record(Verdict::Taken),
+        Kind::Record(RecordConsequence::Taken),
         (
             "AWS holds another report of this dimension and hour.",
             "Find what else reports with the credentials of this pod. The usage is a dead letter.",
@@ -384,7 +384,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         "IdempotencyConflictException",
-        Kind::Record(Verdict::Taken),
+        Kind::Record(RecordConsequence::Taken),
         (
             "AWS knows the report's token with other parameters.",
             "Find what else reports with the credentials of this pod. The usage is a dead letter.",
@@ -392,7 +392,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         "TimestampOutOfBoundsException",
-        Kind::Record(Verdict::OutOfWindow),
+        Kind::Record(RecordConsequence::OutOfWindow),
         (
             "The report's time is outside the window that AWS accepts.",
             "Check the node's clock (NTP), and how long AWS was unreachable.",
@@ -532,10 +532,10 @@ const SERVICE: &[Exception] = &[
 ];
 
 const UNREADABLE: &[Exception] = &[
-    row("RequestEntityTooLargeException", Kind::Record(Verdict::Never), UNPROCESSABLE),
-    row("RequestTooLargeException", Kind::Record(Verdict::Never), UNPROCESSABLE),
-    row("SerializationException", Kind::Record(Verdict::Never), UNPROCESSABLE),
-    row(VALIDATION, Kind::Record(Verdict::Never), UNPROCESSABLE),
+    row("RequestEntityTooLargeException", Kind::Record(RecordConsequence::Never), UNPROCESSABLE),
+    row("RequestTooLargeException", Kind::Record(RecordConsequence::Never), UNPROCESSABLE),
+    row("SerializationException", Kind::Record(RecordConsequence::Never), UNPROCESSABLE),
+    row(VALIDATION, Kind::Record(RecordConsequence::Never), UNPROCESSABLE),
     row(
         UNKNOWN_OPERATION,
         Kind::Request,

@@ -17,7 +17,7 @@ const ALARM_AFTER: Duration = Duration::from_secs(3 * 3600);
 
 /// What to do about the oldest usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub enum Timeliness {
     /// Nothing.
     Timely,
     /// Raise an alarm.
@@ -35,13 +35,13 @@ impl Rule {
 
     /// What to do about usage of this age.
     #[must_use]
-    pub fn judge(self, age: Duration) -> Verdict {
+    pub fn judge(self, age: Duration) -> Timeliness {
         if self.close_after.is_some_and(|after| age > after) {
-            Verdict::Unreported
+            Timeliness::Unreported
         } else if age > self.alarm_after() {
-            Verdict::Alarming
+            Timeliness::Alarming
         } else {
-            Verdict::Timely
+            Timeliness::Timely
         }
     }
 }
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_larger_of_both_ages_decides() {
-        use Verdict::{Alarming, Timely, Unreported};
+        use Timeliness::{Alarming, Timely, Unreported};
         let close = Some(4 * HOUR);
         for (close_after, hour_ended, ran, expected) in [
             // No usage waits, or none that was sent to AWS.

@@ -2,8 +2,8 @@
 
 use super::{
     Awaiting, CallResult, CheckedIn, CheckedOut, ConsumptionToken, Duration, Extended, Fault, FaultClass,
-    Kind, Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, Seat, Step, Verdict, exceptions,
-    local, schedule, within_limit,
+    Kind, Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, RoundOutcome, Seat, Step,
+    exceptions, local, schedule, within_limit,
 };
 
 impl Machine {
@@ -20,7 +20,7 @@ impl Machine {
             CallResult::Emulated(reason) => {
                 self.allowance = None;
                 self.dirty = true;
-                self.verdict = Verdict::Emulated(reason);
+                self.outcome = RoundOutcome::Emulated(reason);
                 let run = self.count(now, false);
                 self.rest(now, schedule::unverified(now.running.saturating_sub(run.since), now.draw));
                 self.leave_if_refused(now);

@@ -2,8 +2,8 @@
 
 use super::{
     Allowance, Arc, Awaiting, Contract, Duration, Fault, FaultClass, Granted, GrantedRound, Known, Machine,
-    Model, NOT_KEPT, Next, Now, Proof, Reason, Refusal, Refused, Run, SECOND_TRY, SeatRecord, Step, Verdict,
-    local, reason_of, schedule,
+    Model, NOT_KEPT, Next, Now, Proof, Reason, Refusal, Refused, RoundOutcome, Run, SECOND_TRY, SeatRecord,
+    Step, local, reason_of, schedule,
 };
 
 impl Machine {
@@ -22,7 +22,7 @@ impl Machine {
 
     pub(super) fn open(&mut self, now: Now, granted: &Granted) {
         let proof = Proof::License(Contract::of(granted.arn(), self.known.emulated));
-        self.verdict = Verdict::Granted(Arc::new(proof), granted.note().as_ref().map(reason_of));
+        self.outcome = RoundOutcome::Granted(Arc::new(proof), granted.note().as_ref().map(reason_of));
         self.known.chosen = granted.arn().map(ToOwned::to_owned);
         self.known.granted_at = Some(now.wall);
         self.calm(now);
@@ -47,7 +47,7 @@ impl Machine {
         if refused.why != Refusal::Exhausted {
             self.exhausted = 0;
         }
-        self.verdict = Verdict::Refused(refused);
+        self.outcome = RoundOutcome::Refused(refused);
         self.rest(now, pause);
         // At the first refusal another pod may be about to give its seats back.
         if self.exhausted != 1 {
@@ -61,7 +61,7 @@ impl Machine {
         self.dirty = true;
         self.calm(now);
         self.exhausted = 0;
-        self.verdict = Verdict::Rejected(Reason::of_fault(fault));
+        self.outcome = RoundOutcome::Rejected(Reason::of_fault(fault));
         self.rest(now, schedule::refused(now.draw));
         self.leave_if_refused(now);
     }
@@ -76,10 +76,12 @@ impl Machine {
         self.failing_since.get_or_insert(now.running);
         self.reload_credentials = fault.class != FaultClass::Transient;
         let run = self.count(now, self.reload_credentials);
-        let stands =
-            matches!(self.verdict, Verdict::Refused(_) | Verdict::Rejected(_) | Verdict::Emulated(_));
+        let stands = matches!(
+            self.outcome,
+            RoundOutcome::Refused(_) | RoundOutcome::Rejected(_) | RoundOutcome::Emulated(_)
+        );
         if access || !stands {
-            self.verdict = Verdict::Failing { access, reason: Reason::of_fault(fault) };
+            self.outcome = RoundOutcome::Failing { access, reason: Reason::of_fault(fault) };
         }
         let waited = now.running.saturating_sub(run.since);
         let skewed = fault.clock_is_off() && !std::mem::replace(&mut self.tried_clock_offset, true);
@@ -158,7 +160,7 @@ impl Machine {
     /// The record to write because time alone has changed it, which happens during grace. Call this whenever
     /// [`Machine::changes_in`] has passed, and then report whether it was [written](Machine::remembered).
     pub fn remember(&mut self, now: Now) -> Option<SeatRecord> {
-        if !matches!(self.verdict, Verdict::Failing { .. }) {
+        if !matches!(self.outcome, RoundOutcome::Failing { .. }) {
             return None;
         }
         let open = self.open_by_grace(now);

@@ -1,8 +1,8 @@
 //! The published state, and what is known about the license.
 
 use super::{
-    Arc, Blame, Duration, Entitlement, HeldSeats, Knowledge, Machine, Now, Rejected, Standing, Timestamp,
-    Verdict, reason_of,
+    Arc, Blame, Duration, Entitlement, HeldSeats, Knowledge, Machine, Now, Rejected, RoundOutcome, Standing,
+    Timestamp, reason_of,
 };
 
 impl Machine {
@@ -11,7 +11,7 @@ impl Machine {
     }
 
     pub(super) fn open_by_grace(&self, now: Now) -> bool {
-        matches!(self.verdict, Verdict::Failing { .. }) && self.grace(now).is_some()
+        matches!(self.outcome, RoundOutcome::Failing { .. }) && self.grace(now).is_some()
     }
 
     pub(super) fn overdue(&self, now: Now) -> bool {
@@ -22,17 +22,17 @@ impl Machine {
     /// The standing at `now`.
     #[must_use]
     pub fn standing(&self, now: Now) -> Standing {
-        match &self.verdict {
-            Verdict::Unanswered => Standing::Pending(None),
-            Verdict::Granted(proof, reason) => Standing::Entitled(Arc::clone(proof), reason.clone()),
-            Verdict::Refused(refused) => match refused.why.blame() {
+        match &self.outcome {
+            RoundOutcome::Unanswered => Standing::Pending(None),
+            RoundOutcome::Granted(proof, reason) => Standing::Entitled(Arc::clone(proof), reason.clone()),
+            RoundOutcome::Refused(refused) => match refused.why.blame() {
                 Blame::Denied => Standing::Denied(reason_of(refused)),
                 Blame::Misconfigured => Standing::Misconfigured(Rejected::Request, reason_of(refused)),
                 Blame::Exhausted => Standing::Exhausted(reason_of(refused)),
             },
-            Verdict::Rejected(reason) => Standing::Misconfigured(Rejected::Request, reason.clone()),
-            Verdict::Emulated(reason) => Standing::Unverified(reason.clone()),
-            Verdict::Failing { access, reason } => match self.grace(now) {
+            RoundOutcome::Rejected(reason) => Standing::Misconfigured(Rejected::Request, reason.clone()),
+            RoundOutcome::Emulated(reason) => Standing::Unverified(reason.clone()),
+            RoundOutcome::Failing { access, reason } => match self.grace(now) {
                 Some(until) => Standing::Grace(reason.clone(), until),
                 None if *access => Standing::Misconfigured(Rejected::Caller, reason.clone()),
                 None if self.overdue(now) => Standing::Unavailable(reason.clone()),
@@ -59,7 +59,7 @@ impl Machine {
     /// How long until time alone may change the standing; a jump of the wall clock may change it earlier.
     #[must_use]
     pub fn changes_in(&self, now: Now) -> Option<Duration> {
-        if !matches!(self.verdict, Verdict::Failing { .. }) {
+        if !matches!(self.outcome, RoundOutcome::Failing { .. }) {
             return None;
         }
         let open = self.open_by_grace(now);
