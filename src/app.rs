@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::probe::{self, ProbeServer};
 use crate::program;
 use crate::registration::dimensions::Trial;
-use crate::registration::machine::Policy;
+use crate::registration::machine::RegistrationPolicy;
 use crate::registration::memory::Store;
 use crate::registration::{self, Asking, Registration};
 use crate::shutdown::{Ended, Ending, First, Parts, Signals, until};
@@ -489,7 +489,7 @@ fn registration_config(config: Config) -> Option<registration::Config> {
         (Mode::Contract, _) => return None,
     };
     Some(registration::Config {
-        policy: Policy {
+        policy: RegistrationPolicy {
             unavailable_after: registration.unavailable_after,
             grace_period: registration.grace_period,
             exit_when_refused: registration.on_denied == OnDenied::Exit,

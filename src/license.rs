@@ -25,7 +25,7 @@ use crate::random;
 use crate::registration::machine::Now;
 use crate::state_file::Recalled;
 pub use knowledge::{Held, Knowledge, KnowledgePublisher};
-use machine::{Call, CallResult, Event, Machine, Next, Note, Policy};
+use machine::{Call, CallResult, Event, LicensingPolicy, Machine, Next, Note};
 use memory::{SeatRecord, Store};
 pub use stop::{Drain, Stop};
 use tollgate_clock::{self as clock, WallClock};
@@ -39,7 +39,7 @@ use tollgate_receipt::VerifyError;
 #[derive(Debug)]
 pub struct Config {
     /// The seller's settings.
-    pub policy: Policy,
+    pub policy: LicensingPolicy,
     /// Accept the emulator's answers.
     pub allow_emulated: bool,
     /// Where the seller publishes the runbook, if it does.

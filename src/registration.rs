@@ -23,7 +23,9 @@ use crate::exit::Exit;
 use crate::log::limited::{Limited, NextLine};
 use crate::metrics::Metrics;
 use crate::random;
-use machine::{Attempt, AttemptResult, Event, Machine, Next, Notes, Now, Policy, Remember, Remembered};
+use machine::{
+    Attempt, AttemptResult, Event, Machine, Next, Notes, Now, RegistrationPolicy, Remember, Remembered,
+};
 use memory::{KeptReceipt, Recalled, RegistrationRecord, Store};
 use permission::ANY_DIMENSION;
 use tollgate_clock::{self as clock, WallClock};
@@ -43,7 +45,7 @@ pub struct Config {
     /// Accept the emulator's answers.
     pub allow_emulated: bool,
     /// The seller's settings.
-    pub policy: Policy,
+    pub policy: RegistrationPolicy,
     /// Where the seller publishes the runbook, if it does.
     pub docs_url: Option<String>,
 }

@@ -8,7 +8,7 @@ use crate::config::{self, ClockSource, Config, LicenseModel, OnDenied};
 use crate::entitlement::Publisher;
 use crate::license::counted::Counted;
 use crate::license::judge::{Model, Terms};
-use crate::license::machine::Policy;
+use crate::license::machine::LicensingPolicy;
 use crate::license::memory::Store;
 use crate::license::telling::{self, Rule};
 use crate::license::{self, Drain, KnowledgePublisher, Licensing, Stop, knowledge};
@@ -64,7 +64,7 @@ impl Contract {
             Model::Check => "check",
             Model::Floating => "floating",
         };
-        let policy = Policy {
+        let policy = LicensingPolicy {
             terms,
             grace_period: registration.grace_period,
             renew_every: license.renew_every,

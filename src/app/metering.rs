@@ -24,7 +24,7 @@ use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{self as ledger, Ledger, LedgerError, Totals};
 use tollgate_marketplace::{ProductCode, Resolve, quantity};
 use tollgate_metering::event::{self, Rules};
-use tollgate_metering::policy::{self, Policy, Window};
+use tollgate_metering::policy::{self, SendingPolicy, Window};
 use tollgate_metering::unsent::Rule;
 use tollgate_time::Timestamp;
 
@@ -217,7 +217,7 @@ impl Plan {
         sender::SenderSettings {
             product_code: self.product_code.clone(),
             outlet: self.outlet,
-            policy: Policy {
+            policy: SendingPolicy {
                 pod: pod.to_owned(),
                 window: window(self.outlet),
                 carry_expired: self.usage.on_expired == OnExpired::Carry,

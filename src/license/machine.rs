@@ -39,7 +39,7 @@ use tollgate_time::Timestamp;
 
 /// The seller's settings.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub struct LicensingPolicy {
     /// What the product requires of a license.
     pub terms: Terms,
     /// How long the gate stays open after the latest granted round while License Manager cannot be reached; zero
@@ -192,7 +192,7 @@ struct Run {
 /// The machine.
 #[derive(Debug)]
 pub struct Machine {
-    policy: Policy,
+    policy: LicensingPolicy,
     record: SeatRecord,
     /// The record differs from the state folder.
     dirty: bool,
@@ -248,7 +248,7 @@ impl Machine {
     /// A machine before its first call. `record` must be this pod's ([`SeatRecord::adopted_by`]); `seed` must be random
     /// for each process, so that no other process uses its client tokens.
     #[must_use]
-    pub fn new(policy: Policy, record: SeatRecord, seed: String, now: Timestamp) -> Self {
+    pub fn new(policy: LicensingPolicy, record: SeatRecord, seed: String, now: Timestamp) -> Self {
         // A round in the future was written by a wrong clock, or by hand.
         let granted = record.granted.filter(|round| !round.is_after(now.plus(AHEAD_MAX)));
         let known = granted.map(GrantedRound::known);

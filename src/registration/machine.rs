@@ -24,7 +24,7 @@ use tollgate_time::Timestamp;
 
 /// The seller's settings.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub struct RegistrationPolicy {
     /// How long transient faults may last before the state is `unavailable`.
     pub unavailable_after: Duration,
     /// How long the gate stays open while AWS cannot be reached, counted from the first failed attempt; zero means
@@ -146,7 +146,7 @@ pub enum Remember {
 /// The machine. `P` is the proof; tests use a substitute.
 #[derive(Debug)]
 pub struct Machine<P> {
-    policy: Policy,
+    policy: RegistrationPolicy,
     memory: Remembered<P>,
     allowance: Allowance,
     outcome: RegistrationOutcome<P>,
@@ -209,7 +209,7 @@ pub struct Notes {
 impl<P> Machine<P> {
     /// A machine before its first call.
     #[must_use]
-    pub fn new(policy: Policy, remembered: Remembered<P>, now: Timestamp) -> Self {
+    pub fn new(policy: RegistrationPolicy, remembered: Remembered<P>, now: Timestamp) -> Self {
         let version = policy.stated_version.or_else(|| policy.versions.last().copied());
         Self {
             attempt: Attempt {

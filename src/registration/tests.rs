@@ -48,7 +48,7 @@ fn config(grace_period: Duration) -> Config {
     keys.insert(PublicKeyVersion::FIRST, PublicKey::from_pem(PUBLIC).unwrap());
     Config {
         product_code: "demohourly".parse().unwrap(),
-        policy: Policy {
+        policy: RegistrationPolicy {
             unavailable_after: Duration::from_secs(1800),
             grace_period,
             exit_when_refused: false,

@@ -31,7 +31,7 @@ use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCod
 use tollgate_metering::batch;
 use tollgate_metering::health::{Health, Standing, Subject};
 use tollgate_metering::pace::Pace;
-use tollgate_metering::policy::{Meaning, Pause, Policy, Todo};
+use tollgate_metering::policy::{Meaning, Pause, SendingPolicy, Todo};
 use tollgate_metering::queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, RISKY_PAUSE, Risky, Wanted, is_risky};
 use tollgate_metering::record::{Answered, Due, Noted, Record};
 use tollgate_time::Timestamp;
@@ -119,7 +119,7 @@ pub struct SenderSettings {
     /// The operation.
     pub outlet: Outlet,
     /// When to send, and what answers mean.
-    pub policy: Policy,
+    pub policy: SendingPolicy,
 }
 
 /// A call in flight: its attempt is written to disk, it waits for its turn, and it is made.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate::entitlement::State;
 use tollgate::license::judge::{Model, Terms};
-use tollgate::license::machine::{Call, CallResult, Event, Machine, Next, Policy};
+use tollgate::license::machine::{Call, CallResult, Event, LicensingPolicy, Machine, Next};
 use tollgate::license::memory::SeatRecord;
 use tollgate::registration::machine::Now;
 use tollgate_marketplace::schedule::Draw;
@@ -167,7 +167,7 @@ impl Simulation {
     }
 
     fn start(&mut self, index: usize) {
-        let policy = Policy {
+        let policy = LicensingPolicy {
             terms: Terms {
                 product_id: PRODUCT.parse().expect("a product ID"),
                 key_fingerprint: KeyFingerprint::AWS_MARKETPLACE,

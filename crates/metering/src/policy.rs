@@ -21,7 +21,7 @@ use tollgate_time::Timestamp;
 
 /// How records of one kind of call are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub struct SendingPolicy {
     /// This pod, whose records may be sent; empty in mode `saas`.
     pub pod: String,
     /// How long AWS accepts a record.
@@ -90,7 +90,7 @@ pub enum Todo {
     Give(Answered),
 }
 
-impl Policy {
+impl SendingPolicy {
     /// What to do with a sealed record at `now`. `flush` ignores the phase, for a shutdown; `unsubscribed`: AWS says
     /// that the pod's own customer is not entitled.
     #[must_use]
@@ -338,8 +338,8 @@ mod tests {
     use tollgate_marketplace::fault::{ErrorResponse, classify};
 
     const AT: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
-    fn policy() -> Policy {
-        Policy {
+    fn policy() -> SendingPolicy {
+        SendingPolicy {
             pod: "pod".to_owned(),
             window: Window::MeterUsage,
             carry_expired: true,
@@ -359,12 +359,12 @@ mod tests {
     #[test]
     fn a_record_waits_for_its_phase_once_and_not_in_a_flush() {
         let sealed = AT.plus(HOUR);
-        let todo = |policy: &Policy, record: &Record, flush| policy.todo(record, sealed, flush, false);
+        let todo = |policy: &SendingPolicy, record: &Record, flush| policy.todo(record, sealed, flush, false);
         let waits = Todo::WaitUntil(sealed.plus(Duration::from_secs(300)));
         assert_eq!(todo(&policy(), &record(), false), waits);
         assert_eq!(todo(&policy(), &record(), true), Todo::Send);
         assert_eq!(todo(&policy(), &Record { attempts: 1, ..record() }, false), Todo::Send);
-        let slow = Policy { phase: 5 * HOUR, ..policy() };
+        let slow = SendingPolicy { phase: 5 * HOUR, ..policy() };
         assert_eq!(todo(&slow, &record(), false), Todo::Send, "a phase never costs the window");
         let early = Record { sealed_at: AT, ..record() };
         assert_eq!(todo(&policy(), &early, false), Todo::Send, "its phase began when it was sealed");
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn at_the_end_of_the_window_certainty_decides() {
         let end = AT.plus(6 * HOUR);
-        let todo = |policy: Policy, record: &Record| policy.todo(record, end, false, false);
+        let todo = |policy: SendingPolicy, record: &Record| policy.todo(record, end, false, false);
         let refused = Record { attempts: 3, code: Some("ThrottlingException".into()), ..record() };
         let doubtful = Record {
             attempts: 1,
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(todo(policy(), &doubtful), Todo::Give(Answered::Dead("in_doubt".into())), "never carried");
         let earlier = Record { updated_at: AT.plus(HOUR), ..doubtful };
         assert_eq!(todo(policy(), &earlier), Todo::Send, "once more: AWS's clock decides, not ours");
-        let keep = Policy { carry_expired: false, ..policy() };
+        let keep = SendingPolicy { carry_expired: false, ..policy() };
         assert_eq!(todo(keep, &record()), Todo::Give(Answered::Dead("expired".into())));
     }
 
@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn records_that_may_have_expired_are_found_by_their_hour() {
         let at = |text: &str| Timestamp::parse(text).unwrap();
-        let batch = Policy { window: Window::BatchMeterUsage, ..policy() };
+        let batch = SendingPolicy { window: Window::BatchMeterUsage, ..policy() };
         for (policy, now, hour) in [
             (policy(), "2026-11-24T14:30:00Z", "2026-11-24T08:00:00Z"),
             (policy(), "2026-11-24T13:59:00Z", "2026-11-24T08:00:00Z"),

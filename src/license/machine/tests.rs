@@ -17,8 +17,8 @@ const LOST: Act = Act::Lose;
 const DOWN: Act = Act::Fail(FaultClass::Transient, "ServerInternalException");
 const FORBIDDEN: Act = Act::Fail(FaultClass::Access, "AccessDeniedException");
 
-pub(in crate::license) fn policy(model: Model) -> Policy {
-    Policy {
+pub(in crate::license) fn policy(model: Model) -> LicensingPolicy {
+    LicensingPolicy {
         terms: Terms {
             product_id: PRODUCT_ID.parse().unwrap(),
             key_fingerprint: KeyFingerprint::AWS_MARKETPLACE,
@@ -118,7 +118,7 @@ fn answer(world: &mut World, call: &Call) -> CallResult {
 
 /// One process of a pod, and its disk.
 struct Pod {
-    policy: Policy,
+    policy: LicensingPolicy,
     name: String,
     disk: SeatRecord,
     writable: bool,
@@ -133,11 +133,11 @@ struct Pod {
 }
 
 impl Pod {
-    fn start(world: &World, policy: Policy) -> Self {
+    fn start(world: &World, policy: LicensingPolicy) -> Self {
         Self::start_on(world, policy, "pod", SeatRecord::default())
     }
 
-    fn start_on(world: &World, policy: Policy, name: &str, disk: SeatRecord) -> Self {
+    fn start_on(world: &World, policy: LicensingPolicy, name: &str, disk: SeatRecord) -> Self {
         let record = disk.clone().adopted_by(name);
         let machine = Machine::new(policy.clone(), record, format!("{name}-0"), world.now());
         let mut pod = Self {
@@ -487,7 +487,7 @@ fn with_on_denied_exit_a_pod_leaves_after_its_second_try() {
     let mut world = World::new(1);
     let mut first = Pod::start(&world, policy(Model::Floating));
     first.settle(&mut world);
-    let exit = Policy { exit_when_refused: true, ..policy(Model::Floating) };
+    let exit = LicensingPolicy { exit_when_refused: true, ..policy(Model::Floating) };
     let mut second = Pod::start_on(&world, exit, "second", SeatRecord::default());
     second.settle(&mut world);
     assert!(matches!(second.next, Next::WakeIn(_)));

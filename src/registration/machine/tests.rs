@@ -23,8 +23,8 @@ fn version(number: i64) -> PublicKeyVersion {
     PublicKeyVersion::try_new(number).unwrap()
 }
 
-fn policy() -> Policy {
-    Policy {
+fn policy() -> RegistrationPolicy {
+    RegistrationPolicy {
         unavailable_after: 30 * MINUTE,
         grace_period: Duration::ZERO,
         exit_when_refused: false,
@@ -42,11 +42,11 @@ fn fault(class: FaultClass, code: &'static str) -> Fault {
 }
 
 impl Bench {
-    fn new(policy: Policy) -> Self {
+    fn new(policy: RegistrationPolicy) -> Self {
         Self::remembering(policy, Remembered::default())
     }
 
-    fn remembering(policy: Policy, remembered: Remembered<&'static str>) -> Self {
+    fn remembering(policy: RegistrationPolicy, remembered: Remembered<&'static str>) -> Self {
         let machine = Machine::new(policy, remembered, WALL);
         let mut bench = Self { machine, running: Duration::ZERO, next: Next::Rest, notes: Notes::default() };
         bench.step(Event::Started);
@@ -101,7 +101,7 @@ impl Bench {
 
 #[test]
 fn the_first_act_is_to_ask_for_the_highest_key_version() {
-    let bench = Bench::new(Policy { versions: vec![version(1), version(3)], ..policy() });
+    let bench = Bench::new(RegistrationPolicy { versions: vec![version(1), version(3)], ..policy() });
     assert_eq!(bench.asks(), Attempt { version: version(3), reload_credentials: false });
     assert_eq!((bench.state(), bench.open()), (State::Pending, false));
 }
@@ -246,7 +246,8 @@ fn a_clock_within_what_aws_accepts_is_not_the_reason() {
 
 #[test]
 fn an_unknown_key_version_is_followed_by_the_next_lower_one_once() {
-    let mut bench = Bench::new(Policy { versions: vec![version(1), version(2), version(3)], ..policy() });
+    let mut bench =
+        Bench::new(RegistrationPolicy { versions: vec![version(1), version(2), version(3)], ..policy() });
     bench.fails(FaultClass::Misconfigured, "InvalidPublicKeyVersionException");
     assert_eq!(bench.asks().version, version(2));
     bench.fails(FaultClass::Misconfigured, "InvalidPublicKeyVersionException");
@@ -257,7 +258,7 @@ fn an_unknown_key_version_is_followed_by_the_next_lower_one_once() {
 
 #[test]
 fn a_stated_key_version_is_the_only_one() {
-    let mut bench = Bench::new(Policy {
+    let mut bench = Bench::new(RegistrationPolicy {
         versions: vec![version(1), version(2)],
         stated_version: Some(version(2)),
         ..policy()
@@ -280,7 +281,7 @@ fn a_bad_token_is_asked_again_by_the_schedule_up_to_five_minutes() {
 
 #[test]
 fn who_exits_when_refused_says_why_by_its_code() {
-    let policy = || Policy { exit_when_refused: true, ..policy() };
+    let policy = || RegistrationPolicy { exit_when_refused: true, ..policy() };
     for (class, code, exit) in [
         (FaultClass::Denied, "CustomerNotEntitledException", Exit::NotEntitled),
         (FaultClass::Misconfigured, "PlatformNotSupportedException", Exit::Config),
@@ -307,7 +308,8 @@ fn who_exits_when_refused_stays_beside_a_command_once_the_gate_was_open() {
     for (stays_once_open, grace_period, leaves) in
         [(true, HOUR, false), (true, Duration::ZERO, true), (false, HOUR, true)]
     {
-        let policy = Policy { exit_when_refused: true, stays_once_open, grace_period, ..policy() };
+        let policy =
+            RegistrationPolicy { exit_when_refused: true, stays_once_open, grace_period, ..policy() };
         let mut bench = Bench::new(policy);
         bench.fails(FaultClass::Transient, "Timeout");
         assert_eq!(bench.open(), !grace_period.is_zero());
@@ -321,8 +323,8 @@ fn who_exits_when_refused_stays_beside_a_command_once_the_gate_was_open() {
 
 // === grace and the kept receipt ===
 
-fn graceful() -> Policy {
-    Policy { grace_period: 60 * MINUTE, ..policy() }
+fn graceful() -> RegistrationPolicy {
+    RegistrationPolicy { grace_period: 60 * MINUTE, ..policy() }
 }
 
 #[test]
@@ -440,7 +442,7 @@ proptest! {
     /// Without grace and without a kept receipt, the gate is open exactly when a proof has come.
     #[test]
     fn only_a_proof_opens(events in prop::collection::vec(any_event(), 0..40)) {
-        let mut bench = Bench::new(Policy { versions: vec![version(1), version(2)], ..policy() });
+        let mut bench = Bench::new(RegistrationPolicy { versions: vec![version(1), version(2)], ..policy() });
         for (seconds, kind) in events {
             bench.later(Duration::from_secs(seconds.into()));
             bench.step(event_of(kind));
@@ -507,7 +509,7 @@ fn a_refusal_after_the_gate_opened_is_a_lapse_and_ends_with_awss_next_word() {
 
 #[test]
 fn a_lapse_shuts_the_gate_only_after_the_time_that_the_seller_chose() {
-    let mut bench = Bench::new(Policy { close_lapsed_after: Some(60 * MINUTE), ..policy() });
+    let mut bench = Bench::new(RegistrationPolicy { close_lapsed_after: Some(60 * MINUTE), ..policy() });
     bench.step(Event::Answered(AttemptResult::Verified { proof: "proof", rotation: None }));
     bench.running = 10 * MINUTE;
     bench.machine.on_refusal(bench.now(), Some(&refusal()));
@@ -533,7 +535,7 @@ fn a_word_about_a_gate_that_never_opened_changes_nothing() {
 
 #[test]
 fn a_proof_of_one_hour_is_asked_for_again_in_the_next() {
-    let mut bench = Bench::new(Policy { renewed_hourly: true, ..policy() });
+    let mut bench = Bench::new(RegistrationPolicy { renewed_hourly: true, ..policy() });
     bench.step(Event::Answered(AttemptResult::Verified { proof: "proof", rotation: None }));
     let Next::AskAt(at) = bench.next else { panic!("{:?}", bench.next) };
     let after = at.since(Hour::of(WALL).end());
@@ -581,7 +583,7 @@ fn a_signature_that_aws_refuses_for_the_clock_counts_when_it_is_refused_again() 
 
 #[test]
 fn unreported_usage_shuts_an_open_gate_and_nothing_else() {
-    let close = Policy { close_lapsed_after: Some(60 * MINUTE), ..graceful() };
+    let close = RegistrationPolicy { close_lapsed_after: Some(60 * MINUTE), ..graceful() };
     type Prepare = fn(&mut Bench);
     let table: [(Prepare, State, State); 6] = [
         (|_| {}, State::Pending, State::Pending),
@@ -645,8 +647,8 @@ fn unreported_usage_shuts_an_open_gate_and_nothing_else() {
     }
 }
 
-fn new_pod() -> Policy {
-    Policy { ask_after_denial: false, ..policy() }
+fn new_pod() -> RegistrationPolicy {
+    RegistrationPolicy { ask_after_denial: false, ..policy() }
 }
 
 #[test]
@@ -661,7 +663,7 @@ fn after_a_denial_only_a_new_pod_asks_where_the_seller_says_so() {
     let denied = || Remembered { denied: true, refused: true, ..Remembered::default() };
     let again = Bench::remembering(new_pod(), denied());
     assert_eq!((again.state(), again.next), (State::Denied, Next::Rest), "a restart of its container");
-    let exits = Bench::remembering(Policy { exit_when_refused: true, ..new_pod() }, denied());
+    let exits = Bench::remembering(RegistrationPolicy { exit_when_refused: true, ..new_pod() }, denied());
     assert_eq!(exits.next, Next::Leave(Exit::NotEntitled));
     let asks = Bench::remembering(policy(), denied());
     assert!(matches!(asks.next, Next::Ask(_)), "ask-again");
@@ -685,7 +687,7 @@ fn other_refusals_are_asked_about_again_under_either_policy() {
 
 #[test]
 fn a_denied_renewal_is_the_last_question_where_only_a_new_pod_asks() {
-    let mut bench = Bench::new(Policy { renewed_hourly: true, ..new_pod() });
+    let mut bench = Bench::new(RegistrationPolicy { renewed_hourly: true, ..new_pod() });
     bench.succeeds();
     bench.fails(FaultClass::Denied, "CustomerNotEntitledException");
     assert_eq!((bench.state(), bench.next), (State::Lapsed, Next::Rest));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollgate_ledger::LedgerError;
 use tollgate_ledger::writer::Writer;
-use tollgate_metering::policy::Policy;
+use tollgate_metering::policy::SendingPolicy;
 use tollgate_time::Timestamp;
 
 /// How often the line is repeated.
@@ -21,7 +21,7 @@ impl Alarm {
     /// Logs the line if it is due.
     pub(super) async fn look(
         &mut self,
-        policy: &Policy,
+        policy: &SendingPolicy,
         writer: &Writer,
         now: Timestamp,
         elapsed: Duration,

@@ -49,8 +49,13 @@ impl Bench {
             Outlet::MeterUsage => Window::MeterUsage,
             Outlet::BatchMeterUsage => Window::BatchMeterUsage,
         };
-        let policy =
-            Policy { pod: "pod".into(), window, carry_expired: true, settle: SETTLE, phase: Duration::ZERO };
+        let policy = SendingPolicy {
+            pod: "pod".into(),
+            window,
+            carry_expired: true,
+            settle: SETTLE,
+            phase: Duration::ZERO,
+        };
         let settings = SenderSettings { product_code: "demometered".parse().unwrap(), outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);
         let (refusal_sender, refusal_receiver) = refusal_update::channel();

@@ -11,7 +11,7 @@ use tollgate_ledger::testing::{self, SETTLE, START};
 use tollgate_marketplace::scripted::{Act, Scripted};
 use tollgate_marketplace::{Customer, FaultClass, Meter, Quantity, TagSet};
 use tollgate_metering::event::Event;
-use tollgate_metering::policy::{Policy, Window};
+use tollgate_metering::policy::{SendingPolicy, Window};
 use tollgate_metering::record::{Record, RecordState};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -67,7 +67,7 @@ impl Bench {
             tollgate_ledger::LedgerSettings { bytes_max: self.bytes_max, ..testing::settings("pod") };
         let ledger = Ledger::open(self.folder.path(), settings).unwrap();
         let writer = Writer::inline(ledger, self.clock.clone());
-        let policy = Policy {
+        let policy = SendingPolicy {
             pod: "pod".into(),
             window: Window::MeterUsage,
             carry_expired: true,

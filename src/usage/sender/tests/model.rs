@@ -422,8 +422,13 @@ impl Bench {
             Outlet::MeterUsage => Window::MeterUsage,
             Outlet::BatchMeterUsage => Window::BatchMeterUsage,
         };
-        let policy =
-            Policy { pod: self.pod.clone(), window, carry_expired: true, settle: SETTLE, phase: MINUTE };
+        let policy = SendingPolicy {
+            pod: self.pod.clone(),
+            window,
+            carry_expired: true,
+            settle: SETTLE,
+            phase: MINUTE,
+        };
         let settings =
             SenderSettings { product_code: "demometered".parse().unwrap(), outlet: self.outlet, policy };
         let (flushes, flushed) = mpsc::channel(1);

@@ -519,7 +519,7 @@ async fn calls_begin_before_all_that_waits_is_due() {
     };
     stage.writer.with(wait).await.unwrap();
     let (_orders, ordered) = mpsc::channel(1);
-    let policy = Policy {
+    let policy = SendingPolicy {
         pod: "pod".into(),
         window: Window::BatchMeterUsage,
         carry_expired: true,
