@@ -80,7 +80,7 @@ impl Listing {
         match self {
             Self::Records => query.after.is_none(),
             Self::Audit => query.after.is_none() && query.looked == plain,
-            Self::Open => query.looked.before.is_none() && query.looked.standing.is_none(),
+            Self::Open => query.looked.before.is_none() && query.looked.state.is_none(),
         }
     }
 

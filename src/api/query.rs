@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use tollgate_ledger::view::{From, Looked, Standing};
+use tollgate_ledger::view::{From, Looked, ShownState};
 use tollgate_marketplace::Hour;
 use tollgate_time::Timestamp;
 
@@ -38,7 +38,7 @@ impl Query {
                 "customer" => found.looked.customer = Some(value).filter(|value| !value.is_empty()),
                 "dimension" => found.looked.dimension = Some(value).filter(|value| !value.is_empty()),
                 "hour" => found.looked.hour = Some(hour(&value)?),
-                "state" => found.looked.standing = Some(standing(&value)?),
+                "state" => found.looked.state = Some(shown_state(&value)?),
                 "before" => found.looked.before = Some(value.parse().ok()?),
                 "after" => found.after = Some(From::parse(&value)?),
                 "limit" => {
@@ -63,7 +63,7 @@ impl Query {
         add("customer", looked.customer.clone());
         add("dimension", looked.dimension.clone());
         add("hour", looked.hour.map(|hour| hour.to_string()));
-        add("state", looked.standing.map(|standing| standing.as_str().to_owned()));
+        add("state", looked.state.map(|state| state.as_str().to_owned()));
         add("before", looked.before.map(|id| id.to_string()));
         add("after", self.after.map(|after| after.to_string()));
         text
@@ -76,10 +76,10 @@ pub fn hour(text: &str) -> Option<Hour> {
     Timestamp::parse(text).or_else(|| Timestamp::parse(&format!("{text}:00:00Z"))).map(Hour::of)
 }
 
-/// A standing by its name.
+/// A shown state by its name.
 #[must_use]
-pub fn standing(text: &str) -> Option<Standing> {
-    Standing::ALL.into_iter().find(|standing| standing.as_str() == text)
+pub fn shown_state(text: &str) -> Option<ShownState> {
+    ShownState::ALL.into_iter().find(|state| state.as_str() == text)
 }
 
 /// Undoes the percent-encoding of a value; `None` if it is malformed or not UTF-8.
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let looked = Looked {
-            standing: Some(Standing::InDoubt),
+            state: Some(ShownState::InDoubt),
             before: Some(17),
             customer: Some("account 111122223333 arn:aws:x:é&=%+".to_owned()),
             dimension: Some("a b".to_owned()),

@@ -16,7 +16,7 @@ use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
 use crate::usage::notice::{Notices, Refused};
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, BufferedBody, ReadBodyError};
-use tollgate_ledger::view::Standing;
+use tollgate_ledger::view::ShownState;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{LedgerError, Links, Summary, Totals};
 use tollgate_marketplace::{Customer, FaultClass, Resolve, quantity};
@@ -269,7 +269,7 @@ pub fn shown(record: &Record) -> Value {
         "timestamp": record.timestamp.to_string(),
         "quantity": record.quantity.to_string(),
         "allocations": record.allocation_count,
-        "state": Standing::of(record).as_str(),
+        "state": ShownState::of(record).as_str(),
         "attempts": record.attempts,
         "code": record.code,
         "metering_record_id": record.metering_record_id,

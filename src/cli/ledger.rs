@@ -21,7 +21,7 @@ use crate::exit::Exit;
 use source::Source;
 use table::{cell, cells, laid_out, sheet, table};
 use tollgate_ledger::repair::Repaired;
-use tollgate_ledger::view::{Looked, Standing};
+use tollgate_ledger::view::{Looked, ShownState};
 use tollgate_marketplace::Hour;
 
 /// Arguments of `ledger`. Settings may be given before and after the subcommand.
@@ -45,7 +45,7 @@ enum Order {
         filter: Filter,
         /// Only records in this state, such as dead, in_doubt, unconfirmed or discarded
         #[arg(long, value_parser = state)]
-        state: Option<Standing>,
+        state: Option<ShownState>,
         #[command(flatten)]
         output: Output,
     },
@@ -111,9 +111,9 @@ struct Filter {
 }
 
 impl Filter {
-    fn looked(&self, standing: Option<Standing>) -> Looked {
+    fn looked(&self, state: Option<ShownState>) -> Looked {
         Looked {
-            standing,
+            state,
             before: None,
             customer: self.customer.clone(),
             dimension: self.dimension.clone(),
@@ -163,9 +163,9 @@ fn hour(text: &str) -> Result<Hour, &'static str> {
     query::hour(text).ok_or("an hour looks like 2026-11-24T08 or 2026-11-24T08:00:00Z")
 }
 
-fn state(text: &str) -> Result<Standing, String> {
-    query::standing(text).ok_or_else(|| {
-        let all: Vec<&str> = Standing::ALL.into_iter().map(Standing::as_str).collect();
+fn state(text: &str) -> Result<ShownState, String> {
+    query::shown_state(text).ok_or_else(|| {
+        let all: Vec<&str> = ShownState::ALL.into_iter().map(ShownState::as_str).collect();
         format!("a state is one of {}", all.join(", "))
     })
 }
@@ -215,7 +215,7 @@ fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, S
             listing(Listing::Records, filter.looked(*state), output, RECORD_COLUMNS)
         }
         Order::DeadLetters { filter, output } => {
-            listing(Listing::Records, filter.looked(Some(Standing::Dead)), output, RECORD_COLUMNS)
+            listing(Listing::Records, filter.looked(Some(ShownState::Dead)), output, RECORD_COLUMNS)
         }
         Order::Open { filter, output } => {
             listing(Listing::Open, filter.looked(None), output, Listing::Open.columns())
@@ -326,7 +326,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
         };
     }
     let ids = if replay.all {
-        let dead = replay.filter.looked(Some(Standing::Dead));
+        let dead = replay.filter.looked(Some(ShownState::Dead));
         source.list(Listing::Records, dead, |row| row["id"].as_i64())?.into_iter().flatten().collect()
     } else {
         replay.ids.clone()

@@ -29,7 +29,7 @@ use tollgate_ledger::{Ledger, LedgerError};
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Hour, Meter, ProductCode, Region, Signing};
 use tollgate_metering::batch;
-use tollgate_metering::health::{Health, Standing, Subject};
+use tollgate_metering::health::{Availability, Health, Subject};
 use tollgate_metering::pace::Pace;
 use tollgate_metering::policy::{Meaning, Pause, SendingPolicy, Todo};
 use tollgate_metering::queue::{IN_FLIGHT_BYTES_MAX, Load, Queue, RISKY_PAUSE, Risky, Wanted, is_risky};
@@ -525,15 +525,15 @@ impl Sender {
             }
             self.refill().await?;
             let hurried = self.flush() != Flush::Scheduled;
-            let load = match self.health.standing(now, hurried, self.queue.subjects()) {
-                Standing::Certain => self.queue_take(match self.settings.outlet {
+            let load = match self.health.availability(now, hurried, self.queue.subjects()) {
+                Availability::Certain => self.queue_take(match self.settings.outlet {
                     Outlet::MeterUsage => Wanted::One,
                     Outlet::BatchMeterUsage => Wanted::Batch,
                 }),
-                Standing::Uncertain => self.take_one(),
-                Standing::Down if !self.flights.is_empty() => None,
-                Standing::Down if now < self.health.ask_at() => return Ok(Some(self.health.ask_at())),
-                Standing::Down => self.take_for_outage(now).await?,
+                Availability::Uncertain => self.take_one(),
+                Availability::Down if !self.flights.is_empty() => None,
+                Availability::Down if now < self.health.ask_at() => return Ok(Some(self.health.ask_at())),
+                Availability::Down => self.take_for_outage(now).await?,
             };
             match load {
                 Some(load) => self.start(load),

@@ -13,8 +13,8 @@ use tollgate_metering::record::{Record, RecordState};
 /// Which records are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// Only those with this standing.
-    pub standing: Option<Standing>,
+    /// Only those in this state.
+    pub state: Option<ShownState>,
     /// Only numbers below this one: the next page.
     pub before: Option<i64>,
     /// Only of this customer: an account, a license, an identifier, or the customer's text as views show it.
@@ -29,9 +29,9 @@ pub struct Looked {
 const IS_CUSTOMER: &str = "(rtrim(customer) = ?2 OR substr(customer, -1 - length(?2)) = ' ' || ?2
                              OR instr(customer, 'account ' || ?2 || ' ') = 1)";
 
-/// The standing of a record, in the terms of the views.
+/// The state of a record as listings and the API show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum ShownState {
     /// To be sent; never attempted, or definitely refused so far.
     Sealed,
     /// To be sent; may be billed already.
@@ -50,8 +50,8 @@ pub enum Standing {
     Discarded,
 }
 
-impl Standing {
-    /// Every standing.
+impl ShownState {
+    /// Every state.
     pub const ALL: [Self; 8] = [
         Self::Sealed,
         Self::InDoubt,
@@ -63,7 +63,7 @@ impl Standing {
         Self::Discarded,
     ];
 
-    /// The standing of a record.
+    /// The shown state of a record.
     #[must_use]
     pub const fn of(record: &Record) -> Self {
         match record.state {
@@ -228,7 +228,7 @@ impl Database {
         limit: usize,
         mut show: impl FnMut(Record) -> T,
     ) -> Result<Piece<T, i64>, LedgerError> {
-        let condition = looked.standing.map_or("1", Standing::condition);
+        let condition = looked.state.map_or("1", ShownState::condition);
         let sql = format!(
             "SELECT id, {condition} AND (?2 IS NULL OR {IS_CUSTOMER}) AND (?3 IS NULL OR dimension = ?3)
                  AND (?4 IS NULL OR hour = ?4)

@@ -33,9 +33,9 @@ pub struct Subject {
     pub dimension: String,
 }
 
-/// What is known about the service.
+/// Whether the service answers, as far as the latest calls show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Availability {
     /// It answers: as many calls as the quota allows.
     Certain,
     /// Unknown: one fresh record at a time.
@@ -64,15 +64,15 @@ pub struct Health {
 impl Health {
     /// Whether AWS answers, as far as the latest calls show; `waiting` are the queued records. `hurried`: a shutdown,
     /// which does not start slowly.
-    pub fn standing<'a>(
+    pub fn availability<'a>(
         &mut self,
         now: Duration,
         hurried: bool,
         waiting: impl Iterator<Item = (&'a str, &'a str)>,
-    ) -> Standing {
-        let standing = self.judge(now, hurried, waiting);
-        self.is_down = standing == Standing::Down;
-        standing
+    ) -> Availability {
+        let availability = self.judge(now, hurried, waiting);
+        self.is_down = availability == Availability::Down;
+        availability
     }
 
     fn judge<'a>(
@@ -80,13 +80,13 @@ impl Health {
         now: Duration,
         hurried: bool,
         waiting: impl Iterator<Item = (&'a str, &'a str)>,
-    ) -> Standing {
+    ) -> Availability {
         if self.silent_since.is_none() {
             let recent = self.answered_at.is_some_and(|at| now.saturating_sub(at) <= IDLE_AFTER);
-            return if recent || hurried { Standing::Certain } else { Standing::Uncertain };
+            return if recent || hurried { Availability::Certain } else { Availability::Uncertain };
         }
         if self.silent.len() < SILENT_MIN {
-            return Standing::Uncertain;
+            return Availability::Uncertain;
         }
         let enough =
             (self.distinct(|subject| &subject.customer), self.distinct(|subject| &subject.dimension));
@@ -96,7 +96,7 @@ impl Health {
                 (!enough.0 && self.is_new(customer, |subject| &subject.customer))
                     || (!enough.1 && self.is_new(dimension, |subject| &subject.dimension))
             });
-        if another { Standing::Uncertain } else { Standing::Down }
+        if another { Availability::Uncertain } else { Availability::Down }
     }
 
     fn distinct(&self, part: impl Fn(&Subject) -> &String) -> bool {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_the_latest_calls_say_of_the_service() {
-        use Standing::{Certain, Down, Uncertain};
+        use Availability::{Certain, Down, Uncertain};
         let none: &[(&str, &str)] = &[];
         for (silent, waiting, expected) in [
             (none, none, Certain),
@@ -195,8 +195,8 @@ mod tests {
             (&[("1", "a"), ("1", "b"), ("1", "c")], &[("1", "d")], Down),
             (&[("1", "a"), ("2", "b"), ("3", "c")], &[("4", "d")], Down),
         ] {
-            let standing = after(silent).standing(AT, false, waiting.iter().copied());
-            assert_eq!(standing, expected, "{silent:?} {waiting:?}");
+            let availability = after(silent).availability(AT, false, waiting.iter().copied());
+            assert_eq!(availability, expected, "{silent:?} {waiting:?}");
         }
     }
 
@@ -204,10 +204,10 @@ mod tests {
     fn an_idle_sender_starts_slowly_and_a_shutdown_does_not() {
         let mut health = after(&[]);
         let later = AT + IDLE_AFTER + Duration::from_millis(1);
-        assert_eq!(health.standing(later, false, std::iter::empty()), Standing::Uncertain);
-        assert_eq!(health.standing(later, true, std::iter::empty()), Standing::Certain);
-        assert_eq!(Health::default().standing(AT, true, std::iter::empty()), Standing::Certain);
-        assert_eq!(after(&[("", "a")]).standing(AT, true, std::iter::empty()), Standing::Uncertain);
+        assert_eq!(health.availability(later, false, std::iter::empty()), Availability::Uncertain);
+        assert_eq!(health.availability(later, true, std::iter::empty()), Availability::Certain);
+        assert_eq!(Health::default().availability(AT, true, std::iter::empty()), Availability::Certain);
+        assert_eq!(after(&[("", "a")]).availability(AT, true, std::iter::empty()), Availability::Uncertain);
     }
 
     #[test]
@@ -222,9 +222,9 @@ mod tests {
     #[test]
     fn any_answer_ends_an_outage() {
         let mut health = after(&[("", "a"), ("", "b"), ("", "c")]);
-        assert_eq!(health.standing(AT, false, std::iter::empty()), Standing::Down);
+        assert_eq!(health.availability(AT, false, std::iter::empty()), Availability::Down);
         assert!(health.answered(AT));
-        assert_eq!(health.standing(AT, false, std::iter::empty()), Standing::Certain);
+        assert_eq!(health.availability(AT, false, std::iter::empty()), Availability::Certain);
     }
 
     #[test]

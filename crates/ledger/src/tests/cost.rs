@@ -150,7 +150,7 @@ fn listings_are_read_in_pieces_whether_or_not_they_find_anything() {
         assert_eq!(rows.len(), found, "{customer:?}");
         assert!(pieces.len() >= SLOTS / 8000, "{customer:?}: {} pieces", pieces.len());
     }
-    let dead = view::Looked { standing: Some(view::Standing::Dead), ..view::Looked::default() };
+    let dead = view::Looked { state: Some(view::ShownState::Dead), ..view::Looked::default() };
     let page = |before| {
         let looked = view::Looked { before: Some(before), ..dead.clone() };
         ledger.page(&looked, usize::MAX, |record| record.id)

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::repair::{Note, Repair, Repaired};
-use crate::view::{Looked, Standing};
+use crate::view::{Looked, ShownState};
 
 /// Eight hours after the start: every window is over.
 const LATER: Timestamp = Timestamp::from_unix_seconds(1_795_507_200 + 8 * 3600);
@@ -184,8 +184,8 @@ fn records_are_found_by_customer_dimension_hour_and_state() {
     assert_eq!(found, [1, 1, 1, 1, 1, 0, 0]);
     assert_eq!(count(Looked { dimension: Some("gigabytes".into()), ..Looked::default() }), 1);
     assert_eq!(count(Looked { hour: Some(Hour::of(START)), ..Looked::default() }), 3);
-    assert_eq!(count(Looked { standing: Some(Standing::Sealed), ..Looked::default() }), 4);
-    assert_eq!(count(Looked { standing: Some(Standing::Discarded), ..Looked::default() }), 0);
+    assert_eq!(count(Looked { state: Some(ShownState::Sealed), ..Looked::default() }), 4);
+    assert_eq!(count(Looked { state: Some(ShownState::Discarded), ..Looked::default() }), 0);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn what_aws_says_that_it_holds_is_billed_until_a_person_confirms_it_or_finds_tha
         let mark = "UPDATE records SET unconfirmed = 1 WHERE id = ?1";
         bench.ledger().reading(|connection| connection.execute(mark, [id])).unwrap();
     }
-    let looked = Looked { standing: Some(Standing::Unconfirmed), ..Looked::default() };
+    let looked = Looked { state: Some(ShownState::Unconfirmed), ..Looked::default() };
     let unconfirmed = |bench: &mut Bench| bench.ledger().page(&looked, 10, |record| record.id).unwrap().rows;
     let [there, missing] = unconfirmed(&mut bench)[..] else { panic!("two of them") };
     assert_eq!(bench.ledger().repair(there, &discard(), LATER).unwrap(), Repaired::NotFound, "it is billed");
