@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use super::admission;
 use super::attestation::Registrations;
 use super::usage::{OpenLedger, UsagePart};
-use crate::usage::notice::{Notices, Refused as NotTaken};
+use crate::usage::notice::{Notices, RejectedRequest};
 use rates::Rates;
 use report::Report;
 use tollgate_clock::{self as clock, WallClock};
@@ -132,7 +132,7 @@ impl Door {
     ) -> Result<Response<Body>, Abandoned> {
         let (operation, target) = match operation_and_target(headers) {
             Ok(found) => found,
-            Err(refused) => return Ok(refused.response()),
+            Err(rejected) => return Ok(rejected.response()),
         };
         let held = match room.read(body, BODY_BYTES_MAX).await {
             Ok(held) => held,
@@ -146,15 +146,18 @@ impl Door {
             }
             Err(ReadBodyError::Broken) => return Err(Abandoned),
         };
-        if let Err(refused) = report::check_product(operation, &held, self.product_code.as_str()) {
-            if refused.1 == report::OTHER_PRODUCT {
-                self.notices.refused(NotTaken::DoorProduct, "AWS door: the call names another product");
+        if let Err(rejected) = report::check_product(operation, &held, self.product_code.as_str()) {
+            if rejected.1 == report::OTHER_PRODUCT {
+                self.notices.request_rejected(
+                    RejectedRequest::DoorProduct,
+                    "AWS door: the call names another product",
+                );
             }
-            return Ok(refused.response());
+            return Ok(rejected.response());
         }
         if self.rates.take(operation, clock::monotonic()).is_err() {
             let text = "Rate exceeded: the door passes on a share of AWS's quota; retry with a back-off";
-            self.notices.refused(NotTaken::DoorRate, text);
+            self.notices.request_rejected(RejectedRequest::DoorRate, text);
             return Ok(ours(StatusCode::BAD_REQUEST, "ThrottlingException", text));
         }
         let door = self.clone();
@@ -201,16 +204,16 @@ impl Door {
         let report = match report::read(&body) {
             Ok(Some(report)) => report,
             Ok(None) => return self.send(target, body, None).await.response(),
-            Err(refused) => return refused.response(),
+            Err(rejected) => return rejected.response(),
         };
         let Some(open) = usage.ledger.get() else {
             let text = "the ledger is being opened";
-            usage.notices.refused(NotTaken::LedgerStarting, text);
+            usage.notices.request_rejected(RejectedRequest::LedgerStarting, text);
             return ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text);
         };
         let _turn = self.turns.of(&report.claim.dimension).lock().await;
         self.meter_claimed(usage, open, target, report).await.unwrap_or_else(|error| {
-            usage.notices.refused(NotTaken::LedgerUnavailable, &error.to_string());
+            usage.notices.request_rejected(RejectedRequest::LedgerUnavailable, &error.to_string());
             ours(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", &error.to_string())
         })
     }
@@ -271,31 +274,31 @@ impl Door {
 
 /// Why a call is not forwarded: status, code, text.
 #[derive(Debug, PartialEq, Eq)]
-struct Refused(StatusCode, &'static str, &'static str);
+struct RejectedCall(StatusCode, &'static str, &'static str);
 
-impl Refused {
+impl RejectedCall {
     fn response(self) -> Response<Body> {
         ours(self.0, self.1, self.2)
     }
 }
 
 /// The operation, and the whole target as it is forwarded.
-fn operation_and_target(headers: &HeaderMap) -> Result<(&'static str, String), Refused> {
+fn operation_and_target(headers: &HeaderMap) -> Result<(&'static str, String), RejectedCall> {
     let text =
         |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let target = text(&HeaderName::from_static(TARGET)).to_owned();
     let Some(operation) = OPERATIONS.into_iter().find(|name| target.rsplit('.').next() == Some(*name)) else {
-        return Err(Refused(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
+        return Err(RejectedCall(StatusCode::BAD_REQUEST, "UnknownOperationException", "no such operation"));
     };
     // A browser may send `text/plain` without a CORS preflight; an SDK sends the protocol's type.
     if !admission::is_media_type(headers, "application/x-amz-json-1.1") {
         let text = "the Content-Type must be application/x-amz-json-1.1";
-        return Err(Refused(StatusCode::BAD_REQUEST, "SerializationException", text));
+        return Err(RejectedCall(StatusCode::BAD_REQUEST, "SerializationException", text));
     }
     // A compressed report cannot be read here, so it could not claim its hour.
     if !matches!(text(&CONTENT_ENCODING).to_ascii_lowercase().as_str(), "" | "identity") {
         let text = "disable the compression of requests (disable_request_compression)";
-        return Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
+        return Err(RejectedCall(StatusCode::UNSUPPORTED_MEDIA_TYPE, "SerializationException", text));
     }
     Ok((operation, target))
 }

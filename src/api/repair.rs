@@ -79,9 +79,9 @@ pub struct Order {
     pub note: Option<String>,
 }
 
-/// Why a repair is refused.
+/// Why a repair is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum RepairRejected {
     /// Only the seller may.
     #[error(
         "confirm, discard and to_dimension change what is billed, so only the seller may use them (ledger_repair is \
@@ -95,21 +95,23 @@ pub enum Refused {
 
 impl Repairs {
     /// The repair that the ledger is to make.
-    pub fn read(&self, action: Action, order: Order) -> Result<Repair, Refused> {
-        let bad = |text: &str| Err(Refused::Bad(text.to_owned()));
+    pub fn read(&self, action: Action, order: Order) -> Result<Repair, RepairRejected> {
+        let bad = |text: &str| Err(RepairRejected::Bad(text.to_owned()));
         if !self.allowed && (action != Action::Replay || order.to_dimension.is_some()) {
-            return Err(Refused::Sealed);
+            return Err(RepairRejected::Sealed);
         }
         let note = order
             .note
             .as_deref()
             .map(Note::new)
             .transpose()
-            .map_err(|error| Refused::Bad(error.to_owned()))?;
+            .map_err(|error| RepairRejected::Bad(error.to_owned()))?;
         match (action, note) {
             (Action::Replay, note) => {
                 if let Some(dimension) = &order.to_dimension {
-                    self.rules.dimension(dimension).map_err(|rejected| Refused::Bad(rejected.to_string()))?;
+                    self.rules
+                        .dimension(dimension)
+                        .map_err(|rejected| RepairRejected::Bad(rejected.to_string()))?;
                 }
                 let Order { accept_double_billing, to_dimension, .. } = order;
                 Ok(Repair::Replay { accept_double_billing, to_dimension, note })
@@ -136,7 +138,7 @@ impl UsagePart {
         let Some(open) = self.ledger.get() else { return Ok(starting()) };
         let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
             Ok(bytes) => bytes,
-            Err((refused, _)) => return Ok(refused),
+            Err((rejected, _)) => return Ok(rejected),
         };
         let order = if bytes.is_empty() { Ok(Order::default()) } else { serde_json::from_slice(&bytes) };
         let (Ok(order), Ok(id)) = (order, id.parse::<i64>()) else {
@@ -146,10 +148,12 @@ impl UsagePart {
         };
         let repair = match self.repairs.read(action, order) {
             Ok(repair) => repair,
-            Err(refused @ Refused::Sealed) => {
-                return Ok(problem(StatusCode::FORBIDDEN, "RepairSealed", &refused.to_string()));
+            Err(rejected @ RepairRejected::Sealed) => {
+                return Ok(problem(StatusCode::FORBIDDEN, "RepairSealed", &rejected.to_string()));
             }
-            Err(refused) => return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", &refused.to_string())),
+            Err(rejected) => {
+                return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", &rejected.to_string()));
+            }
         };
         let now = self.clock.now();
         let repaired = open.writer.with(move |ledger| ledger.repair(id, &repair, now)).await;
@@ -205,7 +209,7 @@ mod tests {
             (Action::Discard, "{}"),
             (Action::Replay, r#"{"to_dimension":"requests"}"#),
         ] {
-            assert_eq!(read(action, text), Err(Refused::Sealed), "{text}");
+            assert_eq!(read(action, text), Err(RepairRejected::Sealed), "{text}");
         }
     }
 

@@ -13,7 +13,7 @@ use super::problem;
 use super::repair::Repairs;
 use crate::entitlement::refusal_update::RefusalSender;
 use crate::usage::intake::{Activity, Intake, IntakeError, Outcome};
-use crate::usage::notice::{Notices, Refused};
+use crate::usage::notice::{Notices, RejectedRequest};
 use tollgate_clock::WallClock;
 use tollgate_http::{self as http, Abandoned, Body, BodyBudget, BufferedBody, ReadBodyError};
 use tollgate_ledger::view::ShownState;
@@ -76,10 +76,10 @@ impl UsagePart {
     pub(super) async fn take(&self, body: Incoming, room: &BodyBudget) -> Result<Response<Body>, Abandoned> {
         let _busy = self.activity.begin();
         let unfinished = Unfinished(Some(&self.notices));
-        let (response, refused) = self.taken(body, room).await?;
+        let (response, rejected) = self.taken(body, room).await?;
         unfinished.ended();
-        if let Some((refused, error)) = refused {
-            self.notices.refused(refused, &error);
+        if let Some((rejected, error)) = rejected {
+            self.notices.request_rejected(rejected, &error);
         }
         Ok(response)
     }
@@ -89,29 +89,30 @@ impl UsagePart {
         &self,
         body: Incoming,
         room: &BodyBudget,
-    ) -> Result<(Response<Body>, Option<(Refused, String)>), Abandoned> {
+    ) -> Result<(Response<Body>, Option<(RejectedRequest, String)>), Abandoned> {
         let Some(open) = self.ledger.get() else {
-            return Ok((starting(), Some((Refused::LedgerStarting, STARTING.to_owned()))));
+            return Ok((starting(), Some((RejectedRequest::LedgerStarting, STARTING.to_owned()))));
         };
         let bytes = match read(room, body, BODY_BYTES_MAX, "1 MiB; send fewer events at once").await? {
             Ok(bytes) => bytes,
-            Err((answer, refused)) => {
-                let error = if refused == Refused::Busy { NO_ROOM } else { "the body is larger than 1 MiB" };
-                return Ok((answer, Some((refused, error.to_owned()))));
+            Err((answer, rejected)) => {
+                let error =
+                    if rejected == RejectedRequest::Busy { NO_ROOM } else { "the body is larger than 1 MiB" };
+                return Ok((answer, Some((rejected, error.to_owned()))));
             }
         };
         Ok(match open.intake.take(bytes).await {
             Ok(results) => (http::json(StatusCode::ACCEPTED, &Results { results: &results }), None),
             Err(IntakeError::BadRequest(error)) => {
                 let answer = problem(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string());
-                (answer, Some((Refused::BadRequest, error.to_string())))
+                (answer, Some((RejectedRequest::BadRequest, error.to_string())))
             }
             Err(IntakeError::Strict(results)) => {
-                (not_whole(&results), Some((Refused::Strict, NOT_WHOLE.to_owned())))
+                (not_whole(&results), Some((RejectedRequest::Strict, NOT_WHOLE.to_owned())))
             }
             Err(IntakeError::Ledger(error)) => {
                 let full = matches!(error, LedgerError::Full { .. });
-                let why = if full { Refused::LedgerFull } else { Refused::LedgerUnavailable };
+                let why = if full { RejectedRequest::LedgerFull } else { RejectedRequest::LedgerUnavailable };
                 (unavailable(&error), Some((why, error.to_string())))
             }
         })
@@ -158,7 +159,7 @@ impl UsagePart {
         };
         let bytes = match read(room, body, TOKEN_BODY_BYTES_MAX, "16 KiB").await? {
             Ok(bytes) => bytes,
-            Err((refused, _)) => return Ok(refused),
+            Err((rejected, _)) => return Ok(rejected),
         };
         let request = match serde_json::from_slice::<ResolveRequest>(&bytes) {
             Ok(request) if !request.token.is_empty() => request,
@@ -218,8 +219,8 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(notices) = self.0 {
-            notices.refused(
-                Refused::Unanswered,
+            notices.request_rejected(
+                RejectedRequest::Unanswered,
                 "the request was not answered in time, or the client disconnected",
             );
         }
@@ -245,14 +246,14 @@ pub(super) async fn read(
     body: Incoming,
     bytes_max: usize,
     limit: &str,
-) -> Result<Result<BufferedBody, (Response<Body>, Refused)>, Abandoned> {
+) -> Result<Result<BufferedBody, (Response<Body>, RejectedRequest)>, Abandoned> {
     match room.read(body, bytes_max).await {
-        Err(ReadBodyError::NoRoom) => Ok(Err((no_room(), Refused::Busy))),
+        Err(ReadBodyError::NoRoom) => Ok(Err((no_room(), RejectedRequest::Busy))),
         Ok(bytes) => Ok(Ok(bytes)),
         Err(ReadBodyError::TooLarge) => {
             let detail = format!("the body is larger than {limit}");
             let answer = problem(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", &detail);
-            Ok(Err((answer, Refused::BadRequest)))
+            Ok(Err((answer, RejectedRequest::BadRequest)))
         }
         Err(ReadBodyError::Broken) => Err(Abandoned),
     }

@@ -344,7 +344,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::usage::notice::Refused;
+    use crate::usage::notice::RejectedRequest;
 
     fn drain() -> (tempfile::TempDir, Writer, Drain) {
         let folder = ledger::testing::folder();
@@ -373,9 +373,9 @@ mod tests {
     async fn a_ledger_that_could_not_be_written_is_the_cause_although_nothing_is_pending() {
         let (_folder, writer, drain) = drain();
         let began = clock::monotonic();
-        drain.notices.refused(Refused::LedgerFull, "");
+        drain.notices.request_rejected(RejectedRequest::LedgerFull, "");
         assert_eq!(drain.tell_what_remains(began).await, None, "a full ledger is no failure");
-        drain.notices.refused(Refused::LedgerUnavailable, "");
+        drain.notices.request_rejected(RejectedRequest::LedgerUnavailable, "");
         let failing = writer.with(|_| Err::<(), _>(LedgerError::Io("no space left".to_owned())));
         assert!(failing.await.is_err());
         let why = drain.tell_what_remains(began).await.unwrap();

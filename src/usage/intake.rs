@@ -18,21 +18,21 @@ use tollgate_clock::{self as clock, WallClock};
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError, Taken};
 use tollgate_marketplace::Quantity;
-use tollgate_metering::event::{self, BadRequest, Event, Rejected, Rules};
+use tollgate_metering::event::{self, BadRequest, Event, RejectedEvent, Rules};
 
 /// The result for one event; results are in the order of the request.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub struct Outcome {
     /// The event's `id`, if it has one.
     pub id: Option<String>,
-    /// `accepted`, `duplicate` or `rejected`; in a request that is refused as a whole, `rejected` or `not_counted`.
+    /// `accepted`, `duplicate` or `rejected`; in a request that is rejected as a whole, `rejected` or `not_counted`.
     pub status: &'static str,
     /// Why it was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Why a request was refused as a whole.
+/// Why a request was rejected as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
     /// The body is invalid.
@@ -82,7 +82,7 @@ enum Step {
     },
     Rejected {
         id: Option<String>,
-        rejected: Rejected,
+        rejected: RejectedEvent,
     },
 }
 
@@ -113,12 +113,12 @@ impl Intake {
         drop(body);
         let strict = self.rules.strict;
         if strict && steps.iter().any(|step| matches!(step, Step::Rejected { .. })) {
-            return Err(self.refuse(steps));
+            return Err(self.reject(steps));
         }
         let taken = if valid.is_empty() { Vec::new() } else { self.commit(valid, memory).await? };
         reject(&mut steps, &taken);
         if strict && steps.iter().any(|step| matches!(step, Step::Rejected { .. })) {
-            return Err(self.refuse(steps));
+            return Err(self.reject(steps));
         }
         Ok(self.outcomes(steps, &taken))
     }
@@ -186,8 +186,8 @@ impl Intake {
         outcomes
     }
 
-    /// The answer to a request that is refused as a whole.
-    fn refuse(&self, steps: Vec<Step>) -> IntakeError {
+    /// The answer to a request that is rejected as a whole.
+    fn reject(&self, steps: Vec<Step>) -> IntakeError {
         self.tell(&steps);
         let mut tally = Tally { metrics: &self.metrics, run: None };
         let outcome = |step| match step {
@@ -201,7 +201,7 @@ impl Intake {
     }
 
     fn tell(&self, steps: &[Step]) {
-        self.notices.rejected(steps.iter().filter_map(|step| match step {
+        self.notices.events_rejected(steps.iter().filter_map(|step| match step {
             Step::Rejected { rejected, .. } => Some(rejected),
             Step::Valid { .. } => None,
         }));
@@ -226,7 +226,7 @@ fn reject(steps: &mut [Step], taken: &[Taken]) {
         };
         if let Step::Valid { id, dimension, .. } = step {
             let rejected =
-                Rejected { reason, dimension: Some(std::mem::take(dimension)), text: text.to_owned() };
+                RejectedEvent { reason, dimension: Some(std::mem::take(dimension)), text: text.to_owned() };
             *step = Step::Rejected { id: id.take(), rejected };
         }
     }
@@ -315,7 +315,7 @@ impl Drop for Busy {
 mod tests {
     use super::*;
     use crate::usage::commits::Commits;
-    use crate::usage::notice::Refused;
+    use crate::usage::notice::RejectedRequest;
     use tollgate_ledger as ledger;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -447,7 +447,7 @@ mod tests {
                 (r#"[{"id":"a","dimension":"d","quantity":1},{"dimension":"d","quantity":0}]"#, false),
                 (r#"[{"dimension":"d","quantity":0},{"dimension":"d","quantity":"0.000001"}]"#, true),
             ] {
-                intake.notices.refused(Refused::LedgerUnavailable, "");
+                intake.notices.request_rejected(RejectedRequest::LedgerUnavailable, "");
                 intake.take(body.as_bytes()).await.unwrap();
                 assert_eq!(intake.notices.untaken().is_none(), says_so, "{body}");
             }

@@ -9,11 +9,11 @@ use crate::log::limited::{Counts, Limited, NextLine};
 use crate::metrics::Metrics;
 use crate::runbook;
 use tollgate_clock as clock;
-use tollgate_metering::event::Rejected;
+use tollgate_metering::event::RejectedEvent;
 
-/// Why a request was refused as a whole.
+/// Why a request was rejected as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum RejectedRequest {
     /// The body contains no events.
     BadRequest,
     /// Too many requests are being processed at once.
@@ -34,11 +34,11 @@ pub enum Refused {
     DoorRate,
 }
 
-/// All values of [`Rejected::reason`].
+/// All values of [`RejectedEvent::reason`].
 const REJECTED: [&str; 9] =
     ["form", "id", "dimension", "quantity", "timestamp", "tags", "customer", "conflict", "limit"];
 
-impl Refused {
+impl RejectedRequest {
     const ALL: [Self; 8] = [
         Self::BadRequest,
         Self::Busy,
@@ -66,7 +66,7 @@ impl Refused {
     }
 }
 
-impl Refused {
+impl RejectedRequest {
     /// The code of the runbook's entry.
     const fn code(self) -> &'static str {
         match self {
@@ -84,8 +84,8 @@ pub struct Untaken {
     since: Instant,
     /// Their number.
     pub requests: u64,
-    /// Why the latest one was refused.
-    pub latest: Refused,
+    /// Why the latest one was rejected.
+    pub latest: RejectedRequest,
 }
 
 impl Untaken {
@@ -114,13 +114,13 @@ struct Line {
 
 /// The kinds of lines.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
-    Rejected,
-    Refused,
+enum LineKind {
+    Events,
+    Requests,
 }
 
-impl Kind {
-    const ALL: [Self; 2] = [Self::Rejected, Self::Refused];
+impl LineKind {
+    const ALL: [Self; 2] = [Self::Events, Self::Requests];
 }
 
 /// How many characters of a caller's text a line shows.
@@ -132,19 +132,21 @@ impl Notices {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
         REJECTED.into_iter().for_each(|reason| metrics.usage_event_rejected(reason, 0));
-        Refused::ALL.into_iter().for_each(|refused| metrics.usage_request_refused(refused.as_str(), 0));
+        RejectedRequest::ALL
+            .into_iter()
+            .for_each(|rejected| metrics.usage_request_refused(rejected.as_str(), 0));
         Self { metrics, lines: Arc::default(), untaken: Arc::default() }
     }
 
-    /// A request was refused with this answer.
-    pub fn refused(&self, refused: Refused, error: &str) {
-        if matches!(refused, Refused::LedgerFull | Refused::LedgerUnavailable) {
+    /// A request was rejected with this answer.
+    pub fn request_rejected(&self, rejected: RejectedRequest, error: &str) {
+        if matches!(rejected, RejectedRequest::LedgerFull | RejectedRequest::LedgerUnavailable) {
             let mut untaken = self.untaken.lock().expect("held for counting only");
             let (since, before) = untaken.map_or((clock::monotonic(), 0), |it| (it.since, it.requests));
-            *untaken = Some(Untaken { since, requests: before.saturating_add(1), latest: refused });
+            *untaken = Some(Untaken { since, requests: before.saturating_add(1), latest: rejected });
         }
-        self.metrics.usage_request_refused(refused.as_str(), 1);
-        self.count(Kind::Refused, [(refused.as_str().to_owned(), refused.code(), error)]);
+        self.metrics.usage_request_refused(rejected.as_str(), 1);
+        self.count(LineKind::Requests, [(rejected.as_str().to_owned(), rejected.code(), error)]);
     }
 
     /// The ledger accepted new usage above 0. Usage of 0 or a duplicate must not count, or an application could end
@@ -157,7 +159,7 @@ impl Notices {
     /// the usage that a full ledger refuses.
     pub fn reported(&self) {
         let mut untaken = self.untaken.lock().expect("held for counting only");
-        untaken.take_if(|untaken| untaken.latest != Refused::LedgerFull);
+        untaken.take_if(|untaken| untaken.latest != RejectedRequest::LedgerFull);
     }
 
     /// What the ledger has refused since it last accepted usage.
@@ -167,17 +169,17 @@ impl Notices {
     }
 
     /// Events were rejected.
-    pub(crate) fn rejected<'a>(&self, events: impl IntoIterator<Item = &'a Rejected>) {
+    pub(crate) fn events_rejected<'a>(&self, events: impl IntoIterator<Item = &'a RejectedEvent>) {
         let said = events.into_iter().map(|event| {
             self.metrics.usage_event_rejected(event.reason, 1);
             (label(event), "TollgateUsageRejected", event.text.as_str())
         });
-        self.count(Kind::Rejected, said);
+        self.count(LineKind::Events, said);
     }
 
     /// Logs the counts that no line has reported yet, at the end of the process.
     pub fn tell_the_rest(&self) {
-        for kind in Kind::ALL {
+        for kind in LineKind::ALL {
             let mut line = self.lines[kind as usize].lock().expect("held for counting only");
             if let Some(counts) = line.limited.rest() {
                 write(kind, &counts, line.code, &line.error);
@@ -185,7 +187,7 @@ impl Notices {
         }
     }
 
-    fn count<'a>(&self, kind: Kind, said: impl IntoIterator<Item = (String, &'static str, &'a str)>) {
+    fn count<'a>(&self, kind: LineKind, said: impl IntoIterator<Item = (String, &'static str, &'a str)>) {
         let mut line = self.lines[kind as usize].lock().expect("held for counting and a line only");
         for (label, code, error) in said {
             line.limited.count(&label, 1);
@@ -208,7 +210,7 @@ impl Notices {
 
 /// The label under which an event is counted. The error text of `form` and `tags` may repeat values of the event, so
 /// it is left out.
-fn label(event: &Rejected) -> String {
+fn label(event: &RejectedEvent) -> String {
     let dimension = shortened(event.dimension.as_deref().unwrap_or_default(), NAME_SHOWN);
     match event.reason {
         reason @ ("form" | "tags") => format!("{reason} of dimension {dimension:?}"),
@@ -221,15 +223,15 @@ fn shortened(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }
 
-fn write(kind: Kind, counts: &Counts, code: &'static str, error: &str) {
+fn write(kind: LineKind, counts: &Counts, code: &'static str, error: &str) {
     let docs = runbook::command(code);
     match kind {
-        Kind::Rejected => tracing::warn!(
+        LineKind::Events => tracing::warn!(
             event = "usage_rejected",
             events = counts.total(), reasons = %counts, code, docs,
             "usage events rejected: they are not counted and not billed; correct what the application sends"
         ),
-        Kind::Refused => tracing::warn!(
+        LineKind::Requests => tracing::warn!(
             event = "usage_not_taken",
             requests = counts.total(), reasons = %counts, code, error, docs,
             "usage requests not taken: the application was told so and has to send them again"
@@ -243,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_dimension_is_named_beside_the_configured_ones_and_no_text_of_an_event_is_repeated() {
-        let rejected = |reason, text: &str| Rejected {
+        let rejected = |reason, text: &str| RejectedEvent {
             reason,
             dimension: Some("reqests".to_owned()),
             text: text.to_owned(),
@@ -257,11 +259,13 @@ mod tests {
     /// A full ledger still accepts reports through the AWS door.
     #[tokio::test]
     async fn a_report_through_the_aws_door_ends_nothing_that_a_full_ledger_refuses() {
-        for (refused, ended) in [(Refused::LedgerFull, false), (Refused::LedgerUnavailable, true)] {
+        for (rejected, ended) in
+            [(RejectedRequest::LedgerFull, false), (RejectedRequest::LedgerUnavailable, true)]
+        {
             let notices = Notices::new(Arc::default());
-            notices.refused(refused, "");
+            notices.request_rejected(rejected, "");
             notices.reported();
-            assert_eq!(notices.untaken().is_none(), ended, "{refused:?}");
+            assert_eq!(notices.untaken().is_none(), ended, "{rejected:?}");
             notices.taken();
             assert_eq!(notices.untaken(), None);
         }
@@ -269,9 +273,9 @@ mod tests {
 
     #[test]
     fn a_full_ledger_leads_to_its_entry_in_the_runbook() {
-        for refused in Refused::ALL {
-            assert!(runbook::find(refused.code()).is_some(), "{refused:?}");
+        for rejected in RejectedRequest::ALL {
+            assert!(runbook::find(rejected.code()).is_some(), "{rejected:?}");
         }
-        assert_eq!(Refused::LedgerFull.code(), "LedgerUnavailable");
+        assert_eq!(RejectedRequest::LedgerFull.code(), "LedgerUnavailable");
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::entitlement::refusal_update::{RefusalSender, Unreported};
 use crate::metrics::Metrics;
-use crate::usage::notice::{Notices, Refused};
+use crate::usage::notice::{Notices, RejectedRequest};
 use tollgate_clock::WallClock;
 use tollgate_ledger::writer::Writer;
 use tollgate_ledger::{Ledger, LedgerError};
@@ -125,7 +125,7 @@ impl Unsent {
         // An overdue age ends once the ledger has space again: an application behind a shut gate reports nothing to
         // end it.
         // end it.
-        let room = untaken.latest == Refused::LedgerFull && !seen.full;
+        let room = untaken.latest == RejectedRequest::LedgerFull && !seen.full;
         if room && self.rule.judge(untaken.age()) > Timeliness::Timely {
             self.notices.taken();
             return Duration::ZERO;

@@ -60,7 +60,7 @@ pub struct Event {
 /// Why an event is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
-pub struct Rejected {
+pub struct RejectedEvent {
     /// The member that is wrong: `form` (the event cannot be read), `id`, `dimension`, `quantity`, `timestamp`,
     /// `tags` or `customer`; callers add `conflict` (the `id` was used for other content).
     pub reason: &'static str,
@@ -70,14 +70,14 @@ pub struct Rejected {
     pub text: String,
 }
 
-impl Rejected {
+impl RejectedEvent {
     fn new(reason: &'static str, text: impl Into<String>) -> Self {
         Self { reason, dimension: None, text: text.into() }
     }
 }
 
 /// One event of a request: valid, or rejected, with its key.
-pub type Read = Result<Event, (Option<String>, Rejected)>;
+pub type Read = Result<Event, (Option<String>, RejectedEvent)>;
 
 /// Why a whole request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -119,15 +119,15 @@ impl Default for Rules {
 
 impl Rules {
     /// Whether usage may be counted to a dimension of this name.
-    pub fn dimension(&self, name: &str) -> Result<(), Rejected> {
-        let reject = |text: &str| Err(Rejected::new("dimension", text));
+    pub fn dimension(&self, name: &str) -> Result<(), RejectedEvent> {
+        let reject = |text: &str| Err(RejectedEvent::new("dimension", text));
         if !is_dimension(name) {
             return reject("dimension must have 1 to 255 characters");
         }
         if let Some(allowed) =
             self.dimensions.as_ref().filter(|allowed| !allowed.iter().any(|one| one == name))
         {
-            return Err(Rejected::new("dimension", not_configured(name, allowed)));
+            return Err(RejectedEvent::new("dimension", not_configured(name, allowed)));
         }
         if self.entitlement_dimension.as_deref() == Some(name) {
             return reject("dimension is the entitlement_dimension, which takes no usage");
@@ -166,7 +166,7 @@ pub fn read(body: &[u8], rules: &Rules, now: Timestamp) -> Result<Vec<Read>, Bad
 pub fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
     let mut document: Document<'_> = serde_json::from_str(text.get()).map_err(|error| {
         let Named { id, dimension } = named(text);
-        (id, Rejected { dimension, ..Rejected::new("form", error.to_string()) })
+        (id, RejectedEvent { dimension, ..RejectedEvent::new("form", error.to_string()) })
     })?;
     let checked = check(&mut document, rules, now);
     let Document { id, dimension, .. } = document;
@@ -174,9 +174,10 @@ pub fn read_one(text: &RawValue, rules: &Rules, now: Timestamp) -> Read {
         Ok(Checked { quantity, at, tags, customer, content }) => {
             Ok(Event { id, dimension, quantity, at, tags, customer, content })
         }
-        Err(rejected) => {
-            Err((id, Rejected { dimension: Some(dimension).filter(|name| is_dimension(name)), ..rejected }))
-        }
+        Err(rejected) => Err((
+            id,
+            RejectedEvent { dimension: Some(dimension).filter(|name| is_dimension(name)), ..rejected },
+        )),
     }
 }
 
@@ -207,8 +208,8 @@ struct Checked {
 }
 
 /// Checks an event; takes tags and customer out of it.
-fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<Checked, Rejected> {
-    let reject = |reason, text: &str| Err(Rejected::new(reason, text));
+fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<Checked, RejectedEvent> {
+    let reject = |reason, text: &str| Err(RejectedEvent::new(reason, text));
     if document.id.as_ref().is_some_and(|id| !is_id(id)) {
         return reject("id", "id must have 1 to 128 bytes");
     }
@@ -219,7 +220,7 @@ fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<C
         None => Quantity::from_json_number(text),
     };
     let quantity: Quantity =
-        quantity.map_err(|error| Rejected::new("quantity", format!("quantity {error}")))?;
+        quantity.map_err(|error| RejectedEvent::new("quantity", format!("quantity {error}")))?;
     let said = match document.timestamp.as_deref().map(Timestamp::parse) {
         None => None,
         Some(None) => {
@@ -237,12 +238,12 @@ fn check(document: &mut Document<'_>, rules: &Rules, now: Timestamp) -> Result<C
     let Tags(tags) = document.tags.take().unwrap_or_default();
     let content = content(&document.dimension, quantity, said, &tags, document.customer.as_ref());
     let customer = customer(document.customer.take(), rules)?;
-    let tags = TagSet::try_from(tags).map_err(|error| Rejected::new("tags", format!("tags {error}")))?;
+    let tags = TagSet::try_from(tags).map_err(|error| RejectedEvent::new("tags", format!("tags {error}")))?;
     Ok(Checked { quantity, at: said.unwrap_or(now), tags, customer, content })
 }
 
-fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Customer, Rejected> {
-    let reject = |text: &str| Err(Rejected::new("customer", text));
+fn customer(document: Option<CustomerDocument>, rules: &Rules) -> Result<Customer, RejectedEvent> {
+    let reject = |text: &str| Err(RejectedEvent::new("customer", text));
     let Some(document) = document else {
         return if rules.customers { reject("customer is required in mode saas") } else { Ok(Customer::Own) };
     };

@@ -1,6 +1,6 @@
 //! Bodies of calls: which product they name, and which hour a report claims.
 //!
-//! Members keep their text. A body with a member given twice is refused: AWS might read the other value.
+//! Members keep their text. A body with a member given twice is rejected: AWS might read the other value.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
-use super::Refused;
+use super::RejectedCall;
 use tollgate_ledger::Claim;
 use tollgate_marketplace::{Allocation, HourUsage, NONCE_BYTES, Nonce, Quantity, TagSet};
 use tollgate_receipt::json::Members;
@@ -41,13 +41,13 @@ impl Report {
     }
 }
 
-fn unreadable() -> Refused {
+fn unreadable() -> RejectedCall {
     let text = "the body must be the operation's JSON object, each member given once";
-    Refused(StatusCode::BAD_REQUEST, "SerializationException", text)
+    RejectedCall(StatusCode::BAD_REQUEST, "SerializationException", text)
 }
 
-/// Refuses a call that is, or might be, about another product: a sidecar forwards only calls about its own product.
-pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) -> Result<(), Refused> {
+/// Rejects a call that is, or might be, about another product: a sidecar forwards only calls about its own product.
+pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) -> Result<(), RejectedCall> {
     #[derive(Deserialize)]
     struct ReportedRecord {
         #[serde(rename = "LicenseArn")]
@@ -71,12 +71,12 @@ pub(super) fn check_product(operation: &str, body: &[u8], product_code: &str) ->
         return Ok(());
     }
     let text = "the call is about another product; this sidecar serves the one in its product_code";
-    Err(Refused(StatusCode::BAD_REQUEST, OTHER_PRODUCT, text))
+    Err(RejectedCall(StatusCode::BAD_REQUEST, OTHER_PRODUCT, text))
 }
 
 /// The report, with a `ClientToken`, and the claim that it makes; `None` for a dry run, and for a report that AWS will
 /// refuse.
-pub(super) fn read(bytes: &[u8]) -> Result<Option<Report>, Refused> {
+pub(super) fn read(bytes: &[u8]) -> Result<Option<Report>, RejectedCall> {
     let members = Members::parse(bytes).ok_or_else(unreadable)?;
     if members.raw("DryRun") == Some("true") {
         return Ok(None);
@@ -92,7 +92,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Report>, Refused> {
     };
     if allocations.iter().any(Part::repeats_a_tag) {
         let text = "a tag's key is given twice";
-        return Err(Refused(StatusCode::BAD_REQUEST, "InvalidTagException", text));
+        return Err(RejectedCall(StatusCode::BAD_REQUEST, "InvalidTagException", text));
     }
     Ok(claim(&members, allocations, client_token).map(|claim| Report { members, claim }))
 }
@@ -188,11 +188,11 @@ fn seconds(at: Timestamp) -> Value {
     seconds.into()
 }
 
-fn new_token() -> Result<String, Refused> {
+fn new_token() -> Result<String, RejectedCall> {
     let mut bytes = [0; NONCE_BYTES];
     SystemRandom::new().fill(&mut bytes).map_err(|_| {
         let text = "no random bytes for a ClientToken";
-        Refused(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text)
+        RejectedCall(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", text)
     })?;
     Ok(Nonce::from_random(bytes).as_str().to_owned())
 }
@@ -282,7 +282,7 @@ mod tests {
     fn only_the_configured_product_passes() {
         const NO: &str = OTHER_PRODUCT;
         const BAD: &str = "SerializationException";
-        for (operation, body, refused) in [
+        for (operation, body, rejected) in [
             ("MeterUsage", r#"{"ProductCode":"ours"}"#, None),
             ("MeterUsage", r#"{"ProductCode":"Ours"}"#, Some(NO)),
             ("MeterUsage", r#"{"ProductCode":"ours "}"#, Some(NO)),
@@ -309,7 +309,7 @@ mod tests {
             ("ResolveCustomer", r#"{"RegistrationToken":"t"}"#, None),
         ] {
             let checked = check_product(operation, body.as_bytes(), "ours");
-            assert_eq!(checked.err().map(|refused| refused.1), refused, "{operation} {body}");
+            assert_eq!(checked.err().map(|rejected| rejected.1), rejected, "{operation} {body}");
         }
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::listing::Listing;
 use crate::api::query::{Query, SHOWN_MAX};
-use crate::api::repair::{Action, Order, Refused, Repairs};
+use crate::api::repair::{Action, Order, RepairRejected, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
 use crate::app::repairs;
 use crate::cli::sidecar::{Complaint, Sidecar, read, says, unanswered};
@@ -162,9 +162,9 @@ impl Source {
                 Err((Exit::Internal, "the ledger was opened to be read only".to_owned()))
             }
             Self::File { ledger, repairs: Some(repairs), .. } => {
-                let repair = repairs.read(action, order.clone()).map_err(|refused| match refused {
-                    Refused::Sealed => (Exit::Config, refused.to_string()),
-                    Refused::Bad(_) => (Exit::Usage, refused.to_string()),
+                let repair = repairs.read(action, order.clone()).map_err(|rejected| match rejected {
+                    RepairRejected::Sealed => (Exit::Config, rejected.to_string()),
+                    RepairRejected::Bad(_) => (Exit::Usage, rejected.to_string()),
                 })?;
                 ledger.repair(id, &repair, clock::system_now()).map_err(|error| failed(&error))
             }

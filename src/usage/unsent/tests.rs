@@ -284,14 +284,19 @@ async fn a_gate_that_the_seller_keeps_open_is_an_alarm_after_three_hours() {
 #[tokio::test(start_paused = true)]
 async fn usage_that_the_ledger_refuses_shuts_the_gate_until_it_takes_some() {
     let bench = Bench::new(Some(CLOSE_AFTER)).await;
-    for refused in [Refused::Busy, Refused::BadRequest, Refused::Unanswered, Refused::LedgerStarting] {
-        bench.notices.refused(refused, "");
+    for rejected in [
+        RejectedRequest::Busy,
+        RejectedRequest::BadRequest,
+        RejectedRequest::Unanswered,
+        RejectedRequest::LedgerStarting,
+    ] {
+        bench.notices.request_rejected(rejected, "");
     }
     bench.pass(2 * CLOSE_AFTER, right).await;
     assert!(!bench.unreported(), "no word of the ledger");
-    bench.notices.refused(Refused::LedgerUnavailable, "");
+    bench.notices.request_rejected(RejectedRequest::LedgerUnavailable, "");
     bench.pass(CLOSE_AFTER - MINUTE, stopped).await;
-    bench.notices.refused(Refused::LedgerUnavailable, "");
+    bench.notices.request_rejected(RejectedRequest::LedgerUnavailable, "");
     assert!(!bench.unreported(), "not yet");
     assert!(bench.metric("tollgate_usage_overdue_seconds") > 900);
     bench.pass(2 * MINUTE, stopped).await;
@@ -316,7 +321,7 @@ async fn a_gate_does_not_open_onto_a_full_ledger_where_the_seller_says_so() {
         bench.restart().await;
         assert!(!bench.unreported());
         // The ledger was full and has space again; an application behind a shut gate reports nothing.
-        bench.notices.refused(Refused::LedgerFull, "");
+        bench.notices.request_rejected(RejectedRequest::LedgerFull, "");
         bench.pass(2 * CLOSE_AFTER, right).await;
         assert!(!bench.unreported() && bench.notices.untaken().is_none() == shut, "{close_after:?}");
     }
