@@ -73,21 +73,22 @@ fn time(at: Option<Timestamp>) -> Option<String> {
 mod tests {
     use super::*;
     use crate::license::knowledge::HeldSeats;
-    use tollgate_marketplace::license::{Entitlement, EntitlementUsage, LicenseStatus, Received};
+    use tollgate_marketplace::license::{EntitlementUsage, LicenseEntitlement, LicenseStatus, Received};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_unix_seconds(1_780_000_000 + seconds)
     }
 
     fn license(arn: &str, received: Received) -> ReceivedLicense {
-        let entitlement = |name: &str, unit: Option<Unit>, max_count, value: Option<&str>| Entitlement {
-            name: name.to_owned(),
-            unit,
-            max_count,
-            value: value.map(str::to_owned),
-            overage: false,
-            allow_check_in: true,
-        };
+        let entitlement =
+            |name: &str, unit: Option<Unit>, max_count, value: Option<&str>| LicenseEntitlement {
+                name: name.to_owned(),
+                unit,
+                max_count,
+                value: value.map(str::to_owned),
+                overage: false,
+                allow_check_in: true,
+            };
         ReceivedLicense {
             arn: arn.to_owned(),
             product_id: "prod-demo".to_owned(),

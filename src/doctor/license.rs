@@ -4,7 +4,7 @@ use super::{Finding, remedy};
 use crate::license::judge::{Listing, Model, Refusal, Terms};
 use crate::license::machine::reason_of;
 use tollgate_marketplace::Place;
-use tollgate_marketplace::license::{Entitlement, LicenseUsage, ReceivedLicense};
+use tollgate_marketplace::license::{LicenseEntitlement, LicenseUsage, ReceivedLicense};
 use tollgate_time::Timestamp;
 
 /// Most licenses that are shown; an account rarely has as many of one product, even with private offers and renewals.
@@ -90,7 +90,7 @@ fn described(license: &ReceivedLicense) -> String {
     )
 }
 
-fn entitlement(entitlement: &Entitlement) -> String {
+fn entitlement(entitlement: &LicenseEntitlement) -> String {
     let name = plain(&entitlement.name);
     let Some(unit) = entitlement.unit else { return format!("{name} (in a unit that is not known)") };
     if unit.is_tier() {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn license(end: Option<i64>) -> ReceivedLicense {
-        let entitlement = |name: &str, unit, max_count| Entitlement {
+        let entitlement = |name: &str, unit, max_count| LicenseEntitlement {
             name: name.to_owned(),
             unit: Some(unit),
             max_count,

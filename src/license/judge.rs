@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use tollgate_marketplace::license::{
-    CheckedOut, Entitlement, EntitlementData, LicenseStatus, Received, ReceivedLicense, Unit, Wanted,
+    CheckedOut, EntitlementData, LicenseEntitlement, LicenseStatus, Received, ReceivedLicense, Unit, Wanted,
 };
 use tollgate_marketplace::{AHEAD_MAX, KeyFingerprint, ProductId};
 use tollgate_time::Timestamp;
@@ -255,7 +255,10 @@ impl Terms {
     }
 
     /// The entitlements of a license that count, with their units.
-    fn wanted_of<'a>(&self, license: &'a ReceivedLicense) -> Result<Vec<(&'a Entitlement, Unit)>, Refused> {
+    fn wanted_of<'a>(
+        &self,
+        license: &'a ReceivedLicense,
+    ) -> Result<Vec<(&'a LicenseEntitlement, Unit)>, Refused> {
         if self.wanted.is_empty() {
             let known: Vec<_> = license
                 .entitlements
@@ -291,7 +294,12 @@ impl Terms {
         Refusal::UnitMismatch.because(format!("{}: the license has {unit}, not {wants}", wanted.name))
     }
 
-    fn suffices(&self, entitlement: &Entitlement, unit: Unit, least: Option<u64>) -> Result<(), Refused> {
+    fn suffices(
+        &self,
+        entitlement: &LicenseEntitlement,
+        unit: Unit,
+        least: Option<u64>,
+    ) -> Result<(), Refused> {
         let Some(max) = entitlement.max_count.filter(|max| *max > 0 && !unit.is_tier()) else {
             return Ok(());
         };

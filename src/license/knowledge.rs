@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use tollgate_marketplace::license::{Entitlement, EntitlementUsage, ReceivedLicense};
+use tollgate_marketplace::license::{EntitlementUsage, LicenseEntitlement, ReceivedLicense};
 use tollgate_time::Timestamp;
 
 /// What is known of the license.
@@ -48,7 +48,7 @@ pub struct HeldSeats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seats<'a> {
     /// The license's entitlement for the dimension.
-    pub entitlement: &'a Entitlement,
+    pub entitlement: &'a LicenseEntitlement,
     /// How many seats there are; `None` without a limit, and for a tier.
     pub max: Option<u64>,
     /// How many of them all pods have taken; `None` until AWS has said so, and for a tier.

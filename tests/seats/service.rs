@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tollgate_marketplace::exceptions::{NO_ENTITLEMENTS, NOT_FOUND};
 use tollgate_marketplace::license::{
-    CheckedIn, CheckedOut, ConsumptionToken, Entitlement, EntitlementData, EntitlementUsage, Extended,
+    CheckedIn, CheckedOut, ConsumptionToken, EntitlementData, EntitlementUsage, Extended, LicenseEntitlement,
     LicenseStatus, LicenseUsage, Received, ReceivedLicense, ReceivedLicenses, Unit,
 };
 use tollgate_marketplace::{Fault, FaultClass, KeyFingerprint, Place};
@@ -119,7 +119,7 @@ impl Service {
     }
 
     pub(crate) fn list(&self) -> ReceivedLicenses {
-        let entitlement = Entitlement {
+        let entitlement = LicenseEntitlement {
             name: DIMENSION.to_owned(),
             unit: Some(Unit::COUNT),
             max_count: Some(self.slots.len() as u64),

@@ -263,7 +263,7 @@ pub struct ReceivedLicense {
     /// Until when; `None` for no end. A license with an unreadable end has the status [`LicenseStatus::Unknown`].
     pub end: Option<Timestamp>,
     /// Its entitlements.
-    pub entitlements: Vec<Entitlement>,
+    pub entitlements: Vec<LicenseEntitlement>,
     /// The region where it was issued.
     pub home_region: Option<String>,
     /// How long a checkout lasts at most, if the license states it.
@@ -362,7 +362,7 @@ impl Received {
 
 /// An entitlement of a license: one dimension of the product.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entitlement {
+pub struct LicenseEntitlement {
     /// The dimension's name.
     pub name: String,
     /// The unit; `None` for one that this version does not know.

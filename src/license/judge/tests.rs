@@ -263,7 +263,7 @@ fn a_hostile_listing_is_judged_like_any_other() {
     hostile.end = Some(Timestamp::from_unix_millis(i64::MAX));
     assert!(choose(&terms(Model::Floating, &[]), std::slice::from_ref(&hostile)).is_ok());
     let twice = hostile.entitlements[0].clone();
-    hostile.entitlements.push(Entitlement { unit: Some(Unit::NONE), ..twice });
+    hostile.entitlements.push(LicenseEntitlement { unit: Some(Unit::NONE), ..twice });
     let choice = choose(&terms(Model::Check, &["users:None"]), &[hostile]).unwrap();
     assert_eq!(taken(&choice), [("users", "None", None)]);
 }

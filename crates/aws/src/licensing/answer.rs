@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use crate::call::{Elements, Loose, Raw, invalid_answer};
 use tollgate_marketplace::license::{
-    CheckedOut, ConsumptionToken, ENTITLEMENTS_MAX, Entitlement, EntitlementData, EntitlementUsage, Extended,
-    LicenseStatus, LicenseUsage, ListReceivedLicenses, QUANTITY_MAX, Received, ReceivedLicense,
-    TEXT_CHARS_MAX, Unit,
+    CheckedOut, ConsumptionToken, ENTITLEMENTS_MAX, EntitlementData, EntitlementUsage, Extended,
+    LicenseEntitlement, LicenseStatus, LicenseUsage, ListReceivedLicenses, QUANTITY_MAX, Received,
+    ReceivedLicense, TEXT_CHARS_MAX, Unit,
 };
 use tollgate_marketplace::{Fault, Region};
 use tollgate_time::Timestamp;
@@ -154,13 +154,13 @@ fn license(listed: Listed, asked: &ListReceivedLicenses) -> Result<ReceivedLicen
     })
 }
 
-fn entitlement(listed: ListedEntitlement) -> Result<Entitlement, Fault> {
+fn entitlement(listed: ListedEntitlement) -> Result<LicenseEntitlement, Fault> {
     let name = listed.name.0.filter(|name| is_text(name, TEXT_CHARS_MAX));
     let max_count = listed.max_count.map(|count| {
         let count = count.0.filter(|count| *count <= QUANTITY_MAX);
         count.ok_or_else(|| invalid_answer("with a MaxCount that counts nothing"))
     });
-    Ok(Entitlement {
+    Ok(LicenseEntitlement {
         name: name.ok_or_else(|| invalid_answer("with an entitlement without a name"))?,
         unit: listed.unit.0.and_then(|unit| unit.parse::<Unit>().ok()),
         max_count: max_count.transpose()?,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Event, Held, Live, Seats};
 use crate::change::Taken;
 use crate::world::World;
-use crate::world::contract::{Contract, Entitlement};
+use crate::world::contract::{Contract, ContractEntitlement};
 use tollgate_time::Timestamp;
 
 impl Seats {
@@ -48,7 +48,7 @@ impl Seats {
         })
     }
 
-    fn entitlement_json(&self, arn: &str, entitlement: &Entitlement) -> Value {
+    fn entitlement_json(&self, arn: &str, entitlement: &ContractEntitlement) -> Value {
         let held = self.held.get(&(arn.to_owned(), entitlement.name.clone()));
         let Held { now, most } = held.copied().unwrap_or_default();
         json!({

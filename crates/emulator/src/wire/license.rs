@@ -79,7 +79,7 @@ pub(crate) struct CreateLicense {
     pub(crate) issuer: Issuer,
     pub(crate) home_region: String,
     pub(crate) validity: Validity,
-    pub(crate) entitlements: Vec<Entitlement>,
+    pub(crate) entitlements: Vec<RequestedEntitlement>,
     pub(crate) beneficiary: String,
     pub(crate) consumption_configuration: Consumption,
     pub(crate) client_token: String,
@@ -100,7 +100,7 @@ pub(crate) struct Validity {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct Entitlement {
+pub(crate) struct RequestedEntitlement {
     pub(crate) name: String,
     pub(crate) value: Option<String>,
     pub(crate) max_count: Option<i64>,

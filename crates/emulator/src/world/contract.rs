@@ -28,14 +28,14 @@ pub(crate) struct Contract {
     /// How long a checkout lasts.
     pub(crate) time_to_live_minutes: u32,
     pub(crate) home_region: String,
-    pub(crate) entitlements: Vec<Entitlement>,
+    pub(crate) entitlements: Vec<ContractEntitlement>,
     /// Contracts are numbered in the order in which they were made.
     pub(crate) number: u64,
 }
 
 /// One dimension of a contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Entitlement {
+pub(crate) struct ContractEntitlement {
     pub(crate) name: String,
     pub(crate) unit: String,
     /// The number of units; `None` or 0 means unlimited.
@@ -49,7 +49,7 @@ pub(crate) struct Entitlement {
 /// The unit of tiers, which a license has or has not; they are not counted.
 pub(crate) const TIER: &str = "None";
 
-impl Entitlement {
+impl ContractEntitlement {
     pub(crate) fn is_tier(&self) -> bool {
         self.unit == TIER
     }
@@ -150,7 +150,7 @@ impl Contract {
         self.received == Received::Active && self.status_at(now) == Status::Available
     }
 
-    pub(crate) fn entitlement(&self, name: &str) -> Option<&Entitlement> {
+    pub(crate) fn entitlement(&self, name: &str) -> Option<&ContractEntitlement> {
         self.entitlements.iter().find(|entitlement| entitlement.name == name)
     }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::{Act, TIMEOUT, lock};
 use crate::license::{
-    CheckedIn, CheckedOut, CheckoutLicense, ConsumptionToken, Entitlement, EntitlementData, EntitlementUsage,
-    Extended, LicenseStatus, LicenseUsage, ListReceivedLicenses, Received, ReceivedLicense, ReceivedLicenses,
-    Unit,
+    CheckedIn, CheckedOut, CheckoutLicense, ConsumptionToken, EntitlementData, EntitlementUsage, Extended,
+    LicenseEntitlement, LicenseStatus, LicenseUsage, ListReceivedLicenses, Received, ReceivedLicense,
+    ReceivedLicenses, Unit,
 };
 use crate::service::ServiceFuture;
 use crate::{Fault, FaultClass, KeyFingerprint, License, Place, Region, Regional, Signing, exceptions};
@@ -40,8 +40,8 @@ pub fn license(arn: &str, counted: &[(&str, u64)], tiers: &[&str]) -> ReceivedLi
     }
 }
 
-fn entitlement(name: &str, unit: Unit, max_count: Option<u64>) -> Entitlement {
-    Entitlement {
+fn entitlement(name: &str, unit: Unit, max_count: Option<u64>) -> LicenseEntitlement {
+    LicenseEntitlement {
         name: name.to_owned(),
         unit: Some(unit),
         max_count,

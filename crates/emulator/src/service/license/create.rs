@@ -8,7 +8,7 @@ use crate::service::members;
 use crate::wire::license::{self as wire, CreateLicense};
 use crate::world::PodView;
 use crate::world::contract::{
-    Contract, Entitlement, Received, Status, TIER, arn, fingerprint_of, issuer, next_number,
+    Contract, ContractEntitlement, Received, Status, TIER, arn, fingerprint_of, issuer, next_number,
 };
 use crate::world::document::DECLARED_MAX;
 use tollgate_time::Timestamp;
@@ -98,7 +98,7 @@ fn contract(pod: &PodView<'_>, asked: &CreateLicense, number: u64) -> Result<Con
     })
 }
 
-fn entitlements(asked: &[wire::Entitlement]) -> Result<Vec<Entitlement>, ServiceError> {
+fn entitlements(asked: &[wire::RequestedEntitlement]) -> Result<Vec<ContractEntitlement>, ServiceError> {
     if asked.is_empty() {
         return Err(invalid("At least one entitlement must be specified."));
     }
@@ -111,7 +111,7 @@ fn entitlements(asked: &[wire::Entitlement]) -> Result<Vec<Entitlement>, Service
             )));
         }
         let max_count = entitlement.max_count.map(u64::try_from).transpose();
-        Ok(Entitlement {
+        Ok(ContractEntitlement {
             name: entitlement.name.clone(),
             unit: entitlement.unit.clone(),
             max_count: max_count.map_err(|_| invalid("MaxCount must not be negative."))?,

@@ -7,7 +7,7 @@ use crate::fault::Pages;
 use crate::service::members;
 use crate::wire::license::{Filter, ListReceivedLicenses};
 use crate::world::PodView;
-use crate::world::contract::{Contract, Entitlement};
+use crate::world::contract::{Contract, ContractEntitlement};
 use tollgate_time::Timestamp;
 
 /// Licenses of a page, unless the caller wants fewer.
@@ -138,7 +138,7 @@ pub(super) fn license_json(service: &Service, arn: &str, contract: &Contract, no
     })
 }
 
-fn entitlement_json(entitlement: &Entitlement) -> Value {
+fn entitlement_json(entitlement: &ContractEntitlement) -> Value {
     let mut document = json!({
         "Name": entitlement.name,
         "Unit": entitlement.unit,

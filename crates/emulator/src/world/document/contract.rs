@@ -8,7 +8,7 @@ use super::{DECLARED_MAX, DIMENSIONS_MAX, Faults, Place};
 use crate::model::UNITS;
 use crate::world::World;
 use crate::world::contract::{
-    AWS_MARKETPLACE, Contract, Entitlement, Received, Status, TIER, arn, issuer, next_number,
+    AWS_MARKETPLACE, Contract, ContractEntitlement, Received, Status, TIER, arn, issuer, next_number,
 };
 use tollgate_time::Timestamp;
 
@@ -183,7 +183,11 @@ fn minutes(text: &str) -> Option<u32> {
     (whole && (1..=TIME_TO_LIVE_MINUTES_MAX).contains(&minutes)).then_some(minutes)
 }
 
-fn entitlements_of(orders: Vec<EntitlementDocument>, at: &Place, faults: &mut Faults) -> Vec<Entitlement> {
+fn entitlements_of(
+    orders: Vec<EntitlementDocument>,
+    at: &Place,
+    faults: &mut Faults,
+) -> Vec<ContractEntitlement> {
     faults.full(at, orders.len(), DIMENSIONS_MAX, "entitlements");
     let mut names = BTreeSet::new();
     let mut entitlements = Vec::with_capacity(orders.len());
@@ -206,7 +210,7 @@ fn entitlements_of(orders: Vec<EntitlementDocument>, at: &Place, faults: &mut Fa
         if order.max_count.is_some_and(|count| count > COUNT_MAX) {
             faults.add(place.member("max_count"), format!("it is at most {COUNT_MAX}"));
         }
-        entitlements.push(Entitlement {
+        entitlements.push(ContractEntitlement {
             value: order.value.or_else(|| (unit == TIER).then(|| "Enabled".to_owned())),
             name: order.name,
             unit,
