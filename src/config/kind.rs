@@ -45,7 +45,7 @@ pub enum Schema {
 }
 
 /// A kind of values that become a `T`.
-pub(super) struct Kind<T> {
+pub(super) struct ValueKind<T> {
     pub(super) value_name: &'static str,
     pub(super) form: Form,
     pub(super) schema: Schema,
@@ -66,7 +66,7 @@ impl<T> Clone for Parse<T> {
 
 impl<T> Copy for Parse<T> {}
 
-impl<T> Kind<T> {
+impl<T> ValueKind<T> {
     const fn text(value_name: &'static str, schema: Schema, parse: fn(&str) -> Result<T, Problem>) -> Self {
         Self { value_name, form: Form::Text, schema, parse: Parse::Text(parse) }
     }
@@ -80,8 +80,8 @@ impl<T> Kind<T> {
 /// A choice between two words.
 macro_rules! either {
     ($name:ident: $type:ty, $value_name:literal, $a:literal => $x:expr, $b:literal => $y:expr) => {
-        pub(super) const $name: Kind<$type> =
-            Kind::text($value_name, Schema::Words(&[$a, $b]), |text| match text {
+        pub(super) const $name: ValueKind<$type> =
+            ValueKind::text($value_name, Schema::Words(&[$a, $b]), |text| match text {
                 $a => Ok($x),
                 $b => Ok($y),
                 _ => Err(concat!("is neither ", $a, " nor ", $b).into()),
@@ -96,56 +96,59 @@ either! { ON_ZERO_HOUR: OnZeroHour, "POLICY", "skip" => OnZeroHour::Skip, "repor
 either! { LICENSE_MODEL: LicenseModel, "MODEL", "check" => LicenseModel::Check, "floating" => LicenseModel::Floating }
 either! { LOG_FORMAT: LogFormat, "FORMAT", "json" => LogFormat::Json, "text" => LogFormat::Text }
 
-pub(super) const ADDR: Kind<ListenAddr> = Kind::text("ADDR", Schema::Any, parse::listen_addr);
-pub(super) const TCP_ADDR: Kind<ListenAddr> =
-    Kind::text("ADDR", Schema::Any, |text| parse::tcp_addr(text).map(ListenAddr::Tcp));
-pub(super) const CLOCK: Kind<ClockSource> =
-    Kind::text("URL", Schema::Pattern("^(system|https?://.+)$"), parse::clock);
-pub(super) const DIMENSION: Kind<String> = Kind::text("NAME", Schema::Any, parse::dimension);
-pub(super) const DIMENSIONS: Kind<Vec<String>> = Kind {
+pub(super) const ADDR: ValueKind<ListenAddr> = ValueKind::text("ADDR", Schema::Any, parse::listen_addr);
+pub(super) const TCP_ADDR: ValueKind<ListenAddr> =
+    ValueKind::text("ADDR", Schema::Any, |text| parse::tcp_addr(text).map(ListenAddr::Tcp));
+pub(super) const CLOCK: ValueKind<ClockSource> =
+    ValueKind::text("URL", Schema::Pattern("^(system|https?://.+)$"), parse::clock);
+pub(super) const DIMENSION: ValueKind<String> = ValueKind::text("NAME", Schema::Any, parse::dimension);
+pub(super) const DIMENSIONS: ValueKind<Vec<String>> = ValueKind {
     value_name: "NAME,…",
     form: Form::List,
     schema: Schema::List,
     parse: Parse::List(parse::dimensions),
 };
-pub(super) const DIR: Kind<PathBuf> = Kind::text("DIR", Schema::Any, parse::path);
-pub(super) const DURATION: Kind<Duration> =
-    Kind::text("DURATION", Schema::Duration, |text| parse::duration_within(text, "0s", "366d"));
-pub(super) const ENDPOINT_URL: Kind<EndpointUrl> =
-    Kind::text("URL", Schema::Pattern("^https?://"), parse::endpoint_url);
-pub(super) const ENTITLEMENTS: Kind<Vec<Wanted>> = Kind {
+pub(super) const DIR: ValueKind<PathBuf> = ValueKind::text("DIR", Schema::Any, parse::path);
+pub(super) const DURATION: ValueKind<Duration> =
+    ValueKind::text("DURATION", Schema::Duration, |text| parse::duration_within(text, "0s", "366d"));
+pub(super) const ENDPOINT_URL: ValueKind<EndpointUrl> =
+    ValueKind::text("URL", Schema::Pattern("^https?://"), parse::endpoint_url);
+pub(super) const ENTITLEMENTS: ValueKind<Vec<Wanted>> = ValueKind {
     value_name: "NAME:UNIT:QUANTITY,…",
     form: Form::List,
     schema: Schema::List,
     parse: Parse::List(parse::entitlements),
 };
 /// In the chart an absolute path: a relative one would depend on the working directory.
-pub(super) const FILE: Kind<PathBuf> = Kind::text("FILE", Schema::Pattern("^/"), parse::path);
-pub(super) const KEY_FINGERPRINT: Kind<KeyFingerprint> =
-    Kind::text("FINGERPRINT", Schema::Pattern("^aws.*:issuer-fingerprint$"), typed);
-pub(super) const LOG_FILTER: Kind<String> = Kind::text("FILTER", Schema::Any, parse::log_filter);
-pub(super) const MODE: Kind<Mode> = Kind::text("MODE", Schema::Words(&MODE_WORDS), parse::mode);
-pub(super) const ON_LAPSE: Kind<OnLapse> = Kind::text("POLICY", Schema::CloseAfter, parse::on_lapse);
-pub(super) const ON_UNSENT: Kind<OnUnsent> = Kind::text("POLICY", Schema::CloseAfter, parse::on_unsent);
-pub(super) const PATH: Kind<PathBuf> = Kind::text("PATH", Schema::Any, parse::path);
-pub(super) const PRODUCT_CODE: Kind<ProductCode> =
-    Kind::text("CODE", Schema::Pattern("^[-a-zA-Z0-9/=:_.@]{0,255}$"), typed);
-pub(super) const PRODUCT_ID: Kind<ProductId> =
-    Kind::text("ID", Schema::Pattern("^[-a-zA-Z0-9._]{0,255}$"), typed);
-pub(super) const REGION: Kind<Region> =
-    Kind::text("REGION", Schema::Pattern("^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$"), typed);
-pub(super) const SEATS: Kind<u32> = Kind::text("N", Schema::Number, parse::seats);
-pub(super) const SIZE: Kind<u64> =
-    Kind::text("SIZE", Schema::Pattern("^[0-9]+(B|KiB|MiB|GiB|TiB)$"), parse::size);
-pub(super) const SWITCH: Kind<bool> = Kind {
+pub(super) const FILE: ValueKind<PathBuf> = ValueKind::text("FILE", Schema::Pattern("^/"), parse::path);
+pub(super) const KEY_FINGERPRINT: ValueKind<KeyFingerprint> =
+    ValueKind::text("FINGERPRINT", Schema::Pattern("^aws.*:issuer-fingerprint$"), typed);
+pub(super) const LOG_FILTER: ValueKind<String> = ValueKind::text("FILTER", Schema::Any, parse::log_filter);
+pub(super) const MODE: ValueKind<Mode> = ValueKind::text("MODE", Schema::Words(&MODE_WORDS), parse::mode);
+pub(super) const ON_LAPSE: ValueKind<OnLapse> =
+    ValueKind::text("POLICY", Schema::CloseAfter, parse::on_lapse);
+pub(super) const ON_UNSENT: ValueKind<OnUnsent> =
+    ValueKind::text("POLICY", Schema::CloseAfter, parse::on_unsent);
+pub(super) const PATH: ValueKind<PathBuf> = ValueKind::text("PATH", Schema::Any, parse::path);
+pub(super) const PRODUCT_CODE: ValueKind<ProductCode> =
+    ValueKind::text("CODE", Schema::Pattern("^[-a-zA-Z0-9/=:_.@]{0,255}$"), typed);
+pub(super) const PRODUCT_ID: ValueKind<ProductId> =
+    ValueKind::text("ID", Schema::Pattern("^[-a-zA-Z0-9._]{0,255}$"), typed);
+pub(super) const REGION: ValueKind<Region> =
+    ValueKind::text("REGION", Schema::Pattern("^([a-z]+(-[a-z]+)+-[0-9]{1,2})?$"), typed);
+pub(super) const SEATS: ValueKind<u32> = ValueKind::text("N", Schema::Number, parse::seats);
+pub(super) const SIZE: ValueKind<u64> =
+    ValueKind::text("SIZE", Schema::Pattern("^[0-9]+(B|KiB|MiB|GiB|TiB)$"), parse::size);
+pub(super) const SWITCH: ValueKind<bool> = ValueKind {
     value_name: "TRUE|FALSE",
     form: Form::Switch,
     schema: Schema::Switch,
     parse: Parse::Text(parse::switch),
 };
-pub(super) const VERSION: Kind<PublicKeyVersion> = Kind::text("N", Schema::Number, typed);
+pub(super) const VERSION: ValueKind<PublicKeyVersion> = ValueKind::text("N", Schema::Number, typed);
 /// A web page, unlike [`ENDPOINT_URL`] with a query or a fragment.
-pub(super) const WEB_PAGE: Kind<String> = Kind::text("URL", Schema::Pattern("^https?://."), parse::docs_url);
+pub(super) const WEB_PAGE: ValueKind<String> =
+    ValueKind::text("URL", Schema::Pattern("^https?://."), parse::docs_url);
 
 const MODE_WORDS: [&str; Mode::ALL.len()] = {
     let mut words = [""; Mode::ALL.len()];

@@ -7,7 +7,7 @@
 //!
 //! This module must not know where values come from.
 
-use super::kind::Kind;
+use super::kind::ValueKind;
 pub use super::kind::{Form, Schema};
 use super::mode::Mode;
 use super::reader::Reader;
@@ -101,7 +101,7 @@ pub struct Spec {
 
 impl Spec {
     /// The values of what a row does not state.
-    pub(super) const fn of<T>(kind: &Kind<T>) -> Self {
+    pub(super) const fn of<T>(kind: &ValueKind<T>) -> Self {
         Self {
             name: "",
             flag: "",

@@ -12,9 +12,9 @@ use super::identity;
 use super::keys::key_ring;
 use super::kind::{
     ADDR, AFTER_DENIAL, CLOCK, DIMENSION, DIMENSIONS, DIR, DURATION, ENDPOINT_URL, ENTITLEMENTS, FILE,
-    KEY_FINGERPRINT, Kind, LICENSE_MODEL, LOG_FILTER, LOG_FORMAT, MODE, ON_DENIED, ON_EXPIRED, ON_LAPSE,
-    ON_UNSENT, ON_ZERO_HOUR, PATH, PRODUCT_CODE, PRODUCT_ID, REGION, SEATS, SIZE, SWITCH, Schema, TCP_ADDR,
-    VERSION, WEB_PAGE,
+    KEY_FINGERPRINT, LICENSE_MODEL, LOG_FILTER, LOG_FORMAT, MODE, ON_DENIED, ON_EXPIRED, ON_LAPSE, ON_UNSENT,
+    ON_ZERO_HOUR, PATH, PRODUCT_CODE, PRODUCT_ID, REGION, SEATS, SIZE, SWITCH, Schema, TCP_ADDR, VERSION,
+    ValueKind, WEB_PAGE,
 };
 use super::parse::duration_within;
 use super::reader::{Reader, floored, given, listed, needed, read};
@@ -41,17 +41,17 @@ const FOR_LICENSES: Option<Only> =
     Some(Only { used: Mode::asks_license_manager, otherwise: "it is for mode contract" });
 
 /// AWS's examples renew every 15 minutes on EKS and ECS, and once a day for Anywhere.
-const ROUND: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "1m", "12h"));
+const ROUND: ValueKind<Duration> = DURATION.parsed(|text| duration_within(text, "1m", "12h"));
 
 /// How long a part of a stop may take: Kubernetes and ECS end a process long before the upper limit.
-pub(super) const STOP: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
+pub(super) const STOP: ValueKind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "1h"));
 
 /// Below an hour: while one hour settles, only the next one is open, so hours close in order.
-const SETTLE: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
+const SETTLE: ValueKind<Duration> = DURATION.parsed(|text| duration_within(text, "0s", "59m"));
 
 /// At least 2h: an event may be half as old as the window, and a shorter one would reject events of the open hour.
 /// At most 30d: each remembered `id` takes space in the ledger.
-const WINDOW: Kind<Duration> = DURATION.parsed(|text| duration_within(text, "2h", "30d"));
+const WINDOW: ValueKind<Duration> = DURATION.parsed(|text| duration_within(text, "2h", "30d"));
 
 settings! {
     /// What is sold and how it proves that it was paid.

@@ -29,7 +29,7 @@ use crate::entitlement::{Entitlement, Proof, Reason, Rejected, Shown, Standing};
 use crate::exit::Exit;
 use crate::registration::allowance::{Allowance, Known};
 use crate::registration::machine::Now;
-use tollgate_marketplace::exceptions::{self, Kind};
+use tollgate_marketplace::exceptions::{self, ExceptionKind};
 use tollgate_marketplace::license::{
     CheckedIn, CheckedOut, ConsumptionToken, EntitlementData, EntitlementUsage, Extended, LicenseUsage,
     ReceivedLicense, ReceivedLicenses,

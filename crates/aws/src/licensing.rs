@@ -27,7 +27,7 @@ use super::call::{Asked, Call, Raw, body, invalid_answer};
 use super::connection::host_of;
 use super::credentials::Ready;
 use super::{Aws, Reached, in_time};
-use tollgate_marketplace::exceptions::{self, Kind};
+use tollgate_marketplace::exceptions::{self, ExceptionKind};
 use tollgate_marketplace::license::{
     CheckedIn, CheckedOut, CheckoutLicense, ConsumptionToken, Extended, LicenseUsage, ListReceivedLicenses,
     PROVISIONAL, ReceivedLicenses,
@@ -188,7 +188,7 @@ impl LicenseManager {
         } else {
             fault
         };
-        let refused = exceptions::kind(fault.code.as_str()) == Some(Kind::Caller);
+        let refused = exceptions::kind(fault.code.as_str()) == Some(ExceptionKind::Caller);
         if refused && fault.place == Place::LicenseManager {
             return fault.seeing(format!("{SERVICE}:{operation}"));
         }
@@ -351,7 +351,7 @@ impl License for LicenseManager {
 // === regions and endpoints ===
 
 fn is_elsewhere(fault: &Fault) -> bool {
-    exceptions::kind(fault.code.as_str()) == Some(Kind::Redirect)
+    exceptions::kind(fault.code.as_str()) == Some(ExceptionKind::Redirect)
 }
 
 /// The region in a `RedirectException`, from its body or header: as a name, or in a URL of License Manager.

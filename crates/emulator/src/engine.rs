@@ -15,7 +15,7 @@ use super::calls::{Call, Calls};
 use super::change::Change;
 use super::clock::EmulatedClock;
 use super::credentials::{Now, Role, Session, Sessions, id_of};
-use super::fault::{Hit, Kind, Script};
+use super::fault::{FaultKind, Hit, Script};
 use super::journal::Journal;
 use super::keys::KeyFolder;
 use super::license_token::{self, Bad, LicenseToken, Purpose};
@@ -240,11 +240,11 @@ impl Engine {
             now: state.clock.now(),
             call: pending.number,
             unprocessed: match kind {
-                Some(Kind::Unprocessed(records)) => *records,
+                Some(FaultKind::Unprocessed(records)) => *records,
                 _ => 0,
             },
             pages: match kind {
-                Some(Kind::Pages(pages)) => Some(*pages),
+                Some(FaultKind::Pages(pages)) => Some(*pages),
                 _ => None,
             },
         };
@@ -263,12 +263,12 @@ impl Engine {
         &self,
         claims: &Claims,
         mut document: Value,
-        fault: Option<&Kind>,
+        fault: Option<&FaultKind>,
     ) -> io::Result<Value> {
         let key = self.keys.key(&claims.product_code, claims.public_key_version)?;
         let signature = match fault {
-            Some(Kind::NoSignature) => return Ok(document),
-            Some(Kind::Token(flaw)) => {
+            Some(FaultKind::NoSignature) => return Ok(document),
+            Some(FaultKind::Token(flaw)) => {
                 let stranger = if flaw.needs_stranger() { self.keys.stranger()? } else { Arc::clone(&key) };
                 flaw.token(claims, &key, &stranger)
             }
@@ -363,7 +363,7 @@ impl Engine {
         platform: Option<Platform>,
     ) -> Result<Session, ServiceError> {
         let lifetime = match pending.fault.as_ref().map(|hit| &hit.kind) {
-            Some(Kind::ShortLived(lifetime)) => *lifetime,
+            Some(FaultKind::ShortLived(lifetime)) => *lifetime,
             _ => lifetime,
         };
         let internal = |text: String| ServiceError::new("InternalFailure", text);

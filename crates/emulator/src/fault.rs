@@ -12,7 +12,7 @@ use super::token::Flaw;
 
 /// The kind of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FaultKind {
     /// An exception; nothing is processed.
     Exception(ServiceError),
     /// The service's exception for too many calls, with this text.
@@ -56,7 +56,7 @@ pub(super) enum Pages {
     Endless,
 }
 
-impl Kind {
+impl FaultKind {
     /// Whether it can be applied to this action.
     const fn fits(&self, action: Action) -> bool {
         match self {
@@ -120,7 +120,7 @@ struct Rule {
     /// Without it, the rule applies to every operation of metering and License Manager that the fault fits.
     action: Option<Action>,
     pod: Option<String>,
-    kind: Kind,
+    kind: FaultKind,
     /// The name that is shown.
     name: String,
     probability: f64,
@@ -134,7 +134,7 @@ struct Rule {
 /// A fault that hits a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hit {
-    pub(super) kind: Kind,
+    pub(super) kind: FaultKind,
     pub(super) name: String,
 }
 
@@ -185,7 +185,7 @@ impl Script {
 
     /// Whether a rule needs the key that no product has.
     pub(super) fn needs_stranger(&self) -> bool {
-        self.rules.iter().any(|rule| matches!(rule.kind, Kind::Token(flaw) if flaw.needs_stranger()))
+        self.rules.iter().any(|rule| matches!(rule.kind, FaultKind::Token(flaw) if flaw.needs_stranger()))
     }
 
     /// Adds all of these rules, or none and returns the fault.
@@ -223,8 +223,8 @@ impl Script {
             rule.left = rule.left.map(|left| left - 1);
             rule.hits += 1;
             let kind = match &rule.kind {
-                Kind::Throttle(message) => {
-                    Kind::Exception(ServiceError::new(action.throttling(), message.clone()))
+                FaultKind::Throttle(message) => {
+                    FaultKind::Exception(ServiceError::new(action.throttling(), message.clone()))
                 }
                 kind => kind.clone(),
             };
@@ -285,9 +285,9 @@ fn rule(document: RuleDocument) -> Result<Rule, String> {
         return Err(format!("fault {:?} is not for {}", document.fault, action.name()));
     }
     let name = match &kind {
-        Kind::Exception(error) if document.fault == "exception" => error.code.clone().into_owned(),
-        Kind::Token(flaw) => format!("token {}", flaw.name()),
-        Kind::Html(status) => format!("http {status}"),
+        FaultKind::Exception(error) if document.fault == "exception" => error.code.clone().into_owned(),
+        FaultKind::Token(flaw) => format!("token {}", flaw.name()),
+        FaultKind::Html(status) => format!("http {status}"),
         _ => document.fault.clone(),
     };
     Ok(Rule {
@@ -302,7 +302,7 @@ fn rule(document: RuleDocument) -> Result<Rule, String> {
     })
 }
 
-fn kind(document: &RuleDocument) -> Result<Kind, String> {
+fn kind(document: &RuleDocument) -> Result<FaultKind, String> {
     let delay = || {
         let text = document.delay.as_deref();
         let text = text.ok_or_else(|| format!("fault {:?} needs \"delay\", such as 2s", document.fault))?;
@@ -312,32 +312,32 @@ fn kind(document: &RuleDocument) -> Result<Kind, String> {
     Ok(match document.fault.as_str() {
         "throttle" => {
             let message = document.message.as_deref().unwrap_or("Rate exceeded");
-            Kind::Throttle(message.to_owned())
+            FaultKind::Throttle(message.to_owned())
         }
-        "exception" => Kind::Exception(exception(document)?),
+        "exception" => FaultKind::Exception(exception(document)?),
         "http" => {
             let status = document.status.unwrap_or(503);
             if !(400..=599).contains(&status) {
                 return Err(format!("status must be between 400 and 599, not {status}"));
             }
-            Kind::Html(status)
+            FaultKind::Html(status)
         }
-        "delay" => Kind::Delay(delay()?),
-        "trickle" => Kind::Trickle(delay()?),
-        "short-lived" => Kind::ShortLived(delay()?),
-        "hang" => Kind::Hang,
-        "hang-after" => Kind::HangAfter,
-        "reset-before" => Kind::ResetBefore,
-        "reset-after" => Kind::ResetAfter,
-        "truncate" => Kind::Truncate,
-        "invalid-json" => Kind::InvalidJson,
-        "no-signature" => Kind::NoSignature,
-        "empty-page" => Kind::Pages(Pages::Empty),
-        "endless-pages" => Kind::Pages(Pages::Endless),
-        "unprocessed" => Kind::Unprocessed(document.records.unwrap_or(1)),
+        "delay" => FaultKind::Delay(delay()?),
+        "trickle" => FaultKind::Trickle(delay()?),
+        "short-lived" => FaultKind::ShortLived(delay()?),
+        "hang" => FaultKind::Hang,
+        "hang-after" => FaultKind::HangAfter,
+        "reset-before" => FaultKind::ResetBefore,
+        "reset-after" => FaultKind::ResetAfter,
+        "truncate" => FaultKind::Truncate,
+        "invalid-json" => FaultKind::InvalidJson,
+        "no-signature" => FaultKind::NoSignature,
+        "empty-page" => FaultKind::Pages(Pages::Empty),
+        "endless-pages" => FaultKind::Pages(Pages::Endless),
+        "unprocessed" => FaultKind::Unprocessed(document.records.unwrap_or(1)),
         "token" => {
             let name = document.token.as_deref().ok_or("fault \"token\" needs \"token\", the flaw")?;
-            Kind::Token(Flaw::of_name(name).ok_or_else(|| {
+            FaultKind::Token(Flaw::of_name(name).ok_or_else(|| {
                 let names: Vec<&str> = Flaw::ALL.iter().map(|(_, name, _)| *name).collect();
                 format!("token must be one of {}, not {name:?}", names.join(", "))
             })?)
@@ -403,10 +403,13 @@ mod tests {
         assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-A"), None);
         for _ in 0..2 {
             let hit = script.hit(Action::Json(Operation::RegisterUsage), "POD-A").unwrap();
-            assert!(matches!(hit.kind, Kind::Exception(error) if error.code == "ThrottlingException"));
+            assert!(matches!(hit.kind, FaultKind::Exception(error) if error.code == "ThrottlingException"));
         }
         assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-A"), None);
-        assert_eq!(script.hit(Action::Json(Operation::RegisterUsage), "POD-B").unwrap().kind, Kind::Hang);
+        assert_eq!(
+            script.hit(Action::Json(Operation::RegisterUsage), "POD-B").unwrap().kind,
+            FaultKind::Hang
+        );
         assert_eq!(script.json()["rules"][0]["hits"], 2);
         assert_eq!(script.json()["rules"][0]["left"], 0);
     }
@@ -421,7 +424,7 @@ mod tests {
             (Operation::CheckoutLicense, "RateLimitExceededException"),
         ] {
             let hit = hits(throttle, operation);
-            assert!(matches!(hit, Some(Kind::Exception(error)) if error.code == code), "{operation:?}");
+            assert!(matches!(hit, Some(FaultKind::Exception(error)) if error.code == code), "{operation:?}");
         }
         for (code, metering, licenses) in [
             ("CustomerNotEntitledException", true, false),

@@ -18,7 +18,7 @@ use super::action::Action;
 use super::bill::request_id;
 use super::calls::Call;
 use super::engine::{Decided, Engine, Pending};
-use super::fault::Kind;
+use super::fault::FaultKind;
 use super::operation::{Api, Operation, ServiceError};
 use super::reply::Reply;
 use super::sigv4::{self, Signed, Signer};
@@ -219,17 +219,17 @@ impl Server {
     ) -> Result<Response<Body>, Abandoned> {
         let request_id = request_id(pending.number);
         let reply = match pending.fault.as_ref().map(|hit| &hit.kind) {
-            Some(Kind::Hang) => {
+            Some(FaultKind::Hang) => {
                 self.note(pending, request, "none", None, String::new());
                 std::future::pending::<()>().await;
                 return Err(Abandoned);
             }
-            Some(Kind::ResetBefore) => {
+            Some(FaultKind::ResetBefore) => {
                 self.note(pending, request, "none", None, String::new());
                 return Err(Abandoned);
             }
-            Some(Kind::Html(status)) => return Ok(self.html(pending, request, *status)),
-            Some(Kind::Exception(error)) => pending.action.failure(error.clone(), &request_id),
+            Some(FaultKind::Html(status)) => return Ok(self.html(pending, request, *status)),
+            Some(FaultKind::Exception(error)) => pending.action.failure(error.clone(), &request_id),
             _ => match asked {
                 Asked::Json(operation) => {
                     let outcome = self.outcome(pending, operation, bytes).await;
@@ -291,21 +291,21 @@ impl Server {
         reply: Reply,
     ) -> Result<Response<Body>, Abandoned> {
         let kind = pending.fault.as_ref().map(|hit| &hit.kind);
-        let sent = !matches!(kind, Some(Kind::ResetAfter | Kind::HangAfter));
+        let sent = !matches!(kind, Some(FaultKind::ResetAfter | FaultKind::HangAfter));
         self.note(pending, request, &reply.outcome, sent.then_some(reply.status), reply.shown());
         match kind {
-            Some(Kind::Delay(delay)) => {
+            Some(FaultKind::Delay(delay)) => {
                 // The call was processed already: that does not depend on how long the client waits.
                 tokio::time::sleep(*delay).await;
                 Ok(reply.response())
             }
-            Some(Kind::ResetAfter) => Err(Abandoned),
-            Some(Kind::HangAfter) => std::future::pending().await,
-            Some(Kind::InvalidJson) => {
+            Some(FaultKind::ResetAfter) => Err(Abandoned),
+            Some(FaultKind::HangAfter) => std::future::pending().await,
+            Some(FaultKind::InvalidJson) => {
                 Ok(http::answer(StatusCode::OK, reply.content_type, "{\"Signature\": nul"))
             }
-            Some(Kind::Truncate) => Ok(slow(reply, Duration::ZERO, true)),
-            Some(Kind::Trickle(over)) => Ok(slow(reply, *over, false)),
+            Some(FaultKind::Truncate) => Ok(slow(reply, Duration::ZERO, true)),
+            Some(FaultKind::Trickle(over)) => Ok(slow(reply, *over, false)),
             _ => Ok(reply.response()),
         }
     }

@@ -17,7 +17,7 @@ use super::amount::amount;
 use super::closing::Hours;
 use super::rows::{self, Carried};
 use super::{Database, Ledger, LedgerError, meta, totals};
-use tollgate_marketplace::exceptions::{self, Kind, RecordConsequence};
+use tollgate_marketplace::exceptions::{self, ExceptionKind, RecordConsequence};
 use tollgate_metering::record::RecordState;
 use tollgate_time::Timestamp;
 
@@ -28,7 +28,8 @@ pub const NOTE_CHARS_MAX: usize = 1000;
 /// value, which may contain this usage: to count it again could bill it twice, as with a record in doubt.
 fn reported_by_another(code: &str) -> bool {
     // `DuplicateRecord` is a status in an answer, not an exception.
-    code == "DuplicateRecord" || exceptions::kind(code) == Some(Kind::Record(RecordConsequence::Taken))
+    code == "DuplicateRecord"
+        || exceptions::kind(code) == Some(ExceptionKind::Record(RecordConsequence::Taken))
 }
 
 /// The reason that the person gives: one line of 1 to [`NOTE_CHARS_MAX`] characters.

@@ -4,7 +4,7 @@
 //! - The name decides, not the HTTP status: AWS throttles with 400 (AWS Marketplace API reference, Errors).
 //! - Each name is in one row. `tests/tidy.rs` checks that no other file decides by a name, except the AWS door and the
 //!   emulator.
-//! - A name that is not in the table is judged by its status alone ([`Kind::unnamed`]).
+//! - A name that is not in the table is judged by its status alone ([`ExceptionKind::unnamed`]).
 //! - The texts are ours, not AWS's, because AWS's messages name accounts and roles. Every name has a section in
 //!   `docs/RUNBOOK.md`.
 //!
@@ -18,7 +18,7 @@ pub struct Exception {
     /// The name as AWS spells it, without a namespace.
     pub name: &'static str,
     /// Its meaning.
-    pub kind: Kind,
+    pub kind: ExceptionKind,
     /// What happened, in one sentence; `{at}` stands for the service that answered.
     pub message: &'static str,
     /// What to do, in one or two sentences.
@@ -28,7 +28,7 @@ pub struct Exception {
 /// The meaning of an exception: who must act, whether other records would be accepted, and whether AWS may have
 /// processed the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ExceptionKind {
     /// The account is not entitled to the product.
     NotEntitled,
     /// The call itself is wrong: its product, key version, region, platform or account. Another record gets the same
@@ -68,7 +68,7 @@ pub enum RecordConsequence {
     Unknown,
 }
 
-impl Kind {
+impl ExceptionKind {
     /// The meaning of a name that is not in the table, by its HTTP status.
     #[must_use]
     pub const fn unnamed(status: u16) -> Option<Self> {
@@ -112,7 +112,7 @@ pub fn find(name: &str) -> Option<&'static Exception> {
 
 /// The meaning of `name`; `None` if the table does not contain it.
 #[must_use]
-pub fn kind(name: &str) -> Option<Kind> {
+pub fn kind(name: &str) -> Option<ExceptionKind> {
     find(name).map(|exception| exception.kind)
 }
 
@@ -211,9 +211,9 @@ pub fn sts(status: u16, code: Option<&str>, message: &str) -> StsError {
             StsError::Provider
         }
         REGION_DISABLED => StsError::RegionDisabled,
-        _ => match kind(code).or(Kind::unnamed(status)) {
-            Some(Kind::Session) => StsError::TokenExpired,
-            Some(Kind::Throttled | Kind::Service) | None => StsError::Unavailable,
+        _ => match kind(code).or(ExceptionKind::unnamed(status)) {
+            Some(ExceptionKind::Session) => StsError::TokenExpired,
+            Some(ExceptionKind::Throttled | ExceptionKind::Service) | None => StsError::Unavailable,
             Some(_) => StsError::Refused,
         },
     }
@@ -282,7 +282,11 @@ const SPECIAL: &[(&str, (&str, &str))] = &[
     ),
 ];
 
-const fn row(name: &'static str, kind: Kind, (message, remedy): (&'static str, &'static str)) -> Exception {
+const fn row(
+    name: &'static str,
+    kind: ExceptionKind,
+    (message, remedy): (&'static str, &'static str),
+) -> Exception {
     Exception { name, kind, message, remedy }
 }
 
@@ -300,7 +304,7 @@ const TABLE: &[(&str, &[Exception])] = &[
 const METERING: &[Exception] = &[
     row(
         NOT_ENTITLED,
-        Kind::NotEntitled,
+        ExceptionKind::NotEntitled,
         (
             "AWS says that this account has no valid subscription to the product.",
             "Subscribe to the product in AWS Marketplace with the account that runs this pod.",
@@ -308,7 +312,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         INVALID_PRODUCT_CODE,
-        Kind::Request,
+        ExceptionKind::Request,
         (
             "AWS does not know the product code, or it is not for container products.",
             "Tell the seller of this product; the seller checks product_code.",
@@ -316,17 +320,17 @@ const METERING: &[Exception] = &[
     ),
     row(
         INVALID_PUBLIC_KEY_VERSION,
-        Kind::Request,
+        ExceptionKind::Request,
         (
             "AWS does not know this version of the product's public key.",
             "Tell the seller of this product; the seller checks public_key_version.",
         ),
     ),
-    row(INVALID_REGION, Kind::Request, REGION),
-    row(INVALID_ENDPOINT_REGION, Kind::Request, REGION),
+    row(INVALID_REGION, ExceptionKind::Request, REGION),
+    row(INVALID_ENDPOINT_REGION, ExceptionKind::Request, REGION),
     row(
         PLATFORM_NOT_SUPPORTED,
-        Kind::Request,
+        ExceptionKind::Request,
         (
             "AWS does not recognise this as a pod on EKS or a task on ECS or Fargate.",
             "Run it on EKS, ECS or Fargate, with IRSA or a task role: with the node's role AWS cannot see the pod.",
@@ -334,7 +338,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         "DisabledApiException",
-        Kind::Request,
+        ExceptionKind::Request,
         (
             "AWS has disabled this call for the account.",
             "Open a case with AWS Support and name the exception.",
@@ -342,7 +346,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         UNKNOWN_DIMENSION,
-        Kind::Record(RecordConsequence::Never),
+        ExceptionKind::Record(RecordConsequence::Never),
         (
             "AWS does not know the usage dimension for this product.",
             "Tell the seller of this product; the seller checks dimensions and entitlement_dimension.",
@@ -350,17 +354,17 @@ const METERING: &[Exception] = &[
     ),
     row(
         "InvalidTagException",
-        Kind::Record(RecordConsequence::Never),
+        ExceptionKind::Record(RecordConsequence::Never),
         ("AWS rejects a tag of the report.", UNPROCESSABLE.1),
     ),
     row(
         "InvalidUsageAllocationsException",
-        Kind::Record(RecordConsequence::Never),
+        ExceptionKind::Record(RecordConsequence::Never),
         ("AWS rejects the allocations of the report.", UNPROCESSABLE.1),
     ),
     row(
         "InvalidCustomerIdentifierException",
-        Kind::Record(RecordConsequence::Never),
+        ExceptionKind::Record(RecordConsequence::Never),
         (
             "AWS does not know the customer for this product.",
             "Compare the customer with AWS's answer to ResolveCustomer. The usage is a dead letter.",
@@ -368,7 +372,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         "InvalidLicenseException",
-        Kind::Record(RecordConsequence::Never),
+        ExceptionKind::Record(RecordConsequence::Never),
         (
             "AWS does not know the license for this product.",
             "Compare the LicenseArn with AWS's answer to ResolveCustomer. The usage is a dead letter.",
@@ -376,7 +380,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         DUPLICATE_REQUEST,
-        Kind::Record(RecordConsequence::Taken),
+        ExceptionKind::Record(RecordConsequence::Taken),
         (
             "AWS holds another report of this dimension and hour.",
             "Find what else reports with the credentials of this pod. The usage is a dead letter.",
@@ -384,7 +388,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         "IdempotencyConflictException",
-        Kind::Record(RecordConsequence::Taken),
+        ExceptionKind::Record(RecordConsequence::Taken),
         (
             "AWS knows the report's token with other parameters.",
             "Find what else reports with the credentials of this pod. The usage is a dead letter.",
@@ -392,7 +396,7 @@ const METERING: &[Exception] = &[
     ),
     row(
         "TimestampOutOfBoundsException",
-        Kind::Record(RecordConsequence::OutOfWindow),
+        ExceptionKind::Record(RecordConsequence::OutOfWindow),
         (
             "The report's time is outside the window that AWS accepts.",
             "Check the node's clock (NTP), and how long AWS was unreachable.",
@@ -400,17 +404,17 @@ const METERING: &[Exception] = &[
     ),
     row(
         "InvalidTokenException",
-        Kind::Request,
+        ExceptionKind::Request,
         ("AWS does not know the registration token.", "The buyer starts again from AWS Marketplace."),
     ),
-    row(THROTTLING, Kind::Throttled, BUSY),
-    row("InternalServiceErrorException", Kind::Service, INTERNAL),
+    row(THROTTLING, ExceptionKind::Throttled, BUSY),
+    row("InternalServiceErrorException", ExceptionKind::Service, INTERNAL),
 ];
 
 const LICENSE_MANAGER: &[Exception] = &[
     row(
         NO_ENTITLEMENTS,
-        Kind::NoEntitlements,
+        ExceptionKind::NoEntitlements,
         (
             "AWS License Manager grants no entitlement of the product's license.",
             "Buy the product in AWS Marketplace with the account that runs this pod, then accept and activate its license in \
@@ -419,7 +423,7 @@ const LICENSE_MANAGER: &[Exception] = &[
     ),
     row(
         NOT_FOUND,
-        Kind::NotFound,
+        ExceptionKind::NotFound,
         (
             "AWS License Manager does not find the license of the product, or the checkout has ended.",
             "Check in AWS License Manager, Granted licenses, that the account of this pod has received the license. \
@@ -428,32 +432,32 @@ const LICENSE_MANAGER: &[Exception] = &[
     ),
     row(
         REDIRECT,
-        Kind::Redirect,
+        ExceptionKind::Redirect,
         (
             "AWS License Manager keeps the license in another region.",
             "Set license_region to the home region that AWS License Manager shows for the license.",
         ),
     ),
-    row(INVALID_PARAMETER, Kind::Request, LICENSE_REQUEST),
+    row(INVALID_PARAMETER, ExceptionKind::Request, LICENSE_REQUEST),
     row(
         "UnsupportedDigitalSignatureMethodException",
-        Kind::Request,
+        ExceptionKind::Request,
         (
             "AWS License Manager cannot sign the answer for this license.",
             "Tell the seller of this product; the seller checks the license in AWS License Manager.",
         ),
     ),
-    row("AuthorizationException", Kind::Caller, (NOT_ALLOWED, LICENSE_ALLOW)),
-    row("RateLimitExceededException", Kind::Throttled, BUSY),
-    row("ServerInternalException", Kind::Service, INTERNAL),
+    row("AuthorizationException", ExceptionKind::Caller, (NOT_ALLOWED, LICENSE_ALLOW)),
+    row("RateLimitExceededException", ExceptionKind::Throttled, BUSY),
+    row("ServerInternalException", ExceptionKind::Service, INTERNAL),
     row(
         "ConflictException",
-        Kind::Conflict,
+        ExceptionKind::Conflict,
         ("{at} is processing another call about the same license.", WAIT),
     ),
     row(
         "ResourceLimitExceededException",
-        Kind::Service,
+        ExceptionKind::Service,
         (
             "{at} says that a limit of the account is exceeded.",
             "Look at the quotas of AWS License Manager in Service Quotas; retries continue.",
@@ -463,7 +467,7 @@ const LICENSE_MANAGER: &[Exception] = &[
 
 const STS: &[Exception] = &[row(
     REGION_DISABLED,
-    Kind::Request,
+    ExceptionKind::Request,
     (
         "{at} says that STS is not enabled in this region for the AWS account.",
         "Enable STS for the region in IAM, Account settings, or run the pod in another region.",
@@ -471,20 +475,20 @@ const STS: &[Exception] = &[row(
 )];
 
 const CALLER: &[Exception] = &[
-    row("AccessDenied", Kind::Caller, (NOT_ALLOWED, ALLOW)),
-    row("AccessDeniedException", Kind::Caller, (NOT_ALLOWED, ALLOW)),
-    row("AuthFailure", Kind::Caller, (NOT_ALLOWED, ALLOW)),
-    row("IncompleteSignature", Kind::Caller, SIGNATURE_UNREADABLE),
-    row("IncompleteSignatureException", Kind::Caller, SIGNATURE_UNREADABLE),
-    row("InvalidAccessKeyId", Kind::Caller, (UNKNOWN_KEY, ROLE)),
-    row("InvalidClientTokenId", Kind::Caller, (UNKNOWN_KEY, ROLE)),
-    row("InvalidSignatureException", Kind::Caller, SIGNATURE_REJECTED),
-    row("MissingAuthenticationToken", Kind::Caller, (UNSIGNED, ROLE)),
-    row("MissingAuthenticationTokenException", Kind::Caller, (UNSIGNED, ROLE)),
-    row("NotAuthorized", Kind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("AccessDenied", ExceptionKind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("AccessDeniedException", ExceptionKind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("AuthFailure", ExceptionKind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("IncompleteSignature", ExceptionKind::Caller, SIGNATURE_UNREADABLE),
+    row("IncompleteSignatureException", ExceptionKind::Caller, SIGNATURE_UNREADABLE),
+    row("InvalidAccessKeyId", ExceptionKind::Caller, (UNKNOWN_KEY, ROLE)),
+    row("InvalidClientTokenId", ExceptionKind::Caller, (UNKNOWN_KEY, ROLE)),
+    row("InvalidSignatureException", ExceptionKind::Caller, SIGNATURE_REJECTED),
+    row("MissingAuthenticationToken", ExceptionKind::Caller, (UNSIGNED, ROLE)),
+    row("MissingAuthenticationTokenException", ExceptionKind::Caller, (UNSIGNED, ROLE)),
+    row("NotAuthorized", ExceptionKind::Caller, (NOT_ALLOWED, ALLOW)),
     row(
         "OptInRequired",
-        Kind::Caller,
+        ExceptionKind::Caller,
         (
             "The AWS account is not signed up for the service.",
             "The owner of the account completes its sign-up in the AWS console.",
@@ -492,53 +496,53 @@ const CALLER: &[Exception] = &[
     ),
     row(
         "RequestExpired",
-        Kind::Caller,
+        ExceptionKind::Caller,
         ("AWS says that the request is too old: the node's clock is off.", CLOCK),
     ),
-    row(REQUEST_TIME_TOO_SKEWED, Kind::Caller, ("AWS says that the node's clock is off.", CLOCK)),
-    row("SignatureDoesNotMatch", Kind::Caller, SIGNATURE_REJECTED),
-    row("UnauthorizedException", Kind::Caller, (NOT_ALLOWED, ALLOW)),
-    row("UnauthorizedOperation", Kind::Caller, (NOT_ALLOWED, ALLOW)),
-    row("UnrecognizedClientException", Kind::Caller, (UNKNOWN_KEY, ROLE)),
-    row(EXPIRED_TOKEN, Kind::Session, SESSION),
-    row("ExpiredTokenException", Kind::Session, SESSION),
+    row(REQUEST_TIME_TOO_SKEWED, ExceptionKind::Caller, ("AWS says that the node's clock is off.", CLOCK)),
+    row("SignatureDoesNotMatch", ExceptionKind::Caller, SIGNATURE_REJECTED),
+    row("UnauthorizedException", ExceptionKind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("UnauthorizedOperation", ExceptionKind::Caller, (NOT_ALLOWED, ALLOW)),
+    row("UnrecognizedClientException", ExceptionKind::Caller, (UNKNOWN_KEY, ROLE)),
+    row(EXPIRED_TOKEN, ExceptionKind::Session, SESSION),
+    row("ExpiredTokenException", ExceptionKind::Session, SESSION),
 ];
 
 const THROTTLED: &[Exception] = &[
-    row("BandwidthLimitExceeded", Kind::Throttled, BUSY),
-    row("EC2ThrottledException", Kind::Throttled, BUSY),
-    row("LimitExceededException", Kind::Throttled, BUSY),
-    row("PriorRequestNotComplete", Kind::Throttled, BUSY),
-    row("ProvisionedThroughputExceededException", Kind::Throttled, BUSY),
-    row("RequestLimitExceeded", Kind::Throttled, BUSY),
-    row("RequestThrottled", Kind::Throttled, BUSY),
-    row("RequestThrottledException", Kind::Throttled, BUSY),
-    row("SlowDown", Kind::Throttled, BUSY),
-    row("ThrottledException", Kind::Throttled, BUSY),
-    row("Throttling", Kind::Throttled, BUSY),
-    row("TooManyRequestsException", Kind::Throttled, BUSY),
-    row("TransactionInProgressException", Kind::Throttled, BUSY),
+    row("BandwidthLimitExceeded", ExceptionKind::Throttled, BUSY),
+    row("EC2ThrottledException", ExceptionKind::Throttled, BUSY),
+    row("LimitExceededException", ExceptionKind::Throttled, BUSY),
+    row("PriorRequestNotComplete", ExceptionKind::Throttled, BUSY),
+    row("ProvisionedThroughputExceededException", ExceptionKind::Throttled, BUSY),
+    row("RequestLimitExceeded", ExceptionKind::Throttled, BUSY),
+    row("RequestThrottled", ExceptionKind::Throttled, BUSY),
+    row("RequestThrottledException", ExceptionKind::Throttled, BUSY),
+    row("SlowDown", ExceptionKind::Throttled, BUSY),
+    row("ThrottledException", ExceptionKind::Throttled, BUSY),
+    row("Throttling", ExceptionKind::Throttled, BUSY),
+    row("TooManyRequestsException", ExceptionKind::Throttled, BUSY),
+    row("TransactionInProgressException", ExceptionKind::Throttled, BUSY),
 ];
 
 const SERVICE: &[Exception] = &[
-    row("InternalError", Kind::Service, INTERNAL),
-    row("InternalFailure", Kind::Service, INTERNAL),
-    row("InternalServerError", Kind::Service, INTERNAL),
-    row("InternalServiceError", Kind::Service, INTERNAL),
-    row("RequestTimeout", Kind::Service, TOO_SLOW),
-    row("RequestTimeoutException", Kind::Service, TOO_SLOW),
-    row(SERVICE_UNAVAILABLE, Kind::Service, ("{at} answers with a server error.", WAIT)),
-    row("ServiceUnavailableException", Kind::Service, ("{at} answers with a server error.", WAIT)),
+    row("InternalError", ExceptionKind::Service, INTERNAL),
+    row("InternalFailure", ExceptionKind::Service, INTERNAL),
+    row("InternalServerError", ExceptionKind::Service, INTERNAL),
+    row("InternalServiceError", ExceptionKind::Service, INTERNAL),
+    row("RequestTimeout", ExceptionKind::Service, TOO_SLOW),
+    row("RequestTimeoutException", ExceptionKind::Service, TOO_SLOW),
+    row(SERVICE_UNAVAILABLE, ExceptionKind::Service, ("{at} answers with a server error.", WAIT)),
+    row("ServiceUnavailableException", ExceptionKind::Service, ("{at} answers with a server error.", WAIT)),
 ];
 
 const UNREADABLE: &[Exception] = &[
-    row("RequestEntityTooLargeException", Kind::Record(RecordConsequence::Never), UNPROCESSABLE),
-    row("RequestTooLargeException", Kind::Record(RecordConsequence::Never), UNPROCESSABLE),
-    row("SerializationException", Kind::Record(RecordConsequence::Never), UNPROCESSABLE),
-    row(VALIDATION, Kind::Record(RecordConsequence::Never), UNPROCESSABLE),
+    row("RequestEntityTooLargeException", ExceptionKind::Record(RecordConsequence::Never), UNPROCESSABLE),
+    row("RequestTooLargeException", ExceptionKind::Record(RecordConsequence::Never), UNPROCESSABLE),
+    row("SerializationException", ExceptionKind::Record(RecordConsequence::Never), UNPROCESSABLE),
+    row(VALIDATION, ExceptionKind::Record(RecordConsequence::Never), UNPROCESSABLE),
     row(
         UNKNOWN_OPERATION,
-        Kind::Request,
+        ExceptionKind::Request,
         ("The endpoint does not know this call.", "Check the endpoint: it must be AWS's metering service."),
     ),
 ];
@@ -581,7 +585,8 @@ mod tests {
     /// by the other.
     #[test]
     fn whatever_throttles_leaves_no_doubt() {
-        let throttled: Vec<_> = all().filter(|exception| exception.kind == Kind::Throttled).collect();
+        let throttled: Vec<_> =
+            all().filter(|exception| exception.kind == ExceptionKind::Throttled).collect();
         assert_eq!(
             throttled.len(),
             15,

@@ -3,7 +3,7 @@
 //! AWS's error *code* decides before the status: `ThrottlingException` has HTTP status 400, so by the status alone a
 //! throttled pod would be refused (AWS Marketplace API reference, RegisterUsage, Errors). Pure.
 
-use super::exceptions::{self, Kind};
+use super::exceptions::{self, ExceptionKind};
 use super::{FaultClass, FaultCode};
 
 /// The parts of an unsuccessful answer that decide its class.
@@ -22,7 +22,7 @@ pub fn classify(answer: ErrorResponse<'_>) -> (FaultClass, FaultCode) {
         return without_code(answer.status);
     };
     let code = FaultCode::from_wire(code);
-    match exceptions::kind(code.as_str()).or(Kind::unnamed(answer.status)) {
+    match exceptions::kind(code.as_str()).or(ExceptionKind::unnamed(answer.status)) {
         Some(kind) => (kind.class(), code),
         None => (FaultClass::Transient, FaultCode::known("InvalidAnswer")),
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::record::{Answered, Record};
 pub use tollgate_marketplace::exceptions::NOT_ENTITLED;
-use tollgate_marketplace::exceptions::{self, Kind, RecordConsequence};
+use tollgate_marketplace::exceptions::{self, ExceptionKind, RecordConsequence};
 use tollgate_marketplace::fault::{NOT_SENT, REQUEST_NOT_BUILT};
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::{AHEAD_MAX, Fault, FaultClass, Hour, RecordStatus};
@@ -217,11 +217,13 @@ impl SendingPolicy {
     pub fn judge(&self, was_in_doubt: bool, fault: &Fault) -> Answered {
         let code = fault.code.as_str().to_owned();
         match exceptions::kind(&code) {
-            Some(Kind::Record(RecordConsequence::OutOfWindow)) if was_in_doubt => {
+            Some(ExceptionKind::Record(RecordConsequence::OutOfWindow)) if was_in_doubt => {
                 Answered::Dead("in_doubt".to_owned())
             }
-            Some(Kind::Record(RecordConsequence::OutOfWindow)) if self.carry_expired => Answered::Carry(code),
-            Some(Kind::Record(
+            Some(ExceptionKind::Record(RecordConsequence::OutOfWindow)) if self.carry_expired => {
+                Answered::Carry(code)
+            }
+            Some(ExceptionKind::Record(
                 RecordConsequence::OutOfWindow | RecordConsequence::Taken | RecordConsequence::Never,
             )) => Answered::Dead(code),
             _ if processed_unknown(fault) => Answered::Unknown(code),
@@ -301,7 +303,7 @@ impl Meaning {
 }
 
 fn is_throttled(fault: &Fault) -> bool {
-    exceptions::kind(fault.code.as_str()) == Some(Kind::Throttled)
+    exceptions::kind(fault.code.as_str()) == Some(ExceptionKind::Throttled)
 }
 
 /// AWS's status for a customer of the seller that is not subscribed.

@@ -1,8 +1,8 @@
 //! What License Manager's answers change: seats, calls in doubt, and the course of the round.
 
 use super::{
-    Awaiting, CallResult, CheckedIn, CheckedOut, ConsumptionToken, Duration, Extended, Fault, FaultClass,
-    Kind, Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, RoundOutcome, Seat, Step,
+    Awaiting, CallResult, CheckedIn, CheckedOut, ConsumptionToken, Duration, ExceptionKind, Extended, Fault,
+    FaultClass, Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, RoundOutcome, Seat, Step,
     exceptions, local, schedule, within_limit,
 };
 
@@ -91,7 +91,7 @@ impl Machine {
 
     pub(super) fn not_checked_out(&mut self, now: Now, fault: &Fault) {
         if !matches!(fault.class, FaultClass::Denied | FaultClass::Misconfigured) {
-            let throttled = exceptions::kind(fault.code.as_str()) == Some(Kind::Throttled);
+            let throttled = exceptions::kind(fault.code.as_str()) == Some(ExceptionKind::Throttled);
             self.in_doubt |= !fault.never_sent && !throttled && fault.class == FaultClass::Transient;
             return self.fault(now, fault);
         }
@@ -146,7 +146,7 @@ impl Machine {
                     (None, _) => self.step = Step::Prove,
                 }
             }
-            Err(fault) if exceptions::kind(fault.code.as_str()) == Some(Kind::NotFound) => {
+            Err(fault) if exceptions::kind(fault.code.as_str()) == Some(ExceptionKind::NotFound) => {
                 self.record.seat = None;
                 self.dirty = true;
                 self.step = Step::Prove;
@@ -194,8 +194,8 @@ impl Machine {
             Err(fault) => fault,
         };
         match (exceptions::kind(fault.code.as_str()), fault.class) {
-            (Some(Kind::NotFound), _) => self.returned(now),
-            (Some(Kind::Conflict), _) => {
+            (Some(ExceptionKind::NotFound), _) => self.returned(now),
+            (Some(ExceptionKind::Conflict), _) => {
                 self.returned(now);
                 self.look = true;
             }
