@@ -46,7 +46,7 @@ pub struct HeldSeats {
 
 /// One dimension of the license.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seats<'a> {
+pub struct DimensionSeats<'a> {
     /// The license's entitlement for the dimension.
     pub entitlement: &'a LicenseEntitlement,
     /// How many seats there are; `None` without a limit, and for a tier.
@@ -66,12 +66,12 @@ impl Knowledge {
     }
 
     /// Each dimension of the chosen license, in the license's order.
-    pub fn seats(&self) -> impl Iterator<Item = Seats<'_>> {
+    pub fn seats(&self) -> impl Iterator<Item = DimensionSeats<'_>> {
         self.license().into_iter().flat_map(|license| &license.entitlements).map(|entitlement| {
             let counted = entitlement.unit.is_none_or(|unit| !unit.is_tier());
             let used = self.usage.iter().find(|usage| usage.name == entitlement.name).filter(|_| counted);
             let held = self.held.iter().filter(|held| held.name == entitlement.name);
-            Seats {
+            DimensionSeats {
                 entitlement,
                 max: entitlement.max_count.filter(|max| counted && *max > 0),
                 used: used.map(|usage| usage.consumed),

@@ -7,7 +7,7 @@ use super::machine::tests::policy;
 use super::*;
 use crate::entitlement::{self, State, Watch};
 use tollgate_marketplace::scripted::Act;
-use tollgate_marketplace::scripted::seats::{ScriptedSeats, Seats, license};
+use tollgate_marketplace::scripted::seats::{ScriptedSeats, SeatPool, license};
 use tollgate_time::Timestamp;
 
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
@@ -31,7 +31,7 @@ struct Running {
 }
 
 fn service(seats: u64, clock: &WallClock) -> ScriptedSeats {
-    ScriptedSeats::new(Seats::new(vec![license("arn", &[("users", seats)], &[])]), clock.clone(), |_| {
+    ScriptedSeats::new(SeatPool::new(vec![license("arn", &[("users", seats)], &[])]), clock.clone(), |_| {
         Act::Accept
     })
 }
@@ -120,7 +120,7 @@ async fn a_stop_does_not_wait_for_a_listing() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_waits_for_a_checkout_and_gives_it_back() {
     let clock = WallClock::fixed(START);
-    let seats = Seats::new(vec![license("arn", &[("users", 1)], &[])]);
+    let seats = SeatPool::new(vec![license("arn", &[("users", 1)], &[])]);
     let mut lost = 2;
     let service = ScriptedSeats::new(seats, clock.clone(), move |operation| {
         lost -= i32::from(operation == "CheckoutLicense");

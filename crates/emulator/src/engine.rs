@@ -22,7 +22,7 @@ use super::license_token::{self, Bad, LicenseToken, Purpose};
 use super::operation::{Operation, ServiceError};
 use super::quota::Quotas;
 use super::reply::Reply;
-use super::seats::Seats;
+use super::seats::Checkouts;
 use super::service::{Decision, Request, Service, ServiceAnswer};
 use super::sigv4::{self, Keyring, Signed, Signer};
 use super::sts::{self, AssumeRole, Parameters};
@@ -83,7 +83,8 @@ pub(super) enum Decided {
 
 impl Engine {
     pub(super) fn open(world: World, options: Options) -> Result<Self, StartError> {
-        let mut service = Service { world: world.clone(), bill: Bill::default(), seats: Seats::default() };
+        let mut service =
+            Service { world: world.clone(), bill: Bill::default(), seats: Checkouts::default() };
         let mut clock = EmulatedClock::default();
         let journal = options.state.as_deref().map(|folder| {
             Journal::open(folder, |change| match change {
@@ -185,7 +186,7 @@ impl Engine {
             journal.clear()?;
         }
         state.service =
-            Service { world: self.first_world.clone(), bill: Bill::default(), seats: Seats::default() };
+            Service { world: self.first_world.clone(), bill: Bill::default(), seats: Checkouts::default() };
         state.clock = EmulatedClock::default();
         state.script = Script::new(self.seed);
         state.sessions = Sessions::default();

@@ -1,7 +1,7 @@
 //! The checkouts of License Manager: which pod holds what of the contracts.
 //!
 //! - A checkout expires by the emulated clock; the next decision notes that.
-//! - Only [`Seats::apply`] changes them, so that replaying a journal gives the same seats.
+//! - Only [`Checkouts::apply`] changes them, so that replaying a journal gives the same seats.
 //! - The most that was held at once, and the latest events, are kept for tests.
 
 mod show;
@@ -14,7 +14,7 @@ use tollgate_time::Timestamp;
 
 /// All checkouts.
 #[derive(Debug, Default)]
-pub(super) struct Seats {
+pub(super) struct Checkouts {
     /// How many there were in all.
     count: u64,
     live: BTreeMap<u64, Live>,
@@ -75,7 +75,7 @@ const CLIENT_TOKENS_MAX: usize = 1 << 16;
 /// megabytes.
 const LOG_MAX: usize = 100_000;
 
-impl Seats {
+impl Checkouts {
     /// The number of the next checkout; `None` if no more can be stored.
     pub(super) fn next_number(&self) -> Option<u64> {
         (self.live.len() < LIVE_MAX).then_some(self.count)

@@ -18,7 +18,7 @@ use super::change::Change;
 use super::credentials::Role;
 use super::fault::Pages;
 use super::operation::{Api, Operation, ServiceError};
-use super::seats::Seats;
+use super::seats::Checkouts;
 use super::token::Claims;
 use super::wire;
 use super::world::switches::Switch;
@@ -30,7 +30,7 @@ use tollgate_time::Timestamp;
 pub(super) struct Service {
     pub(super) world: World,
     pub(super) bill: Bill,
-    pub(super) seats: Seats,
+    pub(super) seats: Checkouts,
 }
 
 /// One authenticated request.

@@ -8,7 +8,7 @@ use tollgate_marketplace::KeyFingerprint;
 use tollgate_marketplace::license::{LicenseStatus, Received};
 use tollgate_marketplace::schedule::Draw;
 use tollgate_marketplace::scripted::Act;
-use tollgate_marketplace::scripted::seats::{PRODUCT_ID, Seats, fault, license};
+use tollgate_marketplace::scripted::seats::{PRODUCT_ID, SeatPool, fault, license};
 
 const START: Timestamp = Timestamp::from_unix_seconds(1_795_507_200);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub(in crate::license) fn policy(model: Model) -> LicensingPolicy {
 
 /// License Manager and the time, shared by all pods.
 struct World {
-    seats: Seats,
+    seats: SeatPool,
     /// Since [`START`].
     time: Duration,
     /// How far the pods' clocks are ahead of AWS's.
@@ -53,7 +53,7 @@ impl World {
 
     fn of(licenses: Vec<ReceivedLicense>) -> Self {
         let (time, ahead) = (Duration::ZERO, Duration::ZERO);
-        Self { seats: Seats::new(licenses), time, ahead, acts: Vec::new(), calls: Vec::new() }
+        Self { seats: SeatPool::new(licenses), time, ahead, acts: Vec::new(), calls: Vec::new() }
     }
 
     fn now(&self) -> Timestamp {

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{Event, Held, Live, Seats};
+use super::{Checkouts, Event, Held, Live};
 use crate::change::Taken;
 use crate::world::World;
 use crate::world::contract::{Contract, ContractEntitlement};
 use tollgate_time::Timestamp;
 
-impl Seats {
+impl Checkouts {
     /// Every contract with the number of held seats, every checkout, and the latest events.
     pub(crate) fn json(&self, world: &World, now: Timestamp, last: usize) -> Value {
         let mut contracts: Vec<(&String, &Contract)> = world.contracts.iter().collect();

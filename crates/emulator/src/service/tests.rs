@@ -26,7 +26,8 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
-        let service = Service { world: World::of_default(), bill: Bill::default(), seats: Seats::default() };
+        let service =
+            Service { world: World::of_default(), bill: Bill::default(), seats: Checkouts::default() };
         let (pod, region) = ("pod-1", "us-east-1");
         Self { service, now: NOW, call: 0, pod, region, unprocessed: 0, pages: None, journal: Vec::new() }
     }

@@ -1,7 +1,7 @@
 //! The double of License Manager: licenses and their seats, which are free again when they are given back or have
 //! expired.
 //!
-//! [`Seats`] takes the time as an argument; [`ScriptedSeats`] is the same behind the service's trait, and treats each
+//! [`SeatPool`] takes the time as an argument; [`ScriptedSeats`] is the same behind the service's trait, and treats each
 //! call as its script says.
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -64,7 +64,7 @@ struct Checkout {
 
 /// Licenses and their seats.
 #[derive(Debug, Clone)]
-pub struct Seats {
+pub struct SeatPool {
     /// The licenses that the account has received.
     pub licenses: Vec<ReceivedLicense>,
     /// How long a client token is recognised; after that the same one makes a new checkout.
@@ -75,7 +75,7 @@ pub struct Seats {
     count: u64,
 }
 
-impl Seats {
+impl SeatPool {
     /// With these licenses and AWS's times.
     #[must_use]
     pub fn new(licenses: Vec<ReceivedLicense>) -> Self {
@@ -221,11 +221,11 @@ pub fn fault(class: FaultClass, code: &'static str) -> Fault {
 
 type Script = Box<dyn FnMut(&'static str) -> Act + Send>;
 
-/// [`Seats`] behind the service's trait.
+/// [`SeatPool`] behind the service's trait.
 #[derive(Clone)]
 pub struct ScriptedSeats {
     clock: WallClock,
-    seats: Arc<Mutex<Seats>>,
+    seats: Arc<Mutex<SeatPool>>,
     script: Arc<Mutex<Script>>,
     calls: Arc<Mutex<Vec<&'static str>>>,
 }
@@ -233,7 +233,7 @@ pub struct ScriptedSeats {
 impl ScriptedSeats {
     /// A service that treats each operation as `script` says; seats expire by `clock`.
     pub fn new(
-        seats: Seats,
+        seats: SeatPool,
         clock: WallClock,
         script: impl FnMut(&'static str) -> Act + Send + 'static,
     ) -> Self {
@@ -246,7 +246,7 @@ impl ScriptedSeats {
     }
 
     /// Its licenses and seats.
-    pub fn seats(&self) -> MutexGuard<'_, Seats> {
+    pub fn seats(&self) -> MutexGuard<'_, SeatPool> {
         lock(&self.seats)
     }
 
@@ -264,7 +264,7 @@ impl ScriptedSeats {
     async fn arrive<T>(
         &self,
         operation: &'static str,
-        process: impl FnOnce(&mut Seats, Timestamp) -> Result<T, Fault> + Send,
+        process: impl FnOnce(&mut SeatPool, Timestamp) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
         let act = (lock(&self.script))(operation);
         lock(&self.calls).push(operation);
