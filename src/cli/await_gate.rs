@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use self::waiting::{Step, Waiting, pause};
+use self::waiting::{WaitAction, Waiting, pause};
 use crate::cli::probe::gate_is_open;
 use crate::cli::{complain, end, exec, probe};
 use crate::config::{self, Flags, Installation, ProcessEnvironment};
@@ -74,20 +74,20 @@ async fn wait(gate: &probe::Gate, args: &AwaitArgs) -> Exit {
         Err(error) => return end(Exit::Internal, &format!("cannot install signal handlers: {error}")),
     };
     let (mut waiting, began) = (Waiting::new(args.refused_after), clock::monotonic());
-    let heard = async {
+    let answers = async {
         while let Err(shut) = gate.ready().await {
             let line = shut.line.clone();
-            match waiting.hear(shut) {
-                Step::Wait => {}
-                Step::Say => _ = complain(Exit::NotOpen, &line),
-                Step::End(exit) => return (exit, String::new()),
+            match waiting.on_answer(shut) {
+                WaitAction::Wait => {}
+                WaitAction::Say => _ = complain(Exit::NotOpen, &line),
+                WaitAction::End(exit) => return (exit, String::new()),
             }
             tokio::time::sleep(pause(clock::monotonic().duration_since(began))).await;
         }
         (Exit::Done, String::new())
     };
     let (exit, why) = tokio::select! {
-        ended = heard => ended,
+        ended = answers => ended,
         why = out_of_time(args.timeout) => (Exit::TimedOut, why),
         signal = signals.next() => (Exit::Terminated, format!("{} ended the wait: ", signal.as_str())),
     };

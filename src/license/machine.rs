@@ -142,7 +142,7 @@ pub enum Note {
 
 /// The current step of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum RoundStep {
     /// Give back what this pod must not hold, before anything is taken.
     ReturnFirst,
     List,
@@ -205,7 +205,7 @@ pub struct Machine {
     /// The fault that says that the role may not list licenses.
     hidden: Option<Fault>,
     known: Knowledge,
-    step: Step,
+    step: RoundStep,
     awaiting: Awaiting,
     /// The intent is saved, so its call may be made.
     ready: bool,
@@ -263,7 +263,7 @@ impl Machine {
             listing: None,
             hidden: None,
             known: Knowledge::default(),
-            step: Step::ReturnFirst,
+            step: RoundStep::ReturnFirst,
             awaiting: Awaiting::Nothing,
             ready: false,
             keep_smaller: false,
@@ -301,11 +301,11 @@ impl Machine {
             Event::Woke => {
                 self.dirty |= self.unsaved;
                 if self.stopping {
-                    self.step = Step::Prove;
+                    self.step = RoundStep::Prove;
                 } else if self.round_at <= now.running || self.round_wall <= now.wall {
                     self.begin_round();
                 } else {
-                    self.step = Step::Return;
+                    self.step = RoundStep::Return;
                 }
             }
             Event::Written(done) => self.written(now, done),
@@ -324,7 +324,7 @@ impl Machine {
     fn begin_round(&mut self) {
         self.attempts += 1;
         self.keep_smaller = false;
-        self.step = Step::ReturnFirst;
+        self.step = RoundStep::ReturnFirst;
     }
 
     fn proceed(&mut self, now: Now) -> Next {
@@ -333,27 +333,27 @@ impl Machine {
                 return Next::Write(Box::new(self.image(now)));
             }
             match self.step {
-                Step::ReturnFirst | Step::Return => match self.next_to_give_back(now) {
+                RoundStep::ReturnFirst | RoundStep::Return => match self.next_to_give_back(now) {
                     Some(token) => return self.call(Call::CheckIn(token)),
                     None if self.dirty => {}
-                    None if self.step == Step::ReturnFirst => self.step = Step::List,
-                    None => self.step = Step::Look,
+                    None if self.step == RoundStep::ReturnFirst => self.step = RoundStep::List,
+                    None => self.step = RoundStep::Look,
                 },
-                Step::List if self.listing_will_do(now) => self.step = Step::Prove,
-                Step::List => return self.call(Call::List),
-                Step::Prove => {
+                RoundStep::List if self.listing_will_do(now) => self.step = RoundStep::Prove,
+                RoundStep::List => return self.call(Call::List),
+                RoundStep::Prove => {
                     if let Some(next) = self.prove(now) {
                         return next;
                     }
                 }
-                Step::Look => {
-                    self.step = Step::Sleep;
+                RoundStep::Look => {
+                    self.step = RoundStep::Sleep;
                     let look = std::mem::take(&mut self.look) && !self.stopping;
                     if let Some(arn) = self.known.chosen.clone().filter(|_| look) {
                         return self.call(Call::Look(arn));
                     }
                 }
-                Step::Sleep => match self.sleep(now) {
+                RoundStep::Sleep => match self.sleep(now) {
                     Some(next) => return next,
                     None => self.begin_round(),
                 },
@@ -411,7 +411,7 @@ impl Machine {
             return Some(next);
         }
         if self.stopping {
-            self.step = Step::Return;
+            self.step = RoundStep::Return;
             return None;
         }
         let choice = match self.choose(now) {

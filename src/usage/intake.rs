@@ -72,7 +72,7 @@ const fn memory_of(events: usize, body_bytes: usize) -> usize {
 }
 
 /// An event while its request is processed.
-enum Step {
+enum EventEntry {
     /// Passed to the ledger; with what the answer needs.
     Valid {
         id: Option<String>,
@@ -109,37 +109,38 @@ impl Intake {
         let texts = event::split(&body)?;
         let bytes = u32::try_from(memory_of(texts.len(), body.len())).expect("a few MiB");
         let memory = Arc::clone(&self.memory).acquire_many_owned(bytes).await.expect("it is never closed");
-        let (valid, mut steps) = self.read(texts);
+        let (valid, mut entries) = self.read(texts);
         drop(body);
         let strict = self.rules.strict;
-        if strict && steps.iter().any(|step| matches!(step, Step::Rejected { .. })) {
-            return Err(self.reject(steps));
+        if strict && entries.iter().any(|entry| matches!(entry, EventEntry::Rejected { .. })) {
+            return Err(self.reject(entries));
         }
         let taken = if valid.is_empty() { Vec::new() } else { self.commit(valid, memory).await? };
-        reject(&mut steps, &taken);
-        if strict && steps.iter().any(|step| matches!(step, Step::Rejected { .. })) {
-            return Err(self.reject(steps));
+        reject(&mut entries, &taken);
+        if strict && entries.iter().any(|entry| matches!(entry, EventEntry::Rejected { .. })) {
+            return Err(self.reject(entries));
         }
-        Ok(self.outcomes(steps, &taken))
+        Ok(self.outcomes(entries, &taken))
     }
 
     /// The events for the ledger, and what the answer needs of each event.
-    fn read(&self, texts: Vec<&RawValue>) -> (Vec<Event>, Vec<Step>) {
+    fn read(&self, texts: Vec<&RawValue>) -> (Vec<Event>, Vec<EventEntry>) {
         let now = self.clock.now();
         let mut valid = Vec::with_capacity(texts.len());
-        let steps = texts
+        let entries = texts
             .into_iter()
             .map(|text| match event::read_one(text, &self.rules, now) {
                 Ok(event) => {
                     let (id, dimension) = (event.id.clone(), event.dimension.clone());
-                    let step = Step::Valid { id, dimension, is_usage: event.quantity != Quantity::ZERO };
+                    let entry =
+                        EventEntry::Valid { id, dimension, is_usage: event.quantity != Quantity::ZERO };
                     valid.push(event);
-                    step
+                    entry
                 }
-                Err((id, rejected)) => Step::Rejected { id, rejected },
+                Err((id, rejected)) => EventEntry::Rejected { id, rejected },
             })
             .collect();
-        (valid, steps)
+        (valid, entries)
     }
 
     /// Commits events; they hold `memory` until they are on disk, even if the client has disconnected.
@@ -161,25 +162,25 @@ impl Intake {
         Box::pin(self.writer.with(whole)).await
     }
 
-    fn outcomes(&self, steps: Vec<Step>, taken: &[Taken]) -> Vec<Outcome> {
-        self.tell(&steps);
+    fn outcomes(&self, entries: Vec<EventEntry>, taken: &[Taken]) -> Vec<Outcome> {
+        self.notify_rejected(&entries);
         let mut taken = taken.iter().filter(|taken| matches!(taken, Taken::Accepted | Taken::Duplicate));
         let mut tally = Tally { metrics: &self.metrics, run: None };
         let mut took_usage = false;
-        let outcome = |step| match step {
-            Step::Valid { id, dimension, is_usage } => {
+        let outcome = |entry| match entry {
+            EventEntry::Valid { id, dimension, is_usage } => {
                 let duplicate = taken.next() == Some(&Taken::Duplicate);
                 took_usage |= is_usage && !duplicate;
                 let status = if duplicate { "duplicate" } else { "accepted" };
                 tally.add(dimension, status);
                 Outcome { id, status, error: None }
             }
-            Step::Rejected { id, rejected } => {
+            EventEntry::Rejected { id, rejected } => {
                 tally.add(String::new(), "rejected");
                 Outcome { id, status: "rejected", error: Some(rejected.text) }
             }
         };
-        let outcomes = steps.into_iter().map(outcome).collect();
+        let outcomes = entries.into_iter().map(outcome).collect();
         if took_usage {
             self.notices.taken();
         }
@@ -187,32 +188,32 @@ impl Intake {
     }
 
     /// The answer to a request that is rejected as a whole.
-    fn reject(&self, steps: Vec<Step>) -> IntakeError {
-        self.tell(&steps);
+    fn reject(&self, entries: Vec<EventEntry>) -> IntakeError {
+        self.notify_rejected(&entries);
         let mut tally = Tally { metrics: &self.metrics, run: None };
-        let outcome = |step| match step {
-            Step::Valid { id, .. } => Outcome { id, status: "not_counted", error: None },
-            Step::Rejected { id, rejected } => {
+        let outcome = |entry| match entry {
+            EventEntry::Valid { id, .. } => Outcome { id, status: "not_counted", error: None },
+            EventEntry::Rejected { id, rejected } => {
                 tally.add(String::new(), "rejected");
                 Outcome { id, status: "rejected", error: Some(rejected.text) }
             }
         };
-        IntakeError::Strict(steps.into_iter().map(outcome).collect())
+        IntakeError::Strict(entries.into_iter().map(outcome).collect())
     }
 
-    fn tell(&self, steps: &[Step]) {
-        self.notices.events_rejected(steps.iter().filter_map(|step| match step {
-            Step::Rejected { rejected, .. } => Some(rejected),
-            Step::Valid { .. } => None,
+    fn notify_rejected(&self, entries: &[EventEntry]) {
+        self.notices.events_rejected(entries.iter().filter_map(|entry| match entry {
+            EventEntry::Rejected { rejected, .. } => Some(rejected),
+            EventEntry::Valid { .. } => None,
         }));
     }
 }
 
 /// Turns events that the ledger did not count into rejections.
-fn reject(steps: &mut [Step], taken: &[Taken]) {
-    let valid = steps.iter_mut().filter(|step| matches!(step, Step::Valid { .. }));
+fn reject(entries: &mut [EventEntry], taken: &[Taken]) {
+    let valid = entries.iter_mut().filter(|entry| matches!(entry, EventEntry::Valid { .. }));
     let mut taken = taken.iter();
-    for step in valid {
+    for entry in valid {
         let (reason, text) = match taken.next() {
             Some(Taken::Accepted | Taken::Duplicate) => continue,
             Some(Taken::Conflict) | None => {
@@ -224,10 +225,10 @@ fn reject(steps: &mut [Step], taken: &[Taken]) {
                  AWS would bill both or refuse the second, so name the customer in one way",
             ),
         };
-        if let Step::Valid { id, dimension, .. } = step {
+        if let EventEntry::Valid { id, dimension, .. } = entry {
             let rejected =
                 RejectedEvent { reason, dimension: Some(std::mem::take(dimension)), text: text.to_owned() };
-            *step = Step::Rejected { id: id.take(), rejected };
+            *entry = EventEntry::Rejected { id: id.take(), rejected };
         }
     }
 }
@@ -402,7 +403,7 @@ mod tests {
     #[test]
     fn three_of_the_largest_requests_fit_at_once() {
         assert!(3 * memory_of(event::EVENTS_MAX, 1 << 20) <= MEMORY_BYTES_MAX);
-        assert!(size_of::<Event>() + size_of::<Step>() + size_of::<Outcome>() < EVENT_BYTES / 2);
+        assert!(size_of::<Event>() + size_of::<EventEntry>() + size_of::<Outcome>() < EVENT_BYTES / 2);
         assert_eq!(memory_of(usize::MAX, 1), MEMORY_BYTES_MAX);
     }
 

@@ -31,7 +31,7 @@ enum Patience {
 
 /// What to do about an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum WaitAction {
     /// Ask again.
     Wait,
     /// Print the line, then ask again.
@@ -55,7 +55,7 @@ impl Waiting {
     }
 
     /// Decides about an answer that does not count as open.
-    pub(super) fn hear(&mut self, shut: Shut) -> Step {
+    pub(super) fn on_answer(&mut self, shut: Shut) -> WaitAction {
         let changed = self.latest.as_ref().is_none_or(|latest| latest.reason != shut.reason);
         let refusal = shut.refusal;
         self.latest = Some(shut);
@@ -63,11 +63,11 @@ impl Waiting {
             self.patience = match self.patience {
                 Patience::Until(after) if refusal.age >= after => Patience::Endless,
                 Patience::Until(after) => Patience::Ending(after),
-                Patience::Ending(after) if refusal.age >= after => return Step::End(refusal.exit),
+                Patience::Ending(after) if refusal.age >= after => return WaitAction::End(refusal.exit),
                 patience => patience,
             };
         }
-        if changed { Step::Say } else { Step::Wait }
+        if changed { WaitAction::Say } else { WaitAction::Wait }
     }
 }
 
@@ -83,17 +83,20 @@ mod tests {
         Shut { reason, line: format!("{code}: …"), refusal }
     }
 
-    fn steps(refused_after: Option<u64>, story: &[(&str, Option<u64>)]) -> Vec<Step> {
+    fn actions(refused_after: Option<u64>, story: &[(&str, Option<u64>)]) -> Vec<WaitAction> {
         let mut waiting = Waiting::new(refused_after.map(Duration::from_secs));
-        story.iter().map(|&(code, age)| waiting.hear(heard(code, age))).collect()
+        story.iter().map(|&(code, age)| waiting.on_answer(heard(code, age))).collect()
     }
 
-    const ENDED: Step = Step::End(Exit::NotEntitled);
+    const ENDED: WaitAction = WaitAction::End(Exit::NotEntitled);
 
     #[test]
     fn a_reason_is_said_once_until_its_code_changes() {
         let story = [("A", None), ("A", None), ("B", Some(0)), ("B", Some(9)), ("A", None)];
-        assert_eq!(steps(None, &story), [Step::Say, Step::Wait, Step::Say, Step::Wait, Step::Say]);
+        assert_eq!(
+            actions(None, &story),
+            [WaitAction::Say, WaitAction::Wait, WaitAction::Say, WaitAction::Wait, WaitAction::Say]
+        );
     }
 
     #[test]
@@ -105,17 +108,17 @@ mod tests {
         };
         let mut waiting = Waiting::new(None);
         let said = [timeout("a", 1), timeout("a", 2), timeout("b", 3), timeout("b", 4)]
-            .map(|shut| waiting.hear(shut));
-        assert_eq!(said, [Step::Say, Step::Wait, Step::Say, Step::Wait]);
+            .map(|shut| waiting.on_answer(shut));
+        assert_eq!(said, [WaitAction::Say, WaitAction::Wait, WaitAction::Say, WaitAction::Wait]);
     }
 
     #[test]
     fn a_refusal_that_is_heard_young_ends_the_wait_at_its_age() {
         let story = [("Pending", None), ("Refused", Some(0)), ("Refused", Some(29)), ("Refused", Some(30))];
-        assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, Step::Wait, ENDED]);
+        assert_eq!(actions(Some(30), &story), [WaitAction::Say, WaitAction::Say, WaitAction::Wait, ENDED]);
         // Also with another code, and although the sidecar did not answer for a while.
         let story = [("Refused", Some(29)), ("Unreachable", None), ("Another", Some(40))];
-        assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, ENDED]);
+        assert_eq!(actions(Some(30), &story), [WaitAction::Say, WaitAction::Say, ENDED]);
     }
 
     #[test]
@@ -127,13 +130,16 @@ mod tests {
             ("Refused", Some(0)),
             ("Refused", Some(60)),
         ];
-        assert_eq!(steps(Some(30), &story), [Step::Say, Step::Wait, Step::Say, Step::Say, Step::Wait]);
+        assert_eq!(
+            actions(Some(30), &story),
+            [WaitAction::Say, WaitAction::Wait, WaitAction::Say, WaitAction::Say, WaitAction::Wait]
+        );
     }
 
     #[test]
     fn a_change_to_another_refusal_begins_its_age_anew() {
         let story = [("A", Some(29)), ("B", Some(0)), ("B", Some(29)), ("B", Some(30))];
-        assert_eq!(steps(Some(30), &story), [Step::Say, Step::Say, Step::Wait, ENDED]);
+        assert_eq!(actions(Some(30), &story), [WaitAction::Say, WaitAction::Say, WaitAction::Wait, ENDED]);
     }
 
     #[test]
@@ -146,8 +152,11 @@ mod tests {
 
     #[test]
     fn waiting_itself_ends_nothing_and_without_the_flag_no_refusal_does() {
-        assert_eq!(steps(Some(30), &[("Pending", None), ("Pending", None)]), [Step::Say, Step::Wait]);
+        assert_eq!(
+            actions(Some(30), &[("Pending", None), ("Pending", None)]),
+            [WaitAction::Say, WaitAction::Wait]
+        );
         let story = [("Refused", Some(0)), ("Refused", Some(86_400))];
-        assert_eq!(steps(None, &story), [Step::Say, Step::Wait]);
+        assert_eq!(actions(None, &story), [WaitAction::Say, WaitAction::Wait]);
     }
 }

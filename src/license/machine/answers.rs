@@ -2,7 +2,7 @@
 
 use super::{
     Awaiting, CallResult, CheckedIn, CheckedOut, ConsumptionToken, Duration, ExceptionKind, Extended, Fault,
-    FaultClass, Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, RoundOutcome, Seat, Step,
+    FaultClass, Listing, Machine, Note, Now, Place, ReceivedLicenses, Refusal, RoundOutcome, RoundStep, Seat,
     exceptions, local, schedule, within_limit,
 };
 
@@ -29,7 +29,7 @@ impl Machine {
     }
 
     pub(super) fn listed(&mut self, now: Now, answer: Result<ReceivedLicenses, Fault>) {
-        self.step = Step::Prove;
+        self.step = RoundStep::Prove;
         match answer {
             Ok(answer) => {
                 self.known.emulated |= answer.emulated;
@@ -68,7 +68,7 @@ impl Machine {
         let Some(choice) = choice.filter(|_| !intent.foreign && !self.stopping) else {
             // The checkout was another pod's, or is no longer what is wanted: give it back, then start the round again.
             self.record.give_back.push(seat);
-            self.step = if self.stopping { Step::Return } else { Step::ReturnFirst };
+            self.step = if self.stopping { RoundStep::Return } else { RoundStep::ReturnFirst };
             return;
         };
         match choice.granted(answer) {
@@ -107,7 +107,7 @@ impl Machine {
         };
         if asked.is_none_or(|(taken, foreign)| foreign || taken != choice.take) {
             // The checkout was another pod's, or an earlier process asked for something else.
-            self.step = Step::Prove;
+            self.step = RoundStep::Prove;
             return;
         }
         match choice.without_checkout() {
@@ -115,7 +115,7 @@ impl Machine {
             // More seats are wanted than are held, and all others are taken: renew the held ones.
             Err(refused) if refused.why == Refusal::Exhausted && self.record.seat.is_some() => {
                 self.keep_smaller = true;
-                self.step = Step::Prove;
+                self.step = RoundStep::Prove;
             }
             // The missing seats may be those that this pod could not give back yet.
             Err(refused) if refused.why == Refusal::Exhausted && !self.record.give_back.is_empty() => {
@@ -143,13 +143,13 @@ impl Machine {
                     (Some(missed), _) => self.fault(now, &missed),
                     (None, Ok(Some(choice))) => self.grant(now, &choice.kept()),
                     // The license no longer fits, for example because it has ended meanwhile.
-                    (None, _) => self.step = Step::Prove,
+                    (None, _) => self.step = RoundStep::Prove,
                 }
             }
             Err(fault) if exceptions::kind(fault.code.as_str()) == Some(ExceptionKind::NotFound) => {
                 self.record.seat = None;
                 self.dirty = true;
-                self.step = Step::Prove;
+                self.step = RoundStep::Prove;
                 self.missed = missed;
             }
             Err(fault) => self.fault(now, &missed.unwrap_or(fault)),
@@ -247,7 +247,7 @@ impl Machine {
             self.give_back_at = Duration::ZERO;
             // There is little time, so begin again with the shortest pause.
             self.give_back_since = None;
-            self.step = Step::Prove;
+            self.step = RoundStep::Prove;
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{
     Allowance, Arc, Awaiting, Contract, Duration, Fault, FaultClass, Granted, GrantedRound, Known, Machine,
-    Model, NOT_KEPT, Next, Now, Proof, Reason, Refusal, Refused, RoundOutcome, Run, SECOND_TRY, SeatRecord,
-    Step, local, reason_of, schedule,
+    Model, NOT_KEPT, Next, Now, Proof, Reason, Refusal, Refused, RoundOutcome, RoundStep, Run, SECOND_TRY,
+    SeatRecord, local, reason_of, schedule,
 };
 
 impl Machine {
@@ -121,7 +121,7 @@ impl Machine {
     pub(super) fn rest(&mut self, now: Now, pause: Duration) {
         self.round_at = now.running.saturating_add(pause);
         self.round_wall = now.wall.plus(pause);
-        self.step = Step::Return;
+        self.step = RoundStep::Return;
     }
 
     pub(super) fn leave_if_refused(&mut self, now: Now) {

@@ -1,8 +1,8 @@
 //! The double of License Manager: licenses and their seats, which are free again when they are given back or have
 //! expired.
 //!
-//! [`SeatPool`] takes the time as an argument; [`ScriptedSeats`] is the same behind the service's trait, and treats each
-//! call as its script says.
+//! [`SeatPool`] takes the time as an argument; [`ScriptedSeats`] is the same behind the service's trait, and treats
+//! each call as its script says.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;

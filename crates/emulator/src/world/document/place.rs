@@ -6,14 +6,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum PathSegment {
     Member(String),
     Item(usize),
 }
 
 /// A path from the top of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place(Vec<Step>);
+pub(super) struct Place(Vec<PathSegment>);
 
 impl Place {
     pub(super) const fn root() -> Self {
@@ -25,17 +25,17 @@ impl Place {
     }
 
     pub(super) fn member(&self, name: &str) -> Self {
-        self.with(Step::Member(name.to_owned()))
+        self.with(PathSegment::Member(name.to_owned()))
     }
 
     pub(super) fn item(&self, index: usize) -> Self {
-        self.with(Step::Item(index))
+        self.with(PathSegment::Item(index))
     }
 
-    fn with(&self, step: Step) -> Self {
-        let mut steps = self.0.clone();
-        steps.push(step);
-        Self(steps)
+    fn with(&self, segment: PathSegment) -> Self {
+        let mut segments = self.0.clone();
+        segments.push(segment);
+        Self(segments)
     }
 
     /// The line of the member, or, if it is absent, of the table that should contain it.
@@ -43,11 +43,11 @@ impl Place {
         let Ok(table) = DeTable::parse(text) else { return 1 };
         let mut start = 0;
         let mut value: Option<&DeValue<'_>> = None;
-        for step in &self.0 {
-            let found = match (step, value) {
-                (Step::Member(name), None) => entry(table.get_ref(), name),
-                (Step::Member(name), Some(DeValue::Table(table))) => entry(table, name),
-                (Step::Item(index), Some(DeValue::Array(items))) => {
+        for segment in &self.0 {
+            let found = match (segment, value) {
+                (PathSegment::Member(name), None) => entry(table.get_ref(), name),
+                (PathSegment::Member(name), Some(DeValue::Table(table))) => entry(table, name),
+                (PathSegment::Item(index), Some(DeValue::Array(items))) => {
                     items.get(*index).map(|item| (item.span().start, item.get_ref()))
                 }
                 _ => None,
@@ -72,11 +72,11 @@ pub(super) fn line(text: &str, byte: usize) -> usize {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Member(name) if index == 0 => f.write_str(name)?,
-                Step::Member(name) => write!(f, ".{name}")?,
-                Step::Item(index) => write!(f, "[{index}]")?,
+        for (index, segment) in self.0.iter().enumerate() {
+            match segment {
+                PathSegment::Member(name) if index == 0 => f.write_str(name)?,
+                PathSegment::Member(name) => write!(f, ".{name}")?,
+                PathSegment::Item(index) => write!(f, "[{index}]")?,
             }
         }
         Ok(())
