@@ -324,7 +324,7 @@ impl App {
                 }
                 ended = self.parts.failure(), if failed.is_none() => {
                     let cause = ended.cause.clone().unwrap_or_else(|| self.entitlement.borrow().last_line());
-                    if matches!(ended.exit, Exit::Internal | Exit::LedgerIo) {
+                    if matches!(ended.exit, Exit::Internal | Exit::Io) {
                         tracing::error!(
                             event = "command_asked_to_end",
                             "tollgate cannot continue and sends SIGTERM to the command: {cause}"
@@ -388,10 +388,10 @@ impl App {
         if let Some(drain) = &drain {
             let why = drain.tell_what_remains(began.unwrap_or_else(clock::monotonic)).await;
             // The sender and the drain may both report a failed ledger; the drain also reports its content.
-            if matches!(ended.exit, Exit::Done | Exit::LedgerIo)
+            if matches!(ended.exit, Exit::Done | Exit::Io)
                 && let Some(cause) = why
             {
-                ended = Ended { exit: Exit::LedgerIo, cause: Some(cause) };
+                ended = Ended { exit: Exit::Io, cause: Some(cause) };
             }
         }
         if ended.exit == Exit::Done {

@@ -18,8 +18,8 @@ pub enum Exit {
     Unavailable,
     /// A fault of tollgate itself.
     Internal,
-    /// The ledger cannot be read or written.
-    LedgerIo,
+    /// The ledger, another file, standard input or standard output cannot be read or written.
+    Io,
     /// The token failed verification.
     Unverified,
     /// AWS says that the buyer is not entitled.
@@ -53,7 +53,7 @@ impl Exit {
             Self::Usage => 64,
             Self::Unavailable => 69,
             Self::Internal => 70,
-            Self::LedgerIo => 74,
+            Self::Io => 74,
             Self::Unverified => 76,
             Self::NotEntitled => 77,
             Self::Config => 78,

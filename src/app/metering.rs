@@ -165,7 +165,7 @@ pub(crate) fn repairs(config: &Config) -> Repairs {
 }
 
 fn ended(error: &LedgerError) -> (Exit, Option<String>) {
-    (Exit::LedgerIo, Some(cannot_be_used(error)))
+    (Exit::Io, Some(cannot_be_used(error)))
 }
 
 fn cannot_be_used(error: &LedgerError) -> String {

@@ -104,7 +104,7 @@ pub(crate) fn print(text: &str, exit: Exit) -> Exit {
 pub(crate) fn printed(written: io::Result<()>, exit: Exit) -> Exit {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(
-            Exit::LedgerIo,
+            Exit::Io,
             &format!(
                 "failed: OutputUnwritable: standard output cannot be written: {error}; write it elsewhere"
             ),

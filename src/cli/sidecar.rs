@@ -73,7 +73,7 @@ pub(in crate::cli) fn read(answer: &Response<Bytes>) -> Result<Value, Complaint>
         status if document["detail"].is_null() => return Err(stranger(status)),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Config,
         status if status.is_client_error() => Exit::Usage,
-        _ => Exit::LedgerIo,
+        _ => Exit::Io,
     };
     Err((exit, format!("{}: {}", answer.status(), document["detail"].as_str().unwrap_or_default())))
 }

@@ -133,7 +133,7 @@ fn read_token(stdin: &mut dyn Read) -> Result<String, Refusal> {
     let read = stdin.take(TOKEN_BYTES_MAX as u64 + 3).read_to_end(&mut bytes);
     if let Err(error) = read {
         return Err(Refusal {
-            exit: Exit::LedgerIo,
+            exit: Exit::Io,
             line: format!("failed: InputUnreadable: the token cannot be read from standard input: {error}"),
         });
     }

@@ -54,7 +54,7 @@ impl Source {
         let nobody = sidecar.absence();
         if !there {
             let text = format!("{nobody}, and there is no ledger in {}", folder.display());
-            return Err((Exit::LedgerIo, text));
+            return Err((Exit::Io, text));
         }
         let open = if repairs.is_some() { Database::open_existing } else { Database::inspect };
         let ledger = open(&folder).map_err(|error| match error {
@@ -64,7 +64,7 @@ impl Source {
                      (the sidecar logs it when it starts), and with --app-token-file its token if it has one",
                     path.display()
                 );
-                (Exit::LedgerIo, text)
+                (Exit::Io, text)
             }
             error => failed(&error),
         })?;
@@ -173,5 +173,5 @@ impl Source {
 }
 
 fn failed(error: &LedgerError) -> Complaint {
-    (Exit::LedgerIo, error.to_string())
+    (Exit::Io, error.to_string())
 }

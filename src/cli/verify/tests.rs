@@ -108,7 +108,7 @@ fn an_input_that_cannot_be_read_is_not_the_tokens_fault() {
         }
     }
     let refusal = check(&args(&[]), &mut Broken, ISSUED_AT).unwrap_err();
-    assert_eq!(refusal.exit, Exit::LedgerIo);
+    assert_eq!(refusal.exit, Exit::Io);
     assert!(refusal.line.contains("unplugged"), "{}", refusal.line);
 }
 
