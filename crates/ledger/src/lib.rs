@@ -38,6 +38,7 @@
 
 mod ageing;
 mod amount;
+mod checkpoint;
 mod claim;
 mod closing;
 mod counting;
@@ -45,7 +46,6 @@ mod database;
 #[cfg(feature = "fail-points")]
 pub mod fail_point;
 mod files;
-mod folding;
 mod forms;
 mod inspect;
 mod keys;
@@ -92,7 +92,7 @@ pub const FILE_NAME: &str = "usage.sqlite";
 const PAGE_BYTES: u64 = 4096;
 
 /// SQLite itself checkpoints the WAL into the file at this many pages of 4 KiB, so that the WAL stays below about 8
-/// MiB; the ledger's thread does it earlier (`folding`).
+/// MiB; the ledger's thread does it earlier (`checkpoint`).
 const CHECKPOINT_PAGES_MAX: u64 = 2048;
 
 /// Below this there would be a checkpoint with every commit.
@@ -231,7 +231,7 @@ pub struct Ledger {
     settings: LedgerSettings,
     progress: sealing::Progress,
     ageing: Ageing,
-    folding: folding::Folding,
+    checkpoint_limit: checkpoint::CheckpointLimit,
 }
 
 /// For reading. There is no `DerefMut`: all writing goes through `Ledger::write`.
@@ -281,7 +281,7 @@ impl Ledger {
             settings,
             progress: sealing::Progress::begin(),
             ageing: Ageing::default(),
-            folding: folding::Folding::below(log_pages),
+            checkpoint_limit: checkpoint::CheckpointLimit::below(log_pages),
         };
         ledger.adopt()?;
         ledger.keep_tidy()?;

@@ -337,7 +337,7 @@ impl Thread {
             if let Some(work) = work {
                 self.work(work);
             } else {
-                self.fold();
+                self.checkpoint();
             }
         }
     }
@@ -397,12 +397,12 @@ impl Thread {
             self.recovered();
         }
         answer();
-        self.fold();
+        self.checkpoint();
     }
 
-    /// The results of the commit were sent, so only later requests can wait for a fold.
-    fn fold(&mut self) {
-        if let Err(error) = self.ledger.fold(self.pace.took) {
+    /// The results of the commit were sent, so only later requests can wait for a checkpoint.
+    fn checkpoint(&mut self) {
+        if let Err(error) = self.ledger.checkpoint(self.pace.took) {
             self.failed(&error);
         }
     }
