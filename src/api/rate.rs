@@ -18,26 +18,26 @@ pub struct Rate {
 pub struct Bucket {
     rate: Rate,
     /// When the bucket is full again; each one that is taken moves it by `every`.
-    empty_until: Option<Instant>,
+    full_at: Option<Instant>,
 }
 
 impl Bucket {
     /// A full bucket.
     #[must_use]
     pub const fn new(rate: Rate) -> Self {
-        Self { rate, empty_until: None }
+        Self { rate, full_at: None }
     }
 
     /// Takes one, or returns how long until one is available.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let Rate { burst, every } = self.rate;
-        let from = self.empty_until.map_or(now, |until| until.max(now));
+        let from = self.full_at.map_or(now, |full_at| full_at.max(now));
         let next = from + every;
         let ahead = next.duration_since(now);
         if ahead > every * burst {
             return Err(ahead - every * burst);
         }
-        self.empty_until = Some(next);
+        self.full_at = Some(next);
         Ok(())
     }
 }

@@ -241,11 +241,11 @@ impl Database {
         if kept != counted {
             return Err(self.damaged(format!("its totals are {kept:?}, and its rows are {counted:?}")));
         }
-        self.check_law()
+        self.check_totals()
     }
 
     /// Checks that the totals balance, without counting rows.
-    pub(super) fn check_law(&self) -> Result<(), LedgerError> {
+    pub(super) fn check_totals(&self) -> Result<(), LedgerError> {
         match self.totals()?.iter().find(|(_, totals)| !totals.balances()) {
             None => Ok(()),
             Some((dimension, totals)) => {

@@ -128,7 +128,7 @@ impl Ledger {
             Err(_) => Progress { keys_passed_at: progress.keys_passed_at, ..Progress::begin() },
         };
         if advanced && done.is_ok() {
-            self.check_law()?;
+            self.check_totals()?;
         }
         done
     }
