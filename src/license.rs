@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::random;
 use crate::registration::machine::Now;
 use crate::state_file::Recalled;
-pub use knowledge::{Held, Knowledge, KnowledgePublisher};
+pub use knowledge::{Knowledge, KnowledgePublisher, KnowledgeReceiver};
 use machine::{Call, CallResult, Event, LicensingPolicy, Machine, Next, Note};
 use memory::{SeatRecord, Store};
 pub use stop::{Drain, Stop};

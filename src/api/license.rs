@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::license::{Held, Knowledge};
+use crate::license::{Knowledge, KnowledgeReceiver};
 use tollgate_marketplace::license::{ReceivedLicense, Unit};
 use tollgate_time::Timestamp;
 
@@ -11,7 +11,7 @@ use tollgate_time::Timestamp;
 #[derive(Debug, Clone)]
 pub struct LicensePart {
     /// What is known of the license.
-    pub held: Held,
+    pub knowledge: KnowledgeReceiver,
     /// `check` or `floating`.
     pub model: &'static str,
 }
@@ -20,7 +20,7 @@ impl LicensePart {
     /// The document at `now`, by the clock that dated the knowledge. What is not known yet is null or an empty list.
     #[must_use]
     pub fn document(&self, now: Timestamp) -> Value {
-        document(&self.held.borrow(), self.model, now)
+        document(&self.knowledge.borrow(), self.model, now)
     }
 }
 

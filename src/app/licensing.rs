@@ -77,10 +77,10 @@ impl Contract {
             grace_period: registration.grace_period,
             end_grace: license.end_grace,
         };
-        let (knowledge, held) = knowledge::channel();
+        let (knowledge, receiver) = knowledge::channel();
         let (stop, drain) = Stop::within(config.usage.shutdown_grace);
         Some(Self {
-            part: LicensePart { held, model },
+            part: LicensePart { knowledge: receiver, model },
             drain,
             config: license::Config {
                 policy,
@@ -99,7 +99,7 @@ impl Contract {
     /// Starts the parts.
     pub(super) fn start(self, context: &AppContext, publisher: Publisher, parts: &mut Parts) {
         let AppContext { aws, clock, metrics, identity, .. } = context.clone();
-        let told = telling::follow(self.part.held, self.rule, clock.clone(), Arc::clone(&metrics));
+        let told = telling::follow(self.part.knowledge, self.rule, clock.clone(), Arc::clone(&metrics));
         parts.spawn("license notices", until(parts.stop(), told));
         let service = Arc::new(LicenseManager::new(aws, self.settings));
         let service = Arc::new(Counted::new(service, Arc::clone(&metrics)));

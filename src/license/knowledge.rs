@@ -90,10 +90,10 @@ impl Knowledge {
 /// The sender of the knowledge.
 pub type KnowledgePublisher = watch::Sender<Arc<Knowledge>>;
 /// A receiver of the knowledge.
-pub type Held = watch::Receiver<Arc<Knowledge>>;
+pub type KnowledgeReceiver = watch::Receiver<Arc<Knowledge>>;
 
 /// A channel that begins with nothing known.
 #[must_use]
-pub fn channel() -> (KnowledgePublisher, Held) {
+pub fn channel() -> (KnowledgePublisher, KnowledgeReceiver) {
     watch::channel(Arc::default())
 }

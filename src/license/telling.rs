@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ending::{Ending, Notice};
-use super::{Held, Knowledge};
+use super::{Knowledge, KnowledgeReceiver};
 use crate::metrics::{LicenseFigures, Metrics, SeatFigures};
 use tollgate_clock::WallClock;
 use tollgate_time::Timestamp;
@@ -60,10 +60,10 @@ impl Rule {
 }
 
 /// Updates the metrics and logs notices until the publisher is dropped.
-pub async fn follow(mut held: Held, rule: Rule, clock: WallClock, metrics: Arc<Metrics>) {
+pub async fn follow(mut receiver: KnowledgeReceiver, rule: Rule, clock: WallClock, metrics: Arc<Metrics>) {
     let mut ending = Ending::new(rule.end_grace);
     loop {
-        let knowledge = Arc::clone(&held.borrow_and_update());
+        let knowledge = Arc::clone(&receiver.borrow_and_update());
         metrics.license(&rule.figures(&knowledge));
         let end = knowledge.end();
         let (notice, next) = ending.due(end, clock.now());
@@ -77,7 +77,7 @@ pub async fn follow(mut held: Held, rule: Rule, clock: WallClock, metrics: Arc<M
             }
         };
         tokio::select! {
-            changed = held.changed() => if changed.is_err() { return },
+            changed = receiver.changed() => if changed.is_err() { return },
             () = next_stage => {}
         }
     }
@@ -152,11 +152,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn metrics_follow_what_is_known() {
-        let (publisher, held) = knowledge::channel();
+        let (publisher, receiver) = knowledge::channel();
         let (clock, metrics) = (WallClock::fixed(at(0)), Arc::new(Metrics::new()));
         let rule =
             Rule { renew_every: minutes_of(15), grace_period: minutes_of(60), end_grace: minutes_of(0) };
-        let following = tokio::spawn(follow(held, rule, clock, Arc::clone(&metrics)));
+        let following = tokio::spawn(follow(receiver, rule, clock, Arc::clone(&metrics)));
         publisher.send_replace(Arc::new(Knowledge { granted_at: Some(at(0)), ..Knowledge::default() }));
         drop(publisher);
         following.await.unwrap();

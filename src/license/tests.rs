@@ -24,7 +24,7 @@ fn config(model: Model) -> Config {
 
 struct Running {
     watch: Watch,
-    held: Held,
+    receiver: KnowledgeReceiver,
     drain: Drain,
     metrics: Arc<Metrics>,
     task: tokio::task::JoinHandle<Exit>,
@@ -38,7 +38,7 @@ fn service(seats: u64, clock: &WallClock) -> ScriptedSeats {
 
 fn start(service: &ScriptedSeats, config: Config, clock: &WallClock, store: Option<Store>) -> Running {
     let (publisher, watch) = entitlement::channel(clock.now());
-    let (knowledge, held) = knowledge::channel();
+    let (knowledge, receiver) = knowledge::channel();
     let (stop, drain) = Stop::within(GRACE);
     let metrics = Arc::new(Metrics::new());
     let context = LicensingContext {
@@ -51,7 +51,7 @@ fn start(service: &ScriptedSeats, config: Config, clock: &WallClock, store: Opti
         stop,
     };
     let task = tokio::spawn(Licensing::new(config, "pod".to_owned(), context).run());
-    Running { watch, held, drain, metrics, task }
+    Running { watch, receiver, drain, metrics, task }
 }
 
 async fn until(watch: &mut Watch, state: State) {
@@ -75,8 +75,8 @@ async fn a_seat_opens_the_gate_is_published_and_is_given_back_at_the_end() {
     let fact = Arc::clone(&running.watch.borrow());
     assert_eq!(fact.standing.proof().unwrap().name(), "license");
     assert_eq!(fact.region.as_ref().unwrap().as_str(), "us-east-1");
-    running.held.wait_for(|known| !known.usage.is_empty()).await.unwrap();
-    let known = Arc::clone(&running.held.borrow());
+    running.receiver.wait_for(|known| !known.usage.is_empty()).await.unwrap();
+    let known = Arc::clone(&running.receiver.borrow());
     assert_eq!((known.held[0].quantity, known.usage[0].consumed, known.emulated), (1, 1, false));
     running.drain.run().await;
     assert_eq!(running.drain.what_remains(), None);
@@ -227,7 +227,7 @@ async fn a_disk_that_hangs_holds_up_neither_renewals_nor_the_end() {
     let (service, (_folder, store)) = (service(1, &clock), folder());
     let mut running = start(&service, config(Model::Floating), &clock, Some(store.clone()));
     until(&mut running.watch, State::Entitled).await;
-    running.held.wait_for(|known| !known.usage.is_empty()).await.unwrap();
+    running.receiver.wait_for(|known| !known.usage.is_empty()).await.unwrap();
     let hung = store.hold().await;
     tokio::time::sleep(2 * HOUR).await;
     let renewals = service.calls().iter().filter(|call| **call == "ExtendLicenseConsumption").count();

@@ -1,5 +1,5 @@
-//! SQLite's checkpoint, which writes the write-ahead log back into the file. It runs between commits, in
-//! pieces small enough that no acknowledgement waits long for one.
+//! SQLite's checkpoint, which writes the write-ahead log back into the file. It runs between commits, in pieces
+//! small enough that no acknowledgement waits long for one.
 //!
 //! By itself SQLite checkpoints within the commit that fills the log, and every request of that commit waits for it.
 //! The ledger's thread does it earlier: after it answered the requests of its commit, and before the log is so long
@@ -14,8 +14,8 @@ use tollgate_clock as clock;
 
 use super::{Ledger, LedgerError};
 
-/// How long a checkpoint may take. Together with the piece of sealing before it and a commit after it, an acknowledgement
-/// takes less than 50 ms on a disk whose fsync takes a millisecond or two.
+/// How long a checkpoint may take. Together with the piece of sealing before it and a commit after it, an
+/// acknowledgement takes less than 50 ms on a disk whose fsync takes a millisecond or two.
 const CHECKPOINT_TIME: Duration = Duration::from_millis(10);
 
 /// A checkpoint needs the fsyncs of at least three commits. On a slow disk it may take as long as this many commits;
