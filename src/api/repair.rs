@@ -67,7 +67,7 @@ impl Action {
 /// The body of a repair request; for a replay it may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Order {
+pub struct RepairRequest {
     /// Replay it although it may have been billed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accept_double_billing: bool,
@@ -95,12 +95,12 @@ pub enum RepairRejected {
 
 impl Repairs {
     /// The repair that the ledger is to make.
-    pub fn read(&self, action: Action, order: Order) -> Result<Repair, RepairRejected> {
+    pub fn read(&self, action: Action, request: RepairRequest) -> Result<Repair, RepairRejected> {
         let bad = |text: &str| Err(RepairRejected::Bad(text.to_owned()));
-        if !self.allowed && (action != Action::Replay || order.to_dimension.is_some()) {
+        if !self.allowed && (action != Action::Replay || request.to_dimension.is_some()) {
             return Err(RepairRejected::Sealed);
         }
-        let note = order
+        let note = request
             .note
             .as_deref()
             .map(Note::new)
@@ -108,15 +108,15 @@ impl Repairs {
             .map_err(|error| RepairRejected::Bad(error.to_owned()))?;
         match (action, note) {
             (Action::Replay, note) => {
-                if let Some(dimension) = &order.to_dimension {
+                if let Some(dimension) = &request.to_dimension {
                     self.rules
                         .dimension(dimension)
                         .map_err(|rejected| RepairRejected::Bad(rejected.to_string()))?;
                 }
-                let Order { accept_double_billing, to_dimension, .. } = order;
+                let RepairRequest { accept_double_billing, to_dimension, .. } = request;
                 Ok(Repair::Replay { accept_double_billing, to_dimension, note })
             }
-            _ if order.accept_double_billing || order.to_dimension.is_some() => {
+            _ if request.accept_double_billing || request.to_dimension.is_some() => {
                 bad("accept_double_billing and to_dimension are for replay only")
             }
             (_, None) => bad("a note is required: it says in the audit why the record is closed"),
@@ -140,13 +140,14 @@ impl UsagePart {
             Ok(bytes) => bytes,
             Err((rejected, _)) => return Ok(rejected),
         };
-        let order = if bytes.is_empty() { Ok(Order::default()) } else { serde_json::from_slice(&bytes) };
-        let (Ok(order), Ok(id)) = (order, id.parse::<i64>()) else {
+        let request =
+            if bytes.is_empty() { Ok(RepairRequest::default()) } else { serde_json::from_slice(&bytes) };
+        let (Ok(request), Ok(id)) = (request, id.parse::<i64>()) else {
             let detail = "POST /v1/dead-letters/<number>/replay, confirm or discard, with an object of note and, for replay, \
                           accept_double_billing and to_dimension";
             return Ok(problem(StatusCode::BAD_REQUEST, "BadRequest", detail));
         };
-        let repair = match self.repairs.read(action, order) {
+        let repair = match self.repairs.read(action, request) {
             Ok(repair) => repair,
             Err(rejected @ RepairRejected::Sealed) => {
                 return Ok(problem(StatusCode::FORBIDDEN, "RepairSealed", &rejected.to_string()));
@@ -195,13 +196,13 @@ mod tests {
         Repairs { allowed, rules }
     }
 
-    fn order(text: &str) -> Order {
+    fn request(text: &str) -> RepairRequest {
         serde_json::from_str(text).unwrap()
     }
 
     #[test]
     fn who_may_not_take_usage_off_the_bill_may_only_count_it_again() {
-        let read = |action, text| repairs(false).read(action, order(text));
+        let read = |action, text| repairs(false).read(action, request(text));
         assert!(read(Action::Replay, r#"{"accept_double_billing":true,"note":"ticket 7"}"#).is_ok());
         for (action, text) in [
             (Action::Confirm, r#"{"note":"paid"}"#),
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     fn an_order_says_what_it_must_and_nothing_else() {
-        let read = |action, text| repairs(true).read(action, order(text));
+        let read = |action, text| repairs(true).read(action, request(text));
         assert!(read(Action::Confirm, r#"{"note":"paid"}"#).is_ok());
         assert!(read(Action::Replay, r#"{"to_dimension":"requests"}"#).is_ok());
         for (action, text, part) in [

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::api::listing::Listing;
-use crate::api::repair::{Action, OTHER_FORM, Order as Body};
+use crate::api::repair::{Action, OTHER_FORM, RepairRequest};
 use crate::api::{csv, query};
 use crate::cli::complain;
 use crate::cli::screen::{Screen, print};
@@ -29,7 +29,7 @@ use tollgate_marketplace::Hour;
 #[command(mut_args(|arg| { let read = READ.contains(&arg.get_id().as_str()); arg.global(true).hide(!read) }))]
 pub struct LedgerArgs {
     #[command(subcommand)]
-    order: Order,
+    command: LedgerCommand,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -38,7 +38,7 @@ pub struct LedgerArgs {
 }
 
 #[derive(Debug, Subcommand)]
-enum Order {
+enum LedgerCommand {
     /// List hour records and their states, oldest first
     List {
         #[command(flatten)]
@@ -86,7 +86,7 @@ enum Order {
     },
 }
 
-impl Order {
+impl LedgerCommand {
     /// Whether it changes the ledger; all others leave its file as it is.
     const fn writes(&self) -> bool {
         matches!(self, Self::Replay(_) | Self::Confirm(_) | Self::Discard(_))
@@ -176,7 +176,7 @@ const IN_DOUBT: &str = "the record may have been billed: AWS never answered, or 
 /// Runs the subcommand on the sidecar, or on the file if none runs, and prints the result.
 pub fn run(args: &LedgerArgs) -> Exit {
     let installed = Installation::compiled_in();
-    let source = if args.order.writes() {
+    let source = if args.command.writes() {
         config::load(&args.flags, &ProcessEnvironment, &installed, Role::Ledger)
             .map(|loaded| Source::to_repair(&loaded.config))
     } else {
@@ -187,7 +187,7 @@ pub fn run(args: &LedgerArgs) -> Exit {
         Ok(source) => source,
         Err(faults) => return complain(Exit::Config, &faults.told()),
     };
-    let done = source.and_then(|mut source| perform(&args.order, &mut source, args.json));
+    let done = source.and_then(|mut source| perform(&args.command, &mut source, args.json));
     match done {
         Ok((exit, text)) => print(text.trim_end(), exit),
         Err((exit, complaint)) => complain(exit, &complaint),
@@ -195,7 +195,7 @@ pub fn run(args: &LedgerArgs) -> Exit {
 }
 
 /// Runs a subcommand; returns the text to print.
-fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
+fn perform(command: &LedgerCommand, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
     let listing = |listing: Listing, looked, output: &Output, columns: &[&str]| {
         let text = match (as_json, output.csv) {
             (true, _) => json_array(source.list(listing, looked, |row| format!("{row:#}"))?),
@@ -210,27 +210,27 @@ fn perform(order: &Order, source: &mut Source, as_json: bool) -> Result<(Exit, S
         };
         Ok((Exit::Done, text))
     };
-    match order {
-        Order::List { filter, state, output } => {
+    match command {
+        LedgerCommand::List { filter, state, output } => {
             listing(Listing::Records, filter.looked(*state), output, RECORD_COLUMNS)
         }
-        Order::DeadLetters { filter, output } => {
+        LedgerCommand::DeadLetters { filter, output } => {
             listing(Listing::Records, filter.looked(Some(ShownState::Dead)), output, RECORD_COLUMNS)
         }
-        Order::Open { filter, output } => {
+        LedgerCommand::Open { filter, output } => {
             listing(Listing::Open, filter.looked(None), output, Listing::Open.columns())
         }
-        Order::Audit { output } => {
+        LedgerCommand::Audit { output } => {
             listing(Listing::Audit, Looked::default(), output, Listing::Audit.columns())
         }
-        Order::Show { id } => {
+        LedgerCommand::Show { id } => {
             let record = source.show(*id)?;
             Ok((Exit::Done, if as_json { format!("{record:#}") } else { sheet(&record) }))
         }
-        Order::Reconcile { output } => Ok(reconciled(&source.reconciliation()?, output, as_json)),
-        Order::Replay(replay) => replayed(replay, source, as_json),
-        Order::Confirm(close) => closed(close, Action::Confirm, source, as_json),
-        Order::Discard(close) => closed(close, Action::Discard, source, as_json),
+        LedgerCommand::Reconcile { output } => Ok(reconciled(&source.reconciliation()?, output, as_json)),
+        LedgerCommand::Replay(replay) => replayed(replay, source, as_json),
+        LedgerCommand::Confirm(close) => closed(close, Action::Confirm, source, as_json),
+        LedgerCommand::Discard(close) => closed(close, Action::Discard, source, as_json),
     }
 }
 
@@ -283,8 +283,8 @@ fn closed(
     source: &mut Source,
     as_json: bool,
 ) -> Result<(Exit, String), Complaint> {
-    let order = Body { note: Some(close.note.clone()), ..Body::default() };
-    match source.repair(close.id, action, &order)? {
+    let request = RepairRequest { note: Some(close.note.clone()), ..RepairRequest::default() };
+    match source.repair(close.id, action, &request)? {
         Repaired::Done => Ok((Exit::Done, one_done(close.id, action, as_json))),
         Repaired::NotFound | Repaired::InDoubt | Repaired::OtherForm => Err(none(close.id, action)),
     }
@@ -307,7 +307,7 @@ fn none(id: i64, action: Action) -> Complaint {
 }
 
 fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit, String), Complaint> {
-    let order = Body {
+    let request = RepairRequest {
         accept_double_billing: replay.accept_double_billing,
         to_dimension: replay.to_dimension.clone(),
         note: replay.note.clone(),
@@ -318,7 +318,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
         return Err((Exit::Usage, text.to_owned()));
     }
     if let [id] = replay.ids[..] {
-        return match source.repair(id, Action::Replay, &order)? {
+        return match source.repair(id, Action::Replay, &request)? {
             Repaired::Done => Ok((Exit::Done, one_done(id, Action::Replay, as_json))),
             Repaired::InDoubt => Err((Exit::Usage, IN_DOUBT.to_owned())),
             Repaired::OtherForm => Err((Exit::Usage, OTHER_FORM.to_owned())),
@@ -334,7 +334,7 @@ fn replayed(replay: &Replay, source: &mut Source, as_json: bool) -> Result<(Exit
     let (mut done, mut in_doubt, mut missing, mut other_form) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for id in ids {
-        match source.repair(id, Action::Replay, &order)? {
+        match source.repair(id, Action::Replay, &request)? {
             Repaired::Done => done.push(id),
             Repaired::InDoubt => in_doubt.push(id),
             Repaired::NotFound => missing.push(id),

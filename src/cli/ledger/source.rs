@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::listing::Listing;
 use crate::api::query::{Query, SHOWN_MAX};
-use crate::api::repair::{Action, Order, RepairRejected, Repairs};
+use crate::api::repair::{Action, RepairRejected, RepairRequest, Repairs};
 use crate::api::usage::{backlog, balances, shown_whole};
 use crate::app::repairs;
 use crate::cli::sidecar::{Complaint, Sidecar, read, says, unanswered};
@@ -142,11 +142,16 @@ impl Source {
     }
 
     /// Repairs one record.
-    pub(super) fn repair(&mut self, id: i64, action: Action, order: &Order) -> Result<Repaired, Complaint> {
+    pub(super) fn repair(
+        &mut self,
+        id: i64,
+        action: Action,
+        request: &RepairRequest,
+    ) -> Result<Repaired, Complaint> {
         match self {
             Self::Sidecar(sidecar) => {
                 let path = format!("/v1/dead-letters/{id}/{}", action.as_str());
-                let body = serde_json::to_vec(order).expect("an order is an object of strings");
+                let body = serde_json::to_vec(request).expect("a repair request is an object of strings");
                 let answer = sidecar.ask(Ask::post(&path, body)).map_err(|error| unanswered(&error))?;
                 let verdicts = [
                     ("NotFound", Repaired::NotFound),
@@ -162,7 +167,7 @@ impl Source {
                 Err((Exit::Internal, "the ledger was opened to be read only".to_owned()))
             }
             Self::File { ledger, repairs: Some(repairs), .. } => {
-                let repair = repairs.read(action, order.clone()).map_err(|rejected| match rejected {
+                let repair = repairs.read(action, request.clone()).map_err(|rejected| match rejected {
                     RepairRejected::Sealed => (Exit::Config, rejected.to_string()),
                     RepairRejected::Bad(_) => (Exit::Usage, rejected.to_string()),
                 })?;
