@@ -48,7 +48,7 @@ const AHEAD: Duration = Duration::from_millis(90);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The same while nothing waits to be sent and the ledger is not used, so that the sidecar of an idle application
-/// costs almost nothing; the ledger is then read only if something has changed (see [`Seen`]). An hour is sealed
+/// costs almost nothing; the ledger is then read only if something has changed (see [`CheckInputs`]). An hour is sealed
 /// later by up to this time, which is well within the time that its records wait for their turn.
 const LOOK_AT_REST: Duration = Duration::from_secs(60);
 
@@ -141,7 +141,7 @@ type Landed = (u64, Result<Option<(Vec<Record>, Result<RecordStatuses, Fault>)>,
 
 /// What a check depends on while nothing waits to be sent: while this is unchanged, another check would find nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
+struct CheckInputs {
     /// How many transactions had changed the ledger before the check.
     written: u64,
     closed: Hour,
@@ -173,7 +173,7 @@ pub struct Sender {
     stale: bool,
     look_at: Duration,
     /// What the latest check saw, if it left nothing to do.
-    at_rest: Option<Seen>,
+    at_rest: Option<CheckInputs>,
     /// Changes when other parts use the ledger.
     uses: watch::Receiver<()>,
     /// Whether records waited when the figures were last read.
@@ -396,13 +396,13 @@ impl Sender {
     async fn look(&mut self) -> Result<(), LedgerError> {
         let now = self.clock.now();
         self.uses.mark_unchanged();
-        let seen = Seen {
+        let inputs = CheckInputs {
             written: self.writer.written(),
             closed: Hour::latest_closed(now, self.settings.policy.settle),
             present: Hour::of(now),
         };
-        if self.at_rest.take() == Some(seen) && self.order.is_none() {
-            (self.at_rest, self.look_at) = (Some(seen), self.uptime() + LOOK_AT_REST);
+        if self.at_rest.take() == Some(inputs) && self.order.is_none() {
+            (self.at_rest, self.look_at) = (Some(inputs), self.uptime() + LOOK_AT_REST);
             return Ok(());
         }
         self.end_pause_for_last_try(now).await?;
@@ -435,7 +435,7 @@ impl Sender {
         if !sealing.more && !busy {
             self.look_at = self.uptime() + LOOK_AT_REST;
             // Only a complete check that changed nothing is a reason to skip the next one.
-            self.at_rest = sweeps.then_some(seen);
+            self.at_rest = sweeps.then_some(inputs);
         }
         Ok(())
     }

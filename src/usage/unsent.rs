@@ -34,14 +34,14 @@ pub struct Unsent {
     refusal_sender: RefusalSender,
     notices: Notices,
     before: Timeliness,
-    seen: Option<Seen>,
+    snapshot: Option<LedgerSnapshot>,
     /// The number of transactions at which the ledger had no waiting usage: none waits until there are more.
     empty_at: Option<u64>,
 }
 
 /// What a check has seen of the ledger.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct LedgerSnapshot {
     oldest: Oldest,
     full: bool,
     /// The ledger has been full since this process began.
@@ -69,7 +69,7 @@ impl Unsent {
             refusal_sender,
             notices,
             before: Timeliness::Timely,
-            seen: None,
+            snapshot: None,
             empty_at: None,
         }
     }
@@ -80,22 +80,22 @@ impl Unsent {
         // Read before the query, so that a write in between leads to another query.
         let written = self.writer.written();
         let rests = self.empty_at == Some(written) && self.notices.untaken().is_none();
-        let seen = match self.seen.filter(|seen| rests && !seen.full) {
-            Some(seen) => seen,
-            None => self.seen_now(written).await?,
+        let snapshot = match self.snapshot.filter(|snapshot| rests && !snapshot.full) {
+            Some(snapshot) => snapshot,
+            None => self.snapshot_now(written).await?,
         };
-        self.seen = Some(seen);
-        let unaccepted = unsent::age(seen.oldest, self.clock.now());
-        let untaken = self.untaken(seen);
+        self.snapshot = Some(snapshot);
+        let unaccepted = unsent::age(snapshot.oldest, self.clock.now());
+        let untaken = self.untaken(snapshot);
         let age = unaccepted.max(untaken);
         let why = if untaken > unaccepted { Unreported::NotTaken } else { Unreported::NotAccepted };
         let timeliness = self.rule.judge(age);
         self.metrics.usage_overdue(age);
         if timeliness != self.before {
-            say(timeliness, why, age, seen.oldest);
+            say(timeliness, why, age, snapshot.oldest);
             self.before = timeliness;
         }
-        let unreported = if self.rule.close_after.is_some() && seen.full_from_start {
+        let unreported = if self.rule.close_after.is_some() && snapshot.full_from_start {
             Some(Unreported::NotTaken)
         } else {
             (timeliness == Timeliness::Unreported).then_some(why)
@@ -105,13 +105,13 @@ impl Unsent {
         Ok(())
     }
 
-    async fn seen_now(&mut self, written: u64) -> Result<Seen, LedgerError> {
+    async fn snapshot_now(&mut self, written: u64) -> Result<LedgerSnapshot, LedgerError> {
         let read = |ledger: &mut Ledger| Ok((ledger.oldest_unaccepted()?, ledger.is_full()?));
-        match (self.writer.with(read).await, self.seen) {
+        match (self.writer.with(read).await, self.snapshot) {
             (Ok((waiting, full)), before) => {
                 self.empty_at = waiting.is_none().then_some(written);
                 let full_from_start = full && before.is_none_or(|before| before.full_from_start);
-                Ok(Seen { oldest: waiting.unwrap_or_default(), full, full_from_start })
+                Ok(LedgerSnapshot { oldest: waiting.unwrap_or_default(), full, full_from_start })
             }
             // The sender logs this fault. What was seen before counts until the disk can be read.
             (Err(LedgerError::Io(_)), Some(before)) => Ok(before),
@@ -120,12 +120,12 @@ impl Unsent {
     }
 
     /// For how long the ledger has refused all usage.
-    fn untaken(&self, seen: Seen) -> Duration {
+    fn untaken(&self, snapshot: LedgerSnapshot) -> Duration {
         let Some(untaken) = self.notices.untaken() else { return Duration::ZERO };
         // An overdue age ends once the ledger has space again: an application behind a shut gate reports nothing to
         // end it.
         // end it.
-        let room = untaken.latest == RejectedRequest::LedgerFull && !seen.full;
+        let room = untaken.latest == RejectedRequest::LedgerFull && !snapshot.full;
         if room && self.rule.judge(untaken.age()) > Timeliness::Timely {
             self.notices.taken();
             return Duration::ZERO;

@@ -27,7 +27,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::connection::{Failure, PROXY_AUTHENTICATION, answered, asked_for, chain, host_of};
-use super::{Marks, Seen, placed, proxy_host};
+use super::{HeaderCapture, Marks, placed, proxy_host};
 use tollgate_marketplace::fault::{
     ErrorResponse, PROXY_AUTHENTICATION_REQUIRED, REQUEST_NOT_BUILT, classify,
 };
@@ -49,7 +49,7 @@ pub(super) struct Call {
     pub(super) body: Bytes,
     /// Settings that differ from the client's.
     pub(super) settings: Option<sdk::config::Builder>,
-    pub(super) seen: Seen,
+    pub(super) capture: HeaderCapture,
 }
 
 impl Call {
@@ -59,13 +59,13 @@ impl Call {
         client: &sdk::Client,
         asked: Asked<'_>,
     ) -> Result<(Raw, Option<Fault>), Fault> {
-        let Self { target, body, settings, seen } = self;
+        let Self { target, body, settings, capture } = self;
         let kept = KeptAnswer::default();
         let mut call = client
             .resolve_customer()
             .registration_token("replaced")
             .customize()
-            .interceptor(seen.clone())
+            .interceptor(capture.clone())
             .interceptor(kept.clone());
         if let Some(settings) = settings {
             call = call.config_override(settings);
@@ -77,7 +77,7 @@ impl Call {
             })
             .send()
             .await;
-        let marks = seen.take();
+        let marks = capture.take();
         let fault = answer.err().map(|error| fault_of(&error, marks, asked));
         match (kept.take(), fault) {
             (Some(raw), fault) => Ok((Raw { emulated: marks.emulated, ..raw }, fault)),

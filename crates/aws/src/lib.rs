@@ -343,17 +343,17 @@ impl Aws {
         signing: Signing,
     ) -> Result<Registered, Fault> {
         let client = self.ready(signing).await?.client;
-        let seen = self.seen();
+        let capture = self.capture();
         let answer = client
             .register_usage()
             .product_code(request.product_code.as_str())
             .public_key_version(request.public_key_version.value())
             .nonce(request.nonce.as_str())
             .customize()
-            .interceptor(seen.clone())
+            .interceptor(capture.clone())
             .send()
             .await;
-        let seen = seen.take();
+        let marks = capture.take();
         match answer {
             Ok(output) => match output.signature {
                 Some(signature) => Ok(Registered {
@@ -362,17 +362,17 @@ impl Aws {
                         .public_key_rotation_timestamp
                         .and_then(|at| at.to_millis().ok())
                         .map(Timestamp::from_unix_millis),
-                    emulated: seen.emulated,
+                    emulated: marks.emulated,
                     host: self.loader.found_endpoint().as_deref().and_then(host_of),
                 }),
                 None => Err(Fault {
-                    emulated: seen.emulated,
+                    emulated: marks.emulated,
                     ..Fault::local(FaultClass::Transient, "MissingSignature", "a 200 without Signature")
                 }),
             },
             Err(error) => {
                 let url = self.loader.found_endpoint().unwrap_or_default();
-                Err(fault_of(&error, seen, Asked { place: Place::Metering, url: &url, secrets: &[] }))
+                Err(fault_of(&error, marks, Asked { place: Place::Metering, url: &url, secrets: &[] }))
             }
         }
     }
@@ -552,18 +552,18 @@ fn clock_offset(date: Option<&str>) -> Option<i64> {
 
 /// An interceptor that notes headers of the answer, which the SDK drops from a success.
 #[derive(Debug, Clone)]
-struct Seen {
+struct HeaderCapture {
     marks: Arc<Mutex<Marks>>,
     skew: watch::Sender<Option<i64>>,
 }
 
 impl Aws {
-    fn seen(&self) -> Seen {
-        Seen { marks: Arc::default(), skew: self.skew.clone() }
+    fn capture(&self) -> HeaderCapture {
+        HeaderCapture { marks: Arc::default(), skew: self.skew.clone() }
     }
 }
 
-impl Seen {
+impl HeaderCapture {
     /// For a call whose `Date` is not used.
     fn alone() -> Self {
         Self { marks: Arc::default(), skew: watch::Sender::new(None) }
@@ -575,7 +575,7 @@ impl Seen {
 }
 
 #[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
-impl Intercept for Seen {
+impl Intercept for HeaderCapture {
     fn name(&self) -> &'static str {
         "answer headers"
     }

@@ -25,7 +25,7 @@ use super::credentials::{
     CredentialSource, Loader, sts_fault, unavailable,
 };
 use super::licensing::{self, TARGET_PREFIX};
-use super::{Seen, timeouts};
+use super::{HeaderCapture, timeouts};
 use tollgate_disk::{Links, describe, read_regular};
 use tollgate_marketplace::{Fault, FaultClass, FaultCode, Place, Region};
 
@@ -99,7 +99,7 @@ impl Loader {
             target: format!("{TARGET_PREFIX}GetAccessToken"),
             body: body(&json!({"Token": refresh_token})),
             settings: None,
-            seen: Seen::alone(),
+            capture: HeaderCapture::alone(),
         };
         let asked = Asked { place: Place::LicenseManager, url: &url, secrets: &[refresh_token] };
         let answer = call.send(&sdk::Client::from_conf(config.build()), asked).await;

@@ -229,7 +229,7 @@ impl LicenseManager {
             target: format!("{TARGET_PREFIX}{}", operation.name),
             body: operation.body.clone(),
             settings: Some(settings),
-            seen: self.aws.seen(),
+            capture: self.aws.capture(),
         };
         let asked = Asked { place: Place::LicenseManager, url: &url, secrets: &[operation.secret] };
         call.send(&ready.client, asked).await

@@ -122,7 +122,7 @@ impl Aws {
         let settings = self.elsewhere(region).await?;
         let url = self.loader.found_endpoint().unwrap_or_default();
         let asked = Asked { place: Place::Metering, url: &url, secrets: &[] };
-        Call { target, body, settings, seen: self.seen() }.send(&client, asked).await
+        Call { target, body, settings, capture: self.capture() }.send(&client, asked).await
     }
 }
 
