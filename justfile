@@ -211,7 +211,12 @@ version := `sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1`
 revision := `git rev-parse --short=12 HEAD 2>/dev/null || echo unknown`
 
 # The release image of each architecture whose binary is there, as one manifest and OCI archive in dist/; twice, to compare.
-image: image-context
+image: (_archive "tollgate" "" "deploy/Dockerfile")
+
+# The development image, in the same way. In one call with others it comes after `dev-binary`.
+image-dev-archive: dev-binary (_archive "tollgate-dev" "dev-" "deploy/Dockerfile.dev")
+
+_archive name tree dockerfile: image-context
     #!/usr/bin/env bash
     set -euo pipefail
     # Each build in a storage of its own: nothing of an earlier one can leak into it.
@@ -219,20 +224,20 @@ image: image-context
     build() {
         local in_store=(buildah --root "$store/$1/root" --runroot "$store/$1/run" --storage-driver vfs) built=()
         for arch in amd64 arm64; do
-            [ -d "dist/image/$arch" ] || continue
+            [ -d "dist/image/{{ tree }}$arch" ] || continue
             "${in_store[@]}" bud --quiet --format docker --timestamp 0 --platform "linux/$arch" --build-arg "TARGETARCH=$arch" \
-                --build-arg "VERSION={{ version }}" --build-arg "REVISION={{ revision }}" --tag "tollgate:$arch" \
-                --file deploy/Dockerfile dist/image >/dev/null
-            "${in_store[@]}" push --quiet "tollgate:$arch" "dir:$store/$1/$arch"
+                --build-arg "VERSION={{ version }}" --build-arg "REVISION={{ revision }}" --tag "{{ name }}:$arch" \
+                --file {{ dockerfile }} dist/image >/dev/null
+            "${in_store[@]}" push --quiet "{{ name }}:$arch" "dir:$store/$1/$arch"
             built+=("$arch=$store/$1/$arch")
         done
-        [ ${#built[@]} -gt 0 ] || { echo "image: no release binary; run \`just release-binary\`" >&2; return 1; }
+        [ ${#built[@]} -gt 0 ] || { echo "image: no binary for {{ name }}; run \`just release-binary dev-binary\`" >&2; return 1; }
         python3 deploy/image.py "$store/$1.tar" {{ version }} "${built[@]}"
     }
     build first
     build second >/dev/null
     cmp "$store/first.tar" "$store/second.tar" || { echo "image: two builds differ" >&2; exit 1; }
-    archive=dist/tollgate-{{ version }}-image.tar
+    archive=dist/{{ name }}-{{ version }}-image.tar
     mv "$store/first.tar" "$archive"
     echo "image: the same bytes twice; $archive"
 
@@ -290,7 +295,7 @@ completions:
 chart-rules:
     python3 tests/packaging/chart_rules.py
 
-# Everything of a release into dist/, without a network (crates: `cargo fetch` before): binaries, image, charts, SBOM, provenance, checksums.
+# Everything of a release into dist/, without a network (crates: `cargo fetch` before): binaries, images, charts, SBOM, provenance, checksums.
 release:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -302,7 +307,7 @@ release:
     esac
     rm -rf dist
     export CARGO_NET_OFFLINE=true TOLLGATE_REVISION={{ revision }}
-    just release-binary release-binary-arm64 image sbom provenance completions release-files
+    just release-binary release-binary-arm64 dev-binary image image-dev-archive sbom provenance completions release-files
     rm -rf dist/image
 
 # What a release is beside its builds, from what is built: names with the version, archives that are the same each time, checksums.
@@ -312,6 +317,8 @@ release-files:
     install -m 0755 {{ static_binary }} dist/tollgate-{{ version }}-linux-amd64
     # The test of publishing has one architecture; `just release` has built both.
     [ ! -x {{ arm64_binary }} ] || install -m 0755 {{ arm64_binary }} dist/tollgate-{{ version }}-linux-arm64
+    # With the emulator: what a seller writes a gate's files with, and rehearses by.
+    install -m 0755 dist/image/dev-amd64/tollgate dist/tollgate-dev-{{ version }}-linux-amd64
     install -m 0644 deploy/tollgate.openvex.json dist/tollgate-{{ version }}.openvex.json
     awk '/^## / { part++ } part == 1' CHANGELOG.md > dist/tollgate-{{ version }}-changes.md
     pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3" && touch --date=@0 "dist/$1-{{ version }}.tgz"; }
@@ -339,7 +346,7 @@ provenance:
     python3 deploy/provenance.py {{ version }} > dist/tollgate-{{ version }}-provenance.json
 
 # Publishes what is built into a registry on loopback with a key made for it, and verifies all of it as docs/VERIFY.md tells a buyer to.
-release-test: release-binary image sbom
+release-test: release-binary dev-binary image image-dev-archive sbom
     #!/usr/bin/env bash
     set -euo pipefail
     # Provenance names a commit; a checkout without its repository gets one for this test.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Publishes what `just release` made: image and charts into a registry, each signed, with provenance, bill of materials and VEX attached;
-# signs the checksums. The workflow release.yml runs this script; by hand it does the same.
+# Publishes what `just release` made: images and charts into a registry, each signed, with provenance attached, and to the released image
+# its bill of materials and VEX; signs the checksums. The workflow release.yml runs this script; by hand it does the same.
 #
 # Usage: deploy/release.sh FOLDER REGISTRY KEY
 #   FOLDER    what `just release` filled: dist
@@ -28,7 +28,7 @@ cd "$folder"
 
 # The files are those that were built, all of them, and the changelog says what this version is and how long it gets fixes.
 sha256sum --quiet --strict --check SHA256SUMS || fail "the files are not those of SHA256SUMS: run \`just release\` again"
-image=$(ls tollgate-*-image.tar) && version=${image#tollgate-} && version=${version%-image.tar}
+image=$(ls tollgate-[0-9]*-image.tar) && version=${image#tollgate-} && version=${version%-image.tar}
 head -1 "tollgate-$version-changes.md" | grep -Eqx "## $version \(released [0-9-]{10}, security fixes until [0-9-]{10}\)" ||
     fail "the first heading of CHANGELOG.md is not of the form \"## $version (released YYYY-MM-DD, security fixes until YYYY-MM-DD)\""
 pass=(); [ -z "${RELEASE_KEY_PASSWORD+set}" ] || pass=(-passin env:RELEASE_KEY_PASSWORD)
@@ -46,7 +46,7 @@ has() {
 
 # A version is published once: who pulled it must not get other bytes tomorrow. The same bytes again are welcome.
 push_image() {
-    local repository=$registry/tollgate there
+    local repository=$registry/$1 image=$1-$version-image.tar there
     if has skopeo inspect --raw "docker://$repository:$version"; then
         there=$(skopeo inspect --raw "docker://$repository:$version" | sha256sum)
         [ "sha256:${there%% *}" = "$(skopeo inspect --raw "oci-archive:$image" | sha256sum | sed 's/^/sha256:/; s/ .*//')" ] ||
@@ -76,8 +76,11 @@ sign() {
 }
 
 provenance=https://slsa.dev/provenance/v1=tollgate-$version-provenance.json
-push_image
+push_image tollgate
 sign "$registry/tollgate" "$provenance" "https://cyclonedx.org/bom=tollgate-$version.cdx.json" "https://openvex.dev/ns=tollgate-$version.openvex.json"
+# With the emulator, for rehearsals: under a name of its own, which says so in every state.
+push_image tollgate-dev
+sign "$registry/tollgate-dev" "$provenance"
 push_chart tollgate "tollgate-chart-$version.tgz"
 sign "$registry/charts/tollgate" "$provenance"
 push_chart example "tollgate-example-chart-$version.tgz"

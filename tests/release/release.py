@@ -33,6 +33,7 @@ from securesystemslib.signer import SSlibKey
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 COSIGN = sys.argv.pop(1)
+PUBLISHED = ("tollgate", "tollgate-dev", "charts/tollgate", "charts/example")
 # A registry that does not answer by then will not.
 PATIENCE = 30
 
@@ -114,8 +115,9 @@ class Release(unittest.TestCase):
         folder.mkdir()
         for file in (ROOT / "dist").glob(f"tollgate-{VERSION}*"):
             shutil.copy2(file, folder)
-        for file in (ROOT / "dist").glob(f"tollgate-*-{VERSION}.tgz"):
-            shutil.copy2(file, folder)
+        for form in (f"tollgate-*-{VERSION}.tgz", f"tollgate-dev-{VERSION}*"):
+            for file in (ROOT / "dist").glob(form):
+                shutil.copy2(file, folder)
         today = datetime.date.today()
         heading = heading or f"## {VERSION} (released {today}, security fixes until {today + datetime.timedelta(days=365)})"
         changes = folder / f"tollgate-{VERSION}-changes.md"
@@ -133,9 +135,9 @@ class Release(unittest.TestCase):
         return [ROOT / "deploy/release.sh", folder, registry or cls.registry, key or cls.key]
 
     def published(self, said):
-        """Image and charts with their digests."""
+        """Images and charts with their digests."""
         found = re.findall(r"^published: (\S+@sha256:[0-9a-f]{64})$", said, re.M)
-        self.assertEqual(len(found), 3, said)
+        self.assertEqual(len(found), len(PUBLISHED), said)
         return found
 
     def refused(self, sentence, *arguments, **more):
@@ -154,7 +156,7 @@ class Release(unittest.TestCase):
         """The `sh` blocks of VERIFY.md as one script, about this registry and this version."""
         blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/VERIFY.md").read_text(), re.M | re.S)
         self.assertGreater(len(blocks), 6)
-        self.assertIn("REGISTRY=registry.example/your-org\n", blocks[0])
+        self.assertIn("REGISTRY=registry.example\n", blocks[0])
         blocks[0] = f"REGISTRY={self.registry}\nVERSION={VERSION}\n"
         return "set -euo pipefail\n" + "".join(blocks)
 
@@ -175,8 +177,8 @@ class Release(unittest.TestCase):
         self.push_product()
         folder = self.buyers_folder("buyer")
         done = run("bash", "-c", self.page(), cwd=folder, env=self.environment)
-        # The checksums, the image, three attestations and two charts.
-        self.assertEqual(done.stdout.count("Verified OK"), 7, done.stdout)
+        # The checksums, two images, three attestations and two charts.
+        self.assertEqual(done.stdout.count("Verified OK"), 8, done.stdout)
         for kind in ("https://slsa.dev/provenance/v1", "https://cyclonedx.org/bom", "https://openvex.dev/ns"):
             self.assertIn(f"attested: {kind}\n", done.stdout)
         self.assertTrue(done.stdout.endswith("true\n"), done.stdout)
@@ -190,7 +192,7 @@ class Release(unittest.TestCase):
         self.assertNotEqual(run("bash", "-c", script, cwd=folder, check=False, env=self.environment).returncode, 0)
         # Each signature apart: the first refusal hides the others.
         functions = script[script.index("verify() {"):script.index("\nDIGEST=")]
-        for name in ("tollgate", "charts/tollgate", "charts/example"):
+        for name in PUBLISHED:
             digest, _ = self.digest(name)
             call = f"set -euo pipefail\n{functions}\nverify {self.registry}/{name} {digest}"
             done = run("bash", "-c", call, cwd=folder, check=False, env=self.environment)
@@ -248,7 +250,7 @@ class Release(unittest.TestCase):
             for path in (self.dist / "tollgate-release.pub", self.folder / "third.pub")
         )
         predicates = {}
-        for name in ("tollgate", "charts/tollgate", "charts/example"):
+        for name in PUBLISHED:
             digest, _ = self.digest(name)
             for layer, content in self.attached(name, "att"):
                 self.assertEqual(layer["mediaType"], "application/vnd.dsse.envelope.v1+json")
@@ -265,7 +267,7 @@ class Release(unittest.TestCase):
         slsa = "https://slsa.dev/provenance/v1"
         self.assertEqual(set(predicates), {
             ("tollgate", slsa), ("tollgate", "https://cyclonedx.org/bom"), ("tollgate", "https://openvex.dev/ns"),
-            ("charts/tollgate", slsa), ("charts/example", slsa),
+            ("tollgate-dev", slsa), ("charts/tollgate", slsa), ("charts/example", slsa),
         })
         for kind, file in ((slsa, "-provenance.json"), ("https://cyclonedx.org/bom", ".cdx.json"), ("https://openvex.dev/ns", ".openvex.json")):
             self.assertEqual(predicates["tollgate", kind], json.loads((self.dist / f"tollgate-{VERSION}{file}").read_text()))
@@ -278,13 +280,12 @@ class Release(unittest.TestCase):
             self.assertTrue(built["internalParameters"]["tools"][tool], tool)
 
     def test_cosigns_own_code_accepts_what_was_signed_and_nothing_else(self):
-        names = ("tollgate", "charts/tollgate", "charts/example")
-        images = [f"{self.registry}/{name}@sha256:{self.digest(name)[0]}" for name in names]
+        images = [f"{self.registry}/{name}@sha256:{self.digest(name)[0]}" for name in PUBLISHED]
         lines = run(COSIGN, self.dist / "tollgate-release.pub", *images, env=self.environment).stdout.splitlines()
         slsa = "https://slsa.dev/provenance/v1"
         self.assertEqual(lines, [
             f"signatures: 1, attestations: {slsa} https://cyclonedx.org/bom https://openvex.dev/ns",
-            f"signatures: 1, attestations: {slsa}", f"signatures: 1, attestations: {slsa}",
+            *[f"signatures: 1, attestations: {slsa}"] * 3,
         ])
         other = make_key(self.folder / "fourth.key")
         run("openssl", "pkey", "-in", other, "-pubout", "-out", self.folder / "fourth.pub")
