@@ -55,7 +55,11 @@ prepare() {
 }
 
 not_entitled() {
-    local selector=$1 product=${2:-}
+    local selector=$1 product=${2:-} seller
+    seller=$("${kubectl[@]}" get configmap tollgate-rehearsal --output 'jsonpath={.data.seller\.toml}')
+    if grep -q '^mode *= *"metered"' <<<"$seller" && ! grep -q '^entitlement_dimension *=' <<<"$seller"; then
+        fail "seller.toml has no entitlement_dimension: in mode metered AWS then refuses no pod, only its first report"
+    fi
     entitle false "$product"
     renew "$selector"
     await "refusal of every pod of $selector" all_refused "$selector"
