@@ -321,7 +321,7 @@ release-files:
     install -m 0755 dist/image/dev-amd64/tollgate dist/tollgate-dev-{{ version }}-linux-amd64
     install -m 0644 deploy/tollgate.openvex.json dist/tollgate-{{ version }}.openvex.json
     awk '/^## / { part++ } part == 1' CHANGELOG.md > dist/tollgate-{{ version }}-changes.md
-    pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3" && touch --date=@0 "dist/$1-{{ version }}.tgz"; }
+    pack() { tar --exclude=__pycache__ --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -czf "dist/$1-{{ version }}.tgz" -C "$2" "$3" && touch --date=@0 "dist/$1-{{ version }}.tgz"; }
     pack tollgate-chart helm tollgate
     # AWS accepts a chart only with its dependencies inside.
     stage=$(mktemp -d) && trap 'rm -rf "$stage"' EXIT
