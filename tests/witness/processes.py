@@ -60,9 +60,9 @@ def product(emulator, mode):
 
 
 class Sidecar(Process):
-    """`tollgate run`, asking an emulator and following its clock."""
+    """`tollgate run`, asking an emulator and following its clock, once it is in a state."""
 
-    def __init__(self, program, emulator, mode, **settings):
+    def __init__(self, program, emulator, mode, state="entitled", **settings):
         self.folder = tempfile.TemporaryDirectory()
         environment = {
             "TOLLGATE_MODE": mode,
@@ -88,7 +88,7 @@ class Sidecar(Process):
         self.app = f"http://{started['app_addr']}"
         self.probe = f"http://{started['probe_addr']}"
         # In any order: faults that a test sets are for reports of usage, not for the trial of each dimension.
-        awaited = [("state", "entitled")]
+        awaited = [("state", state)]
         if mode == "metered":
             awaited.append(("dimensions_tried", None))
         while awaited:
