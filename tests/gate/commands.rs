@@ -278,6 +278,11 @@ fn the_demo_tells_its_story_and_ends() {
     {
         assert!(story.contains(part), "{part}: {story}");
     }
+    // What README shows of it.
+    let (_, shown) = include_str!("../../README.md").split_once("```text\n").unwrap();
+    for line in shown.lines().take_while(|line| *line != "```") {
+        assert!(story.contains(line), "{line}: {story}");
+    }
     assert!(story.lines().count() <= 32, "{story}");
     // Each step has a number of its own, in order.
     let numbered = story.lines().filter_map(|line| line.trim_start().split_once(". ")?.0.parse().ok());

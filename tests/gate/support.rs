@@ -28,7 +28,7 @@ fn a_code_is_explained_from_the_binary_alone() {
     assert_eq!(output.status.code(), Some(64));
     assert!(text.contains("did you mean NonceMismatch?"), "{text}");
     let (code, text) = explained(&["denied"]);
-    assert!(code == Some(0) && text.contains("who acts: whoever holds the subscription"), "{text}");
+    assert!(code == Some(0) && text.contains("who acts: the buyer, about the subscription"), "{text}");
     let (_, text) = explained(&["TollgateLedgerFull"]);
     assert!(text.contains("usage was not taken (503)"), "{text}");
 }

@@ -51,7 +51,9 @@ fn a_network_that_is_cut_after_the_gate_opened_shuts_it_until_the_usage_is_bille
 }
 
 fn is_alarm(line: &Value) -> bool {
-    line["message"].as_str().is_some_and(|text| text.starts_with("AWS has not accepted usage for long"))
+    line["message"]
+        .as_str()
+        .is_some_and(|text| text.starts_with("AWS has not accepted usage for a long time"))
 }
 
 #[test]
