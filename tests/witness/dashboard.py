@@ -209,7 +209,7 @@ class Dashboard(Browser):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
         cls.report("requests", expected=503)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
-        cls.shown("Ledger: failed writes in an hour", "Alerts that fire")
+        cls.shown("Ledger: failed reads and writes in an hour", "Alerts that fire")
 
     @classmethod
     def report(cls, dimension, expected=202):
