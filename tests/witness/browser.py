@@ -10,7 +10,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 
 class Browser(unittest.TestCase):
-    """A test with a browser of its own. With PICTURES set it writes its pictures, light and dark, into that folder."""
+    """A test with a browser of its own."""
 
     def open(self, address):
         options = webdriver.ChromeOptions()
@@ -36,6 +36,6 @@ class Browser(unittest.TestCase):
         self.wait.until(lambda b: b.execute_script("return innerWidth") == width)
 
     def picture(self, name):
-        """Writes the page as it is now for the documents, where somebody asks for it."""
+        """Writes a picture of the page for the documents, if PICTURES is set."""
         if folder := os.environ.get("PICTURES"):
             self.assertTrue(self.browser.save_screenshot(os.path.join(folder, f"{name}.png")))
