@@ -8,10 +8,10 @@ import re
 
 
 def rise(counter, window="1h"):
-    """How far a counter rose within the window, its first value included.
+    """The increase of a counter within the window, its first value included.
 
-    `increase` alone sees no rise in the first value of a series. A counter with labels begins with its first count, and a process counts
-    before it is scraped: a single bad token would be a rise of 0. A series that also had samples in the hour before the window is not new.
+    `increase` alone ignores the first value of a series. A counter with labels begins with its first count, and a process counts before its
+    first scrape: a single bad token would be an increase of 0. A series with samples in the hour before the window is not new.
     """
     rose = f"increase({counter}[{window}])"
     first = f"min_over_time({counter}[{window}]) unless present_over_time({counter}[1h] offset {window})"
@@ -23,7 +23,7 @@ def quantile(part, histogram):
 
 
 def metering(gauge):
-    """Of pods that report usage; in the others it is always 0."""
+    """A gauge in pods that report usage; it is always 0 in other pods."""
     return f"({gauge} and tollgate_ledger_bytes_max > 0)"
 
 
@@ -68,7 +68,7 @@ PANELS = [
 
 
 def legend(title, query):
-    """By the labels that the query keeps; a query that keeps all of them is about pods."""
+    """The labels that the query keeps; if it keeps all of them, the pod."""
     if query.startswith("histogram_quantile"):
         return title.rsplit(", ", 1)[-1]
     labels = re.match(r"\(?\w+ by \(([^)]*)\)", query)

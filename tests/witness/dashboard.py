@@ -1,5 +1,5 @@
-"""A real Prometheus scrapes sidecars that live through faults, by the scrape configuration and with the alert rules of deploy/observability,
-and answers every query of the Grafana dashboard; then a page draws the dashboard from its answers. Grafana itself is not run.
+"""Prometheus scrapes sidecars with faults, by the scrape configuration and with the alert rules of deploy/observability. Every query of the
+Grafana dashboard has to return a value, and a page draws the dashboard from the answers. Grafana itself is not run.
 
 Usage: dashboard.py PROGRAM NODE_MODULES_FOLDER
 With PICTURES set it writes the pictures of that page, light and dark, into that folder.
@@ -32,7 +32,7 @@ PROGRAM = os.path.abspath(sys.argv.pop(1))
 HERE = pathlib.Path(__file__).resolve().parent
 PACK = HERE.parents[1] / "deploy/observability"
 PATIENCE = 30
-# 0 s is what this panel shows while the clocks agree, as they do here.
+# The clocks agree here, so this panel shows 0 s.
 MAY_BE_ZERO = {"Clock skew"}
 
 
@@ -46,7 +46,7 @@ def wait(what, condition):
 
 
 def discovered(pod, port, port_name="gate", phase="Running"):
-    """What Prometheus' discovery in a cluster finds of a pod with tollgate in it: a target for each port, with these labels."""
+    """The targets that Prometheus discovers in a cluster for a pod with tollgate: one for each port, with these labels."""
     about = {"namespace": "shop", "pod_name": pod, "pod_phase": phase, "pod_label_app": pod.rsplit("-", 1)[0]}
     ports = [("tollgate", port_name, port), ("app", "http", 1)]
     return [
@@ -58,8 +58,8 @@ def discovered(pod, port, port_name="gate", phase="Running"):
 
 
 class Prometheus(Process):
-    """Prometheus with the shipped rules and scrape configuration. Debian builds it without the discovery of pods in a cluster, so it is told
-    what that would find."""
+    """Prometheus with the shipped rules and scrape configuration. Debian's build has no discovery of pods in a cluster, so the targets are
+    static here."""
 
     def __init__(self, pods):
         self.folder = tempfile.TemporaryDirectory()
@@ -82,7 +82,7 @@ class Prometheus(Process):
         try:
             wait("Prometheus", self.ready)
         except BaseException:
-            # Nobody has it yet who could end it.
+            # The caller does not have it yet, and cannot end it.
             self.__exit__()
             raise
 
@@ -96,7 +96,7 @@ class Prometheus(Process):
             return False
 
     def ask(self, path, **parameters):
-        """What its HTTP API answers; what it refuses is an error that names its reason."""
+        """The data that its HTTP API returns; a refused query raises an error with Prometheus' reason."""
         try:
             with urllib.request.urlopen(f"{self.endpoint}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as answer:
                 return json.load(answer)["data"]
@@ -105,7 +105,7 @@ class Prometheus(Process):
                 raise AssertionError(f"{path} {parameters}: {error.read().decode()}") from None
 
     def series(self, query, start, end):
-        """Each series of a query in a range of time: its labels and its values, None where there is none."""
+        """The times of a range, and each series of a query: its labels and a value for each time, None where there is none."""
         found = []
         times = list(range(start, end + 1))
         for one in self.ask("query_range", query=query, start=start, end=end, step=1)["result"]:
@@ -116,14 +116,14 @@ class Prometheus(Process):
 
 
 class Dashboard(Browser):
-    """The sidecars of one seller's shop, each with what may happen to it."""
+    """Five sidecars, each with a fault of its own."""
 
     @classmethod
     def setUpClass(cls):
         cls.panels = json.loads((PACK / "dashboard.json").read_text())["panels"]
         cls.variables = {"datasource": "prometheus"}
         cls.sidecars = {}
-        # One emulator for each kind of time: hours pass at the second one.
+        # The clock of the second emulator is moved, that of the first is not.
         cls.emulator, cls.hours = (cls.enterClassContext(Emulator(PROGRAM)) for _ in range(2))
         cls.begin()
         cls.prometheus = cls.enterClassContext(Prometheus(cls.pods))
@@ -143,16 +143,16 @@ class Dashboard(Browser):
 
     @classmethod
     def begin(cls):
-        """Pods start; Prometheus does not run yet, so that what they count at once is never seen as a rise."""
+        """Starts the pods before Prometheus, so that their first counts come before the first scrape."""
         emulator, hours = cls.emulator, cls.hours
         # A key that was rotated after the image was built.
         emulator.admin("products", {"product_code": "demohourly", "rotate": True})
         cls.run_pod(emulator, "hourly-0", "hourly", TOLLGATE_PUBLIC_KEY_VERSION="1")
-        # A buyer who has not subscribed yet.
+        # A buyer who has not subscribed.
         emulator.admin("switches", {"refused_pod": "accepted"})
         emulator.admin("pods", {"access_key": "refused-0", "account_id": "444455556666"})
         cls.refused = cls.run_pod(emulator, "refused-0", "hourly", state="denied")
-        # Something that answers in AWS's place, and a state folder that keeps nothing.
+        # A token with another nonce, and a state folder that cannot be written.
         emulator.admin("faults", {"fault": "token", "token": "wrong-nonce", "pod": "forged-0"})
         folder = cls.enterClassContext(tempfile.TemporaryDirectory())
         os.mkdir(os.path.join(folder, "registration.json"))
@@ -161,24 +161,24 @@ class Dashboard(Browser):
         end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)
         emulator.admin("licenses", {"product_id": emulator.facts["product_id"], "end": end.strftime("%Y-%m-%dT%H:%M:%SZ")})
         cls.run_pod(emulator, "contract-0", "contract")
-        # Usage, with a dimension that the seller misspelt. Some hours ago, so that the hours that pass have passed for Prometheus, too.
+        # Usage, with a dimension that AWS does not know. The clock starts in the past, because Prometheus compares times with the system's.
         start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=4)
         hours.admin("clock", {"now": start.strftime("%Y-%m-%dT%H:30:00Z")})
         hours.admin("switches", {"dry_run_checks": "everything"})
-        # For a disk that is full later: without the signal that ends a process at a limit on the size of its files.
+        # Without the signal for files that grow beyond a limit, writes fail as on a full disk and the process goes on.
         limited = os.path.join(cls.enterClassContext(tempfile.TemporaryDirectory()), "tollgate")
         with open(limited, "w") as file:
             file.write(f'#!/bin/bash\ntrap "" XFSZ\nexec {PROGRAM} "$@"\n')
         os.chmod(limited, 0o755)
         cls.run_pod(hours, "metered-0", "metered", program=limited, TOLLGATE_DIMENSIONS="requests,gigabytes,reqests")
-        # What must not be scraped: a pod that has ended, and one without tollgate.
+        # Not to be scraped: a pod that has ended, and a pod without tollgate.
         cls.pods = discovered("ended-0", 2, phase="Succeeded") + discovered("other-0", 2, port_name="metrics")
         for pod, sidecar in cls.sidecars.items():
             cls.pods += discovered(pod, sidecar.probe.rsplit(":", 1)[1])
 
     @classmethod
     def live(cls):
-        """Hours of a shop in half a minute: each fault, until Prometheus knows of it."""
+        """Makes each fault and waits until a panel shows it."""
         hours, metered = cls.hours, cls.sidecars["metered-0"]
         for dimension, status in (("requests", "accepted"), ("gigabytes", "accepted"), ("request", "rejected")):
             assert cls.report(dimension)["results"][0]["status"] == status, dimension
@@ -197,14 +197,14 @@ class Dashboard(Browser):
         hours.admin("clock", {"advance": "1h"})
         cls.shown("Unsent records", "Age of the oldest unsent record", "Usage overdue")
 
-        # The buyer subscribes, and the container is started again.
+        # The buyer subscribes, and the container restarts.
         cls.emulator.admin("customers", {"account_id": "444455556666", "subscribed": True})
         folder, address = cls.refused
         cls.sidecars["refused-0"].__exit__()
         cls.run_pod(cls.emulator, "refused-0", "hourly", folder=folder, TOLLGATE_PROBE_ADDR=address)
         cls.shown("Refused, then entitled, in an hour")
 
-        # The disk is full for a while.
+        # The disk is full until the limit is lifted.
         pid, (_, most) = metered.process.pid, resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
         cls.report("requests", expected=503)
@@ -219,12 +219,12 @@ class Dashboard(Browser):
 
     @classmethod
     def query(cls, text):
-        """A panel's text with the dashboard's variables in it, as Grafana puts them there."""
+        """A query with the values of the dashboard's variables."""
         return re.sub(r"\$\{?(\w+)\}?", lambda found: cls.variables[found[1]], text)
 
     @classmethod
     def seen(cls, panel, end=None):
-        """Its times and series since the start."""
+        """The times since the first scrape, and a panel's series."""
         times, found = [], []
         for target in panel["targets"]:
             times, series = cls.prometheus.series(cls.query(target["expr"]), cls.start, end or int(time.time()))
