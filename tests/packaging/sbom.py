@@ -15,8 +15,8 @@ TREE = ["cargo", "tree", "--locked", "--package", "tollgate", "--no-default-feat
 
 
 def crates():
-    """(name, version, licence) of all crates in the release build, the program first. Its own crates, which have a path in
-    place of a registry, are the program and no part that it was given."""
+    """(name, version, licence) of all crates in the release build, the program first. The program's own crates, which have a path in place
+    of a registry, count as the program."""
     text = subprocess.run([*TREE, "{p}|{l}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     found = {}
     for line in text.splitlines():
@@ -60,7 +60,7 @@ def main():
     bom = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
-        # The same contents have the same number.
+        # The same contents give the same serial number.
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(components))}",
         "version": 1,
         "metadata": {"component": {**component(name, version, licence, {}), "type": "application"}},

@@ -90,7 +90,7 @@ fn bad_input_gets_one_line_with_a_remedy() {
         ),
         (
             set(Setting::Entitlements, ""),
-            "entitlements = \"\" (flag --entitlements): holds \"\", which begins with",
+            "entitlements = \"\" (flag --entitlements): holds \"\", which does not begin with",
         ),
         (
             set(Setting::Entitlements, "'users'"),
