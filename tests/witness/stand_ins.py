@@ -78,8 +78,11 @@ def environment_of(container, uid):
 
 
 def apply(folder, facts, pod):
-    """Runs a pod: this kubectl waits for its end."""
+    """Runs a pod: this kubectl waits for its end. `broken` in facts is why no pod can run."""
     name, uid = pod["metadata"]["name"], str(uuid.uuid4())
+    if "broken" in facts:
+        (folder / f"{name}.log").write_text("")
+        return
     account = facts["accounts"][pod["spec"]["serviceAccountName"]]
     now = int(time.time())
     claims = {
@@ -104,8 +107,11 @@ def kubectl(folder, arguments):
     command, *rest = arguments[4:]
     if command == "apply":
         apply(folder, facts, json.load(sys.stdin))
-    elif command == "wait":
-        assert (folder / f"{rest[0].removeprefix('pod/')}.log").exists(), "no such pod"
+    elif command == "get":
+        if not (folder / f"{rest[1]}.log").exists():
+            return
+        status = {"phase": "Failed", "reason": "Evicted", "message": facts["broken"]} if "broken" in facts else {"phase": "Succeeded"}
+        print(status["phase"] if rest[-1] == "--output=jsonpath={.status.phase}" else json.dumps({"status": status}), end="")
     elif command == "logs":
         print((folder / f"{rest[0]}.log").read_text(), end="")
     elif command == "delete":
@@ -153,7 +159,7 @@ class Account(http.server.ThreadingHTTPServer):
 
     def __init__(self, facts):
         super().__init__(("127.0.0.1", 0), Ecs)
-        self.facts, self.definitions, self.tasks, self.streams = facts, {}, {}, {}
+        self.facts, self.definitions, self.tasks, self.streams, self.log_reads = facts, {}, {}, {}, 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def arn(self, rest):
@@ -169,6 +175,9 @@ class Account(http.server.ThreadingHTTPServer):
         task = self.arn(f"task/live/{name}")
         sidecar, client = definition["containerDefinitions"]
         assert client["dependsOn"] == [{"containerName": "tollgate", "condition": "START"}] and client["essential"], client
+        if "broken" in self.facts:
+            self.tasks[task] = {"stoppedReason": "Task failed to start", "containers": [{"name": "client", "reason": self.facts["broken"]}]}
+            return {"tasks": [{"taskArn": task, "lastStatus": "PENDING"}], "failures": []}
         denied = {"denied": NOTHING} if definition["taskRoleArn"] == self.facts["denied_role"] else {}
         declare(self.facts, name, platform="ecs-fargate", **denied)
         # The agent.
@@ -180,11 +189,11 @@ class Account(http.server.ThreadingHTTPServer):
         log = run(self.facts, {**given, **of_gate}, [*client["entryPoint"], *client["command"]], {**given, **of_client})
         prefix = client["logConfiguration"]["options"]["awslogs-stream-prefix"]
         self.streams[f"{prefix}/client/{name}"] = log
-        self.tasks[task] = "STOPPED"
+        self.tasks[task] = {"stoppedReason": "Essential container in task exited", "containers": [{"name": "client", "exitCode": 0}]}
         return {"tasks": [{"taskArn": task, "lastStatus": "PENDING"}], "failures": []}
 
     def DescribeTasks(self, asked):
-        return {"tasks": [{"taskArn": task, "lastStatus": self.tasks[task]} for task in asked["tasks"]]}
+        return {"tasks": [{"taskArn": task, "lastStatus": "STOPPED", **self.tasks[task]} for task in asked["tasks"]]}
 
     def StopTask(self, asked):
         return {"task": {"taskArn": asked["task"]}}
@@ -204,6 +213,7 @@ class Account(http.server.ThreadingHTTPServer):
         return {"taskDefinitions": [], "failures": []}
 
     def GetLogEvents(self, asked):
+        self.log_reads += 1
         log = self.streams.get(asked["logStreamName"])
         return None if log is None else {"events": [{"message": line, "timestamp": 1} for line in log.splitlines()]}
 
