@@ -161,6 +161,7 @@ class Ecs:
             "assignPublicIp": "ENABLED" if self.settings.get("public_ip") else "DISABLED",
         }
         try:
+            # boto3 adds a client token: where it has to call again, AWS starts no second task.
             started = self.ecs.run_task(
                 cluster=self.settings["cluster"], taskDefinition=registered, launchType="FARGATE", count=1, startedBy=f"{LABEL}-{self.run}"[:36],
                 networkConfiguration={"awsvpcConfiguration": network},

@@ -6,6 +6,7 @@ the address of the emulator. The network that containers of a pod share is the m
 Usage, as kubectl: stand_ins.py FOLDER COMMAND… (FOLDER holds the cluster: facts.json and one file for each pod)
 """
 
+import concurrent.futures
 import http.server
 import json
 import os
@@ -23,6 +24,8 @@ import jwt
 ISSUER = "https://oidc.eks.us-east-1.amazonaws.com/id/EXAMPLE"
 # What a role without a policy may not do.
 NOTHING = ["RegisterUsage", "MeterUsage", "ListReceivedLicenses", "CheckoutLicense"]
+# How long a look at a task waits: boto3 takes a call for lost after 60 s.
+LOOK_SECONDS = 30
 
 
 def declare(facts, session, **members):
@@ -138,7 +141,10 @@ class Ecs(http.server.BaseHTTPRequestHandler):
             ))
             return
         answer = getattr(self.server, operation)(json.loads(body))
-        if answer is None:
+        if operation in self.server.lost:
+            self.server.lost.remove(operation)
+            self.close_connection = True
+        elif answer is None:
             self.reply(400, "application/x-amz-json-1.1", json.dumps({"__type": "ResourceNotFoundException", "message": "no such stream"}))
         else:
             self.reply(200, "application/x-amz-json-1.1", json.dumps(answer))
@@ -155,11 +161,14 @@ class Ecs(http.server.BaseHTTPRequestHandler):
 
 
 class Account(http.server.ThreadingHTTPServer):
-    """An account with a cluster, in which each task has ended when it is first looked at."""
+    """An account with a cluster. Tasks run in the background, as at AWS; a look at one waits for its end."""
 
     def __init__(self, facts):
         super().__init__(("127.0.0.1", 0), Ecs)
         self.facts, self.definitions, self.tasks, self.streams, self.log_reads = facts, {}, {}, {}, 0
+        # The task that each client token has started; operations whose next answer is lost on its way.
+        self.started, self.lost = {}, set()
+        self.pool = concurrent.futures.ThreadPoolExecutor()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def arn(self, rest):
@@ -171,13 +180,19 @@ class Account(http.server.ThreadingHTTPServer):
         return {"taskDefinition": {"taskDefinitionArn": arn, "status": "ACTIVE"}}
 
     def RunTask(self, asked):
-        definition, name = self.definitions[asked["taskDefinition"]], uuid.uuid4().hex
-        task = self.arn(f"task/live/{name}")
+        """Starts a task; with a client token that it knows, none."""
+        token = asked["clientToken"]
+        if token not in self.started:
+            task = self.started[token] = self.arn(f"task/live/{uuid.uuid4().hex}")
+            self.tasks[task] = self.pool.submit(self.run_task, self.definitions[asked["taskDefinition"]], task.rpartition("/")[2])
+        return {"tasks": [{"taskArn": self.started[token], "lastStatus": "PENDING"}], "failures": []}
+
+    def run_task(self, definition, name):
+        """What DescribeTasks tells of the task when it has ended."""
         sidecar, client = definition["containerDefinitions"]
         assert client["dependsOn"] == [{"containerName": "tollgate", "condition": "START"}] and client["essential"], client
         if "broken" in self.facts:
-            self.tasks[task] = {"stoppedReason": "Task failed to start", "containers": [{"name": "client", "reason": self.facts["broken"]}]}
-            return {"tasks": [{"taskArn": task, "lastStatus": "PENDING"}], "failures": []}
+            return {"stoppedReason": "Task failed to start", "containers": [{"name": "client", "reason": self.facts["broken"]}]}
         denied = {"denied": NOTHING} if definition["taskRoleArn"] == self.facts["denied_role"] else {}
         declare(self.facts, name, platform="ecs-fargate", **denied)
         # The agent.
@@ -189,11 +204,17 @@ class Account(http.server.ThreadingHTTPServer):
         log = run(self.facts, {**given, **of_gate}, [*client["entryPoint"], *client["command"]], {**given, **of_client})
         prefix = client["logConfiguration"]["options"]["awslogs-stream-prefix"]
         self.streams[f"{prefix}/client/{name}"] = log
-        self.tasks[task] = {"stoppedReason": "Essential container in task exited", "containers": [{"name": "client", "exitCode": 0}]}
-        return {"tasks": [{"taskArn": task, "lastStatus": "PENDING"}], "failures": []}
+        return {"stoppedReason": "Essential container in task exited", "containers": [{"name": "client", "exitCode": 0}]}
 
     def DescribeTasks(self, asked):
-        return {"tasks": [{"taskArn": task, "lastStatus": "STOPPED", **self.tasks[task]} for task in asked["tasks"]]}
+        return {"tasks": [{"taskArn": task, **self.look(self.tasks[task])} for task in asked["tasks"]]}
+
+    @staticmethod
+    def look(task):
+        try:
+            return {"lastStatus": "STOPPED", **task.result(LOOK_SECONDS)}
+        except TimeoutError:
+            return {"lastStatus": "RUNNING"}
 
     def StopTask(self, asked):
         return {"task": {"taskArn": asked["task"]}}
