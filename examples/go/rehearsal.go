@@ -53,12 +53,16 @@ type Entitlement struct {
 	Reason struct{ Code, Message string }
 }
 
-// NewEmulator starts an emulator without past, which ends with the test; one that runs already is reset.
+// NewEmulator starts an emulator without past, which ends with the test; one that runs already is reset, before the
+// test and after it.
 func NewEmulator(t *testing.T) *Emulator {
 	t.Helper()
 	if endpoint := os.Getenv("TOLLGATE_EMULATOR"); endpoint != "" {
 		running := &Emulator{strings.TrimSuffix(endpoint, "/"), t}
-		running.Order("reset", map[string]any{})
+		reset := func() { running.Order("reset", map[string]any{}) }
+		reset()
+		// A test that failed may have left a buyer who is not subscribed.
+		t.Cleanup(reset)
 		return running
 	}
 	command := exec.Command(program(), "emulator", "--addr", "127.0.0.1:0", "--json")
