@@ -186,6 +186,13 @@ pub(crate) fn notices(root: &Path) -> String {
 }
 
 #[test]
+fn the_platforms_are_those_that_deny_toml_ships_for() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deny.toml")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("targets = ")).unwrap();
+    assert_eq!(line, format!("{PLATFORMS:?}"));
+}
+
+#[test]
 fn a_text_is_kept_once_and_a_name_below_it_is_kept() {
     let mut texts = Texts::default();
     let apache = "Apache License\n 1. Terms\n END OF TERMS AND CONDITIONS\n\n APPENDIX: How to\n Copyright [yyyy] [name]\n";
