@@ -137,6 +137,9 @@ end() {
     rm -rf "$scratch"
 }
 trap end EXIT
+# Without these a Ctrl-C that hits a command inside a condition is lost.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 ask() { curl --silent --max-time "$patience" "$@"; }
 
